@@ -1,0 +1,78 @@
+"""Why a command was refused. Each error carries ids, never what people wrote.
+
+    Refused
+    ├── NotFound
+    │   ├── ConversationNotFound   (never started, or deleted)
+    │   ├── ItemNotFound           (never appended, or retracted)
+    │   └── ResponseNotFound       (never requested)
+    ├── Forbidden
+    │   ├── ConversationIsEnded
+    │   ├── ConversationExists
+    │   └── ReplyIsOver
+    └── ContextTooLong
+
+Which HTTP status each one has stands in one table: `infrastructure/http/errors.py`.
+"""
+
+
+class Refused(Exception):
+    """A command that the rules do not allow. `code` is stable, for programs; the message is for people."""
+
+    code = "refused"
+
+
+class NotFound(Refused):
+    code = "not_found"
+
+
+class ConversationNotFound(NotFound):
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"No conversation {conversation_id} exists here.")
+
+
+class ItemNotFound(NotFound):
+    def __init__(self, item_id: str) -> None:
+        super().__init__(f"No item {item_id} exists in this conversation.")
+
+
+class ResponseNotFound(NotFound):
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"No response {response_id} exists here.")
+
+
+class Forbidden(Refused):
+    code = "conflict"
+
+
+class ConversationIsEnded(Forbidden):
+    code = "conversation_ended"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has ended: reopen it to go on.")
+
+
+class ConversationExists(Forbidden):
+    code = "conversation_exists"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} exists already.")
+
+
+class ReplyIsOver(Forbidden):
+    code = "response_over"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"Response {response_id} has ended already.")
+
+
+class ContextTooLong(Refused):
+    """What must be sent does not fit: `tokens` of it against a `budget`, both in tokens."""
+
+    code = "context_length_exceeded"
+
+    def __init__(self, tokens: int, budget: int) -> None:
+        super().__init__(
+            f"This request needs {tokens} tokens with its instructions, and {budget} are left for it in the model's context window."
+        )
+        self.tokens = tokens
+        self.budget = budget

@@ -1,0 +1,87 @@
+"""The stores alone, until SIGTERM: for the tests, and for whoever runs the APIs in a debugger.
+
+    python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
+
+`DIR/run/env` appears, with the URLs, once all of them serve.
+"""
+
+import argparse
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from infrastructure.embedded.account import UnreachableError
+from infrastructure.embedded.directory import DataDirectory, InUseError
+from infrastructure.embedded.service import NotInstalledError
+from infrastructure.embedded.stores import SERVERS, STORES, choose
+from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
+
+
+async def run(directory: DataDirectory, wanted: frozenset[str], until: int | None) -> None:
+    """Runs the wanted servers until a signal, or until the process `until` ends."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    if until is not None:
+        threading.Thread(target=_wait_for_end, args=(until, loop, stop), daemon=True).start()
+    services, urls = choose(directory, {}, wanted)
+    supervisor = Supervisor(directory, os.environ)
+    try:
+        supervisor.start(services)
+        stopped = asyncio.create_task(stop.wait())
+        ready = asyncio.create_task(supervisor.serving(services))
+        await asyncio.wait({stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
+        if ready.done():
+            ready.result()
+            directory.write_env(urls)
+            broken = asyncio.create_task(supervisor.broken())
+            await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
+            broken.cancel()
+        ready.cancel()
+        stopped.cancel()
+    finally:
+        await supervisor.stop([services])
+        directory.forget()
+
+
+def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if psutil.pid_exists(pid):
+        try:
+            psutil.Process(pid).wait()
+        except psutil.NoSuchProcess:
+            pass
+    loop.call_soon_threadsafe(stop.set)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path(".data"))
+    parser.add_argument("--only", nargs="+", choices=list(SERVERS), default=sorted(STORES))
+    parser.add_argument("--until", type=int, help="stop when the process with this pid ends")
+    parser.add_argument("--remove", action="store_true", help="remove the data when stopped")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    directory = DataDirectory(arguments.data)
+    try:
+        directory.lock()
+        asyncio.run(run(directory, frozenset(arguments.only), arguments.until))
+    except (InUseError, NotInstalledError, UnreachableError, DoesNotStartError) as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    finally:
+        if arguments.remove:
+            shutil.rmtree(directory.path, ignore_errors=True)
+        directory.unlock()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

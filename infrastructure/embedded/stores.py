@@ -1,0 +1,29 @@
+"""Which servers are started, and which the environment brings along. Imported by `scripts/up.py` and `__main__.py`."""
+
+from collections.abc import Collection, Mapping
+
+from infrastructure.embedded.directory import DataDirectory
+from infrastructure.embedded.model import model
+from infrastructure.embedded.mongod import mongod
+from infrastructure.embedded.postgres import postgres
+from infrastructure.embedded.service import Service
+from infrastructure.embedded.valkey import valkey
+
+SERVERS = {"POSTGRES_URL": postgres, "MONGODB_URL": mongod, "REDIS_URL": valkey, "OPENAI_BASE_URL": model}
+STORES = frozenset({"POSTGRES_URL", "MONGODB_URL", "REDIS_URL"})
+MODEL = frozenset({"OPENAI_BASE_URL"})
+
+
+def choose(
+    directory: DataDirectory, environment: Mapping[str, str], wanted: Collection[str]
+) -> tuple[list[Service], dict[str, str]]:
+    """The services to start for the wanted variables, and the URL of each; one that `environment` sets is not started."""
+    services: list[Service] = []
+    urls: dict[str, str] = {}
+    for variable, server in SERVERS.items():
+        if environment.get(variable):
+            urls[variable] = environment[variable]
+        elif variable in wanted:
+            service, urls[variable] = server(directory)
+            services.append(service)
+    return services, urls

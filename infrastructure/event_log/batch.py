@@ -1,0 +1,302 @@
+"""Deciding a batch of commands on the streams they are for, while the append lock is held. The writer calls it.
+
+What a batch needs of Postgres is read in a fixed number of round trips, however many commands it holds.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg import Cursor
+
+from domain.conversation import Conversation, KnownItem, evolve, evolve_item
+from domain.decide import decide
+from domain.errors import ConversationNotFound
+from domain.events import Event, ReplyRequested
+from infrastructure.event_log.chain import GENESIS, chain_hash
+from infrastructure.event_log.codec import decode, encode
+from infrastructure.event_log.recorder import ConversationRecorder, Row
+from infrastructure.event_log.work import Appended, KeyReused, VersionMismatch, Work
+from infrastructure.ids import conversation_id, uuid_of
+
+_CACHED_STREAMS = 20_000
+
+
+class Stream(Struct, frozen=True):
+    """The end of one stream: what the next command is decided on and chained to."""
+
+    state: Conversation
+    position: int
+    recorded_at: datetime
+    chain_hash: bytes
+
+
+class Outcome(Struct):
+    """What became of one command: its events (and where its first row stands in the plan), a first answer, or an error."""
+
+    work: Work
+    events: tuple[Event, ...] = ()
+    first_row: int = 0
+    stream: Stream | None = None
+    replayed: Appended | None = None
+    same_as: "Outcome | None" = None
+    error: BaseException | None = None
+
+
+class Plan(Struct):
+    """A decided batch: an outcome for each command, and the rows to insert for all of them."""
+
+    outcomes: list[Outcome]
+    rows: list[Row]
+    ends: dict[UUID, Stream]
+
+    def settle(self, positions: Sequence[int], streams: "Streams") -> list[Appended | BaseException]:
+        """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
+        last: dict[UUID, int] = {}
+        for row, position in zip(self.rows, positions, strict=True):
+            assert isinstance(row.originator_id, UUID)
+            last[row.originator_id] = position
+        for stream_id, end in self.ends.items():
+            streams.remember(stream_id, Stream(end.state, last[stream_id], end.recorded_at, end.chain_hash))
+        return [_told(outcome, positions) for outcome in self.outcomes]
+
+
+class Streams:
+    """The ends of the streams used last, in memory. Never trusted: each batch reads what was committed since."""
+
+    def __init__(self) -> None:
+        self._cached: OrderedDict[UUID, Stream] = OrderedDict()
+
+    def get(self, stream_id: UUID) -> Stream | None:
+        found = self._cached.get(stream_id)
+        if found is not None:
+            self._cached.move_to_end(stream_id)
+        return found
+
+    def remember(self, stream_id: UUID, stream: Stream) -> None:
+        self._cached[stream_id] = stream
+        self._cached.move_to_end(stream_id)
+        while len(self._cached) > _CACHED_STREAMS:
+            self._cached.popitem(last=False)
+
+    def catch_up(self, rows: Iterable[tuple[UUID, str, bytes, datetime, bytes, int]]) -> None:
+        """Folds rows of any streams, in order, onto what is held."""
+        for stream_id, topic, state, recorded_at, chained, position in rows:
+            held = self._cached.get(stream_id)
+            evolved = evolve(held.state if held else None, decode(topic, state))
+            self.remember(stream_id, Stream(evolved, position, recorded_at, chained))
+
+
+class Deciding:
+    """One batch under the lock: reads what the commands need, then decides one after the other on each other's state."""
+
+    def __init__(self, recorder: ConversationRecorder, streams: Streams, now: datetime) -> None:
+        self._recorder = recorder
+        self._streams = streams
+        self._now = now
+        self._rows: list[Row] = []
+        self._ends: dict[UUID, Stream] = {}
+        self._items: dict[tuple[UUID, str], KnownItem] = {}
+        self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
+        self._in_batch: dict[tuple[str, str], Outcome] = {}
+
+    def plan(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
+        versions: dict[UUID, int] = {}
+        for work in batch:
+            stream_id = uuid_of(work.conversation_id)
+            held = self._streams.get(stream_id)
+            versions[stream_id] = held.state.version if held else 0
+        self._streams.catch_up(self._recorder.select_since(curs, versions))
+        if touched := [(uuid_of(work.conversation_id), item) for work in batch for item in work.command.touches]:
+            for stream_id, item_id, topic, state in self._recorder.select_items(curs, touched):
+                self._know(stream_id, item_id, decode(topic, state))
+        if keys := [(work.principal.tenant, work.idempotency.key) for work in batch if work.idempotency]:
+            self._read_first_answers(curs, keys)
+        outcomes = [self._outcome(work) for work in batch]
+        return Plan(outcomes, self._rows, self._ends)
+
+    def _outcome(self, work: Work) -> Outcome:
+        try:
+            return self._first_answer(work) or self._decide(work)
+        except Exception as error:  # noqa: BLE001 - one command's failure, whatever it is, is its caller's alone
+            return Outcome(work, error=error)
+
+    def _first_answer(self, work: Work) -> Outcome | None:
+        """The answer that the command's key was given before, in the log or earlier in this batch."""
+        if work.idempotency is None:
+            return None
+        key = (work.principal.tenant, work.idempotency.key)
+        if (earlier := self._in_batch.get(key)) is not None:
+            assert earlier.work.idempotency is not None
+            if earlier.work.idempotency.fingerprint != work.idempotency.fingerprint:
+                raise KeyReused
+            return Outcome(work, same_as=earlier)
+        if (kept := self._first_answers.get(key)) is not None:
+            fingerprint, appended = kept
+            if fingerprint != work.idempotency.fingerprint:
+                raise KeyReused
+            return Outcome(work, replayed=appended)
+        return None
+
+    def _decide(self, work: Work) -> Outcome:
+        stream_id = uuid_of(work.conversation_id)
+        end = self._ends.get(stream_id) or self._streams.get(stream_id)
+        state = end.state if end else None
+        if state is not None and state.tenant != work.principal.tenant:
+            raise ConversationNotFound(work.conversation_id)
+        if state is not None and not _matches(work, state):
+            raise VersionMismatch(state.version)
+        known = {item: it for item in work.command.touches if (it := self._items.get((stream_id, item))) is not None}
+        events = decide(work.conversation_id, state, work.command, known)
+        outcome = Outcome(work, events=events, first_row=len(self._rows), stream=end)
+        if not events:
+            return outcome
+        recorded_at = max(self._now, end.recorded_at) if end else self._now
+        chained = end.chain_hash if end else GENESIS
+        rows: list[Row] = []
+        for event in events:
+            state = evolve(state, event)
+            row = _row(stream_id, state.version, event, work, recorded_at=recorded_at, previous=chained)
+            chained = row.chain_hash
+            rows.append(row)
+        assert state is not None
+        for event in events:
+            if event.row_id is not None:
+                self._know(stream_id, event.row_id, event)
+        self._rows += rows
+        outcome.stream = self._ends[stream_id] = Stream(state, 0, recorded_at, chained)
+        if work.idempotency is not None:
+            self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
+        return outcome
+
+    def _know(self, stream_id: UUID, item_id: str, event: Event) -> None:
+        known = evolve_item(self._items.get((stream_id, item_id)), event)
+        if known is not None:
+            self._items[stream_id, item_id] = known
+
+    def _read_first_answers(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
+        curs.execute(
+            "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
+            " FROM unnest(%s::text[], %s::text[]) AS asked (tenant, key)"
+            " JOIN idempotency_keys k ON k.tenant_id = asked.tenant AND k.key = asked.key",
+            ([tenant for tenant, _ in keys], [key for _, key in keys]),
+            binary=True,
+        )
+        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at in curs.fetchall():
+            ident = conversation_id(stream_id)
+            appended = Appended(
+                conversation=Conversation(id=ident, tenant=tenant, owner="", version=version, family=ident),
+                version=version,
+                position=position,
+                recorded_at=recorded_at,
+                answer=answer,
+                replayed=True,
+            )
+            self._first_answers[tenant, key] = (fingerprint, appended)
+
+
+def keep_side_rows(curs: Cursor[Any], plan: Plan, positions: Sequence[int]) -> None:
+    """What is kept beside the events, in their transaction: first answers of idempotency keys, and whose a response is."""
+    for outcome in plan.outcomes:
+        work = outcome.work
+        if not outcome.events:
+            continue
+        for event in outcome.events:
+            if isinstance(event, ReplyRequested):
+                curs.execute(
+                    "INSERT INTO responses (tenant_id, response_id, conversation_id) VALUES (%s, %s, %s)",
+                    (work.principal.tenant, event.response_id, uuid_of(work.conversation_id)),
+                )
+        if work.idempotency is not None and work.answer is not None:
+            told = _told(outcome, positions)
+            assert isinstance(told, Appended)
+            curs.execute(
+                "INSERT INTO idempotency_keys"
+                " (tenant_id, key, fingerprint, command_id, conversation_id, version, position, answer, recorded_at)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
+                (
+                    work.principal.tenant,
+                    work.idempotency.key,
+                    work.idempotency.fingerprint,
+                    work.command_id,
+                    uuid_of(work.conversation_id),
+                    told.version,
+                    told.position,
+                    told.answer,
+                    told.recorded_at,
+                ),
+            )
+
+
+def _matches(work: Work, state: Conversation) -> bool:
+    """Whether `If-Match` allows the command; a deleted conversation is for the rules to refuse."""
+    return work.if_match is None or state.status == "deleted" or state.version in work.if_match
+
+
+def _told(outcome: Outcome, positions: Sequence[int]) -> Appended | BaseException:
+    if outcome.error is not None:
+        return outcome.error
+    if outcome.replayed is not None:
+        return outcome.replayed
+    if outcome.same_as is not None:
+        first = _told(outcome.same_as, positions)
+        assert isinstance(first, Appended)
+        return Appended(
+            conversation=first.conversation,
+            version=first.version,
+            position=first.position,
+            recorded_at=first.recorded_at,
+            answer=first.answer,
+            replayed=True,
+        )
+    assert outcome.stream is not None
+    state = outcome.stream.state
+    appended = Appended(
+        conversation=state,
+        version=state.version,
+        position=positions[outcome.first_row + len(outcome.events) - 1] if outcome.events else outcome.stream.position,
+        recorded_at=outcome.stream.recorded_at,
+        events=outcome.events,
+    )
+    if outcome.work.idempotency is None or outcome.work.answer is None:
+        return appended
+    return Appended(
+        conversation=appended.conversation,
+        version=appended.version,
+        position=appended.position,
+        recorded_at=appended.recorded_at,
+        events=appended.events,
+        answer=outcome.work.answer(appended),
+    )
+
+
+def _row(stream_id: UUID, version: int, event: Event, work: Work, *, recorded_at: datetime, previous: bytes) -> Row:
+    state = encode(event)
+    return Row(
+        originator_id=stream_id,
+        originator_version=version,
+        topic=event.topic,
+        state=state,
+        tenant_id=work.principal.tenant,
+        item_id=event.row_id,
+        recorded_at=recorded_at,
+        subject=work.principal.subject,
+        command_id=work.command_id,
+        correlation_id=work.correlation_id,
+        chain_hash=chain_hash(
+            previous,
+            originator_id=stream_id,
+            version=version,
+            topic=event.topic,
+            state=state,
+            tenant=work.principal.tenant,
+            item_id=event.row_id,
+            recorded_at=recorded_at,
+            subject=work.principal.subject,
+            command_id=work.command_id,
+            correlation_id=work.correlation_id,
+        ),
+    )

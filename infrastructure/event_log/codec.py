@@ -1,0 +1,52 @@
+"""Events as bytes. The first byte of a stored state says how the rest is written, so that it can evolve.
+
+Format byte: bits 0-3 the codec (1: MessagePack map by field name), bits 4-5 the compression (0: none, 1: zstd),
+bits 6-7 the encryption (0: none). Fields at their default are left out; what is unknown is ignored on the way back.
+"""
+
+import msgspec
+import zstandard
+
+from domain.events import BY_TOPIC, Event
+
+_MSGPACK = 0x01
+_ZSTD = 0x10
+_COMPRESS_FROM = 512
+_LARGEST_STATE = 64 * 1024 * 1024
+
+_encoder = msgspec.msgpack.Encoder()
+_decoders = {topic: msgspec.msgpack.Decoder(event) for topic, event in BY_TOPIC.items()}
+
+
+class UnreadableEvent(Exception):
+    """A stored event that this code can not read: an unknown topic or format, or bytes that are not what they say."""
+
+
+def encode(event: Event) -> bytes:
+    """The stored state of an event."""
+    body = _encoder.encode(event)
+    if len(body) >= _COMPRESS_FROM:
+        # Contexts of the library are not shared between threads; making one costs a microsecond beside what it does.
+        compressed = zstandard.ZstdCompressor(level=3).compress(body)
+        if len(compressed) < len(body):
+            return bytes((_MSGPACK | _ZSTD,)) + compressed
+    return bytes((_MSGPACK,)) + body
+
+
+def decode(topic: str, state: bytes) -> Event:
+    """The event of a stored topic and state. Raises UnreadableEvent."""
+    decoder = _decoders.get(topic)
+    if decoder is None:
+        raise UnreadableEvent(f"No event has the topic {topic!r}")
+    try:
+        match state[0]:
+            case 0x01:
+                event: Event = decoder.decode(memoryview(state)[1:])
+            case 0x11:
+                body = zstandard.ZstdDecompressor().decompress(memoryview(state)[1:], max_output_size=_LARGEST_STATE)
+                event = decoder.decode(body)
+            case unknown:
+                raise UnreadableEvent(f"An event of topic {topic!r} has the unknown format {unknown:#04x}")
+    except (msgspec.MsgspecError, zstandard.ZstdError, IndexError) as error:
+        raise UnreadableEvent(f"An event of topic {topic!r} can not be read: {error}") from error
+    return event

@@ -1,0 +1,39 @@
+"""The event log as handlers see it: `append` a command, and it is durable or refused."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from infrastructure.event_log.recorder import ConversationRecorder, Datastore
+from infrastructure.event_log.work import Appended, Work
+from infrastructure.event_log.writer import Writer
+from infrastructure.metrics import Metrics
+
+
+def utc_now() -> datetime:
+    """The time, with its zone."""
+    return datetime.now(UTC)
+
+
+class EventLog:
+    """Appends for one process. Open it once, in a `main.py`; close it when no request is left."""
+
+    def __init__(self, postgres_url: str, metrics: Metrics, clock: Callable[[], datetime] = utc_now) -> None:
+        self._datastore = Datastore(postgres_url)
+        self._writer = Writer(ConversationRecorder(self._datastore), clock, metrics)
+
+    def open(self) -> None:
+        """Starts the writer's thread; Postgres may still be away."""
+        self._writer.start()
+
+    def close(self) -> None:
+        """Commits what waits, then lets go of Postgres. Blocks."""
+        self._writer.close()
+        self._datastore.close()
+
+    async def append(self, work: Work) -> Appended:
+        """Decides `work.command` on its conversation as it is at that moment, and makes the events durable.
+
+        A caller that goes away undoes nothing. Raises Refused (the rules), VersionMismatch (`if_match`), KeyReused,
+        LogBusy (nothing was appended) or LogUnavailable (not known; a repeat with the same key, or `if_match`, settles it).
+        """
+        return await self._writer.submit(work)

@@ -1,0 +1,36 @@
+"""Brings a Postgres database to the schema this code needs: numbered SQL files, each applied once, in order."""
+
+import re
+from importlib import resources
+
+import psycopg
+
+_LOCK = 7_203_914_410
+"""The advisory lock under which one process at a time migrates; any number would do, as long as it stays."""
+
+
+def migrate(postgres_url: str) -> list[str]:
+    """Applies what is missing, all of it in one transaction, and returns the names of the files applied.
+
+    Safe to run from several processes at once. Raises psycopg.Error, with nothing applied, when one fails.
+    """
+    applied: list[str] = []
+    with psycopg.connect(postgres_url, connect_timeout=10) as connection, connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
+        )
+        done = {name for (name,) in connection.execute("SELECT name FROM migrations")}
+        for name, sql in _migrations():
+            if name not in done:
+                connection.execute(sql.encode())
+                connection.execute("INSERT INTO migrations (name) VALUES (%s)", (name,))
+                applied.append(name)
+    return applied
+
+
+def _migrations() -> list[tuple[str, str]]:
+    """(name, SQL) of every numbered file beside this module, in order."""
+    folder = resources.files(__package__).joinpath("migrations")
+    files = [file for file in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)]
+    return sorted((file.name, file.read_text()) for file in files)

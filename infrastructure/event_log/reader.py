@@ -1,0 +1,140 @@
+"""Reading the log back: one conversation forwards or backwards, all of it in order of position, and where things stand."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg import sql
+
+from domain.events import Event
+from infrastructure.event_log.codec import decode
+from infrastructure.ids import conversation_id as conversation_id_of
+from infrastructure.ids import uuid_of
+from infrastructure.postgres import Pool
+
+
+class Recorded(Struct, frozen=True, kw_only=True):
+    """An event with where, when and by whom it was recorded."""
+
+    position: int
+    conversation_id: str
+    version: int
+    tenant: str
+    recorded_at: datetime
+    subject: str
+    correlation_id: str
+    event: Event
+
+
+class Head(Struct, frozen=True, kw_only=True):
+    """Where a conversation ends in the log now. `deleted`: its last event is its deletion."""
+
+    tenant: str
+    version: int
+    position: int
+    deleted: bool
+
+
+_COLUMNS = sql.SQL(
+    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+)
+
+
+class EventReader:
+    """Reads the log. Raises psycopg.Error when Postgres is away, UnreadableEvent for a row this code can not read."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def head(self, conversation_id: str) -> Head | None:
+        """The conversation's last version: one look-up by primary key. None when it was never started."""
+        rows = await self._rows(
+            sql.SQL(
+                "SELECT tenant_id, originator_version, notification_id, topic FROM events"
+                " WHERE originator_id = %s ORDER BY originator_version DESC LIMIT 1"
+            ),
+            (uuid_of(conversation_id),),
+        )
+        if not rows:
+            return None
+        tenant, version, position, topic = rows[0]
+        return Head(tenant=tenant, version=version, position=position, deleted=topic == "conversation.deleted")
+
+    async def last_position(self) -> int:
+        """The position of the newest event of all; 0 while there is none."""
+        rows = await self._rows(sql.SQL("SELECT max(notification_id) FROM events"), ())
+        return rows[0][0] or 0
+
+    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
+        """The conversation a response belongs to."""
+        rows = await self._rows(
+            sql.SQL("SELECT conversation_id FROM responses WHERE tenant_id = %s AND response_id = %s"),
+            (tenant, response_id),
+        )
+        return conversation_id_of(rows[0][0]) if rows else None
+
+    async def conversation(
+        self, conversation_id: str, *, after: int = 0, until: int | None = None, limit: int | None = None
+    ) -> list[Recorded]:
+        """Events of one conversation with `after` < version <= `until`, ascending."""
+        return await self._recorded(
+            sql.SQL(
+                "SELECT {} FROM events WHERE originator_id = %s AND originator_version > %s"
+                " AND originator_version <= coalesce(%s, originator_version) ORDER BY originator_version LIMIT %s"
+            ),
+            (uuid_of(conversation_id), after, until, limit),
+        )
+
+    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """At most `limit` events of one conversation with version <= `until`, newest first."""
+        return await self._recorded(
+            sql.SQL(
+                "SELECT {} FROM events WHERE originator_id = %s AND originator_version <= %s"
+                " ORDER BY originator_version DESC LIMIT %s"
+            ),
+            (uuid_of(conversation_id), until, limit),
+        )
+
+    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
+        """Every event that names this item (or response), ascending."""
+        return await self._recorded(
+            sql.SQL("SELECT {} FROM events WHERE originator_id = %s AND item_id = %s ORDER BY originator_version"),
+            (uuid_of(conversation_id), item_id),
+        )
+
+    async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
+        """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
+
+        No event can turn up later at a position that was passed: positions are given under the append lock.
+        """
+        return await self._recorded(
+            sql.SQL(
+                "SELECT {} FROM events WHERE notification_id > %s"
+                " AND notification_id <= coalesce(%s, notification_id) ORDER BY notification_id LIMIT %s"
+            ),
+            (position, until, limit),
+        )
+
+    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
+        rows = await self._rows(statement.format(_COLUMNS), parameters)
+        return [_recorded(row) for row in rows]
+
+    async def _rows(self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(statement, parameters, binary=True)
+            return await cursor.fetchall()
+
+
+def _recorded(row: tuple[int, UUID, int, str, datetime, str, str, str, bytes]) -> Recorded:
+    position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
+    return Recorded(
+        position=position,
+        conversation_id=conversation_id_of(stream_id),
+        version=version,
+        tenant=tenant,
+        recorded_at=recorded_at,
+        subject=subject,
+        correlation_id=correlation_id,
+        event=decode(topic, state),
+    )

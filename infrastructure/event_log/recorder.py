@@ -1,0 +1,193 @@
+"""The `eventsourcing` library's Postgres recorder with our row: more columns, our tables, no retry of an insert.
+
+The library retries an insert whose answer was lost, and then reports its own success as a conflict. Here nothing is
+retried: the writer looks the command up instead (`positions_of`). Only the event log imports this module.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from eventsourcing.persistence import StoredEvent
+from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from psycopg import Cursor
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import tuple_row
+from psycopg.sql import SQL
+
+TABLE = "events"
+CHANNEL = TABLE
+"""The channel that is notified at each commit; a hint to look, never more."""
+
+LOCK_SECONDS = 10
+STATEMENT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Row(StoredEvent):
+    """A stored event with the columns that are ours."""
+
+    tenant_id: str
+    item_id: str | None
+    recorded_at: datetime
+    subject: str
+    command_id: UUID | None
+    correlation_id: str
+    chain_hash: bytes
+
+
+class Datastore(PostgresDatastore):
+    """The library's connection pool, opened from a URL. No composite types: we create none."""
+
+    def __init__(self, postgres_url: str) -> None:
+        given = conninfo_to_dict(postgres_url)
+        super().__init__(
+            dbname=str(given.pop("dbname", "")),
+            host=str(given.pop("host", "")),
+            port=str(given.pop("port", "")),
+            user=str(given.pop("user", "")),
+            password=str(given.pop("password", "")),
+            connect_timeout=5.0,
+            pool_size=1,
+            max_overflow=1,
+            originator_id_type="uuid",
+        )
+        limits = f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
+        options = f"{given.pop('options', '')} {limits}".strip()
+        assert isinstance(self.pool.kwargs, dict)
+        kwargs = {name: value for name, value in self.pool.kwargs.items() if value != ""}
+        self.pool.kwargs = {"connect_timeout": 5, **kwargs, **given, "options": options}
+
+    def register_type_adapters(self) -> None:
+        """Nothing to look up, so that a recorder can be made while Postgres is away."""
+
+
+class ConversationRecorder(PostgresApplicationRecorder):
+    """Appends and reads rows of `events`. Passes the library's own contract tests for recorders."""
+
+    def __init__(self, datastore: PostgresDatastore) -> None:
+        super().__init__(datastore, events_table_name=TABLE)
+        self.sql_create_statements.clear()  # the migrations own the schema
+        self.lock_table_statements = [SQL("LOCK TABLE append_turn IN EXCLUSIVE MODE")]
+
+    def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
+        """One transaction with these events. Raises the library's IntegrityError on a version that is taken."""
+        with self.turn() as curs:
+            positions = self.insert(curs, stored_events)
+            curs.execute("COMMIT")
+        return positions
+
+    @contextmanager
+    def turn(self) -> Iterator[Cursor[tuple[Any, ...]]]:
+        """A transaction that holds the append lock and will notify; the caller says COMMIT, leaving otherwise rolls back.
+
+        READ COMMITTED: what is selected inside sees all that was committed before the lock was got.
+        """
+        with self.datastore.get_connection() as connection:
+            curs = connection.cursor(row_factory=tuple_row)
+            try:
+                # One round trip: several statements without parameters may travel together.
+                curs.execute(f"BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE; NOTIFY {CHANNEL}")
+                yield curs
+            finally:
+                if not connection.closed and connection.info.transaction_status.name != "IDLE":
+                    connection.execute("ROLLBACK")
+
+    def insert(self, curs: Cursor[Any], stored_events: Sequence[StoredEvent]) -> list[int]:
+        """Inserts the rows in this order with one statement and returns their positions."""
+        if not stored_events:
+            return []
+        rows = [_as_row(event) for event in stored_events]
+        curs.execute(
+            _INSERT,
+            (
+                [row.originator_id for row in rows],
+                [row.originator_version for row in rows],
+                [row.topic for row in rows],
+                [row.state for row in rows],
+                [row.tenant_id for row in rows],
+                [row.item_id for row in rows],
+                [row.recorded_at for row in rows],
+                [row.subject for row in rows],
+                [row.command_id for row in rows],
+                [row.correlation_id for row in rows],
+                [row.chain_hash for row in rows],
+            ),
+        )
+        return [position for (position,) in curs.fetchall()]
+
+    def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
+        """The positions of rows whose COMMIT was not answered; None when they are not in the log.
+
+        Ask inside `turn`: whoever still commits them holds the lock, so what is not there then never will be.
+        """
+        curs.execute(
+            "SELECT e.notification_id FROM unnest(%s::uuid[], %s::bigint[], %s::uuid[])"
+            " WITH ORDINALITY AS r (originator_id, originator_version, command_id, place)"
+            " JOIN events e USING (originator_id, originator_version, command_id) ORDER BY r.place",
+            (
+                [row.originator_id for row in rows],
+                [row.originator_version for row in rows],
+                [row.command_id for row in rows],
+            ),
+        )
+        positions = [position for (position,) in curs.fetchall()]
+        return positions if len(positions) == len(rows) else None
+
+    def select_since(
+        self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int | None = None
+    ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
+        """What each stream holds past a version: (stream, topic, state, recorded_at, chain_hash, position), in order."""
+        curs.execute(
+            "SELECT e.originator_id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"
+            " FROM unnest(%s::uuid[], %s::bigint[]) AS s (id, version)"
+            " JOIN events e ON e.originator_id = s.id AND e.originator_version > s.version"
+            " ORDER BY e.originator_id, e.originator_version LIMIT %s",
+            (list(versions), list(versions.values()), limit),
+            binary=True,
+        )
+        return curs.fetchall()
+
+    def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
+        """Every row that names one of these items: (stream, item, topic, state), in order."""
+        curs.execute(
+            "SELECT e.originator_id, e.item_id, e.topic, e.state FROM unnest(%s::uuid[], %s::text[]) AS i (stream, item)"
+            " JOIN events e ON e.originator_id = i.stream AND e.item_id = i.item"
+            " ORDER BY e.originator_id, e.originator_version",
+            ([stream for stream, _ in items], [item for _, item in items]),
+            binary=True,
+        )
+        return curs.fetchall()
+
+    def create_table(self) -> None:
+        """Creates nothing: see `migrate`."""
+
+
+_INSERT = (
+    "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject,"
+    " command_id, correlation_id, chain_hash) SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %b::bytea[],"
+    " %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::uuid[], %s::text[], %b::bytea[])"
+    " RETURNING notification_id"
+)
+
+
+def _as_row(event: StoredEvent) -> Row:
+    """The event with our columns; the library's own plain events (its contract tests) get empty ones."""
+    if isinstance(event, Row):
+        return event
+    return Row(
+        originator_id=event.originator_id,
+        originator_version=event.originator_version,
+        topic=event.topic,
+        state=event.state,
+        tenant_id="",
+        item_id=None,
+        recorded_at=datetime.now(UTC),
+        subject="",
+        command_id=None,
+        correlation_id="",
+        chain_hash=b"",
+    )

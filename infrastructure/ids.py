@@ -1,0 +1,35 @@
+"""Ids: a prefix that says what it names, and a UUIDv7 in hex, so that ids of one kind sort by the time they were minted."""
+
+import re
+from uuid import UUID
+
+import uuid_utils
+
+CONVERSATION = "conv"
+RESPONSE = "resp"
+_FORM = re.compile(r"[a-z]{1,12}_[0-9a-f]{32}")
+
+
+def mint(prefix: str) -> str:
+    """A new id, such as `conv_0192…`: never minted before, by any process."""
+    return f"{prefix}_{uuid_utils.uuid7().hex}"
+
+
+def mint_uuid() -> UUID:
+    """A new bare UUIDv7, for what no client ever names."""
+    return UUID(int=uuid_utils.uuid7().int)
+
+
+def is_id(text: str, prefix: str | None = None) -> bool:
+    """Whether `text` has the form of an id that this store mints (of that prefix)."""
+    return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(f"{prefix}_"))
+
+
+def uuid_of(text: str) -> UUID:
+    """The UUID inside an id."""
+    return UUID(hex=text.rpartition("_")[2])
+
+
+def conversation_id(uuid: UUID) -> str:
+    """The conversation's id around its stream's UUID."""
+    return f"{CONVERSATION}_{uuid.hex}"

@@ -1,0 +1,60 @@
+"""Every environment variable the store reads, in one class. Anything may import it; only a `main.py` constructs it."""
+
+import ipaddress
+from functools import cached_property
+from typing import Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The environment of one process. A field's name in capitals is its variable; the README's table lists them all."""
+
+    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
+
+    postgres_url: str = Field(
+        "postgresql://postgres@127.0.0.1:5432/conversations", description="The event store: a libpq URL."
+    )
+    mongodb_url: str = Field(
+        "mongodb://127.0.0.1:27017/conversations?replicaSet=rs0",
+        description="The read models: a MongoDB URL of a replica set; its path names the database.",
+    )
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Context snapshots and live streams: Redis or Valkey.")
+    openai_base_url: str = Field("", description="Any OpenAI-compatible API, with its `/v1`. Empty: no model.")
+    openai_api_key: SecretStr = Field(SecretStr("none"), description="The key sent to `OPENAI_BASE_URL`.")
+    default_model: str = Field("", description="The model of a reply that names none. Empty: the first the provider lists.")
+    model_timeout: float = Field(120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it.")
+    auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
+    log_format: Literal["ecs", "console"] = Field("ecs", description="`ecs`: JSON lines for ELK. `console`: for people.")
+    host: str = Field("127.0.0.1", description="The address a process listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="The port a process listens on; 0 takes a free one.")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Where the projector serves /metrics; 0 takes a free one.")
+    trusted_network: bool = Field(
+        False, description="Says that only a trusted network reaches this process, so that `AUTH_MODE=none` may leave loopback."
+    )
+
+    @model_validator(mode="after")
+    def _no_open_door(self) -> Self:
+        if self.auth_mode == "none" and not self.trusted_network and not _is_loopback(self.host):
+            raise ValueError(
+                f"AUTH_MODE=none listens on loopback only, and HOST is {self.host!r}: "
+                "bind 127.0.0.1, or say TRUSTED_NETWORK=true where nothing else can reach this process"
+            )
+        return self
+
+    @cached_property
+    def mongodb_database(self) -> str:
+        """The database named by the path of `MONGODB_URL`; `conversations` where it names none."""
+        return urlsplit(self.mongodb_url).path.lstrip("/") or "conversations"
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,231 @@
+"""The views in MongoDB: their documents, and what each event writes into them. Pure; queries read these shapes.
+
+A document's `_id` is `tenant:id`. Times are integers, microseconds since 1970 (UTC). Bodies are JSON text as a client is
+given them, so that a page of items is spliced together, not rebuilt. An item knows at which version it came and went:
+any version of a conversation can be read as it stood.
+
+    conversations  one document a conversation, removed when it is deleted
+    items          one document an item, never an array that grows; removed with its conversation
+    responses      one document a reply, running ones included; removed with its conversation
+    projections    one document a view: {_id: view, position}, committed together with the view's writes
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct
+
+from domain.events import (
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationEnded,
+    ConversationReopened,
+    ConversationStarted,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyRequested,
+)
+from domain.items import as_output, from_stored, type_of
+from infrastructure.event_log.reader import Recorded
+
+Document = dict[str, Any]
+View = Literal["conversations", "items", "responses"]
+
+VIEWS: tuple[View, ...] = ("conversations", "items", "responses")
+POSITIONS = "projections"
+
+INDEXES: dict[View, tuple[tuple[tuple[str, int], ...], ...]] = {
+    "conversations": (
+        (("tenant", 1), ("listed", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),
+    ),
+    "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
+    "responses": ((("tenant", 1), ("conversation_id", 1), ("id", 1)),),
+}
+
+
+class Insert(Struct, frozen=True):
+    """A new document; nothing of that `_id` is there yet."""
+
+    view: View
+    key: str
+    document: Document
+
+
+class Update(Struct, frozen=True):
+    """Fields of a document that is there: `set` to a value, `add` to a number."""
+
+    view: View
+    key: str
+    set: Document
+    add: dict[str, int] = {}
+
+
+class Remove(Struct, frozen=True):
+    """Every document of a conversation."""
+
+    view: View
+    tenant: str
+    conversation_id: str
+
+
+Write = Insert | Update | Remove
+
+
+def key(tenant: str, ident: str) -> str:
+    """The `_id` of a conversation's, an item's or a response's document."""
+    return f"{tenant}:{ident}"
+
+
+def microseconds(moment: datetime) -> int:
+    """A time as the views hold it."""
+    return round(moment.timestamp() * 1_000_000)
+
+
+def writes(recorded: Recorded) -> Iterator[Write]:
+    """What one event writes into all views, in order."""
+    yield from _conversation(recorded)
+    yield from _items(recorded)
+    yield from _responses(recorded)
+
+
+def _conversation(recorded: Recorded) -> Iterator[Write]:
+    event = recorded.event
+    at = microseconds(recorded.recorded_at)
+    ident = key(recorded.tenant, recorded.conversation_id)
+    seen: Document = {"version": recorded.version, "position": recorded.position, "updated_at": at}
+    match event:
+        case ConversationStarted():
+            yield Insert(
+                "conversations",
+                ident,
+                {
+                    "_id": ident,
+                    "tenant": recorded.tenant,
+                    "id": recorded.conversation_id,
+                    "owner": event.owner,
+                    "family": event.family,
+                    "listed": event.listed,
+                    "status": "active",
+                    "title": event.title,
+                    "instructions": event.instructions,
+                    "metadata": event.metadata,
+                    "context_policy": msgspec.to_builtins(event.context_policy),
+                    "created_at": at,
+                    "branch": 0,
+                    "head": None,
+                    "depth": 0,
+                    "items": 0,
+                    **seen,
+                },
+            )
+        case ConversationDescribed():
+            names = ("title", "instructions", "metadata", "context_policy")
+            changes = {name: msgspec.to_builtins(v) for name in names if (v := getattr(event, name)) is not UNSET}
+            yield Update("conversations", ident, {**changes, **seen})
+        case ItemAppended():
+            end = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
+            yield Update("conversations", ident, {**end, **seen}, {"items": 1})
+        case ItemRetracted():
+            yield Update("conversations", ident, seen, {"items": -1})
+        case ConversationEnded():
+            yield Update("conversations", ident, {"status": "ended", **seen})
+        case ConversationReopened():
+            yield Update("conversations", ident, {"status": "active", **seen})
+        case ConversationDeleted():
+            yield Remove("conversations", recorded.tenant, recorded.conversation_id)
+        case _:
+            yield Update("conversations", ident, seen)
+
+
+def _items(recorded: Recorded) -> Iterator[Write]:
+    event = recorded.event
+    match event:
+        case ItemAppended():
+            ident = key(recorded.tenant, event.item_id)
+            yield Insert(
+                "items",
+                ident,
+                {
+                    "_id": ident,
+                    "tenant": recorded.tenant,
+                    "conversation_id": recorded.conversation_id,
+                    "id": event.item_id,
+                    "branch": event.branch,
+                    "depth": event.depth,
+                    "version": recorded.version,
+                    "retracted_version": None,
+                    "type": type_of(from_stored(event.item)),
+                    "item": as_output(event.item_id, event.item).decode(),
+                    "response_id": event.response_id,
+                    "created_at": microseconds(recorded.recorded_at),
+                },
+            )
+        case ItemRetracted():
+            yield Update("items", key(recorded.tenant, event.item_id), {"retracted_version": recorded.version})
+        case ConversationDeleted():
+            yield Remove("items", recorded.tenant, recorded.conversation_id)
+        case _:
+            return
+
+
+def _responses(recorded: Recorded) -> Iterator[Write]:
+    event = recorded.event
+    match event:
+        case ReplyRequested():
+            ident = key(recorded.tenant, event.response_id)
+            yield Insert(
+                "responses",
+                ident,
+                {
+                    "_id": ident,
+                    "tenant": recorded.tenant,
+                    "conversation_id": recorded.conversation_id,
+                    "id": event.response_id,
+                    "version": recorded.version,
+                    "status": "in_progress",
+                    "model": event.model,
+                    "parameters": event.parameters.decode(),
+                    "input": [as_output(given.item_id, given.item).decode() for given in event.input],
+                    "joined": {},
+                    "output_ids": [],
+                    "created_at": microseconds(recorded.recorded_at),
+                    "completed_at": None,
+                    "usage": None,
+                    "finish_reason": None,
+                    "error": None,
+                },
+            )
+        case ItemAppended(response_id=str(response_id)):
+            # The items a reply was asked with join too; which of the joined are its output, ReplyCompleted says.
+            body = as_output(event.item_id, event.item).decode()
+            yield Update("responses", key(recorded.tenant, response_id), {f"joined.{event.item_id}": body})
+        case ReplyCompleted():
+            yield Update(
+                "responses",
+                key(recorded.tenant, event.response_id),
+                {
+                    "status": "incomplete" if event.finish_reason == "length" else "completed",
+                    "model": event.model,
+                    "completed_at": microseconds(recorded.recorded_at),
+                    "usage": msgspec.to_builtins(event.usage),
+                    "finish_reason": event.finish_reason,
+                    "output_ids": list(event.output_ids),
+                },
+            )
+        case ReplyFailed():
+            error = {"code": event.code, "message": event.message}
+            at = microseconds(recorded.recorded_at)
+            yield Update(
+                "responses",
+                key(recorded.tenant, event.response_id),
+                {"status": "failed", "completed_at": at, "error": error},
+            )
+        case ConversationDeleted():
+            yield Remove("responses", recorded.tenant, recorded.conversation_id)
+        case _:
+            return
