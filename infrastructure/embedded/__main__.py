@@ -7,6 +7,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import shutil
@@ -53,12 +54,10 @@ async def run(directory: DataDirectory, wanted: frozenset[str], until: int | Non
 
 
 def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    if psutil.pid_exists(pid):
-        try:
-            psutil.Process(pid).wait()
-        except psutil.NoSuchProcess:
-            pass
-    loop.call_soon_threadsafe(stop.set)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(pid).wait()
+    with contextlib.suppress(RuntimeError):  # a signal was faster, and the loop is closed
+        loop.call_soon_threadsafe(stop.set)
 
 
 def main() -> int:
@@ -70,15 +69,17 @@ def main() -> int:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     directory = DataDirectory(arguments.data)
+    locked = False
     try:
         directory.lock()
+        locked = True
         asyncio.run(run(directory, frozenset(arguments.only), arguments.until))
     except (InUseError, NotInstalledError, UnreachableError, DoesNotStartError) as problem:
         print(problem, file=sys.stderr)
         return 1
     finally:
-        if arguments.remove:
-            shutil.rmtree(directory.path, ignore_errors=True)
+        if arguments.remove and locked:
+            shutil.rmtree(directory.path)
         directory.unlock()
     return 0
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from pymongo import MongoClient
-from pymongo.errors import ConnectionFailure, OperationFailure, PyMongoError
+from pymongo.errors import ConnectionFailure, OperationFailure
 
 from infrastructure.embedded.directory import DataDirectory
-from infrastructure.embedded.service import NotInstalledError, Service, end_strays
+from infrastructure.embedded.service import NotInstalledError, Service, accepts, end_strays
 
 DATABASE = "conversations"
 REPLICA_SET = "rs0"
@@ -58,6 +58,8 @@ def _prepare(program: Path, data: Path) -> None:
 
 
 def _serves(port: int, secret: str) -> bool:
+    if not accepts(port):  # the driver would take half a second to try again
+        return False
     host = f"127.0.0.1:{port}"
     # Whoever has the key file is the cluster itself: the one account that exists before there are users.
     client: MongoClient[dict[str, Any]] = MongoClient(

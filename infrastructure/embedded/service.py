@@ -2,6 +2,7 @@
 
 import http.client
 import signal
+import socket
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,13 @@ def _strays(executable: Path, directory: Path) -> list[psutil.Process]:
         for process in psutil.process_iter(["exe", "cwd"])
         if process.info["exe"] == str(executable) and process.info["cwd"] == str(directory)
     ]
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens on this loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def answers_http(url: str, expected: frozenset[int] | None = None) -> bool:

@@ -1,0 +1,83 @@
+"""How each API's FastAPI app is made: the same middleware, errors, routes, health and metrics on both sides."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+
+from fastapi import APIRouter, FastAPI, Response
+from starlette.middleware import Middleware
+
+from infrastructure.http.body import StrictRoute
+from infrastructure.http.errors import add_error_handlers
+from infrastructure.http.observe import Observe
+from infrastructure.http.shapes import json_response
+from infrastructure.metrics import Metrics
+
+Check = Callable[[], Awaitable[bool]]
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
+
+VERSION = "0.1.0"
+
+
+def make_app(title: str, routers: list[APIRouter], *, lifespan: Lifespan, metrics: Metrics) -> FastAPI:
+    """An app with these routes. What its routes need, `lifespan` puts on `app.state`."""
+    app = FastAPI(
+        title=title,
+        version=VERSION,
+        lifespan=lifespan,
+        docs_url="/docs",
+        redoc_url=None,
+        middleware=[Middleware(Observe, metrics=metrics)],
+        redirect_slashes=False,
+    )
+    add_error_handlers(app)
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+def strict_router(tag: str) -> APIRouter:
+    """A router whose routes read strict JSON."""
+    return APIRouter(route_class=StrictRoute, tags=[tag])
+
+
+def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
+    """`/health/live`, `/health/ready` and `/metrics`. Ready is 200 while every check in `needed` passes."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health/live")
+    async def live() -> Response:
+        return json_response({"status": "live"})
+
+    @router.get("/health/ready")
+    async def ready() -> Response:
+        return readiness(await run_checks(checks()), needed)
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics_page() -> Response:
+        body, content_type = metrics.render()
+        return Response(body, media_type=content_type)
+
+    return router
+
+
+async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
+    """Each check's answer; one that fails or raises or takes longer than 2 s is a no. All run at once."""
+
+    async def one(check: Check) -> bool:
+        try:
+            async with asyncio.timeout(2):
+                return await check()
+        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is not there
+            return False
+
+    answers = await asyncio.gather(*(one(check) for check in checks.values()))
+    return dict(zip(checks, answers, strict=True))
+
+
+def readiness(passed: Mapping[str, bool], needed: frozenset[str]) -> Response:
+    """`{status: ready|degraded|unavailable, checks}`: 200 while what is needed is there, else 503."""
+    serving = all(passed.get(name, False) for name in needed)
+    status = "unavailable" if not serving else "ready" if all(passed.values()) else "degraded"
+    body = {"status": status, "checks": {name: "ok" if ok else "failed" for name, ok in passed.items()}}
+    return json_response(body, 200 if serving else 503, {} if serving else {"retry-after": "1"})

@@ -1,0 +1,158 @@
+"""Every error a client can see: the OpenAI shape, one table of status codes, no traceback and nobody's content.
+
+{"error": {"message", "type", "param", "code"}}      with `x-request-id`, and `x-should-retry` where a retry can not help
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from msgspec import json
+from psycopg import Error as PostgresError
+from psycopg_pool import PoolTimeout
+from pymongo.errors import PyMongoError
+from redis.exceptions import RedisError
+from starlette.exceptions import HTTPException
+
+from domain.errors import ContextTooLong, Forbidden, NotFound, Refused
+from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
+
+log = structlog.get_logger(__name__)
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "invalid_request_error",
+    409: "conflict_error",
+    412: "precondition_failed",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "model_error",
+    503: "service_unavailable",
+    504: "model_error",
+}
+_RETRY_MAY_HELP = {408, 429, 500, 503}
+
+
+class ApiError(HTTPException):
+    """An answer that is an error. `param` names the field at fault, such as `items[3].role`."""
+
+    headers: dict[str, str]
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: bool | None = None,
+    ) -> None:
+        super().__init__(status, message, dict(headers or {}))
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.retry = status in _RETRY_MAY_HELP if retry is None else retry
+
+    def body(self) -> dict[str, Any]:
+        return {
+            "error": {
+                "message": self.message,
+                "type": _TYPES.get(self.status, "invalid_request_error"),
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+    def response(self) -> Response:
+        headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
+        if self.status == 503:
+            headers.setdefault("retry-after", "1")
+        return Response(json.encode(self.body()), self.status, headers, "application/json")
+
+
+def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table
+    """The one table: what happened -> what the client is told."""
+    match error:
+        case ApiError():
+            return error
+        case NotFound():
+            return ApiError(404, str(error), code=error.code)
+        case Forbidden():
+            return ApiError(409, str(error), code=error.code)
+        case ContextTooLong():
+            return ApiError(400, str(error), code=error.code, param="input")
+        case Refused():
+            return ApiError(400, str(error), code=error.code)
+        case VersionMismatch():
+            return ApiError(412, str(error), code="version_mismatch", headers={"etag": f'"{error.current}"'})
+        case KeyReused():
+            return ApiError(422, str(error), code="idempotency_key_reused")
+        case LogBusy():
+            return ApiError(503, str(error), code="event_store_busy")
+        case LogUnavailable() | PostgresError() | PoolTimeout():
+            return ApiError(503, "The event store is not available right now.", code="event_store_unavailable")
+        case PyMongoError():
+            return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
+        case RedisError():
+            return ApiError(503, "The snapshots are not available right now.", code="snapshots_unavailable")
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException(status_code=404):
+            return ApiError(404, "Nothing is served at this path.", code="unknown_url")
+        case HTTPException(status_code=405):
+            return ApiError(
+                405, "This path does not take this method.", code="method_not_allowed", headers=error.headers
+            )
+        case HTTPException(status_code=413):
+            return ApiError(413, "The request's body is too large.", code="request_too_large")
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), headers=error.headers)
+        case _:
+            return ApiError(
+                500, "Something went wrong here; the request id names it in our logs.", code="internal_error"
+            )
+
+
+def _invalid(error: RequestValidationError) -> ApiError:
+    """The first thing that is wrong with a request, and where: never what was sent."""
+    first = error.errors()[0]
+    where, *path = first["loc"] or ("body",)
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    message = str(first["msg"]).removeprefix("Value error, ")
+    name = param or str(where)
+    return ApiError(400, f"Invalid `{name}`: {message}.".replace("..", "."), code="invalid_value", param=param or None)
+
+
+async def answer_error(_: Request, error: Exception) -> Response:
+    """Turns any exception into its answer; what nobody foresaw is logged, and only its type."""
+    api_error = as_api_error(error)
+    if api_error.status >= 500 and not isinstance(error, ApiError):
+        log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)
+    return api_error.response()
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """Every exception that a route may let through is answered by the table."""
+    for kind in (
+        ApiError,
+        Refused,
+        VersionMismatch,
+        KeyReused,
+        LogBusy,
+        LogUnavailable,
+        PostgresError,
+        PyMongoError,
+        RedisError,
+        RequestValidationError,
+        HTTPException,
+    ):
+        app.add_exception_handler(kind, answer_error)

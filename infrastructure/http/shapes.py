@@ -1,0 +1,53 @@
+"""JSON as both sides write it: a conversation, a list, spliced from bodies that are JSON text already."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from fastapi.responses import Response
+
+JSON = "application/json"
+
+
+def json_response(
+    body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """An answer whose body is JSON text, or is made into it."""
+    content = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Response(content, status, headers, JSON)
+
+
+def conversation(
+    ident: str,
+    *,
+    created_at: int,
+    metadata: Mapping[str, str],
+    status: str,
+    title: str | None,
+    instructions: str | None,
+    version: int,
+) -> dict[str, Any]:
+    """A Conversation of the OpenAI API (`created_at` in seconds), and after it what this store adds."""
+    return {
+        "id": ident,
+        "object": "conversation",
+        "created_at": created_at,
+        "metadata": metadata,
+        "status": status,
+        "title": title,
+        "instructions": instructions,
+        "version": version,
+    }
+
+
+def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
+    """An ItemList: `items` are the JSON texts of the page, `ids` their ids."""
+    ends = msgspec.json.encode(
+        {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
+    )
+    return b'{"object":"list","data":' + json_array(items) + b"," + ends[1:]
+
+
+def json_array(items: Iterable[bytes]) -> bytes:
+    """A JSON array of values that are JSON text already."""
+    return b"[" + b",".join(items) + b"]"

@@ -1,0 +1,72 @@
+"""Fixtures for every test. The servers are real; they start when the first test asks, once a session.
+
+    urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
+    settings    a Settings of a Postgres database, a Mongo database and a Valkey number that are this test's own, and empty
+    model_url   the base URL of the session's local model
+    system      starts the whole system by its real command, `scripts/up` (see tests/system.py)
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from infrastructure.embedded.stores import MODEL, STORES
+from infrastructure.settings import Settings
+from tests import servers
+from tests.system import System
+
+
+def _leads(config: pytest.Config) -> bool:
+    return not hasattr(config, "workerinput")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if _leads(config):
+        servers.begin_session()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _leads(config):
+        servers.end_session()
+
+
+@pytest.fixture(scope="session")
+def urls() -> dict[str, str]:
+    return servers.shared("stores", *sorted(STORES))
+
+
+@pytest.fixture(scope="session")
+def model_url() -> str:
+    return servers.shared("model", *MODEL)["OPENAI_BASE_URL"]
+
+
+@pytest.fixture(scope="session")
+def _share(urls: dict[str, str]) -> Iterator[servers.Share]:
+    share = servers.Share(urls, os.environ.get("PYTEST_XDIST_WORKER", "alone"))
+    yield share
+    share.close()
+
+
+@pytest.fixture
+def settings(_share: servers.Share, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """No environment variable of whoever runs the tests shines through. There is no model: see `model_url`."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    _share.clean()
+    return Settings(postgres_url=_share.postgres_url, mongodb_url=_share.mongodb_url, redis_url=_share.redis_url)
+
+
+@pytest.fixture
+def system(tmp_path: Path) -> Iterator[Callable[..., System]]:
+    """`system("--apis", "2", **environment)` starts `scripts/up` in a directory of the test's own; all end with the test."""
+    started: list[System] = []
+
+    def start(*arguments: str, data: Path = tmp_path / "data", **environment: str) -> System:
+        started.append(System(data, *arguments, **environment))
+        return started[-1].start()
+
+    yield start
+    for each in started:
+        each.stop()

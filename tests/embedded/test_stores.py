@@ -1,0 +1,96 @@
+"""The embedded servers keep what was acknowledged, and come back as themselves."""
+
+import psycopg
+import pytest
+from openai import OpenAI
+from pymongo import MongoClient
+from redis import Redis
+
+from infrastructure.settings import Settings
+
+
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes", "synchronous_commit"])
+def test_postgres_is_durable(urls: dict[str, str], name: str) -> None:
+    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+        assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
+
+
+def test_postgres_speaks_utf_8_in_a_locale_that_no_system_library_can_change(urls: dict[str, str]) -> None:
+    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+        row = connection.execute(
+            "SELECT pg_encoding_to_char(encoding), datlocprovider, datlocale FROM pg_database WHERE datname = current_database()"
+        ).fetchone()
+    assert row == ("UTF8", "b", "C.UTF-8")
+
+
+def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> None:
+    with MongoClient(urls["MONGODB_URL"]) as client:
+        options = client.admin.command("getCmdLineOpts")["parsed"]
+        log = client.admin.command("serverStatus")["wiredTiger"]["log"]
+    assert options["net"]["bindIp"] == "127.0.0.1"
+    assert options["replication"]["replSet"] == "rs0"
+    assert options["storage"]["wiredTiger"]["engineConfig"]["cacheSizeGB"] == 1
+    assert options["storage"].get("journal", {}).get("enabled", True)
+    assert log["maximum log file size"] > 0
+
+
+def test_valkey_is_a_cache_and_writes_nothing(urls: dict[str, str]) -> None:
+    with Redis.from_url(urls["REDIS_URL"], decode_responses=True) as client:
+        assert client.config_get("save") == {"save": ""}
+        assert client.config_get("appendonly") == {"appendonly": "no"}
+        assert client.config_get("maxmemory") == {"maxmemory": "0"}
+        assert client.config_get("bind") == {"bind": "127.0.0.1"}
+
+
+def test_nobody_enters_without_the_password(urls: dict[str, str]) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(urls["POSTGRES_URL"], password="wrong")
+
+
+def test_each_test_finds_its_stores_empty(settings: Settings) -> None:
+    _fill_and_count(settings)
+
+
+def test_each_test_finds_its_stores_empty_after_another_filled_them(settings: Settings) -> None:
+    _fill_and_count(settings)
+
+
+def _fill_and_count(settings: Settings) -> None:
+    with psycopg.connect(settings.postgres_url) as connection:
+        row = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, 't', '') "
+        assert connection.execute(f"{row} RETURNING notification_id").fetchone() == (1,)
+    with MongoClient(settings.mongodb_url) as client:
+        items = client[settings.mongodb_database]["items"]
+        items.insert_one({"a": 1})
+        assert items.count_documents({}) == 1
+    with Redis.from_url(settings.redis_url) as client:
+        client.incr("n")
+        assert client.keys() == [b"n"]
+
+
+def test_the_local_model_answers_and_counts_its_tokens(model_url: str) -> None:
+    with OpenAI(base_url=model_url, api_key="none") as client:
+        assert [model.id for model in client.models.list()] == ["smollm2-135m"]
+        answer = client.chat.completions.create(
+            model="smollm2-135m", messages=[{"role": "user", "content": "Say hello."}], max_completion_tokens=8
+        )
+    assert answer.choices[0].message.content
+    assert answer.usage is not None
+    assert 0 < answer.usage.completion_tokens <= 8
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+def test_the_local_model_streams_and_counts_its_tokens(model_url: str) -> None:
+    with OpenAI(base_url=model_url, api_key="none") as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="smollm2-135m",
+                messages=[{"role": "user", "content": "Count to three."}],
+                max_completion_tokens=8,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
+        )
+    assert sum(1 for chunk in chunks if chunk.choices and chunk.choices[0].delta.content) > 1
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens > 0

@@ -1,0 +1,188 @@
+"""The servers of a test session, and a clean part of each for every test. Imported by `conftest.py`.
+
+Whichever test process asks first starts them, for all of the session; they end with the process that leads it, however
+it ends. A test worker has a Postgres database, a Mongo database and a Valkey number of its own.
+"""
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import psycopg
+from dotenv import dotenv_values
+from psycopg import sql
+from pymongo import MongoClient
+from redis import Redis
+
+from infrastructure.event_log.migrate import migrate
+
+ROOT = Path(__file__).resolve().parent.parent
+SESSION = "CONVERSATION_STORE_TEST_SESSION"
+LEADER = "CONVERSATION_STORE_TEST_LEADER"
+START_SECONDS = 60.0
+STOP_SECONDS = 60.0
+
+EMPTY_TABLES = b"""
+DO $$
+DECLARE
+    found record;
+    filled boolean;
+BEGIN
+    SET LOCAL session_replication_role = replica;  -- past any trigger that keeps the log immutable
+    FOR found IN SELECT c.oid, c.oid::regclass AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                 WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') AND relname <> 'migrations'
+    LOOP
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', found.name) INTO filled;
+        IF filled AND pg_relation_size(found.oid) > 4 * 1024 * 1024 THEN
+            EXECUTE format('TRUNCATE %s CASCADE', found.name);
+        ELSIF filled THEN  -- for a few rows ten times faster than TRUNCATE
+            EXECUTE format('DELETE FROM %s', found.name);
+        END IF;
+    END LOOP;
+    PERFORM setval(seqrelid, seqstart, false) FROM pg_sequence WHERE pg_sequence_last_value(seqrelid) IS NOT NULL;
+END $$
+"""
+
+
+def begin_session() -> None:
+    """Called once by the process that leads the session, before its workers start."""
+    os.environ[SESSION] = tempfile.mkdtemp(prefix="conversation-store-tests-")
+    os.environ[LEADER] = str(os.getpid())
+
+
+def end_session() -> None:
+    """Stops what the session started and removes its directory. Called by the process that leads it."""
+    session = Path(os.environ.pop(SESSION))
+    del os.environ[LEADER]
+    servers = [server for server in session.iterdir() if server.is_dir()]
+    for server in servers:
+        if _runs(server):
+            os.kill(int((server / "run" / "lock").read_text()), signal.SIGTERM)
+    # They remove their directories themselves, last.
+    wait_until(lambda: not any(map(_runs, servers)), STOP_SECONDS, "the session's servers to stop")
+    shutil.rmtree(session)
+
+
+def _runs(server: Path) -> bool:
+    lock = server / "run" / "lock"
+    return server.exists() and not (lock.exists() and is_free(lock))
+
+
+def shared(name: str, *variables: str) -> dict[str, str]:
+    """The URLs of servers that the whole session shares, by variable; started now if no one has yet."""
+    session = Path(os.environ[SESSION])
+    directory = session / name
+    env = directory / "run" / "env"
+    with _only_one(session / f"{name}.lock"):
+        if not env.exists():
+            with (session / f"{name}.log").open("ab") as log:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(directory)),
+                        *("--only", *variables, "--until", os.environ[LEADER], "--remove"),
+                    ],
+                    env={**os.environ, "PYTHONPATH": str(ROOT)},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            wait_until(lambda: env.exists() or process.poll() is not None, START_SECONDS, f"{name} to start")
+            if process.poll() is not None:
+                raise RuntimeError((session / f"{name}.log").read_text())
+            process.returncode = 0  # the session ends it, not this object
+    return {variable: value for variable, value in dotenv_values(env).items() if value is not None}
+
+
+class Share:
+    """One worker's part of the shared servers: a migrated Postgres database, a Mongo database, a Valkey number."""
+
+    def __init__(self, urls: Mapping[str, str], worker: str) -> None:
+        self._database = f"conversations_{worker}"
+        number = int(worker.removeprefix("gw")) + 1 if worker.startswith("gw") else 0
+        self._admin_url = urls["POSTGRES_URL"]
+        self.postgres_url = _with_path(urls["POSTGRES_URL"], self._database)
+        self.mongodb_url = _with_path(urls["MONGODB_URL"], self._database)
+        self.redis_url = _with_path(urls["REDIS_URL"], str(number))
+        self._tables: list[str] = []
+        self._mongo: MongoClient[dict[str, Any]] = MongoClient(self.mongodb_url)
+
+    def close(self) -> None:
+        self._mongo.close()
+
+    def clean(self) -> None:
+        """Empties all three. Whoever is still connected to the Postgres database is cut off first."""
+        if not self._tables:
+            self._create()
+        with psycopg.connect(self.postgres_url, autocommit=True) as connection:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            )
+            tables = _tables(connection)
+            if tables == self._tables:
+                connection.execute(EMPTY_TABLES)
+        if tables != self._tables:  # a test changed the schema
+            self._create()
+        mongo = self._mongo[self._database]
+        for collection in mongo.list_collection_names(filter={"type": "collection", "name": {"$not": {"$regex": "^system"}}}):
+            mongo[collection].delete_many({})
+        with Redis.from_url(self.redis_url) as client:
+            client.flushdb()
+
+    def _create(self) -> None:
+        name = sql.Identifier(self._database)
+        with psycopg.connect(self._admin_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+        migrate(self.postgres_url)
+        with psycopg.connect(self.postgres_url) as connection:
+            self._tables = _tables(connection)
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Returns as soon as `condition` holds; asks 50 times a second. Raises TimeoutError that names `what` was awaited."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.02)
+
+
+def is_free(lock: Path) -> bool:
+    """Whether no process holds this lock file."""
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextmanager
+def _only_one(lock: Path) -> Iterator[None]:
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _tables(connection: psycopg.Connection) -> list[str]:
+    rows = connection.execute(
+        "SELECT schemaname || '.' || tablename FROM pg_tables "
+        "WHERE schemaname NOT IN ('pg_catalog', 'information_schema') ORDER BY 1"
+    )
+    return [name for (name,) in rows]
+
+
+def _with_path(url: str, path: str) -> str:
+    return urlsplit(url)._replace(path=f"/{path}").geturl()
