@@ -56,11 +56,14 @@ class RetractItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
+    """`start` begins a conversation of the reply's own, in the same breath."""
+
     response_id: str
     model: str
     parameters: bytes
     input: tuple[InputItem, ...]
     shown: Shown
+    start: StartConversation | None = None
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):

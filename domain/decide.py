@@ -46,27 +46,21 @@ def decide(
     """
     if isinstance(command, StartConversation):
         return _start(state, command)
+    if isinstance(command, RequestReply) and command.start is not None:
+        return (*_start(state, command.start), _requested(command))
     if state is None or state.status == "deleted":
         raise ConversationNotFound(conversation_id)
     match command:
         case AppendItems():
             _must_be_active(state)
-            return tuple(_append(state, command.items, command.author))
+            return tuple(_below_head(state, command.items, command.author))
         case RetractItem():
             return _retract(command, known.get(command.item_id))
         case DescribeConversation():
             return _describe(state, command)
         case RequestReply():
             _must_be_active(state)
-            return (
-                ReplyRequested(
-                    response_id=command.response_id,
-                    model=command.model,
-                    parameters=command.parameters,
-                    input=command.input,
-                    shown=command.shown,
-                ),
-            )
+            return (_requested(command),)
         case CompleteReply():
             return _complete(state, command)
         case FailReply():
@@ -116,7 +110,7 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
     return (started, *_chain(command.items, author=command.owner, parent=None, branch=0, depth=0, response_id=None))
 
 
-def _append(
+def _below_head(
     state: Conversation, items: Sequence[NewItem | InputItem], author: str, response_id: str | None = None
 ) -> Iterator[ItemAppended]:
     return _chain(
@@ -147,6 +141,16 @@ def _chain(
         parent = new.item_id
 
 
+def _requested(command: RequestReply) -> ReplyRequested:
+    return ReplyRequested(
+        response_id=command.response_id,
+        model=command.model,
+        parameters=command.parameters,
+        input=command.input,
+        shown=command.shown,
+    )
+
+
 def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:
     if item is None or item.retracted:
         raise ItemNotFound(command.item_id)
@@ -164,14 +168,7 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
 
 def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
     _must_be_running(state, command.response_id)
-    joined = _chain(
-        (*command.input, *command.output),
-        author=command.author,
-        parent=state.head,
-        branch=state.branch,
-        depth=state.depth,
-        response_id=command.response_id,
-    )
+    joined = _below_head(state, (*command.input, *command.output), command.author, command.response_id)
     completed = ReplyCompleted(
         response_id=command.response_id,
         model=command.model,

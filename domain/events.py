@@ -84,6 +84,10 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return None
 
 
+DESCRIPTION = "description"
+"""What the rows are indexed by that say how a conversation is described, so that a long one need not be read for them."""
+
+
 class ConversationStarted(Event, frozen=True, kw_only=True):
     topic = "conversation.started"
 
@@ -98,6 +102,10 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     listed: bool = True
     forked_from: Fork | None = None
 
+    @property
+    def row_id(self) -> str:
+        return DESCRIPTION
+
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
     """What is UNSET stays as it was."""
@@ -108,6 +116,10 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     instructions: str | None | UnsetType = UNSET
     metadata: dict[str, str] | UnsetType = UNSET
     context_policy: ContextPolicy | UnsetType = UNSET
+
+    @property
+    def row_id(self) -> str:
+        return DESCRIPTION
 
 
 class ItemAppended(Event, frozen=True, kw_only=True):

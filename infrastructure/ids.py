@@ -33,3 +33,8 @@ def uuid_of(text: str) -> UUID:
 def conversation_id(uuid: UUID) -> str:
     """The conversation's id around its stream's UUID."""
     return f"{CONVERSATION}_{uuid.hex}"
+
+
+def minted_seconds(text: str) -> int:
+    """When an id was minted: whole seconds since 1970 (UTC), out of its UUIDv7 (RFC 9562, 5.7: 48 bits of milliseconds)."""
+    return (uuid_of(text).int >> 80) // 1000

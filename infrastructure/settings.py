@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     openai_base_url: str = Field("", description="Any OpenAI-compatible API, with its `/v1`. Empty: no model.")
     openai_api_key: SecretStr = Field(SecretStr("none"), description="The key sent to `OPENAI_BASE_URL`.")
     default_model: str = Field("", description="The model of a reply that names none. Empty: the first the provider lists.")
+    model_window: int = Field(0, ge=0, description="The models' context window in tokens; 0: known by the model's name.")
     model_timeout: float = Field(120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it.")
     auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")

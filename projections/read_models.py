@@ -31,6 +31,7 @@ from domain.events import (
 )
 from domain.items import as_output, from_stored, type_of
 from infrastructure.event_log.reader import Recorded
+from infrastructure.http.response_object import INCOMPLETE_REASONS
 
 Document = dict[str, Any]
 View = Literal["conversations", "items", "responses"]
@@ -209,7 +210,7 @@ def _responses(recorded: Recorded) -> Iterator[Write]:
                 "responses",
                 key(recorded.tenant, event.response_id),
                 {
-                    "status": "incomplete" if event.finish_reason == "length" else "completed",
+                    "status": "incomplete" if event.finish_reason in INCOMPLETE_REASONS else "completed",
                     "model": event.model,
                     "completed_at": microseconds(recorded.recorded_at),
                     "usage": msgspec.to_builtins(event.usage),

@@ -1,13 +1,14 @@
 """Fixtures for every test. The servers are real; they start when the first test asks, once a session.
 
-    urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
-    settings    a Settings of a Postgres database, a Mongo database and a Valkey number that are this test's own, and empty
-    model_url   the base URL of the session's local model
-    system      starts the whole system by its real command, `scripts/up` (see tests/system.py)
+urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
+settings    a Settings of a Postgres database, a Mongo database and a Valkey number that are this test's own, and empty
+model_url   the base URL of the session's local model
+system      starts the whole system by its real command, `scripts/up` (see tests/system.py)
 """
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,11 @@ def settings(_share: servers.Share, monkeypatch: pytest.MonkeyPatch) -> Settings
 @pytest.fixture
 def system(tmp_path: Path) -> Iterator[Callable[..., System]]:
     """`system("--apis", "2", **environment)` starts `scripts/up` in a directory of the test's own; all end with the test."""
-    started: list[System] = []
+    with ExitStack() as stops:  # the last one first: they may share a directory
 
-    def start(*arguments: str, data: Path = tmp_path / "data", **environment: str) -> System:
-        started.append(System(data, *arguments, **environment))
-        return started[-1].start()
+        def start(*arguments: str, data: Path = tmp_path / "data", **environment: str) -> System:
+            system = System(data, *arguments, **environment)
+            stops.callback(system.stop)
+            return system.start()
 
-    yield start
-    for each in started:
-        each.stop()
+        yield start

@@ -135,7 +135,9 @@ class Share:
         if tables != self._tables:  # a test changed the schema
             self._create()
         mongo = self._mongo[self._database]
-        for collection in mongo.list_collection_names(filter={"type": "collection", "name": {"$not": {"$regex": "^system"}}}):
+        for collection in mongo.list_collection_names(
+            filter={"type": "collection", "name": {"$not": {"$regex": "^system"}}}
+        ):
             mongo[collection].delete_many({})
         with Redis.from_url(self.redis_url) as client:
             client.flushdb()

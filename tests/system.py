@@ -24,9 +24,9 @@ SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 class System:
     """Starts, watches, hurts and stops one `scripts/up`. `environment` is added to that of the test, without its servers."""
 
-    def __init__(self, data: Path, *arguments: str, **environment: str) -> None:
+    def __init__(self, data: Path, *arguments: str, port: int = 0, **environment: str) -> None:
         self.data = data
-        self.port = free_port()
+        self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.output = data.with_name(f"{data.name}.out")
         self._command = [str(ROOT / "scripts" / "up"), "--port", str(self.port), "--data", str(data), *arguments]

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import shutil
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -20,34 +19,28 @@ import psutil
 
 from infrastructure.embedded.account import UnreachableError
 from infrastructure.embedded.directory import DataDirectory, InUseError
+from infrastructure.embedded.lifetime import stop_signalled, until
 from infrastructure.embedded.service import NotInstalledError
 from infrastructure.embedded.stores import SERVERS, STORES, choose
 from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
-async def run(directory: DataDirectory, wanted: frozenset[str], until: int | None) -> None:
-    """Runs the wanted servers until a signal, or until the process `until` ends."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
-    if until is not None:
-        threading.Thread(target=_wait_for_end, args=(until, loop, stop), daemon=True).start()
+async def run(directory: DataDirectory, wanted: frozenset[str], leader: int | None) -> None:
+    """Runs the wanted servers until a signal, or until the process `leader` ends."""
+    stop = stop_signalled()
+    if leader is not None:
+        threading.Thread(target=_wait_for_end, args=(leader, asyncio.get_running_loop(), stop), daemon=True).start()
     services, urls = choose(directory, {}, wanted)
     supervisor = Supervisor(directory, os.environ)
-    try:
+
+    async def work() -> None:
         supervisor.start(services)
-        stopped = asyncio.create_task(stop.wait())
-        ready = asyncio.create_task(supervisor.serving(services))
-        await asyncio.wait({stopped, ready}, return_when=asyncio.FIRST_COMPLETED)
-        if ready.done():
-            ready.result()
-            directory.write_env(urls)
-            broken = asyncio.create_task(supervisor.broken())
-            await asyncio.wait({stopped, broken}, return_when=asyncio.FIRST_COMPLETED)
-            broken.cancel()
-        ready.cancel()
-        stopped.cancel()
+        await supervisor.serving(services)
+        directory.write_env(urls)
+        await supervisor.broken()
+
+    try:
+        await until(stop, work())
     finally:
         await supervisor.stop([services])
         directory.forget()

@@ -53,7 +53,7 @@ def main() -> None:
     signals = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
 
-    import xllamacpp  # noqa: PLC0415 - only this process loads an inference engine
+    import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415 - untyped; no other process loads an inference engine
 
     params = xllamacpp.CommonParams()
     params.model.path = str(_weights())

@@ -38,7 +38,12 @@ SETTINGS = {
 
 def postgres(directory: DataDirectory) -> tuple[Service, str]:
     """The service and its URL; the database is made at the first start."""
-    program, data, port, password = _program("postgres"), directory.path / "postgres", directory.port("postgres"), directory.secret()
+    program, data, port, password = (
+        _program("postgres"),
+        directory.path / "postgres",
+        directory.port("postgres"),
+        directory.secret(),
+    )
     account = account_for(program, data / "base")
     url = f"postgresql://postgres:{password}@127.0.0.1:{port}/{{}}"
     options = [part for name, value in SETTINGS.items() for part in ("-c", f"{name}={value}")]

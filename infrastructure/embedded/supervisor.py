@@ -6,6 +6,7 @@ Imported by `scripts/up.py` and `__main__.py`.
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +38,14 @@ class _Child:
     keeper: asyncio.Task[None] | None = None
     failures: int = 0
     served_once: bool = False
-    stopping: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def signal(self, signum: signal.Signals) -> bool:
+        """Whether there was a process to send it to."""
+        if self.process is None or self.process.returncode is not None:
+            return False
+        self.process.send_signal(signum)
+        return True
 
 
 class Supervisor:
@@ -62,11 +70,16 @@ class Supervisor:
 
     async def serving(self, services: Sequence[Service]) -> None:
         """Returns when each of these has answered. Raises DoesNotStartError when any child turns out unable to start."""
-        everyone = asyncio.gather(*(self._children[service.name].serving.wait() for service in services))
+
+        async def everyone() -> None:
+            for service in services:
+                await self._children[service.name].serving.wait()
+
+        waiting = asyncio.create_task(everyone())
         try:
-            await asyncio.wait({everyone, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, self._broken}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            everyone.cancel()
+            waiting.cancel()
         if self._broken.done():
             self._broken.result()
 
@@ -77,7 +90,7 @@ class Supervisor:
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
         """Stops every child, the first stage first; the members of a stage together. Leaves no process."""
         for child in self._children.values():
-            child.stopping = True
+            child.stopping.set()
         for stage in stages:
             await asyncio.gather(*(self._stop(self._children[s.name]) for s in stage if s.name in self._children))
         self._bounding.cancel()
@@ -89,44 +102,52 @@ class Supervisor:
         service, keeper = child.service, child.keeper
         if keeper is None:
             return
-        if child.process is None:
+        if not child.signal(service.stop_signal):
             keeper.cancel()
-        elif child.process.returncode is None:
-            child.process.send_signal(service.stop_signal)
         _, late = await asyncio.wait({keeper}, timeout=service.stop_seconds)
-        if late and child.process is not None and child.process.returncode is None:
+        if late and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
-            child.process.kill()
             await asyncio.wait({keeper})
             # Its own children (Postgres has some) outlive a killed parent.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:
         service = child.service
-        while not child.stopping:
-            await asyncio.to_thread(service.prepare)
-            if child.stopping:
-                return
-            began = time.monotonic()
-            status = await self._live(child)
-            if child.stopping:
+        while not child.stopping.is_set():
+            began, how = time.monotonic(), await self._once(child)
+            if child.stopping.is_set():
                 return
             child.failures = 1 if time.monotonic() - began > STAYED_UP_SECONDS else child.failures + 1
-            how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
             if not child.served_once:
                 log.error("%s %s before it served; the end of its log:\n%s", service.name, how, self._log_end(service))
                 if child.failures >= ATTEMPTS_AT_FIRST_START:
-                    raise DoesNotStartError(f"{service.name} does not start: see {self._directory.log_file(service.name)}")
+                    log_file = self._directory.log_file(service.name)
+                    raise DoesNotStartError(f"{service.name} does not start: {how}; see {log_file}")
             delay = BACK_OFF[min(child.failures, len(BACK_OFF)) - 1]
             log.warning("%s %s: starting it again%s", service.name, how, f" in {delay} s" if delay else "")
             await asyncio.sleep(delay)
 
-    async def _live(self, child: _Child) -> int:
-        """One life of a child, from its start to its status."""
-        service = child.service
-        pid_file = self._directory.pid_file(service.name)
+    async def _once(self, child: _Child) -> str:
+        """One life of a child, from its preparation to its end, and how it ended."""
+        try:
+            await asyncio.to_thread(child.service.prepare)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the child did not start: said, and tried again
+            return f"cannot be prepared ({error})"
+        if child.stopping.is_set():
+            return "is not wanted any more"
+        child.process = await self._spawn(child.service)
+        probing = asyncio.create_task(self._probe(child))
+        try:
+            status = await child.process.wait()
+        finally:
+            probing.cancel()
+            child.serving.clear()
+            child.process = None
+        return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    async def _spawn(self, service: Service) -> asyncio.subprocess.Process:
         with self._directory.log_file(service.name).open("ab") as log_file:
-            child.process = await asyncio.create_subprocess_exec(
+            process = await asyncio.create_subprocess_exec(
                 *service.launched_by(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_file,
@@ -137,32 +158,31 @@ class Supervisor:
                 # So that a Ctrl-C at the terminal reaches the supervisor alone, which stops them in order.
                 start_new_session=True,
             )
-        write_private(pid_file, f"{child.process.pid}\n")
-        probing = asyncio.create_task(self._probe(child))
-        try:
-            return await child.process.wait()
-        finally:
-            child.serving.clear()
-            pid_file.unlink(missing_ok=True)
-            probing.cancel()
-            child.process = None
-            outcome = (await asyncio.gather(probing, return_exceptions=True))[0]
-            if isinstance(outcome, Exception):
-                log.error("%s could not be asked whether it serves", service.name, exc_info=outcome)
+        write_private(self._directory.pid_file(service.name), f"{process.pid}\n")
+        return process
 
     async def _probe(self, child: _Child) -> None:
         began = time.monotonic()
-        while not await asyncio.to_thread(child.service.serves):
+        name = child.service.name
+        while not await self._serves(child.service):  # noqa: ASYNC110 - a server tells no one when it begins
             await asyncio.sleep(PROBE_SECONDS)
-        log.info(
-            "%s serves%s, after %.1f s", child.service.name, " again" if child.served_once else "", time.monotonic() - began
-        )
+        again = " again" if child.served_once else ""
+        log.info("%s serves%s, after %.1f s", name, again, time.monotonic() - began)
         child.served_once = True
         child.serving.set()
+
+    async def _serves(self, service: Service) -> bool:
+        try:
+            return await asyncio.to_thread(service.serves)
+        except Exception:
+            log.exception("%s could not be asked whether it serves", service.name)
+            await asyncio.sleep(1)
+            return False
 
     def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
         if not keeper.cancelled() and (error := keeper.exception()) and not self._broken.done():
             self._broken.set_exception(error)
 
     def _log_end(self, service: Service) -> str:
-        return last_lines(self._directory.log_file(service.name), 8)
+        log_file = self._directory.log_file(service.name)
+        return last_lines(log_file, 8) if log_file.exists() else "(none)"

@@ -50,3 +50,13 @@ def decode(topic: str, state: bytes) -> Event:
     except (msgspec.MsgspecError, zstandard.ZstdError, IndexError) as error:
         raise UnreadableEvent(f"An event of topic {topic!r} can not be read: {error}") from error
     return event
+
+
+def decoded_size(state: bytes) -> int:
+    """About how many bytes a stored state is when it is read, whatever is in it."""
+    if state[:1] != b"\x11":
+        return len(state)
+    try:
+        return max(len(state), zstandard.frame_content_size(state[1:20]))
+    except zstandard.ZstdError:
+        return len(state)

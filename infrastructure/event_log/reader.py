@@ -8,7 +8,7 @@ from msgspec import Struct
 from psycopg import sql
 
 from domain.events import Event
-from infrastructure.event_log.codec import decode
+from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.postgres import Pool
@@ -38,6 +38,13 @@ class Head(Struct, frozen=True, kw_only=True):
 
 _COLUMNS = sql.SQL(
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+)
+
+# `before`: the bytes of the states in front of the row.
+_BATCH = sql.SQL(
+    "SELECT {0} FROM (SELECT {0}, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state) AS before"
+    " FROM events WHERE notification_id > %s AND notification_id <= coalesce(%s, notification_id)"
+    " ORDER BY notification_id LIMIT %s) AS batch WHERE before < %s ORDER BY notification_id"
 )
 
 
@@ -115,6 +122,26 @@ class EventReader:
             ),
             (position, until, limit),
         )
+
+    async def batch(self, position: int, *, limit: int, most_bytes: int, until: int | None = None) -> list[Recorded]:
+        """As `after`, and no more than about `most_bytes` of states once they are read, but one event at least.
+
+        Events before one that can not be read are given first; UnreadableEvent is raised when that one is the first.
+        """
+        rows = await self._rows(_BATCH.format(_COLUMNS), (position, until, limit, most_bytes))
+        recorded: list[Recorded] = []
+        size = 0
+        for row in rows:
+            size += decoded_size(row[8])
+            if recorded and size > most_bytes:
+                break
+            try:
+                recorded.append(_recorded(row))
+            except UnreadableEvent:
+                if recorded:
+                    break
+                raise
+        return recorded
 
     async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
         rows = await self._rows(statement.format(_COLUMNS), parameters)

@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from fastapi.responses import Response
 
+from infrastructure.ids import minted_seconds
+
 JSON = "application/json"
 
 
@@ -20,18 +22,17 @@ def json_response(
 def conversation(
     ident: str,
     *,
-    created_at: int,
     metadata: Mapping[str, str],
     status: str,
     title: str | None,
     instructions: str | None,
     version: int,
 ) -> dict[str, Any]:
-    """A Conversation of the OpenAI API (`created_at` in seconds), and after it what this store adds."""
+    """A Conversation of the OpenAI API (`created_at` in seconds, as its id has it), and after it what this store adds."""
     return {
         "id": ident,
         "object": "conversation",
-        "created_at": created_at,
+        "created_at": minted_seconds(ident),
         "metadata": metadata,
         "status": status,
         "title": title,
@@ -51,3 +52,8 @@ def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> 
 def json_array(items: Iterable[bytes]) -> bytes:
     """A JSON array of values that are JSON text already."""
     return b"[" + b",".join(items) + b"]"
+
+
+def encode(value: object) -> bytes:
+    """A value as JSON text."""
+    return msgspec.json.encode(value)

@@ -1,5 +1,7 @@
 """The embedded servers keep what was acknowledged, and come back as themselves."""
 
+from typing import Any
+
 import psycopg
 import pytest
 from openai import OpenAI
@@ -24,7 +26,8 @@ def test_postgres_speaks_utf_8_in_a_locale_that_no_system_library_can_change(url
 
 
 def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> None:
-    with MongoClient(urls["MONGODB_URL"]) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(urls["MONGODB_URL"])
+    with client:
         options = client.admin.command("getCmdLineOpts")["parsed"]
         log = client.admin.command("serverStatus")["wiredTiger"]["log"]
     assert options["net"]["bindIp"] == "127.0.0.1"
@@ -59,13 +62,14 @@ def _fill_and_count(settings: Settings) -> None:
     with psycopg.connect(settings.postgres_url) as connection:
         row = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, 't', '') "
         assert connection.execute(f"{row} RETURNING notification_id").fetchone() == (1,)
-    with MongoClient(settings.mongodb_url) as client:
+    client: MongoClient[dict[str, Any]] = MongoClient(settings.mongodb_url)
+    with client:
         items = client[settings.mongodb_database]["items"]
         items.insert_one({"a": 1})
         assert items.count_documents({}) == 1
-    with Redis.from_url(settings.redis_url) as client:
-        client.incr("n")
-        assert client.keys() == [b"n"]
+    with Redis.from_url(settings.redis_url) as cache:
+        cache.incr("n")
+        assert cache.keys() == [b"n"]
 
 
 def test_the_local_model_answers_and_counts_its_tokens(model_url: str) -> None:

@@ -1,0 +1,54 @@
+"""The parts that requests are made of: items, metadata, and how a conversation is described."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from domain.commands import NewItem
+from domain.events import ContextPolicy
+from domain.items import InvalidItem, as_stored, check, prefix
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import mint
+
+MOST_ITEMS = 20
+MOST_PAIRS = 16
+LONGEST_TEXT = 512
+LONGEST_INSTRUCTIONS = 262_144
+
+MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+MetadataValue = Annotated[str, StringConstraints(max_length=512)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MOST_PAIRS)]
+Title = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
+Instructions = Annotated[str, StringConstraints(max_length=LONGEST_INSTRUCTIONS)]
+Items = Annotated[list[Any], Field(max_length=MOST_ITEMS, description="Items of the Responses API, as many as 20.")]
+
+
+class Body(BaseModel):
+    """A request's body: wrong types and unknown names are refused, nothing is converted."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Policy(Body):
+    """A conversation's context policy: a budget and a reserve for the answer, both in tokens."""
+
+    strategy: Literal["newest_turns"] = "newest_turns"
+    budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    reserve: Annotated[int, Field(ge=1, le=2**31)] | None = None
+
+    def as_event(self) -> ContextPolicy:
+        return ContextPolicy(strategy=self.strategy, budget=self.budget, reserve=self.reserve)
+
+
+def new_items(items: list[Any], param: str = "items") -> tuple[NewItem, ...]:
+    """The items with ids of their own. Raises ApiError (400) that names the first one that can not be stored."""
+    return tuple(_new_item(item, f"{param}[{index}]") for index, item in enumerate(items))
+
+
+def _new_item(item: Any, param: str) -> NewItem:
+    try:
+        checked = check(item)
+    except InvalidItem as error:
+        where = f"{param}.{error.param}" if error.param else param
+        raise ApiError(400, f"Invalid `{where}`: {error}", code="invalid_value", param=where) from error
+    return NewItem(item_id=mint(prefix(checked)), item=as_stored(checked))

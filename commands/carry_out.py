@@ -1,0 +1,107 @@
+"""What every verb does with its command: hand it to the log, and answer with where it stands."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import Depends, Request, Response
+from msgspec import Struct
+
+from domain.commands import AppendItems, Command, StartConversation
+from domain.conversation import Conversation
+from domain.events import ItemAppended
+from domain.items import as_output
+from infrastructure.context import Contexts
+from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.work import Appended, IdempotencyKey, Work
+from infrastructure.http import shapes
+from infrastructure.http.headers import Idempotency, IfMatch, answer_headers
+from infrastructure.http.paths import Asking
+from infrastructure.ids import mint_uuid
+from infrastructure.metrics import Metrics
+from infrastructure.model import Model
+from infrastructure.principal import Principal
+
+_ROW_BYTES = 400
+"""About what an event's row takes beside the item in it."""
+
+
+class Wiring(Struct, frozen=True):
+    """What the handlers of this process share; `main.py` makes it."""
+
+    log: EventLog
+    reader: EventReader
+    model: Model
+    contexts: Contexts
+    metrics: Metrics
+
+
+class Caller(Struct, frozen=True):
+    """Who sent this request, under which conditions, and what answers it."""
+
+    wiring: Wiring
+    principal: Principal
+    request_id: str
+    if_match: frozenset[int] | None
+    idempotency: IdempotencyKey | None
+
+    async def append(
+        self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
+    ) -> Appended:
+        """Makes the command durable. Raises what EventLog.append raises."""
+        return await self.wiring.log.append(
+            Work(
+                principal=self.principal,
+                conversation_id=conversation_id,
+                command=command,
+                command_id=mint_uuid(),
+                correlation_id=self.request_id,
+                size=_size(command),
+                if_match=self.if_match,
+                idempotency=self.idempotency if answer is not None else None,
+                answer=answer,
+            )
+        )
+
+    async def carry_out(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
+        """Appends, and answers with what `answer` renders, or with the first answer where this is a repeat."""
+        appended = await self.append(conversation_id, command, answer)
+        body = appended.answer if appended.answer is not None else answer(appended)
+        return shapes.json_response(body, headers=answer_headers(appended))
+
+
+def caller(request: Request, principal: Asking, if_match: IfMatch, idempotency: Idempotency) -> Caller:
+    """The caller of this request."""
+    return Caller(request.app.state.wiring, principal, request.scope["state"]["request_id"], if_match, idempotency)
+
+
+Called = Annotated[Caller, Depends(caller)]
+
+
+def conversation_answer(appended: Appended) -> bytes:
+    """The conversation as it is now."""
+    return shapes.encode(conversation_shape(appended.conversation))
+
+
+def conversation_shape(state: Conversation) -> dict[str, object]:
+    """The conversation's JSON object."""
+    return shapes.conversation(
+        state.id,
+        metadata=state.metadata,
+        status=state.status,
+        title=state.title,
+        instructions=state.instructions,
+        version=state.version,
+    )
+
+
+def items_answer(appended: Appended) -> bytes:
+    """The list of the items that were added."""
+    added = [event for event in appended.events if isinstance(event, ItemAppended)]
+    bodies = [as_output(event.item_id, event.item) for event in added]
+    return shapes.item_list(bodies, [event.item_id for event in added], has_more=False)
+
+
+def _size(command: Command) -> int:
+    items = command.items if isinstance(command, AppendItems | StartConversation) else ()
+    return _ROW_BYTES * (1 + len(items)) + sum(len(new.item) for new in items)

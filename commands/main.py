@@ -1,0 +1,114 @@
+"""The command API of one process: everything but GET. `create_app` wires it; `python -m commands.main` serves it alone."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import psycopg
+import structlog
+from fastapi import FastAPI
+
+from commands import (
+    add_items,
+    create_conversation,
+    create_response,
+    delete_conversation,
+    delete_item,
+    end_conversation,
+    reopen_conversation,
+    update_conversation,
+)
+from commands.carry_out import Wiring
+from commands.reply import endings
+from infrastructure.context import Contexts, Tail
+from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.migrate import migrate
+from infrastructure.event_log.reader import EventReader
+from infrastructure.http.app import Check, health_router, make_app
+from infrastructure.http.serve import serve
+from infrastructure.logging import configure_logging
+from infrastructure.metrics import Metrics
+from infrastructure.model import Model
+from infrastructure.postgres import make_pool
+from infrastructure.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+VERBS = (
+    create_conversation,
+    update_conversation,
+    delete_conversation,
+    add_items,
+    delete_item,
+    end_conversation,
+    reopen_conversation,
+    create_response,
+)
+
+
+def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
+    """The app; its lifespan opens and closes all it needs. Postgres may be away when it starts: writes are 503 then."""
+    checks: dict[str, Check] = {}
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        pool = make_pool(settings.postgres_url)
+        await pool.open(wait=False)
+        reader = EventReader(pool)
+        model = Model(settings)
+        events = EventLog(settings.postgres_url, metrics)
+        events.open()
+        app.state.wiring = Wiring(events, reader, model, Contexts(reader, model, _no_snapshots), metrics)
+        checks.update(_checks(reader, model))
+        migrating = asyncio.create_task(_migrate(settings.postgres_url))
+        try:
+            yield
+        finally:
+            migrating.cancel()
+            await endings()
+            await asyncio.to_thread(events.close)
+            await model.close()
+            await pool.close()
+
+    health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
+    return make_app(
+        "Conversation Store: commands", [health, *(verb.router for verb in VERBS)], lifespan=lifespan, metrics=metrics
+    )
+
+
+def _checks(reader: EventReader, model: Model) -> Mapping[str, Check]:
+    async def postgres() -> bool:
+        return await reader.last_position() >= 0
+
+    async def answering() -> bool:
+        return bool(await model.list_models())
+
+    return {"postgres": postgres, "model": answering} if model.configured else {"postgres": postgres}
+
+
+async def _migrate(postgres_url: str) -> None:
+    """Brings the schema up to date as soon as Postgres is there."""
+    while True:
+        try:
+            applied = await asyncio.to_thread(migrate, postgres_url)
+        except psycopg.OperationalError as error:
+            log.warning("migration_waits", error_type=type(error).__name__)
+            await asyncio.sleep(0.5)
+        else:
+            log.info("migrated", applied=applied)
+            return
+
+
+async def _no_snapshots(_tenant: str, _conversation_id: str) -> Tail | None:
+    return None
+
+
+def main() -> None:
+    """Serves this side alone, on HOST and PORT."""
+    settings = Settings()
+    configure_logging("command-api", settings.log_level, settings.log_format)
+    serve(create_app(settings, Metrics()), settings)
+
+
+if __name__ == "__main__":
+    main()

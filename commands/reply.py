@@ -1,0 +1,265 @@
+"""One reply while it runs: the provider's pieces become the Responses API's events, and its end goes on record.
+
+`response.completed` is sent after the commit. A streaming client that hangs up stops the provider; what had arrived is
+kept with the response, as is what had arrived when the provider failed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec.structs import replace
+
+from commands.carry_out import Caller
+from domain.commands import CompleteReply, FailReply, NewItem, RequestReply
+from domain.errors import Refused
+from domain.events import Timing, Usage
+from domain.items import as_output, as_stored
+from infrastructure.event_log.work import Appended
+from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
+from infrastructure.ids import mint, minted_seconds
+from infrastructure.model import ModelFailed, Piece
+from infrastructure.tokens import count_off_loop
+
+log = structlog.get_logger(__name__)
+
+StreamEvent = dict[str, Any]
+Emit = Callable[[StreamEvent], Awaitable[None]]
+
+BUFFERED_EVENTS = 256
+"""Events a slow reader may be behind before the provider is read more slowly."""
+
+_ending: set[asyncio.Task[None]] = set()
+"""Ends being put on record after their client hung up; held so that they are not collected."""
+
+
+async def endings() -> None:
+    """Waits until the end of every abandoned reply is on record."""
+    while _ending:
+        await asyncio.wait(set(_ending))
+
+
+class Reply:
+    """A reply that has been requested. Take it `whole` or as a `stream`, once."""
+
+    def __init__(
+        self,
+        called: Caller,
+        conversation_id: str,
+        request: RequestReply,
+        body: Mapping[str, Any],
+        requested: Appended,
+    ) -> None:
+        self.requested = requested
+        self._called = replace(called, if_match=None, idempotency=None)  # they were for the request
+        self._conversation_id = conversation_id
+        self._request = request
+        self._body = body
+        self._parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
+        self._item_id = mint("msg")
+        self._started = time.perf_counter()
+        self._first: float | None = None
+        self._text: list[str] = []
+        self._finish_reason = "stop"
+        self._model = request.model
+        self._usage: Mapping[str, Any] | None = None
+
+    async def whole(self) -> tuple[bytes, Appended]:
+        """The finished Response. Raises ApiError 502 or 504 when the provider fails; that is on record then."""
+
+        async def nobody(_: StreamEvent) -> None:
+            return
+
+        try:
+            await self._take_pieces(nobody)
+        except ModelFailed as failure:
+            await self._fail(failure)
+            raise ApiError(504 if failure.timed_out else 502, failure.message, code=failure.code) from failure
+        return await self._complete()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The reply's server-sent events. Whatever happens after the first of them is told in the stream."""
+        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue(BUFFERED_EVENTS)
+        producer = asyncio.create_task(self._produce(events))
+        try:
+            sequence = 0
+            while (event := await events.get()) is not None:
+                yield _sse({**event, "sequence_number": sequence})
+                sequence += 1
+        finally:
+            producer.cancel()
+
+    async def _produce(self, events: "asyncio.Queue[StreamEvent | None]") -> None:
+        try:
+            await self._tell(events.put)
+        except asyncio.CancelledError:
+            abandoned = asyncio.create_task(self._abandon())
+            _ending.add(abandoned)
+            abandoned.add_done_callback(_ending.discard)
+            raise
+        except Exception as error:
+            api_error = as_api_error(error)
+            log.exception("reply_broke_off", response_id=self._request.response_id)
+            await events.put({"type": "error", "code": api_error.code, "message": api_error.message, "param": None})
+        await events.put(None)
+
+    async def _tell(self, emit: Emit) -> None:
+        """Runs the reply to its end on record, and emits all its events."""
+        running = msgspec.Raw(self._response("in_progress"))
+        await emit({"type": "response.created", "response": running})
+        await emit({"type": "response.in_progress", "response": running})
+        try:
+            await self._take_pieces(emit)
+        except ModelFailed as failure:
+            await self._fail(failure)
+            failed = self._response("failed", error={"code": failure.code, "message": failure.message})
+            await emit({"type": "response.failed", "response": msgspec.Raw(failed)})
+            return
+        for event in self._done_events():
+            await emit(event)
+        response, _ = await self._complete()
+        status = "incomplete" if self._finish_reason in INCOMPLETE_REASONS else "completed"
+        await emit({"type": f"response.{status}", "response": msgspec.Raw(response)})
+
+    async def _abandon(self) -> None:
+        """Puts on record that nobody waits any more; a reply that had ended by then stays as it ended."""
+        try:
+            await self._fail(ModelFailed("client_closed", "The client hung up."))
+        except Refused as refused:
+            log.info("reply_had_ended", response_id=self._request.response_id, code=refused.code)
+
+    async def _take_pieces(self, emit: Emit) -> None:
+        """Reads the provider to its end, and emits the events of one message that grows."""
+        async for piece in self._called.wiring.model.stream_chat(self._body):
+            self._note(piece)
+            if not piece.text:
+                continue
+            if self._first is None:
+                self._first = time.perf_counter()
+                for event in self._added_events():
+                    await emit(event)
+            self._text.append(piece.text)
+            await emit({"type": "response.output_text.delta", **self._place(), "delta": piece.text, "logprobs": []})
+        if self._first is None:
+            self._first = time.perf_counter()
+            for event in self._added_events():
+                await emit(event)
+
+    def _note(self, piece: Piece) -> None:
+        self._finish_reason = piece.finish_reason or self._finish_reason
+        self._usage = piece.usage or self._usage
+        self._model = piece.model or self._model
+
+    async def _complete(self) -> tuple[bytes, Appended]:
+        """Puts the reply's end on record, its items joining the conversation; returns the Response."""
+        finished = time.perf_counter()
+        usage = await self._counted_usage()
+        output = NewItem(item_id=self._item_id, item=as_stored(self._message("completed")))
+        appended = await self._called.append(
+            self._conversation_id,
+            CompleteReply(
+                response_id=self._request.response_id,
+                model=self._model,
+                author=self._called.principal.subject,
+                input=self._request.input,
+                output=(output,),
+                usage=usage,
+                finish_reason=self._finish_reason,
+                timing=Timing(
+                    first_ms=round(((self._first or finished) - self._started) * 1000),
+                    total_ms=round((finished - self._started) * 1000),
+                ),
+                delta_lengths=tuple(len(text) for text in self._text),
+            ),
+        )
+        reason = INCOMPLETE_REASONS.get(self._finish_reason)
+        self._observe("incomplete" if reason else "completed")
+        metrics = self._called.wiring.metrics
+        metrics.reply_tokens.labels("input").inc(usage.input_tokens)
+        metrics.reply_tokens.labels("output").inc(usage.output_tokens)
+        body = self._response(
+            "incomplete" if reason else "completed",
+            output=[as_output(output.item_id, output.item)],
+            usage=usage,
+            incomplete_reason=reason,
+            completed_at=appended.recorded_at.timestamp(),
+        )
+        return body, appended
+
+    async def _fail(self, failure: ModelFailed) -> None:
+        command = FailReply(
+            response_id=self._request.response_id,
+            code=failure.code,
+            message=failure.message,
+            partial_output="".join(self._text),
+        )
+        await self._called.append(self._conversation_id, command)
+        self._observe("failed")
+        log.warning("reply_failed", response_id=self._request.response_id, code=failure.code)
+
+    async def _counted_usage(self) -> Usage:
+        """The provider's count; ours where it gave none."""
+        given = self._usage
+        if given is None:
+            [output] = await count_off_loop(["".join(self._text)])
+            return Usage(input_tokens=self._request.shown.tokens, output_tokens=output)
+        cached = (given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        reasoning = (given.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
+        return Usage(
+            input_tokens=given.get("prompt_tokens") or 0,
+            output_tokens=given.get("completion_tokens") or 0,
+            cached_tokens=cached,
+            reasoning_tokens=reasoning,
+        )
+
+    def _observe(self, status: str) -> None:
+        metrics = self._called.wiring.metrics
+        metrics.replies.labels(status).inc()
+        metrics.reply_seconds.observe(time.perf_counter() - self._started)
+
+    def _response(self, status: Any, **known: Any) -> bytes:
+        facts: dict[str, Any] = {"output": [], "usage": None, "error": None, "incomplete_reason": None, **known}
+        return response_object(
+            response_id=self._request.response_id,
+            conversation_id=self._conversation_id,
+            created_at=minted_seconds(self._request.response_id),
+            status=status,
+            model=self._model,
+            parameters=self._parameters,
+            **facts,
+        )
+
+    def _message(self, status: str) -> dict[str, Any]:
+        return {"type": "message", "role": "assistant", "status": status, "content": [self._part()]}
+
+    def _part(self) -> dict[str, Any]:
+        return {"type": "output_text", "text": "".join(self._text), "annotations": []}
+
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
+
+    def _added_events(self) -> list[StreamEvent]:
+        empty = {"id": self._item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
+        part = {"type": "output_text", "text": "", "annotations": []}
+        return [
+            {"type": "response.output_item.added", "output_index": 0, "item": empty},
+            {"type": "response.content_part.added", **self._place(), "part": part},
+        ]
+
+    def _done_events(self) -> list[StreamEvent]:
+        part = self._part()
+        item = {"id": self._item_id, **self._message("completed")}
+        return [
+            {"type": "response.output_text.done", **self._place(), "text": part["text"], "logprobs": []},
+            {"type": "response.content_part.done", **self._place(), "part": part},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
+        ]
+
+
+def _sse(event: StreamEvent) -> bytes:
+    kind: str = event["type"]
+    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"

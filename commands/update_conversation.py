@@ -1,0 +1,36 @@
+"""POST /v1/conversations/{id}: describes a conversation anew. What a request does not name stays as it is."""
+
+from fastapi import Response
+from msgspec import UNSET
+
+from commands.bodies import Body, Instructions, Metadata, Policy, Title
+from commands.carry_out import Called, conversation_answer
+from domain.commands import DescribeConversation
+from domain.events import ContextPolicy
+from infrastructure.http.app import strict_router
+from infrastructure.http.paths import ConversationId
+
+router = strict_router("conversations")
+
+
+class UpdateConversation(Body):
+    """`metadata` replaces all there was; null clears a field."""
+
+    metadata: Metadata | None = None
+    title: Title | None = None
+    instructions: Instructions | None = None
+    context_policy: Policy | None = None
+
+
+@router.post("/v1/conversations/{conversation_id}")
+async def update_conversation(conversation_id: ConversationId, body: UpdateConversation, called: Called) -> Response:
+    """Answers with the Conversation."""
+    named = body.model_fields_set
+    policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()
+    command = DescribeConversation(
+        metadata=(body.metadata or {}) if "metadata" in named else UNSET,
+        title=body.title if "title" in named else UNSET,
+        instructions=body.instructions if "instructions" in named else UNSET,
+        context_policy=policy if "context_policy" in named else UNSET,
+    )
+    return await called.carry_out(conversation_id, command, conversation_answer)

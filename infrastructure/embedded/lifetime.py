@@ -1,0 +1,28 @@
+"""How a supervising process ends: by a signal, or because its work cannot go on. Imported by `scripts/up.py`, `__main__.py`."""
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any
+
+
+def stop_signalled() -> asyncio.Event:
+    """An event that SIGTERM, Ctrl-C and a lost terminal (unless under nohup) set, instead of ending the process."""
+    stop = asyncio.Event()
+    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(signum, stop.set)
+    return stop
+
+
+async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` until it is done or `stop` is set. Raises what it raises."""
+    working = asyncio.create_task(work)
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not working.done():
+        working.cancel()
+    await asyncio.wait({working})
+    if not working.cancelled():
+        working.result()

@@ -1,0 +1,97 @@
+"""A Response of the OpenAI API, as the command side answers with it and the query side gives it back. Pure.
+
+Shape: `openai/types/responses/response.py` of the official SDK. Both sides import it; it imports the domain's values alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from domain.events import Usage
+from infrastructure.http.shapes import json_array
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+
+INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
+"""A provider's finish reason -> the reason of `incomplete_details`. Any other finish is a complete answer."""
+
+_ECHOED: Final[Mapping[str, Any]] = {
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "parallel_tool_calls": True,
+    "reasoning": {"effort": None, "summary": None},
+    "temperature": None,
+    "text": {"format": {"type": "text"}},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": None,
+    "top_p": None,
+    "truncation": None,
+}
+"""The request's parameters that an answer repeats, and what stands there when the request named none."""
+
+_ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
+"""Of the SDK's closed list of codes, those that a text model's failure can have."""
+
+
+def response_object(
+    *,
+    response_id: str,
+    conversation_id: str | None,
+    created_at: float,
+    status: Status,
+    model: str,
+    output: Sequence[bytes],
+    parameters: Mapping[str, Any],
+    usage: Usage | None,
+    error: Mapping[str, Any] | None,
+    incomplete_reason: str | None,
+    completed_at: float | None = None,
+) -> bytes:
+    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced as they are.
+
+    `parameters`: the request's own, by its own keys. `error`: `{code, message}`; a code that the SDK does not know is
+    given as `server_error`, with ours in `type`.
+    """
+    body = {
+        "id": response_id,
+        "object": "response",
+        "created_at": int(created_at),
+        "completed_at": None if completed_at is None else int(completed_at),
+        "status": status,
+        "model": model,
+        "conversation": None if conversation_id is None else {"id": conversation_id},
+        "previous_response_id": parameters.get("previous_response_id"),
+        "error": None if error is None else _error(error),
+        "incomplete_details": None if incomplete_reason is None else {"reason": incomplete_reason},
+        "usage": None if usage is None else usage_object(usage),
+        "background": False,
+        "store": True,
+        **{name: _given(parameters, name, default) for name, default in _ECHOED.items()},
+    }
+    return msgspec.json.encode(body)[:-1] + b',"output":' + json_array(output) + b"}"
+
+
+def usage_object(usage: Usage) -> dict[str, Any]:
+    """Tokens, as a Response counts them."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def _given(parameters: Mapping[str, Any], name: str, default: Any) -> Any:
+    value = parameters.get(name)
+    return default if value is None else value
+
+
+def _error(error: Mapping[str, Any]) -> dict[str, Any]:
+    code = str(error["code"])
+    known = code in _ERROR_CODES
+    return {"code": code if known else "server_error", "message": error["message"], "type": None if known else code}

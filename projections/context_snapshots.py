@@ -1,0 +1,245 @@
+"""Context snapshots in Redis: the newest items of a conversation, counted, so that its next reply need not read the log.
+
+    context:{tenant}:{conversation_id}   HASH
+        version            of the conversation; every event moves it
+        instructions       absent when there are none
+        policy             JSON of the ContextPolicy
+        branch head depth  of the path's last item; head is absent, and depth 0, while there is none
+        first              every item of the path from this depth on is here, but for those retracted
+        count bytes        of the items that are here
+        i:{branch}:{depth} JSON {"id", "parent", "tokens", "item"}: the item as stored, tokens as `counted_text` of it in
+                           o200k_base and `fixed_tokens` make them
+        deleted            "1" on a tombstone, which has nothing else but its version, for a day
+
+At most the newest 512 items and 1 MB of them. A snapshot is only ever replaced by one of a higher version. It may be
+absent at any time: whoever misses it reads the log, and may `refill` it. Commands and queries may import this module.
+"""
+
+from collections.abc import Awaitable, Sequence
+from importlib import resources
+from typing import cast
+
+import msgspec
+from msgspec import Raw, Struct
+from redis.asyncio import Redis
+
+from domain.events import ContextPolicy, ConversationDeleted, Event, ItemAppended, ItemRetracted
+from domain.items import from_stored
+from domain.rendering import counted_text, fixed_tokens
+from infrastructure.context import Tail, TailItem, described
+from infrastructure.event_log.reader import EventReader
+from infrastructure.tokens import count_off_loop
+
+MOST_ITEMS = 512
+MOST_BYTES = 1_000_000
+KEPT_SECONDS = 30 * 24 * 3600
+"""How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
+
+TOMBSTONE_SECONDS = 24 * 3600
+KEY_PREFIX = "context:"
+_ITEM = b"i:"
+_PAGE = 128
+
+
+class Entry(Struct, frozen=True):
+    """One item of a snapshot, as its field holds it."""
+
+    id: str
+    parent: str | None
+    tokens: int
+    item: Raw
+
+
+class Snapshot(Struct, frozen=True, kw_only=True):
+    """A conversation's end at `version`: `items` by depth, the oldest first. `deleted`: a tombstone, and nothing else."""
+
+    version: int
+    deleted: bool = False
+    instructions: str | None = None
+    policy: ContextPolicy = ContextPolicy()
+    branch: int = 0
+    head: str | None = None
+    depth: int = 0
+    first: int = 1
+    items: tuple[tuple[int, Entry], ...] = ()
+
+    def tail(self) -> Tail:
+        """What a context is assembled from."""
+        return Tail(
+            version=self.version,
+            instructions=self.instructions,
+            policy=self.policy,
+            items=tuple(
+                TailItem(
+                    item_id=entry.id,
+                    parent_id=entry.parent,
+                    depth=depth,
+                    tokens=entry.tokens,
+                    item=from_stored(bytes(entry.item)),
+                )
+                for depth, entry in self.items
+            ),
+            whole=self.first == 1,
+        )
+
+
+def key(tenant: str, conversation_id: str) -> str:
+    """The key of a conversation's snapshot."""
+    return f"{KEY_PREFIX}{tenant}:{conversation_id}"
+
+
+def field(branch: int, depth: int) -> str:
+    """The field of an item."""
+    return f"i:{branch}:{depth}"
+
+
+async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
+    """The snapshot there is, of whatever version; None when there is none. Raises redis.exceptions.RedisError."""
+    held = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(tenant, conversation_id)))
+    return from_fields(held) if held else None
+
+
+def from_fields(held: dict[bytes, bytes]) -> Snapshot:
+    """The snapshot of a hash."""
+    if b"deleted" in held:
+        return Snapshot(version=int(held[b"version"]), deleted=True)
+    items = [
+        (int(name.rpartition(b":")[2]), msgspec.json.decode(value, type=Entry))
+        for name, value in held.items()
+        if name.startswith(_ITEM)
+    ]
+    items.sort(key=lambda item: item[0])
+    instructions, head = held.get(b"instructions"), held.get(b"head")
+    return Snapshot(
+        version=int(held[b"version"]),
+        instructions=None if instructions is None else instructions.decode(),
+        policy=msgspec.json.decode(held[b"policy"], type=ContextPolicy),
+        branch=int(held[b"branch"]),
+        head=None if head is None else head.decode(),
+        depth=int(held[b"depth"]),
+        first=int(held[b"first"]),
+        items=tuple(items),
+    )
+
+
+def to_fields(snapshot: Snapshot) -> dict[str, str | bytes | int]:
+    """The hash of a snapshot."""
+    if snapshot.deleted:
+        return {"version": snapshot.version, "deleted": 1}
+    items = {field(snapshot.branch, depth): msgspec.json.encode(entry) for depth, entry in snapshot.items}
+    optional = {"instructions": snapshot.instructions, "head": snapshot.head}
+    return {
+        "version": snapshot.version,
+        "policy": msgspec.json.encode(snapshot.policy),
+        "branch": snapshot.branch,
+        "depth": snapshot.depth,
+        "first": snapshot.first,
+        "count": len(items),
+        "bytes": sum(map(len, items.values())),
+        **{name: value for name, value in optional.items() if value is not None},
+        **items,
+    }
+
+
+async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
+    """The items of these events, counted; large ones off the event loop."""
+    items = [from_stored(event.item) for event in appended]
+    counts = await count_off_loop([counted_text(item) for item in items])
+    return [
+        Entry(event.item_id, event.parent_id, count + fixed_tokens(item), Raw(event.item))
+        for event, item, count in zip(appended, items, counts, strict=True)
+    ]
+
+
+async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot:
+    """The snapshot at `version`, which the conversation has reached: read backwards, no further than it reaches back.
+
+    Instructions and policy come from the few events that say them, found by index. Where the path enters another branch
+    the snapshot ends: what lies before is for the log. Raises psycopg.Error when Postgres is away.
+    """
+    end = _End()
+    until = version
+    while until > 0 and not end.complete:
+        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE)
+        for recorded in page:
+            end.take(recorded.event)
+        until = page[-1].version - 1 if page else 0
+    if end.deleted:
+        return Snapshot(version=version, deleted=True)
+    instructions, policy = await described(reader, conversation_id, version)
+    oldest_first = end.kept[::-1]
+    items = list(zip((event.depth for event in oldest_first), await entries(oldest_first), strict=True))
+    first = end.first if end.complete else 1
+    size = sum(len(msgspec.json.encode(entry)) for _, entry in items)
+    while size > MOST_BYTES:
+        depth, entry = items.pop(0)
+        first = depth + 1
+        size -= len(msgspec.json.encode(entry))
+    return Snapshot(
+        version=version,
+        instructions=instructions,
+        policy=policy,
+        branch=end.head.branch if end.head else 0,
+        head=end.head.item_id if end.head else None,
+        depth=end.head.depth if end.head else 0,
+        first=first,
+        items=tuple(items),
+    )
+
+
+class _End(Struct):
+    """What a snapshot holds of a conversation whose events are taken newest first. `complete`: no more of them are needed."""
+
+    head: ItemAppended | None = None
+    kept: list[ItemAppended] = []
+    first: int = 1
+    complete: bool = False
+    deleted: bool = False
+    _retracted: set[str] = set()
+    _size: int = 0
+
+    def take(self, event: Event) -> None:
+        match event:
+            case ConversationDeleted():
+                self.deleted = self.complete = True
+            case ItemRetracted():
+                self._retracted.add(event.item_id)
+            case ItemAppended() if not self.complete:
+                self._take_item(event)
+            case _:
+                pass
+
+    def _take_item(self, event: ItemAppended) -> None:
+        self.head = self.head or event
+        if event.branch != self.head.branch:
+            self.complete = True
+        elif event.item_id in self._retracted:
+            self.first = event.depth
+        elif len(self.kept) == MOST_ITEMS or self._size + len(event.item) > MOST_BYTES:
+            self.first = event.depth + 1
+            self.complete = True
+        else:
+            self.kept.append(event)
+            self.first = event.depth
+            self._size += len(event.item)
+
+
+_PUT = resources.files(__package__).joinpath("put_snapshot.lua").read_text()
+
+
+async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
+    """Puts a whole snapshot (or tombstone) there, unless one of its version or a higher one is; says whether it did."""
+    seconds = TOMBSTONE_SECONDS if snapshot.deleted else KEPT_SECONDS
+    flat = [part for pair in to_fields(snapshot).items() for part in pair]
+    done = redis.eval(_PUT, 1, key(tenant, conversation_id), snapshot.version, seconds, *flat)
+    return bool(await cast("Awaitable[int]", done))
+
+
+async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot:
+    """Makes the snapshot at `version` from the log, puts it there unless a newer one is, and returns it.
+
+    `tenant` is whose conversation it is: the caller knows. Raises psycopg.Error and redis.exceptions.RedisError.
+    """
+    snapshot = await snapshot_from_log(reader, conversation_id, version)
+    await put(redis, tenant, conversation_id, snapshot)
+    return snapshot

@@ -1,0 +1,83 @@
+"""The log as the projector reads it: in batches, of which the newest are kept for whoever comes to the same place next.
+
+All views that keep up read the same end of the log; so it is read, and decoded, once.
+"""
+
+import asyncio
+from bisect import bisect_right
+from collections import deque
+
+from msgspec import Struct
+
+from infrastructure.event_log.reader import EventReader, Recorded
+
+BATCH_EVENTS = 1_000
+BATCH_BYTES = 16 * 1024 * 1024
+_KEPT_BATCHES = 4
+
+
+class Batch(Struct, frozen=True):
+    """All events after one position up to that of its last, in order."""
+
+    after: int
+    events: list[Recorded]
+
+    @property
+    def end(self) -> int:
+        """The position of its last event."""
+        return self.events[-1].position if self.events else self.after
+
+
+class Feed:
+    """Reads the log for the lanes of one process."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self._reader = reader
+        self._kept: deque[Batch] = deque(maxlen=_KEPT_BATCHES)
+        self._reading = asyncio.Lock()
+        self.head = 0
+        """The highest position seen."""
+
+    async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
+        """The events after `position`, up to `until`, no more than `limit`; none when the log ends there.
+
+        Raises psycopg.Error and UnreadableEvent.
+        """
+        async with self._reading:
+            batch = self._found(position)
+            if batch is None:
+                events = await self._reader.batch(position, limit=limit, most_bytes=BATCH_BYTES, until=until)
+                batch = Batch(position, events)
+                self.head = max(self.head, batch.end)
+                if until is None and events:
+                    self._keep(batch)
+        return _cut(batch, until, limit)
+
+    async def last_position(self) -> int:
+        """The position of the newest event. Raises psycopg.Error."""
+        self.head = await self._reader.last_position()
+        return self.head
+
+    def _keep(self, batch: Batch) -> None:
+        """Keeps a batch that is newer than those that are kept, or continues them."""
+        if self._kept and batch.after < self._kept[-1].end:
+            return
+        if self._kept and batch.after > self._kept[-1].end:
+            self._kept.clear()
+        self._kept.append(batch)
+
+    def _found(self, position: int) -> Batch | None:
+        for batch in self._kept:
+            if batch.after == position:
+                return batch
+            if batch.after < position < batch.end:
+                start = bisect_right(batch.events, position, key=lambda recorded: recorded.position)
+                return Batch(position, batch.events[start:])
+        return None
+
+
+def _cut(batch: Batch, until: int | None, limit: int) -> Batch:
+    events = batch.events
+    if until is not None and batch.end > until:
+        events = events[: bisect_right(events, until, key=lambda recorded: recorded.position)]
+    return batch if events is batch.events and len(events) <= limit else Batch(batch.after, events[:limit])

@@ -1,0 +1,96 @@
+"""Who reads, and what from: every route receives a `Caller`. For `queries/` only; `main.py` makes the sources."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Header, Request
+from msgspec import Struct
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.database import AsyncDatabase
+from redis.asyncio import Redis
+
+from infrastructure.http.errors import ApiError
+from infrastructure.http.paths import Asking
+from infrastructure.model import Model
+from infrastructure.principal import Principal
+from projections.read_models import Document, View, key
+from queries.consistency import Consistency, ConversationRead, Read
+from queries.log_access import LogAccess
+
+LARGEST = 2**63 - 1
+"""The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+
+
+class Sources(Struct, frozen=True):
+    """What the routes of this process read from."""
+
+    log: LogAccess
+    views: AsyncDatabase[Document]
+    redis: Redis
+    model: Model
+    consistency: Consistency
+
+
+class Caller(Struct, frozen=True):
+    """Who sent this request, and how new its answer must be at least."""
+
+    sources: Sources
+    principal: Principal
+    min_position: int
+
+    async def read(self, conversation_id: str, *views: View) -> ConversationRead:
+        """Returns when these views are current for the conversation. Raises what Consistency.conversation raises."""
+        return await self.sources.consistency.conversation(
+            self.principal.tenant, conversation_id, *views, min_position=self.min_position
+        )
+
+    async def read_everything(self, *views: View) -> Read:
+        """Returns when these views are current. Raises what Consistency.everything raises."""
+        return await self.sources.consistency.everything(*views, min_position=self.min_position)
+
+    def view(self, view: View) -> AsyncCollection[Document]:
+        return self.sources.views[view]
+
+    async def find(self, view: View, ident: str, *fields: str) -> Document | None:
+        """The caller's document of this id; of it these fields, where any are named."""
+        return await self.view(view).find_one({"_id": key(self.principal.tenant, ident)}, fields or None)
+
+
+def sources(request: Request) -> Sources:
+    found: Sources = request.app.state.sources
+    return found
+
+
+def min_position(
+    x_min_position: Annotated[str | None, Header(description="A position that the answer must show.")] = None,
+) -> int:
+    """The position in `X-Min-Position`; 0 where it is absent. Raises ApiError (400)."""
+    if x_min_position is None:
+        return 0
+    if re.fullmatch(r"[0-9]{1,19}", x_min_position) is None or int(x_min_position) > LARGEST:
+        raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
+    return int(x_min_position)
+
+
+def caller(
+    found: Annotated[Sources, Depends(sources)], principal: Asking, least: Annotated[int, Depends(min_position)]
+) -> Caller:
+    """The caller of this request."""
+    return Caller(found, principal, least)
+
+
+Called = Annotated[Caller, Depends(caller)]
+
+
+def reads(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Serves an endpoint at `path` for GET, and for HEAD, which the documentation need not name."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        router.add_api_route(path, endpoint, methods=["GET"], **options)
+        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
+        return endpoint
+
+    return register

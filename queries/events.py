@@ -1,0 +1,141 @@
+"""GET /v1/conversations/{id}/events: the audit trail. It comes from the log itself, not from a view, so it is always current.
+
+`{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
+ascending. Versions are the ids here: `after`, `first_id` and `last_id` are integers (null on an empty page). `type` is the
+event's topic, `actor` the subject who caused it, `data` the event's fields, items as the JSON objects they were sent as.
+With `Accept: text/event-stream` the same events follow live: `id:` is the version, `event:` the topic.
+"""
+
+import re
+from collections.abc import Sequence
+from datetime import UTC
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import StreamingResponse
+from msgspec import UNSET, Struct
+
+from domain.errors import ConversationNotFound
+from domain.events import Event
+from infrastructure.event_log.reader import Head, Recorded
+from infrastructure.http.errors import ApiError
+from infrastructure.http.headers import etag
+from infrastructure.http.paths import ConversationId
+from infrastructure.http.shapes import json_array, json_response
+from queries.caller import LARGEST, Called, Caller, reads
+from queries.event_stream import follow
+
+router = APIRouter(tags=["events"])
+
+LARGEST_LIMIT = 1000
+LARGEST_PAGE = 16_000_000
+"""Bytes. A page that reaches them ends there, however few events it has."""
+
+_CHUNK = 100
+_HASHES = frozenset({"request_sha256"})
+_STREAM = "text/event-stream"
+
+
+@reads(router, "/v1/conversations/{conversation_id}/events")
+async def list_events(
+    conversation_id: ConversationId,
+    called: Called,
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=LARGEST, description="The version the page begins behind.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = 100,
+    last_event_id: Annotated[str | None, Header(description="Of a stream: the last version that arrived.")] = None,
+) -> Response:
+    """What happened to the conversation, oldest first; with `Accept: text/event-stream` as it happens."""
+    head = await _head(called, conversation_id)
+    headers = {"etag": etag(head.version)}
+    if _STREAM not in request.headers.get("accept", ""):
+        return json_response(await _page(called, conversation_id, after, limit, head.version), headers=headers)
+    headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    start = after if last_event_id is None else _version(last_event_id)
+    if request.method == "HEAD":
+        return Response(headers=headers, media_type=_STREAM)
+    events = follow(called.sources.log, conversation_id, start, event_json)
+    return StreamingResponse(events, headers=headers, media_type=_STREAM)
+
+
+async def _head(called: Caller, conversation_id: str) -> Head:
+    head = await called.sources.log.ask(lambda reader: reader.head(conversation_id))
+    if head is None or head.tenant != called.principal.tenant or head.deleted:
+        raise ConversationNotFound(conversation_id)
+    return head
+
+
+async def _page(called: Caller, conversation_id: str, after: int, limit: int, until: int) -> bytes:
+    """Events with `after` < version <= `until`, `limit` at most, and no more than LARGEST_PAGE can be helped."""
+    bodies: list[bytes] = []
+    last, size = after, 0
+    while len(bodies) < limit and size < LARGEST_PAGE and last < until:
+        events = await _chunk(called, conversation_id, last, until, min(_CHUNK, limit - len(bodies)))
+        for recorded in events:
+            bodies.append(event_json(recorded))
+            last = recorded.version
+            size += len(bodies[-1])
+            if size >= LARGEST_PAGE:
+                break
+    return _list(bodies, last, has_more=last < until)
+
+
+async def _chunk(called: Caller, conversation_id: str, after: int, until: int, limit: int) -> Sequence[Recorded]:
+    return await called.sources.log.ask(
+        lambda reader: reader.conversation(conversation_id, after=after, until=until, limit=limit)
+    )
+
+
+def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
+    """Versions have no gaps: the last one and how many there are say which was the first."""
+    ends = {
+        "first_id": last - len(bodies) + 1 if bodies else None,
+        "last_id": last if bodies else None,
+        "has_more": has_more,
+    }
+    return b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
+
+
+def _version(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > LARGEST:
+        raise ApiError(
+            400, "`Last-Event-ID` is a version of the conversation.", code="invalid_header", param="Last-Event-ID"
+        )
+    return int(text)
+
+
+def event_json(recorded: Recorded) -> bytes:
+    """One event as the audit trail shows it: JSON text."""
+    return msgspec.json.encode(
+        {
+            "object": "event",
+            "version": recorded.version,
+            "position": recorded.position,
+            "type": recorded.event.topic,
+            "recorded_at": recorded.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            "actor": recorded.subject,
+            "data": _fields(recorded.event),
+        }
+    )
+
+
+def _fields(struct: Struct | Event) -> dict[str, Any]:
+    """A struct's fields for JSON, without those that are unset; a field of bytes is JSON text already, or a hash."""
+    return {
+        name: value.hex() if name in _HASHES else _plain(value)
+        for name in struct.__struct_fields__
+        if (value := getattr(struct, name)) is not UNSET
+    }
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case Struct():
+            return _fields(value)
+        case bytes():
+            return msgspec.Raw(value)
+        case tuple():
+            return [_plain(each) for each in value]
+        case _:
+            return value

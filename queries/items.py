@@ -1,0 +1,89 @@
+"""GET /v1/conversations/{id}/items and …/items/{item}: items exactly as at one version, from the view of them."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from domain.errors import ConversationNotFound, ItemNotFound
+from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
+from infrastructure.http.paths import ConversationId, ItemId
+from projections.read_models import Document
+from queries.caller import Called, Caller, reads
+from queries.paging import Include, Paged, Param, fetch, unknown_cursor
+
+router = APIRouter(tags=["items"])
+
+BRANCH = 0
+"""Until heads can be moved, every item is on the one branch there is."""
+
+
+@reads(router, "/v1/conversations/{conversation_id}/items", dependencies=[Include])
+async def list_items(
+    conversation_id: ConversationId,
+    called: Called,
+    paging: Paged,
+    as_of: Annotated[
+        int | None, Query(ge=1, description="The version to read at; the newest where it is absent.")
+    ] = None,
+) -> Response:
+    """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted ones included."""
+    read = await called.read(conversation_id, "items")
+    if as_of is not None and as_of > read.version:
+        raise ApiError(
+            400, f"`as_of` is after the conversation's version {read.version}.", code="invalid_value", param="as_of"
+        )
+    after = await _depth(called, conversation_id, "after", paging.after)
+    before = await _depth(called, conversation_id, "before", paging.before)
+    documents, has_more = await fetch(
+        called.view("items"),
+        _where(called.principal.tenant, conversation_id, as_of or read.version),
+        "depth",
+        paging,
+        after=after,
+        before=before,
+        fields=("id", "item"),
+    )
+    # A page that is not full may have been read while the conversation was removed: then it is what is left, not a page.
+    if len(documents) < paging.limit and await called.find("conversations", conversation_id, "_id") is None:
+        raise ConversationNotFound(conversation_id)
+    bodies = [document["item"].encode() for document in documents]
+    body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
+    return shapes.json_response(body, headers=read.headers)
+
+
+@reads(router, "/v1/conversations/{conversation_id}/items/{item_id}", dependencies=[Include])
+async def get_item(conversation_id: ConversationId, item_id: ItemId, called: Called) -> Response:
+    """The bare item. 404 when it is not of this conversation, or retracted."""
+    read = await called.read(conversation_id, "items")
+    document = await called.find("items", item_id, "conversation_id", "version", "retracted_version", "item")
+    if document is None or document["conversation_id"] != conversation_id or not _stands(document, read.version):
+        raise ItemNotFound(item_id)
+    return shapes.json_response(document["item"].encode(), headers=read.headers)
+
+
+def _where(tenant: str, conversation_id: str, version: int) -> Document:
+    """The items that stand at `version`."""
+    return {
+        "tenant": tenant,
+        "conversation_id": conversation_id,
+        "branch": BRANCH,
+        "version": {"$lte": version},
+        "$or": [{"retracted_version": None}, {"retracted_version": {"$gt": version}}],
+    }
+
+
+def _stands(document: Document, version: int) -> bool:
+    retracted: int | None = document["retracted_version"]
+    return bool(document["version"] <= version) and (retracted is None or retracted > version)
+
+
+async def _depth(called: Caller, conversation_id: str, param: Param, cursor: str | None) -> int | None:
+    """Where a cursor stands. Raises ApiError (400) when it is no item of this conversation."""
+    if cursor is None:
+        return None
+    document = await called.find("items", cursor, "conversation_id", "depth")
+    if document is None or document["conversation_id"] != conversation_id:
+        raise unknown_cursor(param, "item of this conversation")
+    depth: int = document["depth"]
+    return depth

@@ -1,0 +1,106 @@
+"""Postgres as the query side sees it: look-ups that end soon, and an outage that is remembered. For `queries/` only.
+
+Reads must go on without Postgres, so no request may wait for it longer than `PATIENCE_SECONDS`, and while it is known to
+be away none waits at all: one probe in the background finds out when it is back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import psycopg
+import structlog
+from psycopg_pool import PoolClosed, PoolTimeout
+
+from infrastructure.event_log.reader import EventReader
+from infrastructure.postgres import Pool
+
+log = structlog.get_logger(__name__)
+
+PATIENCE_SECONDS = 2.0
+PROBE_SECONDS = 0.25
+
+T = TypeVar("T")
+Question = Callable[[EventReader], Awaitable[T]]
+
+
+class LogAway(psycopg.OperationalError):
+    """Postgres did not answer in time, or did not a moment ago."""
+
+
+class LogAccess:
+    """Asks the log. One for a process; `close` it before its pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._reader = EventReader(pool)
+        self._probe: asyncio.Task[None] | None = None
+        self._left: set[asyncio.Task[Any]] = set()
+
+    @property
+    def away(self) -> bool:
+        """Whether the last look-up failed, and no probe has been answered since."""
+        return self._probe is not None
+
+    async def ask(self, question: Question[T]) -> T:
+        """The answer to `question`, say `lambda reader: reader.head(id)`. Raises LogAway, at once while it is known."""
+        if self.away:
+            raise LogAway
+        try:
+            return await self._bounded(question)
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            if self._probe is None:
+                log.warning("postgres_away", error_type=type(error).__name__)
+                self._probe = asyncio.create_task(self._until_back())
+            raise LogAway from error
+
+    async def close(self) -> None:
+        """Lets go of what is still under way; what Postgres does not let go of, is left to the pool."""
+        under_way = self._left | ({self._probe} if self._probe else set())
+        for task in under_way:
+            task.cancel()
+        if under_way:
+            await asyncio.wait(under_way, timeout=0.5)
+
+    async def _bounded(self, question: Question[T]) -> T:
+        """The answer within PATIENCE_SECONDS. The look-up is a task, for one at a frozen server can not be cancelled soon."""
+        task = asyncio.create_task(self._unbroken(question))
+        self._left.add(task)
+        task.add_done_callback(self._let_go)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
+        if not done:
+            task.cancel()
+            raise LogAway
+        return task.result()
+
+    async def _unbroken(self, question: Question[T]) -> T:
+        """The answer; asked again once where a connection had broken while it lay in the pool, after all such are replaced."""
+        try:
+            return await question(self._reader)
+        except (PoolTimeout, PoolClosed):
+            raise
+        except psycopg.OperationalError:
+            await self._pool.check()
+            return await question(self._reader)
+
+    async def _until_back(self) -> None:
+        while not await self._answers():
+            await asyncio.sleep(PROBE_SECONDS)
+        self._probe = None
+        log.info("postgres_back")
+
+    async def _answers(self) -> bool:
+        try:
+            await self._bounded(EventReader.last_position)
+        except psycopg.Error:
+            return False
+        return True
+
+    def _let_go(self, task: asyncio.Task[Any]) -> None:
+        self._left.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone: then nobody else looks at it

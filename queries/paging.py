@@ -1,0 +1,111 @@
+"""Pages by key: `after`, `before`, `limit`, `order`, as the OpenAI API has them. For `queries/` only.
+
+A page begins behind `after` in the order asked for and ends before `before`. With `before` alone it is the nearest page
+before that cursor, still in the order asked for. `has_more` is true exactly when the range goes on beyond the page: behind
+it, or for `before` alone, ahead of it.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Depends, Query
+from msgspec import Struct
+from pymongo.asynchronous.collection import AsyncCollection
+
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import is_id
+from projections.read_models import Document
+
+DEFAULT_LIMIT = 20
+LARGEST_LIMIT = 100
+
+Param = Literal["after", "before"]
+T = TypeVar("T")
+
+
+class Paging(Struct, frozen=True, kw_only=True):
+    """Which page is asked for; the cursors are ids of the right form."""
+
+    after: str | None
+    before: str | None
+    limit: int
+    ascending: bool
+
+    @property
+    def from_its_end(self) -> bool:
+        """Whether the page is the nearest before its cursor."""
+        return self.before is not None and self.after is None
+
+
+def paging(
+    after: Annotated[str | None, Query(description="The id the page begins behind.")] = None,
+    before: Annotated[str | None, Query(description="The id the page ends before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "desc",
+) -> Paging:
+    for param, cursor in (("after", after), ("before", before)):
+        if cursor is not None and not is_id(cursor):
+            raise ApiError(400, f"`{param}` is not an id of this store.", code="invalid_id", param=param)
+    return Paging(after=after, before=before, limit=limit, ascending=order == "asc")
+
+
+Paged = Annotated[Paging, Depends(paging)]
+
+
+def accept_include(include: Annotated[list[str] | None, Query(alias="include[]")] = None) -> None:
+    """What the SDK may ask to include beside an item; nothing here is kept apart from one, so there is nothing to add."""
+
+
+Include = Depends(accept_include)
+
+
+def unknown_cursor(param: Param, what: str) -> ApiError:
+    """The answer to a cursor that names nothing of this list."""
+    return ApiError(400, f"`{param}` names no {what}.", code="invalid_cursor", param=param)
+
+
+async def fetch(
+    collection: AsyncCollection[Document],
+    where: Document,
+    field: str,
+    paging: Paging,
+    *,
+    after: Any,
+    before: Any,
+    fields: Sequence[str],
+) -> tuple[list[Document], bool]:
+    """One page of the documents that match, ordered by `field`, and whether there is more.
+
+    `after` and `before`: the values of `field` at the cursors; None where there is no cursor.
+    """
+    beyond, short_of = ("$gt", "$lt") if paging.ascending else ("$lt", "$gt")
+    bounds = {
+        **({} if after is None else {beyond: after}),
+        **({} if before is None else {short_of: before}),
+    }
+    direction = 1 if paging.ascending != paging.from_its_end else -1
+    found = collection.find({**where, field: bounds} if bounds else where, fields)
+    documents = await found.sort(field, direction).limit(paging.limit + 1).to_list()
+    has_more = len(documents) > paging.limit
+    page = documents[: paging.limit]
+    return page[::-1] if paging.from_its_end else page, has_more
+
+
+def cut(entries: Sequence[T], ids: Sequence[str], paging: Paging, what: str) -> tuple[Sequence[T], Sequence[str], bool]:
+    """The same of a list in memory that ascends: a page of it, its ids, and whether there is more. Raises ApiError (400)."""
+    if not paging.ascending:
+        entries, ids = entries[::-1], ids[::-1]
+
+    def place(param: Param, cursor: str) -> int:
+        if cursor not in ids:
+            raise unknown_cursor(param, what)
+        return ids.index(cursor)
+
+    start = 0 if paging.after is None else place("after", paging.after) + 1
+    end = len(ids) if paging.before is None else max(start, place("before", paging.before))
+    has_more = end - start > paging.limit
+    if paging.from_its_end:
+        start = max(start, end - paging.limit)
+    else:
+        end = min(end, start + paging.limit)
+    return entries[start:end], ids[start:end], has_more

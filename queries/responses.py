@@ -1,0 +1,99 @@
+"""GET /v1/responses/{id} and …/input_items: a reply that was asked for, from the view of them."""
+
+from typing import Annotated, Any
+
+import msgspec
+from fastapi import APIRouter, Query, Response
+from msgspec import Struct
+
+from domain.errors import ConversationNotFound, ResponseNotFound
+from domain.events import Usage
+from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
+from infrastructure.http.paths import ResponseId
+from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
+from projections.read_models import Document
+from queries.caller import Called, Caller, reads
+from queries.consistency import Read
+from queries.log_access import LogAway
+from queries.paging import Include, Paged, cut
+
+router = APIRouter(tags=["responses"])
+
+_MICROSECONDS = 1_000_000
+
+
+class _Identified(Struct):
+    id: str
+
+
+_identified = msgspec.json.Decoder(_Identified)
+
+
+@reads(router, "/v1/responses/{response_id}", dependencies=[Include])
+async def get_response(
+    response_id: ResponseId, called: Called, stream: Annotated[bool, Query(description="Not yet.")] = False
+) -> Response:
+    """The Response, one that is still running included."""
+    if stream:
+        raise ApiError(
+            400, "A stream of a response can not be resumed yet.", code="unsupported_parameter", param="stream"
+        )
+    read, document = await _find(called, response_id)
+    return shapes.json_response(_render(document), headers=read.headers)
+
+
+@reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
+async def list_input_items(response_id: ResponseId, called: Called, paging: Paged) -> Response:
+    """A page of the items the response was asked with, newest first."""
+    read, document = await _find(called, response_id)
+    items = [item.encode() for item in document["input"]]
+    ids = [_identified.decode(item).id for item in items]
+    page, page_ids, has_more = cut(items, ids, paging, "input item of this response")
+    return shapes.json_response(shapes.item_list(page, page_ids, has_more=has_more), headers=read.headers)
+
+
+async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
+    """The response's document once it is current. Raises ResponseNotFound, of a deleted conversation's too."""
+    try:
+        read = await called.read(await _conversation_of(called, response_id), "responses")
+    except ConversationNotFound as error:
+        raise ResponseNotFound(response_id) from error
+    document = await called.find("responses", response_id)
+    if document is None:
+        raise ResponseNotFound(response_id)
+    return read, document
+
+
+async def _conversation_of(called: Caller, response_id: str) -> str:
+    """The conversation it belongs to: the log knows it before any view does; with the log away the view has to."""
+    tenant = called.principal.tenant
+    try:
+        conversation_id = await called.sources.log.ask(lambda reader: reader.conversation_of(tenant, response_id))
+    except LogAway:
+        document = await called.find("responses", response_id, "conversation_id")
+        conversation_id = document["conversation_id"] if document is not None else None
+    if conversation_id is None:
+        raise ResponseNotFound(response_id)
+    return conversation_id
+
+
+def _render(document: Document) -> bytes:
+    joined: dict[str, str] = document["joined"]
+    parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
+    completed_at: int | None = document["completed_at"]
+    usage = document["usage"]
+    incomplete = document["status"] == "incomplete"
+    return response_object(
+        response_id=document["id"],
+        conversation_id=document["conversation_id"],
+        created_at=document["created_at"] / _MICROSECONDS,
+        status=document["status"],
+        model=document["model"],
+        output=[joined[item_id].encode() for item_id in document["output_ids"]],
+        parameters=parameters,
+        usage=None if usage is None else msgspec.convert(usage, Usage),
+        error=document["error"],
+        incomplete_reason=INCOMPLETE_REASONS.get(document["finish_reason"]) if incomplete else None,
+        completed_at=None if completed_at is None else completed_at / _MICROSECONDS,
+    )

@@ -1,0 +1,224 @@
+"""Runs the whole system on one machine: stores, model, APIs and projectors, under one supervisor.
+
+`scripts/up` becomes this process. It ends on SIGTERM or Ctrl-C, and takes everything it started along.
+"""
+
+import argparse
+import asyncio
+import errno
+import logging
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from infrastructure.embedded.account import UnreachableError
+from infrastructure.embedded.directory import DataDirectory, InUseError
+from infrastructure.embedded.lifetime import stop_signalled, until
+from infrastructure.embedded.service import NotInstalledError, Service, answers_http
+from infrastructure.embedded.stores import MODEL, STORES, choose
+from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
+from infrastructure.settings import Settings
+
+ROOT = Path(__file__).resolve().parent.parent
+LOOPBACK = "127.0.0.1"
+BACKLOG = 2048
+PORT_SECONDS = 2.0
+PASSWORD = re.compile(r":[^:/@]*@")
+READY_PROBE_SECONDS = 0.05
+PATIENCE_SECONDS = 20.0
+
+log = logging.getLogger("scripts.up")
+
+
+class PortTakenError(RuntimeError):
+    """Another program listens on the port."""
+
+
+async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str) -> None:
+    """Runs everything until a signal. Raises what makes a start pointless."""
+    stop = stop_signalled()
+    with ExitStack() as sockets:
+        wanted = STORES if arguments.no_model else STORES | MODEL
+        stores, urls = choose(directory, os.environ, wanted)
+        gateway = sockets.enter_context(listen(host, arguments.port))
+        port = gateway.getsockname()[1]
+        base_url = f"http://{LOOPBACK}:{port}"
+        common = {**urls, "PYTHONPATH": str(ROOT), "HOST": host, "PORT": str(port)}
+        apis, api_urls = _apis(arguments.apis, directory, gateway, common, sockets)
+        projectors, projector_urls = _projectors(arguments.projectors, directory, common)
+        supervisor = Supervisor(directory, os.environ)
+
+        async def work() -> None:
+            model = [service for service in stores if service.name == "model"]
+            supervisor.start(stores)
+            await supervisor.serving([service for service in stores if service not in model])
+            directory.write_env({**urls, "BASE_URL": base_url, **api_urls, **projector_urls})
+            supervisor.start([*apis, *projectors])
+            await supervisor.serving([*apis, *projectors, *model])
+            await _ready(base_url)
+            print(_table(directory, base_url, urls, api_urls, projector_urls), flush=True)
+            await supervisor.broken()
+
+        try:
+            await until(stop, work())
+        finally:
+            log.info("stopping")
+            # Who uses a store ends before it.
+            await supervisor.stop([apis, projectors, *([store] for store in reversed(stores))])
+            directory.forget()
+            log.info("stopped")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Asks for two seconds more when the port is taken: a killed predecessor may be about to let go."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    deadline = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            listener.bind((host, port))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
+                time.sleep(READY_PROBE_SECONDS)
+                continue
+            listener.close()
+            raise PortTakenError(
+                f"{host}:{port} cannot be listened on ({error.strerror}): choose another with --port"
+            ) from error
+        return listener
+
+
+def _apis(
+    count: int, directory: DataDirectory, gateway: socket.socket, common: Mapping[str, str], sockets: ExitStack
+) -> tuple[list[Service], dict[str, str]]:
+    services: list[Service] = []
+    urls: dict[str, str] = {}
+    for number in range(1, count + 1):
+        name = _name("api", number)
+        own = sockets.enter_context(listen(LOOPBACK, directory.port(name)))
+        url = f"http://{LOOPBACK}:{own.getsockname()[1]}"
+        urls |= {f"API_{number}_URL": url, f"API_{number}_METRICS_URL": f"{url}/metrics"}
+        descriptors = (gateway.fileno(), own.fileno())
+        flags = [part for descriptor in descriptors for part in ("--fd", str(descriptor))]
+        service = Service(
+            name=name,
+            command=(sys.executable, "-P", "-m", "scripts.api", *flags),
+            directory=directory.path,
+            serves=partial(answers_http, f"{url}/health/live", frozenset({200})),
+            environment=common,
+            sockets=descriptors,
+            stop_seconds=20,
+        )
+        services.append(service)
+    return services, urls
+
+
+def _projectors(
+    count: int, directory: DataDirectory, common: Mapping[str, str]
+) -> tuple[list[Service], dict[str, str]]:
+    services: list[Service] = []
+    urls: dict[str, str] = {}
+    for number in range(1, count + 1):
+        name = _name("projector", number)
+        port = directory.port(name)
+        urls[f"PROJECTOR_{number}_METRICS_URL"] = f"http://{LOOPBACK}:{port}/metrics"
+        service = Service(
+            name=name,
+            command=(sys.executable, "-P", "-m", "projections.main"),
+            directory=directory.path,
+            # Any answer: whether it is ready, the gateway's own readiness says.
+            serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
+            environment={**common, "METRICS_PORT": str(port)},
+        )
+        services.append(service)
+    return services, urls
+
+
+def _name(kind: str, number: int) -> str:
+    return kind if number == 1 else f"{kind}-{number}"
+
+
+async def _ready(base_url: str) -> None:
+    """Returns when the gateway says that it is ready; says now and then that it is not."""
+    told = time.monotonic()
+    while not await asyncio.to_thread(answers_http, f"{base_url}/health/ready", frozenset({200})):
+        if time.monotonic() - told > PATIENCE_SECONDS:
+            told = time.monotonic()
+            log.warning("not ready yet: see %s/health/ready", base_url)
+        await asyncio.sleep(READY_PROBE_SECONDS)
+
+
+def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) -> str:
+    rows = {"BASE_URL": base_url} | {name: url for part in urls for name, url in part.items()}
+    lines = [f"  {name:<24} {PASSWORD.sub(':***@', url)}" for name, url in rows.items()]
+    return "\n".join(
+        [
+            "Ready.",
+            *lines,
+            f"  {'these, with passwords':<24} {directory.env_file}",
+            f"  {'logs and pids':<24} {directory.run}",
+            f"  {'documentation':<24} {base_url}/docs",
+            "Ctrl-C stops everything; the data stays.",
+        ]
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--port", type=int, default=8000, help="where clients find it (8000); 0 takes a free one")
+    parser.add_argument("--data", type=Path, default=Path(".data"), help="where everything is kept (./.data)")
+    parser.add_argument("--no-model", action="store_true", help="start no local model")
+    parser.add_argument("--apis", type=_positive, default=1, metavar="N", help="API processes (1)")
+    parser.add_argument("--projectors", type=_positive, default=1, metavar="N", help="projector processes (1)")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = _arguments()
+    directory = DataDirectory(arguments.data)
+    try:
+        host = Settings().host
+        directory.lock()
+        _log_to(directory.log_file("supervisor"))
+        asyncio.run(run(arguments, directory, host))
+    except (
+        ValidationError,
+        InUseError,
+        NotInstalledError,
+        UnreachableError,
+        DoesNotStartError,
+        PortTakenError,
+    ) as problem:
+        print(f"scripts/up: {problem}", file=sys.stderr)
+        return 1
+    finally:
+        directory.unlock()
+    return 0
+
+
+def _log_to(file: Path) -> None:
+    handlers: Sequence[logging.Handler] = (logging.StreamHandler(), logging.FileHandler(file))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", handlers=handlers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The deployment as text: the compose file, what it mounts, and whether its parts agree with the code and each other."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "infrastructure" / "deploy"
+OURS = ("command-api", "query-api", "projector")
+PROMTOOL = shutil.which("promtool")
+OBSERVABILITY = {"prometheus", "grafana", "filebeat", "elasticsearch", "kibana"}
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    loaded: dict[str, Any] = load(ROOT / "docker-compose.yml")
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def services(compose: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = compose["services"]
+    return found
+
+
+def exposed_names() -> set[str]:
+    """Every series name that a scrape of `Metrics` can hold."""
+    suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
+    return {metric.name + suffix for metric in Metrics().registry.collect() for suffix in suffixes.get(metric.type, [])}
+
+
+def names_in(expression: str) -> set[str]:
+    return set(re.findall(r"\b(?:conversation_store|process|python)_\w+", expression))
+
+
+def test_the_services_are_these_and_observability_is_a_profile(services: dict[str, Any]) -> None:
+    assert set(services) == {*OURS, "gateway", "postgres", "mongo", "valkey", *OBSERVABILITY}
+    assert {name for name, service in services.items() if service.get("profiles") == ["observability"]} == OBSERVABILITY
+
+
+def test_every_image_is_pinned_to_a_version(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert re.search(r":v?\d+(\.\d+)*(-alpine)?$", service["image"]), name
+    bases = re.findall(r"^FROM (\S+)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert all(re.search(r":\d+\.\d+-slim$", base) for base in bases)
+
+
+def test_only_the_gateway_is_published_and_the_screens_of_the_profile_and_all_on_loopback(
+    services: dict[str, Any],
+) -> None:
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert set(published) - OBSERVABILITY == {"gateway"}
+    assert set(published) & OBSERVABILITY == {"grafana", "kibana"}
+    assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
+
+
+def test_the_stores_are_on_a_network_without_a_way_out_and_only_our_processes_share_it(compose: dict[str, Any]) -> None:
+    assert compose["networks"]["stores"] == {"internal": True}
+    on_it = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
+    assert on_it == {*OURS, "postgres", "mongo", "valkey"}
+
+
+def test_our_processes_run_their_main_restart_and_are_asked_for_their_health(services: dict[str, Any]) -> None:
+    mains = {name: services[name]["command"][-1] for name in OURS}
+    assert mains == {"command-api": "commands.main", "query-api": "queries.main", "projector": "projections.main"}
+    for name in OURS:
+        service = services[name]
+        assert (service["restart"], service["stop_grace_period"]) == ("unless-stopped", "30s")
+        assert "/health/ready" in service["healthcheck"]["test"][-1]
+        assert {on["condition"] for on in service["depends_on"].values()} == {"service_healthy"}
+
+
+def test_every_variable_given_to_our_processes_is_a_setting(services: dict[str, Any]) -> None:
+    for name in OURS:
+        unknown = set(services[name]["environment"]) - {f.upper() for f in Settings.model_fields}
+        assert not unknown, name
+
+
+def test_the_settings_of_each_process_are_valid(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OURS:
+        given = {key.lower(): value for key, value in services[name]["environment"].items() if value is not None}
+        given["log_level"] = "INFO"
+        settings = Settings.model_validate(given)
+        assert (settings.host, settings.mongodb_database) == ("0.0.0.0", "conversations")
+    ports = [
+        services[name]["environment"].get(key) for name, key in zip(OURS, ("PORT", "PORT", "METRICS_PORT"), strict=True)
+    ]
+    assert ports == ["8001", "8002", "9100"]
+
+
+def test_no_secret_has_a_default_and_the_example_names_every_variable() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    example = (ROOT / ".env.example").read_text()
+    used = set(re.findall(r"(?<!\$)\$\{(\w+)", text))
+    assert {name for name in used if not re.search(rf"^#?{name}=", example, re.MULTILINE)} == set()
+    for name in used:
+        if name.endswith("_PASSWORD"):
+            assert not re.search(rf"\$\{{{name}(?!:\?)", text), name
+            assert re.search(rf"^{name}=$", example, re.MULTILINE), name
+
+
+def test_postgres_loses_nothing_that_it_has_confirmed(services: dict[str, Any]) -> None:
+    command = services["postgres"]["command"]
+    assert {"fsync=on", "full_page_writes=on", "synchronous_commit=on"} <= set(command)
+
+
+def test_mongo_is_a_replica_set_with_a_journal_and_a_volume(services: dict[str, Any]) -> None:
+    mongo = services["mongo"]
+    assert mongo["command"][:3] == ["mongod", "--replSet", "rs0"]
+    assert not [argument for argument in mongo["command"] if "ournal" in argument]
+    assert "mongo:/data/db" in mongo["volumes"]
+
+
+def test_every_file_that_is_mounted_exists(services: dict[str, Any]) -> None:
+    mounts = [mount.split(":")[0] for service in services.values() for mount in service.get("volumes", [])]
+    ours = [mount for mount in mounts if mount.startswith("./")]
+    assert len(ours) >= 7
+    assert [mount for mount in ours if not (ROOT / mount).exists()] == []
+
+
+def test_every_named_volume_and_network_is_declared(compose: dict[str, Any]) -> None:
+    for service in compose["services"].values():
+        assert set(service["networks"]) <= set(compose["networks"])
+        named = {mount.split(":")[0] for mount in service.get("volumes", []) if not mount.startswith((".", "/"))}
+        assert named <= set(compose["volumes"])
+
+
+def test_the_image_holds_the_packages_and_the_build_context_nothing_else() -> None:
+    copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
+    assert sorted(copied) == ["commands", "domain", "infrastructure", "projections", "queries", "scripts"]
+    assert sorted(allowed) == sorted([*copied, "pyproject.toml", "requirements.lock"])
+
+
+def test_the_image_is_built_from_the_lock_with_hashes_and_runs_as_nobody_in_particular() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    assert text.count("--require-hashes") == 2
+    assert "--constraint requirements.lock" in text
+    assert re.search(r"^USER store$", text, re.MULTILINE)
+
+
+def test_prometheus_scrapes_the_ports_our_processes_listen_on(services: dict[str, Any]) -> None:
+    jobs = load(DEPLOY / "prometheus.yml")["scrape_configs"]
+    scraped = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs}
+    assert {name: target["names"] for name, target in scraped.items()} == {name: [name] for name in OURS}
+    for name, target in scraped.items():
+        environment = services[name]["environment"]
+        assert target["port"] == int(environment.get("PORT") or environment["METRICS_PORT"])
+        assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
+
+
+def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
+    rules = [rule for group in load(DEPLOY / "alerts.yml")["groups"] for rule in group["rules"]]
+    expressions = [t["expr"] for panel in dashboard["panels"] for t in panel.get("targets", [])] + [
+        r["expr"] for r in rules
+    ]
+    used = set().union(*map(names_in, expressions))
+    assert used - exposed_names() == set()
+    own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
+    metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
+    assert own == metrics  # and every metric of ours is to be seen
+
+
+def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
+    own = {label for metric in vars(Metrics()).values() for label in getattr(metric, "_labelnames", ())}
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            grouped = {each.strip() for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for each in by.split(",")}
+            assert grouped <= own | {"le"}, panel["title"]
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= own | {"job", "instance"}
+
+
+def test_the_dashboard_asks_the_provisioned_datasource_and_no_two_panels_overlap() -> None:
+    datasource = load(DEPLOY / "grafana" / "datasources.yml")["datasources"][0]
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
+    assert datasource["url"] == "http://prometheus:9090"
+    cells: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        assert panel["type"] == "row" or panel["datasource"]["uid"] == datasource["uid"]
+        at = panel["gridPos"]
+        own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not own & cells, panel["title"]
+        cells |= own
+    assert max(x for x, _ in cells) == 23
+
+
+def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dict[str, Any]) -> None:
+    config = load(DEPLOY / "filebeat.yml")
+    (source,) = config["filebeat.inputs"]
+    assert source["parsers"][1]["ndjson"]["target"] == ""
+    kept = [each["equals"]["service.name"] for each in source["processors"][0]["drop_event"]["when.not.or"]]
+    assert set(kept) == {*OURS, "gateway"}
+    assert config["output.elasticsearch"]["hosts"] == ["http://elasticsearch:9200"]
+    versions = {services[name]["image"].split(":")[1] for name in ("filebeat", "elasticsearch", "kibana")}
+    assert len(versions) == 1
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed here")
+def test_prometheus_accepts_its_configuration_and_the_alerts_fire_when_they_should() -> None:
+    assert PROMTOOL is not None
+    alerts = Path(__file__).parent / "alerts_test.yml"
+    checks = ["check", "config", "--syntax-only", str(DEPLOY / "prometheus.yml")], ["test", "rules", str(alerts)]
+    for arguments in checks:
+        ran = subprocess.run([PROMTOOL, *arguments], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -1,0 +1,303 @@
+"""The gateway as it runs: nginx with our configuration in front of two small servers that say who they are."""
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NGINX = shutil.which("nginx")
+CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
+pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed here")
+
+
+class Side(ThreadingHTTPServer):
+    """Stands for one of the two APIs: says its name and what it was asked; its readiness can be set."""
+
+    daemon_threads = True
+
+    def __init__(self, name: str) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.name = name
+        self.ready = 200
+        self.asked: list[str] = []
+        self.go_on = threading.Event()
+        threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+class _Answer(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Side
+
+    def handle_one(self) -> None:
+        self.server.asked.append(f"{self.command} {self.path}")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path == "/stream":
+            self._stream()
+        elif self.path == "/drop":
+            self.close_connection = True
+        elif self.path == "/health/ready":
+            self._send(self.server.ready, {"side": self.server.name})
+        else:
+            headers = {key.lower(): value for key, value in self.headers.items()}
+            seen = {"side": self.server.name, "path": self.path, "bytes": len(body), "headers": headers}
+            self._send(413 if self.path == "/413" else 200, seen)
+
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PATCH = do_BREW = handle_one  # noqa: N815  # the names http.server calls
+
+    def _send(self, status: int, body: dict[str, Any]) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("X-Request-ID", "req_of_the_application")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _stream(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for event in (b"data: 1\n\n", b"data: 2\n\n"):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            self.wfile.flush()
+            self.server.go_on.wait(5)
+        self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
+        """Logs nothing."""
+
+
+@dataclass
+class Gateway:
+    port: int
+    commands: Side
+    queries: Side
+    config: Path
+    log: Path
+    connections: list[http.client.HTTPConnection] = field(default_factory=list)
+
+    def open(self, method: str, path: str, body: bytes | None = None, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        self.connections.append(connection)
+        connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
+        return connection.getresponse()
+
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], Any]:
+        response = self.open(method, path, body, **headers)
+        content = response.read()
+        fields = {key.lower(): value for key, value in response.getheaders()}
+        return response.status, fields, json.loads(content) if content else None
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@pytest.fixture
+def gateway(tmp_path: Path) -> Iterator[Gateway]:
+    assert NGINX is not None
+    port, log = free_port(), tmp_path / "access.log"
+    commands, queries = Side("commands"), Side("queries")
+    text = CONFIG.read_text()
+    # What belongs to the containers: names that Docker resolves (`resolve` needs nginx 1.27.3), ports, paths.
+    for name, side in (("command-api:8001", commands), ("query-api:8002", queries)):
+        assert f"server {name} resolve;" in text
+        text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side.server_address[1]};")
+    text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};")
+    text = (
+        text.replace("/tmp/", f"{tmp_path}/").replace("/dev/stdout", str(log)).replace("/dev/stderr", f"{log}.errors")
+    )
+    config = tmp_path / "gateway.conf"
+    config.write_text(text)
+    options = ["-c", str(config), "-e", f"{log}.errors", "-g", "daemon off; master_process off;"]
+    nginx = subprocess.Popen([NGINX, *options], stderr=subprocess.DEVNULL)
+    running = Gateway(port, commands, queries, config, log)
+    try:
+        _until_it_listens(port)
+        yield running
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+        for connection in running.connections:
+            connection.close()
+        for side in (commands, queries):
+            side.go_on.set()
+            side.close()
+
+
+def _until_it_listens(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "nginx did not start"
+            time.sleep(0.02)
+        else:
+            return
+
+
+def test_nginx_accepts_the_configuration(gateway: Gateway) -> None:
+    assert NGINX is not None
+    ran = subprocess.run([NGINX, "-t", "-c", str(gateway.config)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert "warn" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("method", "side"),
+    [("GET", "queries"), ("POST", "commands"), ("DELETE", "commands"), ("PATCH", "commands"), ("BREW", "commands")],
+)
+def test_reads_go_to_the_query_side_and_everything_else_to_the_command_side(
+    gateway: Gateway, method: str, side: str
+) -> None:
+    status, _, body = gateway.ask(method, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
+    assert (status, body["side"], body["path"]) == (200, side, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
+
+
+def test_head_asks_the_query_side_and_has_no_body(gateway: Gateway) -> None:
+    status, headers, body = gateway.ask("HEAD", "/v1/conversations/conv_1")
+    assert (status, body, int(headers["content-length"]) > 0) == (200, None, True)
+    assert (gateway.queries.asked, gateway.commands.asked) == (["HEAD /v1/conversations/conv_1"], [])
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs"])
+def test_the_description_of_both_sides_comes_from_the_query_side(gateway: Gateway, path: str) -> None:
+    assert gateway.ask("GET", path)[2]["side"] == "queries"
+
+
+@pytest.mark.parametrize("path", ["/v1/conversations", "/health/ready", "/nowhere"])
+def test_options_is_answered_by_the_gateway_itself_without_cors(gateway: Gateway, path: str) -> None:
+    status, headers, body = gateway.ask("OPTIONS", path, Origin="http://elsewhere")
+    assert (status, body, headers["allow"]) == (204, None, "GET, HEAD, POST, DELETE, OPTIONS")
+    assert not [name for name in headers if name.startswith("access-control-")]
+    assert gateway.queries.asked + gateway.commands.asked == []
+
+
+def test_the_metrics_are_not_for_the_public(gateway: Gateway) -> None:
+    status, _, body = gateway.ask("GET", "/metrics")
+    assert (status, body["error"]["code"]) == (404, "not_found")
+    assert gateway.queries.asked == []
+
+
+def test_the_gateway_lives_whatever_the_others_do(gateway: Gateway) -> None:
+    gateway.commands.ready = gateway.queries.ready = 503
+    status, _, body = gateway.ask("GET", "/health/live")
+    assert (status, body) == (200, {"status": "live"})
+
+
+@pytest.mark.parametrize(
+    ("commands", "queries", "status", "says"),
+    [(200, 200, 200, "queries"), (503, 200, 503, "commands"), (200, 503, 503, "queries"), (503, 503, 503, "commands")],
+)
+def test_readiness_covers_both_sides_and_the_side_that_lacks_something_says_what(
+    gateway: Gateway, commands: int, queries: int, status: int, says: str
+) -> None:
+    gateway.commands.ready, gateway.queries.ready = commands, queries
+    answer = gateway.ask("GET", "/health/ready")
+    assert (answer[0], answer[2]) == (status, {"side": says})
+
+
+@pytest.mark.parametrize("away", ["commands", "queries", "both"])
+def test_readiness_is_503_when_a_side_is_away(gateway: Gateway, away: str) -> None:
+    for side in (gateway.commands, gateway.queries):
+        if away in (side.name, "both"):
+            side.close()
+    status, headers, body = gateway.ask("GET", "/health/ready")
+    assert (status, body["error"]["code"], headers["retry-after"]) == (503, "service_unavailable", "1")
+
+
+@pytest.mark.parametrize(("method", "away"), [("GET", "queries"), ("POST", "commands")])
+def test_a_side_that_is_away_is_a_503_to_try_again_and_the_other_side_goes_on(
+    gateway: Gateway, method: str, away: str
+) -> None:
+    getattr(gateway, away).close()
+    status, headers, body = gateway.ask(method, "/v1/conversations", X_Request_ID="req_1")
+    assert (status, body["error"]["type"]) == (503, "server_error")
+    assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == (
+        "1",
+        "req_1",
+        "application/json",
+    )
+    assert gateway.ask("POST" if method == "GET" else "GET", "/v1/conversations")[0] == 200
+
+
+def test_the_clients_headers_reach_the_application_and_its_own_reach_the_client(gateway: Gateway) -> None:
+    _, headers, body = gateway.ask(
+        "POST",
+        "/v1/conversations",
+        b"{}",
+        X_Request_ID="req_1",
+        Idempotency_Key="k",
+        If_Match='"3"',
+        Authorization="B x",
+    )
+    seen = body["headers"]
+    assert (seen["x-request-id"], seen["idempotency-key"], seen["if-match"]) == ("req_1", "k", '"3"')
+    assert (seen["authorization"], seen["host"]) == ("B x", f"127.0.0.1:{gateway.port}")
+    assert headers["x-request-id"] == "req_of_the_application"
+
+
+def test_a_stream_reaches_the_client_event_by_event(gateway: Gateway) -> None:
+    response = gateway.open("GET", "/stream")
+    assert response.read(9) == b"data: 1\n\n"
+    gateway.queries.go_on.set()
+    assert response.read() == b"data: 2\n\n"
+
+
+def test_a_command_that_broke_off_is_not_sent_again(gateway: Gateway) -> None:
+    status, _, body = gateway.ask("POST", "/drop", b"{}")
+    assert (status, body["error"]["code"]) == (503, "service_unavailable")
+    assert gateway.commands.asked == ["POST /drop"]
+
+
+def test_a_large_body_passes_and_the_applications_own_413_too(gateway: Gateway) -> None:
+    body = b"x" * (20 * 1024 * 1024)
+    assert gateway.ask("POST", "/v1/import", body)[2]["bytes"] == len(body)
+    status, _, answer = gateway.ask("POST", "/413", b"{}")
+    assert (status, answer["side"]) == (413, "commands")
+
+
+def test_a_body_beyond_every_limit_is_refused_by_the_gateway_in_the_same_shape(gateway: Gateway) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    gateway.connections.append(connection)
+    connection.putrequest("POST", "/v1/import")
+    connection.putheader("Content-Length", str(33 * 1024 * 1024))
+    connection.endheaders()
+    response = connection.getresponse()
+    assert (response.status, response.getheader("X-Should-Retry")) == (413, "false")
+    assert json.loads(response.read())["error"]["code"] == "request_too_large"
+    assert gateway.commands.asked == []
+
+
+def test_the_access_log_is_json_without_what_was_searched_for(gateway: Gateway) -> None:
+    gateway.ask("GET", "/v1/search?q=hunter2")
+    gateway.ask("POST", '/v1/"quoted"')
+    lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
+    assert [(line["url.path"], line["labels.side"]) for line in lines] == [
+        ("/v1/search", "queries"),
+        ('/v1/"quoted"', "commands"),
+    ]
+    assert lines[0]["http.response.status_code"] == 200
+    assert lines[0]["trace.id"] == "req_of_the_application"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", lines[0]["@timestamp"])
+    assert "hunter2" not in gateway.log.read_text()

@@ -1,0 +1,200 @@
+"""`scripts/up` runs the real thing: children that die come back, and nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
+from redis import Redis
+from redis.exceptions import RedisError
+
+from infrastructure.settings import Settings
+from tests.servers import ROOT, wait_until
+from tests.system import System
+
+pytestmark = pytest.mark.xdist_group("embedded")
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """One system for the tests that only hurt its children."""
+    system = System(tmp_path_factory.mktemp("up") / "data", "--apis", "2").start()
+    yield system
+    system.stop()
+
+
+def status_of(url: str) -> int:
+    with urllib.request.urlopen(url, timeout=15) as answer:
+        return int(answer.status)
+
+
+def keep_row(url: str, value: str) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS kept (value text)")
+        connection.execute("INSERT INTO kept VALUES (%s)", [value])
+
+
+def rows_kept(url: str) -> list[str]:
+    with psycopg.connect(url, connect_timeout=5) as connection:
+        return [value for (value,) in connection.execute("SELECT value FROM kept")]
+
+
+def keep_document(url: str, value: str) -> None:
+    with mongo(url) as client:
+        client["kept"]["kept"].insert_one({"value": value})
+
+
+def documents_kept(url: str) -> list[str]:
+    with mongo(url) as client:
+        return [document["value"] for document in client["kept"]["kept"].find()]
+
+
+def mongo(url: str) -> MongoClient[dict[str, Any]]:
+    return MongoClient(url, serverSelectionTimeoutMS=5000, w="majority", journal=True)
+
+
+def holds(condition: Callable[[], bool], *away: type[Exception]) -> Callable[[], bool]:
+    """The condition, false while the server is away."""
+
+    def asked() -> bool:
+        try:
+            return condition()
+        except away:
+            return False
+
+    return asked
+
+
+def test_a_killed_postgres_comes_back_at_its_url_with_its_data_though_a_backend_outlived_it(running: System) -> None:
+    url = running.env["POSTGRES_URL"]
+    keep_row(url, "before the kill")
+    with closing(psycopg.connect(url)) as busy:
+        busy.pgconn.send_query(b"SELECT pg_sleep(300)")
+        old = running.kill("postgres")
+        running.wait_restarted("postgres", old)
+    wait_until(holds(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError), 20, "the row")
+
+
+def test_a_killed_mongod_comes_back_at_its_url_with_its_data(running: System) -> None:
+    url = running.env["MONGODB_URL"]
+    keep_document(url, "before the kill")
+    running.wait_restarted("mongod", running.kill("mongod"))
+    wait_until(holds(lambda: "before the kill" in documents_kept(url), PyMongoError), 20, "the document")
+
+
+def test_a_killed_valkey_comes_back_at_its_url_and_empty(running: System) -> None:
+    with Redis.from_url(running.env["REDIS_URL"]) as client:
+        client.set("kept", "no")
+        running.wait_restarted("valkey", running.kill("valkey"))
+        wait_until(holds(lambda: client.get("kept") is None, RedisError), 20, "Valkey")
+
+
+@pytest.mark.parametrize("name", ["model", "api", "api-2", "projector"])
+def test_any_other_killed_child_is_started_again(running: System, name: str) -> None:
+    running.wait_restarted(name, running.kill(name))
+    running.wait_ready()
+
+
+def test_a_connection_waits_while_every_api_is_replaced(running: System) -> None:
+    old = {name: running.kill(name) for name in ("api", "api-2")}
+    assert status_of(f"{running.base_url}/health/live") == 200
+    for name, pid in old.items():
+        running.wait_restarted(name, pid)
+        assert status_of(f"{running.env['API_1_URL']}/health/live") == 200
+
+
+def test_a_second_start_on_the_same_directory_is_refused(running: System) -> None:
+    second = System(running.data)
+    second.output = running.data.with_name("second.out")
+    second.launch()
+    assert second.wait() == 1
+    assert f"in use by the process {running.supervisor}" in second.said()
+    assert running.pid("postgres")
+
+
+def test_a_port_that_is_taken_is_said_so(running: System, tmp_path: Path) -> None:
+    second = System(tmp_path / "data", port=running.port)
+    second.launch()
+    assert second.wait() == 1
+    assert f"127.0.0.1:{running.port} cannot be listened on" in second.said()
+
+
+def test_run_tells_where_everything_is_and_only_its_owner(running: System) -> None:
+    names = {"postgres", "mongod", "valkey", "model", "api", "api-2", "projector"}
+    assert {file.stem for file in (running.data / "run").glob("*.pid")} == names
+    assert (running.data / "run" / "env").stat().st_mode & 0o777 == 0o600
+    assert set(running.env) == {
+        *("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL"),
+        *("API_1_URL", "API_1_METRICS_URL", "API_2_URL", "API_2_METRICS_URL", "PROJECTOR_1_METRICS_URL"),
+    }
+    assert running.env["BASE_URL"] == running.base_url
+    assert "Ready." in running.said()
+    with urllib.request.urlopen(f"{running.env['OPENAI_BASE_URL']}/models", timeout=15) as answer:
+        assert json.load(answer)["data"][0]["id"] == "smollm2-135m"
+
+
+def test_after_sigterm_no_process_is_left_and_after_sigkill_neither_and_the_data_stays(
+    system: Callable[..., System],
+) -> None:
+    first = system("--no-model")
+    urls = first.env
+    keep_row(urls["POSTGRES_URL"], "one")
+    keep_document(urls["MONGODB_URL"], "one")
+    first.stop()
+    assert not (first.data / "run" / "env").exists()
+
+    second = system("--no-model", data=first.data)
+    assert {name: second.env[name] for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")} == {
+        name: urls[name] for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")
+    }
+    keep_row(urls["POSTGRES_URL"], "two")
+    keep_document(urls["MONGODB_URL"], "two")
+    os.kill(second.supervisor, signal.SIGKILL)
+    assert second.wait() == -signal.SIGKILL
+    second.wait_gone()
+
+    third = system("--no-model", data=first.data)
+    assert rows_kept(third.env["POSTGRES_URL"]) == ["one", "two"]
+    assert documents_kept(third.env["MONGODB_URL"]) == ["one", "two"]
+
+
+def test_servers_named_by_the_environment_are_used_instead(system: Callable[..., System], settings: Settings) -> None:
+    given = {
+        "POSTGRES_URL": settings.postgres_url,
+        "MONGODB_URL": settings.mongodb_url,
+        "REDIS_URL": settings.redis_url,
+        "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+    }
+    started = system(**given)
+    assert {name: started.env[name] for name in given} == given
+    assert {file.stem for file in (started.data / "run").glob("*.pid")} == {"api", "projector"}
+
+
+def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> None:
+    system = System(tmp_path / "data", "--no-model")
+    (tmp_path / "data" / "postgres").mkdir(parents=True)
+    (tmp_path / "data" / "secret").write_text("0" * 64)
+    (tmp_path / "data" / "secret").chmod(0o600)
+    system.launch()
+    assert system.wait() == 1
+    assert "postgres does not start" in system.said()
+    system.wait_gone()
+
+
+def test_it_runs_from_any_directory(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "__init__.py").touch()
+    done = subprocess.run(
+        [ROOT / "scripts" / "up", "--help"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert "--projectors" in done.stdout
