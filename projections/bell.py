@@ -13,31 +13,38 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 log = structlog.get_logger(__name__)
 
 
-class Bell:
-    """Rung by Postgres's NOTIFY while `listen` runs, and by whoever calls `ring`. `rings` counts."""
+class Signal:
+    """Something that happens now and then, for any number of waiters. `count` counts."""
 
-    def __init__(self, postgres_url: str) -> None:
-        self._postgres_url = postgres_url
-        self._rung = asyncio.Event()
-        self.rings = 0
-        self.listening = False
+    def __init__(self) -> None:
+        self._happened = asyncio.Event()
+        self.count = 0
 
     def ring(self) -> None:
         """Wakes all who wait."""
-        self.rings += 1
-        self._rung.set()
-        self._rung = asyncio.Event()
+        self.count += 1
+        self._happened.set()
+        self._happened = asyncio.Event()
 
     async def wait(self, seen: int, seconds: float) -> bool:
-        """Returns True as soon as there are more rings than `seen`, False after `seconds`."""
-        if self.rings != seen:
+        """Returns True as soon as it happened more often than `seen` says, False after `seconds`."""
+        if self.count != seen:
             return True
         try:
             async with asyncio.timeout(seconds):
-                await self._rung.wait()
+                await self._happened.wait()
         except TimeoutError:
             return False
         return True
+
+
+class Bell(Signal):
+    """Rung by Postgres's NOTIFY while `listen` runs."""
+
+    def __init__(self, postgres_url: str) -> None:
+        super().__init__()
+        self._postgres_url = postgres_url
+        self.listening = False
 
     async def listen(self) -> None:
         """Listens until it is cancelled, on a connection of its own that it makes again whenever it is lost."""

@@ -35,8 +35,8 @@ from projections.context_snapshots import (
     refill,
 )
 from projections.positions import Positions
+from projections.read_models import CONTEXT
 
-CONTEXT = "context"
 _CHANGE = resources.files(__package__).joinpath("change_snapshot.lua").read_text()
 _SHA1 = sha1(_CHANGE.encode(), usedforsecurity=False).hexdigest()
 _NOT_CONTINUED = -1

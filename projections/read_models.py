@@ -7,7 +7,7 @@ any version of a conversation can be read as it stood.
     conversations  one document a conversation, removed when it is deleted
     items          one document an item, never an array that grows; removed with its conversation
     responses      one document a reply, running ones included; removed with its conversation
-    projections    one document a view: {_id: view, position}, committed together with the view's writes
+    projections    one document a view, committed together with the view's writes: see `positions.py`
 """
 
 from collections.abc import Iterator
@@ -37,6 +37,10 @@ Document = dict[str, Any]
 View = Literal["conversations", "items", "responses"]
 
 VIEWS: tuple[View, ...] = ("conversations", "items", "responses")
+CONTEXT = "context"
+"""The view in Redis: see `context_snapshots.py`."""
+
+ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
 POSITIONS = "projections"
 
 INDEXES: dict[View, tuple[tuple[tuple[str, int], ...], ...]] = {

@@ -7,12 +7,12 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Depends, Header, Request
 from msgspec import Struct
 from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.asynchronous.database import AsyncDatabase
 from redis.asyncio import Redis
 
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import Asking
 from infrastructure.model import Model
+from infrastructure.mongodb import Database
 from infrastructure.principal import Principal
 from projections.read_models import Document, View, key
 from queries.consistency import Consistency, ConversationRead, Read
@@ -28,7 +28,7 @@ class Sources(Struct, frozen=True):
     """What the routes of this process read from."""
 
     log: LogAccess
-    views: AsyncDatabase[Document]
+    views: Database
     redis: Redis
     model: Model
     consistency: Consistency
@@ -54,9 +54,12 @@ class Caller(Struct, frozen=True):
     def view(self, view: View) -> AsyncCollection[Document]:
         return self.sources.views[view]
 
-    async def find(self, view: View, ident: str, *fields: str) -> Document | None:
-        """The caller's document of this id; of it these fields, where any are named."""
-        return await self.view(view).find_one({"_id": key(self.principal.tenant, ident)}, fields or None)
+    async def find(self, read: Read, view: View, ident: str, *fields: str) -> Document | None:
+        """The caller's document of this id; of it these fields, where any are named. None: there is none, surely."""
+        document = await self.view(view).find_one({"_id": key(self.principal.tenant, ident)}, fields or None)
+        if document is None:
+            await self.sources.consistency.check(read)
+        return document
 
 
 def sources(request: Request) -> Sources:

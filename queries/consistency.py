@@ -1,25 +1,24 @@
 """Read your own writes: no answer is older than what was committed when its read arrived, or it says so. For `queries/` only.
 
 A read asks Postgres where the conversation (or the whole log) ends, and waits until the views it reads have come that far.
-With Postgres away it goes on, and the answer says `X-Consistency: unverified`.
+With Postgres away it goes on, and the answer says `X-Consistency: unverified`. A view that is emptied to be rebuilt while a
+read is under way is noticed by its position, which is looked at once more behind the documents.
 """
 
 import asyncio
 import time
-from collections.abc import Mapping
 from enum import Enum
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-import pymongo
 from msgspec import Struct
-from pymongo.asynchronous.collection import AsyncCollection
-from pymongo.asynchronous.database import AsyncDatabase
 
 from domain.errors import ConversationNotFound
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from projections.read_models import POSITIONS, VIEWS, Document, View, key
+from infrastructure.mongodb import Database
+from projections.read_models import View, key
 from queries.log_access import LogAccess, LogAway, Question
+from queries.positions import NOWHERE, Places, Positions
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -33,8 +32,13 @@ class _Away(Enum):
 
 
 class Read(Struct, frozen=True, kw_only=True):
-    """A read that may go ahead. `verified`: the views hold all that was committed when it arrived."""
+    """A read that may go ahead on `views`, which have all come to `position`.
 
+    `verified`: that is all that was committed when it arrived. Otherwise nobody knows, and a view must at least be whole.
+    """
+
+    views: tuple[View, ...]
+    position: int
     verified: bool
 
     @property
@@ -42,10 +46,16 @@ class Read(Struct, frozen=True, kw_only=True):
         """What its answer says of itself."""
         return {} if self.verified else {"x-consistency": "unverified"}
 
+    def holds(self, seen: Places) -> bool:
+        """Whether the views are still, or by now, where this read needs them."""
+        found = [seen.get(view, NOWHERE) for view in self.views]
+        return all(place.position >= self.position and (self.verified or place.live) for place in found)
+
 
 class ConversationRead(Read, frozen=True, kw_only=True):
     """A read of one conversation, at its `version`."""
 
+    conversation_id: str
     version: int
 
     @property
@@ -53,38 +63,13 @@ class ConversationRead(Read, frozen=True, kw_only=True):
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
 
-class Positions:
-    """How far each view has come. Those who ask while a read is under way share it: a position only ever rises."""
-
-    def __init__(self, views: AsyncDatabase[Document]) -> None:
-        self._collection: AsyncCollection[Document] = views[POSITIONS]
-        self._reading: asyncio.Task[dict[str, int]] | None = None
-
-    async def read(self) -> Mapping[str, int]:
-        """The position of each view; one that has none yet is missing. Raises PyMongoError."""
-        if self._reading is None:
-            self._reading = asyncio.create_task(self._read())
-            self._reading.add_done_callback(self._read_done)
-        return await asyncio.shield(self._reading)
-
-    async def _read(self) -> dict[str, int]:
-        with pymongo.timeout(WAIT_SECONDS):
-            documents = await self._collection.find({"_id": {"$in": VIEWS}}, {"position": 1}).to_list()
-        return {document["_id"]: document["position"] for document in documents}
-
-    def _read_done(self, task: asyncio.Task[Any]) -> None:
-        self._reading = None
-        if not task.cancelled():
-            task.exception()  # all who asked may be gone: then nobody else looks at it
-
-
 class Consistency:
     """Makes reads current. `min_position` is what the caller's `X-Min-Position` asks for; 0 asks for nothing."""
 
-    def __init__(self, log: LogAccess, views: AsyncDatabase[Document]) -> None:
+    def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
-        self._conversations: AsyncCollection[Document] = views["conversations"]
-        self.positions = Positions(views)
+        self._conversations = database["conversations"]
+        self.positions = Positions(database)
 
     async def conversation(
         self, tenant: str, conversation_id: str, *views: View, min_position: int = 0
@@ -96,23 +81,64 @@ class Consistency:
         deadline = time.monotonic() + WAIT_SECONDS
         head, seen = await asyncio.gather(self._ask(lambda reader: reader.head(conversation_id)), self.positions.read())
         if head is _Away.AWAY:
-            await self._reach(views, min_position, seen, deadline)
-            document = await self._conversations.find_one({"_id": key(tenant, conversation_id)}, {"version": 1})
-            if document is None:
-                raise ConversationNotFound(conversation_id)
-            return ConversationRead(version=document["version"], verified=False)
+            return await self._unverified(tenant, conversation_id, views, min_position, seen, deadline)
         if head is None or head.tenant != tenant or head.deleted:
             raise ConversationNotFound(conversation_id)
-        await self._reach(views, max(head.position, min_position), seen, deadline)
-        return ConversationRead(version=head.version, verified=True)
+        read = ConversationRead(
+            views=views,
+            position=max(head.position, min_position),
+            verified=True,
+            conversation_id=conversation_id,
+            version=head.version,
+        )
+        await self._reach(read, seen, deadline)
+        return read
 
     async def everything(self, *views: View, min_position: int = 0) -> Read:
         """Returns when these views show all that was committed when this was called. Raises ApiError 503."""
         deadline = time.monotonic() + WAIT_SECONDS
         last, seen = await asyncio.gather(self._ask(lambda reader: reader.last_position()), self.positions.read())
-        known = 0 if last is _Away.AWAY else last
-        await self._reach(views, max(known, min_position), seen, deadline)
-        return Read(verified=last is not _Away.AWAY)
+        if last is _Away.AWAY:
+            read = Read(views=views, position=min_position, verified=False)
+        else:
+            read = Read(views=views, position=max(last, min_position), verified=True)
+        await self._reach(read, seen, deadline)
+        return read
+
+    async def check(self, read: Read, seen: Places | None = None) -> None:
+        """Raises ApiError 503 when a view was reset since the read began. `seen`: places that were read behind the documents."""
+        if not read.holds(await self.positions.read_now() if seen is None else seen):
+            raise _behind()
+
+    async def check_not_deleted(self, read: ConversationRead) -> None:
+        """Raises ConversationNotFound when the conversation was deleted since the read began: what was read may be a rest."""
+        head = await self._ask(lambda reader: reader.head(read.conversation_id)) if read.verified else _Away.AWAY
+        if head is None or (head is not _Away.AWAY and head.deleted):
+            raise ConversationNotFound(read.conversation_id)
+
+    async def _unverified(
+        self,
+        tenant: str,
+        conversation_id: str,
+        views: tuple[View, ...],
+        min_position: int,
+        seen: Places,
+        deadline: float,
+    ) -> ConversationRead:
+        """At the version that the view of conversations knows."""
+        known = Read(views=(*views, "conversations"), position=min_position, verified=False)
+        await self._reach(known, seen, deadline)
+        document = await self._conversations.find_one({"_id": key(tenant, conversation_id)}, {"version": 1})
+        if document is None:
+            await self.check(known)
+            raise ConversationNotFound(conversation_id)
+        return ConversationRead(
+            views=views,
+            position=min_position,
+            verified=False,
+            conversation_id=conversation_id,
+            version=document["version"],
+        )
 
     async def _ask(self, question: Question[T]) -> T | _Away:
         try:
@@ -120,14 +146,18 @@ class Consistency:
         except LogAway:
             return _Away.AWAY
 
-    async def _reach(self, views: tuple[View, ...], position: int, seen: Mapping[str, int], deadline: float) -> None:
+    async def _reach(self, read: Read, seen: Places, deadline: float) -> None:
         pause = FIRST_PAUSE_SECONDS
-        while any(seen.get(view, 0) < position for view in views):
+        while not read.holds(seen):
             left = deadline - time.monotonic()
             if left <= 0:
-                raise ApiError(
-                    503, "The read models are behind what was written; they are catching up.", code="read_models_behind"
-                )
+                raise _behind()
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             seen = await self.positions.read()
+
+
+def _behind() -> ApiError:
+    return ApiError(
+        503, "The read models do not show yet what was written; they are catching up.", code="read_models_behind"
+    )

@@ -14,6 +14,7 @@ from infrastructure.http.paths import ConversationId, checked
 from infrastructure.ids import CONVERSATION
 from projections.read_models import Document
 from queries.caller import Called, Caller, reads
+from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Paged, Param, fetch, unknown_cursor
 
@@ -28,7 +29,7 @@ _SHOWN = ("id", "metadata", "status", "title", "instructions", "version")
 async def get_conversation(conversation_id: ConversationId, called: Called) -> Response:
     """The Conversation; its version is the `ETag`."""
     read = await called.read(conversation_id, "conversations")
-    document = await called.find("conversations", conversation_id, *_SHOWN)
+    document = await called.find(read, "conversations", conversation_id, *_SHOWN)
     if document is None:  # deleted since
         raise ConversationNotFound(conversation_id)
     headers = {**read.headers, "etag": etag(document["version"])}
@@ -59,11 +60,11 @@ async def list_conversations(
 ) -> Response:
     """A page of the conversations that are listed, newest first. Also `metadata[key]=value`, as many as need be."""
     read = await called.read_everything("conversations")
-    await _check_cursor(called, "after", paging.after)
-    await _check_cursor(called, "before", paging.before)
+    await _check_cursor(called, read, "after", paging.after)
+    await _check_cursor(called, read, "before", paging.before)
     where = _where(called.principal.tenant, status, owner, metadata)
     documents, has_more = await fetch(
-        called.view("conversations"), where, "id", paging, after=paging.after, before=paging.before, fields=_SHOWN
+        called, read, "conversations", where, "id", paging, after=paging.after, before=paging.before, fields=_SHOWN
     )
     bodies = [shapes.encode(_shape(document)) for document in documents]
     body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
@@ -97,12 +98,12 @@ def _has(name: str, value: str) -> Document:
     return {"$eq": [{"$getField": {"field": {"$literal": name}, "input": "$metadata"}}, {"$literal": value}]}
 
 
-async def _check_cursor(called: Caller, param: Param, cursor: str | None) -> None:
+async def _check_cursor(called: Caller, read: Read, param: Param, cursor: str | None) -> None:
     """A cursor is a conversation of this tenant, one that was deleted since included: its id still has a place."""
     if cursor is None:
         return
     checked(cursor, CONVERSATION, param)
-    if await called.find("conversations", cursor, "_id") is not None:
+    if await called.find(read, "conversations", cursor, "_id") is not None:
         return
     try:
         head = await called.sources.log.ask(lambda reader: reader.head(cursor))

@@ -39,6 +39,7 @@ _STREAM = "text/event-stream"
 
 @reads(router, "/v1/conversations/{conversation_id}/events")
 async def list_events(
+    *,
     conversation_id: ConversationId,
     called: Called,
     request: Request,

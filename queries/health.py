@@ -25,7 +25,7 @@ def checks(sources: Sources) -> Mapping[str, Check]:
         return bool(await sources.redis.ping())
 
     async def projector() -> bool:
-        return all(each.state == "current" for each in await standings(sources))
+        return all(each.is_usual for each in await standings(sources))
 
     async def model() -> bool:
         await sources.model.list_models()

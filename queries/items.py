@@ -4,12 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
 
-from domain.errors import ConversationNotFound, ItemNotFound
+from domain.errors import ItemNotFound
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ConversationId, ItemId
 from projections.read_models import Document
 from queries.caller import Called, Caller, reads
+from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Param, fetch, unknown_cursor
 
 router = APIRouter(tags=["items"])
@@ -33,10 +34,12 @@ async def list_items(
         raise ApiError(
             400, f"`as_of` is after the conversation's version {read.version}.", code="invalid_value", param="as_of"
         )
-    after = await _depth(called, conversation_id, "after", paging.after)
-    before = await _depth(called, conversation_id, "before", paging.before)
+    after = await _depth(called, read, "after", paging.after)
+    before = await _depth(called, read, "before", paging.before)
     documents, has_more = await fetch(
-        called.view("items"),
+        called,
+        read,
+        "items",
         _where(called.principal.tenant, conversation_id, as_of or read.version),
         "depth",
         paging,
@@ -44,9 +47,8 @@ async def list_items(
         before=before,
         fields=("id", "item"),
     )
-    # A page that is not full may have been read while the conversation was removed: then it is what is left, not a page.
-    if len(documents) < paging.limit and await called.find("conversations", conversation_id, "_id") is None:
-        raise ConversationNotFound(conversation_id)
+    if len(documents) < paging.limit:
+        await called.sources.consistency.check_not_deleted(read)
     bodies = [document["item"].encode() for document in documents]
     body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
     return shapes.json_response(body, headers=read.headers)
@@ -56,7 +58,7 @@ async def list_items(
 async def get_item(conversation_id: ConversationId, item_id: ItemId, called: Called) -> Response:
     """The bare item. 404 when it is not of this conversation, or retracted."""
     read = await called.read(conversation_id, "items")
-    document = await called.find("items", item_id, "conversation_id", "version", "retracted_version", "item")
+    document = await called.find(read, "items", item_id, "conversation_id", "version", "retracted_version", "item")
     if document is None or document["conversation_id"] != conversation_id or not _stands(document, read.version):
         raise ItemNotFound(item_id)
     return shapes.json_response(document["item"].encode(), headers=read.headers)
@@ -78,12 +80,12 @@ def _stands(document: Document, version: int) -> bool:
     return bool(document["version"] <= version) and (retracted is None or retracted > version)
 
 
-async def _depth(called: Caller, conversation_id: str, param: Param, cursor: str | None) -> int | None:
+async def _depth(called: Caller, read: ConversationRead, param: Param, cursor: str | None) -> int | None:
     """Where a cursor stands. Raises ApiError (400) when it is no item of this conversation."""
     if cursor is None:
         return None
-    document = await called.find("items", cursor, "conversation_id", "depth")
-    if document is None or document["conversation_id"] != conversation_id:
+    document = await called.find(read, "items", cursor, "conversation_id", "depth")
+    if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "item of this conversation")
     depth: int = document["depth"]
     return depth

@@ -88,7 +88,9 @@ class LogAccess:
             return await question(self._reader)
 
     async def _until_back(self) -> None:
-        while not await self._answers():
+        while True:
+            if await self._answers():
+                break
             await asyncio.sleep(PROBE_SECONDS)
         self._probe = None
         log.info("postgres_back")

@@ -1,29 +1,27 @@
-"""The query side's process: makes what its routes read from, and serves them. `create_app` is also what the gateway mounts."""
+"""The query API of one process: nothing but GET and HEAD. `create_app` wires it; `python -m queries.main` serves it alone."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-import uvicorn
 from fastapi import FastAPI
-from pymongo import AsyncMongoClient
-from redis.asyncio import Redis
 
+from infrastructure import mongodb, redis
 from infrastructure.http.app import Check, health_router, make_app
+from infrastructure.http.serve import serve
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
 from infrastructure.model import Model
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
-from projections.read_models import Document
 from queries import conversations, events, health, items, models, projections_status, responses
 from queries.caller import Sources
 from queries.consistency import Consistency
 from queries.log_access import LogAccess
 
-GRACEFUL_SECONDS = 5
-_OPERATION_MILLISECONDS = 5_000
-_SELECTION_MILLISECONDS = 2_000
-_REDIS_SECONDS = 2.0
+RESOURCES = (conversations, items, events, responses, models, projections_status)
+
+MONGODB_SECONDS = 5.0
+POOL_CLOSE_SECONDS = 1.0
 
 
 @asynccontextmanager
@@ -31,62 +29,41 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
     """What the routes read from. No store has to be there yet: each is connected to when it is first needed."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
-        await pool.open()
-        stack.push_async_callback(pool.close, 1.0)
+        await pool.open(wait=False)
+        stack.push_async_callback(pool.close, POOL_CLOSE_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
-        mongo: AsyncMongoClient[Document] = AsyncMongoClient(
-            settings.mongodb_url,
-            serverSelectionTimeoutMS=_SELECTION_MILLISECONDS,
-            timeoutMS=_OPERATION_MILLISECONDS,
-        )
+        mongo = mongodb.connect(settings, answer_seconds=MONGODB_SECONDS)
         stack.push_async_callback(mongo.close)
-        views = mongo[settings.mongodb_database]
-        redis = Redis.from_url(settings.redis_url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS)
-        stack.push_async_callback(redis.aclose)
+        views = mongodb.database(mongo, settings)
+        snapshots = redis.connect(settings)
+        stack.push_async_callback(snapshots.aclose)
         model = Model(settings)
         stack.push_async_callback(model.close)
-        yield Sources(log, views, redis, model, Consistency(log, views))
+        yield Sources(log, views, snapshots, model, Consistency(log, views))
 
 
 def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
-    """The query API. It serves nothing but GET and HEAD."""
+    """The app; its lifespan opens and closes all it needs. No store has to be there when it starts."""
+    checks: dict[str, Check] = {}
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with open_sources(settings) as sources:
             app.state.sources = sources
+            checks.update(health.checks(sources))
             yield
 
-    def checks() -> Mapping[str, Check]:
-        return health.checks(app.state.sources)
-
-    routers = [
-        conversations.router,
-        items.router,
-        events.router,
-        responses.router,
-        models.router,
-        projections_status.router,
-        health_router(metrics, checks, health.NEEDED),
-    ]
-    app = make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics)
-    return app  # noqa: RET504 - `checks` needs its name
+    ready = health_router(metrics, lambda: checks, needed=health.NEEDED)
+    routers = [ready, *(resource.router for resource in RESOURCES)]
+    return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics)
 
 
 def main() -> None:
+    """Serves this side alone, on HOST and PORT."""
     settings = Settings()
-    configure_logging("conversation-store-queries", settings.log_level, settings.log_format)
-    uvicorn.run(
-        create_app(settings, Metrics()),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-    )
+    configure_logging("query-api", settings.log_level, settings.log_format)
+    serve(create_app(settings, Metrics()), settings)
 
 
 if __name__ == "__main__":

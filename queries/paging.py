@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Depends, Query
 from msgspec import Struct
-from pymongo.asynchronous.collection import AsyncCollection
 
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id
-from projections.read_models import Document
+from projections.read_models import Document, View
+from queries.caller import Caller
+from queries.consistency import Read
+from queries.positions import places, with_place
 
 DEFAULT_LIMIT = 20
 LARGEST_LIMIT = 100
@@ -65,7 +67,9 @@ def unknown_cursor(param: Param, what: str) -> ApiError:
 
 
 async def fetch(
-    collection: AsyncCollection[Document],
+    called: Caller,
+    read: Read,
+    view: View,
     where: Document,
     field: str,
     paging: Paging,
@@ -74,9 +78,10 @@ async def fetch(
     before: Any,
     fields: Sequence[str],
 ) -> tuple[list[Document], bool]:
-    """One page of the documents that match, ordered by `field`, and whether there is more.
+    """One page of the view's documents that match, ordered by `field`, and whether there is more.
 
-    `after` and `before`: the values of `field` at the cursors; None where there is no cursor.
+    `after` and `before`: the values of `field` at the cursors; None where there is no cursor. Raises ApiError 503 when the
+    view was reset meanwhile.
     """
     beyond, short_of = ("$gt", "$lt") if paging.ascending else ("$lt", "$gt")
     bounds = {
@@ -84,8 +89,15 @@ async def fetch(
         **({} if before is None else {short_of: before}),
     }
     direction = 1 if paging.ascending != paging.from_its_end else -1
-    found = collection.find({**where, field: bounds} if bounds else where, fields)
-    documents = await found.sort(field, direction).limit(paging.limit + 1).to_list()
+    pipeline = [
+        {"$match": {**where, field: bounds} if bounds else where},
+        {"$sort": {field: direction}},
+        {"$limit": paging.limit + 1},
+        {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
+        with_place(view),
+    ]
+    *documents, place = await (await called.view(view).aggregate(pipeline)).to_list()
+    await called.sources.consistency.check(read, places([place]))
     has_more = len(documents) > paging.limit
     page = documents[: paging.limit]
     return page[::-1] if paging.from_its_end else page, has_more

@@ -1,13 +1,14 @@
 """GET /v1/projections: how far each view has come, and how far it is behind. For people and dashboards; `health.py` uses it too.
 
-`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[], parked:[]}]}`. `head` is the log's
-last position, `lag_seconds` the age of the oldest event that a view does not show yet (0 when it shows all). `state` is
-`current`, `behind` (for longer than USUAL_SECONDS) or, with Postgres away, `unknown`: `head` and `lag_seconds` are null then.
+`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[], parked:[]}]}`. `state` is the
+projector's own word (`live`, `rebuilding`, `emptying`; `absent` before it has begun), `position` the last event the view
+shows, `head` the log's last position, `lag_seconds` the age of the oldest event that the view does not show yet (0 when it
+shows all). With Postgres away, `head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from fastapi import APIRouter, Response
 from msgspec import Struct, structs
@@ -16,6 +17,7 @@ from infrastructure.http.shapes import json_response
 from projections.read_models import VIEWS
 from queries.caller import Called, Sources, reads
 from queries.log_access import LogAccess, LogAway
+from queries.positions import NOWHERE
 
 router = APIRouter(tags=["projections"])
 
@@ -27,42 +29,42 @@ class Standing(Struct, frozen=True, kw_only=True):
     """Where one view stands."""
 
     name: str
-    version: int
-    state: Literal["current", "behind", "unknown"]
+    version: int = 1
+    state: str
     position: int
-    head: int | None
-    lag_seconds: float | None
+    head: int | None = None
+    lag_seconds: float | None = None
     partitions: tuple[Any, ...] = ()
     parked: tuple[Any, ...] = ()
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether the view is live, and no further behind than one is that keeps up."""
+        return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= USUAL_SECONDS
 
 
 @reads(router, "/v1/projections")
 async def list_projections(called: Called) -> Response:
     """Where each view stands."""
     found = await standings(called.sources)
-    headers = {"x-consistency": "unverified"} if any(each.state == "unknown" for each in found) else {}
-    return json_response({"object": "list", "data": [structs.asdict(each) for each in found]}, headers=headers)
+    unverified = any(each.head is None for each in found)
+    body = {"object": "list", "data": [structs.asdict(each) for each in found]}
+    return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
 
 
 async def standings(sources: Sources) -> Sequence[Standing]:
     """All views, as they stand now. Raises PyMongoError."""
-    positions = await sources.consistency.positions.read()
+    seen = await sources.consistency.positions.read()
+    found = [(view, seen.get(view, NOWHERE)) for view in VIEWS]
     try:
         head = await sources.log.ask(lambda reader: reader.last_position())
-        lags = {position: await _lag(sources.log, position, head) for position in {*positions.values(), 0}}
+        lags = {position: await _lag(sources.log, position, head) for position in {at.position for _, at in found}}
     except LogAway:
-        return [
-            Standing(
-                name=view, version=1, state="unknown", position=positions.get(view, 0), head=None, lag_seconds=None
-            )
-            for view in VIEWS
-        ]
-    return [_standing(view, positions.get(view, 0), head, lags[positions.get(view, 0)]) for view in VIEWS]
-
-
-def _standing(view: str, position: int, head: int, lag: float) -> Standing:
-    state: Literal["current", "behind"] = "current" if lag <= USUAL_SECONDS else "behind"
-    return Standing(name=view, version=1, state=state, position=position, head=head, lag_seconds=lag)
+        return [Standing(name=view, state=at.state, position=at.position) for view, at in found]
+    return [
+        Standing(name=view, state=at.state, position=at.position, head=head, lag_seconds=lags[at.position])
+        for view, at in found
+    ]
 
 
 async def _lag(log: LogAccess, position: int, head: int) -> float:

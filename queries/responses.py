@@ -55,27 +55,31 @@ async def list_input_items(response_id: ResponseId, called: Called, paging: Page
 
 async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
     """The response's document once it is current. Raises ResponseNotFound, of a deleted conversation's too."""
-    try:
-        read = await called.read(await _conversation_of(called, response_id), "responses")
-    except ConversationNotFound as error:
-        raise ResponseNotFound(response_id) from error
-    document = await called.find("responses", response_id)
-    if document is None:
-        raise ResponseNotFound(response_id)
-    return read, document
-
-
-async def _conversation_of(called: Caller, response_id: str) -> str:
-    """The conversation it belongs to: the log knows it before any view does; with the log away the view has to."""
     tenant = called.principal.tenant
     try:
         conversation_id = await called.sources.log.ask(lambda reader: reader.conversation_of(tenant, response_id))
     except LogAway:
-        document = await called.find("responses", response_id, "conversation_id")
-        conversation_id = document["conversation_id"] if document is not None else None
+        return await _find_unverified(called, response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
-    return conversation_id
+    try:
+        read = await called.read(conversation_id, "responses")
+    except ConversationNotFound as error:
+        raise ResponseNotFound(response_id) from error
+    return read, await _document(called, read, response_id)
+
+
+async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Document]:
+    """Which conversation it belongs to, the log knows before any view does; with the log away the view has to do."""
+    read = await called.read_everything("responses")
+    return read, await _document(called, read, response_id)
+
+
+async def _document(called: Caller, read: Read, response_id: str) -> Document:
+    document = await called.find(read, "responses", response_id)
+    if document is None:
+        raise ResponseNotFound(response_id)
+    return document
 
 
 def _render(document: Document) -> bytes:

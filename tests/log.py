@@ -18,7 +18,7 @@ class Log:
             return connection.execute(sql, parameters).fetchall()
 
     def count(self) -> int:
-        return self.rows("SELECT count(*) FROM events")[0][0]
+        return int(self.rows("SELECT count(*) FROM events")[0][0])
 
     def topics(self, conversation_id: str) -> list[str]:
         return [type(event).topic for event in self.events(conversation_id)]

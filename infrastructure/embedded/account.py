@@ -12,6 +12,8 @@ USER = "nobody"
 # From capabilities(7). Either lets a process pass through directories that are closed to its user.
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
+# Lets a process say how its capabilities pass on.
+CAP_SETPCAP = 8
 
 
 class UnreachableError(RuntimeError):
@@ -55,4 +57,7 @@ def _capability() -> int | None:
         return None
     status = Path("/proc/self/status").read_text()
     permitted = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapPrm:"))
-    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if permitted >> bit & 1), None)
+    held = {bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE, CAP_SETPCAP) if permitted >> bit & 1}
+    if CAP_SETPCAP not in held:
+        return None
+    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if bit in held), None)

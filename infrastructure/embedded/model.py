@@ -49,10 +49,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
     port: int = parser.parse_args().port
-    # Blocked before the server makes its threads, so that the signal waits for sigwait below.
-    signals = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-
     import xllamacpp  # type: ignore[import-untyped] # noqa: PLC0415 - untyped; no other process loads an inference engine
 
     params = xllamacpp.CommonParams()
@@ -70,8 +66,7 @@ def main() -> None:
     params.verbosity = 2
     server = xllamacpp.Server(params)
     print(f"{MODEL} listens on {server.listening_address}", flush=True)
-    signal.sigwait(signals)
-    del server  # its destructor ends the server
+    signal.pause()  # a signal ends it at once: it has nothing to lose
 
 
 if __name__ == "__main__":

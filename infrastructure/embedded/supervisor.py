@@ -118,11 +118,11 @@ class Supervisor:
             if child.stopping.is_set():
                 return
             child.failures = 1 if time.monotonic() - began > STAYED_UP_SECONDS else child.failures + 1
-            if not child.served_once:
-                log.error("%s %s before it served; the end of its log:\n%s", service.name, how, self._log_end(service))
-                if child.failures >= ATTEMPTS_AT_FIRST_START:
-                    log_file = self._directory.log_file(service.name)
-                    raise DoesNotStartError(f"{service.name} does not start: {how}; see {log_file}")
+            if not child.served_once and child.failures >= ATTEMPTS_AT_FIRST_START:
+                log_file = self._directory.log_file(service.name)
+                raise DoesNotStartError(
+                    f"{service.name} {how}, again and again. {log_file}:\n{last_lines(log_file, 12)}"
+                )
             delay = BACK_OFF[min(child.failures, len(BACK_OFF)) - 1]
             log.warning("%s %s: starting it again%s", service.name, how, f" in {delay} s" if delay else "")
             await asyncio.sleep(delay)
@@ -131,7 +131,9 @@ class Supervisor:
         """One life of a child, from its preparation to its end, and how it ended."""
         try:
             await asyncio.to_thread(child.service.prepare)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the child did not start: said, and tried again
+        except Exception as error:
+            if not child.served_once:
+                raise DoesNotStartError(f"{child.service.name} cannot be prepared: {error}") from error
             return f"cannot be prepared ({error})"
         if child.stopping.is_set():
             return "is not wanted any more"
@@ -182,7 +184,3 @@ class Supervisor:
     def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
         if not keeper.cancelled() and (error := keeper.exception()) and not self._broken.done():
             self._broken.set_exception(error)
-
-    def _log_end(self, service: Service) -> str:
-        log_file = self._directory.log_file(service.name)
-        return last_lines(log_file, 8) if log_file.exists() else "(none)"

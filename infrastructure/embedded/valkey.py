@@ -49,7 +49,6 @@ def _prepare(program: Path, config: Path, port: int, password: str) -> None:
         "databases 64",
         'save ""',
         "appendonly no",
-        f'dir "{config.parent}"',
     ]
     write_private(config, "\n".join(lines) + "\n")
 

@@ -18,7 +18,9 @@ def message(text: str, role: str = "user") -> dict[str, object]:
     return {"type": "message", "role": role, "content": text}
 
 
-async def test_a_new_conversation_is_answered_with_its_id_version_and_position(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_new_conversation_is_answered_with_its_id_version_and_position(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     answer = await api.post("/v1/conversations", json={"metadata": {"topic": "demo"}, "items": [message("hello")]})
     body = answer.json()
     assert answer.status_code == 200
@@ -30,9 +32,11 @@ async def test_a_new_conversation_is_answered_with_its_id_version_and_position(a
     assert log.topics(body["id"]) == ["conversation.started", "item.appended"]
 
 
-async def test_items_are_answered_in_parts_with_ids_of_ours_and_stored_as_sent(api: httpx.AsyncClient, log: Log) -> None:
+async def test_items_are_answered_in_parts_with_ids_of_ours_and_stored_as_sent(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create(api)
-    sent = [
+    sent: list[dict[str, object]] = [
         {"id": "mine", "role": "user", "content": "hi"},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
         {"type": "something_new", "depth": 10**30, "nested": {"a": [1.0, None]}},
@@ -66,7 +70,9 @@ async def test_fifty_concurrent_appends_are_fifty_items_with_versions_without_ga
     assert len(set(positions)) == 50
 
 
-async def test_an_append_on_another_version_is_a_412_that_names_the_current_one(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_append_on_another_version_is_a_412_that_names_the_current_one(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create(api)
     path = f"/v1/conversations/{conversation_id}/items"
     first = await api.post(path, json={"items": [message("a")]}, headers={"If-Match": '"1"'})

@@ -186,7 +186,7 @@ def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> Non
     (tmp_path / "data" / "secret").chmod(0o600)
     system.launch()
     assert system.wait() == 1
-    assert "postgres does not start" in system.said()
+    assert "postgres ended with status 1, again and again" in system.said()
     system.wait_gone()
 
 

@@ -1,0 +1,262 @@
+"""Brings the views of one store forward, and never stops: outages are waited out, an event that fails is tried again.
+
+Views that stand at the same position are written together. One that lags (a rebuild) takes turns with the others, and goes
+no further than the next position ahead, so that it meets them there. Where a batch fails for another reason than a
+store that is away, its views go on one by one, and the one that fails in ever smaller steps, up to the very event: there
+it stays, logged and not ready, until that event can be written. Nothing is ever skipped.
+"""
+
+import asyncio
+import time
+from collections.abc import Collection, Sequence
+from itertools import groupby
+from typing import Protocol
+
+import psycopg
+import redis.exceptions
+import structlog
+from msgspec import Struct
+from pymongo.errors import ConnectionFailure
+
+from infrastructure.event_log.reader import Recorded
+from infrastructure.metrics import Metrics
+from projections.bell import Bell, Signal
+from projections.feed import BATCH_EVENTS, Batch, Feed
+from projections.positions import Fenced, Place, Positions
+
+POLL_SECONDS = 0.5
+BEHIND_EVENTS = 400
+"""What a view that lags may take in one turn, so that those that keep up wait no longer for theirs."""
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_FIRST_FENCE, _LONGEST_FENCE = 0.01, 0.2
+_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
+_AWAY = (
+    ConnectionFailure,
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    redis.exceptions.ConnectionError,
+    redis.exceptions.TimeoutError,
+    OSError,
+)
+
+log = structlog.get_logger(__name__)
+
+
+class Sink(Protocol):
+    """A store with views: `MongoViews`, `ContextView`."""
+
+    views: tuple[str, ...]
+
+    async def prepare(self) -> None:
+        """Makes what the views need before their first write."""
+
+    async def apply(self, views: Collection[str], old: int, new: int, batch: Sequence[Recorded]) -> None:
+        """Writes the batch into the views, and moves them from `old` to `new`. Raises Fenced when they are elsewhere."""
+
+    async def empty_some(self, view: str) -> bool:
+        """Removes some of a view that is being emptied; says whether it is empty now. Raises Fenced."""
+
+
+class Trouble(Struct):
+    """A view whose next event, or one soon after it, can not be written. `limit` events are tried at once."""
+
+    limit: int
+    failures: int = 0
+    retry_at: float = 0.0
+
+
+class Lane:
+    """One store's views in one process. `moved` rings when one has moved."""
+
+    def __init__(
+        self, sink: Sink, views: Collection[str], *, positions: Positions, feed: Feed, bell: Bell, metrics: Metrics
+    ) -> None:
+        self._sink = sink
+        self._views = tuple(view for view in sink.views if view in views)
+        self._positions = positions
+        self._feed = feed
+        self._bell = bell
+        self._metrics = metrics
+        self._prepared = False
+        self._known = False
+        self._away: str | None = "start"
+        self._troubles: dict[str, Trouble] = {}
+        self.places: dict[str, Place] = {}
+        self.moved = Signal()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its stores answer and every view can move."""
+        return self._away is None and not self._troubles
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Moves the views forward until `stop`; a batch that was begun is finished first."""
+        pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
+        while not stop.is_set():
+            rings = self._bell.count
+            try:
+                moved = await self._turn()
+            except Fenced as error:
+                # Another projector writes these views now, or someone reset them: see where they are.
+                log.debug("projection_fenced", reason=str(error))
+                self._known = False
+                await _pause(stop, fenced)
+                fenced = min(_LONGEST_FENCE, fenced * 2)
+            except Exception as error:  # noqa: BLE001  # a projector that ends helps nobody: it says so, and tries again
+                self._lost(error)
+                await _pause(stop, pause)
+                pause = min(_LONGEST_PAUSE, pause * 2)
+            else:
+                self._regained()
+                pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
+                if not moved and not await self._bell.wait(rings, POLL_SECONDS):
+                    self._known = False  # so that a reset is noticed when nothing is appended
+
+    async def _turn(self) -> bool:
+        """One step for each group of views; says whether any moved."""
+        if not self._prepared:
+            await self._sink.prepare()
+            self._prepared = True
+        if not self._known:
+            await self._load()
+        moved = False
+        for views, until in self._groups():
+            moved |= await self._step(views, until)
+        return moved
+
+    async def _load(self) -> None:
+        places = await self._positions.load(self._views)
+        if missing := [view for view in self._views if view not in places]:
+            head = await self._feed.last_position()
+            for view in missing:
+                await self._positions.begin(view, head)
+            places = await self._positions.load(self._views)
+        for view, place in places.items():
+            if (before := self.places.get(view)) is None or before.state != place.state:
+                log.info("projection_state", projection=view, state=place.state, position=place.position)
+        self.places = places
+        self._known = True
+
+    def _groups(self) -> list[tuple[list[str], int | None]]:
+        """The views to write together, those behind first, and how far each group may go."""
+        now = time.monotonic()
+        alone = [view for view in self.places if view in self._troubles or self.places[view].state == "emptying"]
+        together = sorted((it for it in self.places.values() if it.view not in alone), key=lambda it: it.position)
+        groups = [
+            (position, [it.view for it in group]) for position, group in groupby(together, key=lambda it: it.position)
+        ]
+        ahead = [position for position, _ in groups[1:]]
+        waiting = {view for view, trouble in self._troubles.items() if trouble.retry_at > now}
+        return [(views, until) for (_, views), until in zip(groups, [*ahead, None], strict=False)] + [
+            ([view], None) for view in alone if view not in waiting
+        ]
+
+    async def _step(self, views: Sequence[str], until: int | None) -> bool:
+        """One batch for views that stand together; says whether they moved."""
+        place = self.places[views[0]]
+        if place.state == "emptying":
+            self._known = False
+            return await self._sink.empty_some(views[0]) or True
+        limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
+        limit = min([limit, *(self._troubles[view].limit for view in views if view in self._troubles)])
+        batch = Batch(place.position, [])
+        try:
+            batch = await self._feed.after(place.position, until=until, limit=limit)
+            if not batch.events:
+                return False
+            await self._sink.apply(views, place.position, batch.end, batch.events)
+        except (Fenced, *_AWAY):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other views nor be skipped
+            if len(views) > 1:
+                return bool(sum([await self._step([view], until) for view in views]))
+            self._failed(place, batch, error)
+            return False
+        self._applied(views, batch)
+        return True
+
+    def _applied(self, views: Sequence[str], batch: Batch) -> None:
+        now = time.time()
+        for view in views:
+            before = self.places[view]
+            place = self.places[view] = before.moved(batch.end)
+            self._metrics.projection_position.labels(view).set(place.position)
+            if before.state == "live":
+                observe = self._metrics.projection_lag_seconds.labels(view).observe
+                for recorded in batch.events:
+                    observe(max(0.0, now - recorded.recorded_at.timestamp()))
+            elif place.state == "live":
+                log.info("projection_state", projection=view, state=place.state, position=place.position)
+            self._narrowed_no_more(view)
+            log.debug("projection_moved", projection=view, position=place.position, events=len(batch.events))
+        if log.is_enabled_for(_DEBUG):
+            for recorded in batch.events:
+                log.debug(
+                    "event_projected",
+                    request_id=recorded.correlation_id,
+                    conversation_id=recorded.conversation_id,
+                    version=recorded.version,
+                    position=recorded.position,
+                    event_type=recorded.event.topic,
+                    projections=list(views),
+                )
+        self.moved.ring()
+
+    def _failed(self, place: Place, batch: Batch, error: Exception) -> None:
+        trouble = self._troubles.setdefault(place.view, Trouble(BATCH_EVENTS))
+        if len(batch.events) > 1:
+            trouble.limit = len(batch.events) // 2
+            log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
+            return
+        trouble.limit = 1
+        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0**trouble.failures)
+        trouble.failures += 1
+        trouble.retry_at = time.monotonic() + pause
+        stuck_at = batch.events[0] if batch.events else None
+        log.error(
+            "projection_stuck",
+            projection=place.view,
+            position=place.position,
+            event_position=stuck_at.position if stuck_at else None,
+            conversation_id=stuck_at.conversation_id if stuck_at else None,
+            request_id=stuck_at.correlation_id if stuck_at else None,
+            retry_seconds=pause,
+            exc_info=error,
+        )
+
+    def _narrowed_no_more(self, view: str) -> None:
+        trouble = self._troubles.get(view)
+        if trouble is None:
+            return
+        trouble.limit *= 2
+        if trouble.failures:
+            trouble.failures = 0
+            log.info("projection_freed", projection=view, position=self.places[view].position)
+        if trouble.limit >= BATCH_EVENTS:
+            del self._troubles[view]
+
+    def _lost(self, error: Exception) -> None:
+        self._known = False
+        away = type(error).__name__
+        if self._away != away:
+            say = log.warning if isinstance(error, _AWAY) else log.error
+            say("projection_waits", projections=list(self._views), exc_info=error)
+            self._away = away
+
+    def _regained(self) -> None:
+        if self._away is not None:
+            log.info("projection_runs", projections=list(self._views))
+            self._away = None
+
+
+_DEBUG = 10
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Waits, unless it is time to stop."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,80 @@
+"""The projector's process: `python -m projections.main`. Ends on SIGTERM or Ctrl-C, when the batch in hand is written."""
+
+import asyncio
+import signal
+
+import psycopg
+import structlog
+import uvloop
+
+from infrastructure import mongodb, redis
+from infrastructure.event_log.migrate import migrate
+from infrastructure.event_log.reader import EventReader
+from infrastructure.logging import configure_logging
+from infrastructure.metrics import Metrics
+from infrastructure.postgres import make_pool
+from infrastructure.settings import Settings
+from projections.runner import Runner
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+
+log = structlog.get_logger(__name__)
+
+
+async def project(settings: Settings, stop: asyncio.Event) -> None:
+    """Projects until `stop`. No store needs to be there when it begins."""
+    metrics = Metrics()
+    pool = make_pool(settings.postgres_url, max_size=6)
+    client = mongodb.connect(settings, answer_seconds=60.0)
+    snapshots = redis.connect(settings)
+    runner = Runner(
+        postgres_url=settings.postgres_url,
+        reader=EventReader(pool),
+        database=mongodb.database(client, settings),
+        redis=snapshots,
+        metrics=metrics,
+    )
+    with metrics.serve(settings.metrics_port, lambda: runner.ready, settings.host) as server:
+        log.info("projector_started", port=server.port)
+        try:
+            await pool.open()
+            await _migrate(settings.postgres_url, stop)
+            await runner.run(stop)
+        finally:
+            await pool.close()
+            await client.close()
+            await snapshots.aclose()
+    log.info("projector_stopped")
+
+
+async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
+    """Brings the schema up to date, as soon as Postgres lets it."""
+    pause = _FIRST_PAUSE
+    while not stop.is_set():
+        try:
+            applied = await asyncio.to_thread(migrate, postgres_url)
+        except psycopg.Error as error:
+            log.warning("migration_waits", exc_info=error)
+        else:
+            if applied:
+                log.info("migrated", files=applied)
+            return
+        try:
+            async with asyncio.timeout(pause):
+                await stop.wait()
+        except TimeoutError:
+            pause = min(_LONGEST_PAUSE, pause * 2)
+
+
+async def _main() -> None:
+    settings = Settings()
+    configure_logging("projector", settings.log_level, settings.log_format)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    await project(settings, stop)
+
+
+if __name__ == "__main__":
+    uvloop.run(_main())

@@ -1,0 +1,70 @@
+"""How far each view has come, as MongoDB says: `projections`, {_id: view, position, state}. For `queries/` only.
+
+A view whose state is not `live` is being emptied (position -1) or filled again from the first event on.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import pymongo
+from msgspec import Struct
+
+from infrastructure.mongodb import Database, Document
+from projections.read_models import POSITIONS, VIEWS, View
+
+ANSWER_SECONDS: Final = 2.0
+
+
+class Place(Struct, frozen=True):
+    """Where a view stands. `live`: it is not being rebuilt."""
+
+    position: int
+    live: bool
+    state: str
+
+
+NOWHERE: Final = Place(position=0, live=False, state="absent")
+"""Where a view stands that no projector has begun with."""
+
+Places = Mapping[str, Place]
+
+
+class Positions:
+    """Reads them. Those who ask while a read is under way share it."""
+
+    def __init__(self, database: Database) -> None:
+        self._collection = database[POSITIONS]
+        self._reading: asyncio.Task[Places] | None = None
+
+    async def read(self) -> Places:
+        """The places of all views, as of now or of a moment ago. Raises PyMongoError."""
+        if self._reading is None:
+            self._reading = asyncio.create_task(self.read_now())
+            self._reading.add_done_callback(self._read_done)
+        return await asyncio.shield(self._reading)
+
+    async def read_now(self) -> Places:
+        """The places of all views, read after this was called. Raises PyMongoError."""
+        with pymongo.timeout(ANSWER_SECONDS):
+            return places(await self._collection.find({"_id": {"$in": VIEWS}}).to_list())
+
+    def _read_done(self, task: asyncio.Task[Any]) -> None:
+        self._reading = None
+        if not task.cancelled():
+            task.exception()  # all who asked may be gone: then nobody else looks at it
+
+
+def places(documents: Iterable[Document]) -> Places:
+    """The place that each of these documents says."""
+    return {document["_id"]: _place(document) for document in documents}
+
+
+def with_place(view: View) -> Document:
+    """A stage behind the documents of a pipeline: the view's own place, read after them in the same request."""
+    return {"$unionWith": {"coll": POSITIONS, "pipeline": [{"$match": {"_id": view}}]}}
+
+
+def _place(document: Document) -> Place:
+    state = document.get("state", "live")
+    return Place(position=document["position"], live=state == "live", state=state)

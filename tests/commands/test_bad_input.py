@@ -1,0 +1,190 @@
+"""What a client can get wrong: each answer is a 4xx of the OpenAI shape that says where, and leaves no event behind."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.commands.test_conversations import create, message
+from tests.log import Log
+
+UNKNOWN = f"conv_{'0' * 32}"
+
+
+def item(**changes: Any) -> dict[str, Any]:
+    return {"items": [{**message("hi"), **changes}]}
+
+
+MALFORMED: list[tuple[str, bytes, str | None]] = [
+    ("empty body", b"", None),
+    ("blank body", b"  ", None),
+    ("invalid JSON", b'{"items": [', None),
+    ("not an object", b"[]", None),
+    ("no items", b"{}", "items"),
+    ("items of the wrong type", b'{"items": {}}', "items"),
+    ("an item of the wrong type", b'{"items": ["hi"]}', "items[0]"),
+    ("an item without type or role", b'{"items": [{}]}', "items[0].type"),
+    ("a type of the wrong type", b'{"items": [{"type": 7}]}', "items[0].type"),
+    ("unknown role", json.dumps(item(role="robot")).encode(), "items[0].role"),
+    ("role of the wrong type", json.dumps(item(role=["user"])).encode(), "items[0].role"),
+    ("no content", b'{"items": [{"role": "user"}]}', "items[0].content"),
+    ("content of the wrong type", json.dumps(item(content=5)).encode(), "items[0].content"),
+    ("a part without text", json.dumps(item(content=[{"type": "input_text"}])).encode(), "items[0].content[0].text"),
+    ("a part of the wrong type", json.dumps(item(content=["hi"])).encode(), "items[0].content[0]"),
+    ("an output without call_id", b'{"items": [{"type": "function_call_output", "output": "x"}]}', "items[0].call_id"),
+    ("21 items", json.dumps({"items": [message("x")] * 21}).encode(), "items"),
+    ("NUL", json.dumps(item(content="a\0b")).encode(), "items[0].content"),
+    ("NUL in a key", b'{"items": [{"type": "x", "a\\u0000": 1}]}', "items[0]"),
+    ("lone high surrogate", b'{"items": [{"role": "user", "content": "\\ud83d"}]}', None),
+    ("lone low surrogate", b'{"items": [{"role": "user", "content": "\\ude00 and more"}]}', None),
+    ("high surrogate before text", b'{"items": [{"role": "user", "content": "\\ud83d and more"}]}', None),
+    ("a surrogate in UTF-8", b'{"items": [{"role": "user", "content": "\xed\xa0\xbd"}]}', None),
+    ("half an emoji in UTF-8", b'{"items": [{"role": "user", "content": "\xf0\x9f\x98"}]}', None),
+    ("UTF-16", '{"items": []}'.encode("utf-16"), None),
+    ("NaN", b'{"items": [{"type": "x", "n": NaN}]}', None),
+    ("a number too large", b'{"items": [{"type": "x", "n": 1e999}]}', None),
+    ("nested too deep", b'{"items": [{"type": "x", "n": ' + b"[" * 70 + b"]" * 70 + b"}]}", None),
+    ("nested without end", b"[" * 200_000, None),
+    ("an unknown field", b'{"items": [], "surprise": 1}', "surprise"),
+    ("a reference", b'{"items": [{"type": "item_reference", "id": "msg_1"}]}', "items[0].type"),
+]
+
+
+def assert_openai_error(answer: httpx.Response, status: int) -> None:
+    assert answer.status_code == status, answer.text
+    assert set(answer.json()) == {"error"}
+    assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+    assert answer.json()["error"]["message"]
+    assert answer.headers["x-request-id"]
+    assert answer.headers["x-should-retry"] == "false"
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(("body", "param"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
+async def test_a_malformed_body_is_a_400_that_says_where(
+    api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
+) -> None:
+    conversation_id = await create(api)
+    answer = await api.post(f"/v1/conversations/{conversation_id}/items", content=body)
+    assert_openai_error(answer, 400)
+    assert answer.json()["error"]["param"] == param
+    assert log.count() == 1
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {f"k{n}": "v" for n in range(17)},
+        {"k" * 65: "v"},
+        {"": "v"},
+        {"k": "v" * 513},
+        {"k": 1},
+        {"k": None},
+        [],
+        "text",
+    ],
+    ids=["17 pairs", "long key", "empty key", "long value", "number", "null", "list", "text"],
+)
+async def test_metadata_past_its_limits_is_a_400(api: httpx.AsyncClient, log: Log, metadata: Any) -> None:
+    answer = await api.post("/v1/conversations", json={"metadata": metadata})
+    assert_openai_error(answer, 400)
+    assert answer.json()["error"]["param"].startswith("metadata")
+    assert log.count() == 0
+
+
+@pytest.mark.parametrize("size", [2_000_000, 2 * 1024 * 1024, 10_000_000])
+async def test_a_body_of_two_megabytes_is_a_413(api: httpx.AsyncClient, log: Log, size: int) -> None:
+    conversation_id = await create(api)
+    path = f"/v1/conversations/{conversation_id}/items"
+    assert_openai_error(await api.post(path, content=b'{"items": [' + b" " * size + b"]}"), 413)
+
+    async def chunks() -> Any:
+        for _ in range(size // 100_000):
+            yield b" " * 100_000
+
+    assert_openai_error(await api.post(path, content=chunks()), 413)
+    assert log.count() == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["<|endoftext|>", " " * 1_000_000, "😀" * 1000, "\u2028\u202e\ufeff", '"\\u0000"', "\\u0000"]
+)
+async def test_strange_text_is_plain_text(api: httpx.AsyncClient, text: str) -> None:
+    conversation_id = await create(api)
+    path = f"/v1/conversations/{conversation_id}/items"
+    answer = await api.post(path, json={"items": [message(text)]})
+    assert answer.status_code == 200
+    assert answer.json()["data"][0]["content"][0]["text"] == text
+
+
+@pytest.mark.parametrize("ident", ["conv_1", "msg_" + "0" * 32, "conv_" + "g" * 32, "conv_" + "0" * 33, "a b", "%00"])
+async def test_an_id_of_the_wrong_form_is_a_400(api: httpx.AsyncClient, log: Log, ident: str) -> None:
+    assert_openai_error(await api.post(f"/v1/conversations/{ident}/items", json={"items": []}), 400)
+    assert log.count() == 0
+
+
+async def test_an_id_of_nothing_is_a_404(api: httpx.AsyncClient, log: Log) -> None:
+    path = f"/v1/conversations/{UNKNOWN}"
+    for answer in (
+        await api.post(path, json={"metadata": {}}),
+        await api.post(f"{path}/items", json=item()),
+        await api.post(f"{path}/end"),
+        await api.delete(path),
+        await api.delete(f"{path}/items/msg_{'0' * 32}"),
+        await api.post("/v1/responses", json={"conversation": UNKNOWN, "input": "hi", "model": "m"}),
+    ):
+        assert_openai_error(answer, 404)
+    assert log.count() == 0
+
+
+@pytest.mark.parametrize("value", ["1", '"1', '1"', '*, "1"', '"1" "2"', ""])
+async def test_a_malformed_if_match_is_a_400(api: httpx.AsyncClient, log: Log, value: str) -> None:
+    conversation_id = await create(api)
+    path = f"/v1/conversations/{conversation_id}/items"
+    assert_openai_error(await api.post(path, json=item(), headers={"If-Match": value}), 400)
+    assert log.count() == 1
+
+
+@pytest.mark.parametrize("key", ["", "k" * 256, "a\tb"])
+async def test_a_malformed_key_is_a_400(api: httpx.AsyncClient, log: Log, key: str) -> None:
+    assert_openai_error(await api.post("/v1/conversations", json={}, headers={"Idempotency-Key": key}), 400)
+    assert log.count() == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "input"),
+        ({"input": []}, "input"),
+        ({"input": 5}, "input"),
+        ({"input": "hi", "temperature": "hot"}, "temperature"),
+        ({"input": "hi", "temperature": 3}, "temperature"),
+        ({"input": "hi", "max_output_tokens": -1}, "max_output_tokens"),
+        ({"input": "hi", "model": ""}, "model"),
+        ({"input": "hi", "stream": "yes"}, "stream"),
+        ({"input": "hi", "conversation": "conv_1"}, "conversation"),
+        ({"input": "hi", "conversation": {"id": 5}}, "conversation"),
+        ({"input": [{"role": "robot", "content": "hi"}]}, "input[0].role"),
+        ({"input": "hi", "truncation": "maybe"}, "truncation"),
+    ],
+)
+async def test_a_malformed_request_for_a_reply_is_a_400(
+    api: httpx.AsyncClient, log: Log, body: dict[str, Any], param: str
+) -> None:
+    answer = await api.post("/v1/responses", json={"model": "m", **body})
+    assert_openai_error(answer, 400)
+    assert answer.json()["error"]["param"].startswith(param)
+    assert log.count() == 0
+
+
+async def test_a_path_of_nothing_and_a_method_of_the_other_side_are_told_so(api: httpx.AsyncClient) -> None:
+    assert_openai_error(await api.post("/v1/nothing"), 404)
+    assert (await api.get("/v1/conversations")).status_code == 405
+
+
+async def test_a_hostile_request_id_is_not_taken_over(api: httpx.AsyncClient) -> None:
+    hostile = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "a b<script>"})
+    assert hostile.headers["x-request-id"].startswith("req_")
+    own = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "mine-1"})
+    assert own.headers["x-request-id"] == "mine-1"

@@ -1,0 +1,242 @@
+"""Replies: what is asked goes on record before the provider is asked, and its end whatever happens."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from commands.main import create_app
+from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
+from domain.rendering import request_sha256
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.commands.test_conversations import create, message
+from tests.log import Log
+from tests.provider import Exchange, Provider
+from tests.provider import provider as running_provider
+
+EVENT_ORDER = [
+    "response.created",
+    "response.in_progress",
+    "response.output_item.added",
+    "response.content_part.added",
+    "response.output_text.delta",
+    "response.output_text.done",
+    "response.content_part.done",
+    "response.output_item.done",
+    "response.completed",
+]
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture
+async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(
+        settings.model_copy(update={"openai_base_url": provider.url, "model_timeout": 1.0, "model_window": 2000}),
+        Metrics(),
+    )
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
+
+
+async def ask(api: httpx.AsyncClient, text: str, **body: Any) -> httpx.Response:
+    return await api.post("/v1/responses", json={"input": text, **body})
+
+
+def events_of(answer: httpx.Response) -> list[dict[str, Any]]:
+    blocks = answer.text.strip().split("\n\n")
+    return [json.loads(block.split("\ndata: ", 1)[1]) for block in blocks]
+
+
+async def test_a_reply_joins_its_conversation_with_what_it_was_asked(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create(api)
+    answer = await ask(api, "hi", conversation=conversation_id)
+    body = answer.json()
+    assert answer.status_code == 200, answer.text
+    assert body["status"] == "completed"
+    assert body["output"][0]["content"][0]["text"] == "Hello, world!"
+    assert body["usage"]["total_tokens"] == 11
+    assert log.topics(conversation_id) == [
+        "conversation.started",
+        "reply.requested",
+        "item.appended",
+        "item.appended",
+        "reply.completed",
+    ]
+    completed = log.events(conversation_id)[-1]
+    assert isinstance(completed, ReplyCompleted)
+    assert completed.delta_lengths == (5, 2, 5, 1)
+    assert answer.headers["etag"] == '"5"'
+
+
+async def test_the_second_reply_is_shown_the_first_turn_and_the_record_says_so(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    conversation_id = await create(api, instructions="Be brief.")
+    await ask(api, "one", conversation=conversation_id)
+    await ask(api, "two", conversation=conversation_id)
+    sent = provider.requests[1]
+    assert [(m["role"], m["content"]) for m in sent["messages"]] == [
+        ("system", "Be brief."),
+        ("user", "one"),
+        ("assistant", "Hello, world!"),
+        ("user", "two"),
+    ]
+    events = log.events(conversation_id)
+    requested = [event for event in events if isinstance(event, ReplyRequested)]
+    items = [event.item_id for event in events if isinstance(event, ItemAppended)]
+    assert [(r.first, r.last, r.count) for r in requested[1].shown.ranges] == [(items[0], items[1], 2)]
+    assert requested[1].shown.request_sha256 == request_sha256(sent)
+
+
+async def test_a_stream_has_the_events_in_the_official_order(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create(api)
+    answer = await ask(api, "hi", conversation=conversation_id, stream=True)
+    events = events_of(answer)
+    kinds = [event["type"] for event in events]
+    assert list(dict.fromkeys(kinds)) == EVENT_ORDER
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == "Hello, world!"
+    assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hello, world!"
+    assert log.topics(conversation_id)[-1] == "reply.completed"
+
+
+async def test_without_a_conversation_a_reply_gets_an_unlisted_one(api: httpx.AsyncClient, log: Log) -> None:
+    body = (await ask(api, "hi")).json()
+    started = log.events(body["conversation"]["id"])[0]
+    assert getattr(started, "listed") is False  # noqa: B009
+
+
+def refuses(exchange: Exchange) -> None:
+    exchange.json(400, {"error": {"message": "secret of somebody"}})
+
+
+def html(exchange: Exchange) -> None:
+    exchange.raw(200, b"<html>It works!</html>", "text/html")
+
+
+def no_stream(exchange: Exchange) -> None:
+    exchange.json(200, {"choices": []})
+
+
+def broken_json(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    exchange.piece("par")
+    exchange.wfile.write(b"data: {not json\n\n")
+
+
+def breaks_off(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    exchange.piece("par")
+    exchange.piece("tial")
+
+
+def wrong_shape(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    exchange.wfile.write(b'data: {"choices": [{"delta": 7}], "model": []}\n\ndata: "text"\n\ndata: 3\n\n')
+    exchange.end_stream()
+
+
+def silence(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    exchange.piece("par")
+    threading.Event().wait(5)
+
+
+@pytest.mark.parametrize(
+    ("script", "status"),
+    [
+        (refuses, 502),
+        (html, 502),
+        (no_stream, 502),
+        (broken_json, 502),
+        (breaks_off, 502),
+        (wrong_shape, 502),
+        (silence, 504),
+    ],
+)
+async def test_a_provider_that_fails_is_on_record_and_the_next_turn_works(
+    api: httpx.AsyncClient, log: Log, provider: Provider, script: Any, status: int
+) -> None:
+    conversation_id = await create(api)
+    working = provider.script
+    provider.script = script
+    failed = await ask(api, "hi", conversation=conversation_id)
+    assert failed.status_code == status, failed.text
+    assert failed.headers["x-should-retry"] == "false"
+    assert failed.json()["error"]["type"] == "model_error"
+    assert "secret" not in failed.text
+    assert log.topics(conversation_id) == ["conversation.started", "reply.requested", "reply.failed"]
+    provider.script = working
+    assert (await ask(api, "hi again", conversation=conversation_id)).status_code == 200
+
+
+async def test_a_stream_whose_provider_fails_says_so_and_keeps_the_part_that_came(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    conversation_id = await create(api)
+    provider.script = breaks_off
+    events = events_of(await ask(api, "hi", conversation=conversation_id, stream=True))
+    assert events[-1]["type"] == "response.failed"
+    failed = log.events(conversation_id)[-1]
+    assert isinstance(failed, ReplyFailed)
+    assert failed.partial_output == "partial"
+
+
+async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create(api)
+    answer = await ask(api, "word " * 5000, conversation=conversation_id)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"
+    assert log.count() == 1
+
+
+async def test_what_does_not_fit_is_left_out_in_whole_turns(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    conversation_id = await create(api)
+    for n in range(6):
+        turn = [message(f"question {n} " + "word " * 150), message(f"answer {n}", "assistant")]
+        await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": turn})
+    await ask(api, "now", conversation=conversation_id)
+    roles = [m["role"] for m in provider.requests[-1]["messages"]]
+    assert 3 <= len(roles) < 13
+    assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+    disabled = await ask(api, "now", conversation=conversation_id, truncation="disabled")
+    assert disabled.json()["error"]["code"] == "context_length_exceeded"
+
+
+async def test_a_parameter_that_can_not_be_honoured_is_refused_by_name(api: httpx.AsyncClient, log: Log) -> None:
+    for name, value in {
+        "background": True,
+        "tools": [{"type": "web_search"}],
+        "previous_response_id": "resp_1",
+        "nope": 1,
+    }.items():
+        answer = await ask(api, "hi", **{name: value})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == name
+    assert log.count() == 0
+
+
+async def test_concurrent_replies_and_appends_lose_nothing(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create(api)
+    path = f"/v1/conversations/{conversation_id}/items"
+    await asyncio.gather(
+        *(ask(api, f"q{n}", conversation=conversation_id) for n in range(5)),
+        *(api.post(path, json={"items": [message(f"m{n}")]}) for n in range(10)),
+    )
+    appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    assert len(appended) == 20
+    assert [event.depth for event in appended] == list(range(1, 21))
+    assert [event.parent_id for event in appended] == [None, *(event.item_id for event in appended[:-1])]

@@ -1,0 +1,134 @@
+"""The catalogue of events, held still: topics, field names and bytes that were written once are read for ever."""
+
+import pytest
+
+from domain.events import (
+    BY_TOPIC,
+    EVENTS,
+    ContextPolicy,
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationEnded,
+    ConversationReopened,
+    ConversationStarted,
+    Event,
+    Fork,
+    InputItem,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyFailed,
+    ReplyRequested,
+    Shown,
+    ShownRange,
+    Timing,
+    Usage,
+)
+from infrastructure.event_log.codec import UnreadableEvent, decode, encode
+
+EXAMPLES: tuple[Event, ...] = (
+    ConversationStarted(
+        conversation_id="conv_1",
+        tenant="acme",
+        owner="ann",
+        family="conv_0",
+        title="T",
+        instructions="I",
+        metadata={"k": "v"},
+        context_policy=ContextPolicy(budget=1, reserve=2),
+        listed=False,
+        forked_from=Fork(conversation_id="conv_0", item_id="msg_0", version=3),
+    ),
+    ConversationDescribed(title=None, instructions="I", metadata={}, context_policy=ContextPolicy()),
+    ItemAppended(
+        item_id="msg_1",
+        parent_id="msg_0",
+        branch=1,
+        depth=2,
+        item=b'{"role":"user"}',
+        author="ann",
+        revises="msg_9",
+        response_id="resp_1",
+    ),
+    ItemRetracted(item_id="msg_1", branch=0, depth=2),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=b"{}",
+        input=(InputItem(item_id="msg_1", item=b"{}"),),
+        shown=Shown(
+            version=4,
+            ranges=(ShownRange(first="msg_1", last="msg_2", count=2, tokens=9),),
+            budget=100,
+            tokens=12,
+            encoding="o200k_base",
+            renderer=1,
+            request_sha256=b"\x01\x02",
+            summary="s",
+        ),
+    ),
+    ReplyCompleted(
+        response_id="resp_1",
+        model="m",
+        input_ids=("msg_1",),
+        output_ids=("msg_2",),
+        usage=Usage(input_tokens=1, output_tokens=2, cached_tokens=3, reasoning_tokens=4),
+        finish_reason="stop",
+        timing=Timing(first_ms=5, total_ms=6),
+        delta_lengths=(1, 2),
+    ),
+    ReplyFailed(response_id="resp_1", code="c", message="m", partial_output="p"),
+    ConversationEnded(reason="r"),
+    ConversationReopened(),
+    ConversationDeleted(),
+)
+
+FROZEN: dict[str, str] = {
+    "conversation.started": "018aaf636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30a57469746c65a154ac696e737472756374696f6e73a149a86d6574616461746181a16ba176ae636f6e746578745f706f6c69637982a662756467657401a77265736572766502a66c6973746564c2ab666f726b65645f66726f6d83af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03",
+    "conversation.described": "0184a57469746c65c0ac696e737472756374696f6e73a149a86d6574616461746180ae636f6e746578745f706f6c69637980",
+    "item.appended": "0188a76974656d5f6964a56d73675f31a9706172656e745f6964a56d73675f30a66272616e636801a5646570746802a46974656dc40f7b22726f6c65223a2275736572227da6617574686f72a3616e6ea772657669736573a56d73675f39ab726573706f6e73655f6964a6726573705f31",
+    "item.retracted": "0183a76974656d5f6964a56d73675f31a66272616e636800a5646570746802",
+    "reply.requested": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e7075749182a76974656d5f6964a56d73675f31a46974656dc4027b7da573686f776e88a776657273696f6e04a672616e6765739184a56669727374a56d73675f31a46c617374a56d73675f32a5636f756e7402a6746f6b656e7309a662756467657464a6746f6b656e730ca8656e636f64696e67aa6f3230306b5f62617365a872656e646572657201ae726571756573745f736861323536c4020102a773756d6d617279a173",
+    "reply.completed": "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647391a56d73675f31aa6f75747075745f69647391a56d73675f32a5757361676584ac696e7075745f746f6b656e7301ad6f75747075745f746f6b656e7302ad6361636865645f746f6b656e7303b0726561736f6e696e675f746f6b656e7304ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ad64656c74615f6c656e67746873920102",
+    "reply.failed": "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a76d657373616765a16dae7061727469616c5f6f7574707574a170",
+    "conversation.ended": "0181a6726561736f6ea172",
+    "conversation.reopened": "0180",
+    "conversation.deleted": "0180",
+}
+"""Written on 2026-11-22 by the first version. A line that changes is an event that can no longer be read."""
+
+
+def test_every_event_has_an_example_and_a_topic_of_its_own() -> None:
+    assert [type(example) for example in EXAMPLES] == list(EVENTS)
+    assert len(BY_TOPIC) == len(EVENTS)
+
+
+def test_the_bytes_of_every_topic_are_what_they_always_were() -> None:
+    assert {example.topic: encode(example).hex() for example in EXAMPLES} == FROZEN
+
+
+def test_what_was_written_once_is_read_as_it_was() -> None:
+    assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in FROZEN.items()) == EXAMPLES
+
+
+def test_a_large_event_is_compressed_and_comes_back_whole() -> None:
+    large = ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=b"x" * 100_000, author="ann")
+    stored = encode(large)
+    assert stored[0] == 0x11
+    assert len(stored) < 1000
+    assert decode(large.topic, stored) == large
+
+
+@pytest.mark.parametrize(
+    ("topic", "state"),
+    [
+        ("nothing", b"\x01\x80"),
+        ("conversation.reopened", b"\x99\x80"),
+        ("item.appended", b"\x01\x80"),
+        ("item.appended", b""),
+        ("item.appended", b"\x11junk"),
+    ],
+)
+def test_what_can_not_be_read_is_named(topic: str, state: bytes) -> None:
+    with pytest.raises(UnreadableEvent, match=topic):
+        decode(topic, state)
