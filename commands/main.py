@@ -20,7 +20,8 @@ from commands import (
 )
 from commands.carry_out import Wiring
 from commands.reply import endings
-from infrastructure.context import Contexts, Tail
+from infrastructure import redis
+from infrastructure.context import Contexts
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
@@ -31,6 +32,7 @@ from infrastructure.metrics import Metrics
 from infrastructure.model import Model
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from projections.context_snapshots import snapshots_of
 
 log = structlog.get_logger(__name__)
 
@@ -55,10 +57,11 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
         reader = EventReader(pool)
+        snapshots = redis.connect(settings, answer_seconds=0.5)
         model = Model(settings)
         events = EventLog(settings.postgres_url, metrics)
         events.open()
-        app.state.wiring = Wiring(events, reader, model, Contexts(reader, model, _no_snapshots), metrics)
+        app.state.wiring = Wiring(events, reader, model, Contexts(reader, model, snapshots_of(snapshots)), metrics)
         checks.update(_checks(reader, model))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
         try:
@@ -68,6 +71,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             await endings()
             await asyncio.to_thread(events.close)
             await model.close()
+            await snapshots.aclose()
             await pool.close()
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
@@ -97,10 +101,6 @@ async def _migrate(postgres_url: str) -> None:
         else:
             log.info("migrated", applied=applied)
             return
-
-
-async def _no_snapshots(_tenant: str, _conversation_id: str) -> Tail | None:
-    return None
 
 
 def main() -> None:

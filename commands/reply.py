@@ -19,7 +19,7 @@ from domain.errors import Refused
 from domain.events import Timing, Usage
 from domain.items import as_output, as_stored
 from infrastructure.event_log.work import Appended
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.http.errors import as_api_error
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import mint, minted_seconds
 from infrastructure.model import ModelFailed, Piece
@@ -69,7 +69,7 @@ class Reply:
         self._usage: Mapping[str, Any] | None = None
 
     async def whole(self) -> tuple[bytes, Appended]:
-        """The finished Response. Raises ApiError 502 or 504 when the provider fails; that is on record then."""
+        """The finished Response. Raises ModelFailed, when that is on record."""
 
         async def nobody(_: StreamEvent) -> None:
             return
@@ -78,7 +78,7 @@ class Reply:
             await self._take_pieces(nobody)
         except ModelFailed as failure:
             await self._fail(failure)
-            raise ApiError(504 if failure.timed_out else 502, failure.message, code=failure.code) from failure
+            raise
         return await self._complete()
 
     async def stream(self) -> AsyncIterator[bytes]:

@@ -115,16 +115,20 @@ def from_stored(stored: bytes) -> Item:
 
 
 def as_output(item_id: str, stored: bytes) -> bytes:
-    """The JSON text a client is given for a stored item: with our id, a type, a status, and content in parts."""
-    item = from_stored(stored)
+    """The JSON text a client is given for a stored item."""
+    return msgspec.json.encode(shaped(item_id, from_stored(stored)))
+
+
+def shaped(item_id: str, item: Item) -> Item:
+    """An item as a client is given it: with our id, a type, a status, and content in parts."""
     kind = type_of(item)
-    shaped: Item = {"id": item_id, "type": kind, **item}
+    given: Item = {"id": item_id, "type": kind, **item}
     if kind == "message":
-        shaped["status"] = item.get("status") or "completed"
-        shaped["content"] = content_parts(item)
+        given["status"] = item.get("status") or "completed"
+        given["content"] = content_parts(item)
     elif kind in _REQUIRED_STRINGS and "status" not in item:
-        shaped["status"] = "completed"
-    return msgspec.json.encode(shaped)
+        given["status"] = "completed"
+    return given
 
 
 def content_parts(message: Item) -> list[Item]:

@@ -7,7 +7,6 @@ the budget is full: never from the read models, never by folding the whole conve
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 from msgspec import UNSET, Struct
 
 from domain.context import Candidate, newest_turns
@@ -114,9 +113,13 @@ class Contexts:
         )
         return Context(tail=tail, shown_items=selection.shown, body=body, shown=shown)
 
+    async def snapshot(self, tenant: str, conversation_id: str) -> Tail | None:
+        """The snapshot there is, of whatever version."""
+        return await self._snapshots(tenant, conversation_id)
+
     async def tail(self, tenant: str, conversation_id: str, version: int, budget: int) -> Tail:
         """The conversation's end at `version`, at least `budget` tokens of it or all."""
-        snapshot = await self._snapshots(tenant, conversation_id)
+        snapshot = await self.snapshot(tenant, conversation_id)
         if snapshot is not None and snapshot.version == version:
             if snapshot.whole or sum(each.tokens for each in snapshot.items) >= budget:
                 return snapshot

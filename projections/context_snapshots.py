@@ -20,15 +20,19 @@ from importlib import resources
 from typing import cast
 
 import msgspec
+import structlog
 from msgspec import Raw, Struct
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from domain.events import ContextPolicy, ConversationDeleted, Event, ItemAppended, ItemRetracted
 from domain.items import from_stored
 from domain.rendering import counted_text, fixed_tokens
-from infrastructure.context import Tail, TailItem, described
+from infrastructure.context import Snapshots, Tail, TailItem, described
 from infrastructure.event_log.reader import EventReader
 from infrastructure.tokens import count_off_loop
+
+log = structlog.get_logger(__name__)
 
 MOST_ITEMS = 512
 MOST_BYTES = 1_000_000
@@ -122,20 +126,20 @@ def from_fields(held: dict[bytes, bytes]) -> Snapshot:
     )
 
 
-def to_fields(snapshot: Snapshot) -> dict[str, str | bytes | int]:
-    """The hash of a snapshot."""
+def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
+    """The hash of a snapshot. Texts, not bytes: the scripts' MessagePack knows no other strings."""
     if snapshot.deleted:
         return {"version": snapshot.version, "deleted": 1}
-    items = {field(snapshot.branch, depth): msgspec.json.encode(entry) for depth, entry in snapshot.items}
+    items = {field(snapshot.branch, depth): msgspec.json.encode(entry).decode() for depth, entry in snapshot.items}
     optional = {"instructions": snapshot.instructions, "head": snapshot.head}
     return {
         "version": snapshot.version,
-        "policy": msgspec.json.encode(snapshot.policy),
+        "policy": msgspec.json.encode(snapshot.policy).decode(),
         "branch": snapshot.branch,
         "depth": snapshot.depth,
         "first": snapshot.first,
         "count": len(items),
-        "bytes": sum(map(len, items.values())),
+        "bytes": sum(len(entry.encode()) for entry in items.values()),
         **{name: value for name, value in optional.items() if value is not None},
         **items,
     }
@@ -230,8 +234,8 @@ _PUT = resources.files(__package__).joinpath("put_snapshot.lua").read_text()
 async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
     """Puts a whole snapshot (or tombstone) there, unless one of its version or a higher one is; says whether it did."""
     seconds = TOMBSTONE_SECONDS if snapshot.deleted else KEPT_SECONDS
-    flat = [part for pair in to_fields(snapshot).items() for part in pair]
-    done = redis.eval(_PUT, 1, key(tenant, conversation_id), snapshot.version, seconds, *flat)
+    told = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
+    done = redis.eval(_PUT, 1, key(tenant, conversation_id), msgspec.msgpack.encode(told))
     return bool(await cast("Awaitable[int]", done))
 
 
@@ -242,4 +246,18 @@ async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version)
     await put(redis, tenant, conversation_id, snapshot)
+    return snapshot
+
+
+def snapshots_of(redis: Redis) -> Snapshots:
+    """Where contexts are assembled from when they can be; Redis away is a snapshot that is not there."""
+
+    async def snapshot(tenant: str, conversation_id: str) -> Tail | None:
+        try:
+            found = await read_snapshot(redis, tenant, conversation_id)
+        except RedisError as error:
+            log.warning("snapshots_away", error_type=type(error).__name__)
+            return None
+        return None if found is None or found.deleted else found.tail()
+
     return snapshot

@@ -54,7 +54,7 @@ class Change(Struct):
     before: int
     version: int = 0
     branch: int | None = None
-    fields: dict[str, str | bytes | int] = {}
+    fields: dict[str, str | int] = {}
     gone: dict[str, None] = {}
     appended: dict[str, ItemAppended] = {}
     deleted: bool = False
@@ -66,13 +66,13 @@ class Change(Struct):
         event = recorded.event
         match event:
             case ConversationStarted():
-                self.fields |= {"branch": 0, "depth": 0, "policy": msgspec.json.encode(event.context_policy)}
+                self.fields |= {"branch": 0, "depth": 0, "policy": msgspec.json.encode(event.context_policy).decode()}
                 self._set("instructions", event.instructions)
             case ConversationDescribed():
                 if event.instructions is not UNSET:
                     self._set("instructions", event.instructions)
                 if event.context_policy is not UNSET:
-                    self.fields["policy"] = msgspec.json.encode(event.context_policy)
+                    self.fields["policy"] = msgspec.json.encode(event.context_policy).decode()
             case ItemAppended():
                 self.branched = self.branched or self.branch not in (None, event.branch)
                 self.branch = event.branch
@@ -164,20 +164,22 @@ class ContextView:
         if not touched:
             return []
         counted = await entries([event for change in touched for event in change.appended.values()])
-        items = iter(msgspec.json.encode(entry) for entry in counted)
+        items = iter(msgspec.json.encode(entry).decode() for entry in counted)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.script_load(_CHANGE)
         for change in touched:
-            fields = [part for pair in change.fields.items() for part in pair]
-            new = [part for name in change.appended for part in (name, next(items))]
-            branch = "" if change.branch is None else change.branch
-            limits = (MOST_ITEMS, MOST_BYTES, KEPT_SECONDS)
-            pipeline.evalsha(
-                _SHA1,
-                1,
-                key(change.tenant, change.conversation_id),
-                *(change.before, change.version, branch, *limits),
-                *(len(fields), *fields, len(change.gone), *change.gone, *new),
-            )
+            told = {
+                "before": change.before,
+                "after": change.version,
+                "fields": change.fields,
+                "gone": list(change.gone),
+                "items": [part for name in change.appended for part in (name, next(items))],
+                "most_items": MOST_ITEMS,
+                "most_bytes": MOST_BYTES,
+                "seconds": KEPT_SECONDS,
+            }
+            if change.branch is not None:
+                told["branch"] = change.branch
+            pipeline.evalsha(_SHA1, 1, key(change.tenant, change.conversation_id), msgspec.msgpack.encode(told))
         _, *answers = await pipeline.execute()
         return answers

@@ -90,6 +90,14 @@ class Lane:
         """Whether its stores answer and every view can move."""
         return self._away is None and not self._troubles
 
+    async def arrival(self, target: int) -> None:
+        """Returns when every view is live and shows `target`."""
+        while True:
+            seen = self.moved.count
+            if self.places and all(it.state == "live" and it.position >= target for it in self.places.values()):
+                return
+            await self.moved.wait(seen, POLL_SECONDS)
+
     async def run(self, stop: asyncio.Event) -> None:
         """Moves the views forward until `stop`; a batch that was begun is finished first."""
         pause, fenced = _FIRST_PAUSE, _FIRST_FENCE

@@ -1,12 +1,14 @@
 -- Replaces a snapshot by a newer one. See context_snapshots.py for the shape.
--- KEYS: the snapshot. ARGV: version, seconds to keep it, then each field and its value. Answers 1, or 0 when it is no newer.
-local held = redis.call('HGET', KEYS[1], 'version')
-if held and tonumber(held) >= tonumber(ARGV[1]) then
+-- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds to keep it, and fields, a map.
+-- Answers 1, or 0 when it is no newer than what is here.
+local key, snapshot = KEYS[1], cmsgpack.unpack(ARGV[1])
+local held = redis.call('HGET', key, 'version')
+if held and tonumber(held) >= snapshot.version then
   return 0
 end
-redis.call('DEL', KEYS[1])
-for at = 3, #ARGV, 2 do
-  redis.call('HSET', KEYS[1], ARGV[at], ARGV[at + 1])
+redis.call('DEL', key)
+for name, value in pairs(snapshot.fields) do
+  redis.call('HSET', key, name, value)
 end
-redis.call('EXPIRE', KEYS[1], ARGV[2])
+redis.call('EXPIRE', key, snapshot.seconds)
 return 1

@@ -71,13 +71,17 @@ class Runner:
         target = await self._feed.last_position() if until is None else until
         stop = asyncio.Event()
         running = asyncio.create_task(self.run(stop))
-        arrived = asyncio.gather(*(_arrival(lane, target) for lane in self._lanes))
+        arrived = asyncio.create_task(self._arrival(target))
         try:
             await asyncio.wait({running, arrived}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.set()
             arrived.cancel()
             await running
+
+    async def _arrival(self, target: int) -> None:
+        for lane in self._lanes:
+            await lane.arrival(target)
 
     async def _watch_head(self) -> None:
         """Keeps the metric of the log's end, however far behind the views are."""
@@ -87,11 +91,3 @@ class Runner:
             except psycopg.Error as error:
                 log.debug("head_unknown", error_type=type(error).__name__)
             await asyncio.sleep(POLL_SECONDS)
-
-
-async def _arrival(lane: Lane, target: int) -> None:
-    while True:
-        seen = lane.moved.count
-        if lane.places and all(it.state == "live" and it.position >= target for it in lane.places.values()):
-            return
-        await lane.moved.wait(seen, POLL_SECONDS)

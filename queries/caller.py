@@ -9,6 +9,7 @@ from msgspec import Struct
 from pymongo.asynchronous.collection import AsyncCollection
 from redis.asyncio import Redis
 
+from infrastructure.context import Contexts
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import Asking
 from infrastructure.model import Model
@@ -32,6 +33,7 @@ class Sources(Struct, frozen=True):
     redis: Redis
     model: Model
     consistency: Consistency
+    contexts: Contexts
 
 
 class Caller(Struct, frozen=True):

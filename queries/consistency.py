@@ -81,7 +81,9 @@ class Consistency:
         deadline = time.monotonic() + WAIT_SECONDS
         head, seen = await asyncio.gather(self._ask(lambda reader: reader.head(conversation_id)), self.positions.read())
         if head is _Away.AWAY:
-            return await self._unverified(tenant, conversation_id, views, min_position, seen, deadline)
+            known = Read(views=(*views, "conversations"), position=min_position, verified=False)
+            await self._reach(known, seen, deadline)
+            return await self._unverified(tenant, conversation_id, known)
         if head is None or head.tenant != tenant or head.deleted:
             raise ConversationNotFound(conversation_id)
         read = ConversationRead(
@@ -116,25 +118,15 @@ class Consistency:
         if head is None or (head is not _Away.AWAY and head.deleted):
             raise ConversationNotFound(read.conversation_id)
 
-    async def _unverified(
-        self,
-        tenant: str,
-        conversation_id: str,
-        views: tuple[View, ...],
-        min_position: int,
-        seen: Places,
-        deadline: float,
-    ) -> ConversationRead:
-        """At the version that the view of conversations knows."""
-        known = Read(views=(*views, "conversations"), position=min_position, verified=False)
-        await self._reach(known, seen, deadline)
+    async def _unverified(self, tenant: str, conversation_id: str, known: Read) -> ConversationRead:
+        """A read at the version that the view of conversations knows."""
         document = await self._conversations.find_one({"_id": key(tenant, conversation_id)}, {"version": 1})
         if document is None:
             await self.check(known)
             raise ConversationNotFound(conversation_id)
         return ConversationRead(
-            views=views,
-            position=min_position,
+            views=known.views,
+            position=known.position,
             verified=False,
             conversation_id=conversation_id,
             version=document["version"],

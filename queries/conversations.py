@@ -64,7 +64,15 @@ async def list_conversations(
     await _check_cursor(called, read, "before", paging.before)
     where = _where(called.principal.tenant, status, owner, metadata)
     documents, has_more = await fetch(
-        called, read, "conversations", where, "id", paging, after=paging.after, before=paging.before, fields=_SHOWN
+        called,
+        read,
+        "conversations",
+        where,
+        field="id",
+        paging=paging,
+        after=paging.after,
+        before=paging.before,
+        fields=_SHOWN,
     )
     bodies = [shapes.encode(_shape(document)) for document in documents]
     body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)

@@ -6,6 +6,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from infrastructure import mongodb, redis
+from infrastructure.context import Contexts
+from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.logging import configure_logging
@@ -13,12 +15,13 @@ from infrastructure.metrics import Metrics
 from infrastructure.model import Model
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
-from queries import conversations, events, health, items, models, projections_status, responses
+from projections.context_snapshots import snapshots_of
+from queries import context, conversations, events, health, items, models, projections_status, responses
 from queries.caller import Sources
 from queries.consistency import Consistency
 from queries.log_access import LogAccess
 
-RESOURCES = (conversations, items, events, responses, models, projections_status)
+RESOURCES = (conversations, items, events, context, responses, models, projections_status)
 
 MONGODB_SECONDS = 5.0
 POOL_CLOSE_SECONDS = 1.0
@@ -40,7 +43,8 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         stack.push_async_callback(snapshots.aclose)
         model = Model(settings)
         stack.push_async_callback(model.close)
-        yield Sources(log, views, snapshots, model, Consistency(log, views))
+        contexts = Contexts(EventReader(pool), model, snapshots_of(snapshots))
+        yield Sources(log, views, snapshots, model, Consistency(log, views), contexts)
 
 
 def create_app(settings: Settings, metrics: Metrics) -> FastAPI:

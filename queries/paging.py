@@ -16,7 +16,7 @@ from infrastructure.ids import is_id
 from projections.read_models import Document, View
 from queries.caller import Caller
 from queries.consistency import Read
-from queries.positions import places, with_place
+from queries.positions import places, with_places
 
 DEFAULT_LIMIT = 20
 LARGEST_LIMIT = 100
@@ -71,9 +71,9 @@ async def fetch(
     read: Read,
     view: View,
     where: Document,
+    *,
     field: str,
     paging: Paging,
-    *,
     after: Any,
     before: Any,
     fields: Sequence[str],
@@ -89,15 +89,16 @@ async def fetch(
         **({} if before is None else {short_of: before}),
     }
     direction = 1 if paging.ascending != paging.from_its_end else -1
-    pipeline = [
+    pipeline: list[Document] = [
         {"$match": {**where, field: bounds} if bounds else where},
         {"$sort": {field: direction}},
         {"$limit": paging.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
-        with_place(view),
+        with_places(read.views),
     ]
-    *documents, place = await (await called.view(view).aggregate(pipeline)).to_list()
-    await called.sources.consistency.check(read, places([place]))
+    found = await (await called.view(view).aggregate(pipeline)).to_list()
+    documents = [document for document in found if "_id" not in document]
+    await called.sources.consistency.check(read, places(document for document in found if "_id" in document))
     has_more = len(documents) > paging.limit
     page = documents[: paging.limit]
     return page[::-1] if paging.from_its_end else page, has_more

@@ -11,7 +11,7 @@ import pymongo
 from msgspec import Struct
 
 from infrastructure.mongodb import Database, Document
-from projections.read_models import POSITIONS, VIEWS, View
+from projections.read_models import ALL_VIEWS, POSITIONS, View
 
 ANSWER_SECONDS: Final = 2.0
 
@@ -24,7 +24,7 @@ class Place(Struct, frozen=True):
     state: str
 
 
-NOWHERE: Final = Place(position=0, live=False, state="absent")
+NOWHERE: Final = Place(position=-1, live=False, state="absent")
 """Where a view stands that no projector has begun with."""
 
 Places = Mapping[str, Place]
@@ -47,7 +47,7 @@ class Positions:
     async def read_now(self) -> Places:
         """The places of all views, read after this was called. Raises PyMongoError."""
         with pymongo.timeout(ANSWER_SECONDS):
-            return places(await self._collection.find({"_id": {"$in": VIEWS}}).to_list())
+            return places(await self._collection.find({"_id": {"$in": ALL_VIEWS}}).to_list())
 
     def _read_done(self, task: asyncio.Task[Any]) -> None:
         self._reading = None
@@ -60,9 +60,9 @@ def places(documents: Iterable[Document]) -> Places:
     return {document["_id"]: _place(document) for document in documents}
 
 
-def with_place(view: View) -> Document:
-    """A stage behind the documents of a pipeline: the view's own place, read after them in the same request."""
-    return {"$unionWith": {"coll": POSITIONS, "pipeline": [{"$match": {"_id": view}}]}}
+def with_places(views: Iterable[View]) -> Document:
+    """A stage at the end of a pipeline: the places of these views, read after its documents in the same request."""
+    return {"$unionWith": {"coll": POSITIONS, "pipeline": [{"$match": {"_id": {"$in": list(views)}}}]}}
 
 
 def _place(document: Document) -> Place:

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Response
 from msgspec import Struct, structs
 
 from infrastructure.http.shapes import json_response
-from projections.read_models import VIEWS
+from projections.read_models import ALL_VIEWS
 from queries.caller import Called, Sources, reads
 from queries.log_access import LogAccess, LogAway
 from queries.positions import NOWHERE
@@ -55,14 +55,14 @@ async def list_projections(called: Called) -> Response:
 async def standings(sources: Sources) -> Sequence[Standing]:
     """All views, as they stand now. Raises PyMongoError."""
     seen = await sources.consistency.positions.read()
-    found = [(view, seen.get(view, NOWHERE)) for view in VIEWS]
+    found = [(view, seen.get(view, NOWHERE)) for view in ALL_VIEWS]
     try:
         head = await sources.log.ask(lambda reader: reader.last_position())
         lags = {position: await _lag(sources.log, position, head) for position in {at.position for _, at in found}}
     except LogAway:
-        return [Standing(name=view, state=at.state, position=at.position) for view, at in found]
+        return [Standing(name=view, state=at.state, position=max(0, at.position)) for view, at in found]
     return [
-        Standing(name=view, state=at.state, position=at.position, head=head, lag_seconds=lags[at.position])
+        Standing(name=view, state=at.state, position=max(0, at.position), head=head, lag_seconds=lags[at.position])
         for view, at in found
     ]
 

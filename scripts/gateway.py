@@ -113,7 +113,7 @@ async def _ask_ready(app: ASGIApp) -> tuple[int, dict[str, Any]]:
         else:
             body += message.get("body", b"")
 
-    scope = {
+    scope: Scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
         "http_version": "1.1",

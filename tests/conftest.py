@@ -7,9 +7,11 @@ system      starts the whole system by its real command, `scripts/up` (see tests
 """
 
 import os
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -60,13 +62,14 @@ def settings(_share: servers.Share, monkeypatch: pytest.MonkeyPatch) -> Settings
 
 
 @pytest.fixture
-def system(tmp_path: Path) -> Iterator[Callable[..., System]]:
-    """`system("--apis", "2", **environment)` starts `scripts/up` in a directory of the test's own; all end with the test."""
-    with ExitStack() as stops:  # the last one first: they may share a directory
+def system() -> Iterator[Callable[..., System]]:
+    """`system("--apis", "2", environment={…})` starts `scripts/up` on a new directory and port; all of it ends with the test."""
+    with TemporaryDirectory(prefix="conversation-store-up-") as directory, ExitStack() as stops:
 
-        def start(*arguments: str, data: Path = tmp_path / "data", **environment: str) -> System:
-            system = System(data, *arguments, **environment)
-            stops.callback(system.stop)
+        def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:
+            place = data or Path(directory) / uuid.uuid4().hex
+            system = System(place, *arguments, environment=environment or {})
+            stops.callback(system.stop)  # the last one first: they may share a directory
             return system.start()
 
         yield start

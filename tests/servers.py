@@ -7,7 +7,6 @@ it ends. A test worker has a Postgres database, a Mongo database and a Valkey nu
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 import psycopg
 from dotenv import dotenv_values
 from psycopg import sql
@@ -64,18 +64,12 @@ def end_session() -> None:
     """Stops what the session started and removes its directory. Called by the process that leads it."""
     session = Path(os.environ.pop(SESSION))
     del os.environ[LEADER]
-    servers = [server for server in session.iterdir() if server.is_dir()]
-    for server in servers:
-        if _runs(server):
-            os.kill(int((server / "run" / "lock").read_text()), signal.SIGTERM)
-    # They remove their directories themselves, last.
-    wait_until(lambda: not any(map(_runs, servers)), STOP_SECONDS, "the session's servers to stop")
+    locks = [lock for lock in session.glob("*/run/lock") if not is_free(lock)]
+    running = [psutil.Process(int(lock.read_text())) for lock in locks]
+    for process in running:
+        process.terminate()
+    wait_until(lambda: not any(map(is_alive, running)), STOP_SECONDS, "the session's servers to stop")
     shutil.rmtree(session)
-
-
-def _runs(server: Path) -> bool:
-    lock = server / "run" / "lock"
-    return server.exists() and not (lock.exists() and is_free(lock))
 
 
 def shared(name: str, *variables: str) -> dict[str, str]:
@@ -152,13 +146,23 @@ class Share:
             self._tables = _tables(connection)
 
 
-def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+def wait_until(
+    condition: Callable[[], object], seconds: float, what: str, so_far: Callable[[], str] = lambda: ""
+) -> None:
     """Returns as soon as `condition` holds; asks 50 times a second. Raises TimeoutError that names `what` was awaited."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}\n{so_far()}")
         time.sleep(0.02)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs. One that ended but whose parent has not asked how does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def is_free(lock: Path) -> bool:

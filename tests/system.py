@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Self
 
 import psutil
@@ -12,7 +14,7 @@ from dotenv import dotenv_values
 
 from infrastructure.embedded.directory import free_port
 from infrastructure.embedded.service import answers_http
-from tests.servers import ROOT, wait_until
+from tests.servers import ROOT, is_alive, wait_until
 
 READY_SECONDS = 90.0
 STOP_SECONDS = 60.0
@@ -24,13 +26,15 @@ SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 class System:
     """Starts, watches, hurts and stops one `scripts/up`. `environment` is added to that of the test, without its servers."""
 
-    def __init__(self, data: Path, *arguments: str, port: int = 0, **environment: str) -> None:
+    def __init__(
+        self, data: Path, *arguments: str, port: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.data = data
         self.port = port or free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self.output = data.with_name(f"{data.name}.out")
         self._command = [str(ROOT / "scripts" / "up"), "--port", str(self.port), "--data", str(data), *arguments]
         self._mark = uuid.uuid4().hex
+        self.output = data.with_name(f"{data.name}-{self._mark}.out")
         outside = {name: value for name, value in os.environ.items() if name not in SERVERS}
         self._environment = {**outside, **environment, MARK: self._mark}
         self._process: subprocess.Popen[bytes] | None = None
@@ -38,7 +42,9 @@ class System:
     def start(self) -> Self:
         """Returns when the system is ready."""
         self.launch()
-        wait_until(self._ready_or_ended, READY_SECONDS, f"the system to be ready; so far:\n{self.said()}")
+        wait_until(
+            lambda: self.returncode() is not None or "Ready." in self.said(), READY_SECONDS, "scripts/up", self.said
+        )
         if self.returncode() is not None:
             raise RuntimeError(f"scripts/up ended with status {self.returncode()}:\n{self.said()}")
         return self
@@ -49,11 +55,6 @@ class System:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-
-    def _ready_or_ended(self) -> bool:
-        return self.returncode() is not None or (
-            (self.data / "run" / "env").exists() and answers_http(f"{self.base_url}/health/ready", frozenset({200}))
-        )
 
     @property
     def supervisor(self) -> int:
@@ -102,12 +103,12 @@ class System:
 
     def wait_ready(self, seconds: float = 30.0) -> None:
         """Returns when /health/ready says 200."""
-        wait_until(self._ready_or_ended, seconds, "the system to be ready again")
-        assert self.returncode() is None, self.said()
+        url = f"{self.base_url}/health/ready"
+        wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to say 200")
 
     def processes(self) -> list[psutil.Process]:
         """All that run of it: those that carry its mark, or work in its data."""
-        return [process for process in psutil.process_iter() if _is_alive(process) and self._owns(process)]
+        return [process for process in psutil.process_iter() if is_alive(process) and self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:
         try:
@@ -132,10 +133,3 @@ class System:
             process.kill()
         assert not left, f"scripts/up left {left}:\n{self.said()}"
         self._process = None
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 
 from domain.errors import ContextTooLong, Forbidden, NotFound, Refused
 from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
+from infrastructure.model import ModelFailed
 
 log = structlog.get_logger(__name__)
 
@@ -104,6 +105,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
         case RedisError():
             return ApiError(503, "The snapshots are not available right now.", code="snapshots_unavailable")
+        case ModelFailed():
+            return ApiError(504 if error.timed_out else 502, error.message, code=error.code)
         case RequestValidationError():
             return _invalid(error)
         case HTTPException(status_code=404):
@@ -149,6 +152,7 @@ def add_error_handlers(app: FastAPI) -> None:
         KeyReused,
         LogBusy,
         LogUnavailable,
+        ModelFailed,
         PostgresError,
         PyMongoError,
         RedisError,

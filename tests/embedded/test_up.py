@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -25,11 +26,12 @@ pytestmark = pytest.mark.xdist_group("embedded")
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def running() -> Iterator[System]:
     """One system for the tests that only hurt its children."""
-    system = System(tmp_path_factory.mktemp("up") / "data", "--apis", "2").start()
-    yield system
-    system.stop()
+    with TemporaryDirectory(prefix="conversation-store-up-") as directory:
+        system = System(Path(directory) / "data", "--apis", "2").start()
+        yield system
+        system.stop()
 
 
 def status_of(url: str) -> int:
@@ -114,7 +116,6 @@ def test_a_connection_waits_while_every_api_is_replaced(running: System) -> None
 
 def test_a_second_start_on_the_same_directory_is_refused(running: System) -> None:
     second = System(running.data)
-    second.output = running.data.with_name("second.out")
     second.launch()
     assert second.wait() == 1
     assert f"in use by the process {running.supervisor}" in second.said()
@@ -137,7 +138,6 @@ def test_run_tells_where_everything_is_and_only_its_owner(running: System) -> No
         *("API_1_URL", "API_1_METRICS_URL", "API_2_URL", "API_2_METRICS_URL", "PROJECTOR_1_METRICS_URL"),
     }
     assert running.env["BASE_URL"] == running.base_url
-    assert "Ready." in running.said()
     with urllib.request.urlopen(f"{running.env['OPENAI_BASE_URL']}/models", timeout=15) as answer:
         assert json.load(answer)["data"][0]["id"] == "smollm2-135m"
 
@@ -174,7 +174,7 @@ def test_servers_named_by_the_environment_are_used_instead(system: Callable[...,
         "REDIS_URL": settings.redis_url,
         "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
     }
-    started = system(**given)
+    started = system(environment=given)
     assert {name: started.env[name] for name in given} == given
     assert {file.stem for file in (started.data / "run").glob("*.pid")} == {"api", "projector"}
 
@@ -186,7 +186,7 @@ def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> Non
     (tmp_path / "data" / "secret").chmod(0o600)
     system.launch()
     assert system.wait() == 1
-    assert "postgres ended with status 1, again and again" in system.said()
+    assert "postgres ended with status 2, again and again" in system.said()
     system.wait_gone()
 
 

@@ -1,0 +1,71 @@
+"""GET /v1/conversations/{id}/context: what a model would be sent now, with what was left out and why."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from domain.errors import ConversationNotFound
+from domain.items import shaped
+from infrastructure.context import Asked, Context
+from infrastructure.http.headers import etag
+from infrastructure.http.paths import ConversationId
+from infrastructure.http.shapes import json_response
+from queries.caller import Called, Caller, reads
+from queries.log_access import LogAway
+
+router = APIRouter(tags=["conversations"])
+
+
+@reads(router, "/v1/conversations/{conversation_id}/context")
+async def get_context(
+    conversation_id: ConversationId,
+    called: Called,
+    model: Annotated[str | None, Query(min_length=1, max_length=256, description="Default: that of a reply.")] = None,
+) -> Response:
+    """Answers with the items, oldest first, and their tokens as they are counted for the budget."""
+    version, headers = await _version(called, conversation_id)
+    asked = Asked(model=model or await called.sources.model.default_model(), parameters={})
+    context = await called.sources.contexts.assemble(called.principal.tenant, conversation_id, version, asked)
+    body = {
+        "object": "conversation.context",
+        "version": version,
+        "model": asked.model,
+        "budget": context.shown.budget,
+        "tokens": context.shown.tokens,
+        "items": [
+            {"id": each.item_id, "tokens": each.tokens, "item": shaped(each.item_id, each.item)}
+            for each in context.shown_items
+        ],
+        "left_out": _left_out(context),
+        "summary": None,
+    }
+    return json_response(body, headers=headers)
+
+
+async def _version(called: Caller, conversation_id: str) -> tuple[int, dict[str, str]]:
+    """The version to assemble at, and what the answer says of it: the snapshot's, unverified, while Postgres is away."""
+    tenant = called.principal.tenant
+    try:
+        head = await called.sources.log.ask(lambda reader: reader.head(conversation_id))
+    except LogAway:
+        tail = await called.sources.contexts.snapshot(tenant, conversation_id)
+        if tail is None:
+            raise
+        return tail.version, {"etag": etag(tail.version), "x-consistency": "unverified"}
+    if head is None or head.deleted or head.tenant != tenant:
+        raise ConversationNotFound(conversation_id)
+    return head.version, {"etag": etag(head.version)}
+
+
+def _left_out(context: Context) -> list[dict[str, Any]]:
+    """The items before those shown. `from` is null where the conversation was not read back to its first item."""
+    items = context.tail.items
+    shown = len(context.shown_items)
+    first_shown = items[len(items) - shown] if shown else None
+    before = items[: len(items) - shown]
+    last_before = first_shown.parent_id if first_shown else (items[-1].item_id if items else None)
+    if last_before is None or (context.tail.whole and not before):
+        return []
+    count = len(before) if context.tail.whole else (first_shown.depth if first_shown else items[-1].depth + 1) - 1
+    first = before[0].item_id if context.tail.whole else None
+    return [{"from": first, "to": last_before, "count": count, "reason": "budget"}]

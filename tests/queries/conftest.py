@@ -1,0 +1,77 @@
+"""The query API in this process, on the test's own servers, with the real log to write to and the real projector.
+
+write      appends
+projector  brings the views up to date when a test says so (`catch_up`)
+live       the projector runs all the time; `write` and read, as a client does
+api        the query API
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+
+from infrastructure.event_log.log import EventLog
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from queries.main import create_app
+from tests.queries.proxy import Proxy
+from tests.queries.store import Projector, Writer
+
+
+@asynccontextmanager
+async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings, Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
+            yield client
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(settings) as client:
+        yield client
+
+
+@pytest.fixture
+async def write(settings: Settings) -> AsyncIterator[Writer]:
+    log = EventLog(settings.postgres_url, Metrics())
+    log.open()
+    yield Writer(log)
+    await asyncio.to_thread(log.close)
+
+
+@pytest.fixture
+async def projector(settings: Settings) -> AsyncIterator[Projector]:
+    running = Projector(settings)
+    await running.open()
+    yield running
+    await running.close()
+
+
+@pytest.fixture
+async def live(projector: Projector) -> AsyncIterator[Projector]:
+    stop = asyncio.Event()
+    running = asyncio.create_task(projector.run(stop))
+    yield projector
+    stop.set()
+    await running
+
+
+@pytest.fixture
+async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
+    """The way to Postgres, which the test can cut."""
+    proxy = Proxy(settings.postgres_url)
+    await proxy.mend()
+    yield proxy
+    await proxy.cut()
+
+
+@pytest.fixture
+async def cut_api(settings: Settings, postgres: Proxy) -> AsyncIterator[httpx.AsyncClient]:
+    """The query API, by that way."""
+    async with open_api(settings.model_copy(update={"postgres_url": postgres.url})) as client:
+        yield client

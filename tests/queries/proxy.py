@@ -1,0 +1,66 @@
+"""A way to a real server that can be cut, and frozen: the server stays as it is for everyone else."""
+
+import asyncio
+from urllib.parse import urlsplit
+
+
+class Proxy:
+    """Forwards TCP to the server of a URL; `url` is the same URL by way of this proxy."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._streams: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._server: asyncio.Server | None = None
+        self._port = 0
+
+    @property
+    def url(self) -> str:
+        credentials = self._parts.netloc.rpartition("@")[0]
+        return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
+
+    async def mend(self) -> None:
+        """Lets connections through (again)."""
+        self._flows.set()
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
+            self._port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Breaks every connection and refuses new ones."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for stream in list(self._streams):
+            stream.transport.abort()
+        pumps = list(self._pumps)
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+
+    def freeze(self) -> None:
+        """Connections stay, and nothing comes through them."""
+        self._flows.clear()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._streams.add(writer)
+        there_reader, there_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+        self._streams.add(there_writer)
+        for source, target in ((reader, there_writer), (there_reader, writer)):
+            pump = asyncio.create_task(self._pump(source, target))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._flows.wait()
+                target.write(data)
+                await target.drain()
+        except ConnectionError:
+            pass
+        finally:
+            self._streams.discard(target)
+            target.transport.abort()

@@ -1,0 +1,116 @@
+"""Nothing that a client can send is a 500: each is a 400 or a 404 in the shape of an error."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from infrastructure.ids import mint
+from tests.queries.store import Projector, Writer
+
+CURSORS = ("\0", "", "msg_", "msg_xyz", "conv_" + "g" * 32, "msg_" + "0" * 32, "a" * 5000, "ü", "\ud7ff%ff")
+NUMBERS = ("abc", "-1", "0", "99999999999999999999", "9" * 5000, "1.5", "", "NaN", "1e2", "\0", "0x1")
+
+
+@pytest.fixture
+async def conversation_id(write: Writer, live: Projector) -> str:
+    return await write.start("a")
+
+
+def assert_refused(answer: httpx.Response, param: str | None = None) -> None:
+    assert answer.status_code == 400, (answer.request.url, answer.text)
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["type"] == "invalid_request_error"
+    if param is not None:
+        assert error["param"] == param
+    assert answer.headers["x-request-id"]
+
+
+async def test_pages_of_the_wrong_size_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+    for path in ("/v1/conversations", f"/v1/conversations/{conversation_id}/items"):
+        for limit in (*NUMBERS, "101"):
+            assert_refused(await api.get(path, params={"limit": limit}), "limit")
+    for limit in (*NUMBERS, "1001"):
+        assert_refused(await api.get(f"/v1/conversations/{conversation_id}/events", params={"limit": limit}), "limit")
+
+
+async def test_cursors_that_name_nothing_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+    for path in ("/v1/conversations", f"/v1/conversations/{conversation_id}/items"):
+        for param in ("after", "before"):
+            for cursor in CURSORS:
+                assert_refused(await api.get(path, params={param: cursor}), param)
+
+
+async def test_versions_that_can_not_be_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+    items, events = (f"/v1/conversations/{conversation_id}/{what}" for what in ("items", "events"))
+    for number in NUMBERS:
+        assert_refused(await api.get(items, params={"as_of": number}), "as_of")
+        if number != "0":
+            assert_refused(await api.get(events, params={"after": number}), "after")
+        if number not in ("0", ""):
+            headers = {"Last-Event-ID": number.replace("\0", "x"), "Accept": "text/event-stream"}
+            assert_refused(await api.get(events, headers=headers), "Last-Event-ID")
+
+
+@pytest.mark.parametrize("position", ["abc", "-1", "", "9" * 19, "9" * 30, '"1"', "1,2"])
+async def test_a_position_that_can_not_be_is_refused(
+    api: httpx.AsyncClient, conversation_id: str, position: str
+) -> None:
+    for path in (f"/v1/conversations/{conversation_id}", "/v1/conversations"):
+        assert_refused(await api.get(path, headers={"X-Min-Position": position}), "X-Min-Position")
+
+
+@pytest.mark.parametrize(
+    "query", [{"order": "up"}, {"status": "deleted"}, {"metadata[a\0]": "b"}, {f"metadata[{n}]": "" for n in range(17)}]
+)
+async def test_filters_of_the_wrong_form_are_refused(
+    api: httpx.AsyncClient, query: dict[str, Any], live: Projector
+) -> None:
+    assert_refused(await api.get("/v1/conversations", params=query))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"metadata[a]": "\0"},
+        {"metadata[]": "x"},
+        {"metadata": "x"},
+        {"owner": "\0$ne"},
+        {"owner[$ne]": "x"},
+        {"x": "y"},
+    ],
+)
+async def test_filters_that_match_nothing_are_no_error(
+    api: httpx.AsyncClient, query: dict[str, Any], live: Projector
+) -> None:
+    assert (await api.get("/v1/conversations", params=query)).status_code == 200
+
+
+async def test_ids_of_the_wrong_form_are_refused_and_unknown_ones_not_found(
+    api: httpx.AsyncClient, live: Projector
+) -> None:
+    for ident in (
+        "x",
+        "conv_%00",
+        "conv_" + "0" * 31,
+        "msg_" + "0" * 32,
+        "conv_" + "0" * 33,
+        "%ff",
+        "conv_" + "A" * 32,
+    ):
+        for rest in ("", "/items", "/events", f"/items/{mint('msg')}"):
+            assert_refused(await api.get(f"/v1/conversations/{ident}{rest}"))
+    assert_refused(await api.get("/v1/responses/conv_" + "0" * 32))
+    for path in (f"/v1/conversations/{mint('conv')}", f"/v1/responses/{mint('resp')}", "/v1/nothing"):
+        assert (await api.get(path)).status_code == 404
+
+
+async def test_other_methods_are_not_taken_here(api: httpx.AsyncClient, conversation_id: str) -> None:
+    answer = await api.post(f"/v1/conversations/{conversation_id}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
+
+
+async def test_the_documentation_can_be_made(api: httpx.AsyncClient) -> None:
+    paths = (await api.get("/openapi.json")).json()["paths"]
+    assert "/v1/conversations/{conversation_id}/items" in paths

@@ -1,0 +1,136 @@
+"""Conversations, one and listed."""
+
+from typing import Any
+
+import httpx
+import pytest
+from openai.types.conversations import Conversation
+
+from infrastructure.ids import mint
+from tests.queries.store import Projector, Writer
+
+
+async def listed(api: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+    answer = await api.get("/v1/conversations", params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def ids(page: dict[str, Any]) -> list[str]:
+    return [conversation["id"] for conversation in page["data"]]
+
+
+async def test_a_conversation_is_answered_at_once_with_its_version_as_etag(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start("hello", metadata={"topic": "demo"}, title="A talk")
+
+    answer = await api.get(f"/v1/conversations/{conversation_id}")
+
+    assert answer.status_code == 200
+    assert answer.headers["etag"] == '"2"'
+    assert "x-consistency" not in answer.headers
+    body = answer.json()
+    assert Conversation.model_validate(body).metadata == {"topic": "demo"}
+    assert isinstance(body["created_at"], int)
+    assert (body["title"], body["status"], body["version"]) == ("A talk", "active", 2)
+
+
+async def test_an_unknown_a_deleted_and_another_tenants_conversation_are_not_found(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    deleted = await write.start()
+    await write.delete(deleted)
+    foreign = await write.of("others").start()
+
+    for conversation_id in (mint("conv"), deleted, foreign):
+        for path in ("", "/items", "/events", f"/items/{mint('msg')}"):
+            answer = await api.get(f"/v1/conversations/{conversation_id}{path}")
+            assert answer.status_code == 404, path
+            assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_a_list_pages_through_all_conversations_in_either_order(
+    api: httpx.AsyncClient, write: Writer, live: Projector, order: str
+) -> None:
+    made = [await write.start() for _ in range(7)]
+    expected = made if order == "asc" else made[::-1]
+
+    seen: list[str] = []
+    page = await listed(api, limit=3, order=order)
+    sizes = [len(page["data"])]
+    while True:
+        seen += ids(page)
+        assert (page["first_id"], page["last_id"]) == (ids(page)[0], ids(page)[-1])
+        if not page["has_more"]:
+            break
+        page = await listed(api, limit=3, order=order, after=page["last_id"])
+        sizes.append(len(page["data"]))
+
+    assert seen == expected
+    assert sizes == [3, 3, 1]
+
+
+async def test_a_page_that_ends_the_list_exactly_says_there_is_no_more(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    for _ in range(4):
+        await write.start()
+
+    assert (await listed(api, limit=4))["has_more"] is False
+    assert (await listed(api, limit=3))["has_more"] is True
+
+
+async def test_before_alone_gives_the_nearest_page_before_the_cursor(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    made = [await write.start() for _ in range(6)]
+
+    page = await listed(api, order="asc", before=made[4], limit=2)
+    first = await listed(api, order="asc", before=made[2], limit=2)
+    between = await listed(api, order="desc", after=made[5], before=made[1], limit=10)
+
+    assert (ids(page), page["has_more"]) == ([made[2], made[3]], True)
+    assert (ids(first), first["has_more"]) == ([made[0], made[1]], False)
+    assert ids(between) == [made[4], made[3], made[2]]
+
+
+async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: Projector) -> None:
+    assert await listed(api) == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+
+
+async def test_a_list_is_filtered_by_status_owner_and_metadata(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    plain = await write.start()
+    ended = await write.start(owner="ada")
+    await write.end(ended)
+    odd = await write.start(metadata={"$a.b": "1", "c": "2"})
+    await write.start(listed=False)
+    await write.of("others").start()
+
+    assert ids(await listed(api)) == [odd, ended, plain]
+    assert ids(await listed(api, status="ended")) == [ended]
+    assert ids(await listed(api, status="active")) == [odd, plain]
+    assert ids(await listed(api, owner="ada")) == [ended]
+    assert ids(await listed(api, **{"metadata[$a.b]": "1"})) == [odd]
+    assert ids(await listed(api, **{"metadata[$a.b]": "1", "metadata[c]": "$c"})) == []
+
+
+async def test_a_conversation_deleted_meanwhile_is_still_a_cursor(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    made = [await write.start() for _ in range(3)]
+    await write.delete(made[1])
+
+    assert ids(await listed(api, order="asc", after=made[1])) == [made[2]]
+
+
+async def test_a_new_conversation_is_in_the_list_at_once(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    for _ in range(10):
+        conversation_id = await write.start()
+        assert ids(await listed(api, limit=1)) == [conversation_id]

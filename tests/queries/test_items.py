@@ -1,0 +1,125 @@
+"""Items of a conversation: pages, cursors, retracted ones, and any version as it stood."""
+
+from typing import Any
+
+import httpx
+import pytest
+from openai.types.conversations import ConversationItemList
+
+from infrastructure.ids import mint
+from tests.queries.store import Projector, Writer
+
+
+async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:
+    answer = await api.get(f"/v1/conversations/{conversation_id}/items", params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    assert ConversationItemList.model_validate(body).object == "list"
+    return body
+
+
+def texts(page: dict[str, Any]) -> list[str]:
+    return [item["content"][0]["text"] for item in page["data"]]
+
+
+def ids(page: dict[str, Any]) -> list[str]:
+    return [item["id"] for item in page["data"]]
+
+
+async def test_items_come_newest_first_with_the_conversations_version_as_etag(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start("one", "two")
+
+    answer = await api.get(f"/v1/conversations/{conversation_id}/items")
+
+    assert answer.headers["etag"] == '"3"'
+    assert texts(answer.json()) == ["two", "one"]
+
+
+@pytest.mark.parametrize("order", ["asc", "desc"])
+async def test_pages_follow_each_other_over_retracted_items_and_end_exactly(
+    api: httpx.AsyncClient, write: Writer, live: Projector, order: str
+) -> None:
+    conversation_id = await write.start()
+    appended = await write.append(conversation_id, *(str(number) for number in range(10)))
+    for number in (0, 4, 5, 9):
+        await write.retract(conversation_id, appended[number])
+    kept = [item for number, item in enumerate(appended) if number not in (0, 4, 5, 9)]
+
+    pages = [await page_of(api, conversation_id, order=order, limit=2)]
+    while pages[-1]["has_more"]:
+        pages.append(await page_of(api, conversation_id, order=order, limit=2, after=pages[-1]["last_id"]))
+
+    assert [item for page in pages for item in ids(page)] == (kept if order == "asc" else kept[::-1])
+    assert [len(page["data"]) for page in pages] == [2, 2, 2]
+    assert [page["first_id"] for page in pages] == [ids(page)[0] for page in pages]
+
+
+async def test_a_retracted_item_is_a_cursor_like_any_other(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start()
+    appended = await write.append(conversation_id, "a", "b", "c")
+    await write.retract(conversation_id, appended[1])
+
+    assert texts(await page_of(api, conversation_id, order="asc", after=appended[1])) == ["c"]
+    assert texts(await page_of(api, conversation_id, order="asc", before=appended[1])) == ["a"]
+
+
+async def test_a_cursor_of_another_conversation_is_refused_by_name(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    other = await write.start()
+    [foreign] = await write.append(other, "b")
+
+    for param in ("after", "before"):
+        for cursor in (foreign, mint("msg")):
+            answer = await api.get(f"/v1/conversations/{conversation_id}/items", params={param: cursor})
+            assert answer.status_code == 400
+            assert answer.json()["error"]["param"] == param
+
+
+async def test_items_as_of_a_version_are_those_that_stood_then(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start("a", "b")  # versions 1 to 3
+    [third] = await write.append(conversation_id, "c")  # 4
+    await write.retract(conversation_id, third)  # 5
+    await write.append(conversation_id, "d")  # 6
+
+    stood = {version: texts(await page_of(api, conversation_id, as_of=version, order="asc")) for version in range(1, 7)}
+
+    assert stood == {1: [], 2: ["a"], 3: ["a", "b"], 4: ["a", "b", "c"], 5: ["a", "b"], 6: ["a", "b", "d"]}
+    answer = await api.get(f"/v1/conversations/{conversation_id}/items", params={"as_of": 7})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "as_of")
+
+
+async def test_an_item_is_given_bare_until_it_is_retracted(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start()
+    [item_id] = await write.append(conversation_id, "hello")
+    other = await write.start()
+
+    answer = await api.get(f"/v1/conversations/{conversation_id}/items/{item_id}", params={"include[]": ["a", "b"]})
+    assert answer.json() == {
+        "id": item_id,
+        "type": "message",
+        "role": "user",
+        "content": [{"type": "input_text", "text": "hello"}],
+        "status": "completed",
+    }
+    assert (await api.get(f"/v1/conversations/{other}/items/{item_id}")).status_code == 404
+    await write.retract(conversation_id, item_id)
+    answer = await api.get(f"/v1/conversations/{conversation_id}/items/{item_id}")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_head_answers_like_get(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+    conversation_id = await write.start("a")
+
+    for path in ("", "/items", "/events"):
+        answer = await api.head(f"/v1/conversations/{conversation_id}{path}")
+        assert (answer.status_code, answer.headers["etag"]) == (200, '"2"')
