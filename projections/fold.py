@@ -1,0 +1,44 @@
+"""The views as a plain fold of the log, in memory: what `verify` and the tests hold the real ones against. Pure."""
+
+from collections.abc import Iterable
+
+from infrastructure.event_log.reader import Recorded
+from projections.coalesce import apply_to, conversation_of
+from projections.read_models import VIEWS, Document, Insert, Remove, Update, View, Write, writes
+
+
+class Fold:
+    """Documents by view and `_id`, after all that was taken. Raises ValueError where a write does not fit what is there."""
+
+    def __init__(self) -> None:
+        self.documents: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
+
+    def take(self, recorded: Recorded) -> None:
+        """Adds the next event."""
+        for write in writes(recorded):
+            self.write(write)
+
+    def write(self, write: Write) -> None:
+        """Adds the next write."""
+        documents = self.documents[write.view]
+        match write:
+            case Insert():
+                if write.key in documents:
+                    raise ValueError(f"{write.view} has a document {write.key} already")
+                documents[write.key] = dict(write.document)
+            case Update():
+                if write.key not in documents:
+                    raise ValueError(f"{write.view} has no document {write.key}")
+                apply_to(documents[write.key], write)
+            case Remove():
+                conversation = (write.tenant, write.conversation_id)
+                for key in [key for key, document in documents.items() if conversation_of(document) == conversation]:
+                    del documents[key]
+
+
+def fold(events: Iterable[Recorded]) -> dict[View, dict[str, Document]]:
+    """The documents of all views after these events."""
+    folded = Fold()
+    for recorded in events:
+        folded.take(recorded)
+    return folded.documents

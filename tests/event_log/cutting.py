@@ -1,0 +1,75 @@
+"""A way to Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and hangs up instead."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+
+class CuttingProxy:
+    """`url` leads through it. `lose_commits(n)`: the answers to the next n COMMITs are lost, the work is done."""
+
+    def __init__(self, url: str) -> None:
+        self._parts = urlsplit(url)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        credentials = self._parts.netloc.rpartition("@")[0]
+        self.url = self._parts._replace(netloc=f"{credentials}@127.0.0.1:{port}").geturl()
+        self.lost = 0
+        self.seen = 0
+        self._to_lose = 0
+        self._lock = threading.Lock()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def lose_commits(self, count: int) -> None:
+        self._to_lose = count
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection((self._parts.hostname, self._parts.port))
+            cut = threading.Event()
+            threading.Thread(target=self._forward, args=(client, server, cut), daemon=True).start()
+            threading.Thread(target=self._back, args=(server, client, cut), daemon=True).start()
+
+    def _forward(self, client: socket.socket, server: socket.socket, cut: threading.Event) -> None:
+        with client, server:
+            try:
+                while data := client.recv(65536):
+                    if data.startswith(b"Q") and b"COMMIT" in data[:32]:
+                        with self._lock:
+                            self.seen += 1
+                            if self._to_lose:
+                                self._to_lose -= 1
+                                self.lost += 1
+                                cut.set()
+                    server.sendall(data)
+                server.shutdown(socket.SHUT_WR)
+            except OSError:
+                return
+            cut.wait(5)
+
+    def _back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
+        try:
+            while data := server.recv(65536):
+                if cut.is_set():  # this is the answer to the COMMIT: it is done, and nobody is told
+                    client.shutdown(socket.SHUT_RDWR)
+                    return
+                client.sendall(data)
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+
+
+@contextmanager
+def cutting(url: str) -> Iterator[CuttingProxy]:
+    proxy = CuttingProxy(url)
+    yield proxy
+    proxy.close()

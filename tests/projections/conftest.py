@@ -1,0 +1,41 @@
+"""write    appends through the real log
+world    the stores, and runners on them (world.py)
+live     as `world`, while a runner of all views runs
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from infrastructure.event_log.log import EventLog
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.projections.world import SECONDS, World
+from tests.queries.store import Writer
+
+
+@pytest.fixture
+async def write(settings: Settings) -> AsyncIterator[Writer]:
+    log = EventLog(settings.postgres_url, Metrics())
+    log.open()
+    yield Writer(log)
+    await asyncio.to_thread(log.close)
+
+
+@pytest.fixture
+async def world(settings: Settings) -> AsyncIterator[World]:
+    world = World(settings)
+    await world.pool.open()
+    yield world
+    await world.close()
+
+
+@pytest.fixture
+async def live(world: World) -> AsyncIterator[World]:
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.runner().run(stop))
+    yield world
+    stop.set()
+    async with asyncio.timeout(SECONDS):
+        await running

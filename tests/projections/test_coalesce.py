@@ -1,0 +1,80 @@
+"""A tally of many writes comes to the same as the writes one by one."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from projections.coalesce import Tally, apply_to, conversation_of
+from projections.fold import Fold
+from projections.read_models import Document, Insert, Remove, Update, Write
+
+TENANTS, CONVERSATIONS = ("a", "b"), ("c1", "c2")
+NAMES = ("title", "joined.x", "joined.y", "status")
+
+step = st.one_of(
+    st.tuples(st.just("insert"), st.sampled_from(TENANTS), st.sampled_from(CONVERSATIONS), st.integers(0, 4)),
+    st.tuples(st.just("set"), st.integers(0, 50), st.sampled_from(NAMES), st.integers(0, 9)),
+    st.tuples(st.just("add"), st.integers(0, 50), st.just("count"), st.integers(-3, 3)),
+    st.tuples(st.just("put"), st.integers(0, 50), st.just("count"), st.integers(0, 9)),
+    st.tuples(st.just("remove"), st.sampled_from(TENANTS), st.sampled_from(CONVERSATIONS), st.none()),
+)
+
+
+@given(before=st.lists(step, max_size=15), batch=st.lists(step, max_size=25))
+def test_given_any_documents_when_a_batch_is_applied_coalesced_then_they_are_as_one_by_one(
+    before: list[Any], batch: list[Any]
+) -> None:
+    folded = Fold()
+    _play(folded, before)
+    coalesced = {key: _copy(document) for key, document in folded.documents["items"].items()}
+    tally = Tally()
+    for write in _play(folded, batch):
+        tally.take(write)
+    _apply(tally, coalesced)
+    assert coalesced == folded.documents["items"]
+
+
+def _play(folded: Fold, steps: list[Any]) -> list[Write]:
+    """Takes those steps that fit what is there, as the log's rules see to; says which writes they were."""
+    played: list[Write] = []
+    for kind, first, second, third in steps:
+        keys = sorted(folded.documents["items"])
+        match kind:
+            case "insert":
+                key = f"{first}:{second}:{third}"
+                document = {"_id": key, "tenant": first, "conversation_id": second, "count": 0, "joined": {}}
+                write: Write = Insert("items", key, document)
+                if key in keys:
+                    continue
+            case "remove":
+                write = Remove("items", first, second)
+            case _:
+                if not keys:
+                    continue
+                key = keys[first % len(keys)]
+                write = (
+                    Update("items", key, {}, {second: third})
+                    if kind == "add"
+                    else Update("items", key, {second: third})
+                )
+        folded.write(write)
+        played.append(write)
+    return played
+
+
+def _apply(tally: Tally, documents: dict[str, Document]) -> None:
+    """In the order the writer does: updates, removals, inserts. Each must find what it expects."""
+    for key, change in tally.updates.items():
+        assert not change.set.keys() & change.add.keys()
+        apply_to(documents[key], Update("items", key, change.set, change.add))
+    for conversation in tally.removed:
+        for key in [key for key, document in documents.items() if conversation_of(document) == conversation]:
+            del documents[key]
+    for key, document in tally.inserts.items():
+        assert key not in documents
+        documents[key] = document
+
+
+def _copy(document: Document) -> Document:
+    return {**document, "joined": dict(document["joined"])}

@@ -1,0 +1,143 @@
+"""Every event is written once into every view, whoever crashes, races or comes back."""
+
+import asyncio
+
+import pytest
+from pymongo.errors import PyMongoError
+
+from projections.mongo import MongoViews, ViewDiverged
+from projections.positions import BEFORE_ALL, Fenced
+from projections.read_models import ALL_VIEWS, VIEWS
+from tests.projections.history import write_everything
+from tests.projections.world import SECONDS, World
+from tests.queries.store import Writer
+
+
+async def test_given_every_kind_of_event_when_the_projector_catches_up_then_the_views_are_the_fold_of_the_log(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    assert await world.held() == await world.folded()
+    assert await world.snapshots() == await world.snapshots_by_log()
+    head = await world.reader.last_position()
+    assert {(place.position, place.state) for place in (await world.places()).values()} == {(head, "live")}
+
+
+async def test_given_a_live_projector_when_events_come_one_by_one_then_the_views_are_the_fold_of_the_log(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    async with asyncio.timeout(SECONDS):
+        head = await live.reader.last_position()
+        while min(place.position for place in (await live.places()).values()) < head:
+            await asyncio.sleep(0.01)
+    assert await live.is_exact()
+
+
+async def test_given_two_runners_on_the_same_views_when_events_come_then_nothing_is_written_twice(
+    write: Writer, world: World
+) -> None:
+    stop = asyncio.Event()
+    running = [asyncio.create_task(world.runner().run(stop)) for _ in range(2)]
+    for _ in range(5):
+        await asyncio.gather(*(write_everything(write) for _ in range(4)))
+    await world.catch_up()
+    stop.set()
+    await asyncio.gather(*running)
+    assert await world.is_exact()
+
+
+async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_the_late_one_is_fenced(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    batch = await world.events()
+    await world.catch_up()
+    with pytest.raises(Fenced):
+        await MongoViews(world.database).apply(VIEWS, 0, batch[-1].position, batch)
+    assert await world.held() == await world.folded()
+
+
+async def test_given_a_batch_was_read_when_the_view_is_reset_then_the_batch_is_fenced_and_the_view_stays_empty(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    old = await world.reader.last_position()
+    await write.start("late")
+    late = await world.reader.after(old, limit=100)
+    await world.positions.reset("items", target=late[-1].position)
+    views = MongoViews(world.database)
+    with pytest.raises(Fenced):
+        await views.apply(VIEWS, old, late[-1].position, late)
+    with pytest.raises(Fenced):
+        await views.apply(("items",), old, late[-1].position, late)
+    assert (await world.places())["items"].position == BEFORE_ALL
+    await world.catch_up()
+    assert await world.is_exact()
+
+
+async def test_given_a_view_was_emptied_and_begun_again_when_a_late_emptier_removes_then_it_is_fenced(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    async with world.client.start_session() as session:
+        await world.positions.reset("items", target=0)
+        with pytest.raises((Fenced, PyMongoError)):  # noqa: PT012  # one transaction
+            async with await session.start_transaction():
+                await world.positions.hold_empty("items", session)
+                await world.database["items"].delete_many({}, session=session)
+                raise Fenced(("items",), BEFORE_ALL)  # it dies before its commit
+    await world.catch_up()
+    async with world.client.start_session() as session, await session.start_transaction():
+        with pytest.raises(Fenced):
+            await world.positions.hold_empty("items", session)
+    assert await world.is_exact()
+
+
+async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_then_the_batch_fails_as_a_whole(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    batch = await world.events()
+    planted = next(iter((await world.folded())["items"].values()))
+    await world.catch_up()
+    for view in VIEWS:
+        await world.database[view].delete_many({})
+    await world.database["items"].insert_one(planted)
+    await world.database["projections"].update_many({}, {"$set": {"position": 0}})
+    with pytest.raises(ViewDiverged, match="there already"):
+        await MongoViews(world.database).apply(VIEWS, 0, batch[-1].position, batch)
+    assert await world.held() == {"conversations": {}, "items": {planted["_id"]: planted}, "responses": {}}
+    assert (await world.places())["items"].position == 0
+
+
+async def test_given_a_document_is_gone_when_a_change_of_it_comes_then_the_batch_fails_as_a_whole(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    await world.catch_up()
+    old = await world.reader.last_position()
+    await world.database["conversations"].delete_many({})
+    await write.append(conversation, "three")
+    late = await world.reader.after(old, limit=10)
+    with pytest.raises(ViewDiverged, match="not there"):
+        await MongoViews(world.database).apply(VIEWS, old, late[-1].position, late)
+    assert await world.database["items"].count_documents({}) == 2
+
+
+@pytest.mark.parametrize("view", ALL_VIEWS)
+async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live(
+    view: str, write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    async with asyncio.timeout(SECONDS):
+        await live.runner().catch_up()
+        held, snapshots = await live.held(), await live.snapshots()
+        await live.positions.reset(view, await live.reader.last_position())
+        while (await live.places())[view].state != "live":
+            await asyncio.sleep(0.01)
+    assert await live.held() == held
+    assert await live.snapshots() == snapshots

@@ -1,0 +1,85 @@
+"""The stores as a test of the projector sees them: what the views hold, and what the log says they must."""
+
+import asyncio
+from collections.abc import Collection
+from typing import Any
+
+from infrastructure import mongodb, redis
+from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.metrics import Metrics
+from infrastructure.postgres import make_pool
+from infrastructure.settings import Settings
+from projections.context_snapshots import KEY_PREFIX, Snapshot, key, read_snapshot, snapshot_from_log
+from projections.fold import fold
+from projections.positions import Place, Positions
+from projections.read_models import ALL_VIEWS, VIEWS
+from projections.runner import Runner
+
+SECONDS = 30.0
+
+
+class World:
+    """Connections to the stores of `settings`, and runners on them."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pool = make_pool(settings.postgres_url, max_size=4)
+        self.client = mongodb.connect(settings)
+        self.database = mongodb.database(self.client, settings)
+        self.redis = redis.connect(settings)
+        self.reader = EventReader(self.pool)
+        self.positions = Positions(self.database)
+
+    async def close(self) -> None:
+        await self.pool.close()
+        await self.client.close()
+        await self.redis.aclose()
+
+    def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Runner:
+        return Runner(
+            postgres_url=listens_to or self.settings.postgres_url,
+            reader=self.reader,
+            database=self.database,
+            redis=self.redis,
+            metrics=Metrics(),
+            views=views,
+        )
+
+    async def catch_up(self, views: Collection[str] = ALL_VIEWS) -> None:
+        async with asyncio.timeout(SECONDS):
+            await self.runner(views).catch_up()
+
+    async def events(self) -> list[Recorded]:
+        return await self.reader.after(0, limit=1_000_000)
+
+    async def held(self) -> dict[str, dict[str, Any]]:
+        """What MongoDB holds of each view."""
+        return {view: {found["_id"]: found async for found in self.database[view].find()} for view in VIEWS}
+
+    async def folded(self) -> dict[Any, dict[str, Any]]:
+        """What it must hold, by the log."""
+        return fold(await self.events())
+
+    async def snapshots(self) -> dict[str, Snapshot]:
+        """What Redis holds, by key."""
+        held: dict[str, Snapshot] = {}
+        async for name in self.redis.scan_iter(match=f"{KEY_PREFIX}*"):
+            _, tenant, conversation_id = name.decode().split(":")
+            snapshot = await read_snapshot(self.redis, tenant, conversation_id)
+            assert snapshot is not None
+            held[name.decode()] = snapshot
+        return held
+
+    async def snapshots_by_log(self) -> dict[str, Snapshot]:
+        """What Redis holds when it has lost nothing."""
+        last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
+        return {
+            key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
+            for (tenant, conversation_id), version in last.items()
+        }
+
+    async def places(self) -> dict[str, Place]:
+        return await self.positions.load(ALL_VIEWS)
+
+    async def is_exact(self) -> bool:
+        return await self.held() == await self.folded() and await self.snapshots() == await self.snapshots_by_log()

@@ -1,0 +1,230 @@
+"""Reads show what was committed before them, or say that they can not."""
+
+import asyncio
+import time
+
+import httpx
+
+from infrastructure.settings import Settings
+from projections.read_models import POSITIONS
+from tests.queries.conftest import open_api
+from tests.queries.proxy import Proxy
+from tests.queries.store import Projector, Writer
+
+
+def path_of(conversation_id: str) -> str:
+    return f"/v1/conversations/{conversation_id}"
+
+
+async def timed(api: httpx.AsyncClient, path: str, **headers: str) -> tuple[httpx.Response, float]:
+    started = time.monotonic()
+    answer = await api.get(path, headers=headers)
+    return answer, time.monotonic() - started
+
+
+async def test_every_item_is_read_back_right_after_it_was_written(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start()
+    for number in range(30):
+        [item_id] = await write.append(conversation_id, str(number))
+        answer = await api.get(f"{path_of(conversation_id)}/items", params={"limit": 1})
+        assert answer.json()["data"][0]["id"] == item_id
+        assert answer.headers["etag"] == f'"{number + 2}"'
+
+
+async def test_a_read_that_can_not_be_made_current_is_a_503_within_the_bound(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await write.append(conversation_id, "b")
+
+    for path in (path_of(conversation_id), f"{path_of(conversation_id)}/items", "/v1/conversations"):
+        answer, seconds = await timed(api, path)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_behind")
+        assert answer.headers["retry-after"] == "1"
+        assert answer.headers["x-should-retry"] == "true"
+        assert 1.9 < seconds < 3.0
+
+
+async def test_a_conversation_that_is_shown_does_not_wait_for_the_others(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await write.start("not shown yet")
+
+    answer, seconds = await timed(api, path_of(conversation_id))
+
+    assert answer.status_code == 200
+    assert seconds < 1.0
+
+
+async def test_a_read_waits_for_a_projector_that_catches_up(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+
+    reading = asyncio.create_task(api.get(f"{path_of(conversation_id)}/items"))
+    done, _ = await asyncio.wait({reading}, timeout=0.2)
+    await projector.catch_up()
+    answer = await reading
+
+    assert not done
+    assert answer.status_code == 200
+    assert len(answer.json()["data"]) == 1
+
+
+async def test_a_position_by_name_is_waited_for(api: httpx.AsyncClient, write: Writer, projector: Projector) -> None:
+    conversation_id = await write.start()
+    ended = await write.end(conversation_id)
+    await projector.catch_up()
+
+    for path in (path_of(conversation_id), "/v1/conversations"):
+        reached, _ = await timed(api, path, **{"X-Min-Position": str(ended.position)})
+        beyond, seconds = await timed(api, path, **{"X-Min-Position": str(ended.position + 1)})
+        assert reached.status_code == 200
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (503, "read_models_behind")
+        assert seconds < 3.0
+
+
+async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    response_id, given = await write.ask(conversation_id, "b")
+    await write.answer(conversation_id, response_id, given, "c")
+    await projector.catch_up()
+    await postgres.cut()
+
+    first, seconds = await timed(cut_api, path_of(conversation_id))
+    assert seconds < 3.0
+    answers = [
+        (await timed(cut_api, path))
+        for path in (
+            path_of(conversation_id),
+            f"{path_of(conversation_id)}/items",
+            f"{path_of(conversation_id)}/items/{given[0].item_id}",
+            "/v1/conversations",
+            f"/v1/responses/{response_id}",
+            "/v1/projections",
+        )
+    ]
+
+    for answer, seconds in [(first, 0.0), *answers]:
+        assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified"), answer.url
+        assert seconds < 0.5, "an outage that is known is not waited for again"
+    assert answers[1][0].headers["etag"] == '"6"'
+    assert len(answers[1][0].json()["data"]) == 3
+    events, seconds = await timed(cut_api, f"{path_of(conversation_id)}/events")
+    assert (events.status_code, events.json()["error"]["code"]) == (503, "event_store_unavailable")
+    assert seconds < 0.5
+
+
+async def test_reads_are_verified_again_soon_after_postgres_is_back(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    # Several connections lie in the pool when it is cut: none of them may cost another unverified read afterwards.
+    await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
+    await postgres.cut()
+    assert (await cut_api.get(path_of(conversation_id))).headers["x-consistency"] == "unverified"
+    await postgres.mend()
+
+    async with asyncio.timeout(10):
+        while "x-consistency" in (await cut_api.get(path_of(conversation_id))).headers:
+            await asyncio.sleep(0.05)
+    again = await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
+    assert not any("x-consistency" in answer.headers for answer in again)
+
+
+async def test_connections_that_broke_while_they_lay_idle_are_replaced_unnoticed(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
+
+    await postgres.cut()
+    await postgres.mend()
+    answer = await cut_api.get(path_of(conversation_id))
+
+    assert answer.status_code == 200
+    assert "x-consistency" not in answer.headers
+
+
+async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    assert (await cut_api.get(path_of(conversation_id))).status_code == 200
+    postgres.freeze()
+
+    first, seconds = await timed(cut_api, path_of(conversation_id))
+    second, again = await timed(cut_api, path_of(conversation_id))
+    await postgres.mend()
+
+    assert first.headers["x-consistency"] == second.headers["x-consistency"] == "unverified"
+    assert seconds < 3.0
+    assert again < 0.5
+
+
+async def test_unverified_reads_of_what_is_not_there_are_not_found(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    foreign = await write.of("others").start("a")
+    await projector.catch_up()
+    await postgres.cut()
+
+    for path in (path_of(foreign), f"{path_of(foreign)}/items"):
+        assert (await cut_api.get(path)).status_code == 404
+
+
+async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    reset = {"$set": {"position": -1, "state": "emptying", "target": 2}}
+    await projector.views[POSITIONS].update_many({}, reset)
+    paths = (path_of(conversation_id), f"{path_of(conversation_id)}/items", "/v1/conversations")
+
+    verified = await asyncio.gather(*(cut_api.get(path) for path in paths))
+    await postgres.cut()
+    unverified = await asyncio.gather(*(cut_api.get(path) for path in paths))
+    await projector.catch_up()
+    rebuilt = await asyncio.gather(*(cut_api.get(path) for path in paths))
+
+    assert [answer.json()["error"]["code"] for answer in (*verified, *unverified)] == ["read_models_behind"] * 6
+    assert [answer.status_code for answer in rebuilt] == [200] * 3
+
+
+async def test_with_mongodb_away_reads_are_a_503(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a")
+    away = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
+
+    async with open_api(away) as api:
+        for path in (path_of(conversation_id), "/v1/conversations", "/v1/projections"):
+            answer, seconds = await timed(api, path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_unavailable")
+            assert seconds < 3.5
+        assert (await api.get("/health/ready")).status_code == 503
+        events = await api.get(f"{path_of(conversation_id)}/events")
+        assert events.status_code == 200
+
+
+async def test_it_starts_and_answers_with_no_store_there_at_all(settings: Settings) -> None:
+    nothing = {
+        "postgres_url": "postgresql://nobody@127.0.0.1:9/nowhere",
+        "mongodb_url": "mongodb://127.0.0.1:9/nowhere",
+        "redis_url": "redis://127.0.0.1:9/0",
+    }
+    started = time.monotonic()
+    async with open_api(settings.model_copy(update=nothing)) as api:
+        assert (await api.get("/health/live")).status_code == 200
+        assert time.monotonic() - started < 1.0
+        answer = await api.get("/health/ready")
+        assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")

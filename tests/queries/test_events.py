@@ -1,0 +1,217 @@
+"""The audit trail, in pages and live."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+import uvicorn
+
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from queries import event_stream
+from queries.main import create_app
+from tests.queries.store import Projector, Writer
+
+
+async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:
+    answer = await api.get(f"/v1/conversations/{conversation_id}/events", params=query)
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+async def test_every_event_is_told_in_full_without_waiting_for_any_view(api: httpx.AsyncClient, write: Writer) -> None:
+    conversation_id = await write.start("hello", metadata={"a": "b"})
+    response_id, given = await write.ask(conversation_id, "two plus two?", temperature=0.5)
+    output = await write.answer(conversation_id, response_id, given, "four")
+    await write.retract(conversation_id, given[0].item_id)
+
+    page = await page_of(api, conversation_id)
+
+    assert [event["type"] for event in page["data"]] == [
+        "conversation.started",
+        "item.appended",
+        "reply.requested",
+        "item.appended",
+        "item.appended",
+        "reply.completed",
+        "item.retracted",
+    ]
+    assert [event["version"] for event in page["data"]] == [1, 2, 3, 4, 5, 6, 7]
+    assert (page["first_id"], page["last_id"], page["has_more"]) == (1, 7, False)
+    started, hello, requested, _, four, completed, retracted = page["data"]
+    assert started["object"] == "event"
+    assert started["actor"] == "someone"
+    assert datetime.fromisoformat(started["recorded_at"]).utcoffset() == timedelta(0)
+    assert started["recorded_at"][19] == "."
+    assert started["data"]["metadata"] == {"a": "b"}
+    assert hello["data"]["item"] == {"type": "message", "role": "user", "content": "hello"}
+    assert requested["data"]["parameters"] == {"temperature": 0.5}
+    assert requested["data"]["input"][0]["item"]["content"] == "two plus two?"
+    assert requested["data"]["shown"]["request_sha256"] == bytes(range(32)).hex()
+    assert four["data"]["item_id"] == output[0].item_id
+    assert completed["data"]["usage"]["output_tokens"] == 5
+    assert retracted["data"] == {"item_id": given[0].item_id, "branch": 0, "depth": 2}
+
+
+async def test_what_a_description_leaves_as_it_was_is_not_told(api: httpx.AsyncClient, write: Writer) -> None:
+    from domain.commands import DescribeConversation
+
+    conversation_id = await write.start()
+    await write.do(conversation_id, DescribeConversation(title="New"))
+
+    [described] = (await page_of(api, conversation_id, after=1))["data"]
+    assert described["data"] == {"title": "New"}
+
+
+async def test_pages_of_events_follow_each_other_without_gaps(api: httpx.AsyncClient, write: Writer) -> None:
+    conversation_id = await write.start()
+    await write.append(conversation_id, *map(str, range(149)))
+
+    pages = [await page_of(api, conversation_id, limit=60)]
+    while pages[-1]["has_more"]:
+        pages.append(await page_of(api, conversation_id, limit=60, after=pages[-1]["last_id"]))
+
+    assert [event["version"] for page in pages for event in page["data"]] == list(range(1, 151))
+    assert [(page["first_id"], page["last_id"]) for page in pages] == [(1, 60), (61, 120), (121, 150)]
+    assert [len(page["data"]) for page in [await page_of(api, conversation_id, limit=1000)]] == [150]
+    empty = await page_of(api, conversation_id, after=150)
+    assert empty == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    assert (await page_of(api, conversation_id, after=2**63 - 1))["has_more"] is False
+
+
+async def test_a_page_of_large_events_ends_early_and_says_there_is_more(
+    api: httpx.AsyncClient, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from queries import events
+
+    monkeypatch.setattr(events, "LARGEST_PAGE", 2_000)
+    conversation_id = await write.start(*("x" * 1_000 for _ in range(5)))
+
+    page = await page_of(api, conversation_id)
+
+    assert (page["first_id"], page["last_id"], page["has_more"]) == (1, 3, True)
+
+
+@asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[str]:
+    """The query API behind a real server, which alone can tell a client that hangs up."""
+    config = uvicorn.Config(create_app(settings, Metrics()), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+async def read_events(lines: AsyncIterator[str], count: int) -> list[dict[str, str]]:
+    """The next `count` events of a stream."""
+    found: list[dict[str, str]] = []
+    event: dict[str, str] = {}
+    async with asyncio.timeout(10):
+        async for line in lines:
+            name, _, value = line.partition(": ")
+            if line:
+                event[name] = value
+            elif "data" in event:
+                found.append(event)
+                event = {}
+            if len(found) == count:
+                break
+    return found
+
+
+@asynccontextmanager
+async def stream_of(url: str, conversation_id: str, **headers: str) -> AsyncIterator[AsyncIterator[str]]:
+    headers = {"Accept": "text/event-stream", **headers}
+    async with (
+        httpx.AsyncClient(base_url=url, timeout=10) as client,
+        client.stream("GET", f"/v1/conversations/{conversation_id}/events", headers=headers) as answer,
+    ):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        yield answer.aiter_lines()
+
+
+async def test_a_stream_tells_what_was_and_then_what_happens(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a")
+    async with served(settings) as url, stream_of(url, conversation_id) as lines:
+        before = await read_events(lines, 2)
+        await write.append(conversation_id, "b")
+        [after] = await read_events(lines, 1)
+
+    assert [event["id"] for event in (*before, after)] == ["1", "2", "3"]
+    assert after["event"] == "item.appended"
+    assert msgspec.json.decode(after["data"])["data"]["item"]["content"] == "b"
+
+
+async def test_a_stream_resumes_behind_the_last_event_that_arrived(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a", "b", "c")
+    async with served(settings) as url:
+        async with stream_of(url, conversation_id, **{"Last-Event-ID": "3"}) as lines:
+            [event] = await read_events(lines, 1)
+        async with httpx.AsyncClient(base_url=url) as client:
+            path = f"/v1/conversations/{conversation_id}/events"
+            head = await client.head(path, headers={"Accept": "text/event-stream"})
+
+    assert event["id"] == "4"
+    assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+
+
+async def test_a_stream_ends_behind_the_conversations_deletion(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    async with served(settings) as url, stream_of(url, conversation_id) as lines:
+        await read_events(lines, 1)
+        await write.delete(conversation_id)
+        async with asyncio.timeout(5):
+            rest = [line async for line in lines if line]
+
+    assert rest[:2] == ["id: 2", "event: conversation.deleted"]
+
+
+async def test_a_quiet_stream_gives_signs_of_life(
+    settings: Settings, write: Writer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.3)
+    conversation_id = await write.start()
+    async with served(settings) as url, stream_of(url, conversation_id) as lines:
+        await read_events(lines, 1)
+        async with asyncio.timeout(5):
+            line = await anext(lines)
+
+    assert line.startswith(":")
+
+
+async def test_a_client_that_hangs_up_leaves_nothing_running(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    async with served(settings) as url:
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            async with stream_of(url, conversation_id) as lines:
+                await read_events(lines, 1)
+        async with asyncio.timeout(5):
+            while len(asyncio.all_tasks()) > before + 1:
+                await asyncio.sleep(0.02)
+
+
+async def test_a_stream_outlives_an_outage_of_postgres(
+    settings: Settings, postgres: Any, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start()
+    reached = settings.model_copy(update={"postgres_url": postgres.url})
+    async with served(reached) as url, stream_of(url, conversation_id) as lines:
+        await read_events(lines, 1)
+        await postgres.cut()
+        await write.append(conversation_id, "meanwhile")
+        await asyncio.sleep(0.6)  # long enough for the stream to notice
+        await postgres.mend()
+        [event] = await read_events(lines, 1)
+
+    assert event["id"] == "2"

@@ -1,0 +1,114 @@
+"""Responses, as the official SDK's type takes them."""
+
+from typing import Any
+
+import httpx
+from openai.types.responses import Response
+
+from tests.queries.store import Projector, Writer
+
+
+async def response_of(api: httpx.AsyncClient, response_id: str) -> Response:
+    answer = await api.get(f"/v1/responses/{response_id}")
+    assert answer.status_code == 200, answer.text
+    return Response.model_validate_json(answer.content)
+
+
+async def test_a_response_is_followed_from_its_request_to_its_end(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start("hello")
+    response_id, given = await write.ask(conversation_id, "two plus two?", temperature=0.5, metadata={"a": "b"})
+
+    running = await response_of(api, response_id)
+    output = await write.answer(conversation_id, response_id, given, "four", "really")
+    done = await response_of(api, response_id)
+
+    assert (running.status, running.model, running.output, running.usage) == ("in_progress", "smol", [], None)
+    assert (done.id, done.status, done.model) == (response_id, "completed", "smol-1")
+    assert [item.id for item in done.output] == [item.item_id for item in output]
+    assert done.output_text == "fourreally"
+    assert done.conversation is not None
+    assert done.conversation.id == conversation_id
+    assert (done.temperature, done.metadata) == (0.5, {"a": "b"})
+    assert done.usage is not None
+    assert (done.usage.total_tokens, done.usage.input_tokens_details.cached_tokens) == (12, 2)
+    assert done.completed_at is not None
+    assert done.completed_at >= done.created_at
+
+
+async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+    conversation_id = await write.start()
+    response_id, _ = await write.ask(conversation_id, "hello")
+    await write.fail(conversation_id, response_id)
+
+    failed = await response_of(api, response_id)
+
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.type, failed.error.message) == (
+        "server_error",
+        "model_error",
+        "It did not answer.",
+    )
+
+
+async def test_a_response_that_was_cut_short_is_incomplete(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start()
+    response_id, given = await write.ask(conversation_id, "hello", max_output_tokens=5)
+    await write.answer(conversation_id, response_id, given, "well", finish="length")
+
+    cut = await response_of(api, response_id)
+
+    assert (cut.status, cut.max_output_tokens) == ("incomplete", 5)
+    assert cut.incomplete_details is not None
+    assert cut.incomplete_details.reason == "max_output_tokens"
+
+
+async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    others = write.of("others")
+    foreign, _ = await others.ask(await others.start(), "a")
+    conversation_id = await write.start()
+    orphan, _ = await write.ask(conversation_id, "a")
+    await write.delete(conversation_id)
+
+    for response_id in (foreign, orphan):
+        for path in ("", "/input_items"):
+            answer = await api.get(f"/v1/responses/{response_id}{path}")
+            assert answer.status_code == 404
+            assert response_id in answer.json()["error"]["message"]
+
+
+async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+    conversation_id = await write.start()
+    response_id, given = await write.ask(conversation_id, *map(str, range(5)))
+    ids = [item.item_id for item in given]
+
+    async def page(**query: Any) -> tuple[list[str], bool]:
+        answer = await api.get(f"/v1/responses/{response_id}/input_items", params=query)
+        body = answer.json()
+        assert body["first_id"] == body["data"][0]["id"]
+        return [item["id"] for item in body["data"]], body["has_more"]
+
+    assert await page() == (ids[::-1], False)
+    assert await page(order="asc", limit=2) == (ids[:2], True)
+    assert await page(order="asc", limit=2, after=ids[1]) == (ids[2:4], True)
+    assert await page(order="asc", limit=2, after=ids[3]) == (ids[4:], False)
+    assert await page(limit=3, before=ids[0]) == ([ids[3], ids[2], ids[1]], True)
+    assert await page(after=ids[4], before=ids[1], limit=5) == ([ids[3], ids[2]], False)
+    unknown = await api.get(f"/v1/responses/{response_id}/input_items", params={"after": "msg_" + "0" * 32})
+    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "after")
+
+
+async def test_a_stream_of_a_response_can_not_be_resumed_yet(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    response_id, _ = await write.ask(await write.start(), "a")
+
+    answer = await api.get(f"/v1/responses/{response_id}", params={"stream": "true"})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")

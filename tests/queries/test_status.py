@@ -1,0 +1,70 @@
+"""What is said of the store itself: models, projections, readiness."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from openai import AsyncOpenAI
+
+from infrastructure.settings import Settings
+from projections.read_models import ALL_VIEWS, VIEWS
+from tests.provider import Provider, provider
+from tests.queries.conftest import open_api
+from tests.queries.proxy import Proxy
+from tests.queries.store import Projector, Writer
+
+
+@pytest.fixture
+def model_provider() -> Iterator[Provider]:
+    yield from provider()
+
+
+async def test_the_models_are_those_of_the_provider(settings: Settings, model_provider: Provider) -> None:
+    async with open_api(settings.model_copy(update={"openai_base_url": model_provider.url})) as api:
+        client = AsyncOpenAI(base_url="http://store/v1", api_key="none", http_client=api)
+        models = (await client.models.list()).data
+
+    assert [(model.id, model.object, model.owned_by) for model in models] == [("scripted", "model", "us")]
+
+
+async def test_without_a_provider_there_are_no_models(api: httpx.AsyncClient) -> None:
+    assert (await api.get("/v1/models")).json() == {"object": "list", "data": []}
+
+
+async def test_a_provider_that_is_away_is_a_502(settings: Settings) -> None:
+    async with open_api(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1"})) as api:
+        answer = await api.get("/v1/models")
+
+    assert answer.status_code == 502
+    assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == ("model_error", "model_error")
+
+
+async def test_projections_tell_how_far_they_are_behind(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    await write.start("a")
+    await projector.catch_up()
+    await write.start("b")
+
+    data = (await api.get("/v1/projections")).json()["data"]
+
+    assert [each["name"] for each in data] == list(ALL_VIEWS)
+    shown = [each for each in data if each["name"] in VIEWS]
+    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * 3
+    assert all(0 < each["lag_seconds"] < 60 for each in shown)
+    assert all(each["partitions"] == each["parked"] == [] for each in data)
+    context = data[-1]
+    assert (context["state"], context["position"]) == ("absent", 0)
+
+
+async def test_it_is_degraded_and_serves_while_only_mongodb_is_there(
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    await write.start("a")
+    await projector.catch_up()
+    await postgres.cut()
+
+    answer = await cut_api.get("/health/ready")
+
+    assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
+    assert answer.json()["checks"] == {"postgres": "failed", "mongodb": "ok", "redis": "ok", "projector": "failed"}
