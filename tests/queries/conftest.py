@@ -44,12 +44,20 @@ async def write(settings: Settings) -> AsyncIterator[Writer]:
     await asyncio.to_thread(log.close)
 
 
+@asynccontextmanager
+async def open_projector(settings: Settings) -> AsyncIterator[Projector]:
+    projector = Projector(settings)
+    await projector.open()
+    try:
+        yield projector
+    finally:
+        await projector.close()
+
+
 @pytest.fixture
 async def projector(settings: Settings) -> AsyncIterator[Projector]:
-    running = Projector(settings)
-    await running.open()
-    yield running
-    await running.close()
+    async with open_projector(settings) as opened:
+        yield opened
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import httpx
 
 from infrastructure.settings import Settings
 from projections.read_models import POSITIONS
-from tests.queries.conftest import open_api
+from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer
 
@@ -184,7 +184,7 @@ async def test_unverified_reads_of_what_is_not_there_are_not_found(
 
 
 async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    settings: Settings, cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -195,7 +195,8 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
     verified = await asyncio.gather(*(cut_api.get(path) for path in paths))
     await postgres.cut()
     unverified = await asyncio.gather(*(cut_api.get(path) for path in paths))
-    await projector.catch_up()
+    async with open_projector(settings) as rebuilding:
+        await rebuilding.catch_up()
     rebuilt = await asyncio.gather(*(cut_api.get(path) for path in paths))
 
     assert [answer.json()["error"]["code"] for answer in (*verified, *unverified)] == ["read_models_behind"] * 6

@@ -1,7 +1,7 @@
 -- The event log. Its order is commit order: every insert holds the lock on append_turn (below) until it is committed.
 CREATE TABLE events (
     originator_id      uuid        NOT NULL,
-    originator_version bigint      NOT NULL CHECK (originator_version > 0),
+    originator_version bigint      NOT NULL,
     topic              text        NOT NULL,
     state              bytea       NOT NULL,
     notification_id    bigserial   NOT NULL,

@@ -1,0 +1,74 @@
+"""What happens to a conversation or a view in the middle of a read never shows as half an answer."""
+
+import asyncio
+from collections import Counter
+
+import httpx
+
+from projections.positions import Positions
+from projections.read_models import VIEWS
+from tests.queries.store import Projector, Writer
+
+READERS = 4
+
+
+async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    conversation_id = await write.start(*map(str, range(60)))
+    path = f"/v1/conversations/{conversation_id}/items"
+    whole = (await api.get(path, params={"limit": 100})).content
+    positions = Positions(live.views)
+    over = asyncio.Event()
+    seen: Counter[str] = Counter()
+
+    async def read() -> None:
+        while not over.is_set():
+            for params in ({"limit": 100}, {"limit": 30}):
+                answer = await api.get(path, params=params)
+                assert answer.status_code == 200 or answer.json()["error"]["code"] == "read_models_behind", answer.text
+                if answer.status_code == 200 and params["limit"] == 100:
+                    assert answer.content == whole
+                if answer.status_code == 200 and params["limit"] == 30:
+                    assert len(answer.json()["data"]) == 30
+                seen[f"items {answer.status_code}"] += 1
+            found = await api.get(f"/v1/conversations/{conversation_id}")
+            assert found.status_code in (200, 503), found.text
+            listed = await api.get("/v1/conversations")
+            assert listed.status_code == 503 or len(listed.json()["data"]) == 1
+            seen[f"list {listed.status_code}"] += 1
+
+    async def reset() -> None:
+        for _ in range(8):
+            for view in VIEWS:
+                await positions.reset(view, 0)
+            await asyncio.sleep(0.2)
+        over.set()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(reset(), *(read() for _ in range(READERS)))
+    assert seen["items 200"] > 0
+    assert seen["list 200"] > 0
+
+
+async def test_a_page_read_while_its_conversation_is_deleted_is_whole_or_not_found(
+    api: httpx.AsyncClient, write: Writer, live: Projector
+) -> None:
+    for _ in range(10):
+        conversation_id = await write.start(*map(str, range(30)))
+        path = f"/v1/conversations/{conversation_id}/items"
+        await api.get(path)
+        deleted = asyncio.Event()
+
+        async def read(path: str = path, deleted: asyncio.Event = deleted) -> None:
+            while not deleted.is_set():
+                answer = await api.get(path, params={"limit": 100})
+                assert answer.status_code == 404 or len(answer.json()["data"]) == 30, answer.text
+
+        readers = [asyncio.create_task(read()) for _ in range(READERS)]
+        await asyncio.sleep(0.02)
+        await write.delete(conversation_id)
+        assert (await api.get(path)).status_code == 404
+        await asyncio.sleep(0.05)
+        deleted.set()
+        await asyncio.gather(*readers)
