@@ -88,7 +88,7 @@ class Lane:
     @property
     def ready(self) -> bool:
         """Whether its stores answer and every view can move."""
-        return self._away is None and not self._troubles
+        return self._away is None and not any(trouble.failures for trouble in self._troubles.values())
 
     async def arrival(self, target: int) -> None:
         """Returns when every view is live and shows `target`."""
@@ -196,7 +196,7 @@ class Lane:
                     observe(max(0.0, now - recorded.recorded_at.timestamp()))
             elif place.state == "live":
                 log.info("projection_state", projection=view, state=place.state, position=place.position)
-            self._narrowed_no_more(view)
+            self._widen(view, batch)
             log.debug("projection_moved", projection=view, position=place.position, events=len(batch.events))
         if log.is_enabled_for(_DEBUG):
             for recorded in batch.events:
@@ -233,15 +233,16 @@ class Lane:
             exc_info=error,
         )
 
-    def _narrowed_no_more(self, view: str) -> None:
+    def _widen(self, view: str, batch: Batch) -> None:
+        """A view in trouble was written: it takes twice as much next, and is out of it when it took all there was."""
         trouble = self._troubles.get(view)
         if trouble is None:
             return
-        trouble.limit *= 2
         if trouble.failures:
-            trouble.failures = 0
-            log.info("projection_freed", projection=view, position=self.places[view].position)
-        if trouble.limit >= BATCH_EVENTS:
+            log.info("projection_freed", projection=view, position=batch.end)
+        took_all = len(batch.events) < trouble.limit
+        trouble.failures, trouble.limit = 0, trouble.limit * 2
+        if took_all or trouble.limit >= BATCH_EVENTS:
             del self._troubles[view]
 
     def _lost(self, error: Exception) -> None:

@@ -40,7 +40,7 @@ class LogAccess:
     @property
     def away(self) -> bool:
         """Whether the last look-up failed, and no probe has been answered since."""
-        return self._probe is not None
+        return self._probe is not None and not self._probe.done()
 
     async def ask(self, question: Question[T]) -> T:
         """The answer to `question`, say `lambda reader: reader.head(id)`. Raises LogAway, at once while it is known."""
@@ -49,7 +49,7 @@ class LogAccess:
         try:
             return await self._bounded(question)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if self._probe is None:
+            if not self.away:
                 log.warning("postgres_away", error_type=type(error).__name__)
                 self._probe = asyncio.create_task(self._until_back())
             raise LogAway from error
@@ -92,7 +92,6 @@ class LogAccess:
             if await self._answers():
                 break
             await asyncio.sleep(PROBE_SECONDS)
-        self._probe = None
         log.info("postgres_back")
 
     async def _answers(self) -> bool:

@@ -21,7 +21,12 @@ class Told:
         self._note = ""
         self._line_at = time.monotonic() + LINE_SECONDS
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         times = (TimeElapsedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, *times, console=console) if console.is_terminal else None
         self._task = self._bar.add_task(what, total=total, note="") if self._bar else None
@@ -46,7 +51,9 @@ class Told:
             self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         else:

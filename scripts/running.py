@@ -23,7 +23,9 @@ def base_url(data: Path) -> str:
     """Where clients find it. Raises NotRunning."""
     url = environment(data).get("BASE_URL")
     if url is None:
-        raise NotRunning(f"{data / 'run' / 'env'} names no BASE_URL: start the store with scripts/up, or say --base-url")
+        raise NotRunning(
+            f"{data / 'run' / 'env'} names no BASE_URL: start the store with scripts/up, or say --base-url"
+        )
     return url.rstrip("/")
 
 

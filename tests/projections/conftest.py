@@ -4,7 +4,7 @@ live     as `world`, while a runner of all views runs
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 

@@ -9,7 +9,7 @@ from projections.mongo import MongoViews, ViewDiverged
 from projections.positions import BEFORE_ALL, Fenced
 from projections.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
-from tests.projections.world import SECONDS, World
+from tests.projections.world import World
 from tests.queries.store import Writer
 
 
@@ -28,10 +28,7 @@ async def test_given_a_live_projector_when_events_come_one_by_one_then_the_views
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    async with asyncio.timeout(SECONDS):
-        head = await live.reader.last_position()
-        while min(place.position for place in (await live.places()).values()) < head:
-            await asyncio.sleep(0.01)
+    await live.until(live.shown)
     assert await live.is_exact()
 
 
@@ -133,11 +130,9 @@ async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live
     view: str, write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    async with asyncio.timeout(SECONDS):
-        await live.runner().catch_up()
-        held, snapshots = await live.held(), await live.snapshots()
-        await live.positions.reset(view, await live.reader.last_position())
-        while (await live.places())[view].state != "live":
-            await asyncio.sleep(0.01)
+    await live.until(live.shown)
+    held, snapshots = await live.held(), await live.snapshots()
+    await live.positions.reset(view, await live.reader.last_position())
+    await live.until(live.shown)
     assert await live.held() == held
     assert await live.snapshots() == snapshots

@@ -1,7 +1,7 @@
 """The stores as a test of the projector sees them: what the views hold, and what the log says they must."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from infrastructure import mongodb, redis
@@ -48,6 +48,18 @@ class World:
     async def catch_up(self, views: Collection[str] = ALL_VIEWS) -> None:
         async with asyncio.timeout(SECONDS):
             await self.runner(views).catch_up()
+
+    async def until(self, condition: Callable[[], Awaitable[object]], seconds: float = SECONDS) -> None:
+        """Returns as soon as the condition holds; asks a hundred times a second."""
+        async with asyncio.timeout(seconds):
+            while not await condition():  # noqa: ASYNC110  # what is asked is another process
+                await asyncio.sleep(0.01)
+
+    async def shown(self, views: Collection[str] = ALL_VIEWS) -> bool:
+        """Whether these views are live and show all that is in the log."""
+        head = await self.reader.last_position()
+        places = [place for view, place in (await self.places()).items() if view in views]
+        return len(places) == len(views) and all(it.state == "live" and it.position == head for it in places)
 
     async def events(self) -> list[Recorded]:
         return await self.reader.after(0, limit=1_000_000)

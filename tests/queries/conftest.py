@@ -7,11 +7,12 @@ api        the query API
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+import uvicorn
 
 from infrastructure.event_log.log import EventLog
 from infrastructure.metrics import Metrics
@@ -28,6 +29,27 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
             yield client
+
+
+@asynccontextmanager
+async def served(settings: Settings) -> AsyncIterator[str]:
+    """The query API behind a real server, for the official client, and to see what a client that hangs up leaves behind."""
+    config = uvicorn.Config(create_app(settings, Metrics()), port=0, log_config=None, timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    await serving
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
+    """Returns as soon as `condition` holds. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture

@@ -4,9 +4,12 @@ from typing import Any
 
 import httpx
 import pytest
+from openai import AsyncOpenAI
 from openai.types.conversations import ConversationItemList
 
 from infrastructure.ids import mint
+from infrastructure.settings import Settings
+from tests.queries.conftest import served
 from tests.queries.store import Projector, Writer
 
 
@@ -116,6 +119,21 @@ async def test_an_item_is_given_bare_until_it_is_retracted(
     await write.retract(conversation_id, item_id)
     answer = await api.get(f"/v1/conversations/{conversation_id}/items/{item_id}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_the_official_client_pages_through_everything(settings: Settings, write: Writer, live: Projector) -> None:
+    conversation_id = await write.start(*map(str, range(45)))
+
+    async with served(settings) as url, AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        items = [item async for item in client.conversations.items.list(conversation_id, order="asc")]
+        newest = await client.conversations.items.list(
+            conversation_id, limit=3, include=["reasoning.encrypted_content"]
+        )
+        one = await client.conversations.items.retrieve(items[7].id or "", conversation_id=conversation_id)
+
+    assert len({item.id for item in items}) == 45
+    assert [item.id for item in newest.data] == [item.id for item in items[:-4:-1]]
+    assert one == items[7]
 
 
 async def test_head_answers_like_get(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:

@@ -9,7 +9,7 @@ from openai import AsyncOpenAI
 from infrastructure.settings import Settings
 from projections.read_models import ALL_VIEWS, VIEWS
 from tests.provider import Provider, provider
-from tests.queries.conftest import open_api
+from tests.queries.conftest import open_api, served
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer
 
@@ -20,8 +20,10 @@ def model_provider() -> Iterator[Provider]:
 
 
 async def test_the_models_are_those_of_the_provider(settings: Settings, model_provider: Provider) -> None:
-    async with open_api(settings.model_copy(update={"openai_base_url": model_provider.url})) as api:
-        client = AsyncOpenAI(base_url="http://store/v1", api_key="none", http_client=api)
+    async with (
+        served(settings.model_copy(update={"openai_base_url": model_provider.url})) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,
+    ):
         models = (await client.models.list()).data
 
     assert [(model.id, model.object, model.owned_by) for model in models] == [("scripted", "model", "us")]

@@ -1,0 +1,189 @@
+"""Context snapshots: only ever newer, made anew when they are lost, bounded, and equal to what the log says."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.commands import DescribeConversation
+from domain.events import ContextPolicy
+from infrastructure.context import tail_from_log
+from projections.context_snapshots import (
+    MOST_BYTES,
+    MOST_ITEMS,
+    TOMBSTONE_SECONDS,
+    Snapshot,
+    key,
+    put,
+    read_snapshot,
+    refill,
+    snapshot_from_log,
+)
+from projections.context_view import ContextView, changes
+from tests.projections.history import write_everything
+from tests.projections.world import World
+from tests.queries.store import Writer
+
+TENANT = "default"
+
+
+async def _read(world: World, conversation: str) -> Snapshot | None:
+    return await read_snapshot(world.redis, TENANT, conversation)
+
+
+async def _carry(world: World, after: int = 0, until: int | None = None) -> None:
+    batch = await world.reader.after(after, limit=100_000, until=until)
+    await ContextView(world.redis, world.reader, world.positions).carry_forward(changes(batch))
+
+
+async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_what_a_reply_needs(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("hello", "you", instructions="Be brief.", context_policy=ContextPolicy(budget=70))
+    (last,) = await write.append(conversation, "there, my friend")
+    await _carry(world)
+    snapshot = await _read(world, conversation)
+    assert snapshot is not None
+    assert (snapshot.version, snapshot.head, snapshot.depth, snapshot.branch, snapshot.first) == (4, last, 3, 0, 1)
+    assert (snapshot.instructions, snapshot.policy) == ("Be brief.", ContextPolicy(budget=70))
+    assert [(depth, entry.tokens, msgspec.json.decode(entry.item)["content"]) for depth, entry in snapshot.items] == [
+        (1, 5, "hello"),
+        (2, 5, "you"),
+        (3, 8, "there, my friend"),
+    ]
+    assert snapshot.tail() == await tail_from_log(world.reader, conversation, 4, 1_000_000)
+
+
+async def test_given_every_kind_of_event_when_a_batch_comes_again_then_nothing_changes(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await _carry(world)
+    held = await world.snapshots()
+    await _carry(world)
+    assert await world.snapshots() == held == await world.snapshots_by_log()
+
+
+async def test_given_every_kind_of_event_when_they_come_in_small_batches_then_the_snapshots_are_the_same(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    for recorded in await world.events():
+        await _carry(world, recorded.position - 1, recorded.position)
+    assert await world.snapshots() == await world.snapshots_by_log()
+
+
+async def test_given_a_snapshot_when_an_older_one_is_put_then_it_stays(write: Writer, world: World) -> None:
+    conversation = await write.start("one")
+    old = await snapshot_from_log(world.reader, conversation, 1)
+    await _carry(world)
+    held = await _read(world, conversation)
+    assert not await put(world.redis, TENANT, conversation, old)
+    assert held is not None
+    assert not await put(world.redis, TENANT, conversation, held)
+    assert await _read(world, conversation) == held
+
+
+async def test_given_a_deleted_conversation_then_a_tombstone_refuses_what_comes_late_and_goes_in_a_day(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("secret")
+    await _carry(world)
+    late = await snapshot_from_log(world.reader, conversation, 2)
+    await write.delete(conversation)
+    await _carry(world, 2)
+    assert await _read(world, conversation) == Snapshot(version=3, deleted=True)
+    assert not await put(world.redis, TENANT, conversation, late)
+    await _carry(world, 0, 2)
+    assert await _read(world, conversation) == Snapshot(version=3, deleted=True)
+    assert 0 < await world.redis.ttl(key(TENANT, conversation)) <= TOMBSTONE_SECONDS
+    assert await world.redis.hlen(key(TENANT, conversation)) == 2
+
+
+async def test_given_redis_lost_everything_when_a_conversation_is_touched_then_its_snapshot_is_whole_again(
+    write: Writer, live: World
+) -> None:
+    touched = await write.start("one", "two", instructions="Be brief.")
+    silent = await write.start("three")
+    await live.until(live.shown)
+    await live.redis.flushdb()
+    await write.append(touched, "four")
+    await live.until(live.shown)
+    snapshot = await _read(live, touched)
+    assert snapshot == await snapshot_from_log(live.reader, touched, 4)
+    assert await _read(live, silent) is None
+    assert await refill(live.reader, live.redis, TENANT, silent, 2) == await _read(live, silent)
+
+
+async def test_given_a_snapshot_with_a_gap_when_a_change_comes_then_it_is_made_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    await _carry(world)
+    await write.append(conversation, "missed")
+    await write.append(conversation, "seen")
+    await _carry(world, 3)
+    assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
+
+
+async def test_given_a_snapshot_from_the_middle_of_a_batch_when_the_batch_comes_then_it_ends_right(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two", "three")
+    await refill(world.reader, world.redis, TENANT, conversation, 2)
+    await _carry(world)
+    assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
+
+
+async def test_given_a_long_conversation_then_the_newest_items_are_kept_and_first_says_from_where(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start(*("x" for _ in range(300)))
+    await _carry(world)
+    after = await world.reader.last_position()
+    await write.append(conversation, *("y" for _ in range(300)))
+    await _carry(world, after)
+    snapshot = await _read(world, conversation)
+    assert snapshot == await snapshot_from_log(world.reader, conversation, 601)
+    assert snapshot is not None
+    assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MOST_ITEMS, 89, 600)
+    assert not snapshot.tail().whole
+
+
+async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Writer, world: World) -> None:
+    conversation = await write.start(*("words " * 30_000 for _ in range(7)))
+    await _carry(world)
+    snapshot = await _read(world, conversation)
+    assert snapshot == await snapshot_from_log(world.reader, conversation, 8)
+    assert snapshot is not None
+    assert (len(snapshot.items), snapshot.first) == (5, 3)
+    held: Any = await world.redis.hgetall(key(TENANT, conversation))
+    assert (
+        int(held[b"bytes"]) == sum(len(value) for name, value in held.items() if name.startswith(b"i:")) <= MOST_BYTES
+    )
+    assert int(held[b"count"]) == 5
+
+
+async def test_given_an_item_larger_than_a_snapshot_then_the_snapshot_has_no_items(write: Writer, world: World) -> None:
+    conversation = await write.start("small")
+    await _carry(world)
+    await write.append(conversation, "words " * 200_000)
+    await _carry(world, 2)
+    snapshot = await _read(world, conversation)
+    assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
+    assert snapshot is not None
+    assert (snapshot.items, snapshot.first, snapshot.depth) == ((), 3, 2)
+
+
+@pytest.mark.parametrize("instructions", [None, "New."])
+async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new_ones(
+    instructions: str | None, write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", instructions="Old.")
+    await _carry(world)
+    await write.do(conversation, DescribeConversation(instructions=instructions))
+    await _carry(world, 2)
+    snapshot = await _read(world, conversation)
+    assert snapshot is not None
+    assert snapshot.instructions == instructions
+    assert snapshot == await snapshot_from_log(world.reader, conversation, 3)

@@ -1,0 +1,197 @@
+"""The projector waits out whatever is away, loses nothing, and says whether it is ready."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+
+from infrastructure.settings import Settings
+from projections.read_models import CONTEXT, VIEWS
+from projections.runner import Runner
+from tests.projections.history import write_everything
+from tests.projections.world import SECONDS, World
+from tests.queries.proxy import Proxy
+from tests.queries.store import Writer
+
+
+class Cut:
+    """A projector that reaches its stores by ways that can be cut."""
+
+    def __init__(self, world: World, runner: Runner, ways: dict[str, Proxy]) -> None:
+        self.world = world
+        self.runner = runner
+        self.ways = ways
+
+
+@pytest.fixture
+async def cut(settings: Settings, world: World) -> AsyncIterator[Cut]:
+    # A replica set would be looked up, and found behind the proxy's back.
+    direct = settings.mongodb_url.replace("replicaSet=rs0", "directConnection=true")
+    ways = {"postgres": Proxy(settings.postgres_url), "mongodb": Proxy(direct), "redis": Proxy(settings.redis_url)}
+    for way in ways.values():
+        await way.mend()
+    urls = {f"{name}_url": way.url for name, way in ways.items()}
+    by_ways = World(settings.model_copy(update=urls))
+    await by_ways.pool.open()
+    runner = by_ways.runner()
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.run(stop))
+    yield Cut(world, runner, ways)
+    stop.set()
+    async with asyncio.timeout(SECONDS):
+        await running
+    await by_ways.close()
+    for way in ways.values():
+        await way.cut()
+
+
+@pytest.mark.parametrize("store", ["postgres", "mongodb", "redis"])
+async def test_given_a_store_is_lost_when_it_comes_back_then_every_view_catches_up(
+    store: str, write: Writer, cut: Cut
+) -> None:
+    await write_everything(write)
+    await cut.world.until(cut.world.shown)
+    assert cut.runner.ready
+    await cut.ways[store].cut()
+    await write_everything(write)
+    await cut.world.until(lambda: _is(not cut.runner.ready))
+    await write_everything(write)
+    await cut.ways[store].mend()
+    await cut.world.until(cut.world.shown)
+    await cut.world.until(lambda: _is(cut.runner.ready))
+    assert await cut.world.is_exact()
+
+
+async def test_given_redis_is_away_then_the_views_in_mongodb_go_on(write: Writer, cut: Cut) -> None:
+    await write_everything(write)
+    await cut.world.until(cut.world.shown)
+    await cut.ways["redis"].cut()
+    await write_everything(write)
+    await cut.world.until(lambda: cut.world.shown(VIEWS))
+    assert not await cut.world.shown([CONTEXT])
+
+
+async def test_given_stores_are_away_when_the_projector_starts_then_it_waits_for_them(
+    write: Writer, settings: Settings, cut: Cut
+) -> None:
+    for way in cut.ways.values():
+        await way.cut()
+    await write_everything(write)
+    await cut.world.until(lambda: _is(not cut.runner.ready))
+    for way in cut.ways.values():
+        await way.mend()
+    await cut.world.until(cut.world.shown)
+    assert await cut.world.is_exact()
+
+
+async def test_given_no_notification_ever_comes_when_events_are_appended_then_they_are_found_all_the_same(
+    write: Writer, world: World
+) -> None:
+    stop = asyncio.Event()
+    nowhere = "postgresql://postgres@127.0.0.1:1/nowhere"
+    running = asyncio.create_task(world.runner(listens_to=nowhere).run(stop))
+    await write.start("one")
+    await world.until(world.shown)
+    await write.start("two")
+    await world.until(world.shown, seconds=3)
+    stop.set()
+    await running
+
+
+async def test_given_the_listener_is_cut_off_when_events_are_appended_then_it_listens_again(
+    write: Writer, live: World, settings: Settings
+) -> None:
+    await write.start("one")
+    await live.until(live.shown)
+    listeners = "FROM pg_stat_activity WHERE datname = current_database() AND query = 'LISTEN \"events\"'"
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        killed = connection.execute("SELECT pid, pg_terminate_backend(pid, 5000) " + listeners).fetchall()
+        assert len(killed) == 1
+
+        async def listens() -> bool:
+            return bool(connection.execute("SELECT pid " + listeners).fetchall())
+
+        await live.until(listens)
+    await write.start("two")
+    await live.until(live.shown)
+
+
+async def test_given_the_whole_mongo_database_is_dropped_when_the_projector_runs_then_everything_comes_back(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.shown)
+    held = await live.held()
+    indexes = await _indexes(live)
+    await live.client.drop_database(live.database.name)
+    await live.until(live.shown)
+    assert await live.held() == held
+    assert await _indexes(live) == indexes
+    assert len(indexes["conversations"]) == 3
+
+
+async def test_given_the_positions_alone_are_lost_then_the_views_are_emptied_and_filled_again(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.shown)
+    held = await live.held()
+    await live.database["projections"].drop()
+    await live.until(live.shown)
+    assert await live.held() == held
+
+
+async def test_given_an_event_nobody_can_read_then_the_views_stop_before_it_and_go_on_when_it_can_be_read(
+    write: Writer, world: World, settings: Settings
+) -> None:
+    for text in ("one", "two", "three", "four"):
+        await write.start(text)
+    await _set_topic(settings, 5, "item.sung")
+    runner = world.runner()
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.run(stop))
+    await world.until(lambda: _is({place.position for place in runner.places.values()} == {4}))
+    await world.until(lambda: _is(not runner.ready))
+    await _set_topic(settings, 5, "conversation.started")
+    await world.until(world.shown)
+    await world.until(lambda: _is(runner.ready))
+    stop.set()
+    await running
+    assert await world.is_exact()
+
+
+async def test_given_an_event_one_view_can_not_write_then_the_others_go_on_and_that_one_waits_before_it(
+    write: Writer, world: World
+) -> None:
+    runner = world.runner()
+    await runner.catch_up()
+    await write_everything(write)
+    target = await write.start("to be planted")
+    await write_everything(write)
+    (planted,) = [it for it in (await world.folded())["items"].values() if it["conversation_id"] == target]
+    await world.database["items"].insert_one(planted)
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.run(stop))
+    await world.until(lambda: world.shown(["conversations", "responses", CONTEXT]))
+    event = next(it for it in await world.events() if it.conversation_id == target and it.version == 2)
+    await world.until(lambda: _is(runner.places["items"].position == event.position - 1))
+    assert not runner.ready
+    await world.database["items"].delete_one({"_id": planted["_id"]})
+    await world.until(world.shown)
+    stop.set()
+    await running
+    assert await world.is_exact()
+
+
+async def _set_topic(settings: Settings, position: int, topic: str) -> None:
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        await connection.execute("UPDATE events SET topic = %s WHERE notification_id = %s", (topic, position))
+
+
+async def _indexes(world: World) -> dict[str, set[str]]:
+    return {view: set(await world.database[view].index_information()) for view in VIEWS}
+
+
+async def _is(condition: bool) -> bool:
+    return condition

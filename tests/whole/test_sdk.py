@@ -1,0 +1,109 @@
+"""The main job: a conversation through the official SDK against the local model, as the README says it."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+from openai import OpenAI
+from openai.types.conversations import Conversation, Message
+from openai.types.responses import Response
+
+from domain.events import ItemAppended, ReplyRequested
+from tests.log import Log
+from tests.system import System
+
+ANSWER = 24
+ENVIRONMENT = {"LOG_LEVEL": "DEBUG"}
+
+
+def test_two_turns_are_kept_shown_paged_changed_and_deleted(running: System, client: OpenAI) -> None:
+    conversation = client.conversations.create(metadata={"topic": "demo"})
+    assert isinstance(conversation, Conversation)
+    assert conversation.metadata == {"topic": "demo"}
+
+    first = client.responses.create(
+        input="My name is Ada. Greet me.", conversation=conversation.id, max_output_tokens=ANSWER
+    )
+    assert isinstance(first, Response)
+    assert first.output_text
+    assert first.usage is not None
+    assert first.usage.output_tokens > 0
+
+    events = list(
+        client.responses.create(
+            input="What is my name?", conversation=conversation.id, max_output_tokens=ANSWER, stream=True
+        )
+    )
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert events[-1].type in ("response.completed", "response.incomplete")  # the model may talk longer than it may
+    second = events[-1].response
+    assert second.output_text == deltas
+    assert client.responses.retrieve(second.id).output_text == deltas
+
+    log = Log(running.env["POSTGRES_URL"])
+    recorded = log.events(conversation.id)
+    said = [event.item_id for event in recorded if isinstance(event, ItemAppended)]
+    asked = [event for event in recorded if isinstance(event, ReplyRequested)]
+    assert [(shown.first, shown.last, shown.count) for shown in asked[1].shown.ranges] == [(said[0], said[1], 2)]
+
+    ascending = list(client.conversations.items.list(conversation.id, order="asc", limit=1))
+    descending = list(client.conversations.items.list(conversation.id, limit=3))
+    assert [item.id for item in ascending] == said == [item.id for item in descending][::-1]
+    assert all(isinstance(item, Message) for item in ascending)
+    assert [item.role for item in ascending if isinstance(item, Message)] == ["user", "assistant"] * 2
+
+    answered = client.conversations.items.delete(said[0], conversation_id=conversation.id)
+    assert answered.id == conversation.id
+    assert [item.id for item in client.conversations.items.list(conversation.id, order="asc")] == said[1:]
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.items.retrieve(said[0], conversation_id=conversation.id)
+
+    assert client.conversations.update(conversation.id, metadata={"topic": "other"}).metadata == {"topic": "other"}
+    assert client.conversations.retrieve(conversation.id).metadata == {"topic": "other"}
+    assert client.conversations.delete(conversation.id).deleted
+    for read in (
+        lambda: client.conversations.retrieve(conversation.id),
+        lambda: client.conversations.items.list(conversation.id),
+        lambda: client.responses.retrieve(second.id),
+    ):
+        with pytest.raises(openai.NotFoundError):
+            read()
+
+
+def test_a_request_is_followed_from_the_call_through_the_event_to_the_projector(
+    running: System, client: OpenAI
+) -> None:
+    answer = client.conversations.with_raw_response.create(extra_headers={"X-Request-ID": "follow-me"})
+    assert answer.headers["x-request-id"] == "follow-me"
+    conversation = answer.parse()
+    client.conversations.retrieve(conversation.id)  # it is projected now
+    stream_id = conversation.id.removeprefix("conv_")
+    rows = Log(running.env["POSTGRES_URL"]).rows(
+        "SELECT correlation_id FROM events WHERE originator_id = %s", stream_id
+    )
+    assert rows == [("follow-me",)]
+    for name in ("api", "projector"):
+        lines = (running.data / "run" / f"{name}.log").read_text().splitlines()
+        assert any("follow-me" in line and json.loads(line)["@timestamp"] for line in lines), name
+
+
+def test_fifty_appends_at_once_are_fifty_items_in_one_order_on_every_read(running: System, client: OpenAI) -> None:
+    conversation = client.conversations.create()
+
+    def append(n: int) -> str:
+        added = client.conversations.items.create(
+            conversation.id, items=[{"type": "message", "role": "user", "content": f"{n}"}]
+        )
+        return str(added.data[0].id)
+
+    with ThreadPoolExecutor(50) as pool:
+        written = list(pool.map(append, range(50)))
+    ascending = [str(item.id) for item in client.conversations.items.list(conversation.id, order="asc", limit=7)]
+    descending = [item.id for item in client.conversations.items.list(conversation.id, order="desc", limit=100)]
+    assert ascending == descending[::-1]
+    assert sorted(ascending) == sorted(written)
+    log = Log(running.env["POSTGRES_URL"])
+    assert log.versions(conversation.id) == list(range(1, 52))
+    assert [event.item_id for event in log.events(conversation.id) if isinstance(event, ItemAppended)] == ascending
