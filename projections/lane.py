@@ -122,7 +122,7 @@ class Lane:
                     self._known = False  # so that a reset is noticed when nothing is appended
 
     async def _turn(self) -> bool:
-        """One step for each group of views; says whether any moved."""
+        """One step for each group of views; says whether there may be more to do at once."""
         if not self._prepared:
             await self._sink.prepare()
             self._prepared = True
@@ -161,7 +161,7 @@ class Lane:
         ]
 
     async def _step(self, views: Sequence[str], until: int | None) -> bool:
-        """One batch for views that stand together; says whether they moved."""
+        """One batch for views that stand together; says whether there may be more to do at once."""
         place = self.places[views[0]]
         if place.state == "emptying":
             self._known = False
@@ -179,8 +179,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other views nor be skipped
             if len(views) > 1:
                 return bool(sum([await self._step([view], until) for view in views]))
-            self._failed(place, batch, error)
-            return False
+            return self._failed(place, batch, error)
         self._applied(views, batch)
         return True
 
@@ -211,12 +210,13 @@ class Lane:
                 )
         self.moved.ring()
 
-    def _failed(self, place: Place, batch: Batch, error: Exception) -> None:
+    def _failed(self, place: Place, batch: Batch, error: Exception) -> bool:
+        """Narrows down what fails; says whether there is something smaller to try at once."""
         trouble = self._troubles.setdefault(place.view, Trouble(BATCH_EVENTS))
         if len(batch.events) > 1:
             trouble.limit = len(batch.events) // 2
             log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
-            return
+            return True
         trouble.limit = 1
         pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0**trouble.failures)
         trouble.failures += 1
@@ -232,6 +232,7 @@ class Lane:
             retry_seconds=pause,
             exc_info=error,
         )
+        return False
 
     def _widen(self, view: str, batch: Batch) -> None:
         """A view in trouble was written: it takes twice as much next, and is out of it when it took all there was."""

@@ -35,7 +35,7 @@ from scripts.loading.finished import Finished
 from scripts.loading.loader import Loaded, Loader
 from scripts.loading.sender import GaveUp
 from scripts.loading.sources import BadLine, Chitchat, Conversation, NotThere, Source, named
-from scripts.progress import Told
+from scripts.progress import progress
 
 DIFFERENT, NOT_VALID, INTERRUPTED = 1, 2, 130
 
@@ -72,10 +72,9 @@ async def load(source: Source, asked: Asked) -> Report:
         asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
     with Finished(asked.data, source.name) as finished:
         loader = Loader(asked.base_url, source, finished, skip_bad=asked.skip_bad, limit=asked.limit)
-        total = source.total if asked.limit is None else min(source.total, asked.limit)
         started = time.monotonic()
-        with Told(f"Loading {source.name}", total) as told:
-            loaded = await loader.run(asked.connections, told)
+        with progress(f"Loading {source.name}, conversations") as report:
+            loaded = await loader.run(asked.connections, report)
         seconds = time.monotonic() - started
         held = await _held(source, asked.limit, loader.unwanted, finished, asked.stores) if asked.stores else {}
     return Report(

@@ -1,60 +1,52 @@
-"""How far long work is: a bar on a terminal, a plain line every few seconds elsewhere. On stderr; stdout is for the result."""
+"""How long work shows where it is: a bar on a terminal, a plain line now and then elsewhere. On stderr, beside the result."""
 
 import sys
 import time
-from types import TracebackType
-from typing import Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 LINE_SECONDS = 5.0
 
+Report = Callable[[int, int], None]
+"""(done, total): how far the work is now."""
 
-class Told:
-    """Use it as a context manager. `total` None: it is not known how much there is."""
 
-    def __init__(self, what: str, total: int | None = None) -> None:
-        self._what = what
-        self._total = total
-        self._done = 0
-        self._note = ""
-        self._line_at = time.monotonic() + LINE_SECONDS
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
-        )
-        times = (TimeElapsedColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, *times, console=console) if console.is_terminal else None
-        self._task = self._bar.add_task(what, total=total, note="") if self._bar else None
+@contextmanager
+def progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
+    """A function to report with while the work goes on. `quiet` shows nothing: somebody reads JSON."""
+    if quiet:
+        yield lambda _done, _total: None
+    elif sys.stderr.isatty():
+        yield from _bar(what)
+    else:
+        yield from _lines(what)
 
-    def at(self, done: int, note: str = "") -> None:
-        """So much is done. Cheap enough to be called for every little piece."""
-        self._done = done
-        self._note = note
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, note=note)
-        elif time.monotonic() >= self._line_at:
-            self._say()
 
-    def _say(self) -> None:
-        self._line_at = time.monotonic() + LINE_SECONDS
-        total = "" if self._total is None else f" of {self._total:,}"
-        note = f" ({self._note})" if self._note else ""
-        print(f"{self._what}: {self._done:,}{total}{note}", file=sys.stderr, flush=True)
+def _bar(what: str) -> Iterator[Report]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
-    def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        else:
-            self._say()
+def _lines(what: str) -> Iterator[Report]:
+    said = time.monotonic()
+    latest = (0, 0)
+
+    def report(done: int, total: int) -> None:
+        nonlocal said, latest
+        latest = (done, total)
+        if time.monotonic() - said >= LINE_SECONDS:
+            said = time.monotonic()
+            _say(what, *latest)
+
+    yield report
+    _say(what, *latest)
+
+
+def _say(what: str, done: int, total: int) -> None:
+    share = f" ({100 * done // total} %)" if total else ""
+    print(f"{what}: {done} of {total}{share}", file=sys.stderr, flush=True)

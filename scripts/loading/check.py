@@ -20,7 +20,7 @@ from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from projections.positions import Positions
 from scripts.loading.sources import Conversation
-from scripts.progress import Told
+from scripts.progress import progress
 
 Keys = Callable[[str, Mapping[str, str]], str | None]
 """The key of a loaded conversation, by its id and its metadata; None for one that the load did not make."""
@@ -89,7 +89,7 @@ async def of_log(settings: Settings, keys: Keys, wanted: Collection[str]) -> tup
         head = await reader.last_position()
         tales: dict[str, Tale] = {}
         position = 0
-        with Told("Reading the log", head) as told:
+        with progress("Reading the log") as report:
             while batch := await reader.batch(position, limit=BATCH_EVENTS, most_bytes=BATCH_BYTES, until=head):
                 for recorded in batch:
                     match recorded.event:
@@ -104,7 +104,7 @@ async def of_log(settings: Settings, keys: Keys, wanted: Collection[str]) -> tup
                         case _:
                             continue
                 position = batch[-1].position
-                told.at(position)
+                report(position, head)
         return summed(tales.values()), head
     finally:
         await pool.close()
@@ -122,15 +122,15 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
                 tales[found["id"]] = Tale(key)
         total = await database["items"].estimated_document_count()
         order = [("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)]
-        with Told("Reading MongoDB", total) as told:
+        with progress("Reading MongoDB") as report:
             count = 0
             async for found in database["items"].find({}, {"conversation_id": 1, "item": 1}).sort(order).hint(order):
                 count += 1
                 if (tale := tales.get(found["conversation_id"])) is not None:
                     tale.add(from_stored(found["item"].encode()))
                 if count % BATCH_EVENTS == 0:
-                    told.at(count)
-            told.at(count)
+                    report(count, total)
+            report(count, total)
         return summed(tales.values())
     finally:
         await client.close()
@@ -140,14 +140,14 @@ async def _caught_up(positions: Positions, position: int) -> None:
     """Returns when `conversations` and `items` show `position`."""
     views = ("conversations", "items")
     furthest, moved = -1, time.monotonic()
-    with Told("Waiting for the projector", position) as told:
+    with progress("Waiting for the projector") as report:
         while True:
             places = await positions.load(views)
             if len(places) == len(views):
                 behind = min(place.position for place in places.values())
+                report(max(0, behind), position)
                 if behind >= position and all(place.state == "live" for place in places.values()):
                     return
-                told.at(max(0, behind))
                 if behind > furthest:
                     furthest, moved = behind, time.monotonic()
             if time.monotonic() - moved > PATIENCE_SECONDS:

@@ -12,7 +12,7 @@ from infrastructure.http.shapes import json_array
 from scripts.loading.finished import Finished, Line
 from scripts.loading.sender import Patience, RefusedForGood, Sender
 from scripts.loading.sources import LARGEST_ITEM, BadLine, Conversation, Source
-from scripts.progress import Told
+from scripts.progress import Report
 
 
 class Loaded(Struct):
@@ -35,6 +35,7 @@ class Loader:
         self._finished = finished
         self._skip_bad = skip_bad
         self._limit = limit
+        self._total = source.total if limit is None else min(source.total, limit)
         self._patience = Patience()
         self._stopped_by: Exception | None = None
         self.loaded = Loaded()
@@ -42,11 +43,11 @@ class Loader:
         self.unwanted: set[str] = set()
         """The keys of conversations that the store refused."""
 
-    async def run(self, connections: int, told: Told) -> Loaded:
+    async def run(self, connections: int, report: Report) -> Loaded:
         """Raises BadLine, GaveUp; what was finished by then is on record."""
         await self._trust_or_forget()
         conversations = self._conversations()
-        workers = [asyncio.create_task(self._work(conversations, told)) for _ in range(connections)]
+        workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -82,7 +83,7 @@ class Loader:
                 return
             yield it
 
-    async def _work(self, conversations: Iterator[Conversation | BadLine], told: Told) -> None:
+    async def _work(self, conversations: Iterator[Conversation | BadLine], report: Report) -> None:
         sender = Sender(self._base_url, self._patience)
         try:
             for it in conversations:
@@ -93,8 +94,7 @@ class Loader:
                 else:
                     await self._store(sender, it)
                 done = self.loaded
-                count = done.conversations + done.there_before + done.skipped
-                told.at(count, f"{done.messages:,} messages, {self._patience.retries} retries")
+                report(done.conversations + done.there_before + done.skipped, self._total)
         except Exception as error:  # noqa: BLE001 - kept for `run`, which raises it; the other workers must hear of it
             self._stopped_by = self._stopped_by or error
         finally:

@@ -47,7 +47,7 @@ def names_in(expression: str) -> set[str]:
 
 
 def test_the_services_are_these_and_observability_is_a_profile(services: dict[str, Any]) -> None:
-    assert set(services) == {*OURS, "gateway", "postgres", "mongo", "valkey", *OBSERVABILITY}
+    assert set(services) == {*OURS, "gateway", "postgres", "mongo", "redis", *OBSERVABILITY}
     assert {name for name, service in services.items() if service.get("profiles") == ["observability"]} == OBSERVABILITY
 
 
@@ -70,7 +70,7 @@ def test_only_the_gateway_is_published_and_the_screens_of_the_profile_and_all_on
 def test_the_stores_are_on_a_network_without_a_way_out_and_only_our_processes_share_it(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
     on_it = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
-    assert on_it == {*OURS, "postgres", "mongo", "valkey"}
+    assert on_it == {*OURS, "postgres", "mongo", "redis"}
 
 
 def test_our_processes_run_their_main_restart_and_are_asked_for_their_health(services: dict[str, Any]) -> None:

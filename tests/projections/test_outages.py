@@ -175,8 +175,8 @@ async def test_given_an_event_one_view_can_not_write_then_the_others_go_on_and_t
     running = asyncio.create_task(runner.run(stop))
     await world.until(lambda: world.shown(["conversations", "responses", CONTEXT]))
     event = next(it for it in await world.events() if it.conversation_id == target and it.version == 2)
-    await world.until(lambda: _is(runner.places["items"].position == event.position - 1))
-    assert not runner.ready
+    await world.until(lambda: _is(not runner.ready))
+    assert runner.places["items"].position == event.position - 1
     await world.database["items"].delete_one({"_id": planted["_id"]})
     await world.until(world.shown)
     stop.set()
