@@ -12,12 +12,12 @@
         deleted            "1" on a tombstone, which has nothing else but its version, for a day
 
 At most the newest 512 items and 1 MB of them. A snapshot is only ever replaced by one of a higher version. It may be
-absent at any time: whoever misses it reads the log, and may `refill` it. Commands and queries may import this module.
+absent at any time: whoever misses it reads the log, and may `refill` it (`snapshot_making.py`). Commands and queries may
+import this module.
 """
 
-from collections.abc import Awaitable, Sequence
 from importlib import resources
-from typing import cast
+from typing import Any
 
 import msgspec
 import structlog
@@ -25,12 +25,9 @@ from msgspec import Raw, Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from domain.events import ContextPolicy, ConversationDeleted, Event, ItemAppended, ItemRetracted
+from domain.events import ContextPolicy
 from domain.items import from_stored
-from domain.rendering import counted_text, fixed_tokens
-from infrastructure.context import Snapshots, Tail, TailItem, described
-from infrastructure.event_log.reader import EventReader
-from infrastructure.tokens import count_off_loop
+from infrastructure.context import Snapshots, Tail, TailItem
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +39,6 @@ KEPT_SECONDS = 30 * 24 * 3600
 TOMBSTONE_SECONDS = 24 * 3600
 KEY_PREFIX = "context:"
 _ITEM = b"i:"
-_PAGE = 128
 
 
 class Entry(Struct, frozen=True):
@@ -99,7 +95,8 @@ def field(branch: int, depth: int) -> str:
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
     """The snapshot there is, of whatever version; None when there is none. Raises redis.exceptions.RedisError."""
-    held = await cast("Awaitable[dict[bytes, bytes]]", redis.hgetall(key(tenant, conversation_id)))
+    asked: Any = redis.hgetall(key(tenant, conversation_id))  # typed for the blocking client too
+    held: dict[bytes, bytes] = await asked
     return from_fields(held) if held else None
 
 
@@ -145,89 +142,6 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     }
 
 
-async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
-    """The items of these events, counted; large ones off the event loop."""
-    items = [from_stored(event.item) for event in appended]
-    counts = await count_off_loop([counted_text(item) for item in items])
-    return [
-        Entry(event.item_id, event.parent_id, count + fixed_tokens(item), Raw(event.item))
-        for event, item, count in zip(appended, items, counts, strict=True)
-    ]
-
-
-async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot:
-    """The snapshot at `version`, which the conversation has reached: read backwards, no further than it reaches back.
-
-    Instructions and policy come from the few events that say them, found by index. Where the path enters another branch
-    the snapshot ends: what lies before is for the log. Raises psycopg.Error when Postgres is away.
-    """
-    end = _End()
-    until = version
-    while until > 0 and not end.complete:
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE)
-        for recorded in page:
-            end.take(recorded.event)
-        until = page[-1].version - 1 if page else 0
-    if end.deleted:
-        return Snapshot(version=version, deleted=True)
-    instructions, policy = await described(reader, conversation_id, version)
-    oldest_first = end.kept[::-1]
-    items = list(zip((event.depth for event in oldest_first), await entries(oldest_first), strict=True))
-    first = end.first if end.complete else 1
-    size = sum(len(msgspec.json.encode(entry)) for _, entry in items)
-    while size > MOST_BYTES:
-        depth, entry = items.pop(0)
-        first = depth + 1
-        size -= len(msgspec.json.encode(entry))
-    return Snapshot(
-        version=version,
-        instructions=instructions,
-        policy=policy,
-        branch=end.head.branch if end.head else 0,
-        head=end.head.item_id if end.head else None,
-        depth=end.head.depth if end.head else 0,
-        first=first,
-        items=tuple(items),
-    )
-
-
-class _End(Struct):
-    """What a snapshot holds of a conversation whose events are taken newest first. `complete`: no more of them are needed."""
-
-    head: ItemAppended | None = None
-    kept: list[ItemAppended] = []
-    first: int = 1
-    complete: bool = False
-    deleted: bool = False
-    _retracted: set[str] = set()
-    _size: int = 0
-
-    def take(self, event: Event) -> None:
-        match event:
-            case ConversationDeleted():
-                self.deleted = self.complete = True
-            case ItemRetracted():
-                self._retracted.add(event.item_id)
-            case ItemAppended() if not self.complete:
-                self._take_item(event)
-            case _:
-                pass
-
-    def _take_item(self, event: ItemAppended) -> None:
-        self.head = self.head or event
-        if event.branch != self.head.branch:
-            self.complete = True
-        elif event.item_id in self._retracted:
-            self.first = event.depth
-        elif len(self.kept) == MOST_ITEMS or self._size + len(event.item) > MOST_BYTES:
-            self.first = event.depth + 1
-            self.complete = True
-        else:
-            self.kept.append(event)
-            self.first = event.depth
-            self._size += len(event.item)
-
-
 _PUT = resources.files(__package__).joinpath("put_snapshot.lua").read_text()
 
 
@@ -235,18 +149,8 @@ async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapsho
     """Puts a whole snapshot (or tombstone) there, unless one of its version or a higher one is; says whether it did."""
     seconds = TOMBSTONE_SECONDS if snapshot.deleted else KEPT_SECONDS
     told = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
-    done = redis.eval(_PUT, 1, key(tenant, conversation_id), msgspec.msgpack.encode(told))
-    return bool(await cast("Awaitable[int]", done))
-
-
-async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot:
-    """Makes the snapshot at `version` from the log, puts it there unless a newer one is, and returns it.
-
-    `tenant` is whose conversation it is: the caller knows. Raises psycopg.Error and redis.exceptions.RedisError.
-    """
-    snapshot = await snapshot_from_log(reader, conversation_id, version)
-    await put(redis, tenant, conversation_id, snapshot)
-    return snapshot
+    done: Any = redis.eval(_PUT, 1, key(tenant, conversation_id), msgspec.msgpack.encode(told))
+    return bool(await done)
 
 
 def snapshots_of(redis: Redis) -> Snapshots:

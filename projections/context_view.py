@@ -28,14 +28,13 @@ from projections.context_snapshots import (
     MOST_BYTES,
     MOST_ITEMS,
     Snapshot,
-    entries,
     field,
     key,
     put,
-    refill,
 )
 from projections.positions import Positions
 from projections.read_models import CONTEXT
+from projections.snapshot_making import entries, refill
 
 _CHANGE = resources.files(__package__).joinpath("change_snapshot.lua").read_text()
 _SHA1 = sha1(_CHANGE.encode(), usedforsecurity=False).hexdigest()

@@ -64,12 +64,10 @@ class Caller(Struct, frozen=True):
         return document
 
 
-def sources(request: Request) -> Sources:
-    found: Sources = request.app.state.sources
-    return found
+# Dependencies are coroutines though they await nothing: FastAPI runs plain functions in threads, which costs more than they do.
 
 
-def min_position(
+async def min_position(
     x_min_position: Annotated[str | None, Header(description="A position that the answer must show.")] = None,
 ) -> int:
     """The position in `X-Min-Position`; 0 where it is absent. Raises ApiError (400)."""
@@ -80,11 +78,9 @@ def min_position(
     return int(x_min_position)
 
 
-def caller(
-    found: Annotated[Sources, Depends(sources)], principal: Asking, least: Annotated[int, Depends(min_position)]
-) -> Caller:
+async def caller(request: Request, principal: Asking, least: Annotated[int, Depends(min_position)]) -> Caller:
     """The caller of this request."""
-    return Caller(found, principal, least)
+    return Caller(request.app.state.sources, principal, least)
 
 
 Called = Annotated[Caller, Depends(caller)]

@@ -36,7 +36,7 @@ async def get_conversation(conversation_id: ConversationId, called: Called) -> R
     return shapes.json_response(_shape(document), headers=headers)
 
 
-def metadata_filter(request: Request) -> Mapping[str, str]:
+async def metadata_filter(request: Request) -> Mapping[str, str]:
     """The pairs asked for as `metadata[key]=value`. Raises ApiError (400)."""
     asked: dict[str, str] = {}
     for name, value in request.query_params.multi_items():

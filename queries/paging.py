@@ -39,7 +39,7 @@ class Paging(Struct, frozen=True, kw_only=True):
         return self.before is not None and self.after is None
 
 
-def paging(
+async def paging(
     after: Annotated[str | None, Query(description="The id the page begins behind.")] = None,
     before: Annotated[str | None, Query(description="The id the page ends before.")] = None,
     limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
@@ -54,7 +54,7 @@ def paging(
 Paged = Annotated[Paging, Depends(paging)]
 
 
-def accept_include(include: Annotated[list[str] | None, Query(alias="include[]")] = None) -> None:
+async def accept_include(include: Annotated[list[str] | None, Query(alias="include[]")] = None) -> None:
     """What the SDK may ask to include beside an item; nothing here is kept apart from one, so there is nothing to add."""
 
 

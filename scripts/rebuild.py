@@ -21,11 +21,13 @@ from projections.positions import Place, Positions
 from projections.read_models import ALL_VIEWS
 from projections.runner import Runner
 from scripts.progress import Report, progress
-from scripts.stores import DATA, Data, Json, Stores, known_settings, open_stores
+from scripts.stores import DATA, Data, Json, Stores, on_stores
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
 """How long nothing may move before this process takes the work on itself."""
+
+INTERRUPTED = "Interrupted: a running projector goes on with it, and so does this command, run again."
 
 
 class View(StrEnum):
@@ -80,21 +82,9 @@ def main(view: View, data: Data = DATA, as_json: Json = False) -> None:
     """Empties a view and fills it again from the log, while everything else goes on."""
     configure_logging("rebuild", "WARNING", "console")
     views = ALL_VIEWS if view is View.ALL else (str(view),)
-
-    async def work(report: Report) -> int:
-        async with open_stores(known) as stores:
-            return await rebuild(stores, views, report)
-
-    known = known_settings(data)
     started = time.monotonic()
     with progress(f"rebuilding {view}", quiet=as_json) as report:
-        try:
-            head = asyncio.run(work(report))
-        except KeyboardInterrupt:
-            typer.echo(
-                "Interrupted: a running projector goes on with it, and so does this command, run again.", err=True
-            )
-            raise typer.Exit(130) from None
+        head = on_stores(data, lambda stores: rebuild(stores, views, report), interrupted=INTERRUPTED)
     seconds = round(time.monotonic() - started, 2)
     if as_json:
         typer.echo(json.dumps({"views": views, "position": head, "seconds": seconds}))

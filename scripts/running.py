@@ -1,4 +1,4 @@
-"""The running store that a script works on: what `scripts/up` wrote to DIR/run/env, the real environment going first."""
+"""Where the running store is: what `scripts/up` wrote to DIR/run/env, the real environment going first."""
 
 import os
 from pathlib import Path
@@ -7,33 +7,30 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from infrastructure.settings import Settings
+from scripts.stores import load_settings
 
 
 class NotRunning(Exception):
     """No store is known: neither DIR/run/env nor the environment names it. The message says what to do."""
 
 
-def environment(data: Path) -> dict[str, str]:
-    """The variables of the store in `data`, overridden by those of this process. Empty strings count as absent."""
-    written = dotenv_values(data / "run" / "env")
-    return {name: value for name, value in ({**written, **os.environ}).items() if value}
-
-
 def base_url(data: Path) -> str:
     """Where clients find it. Raises NotRunning."""
-    url = environment(data).get("BASE_URL")
-    if url is None:
-        raise NotRunning(
-            f"{data / 'run' / 'env'} names no BASE_URL: start the store with scripts/up, or say --base-url"
-        )
-    return url.rstrip("/")
+    return _known(data, "BASE_URL").rstrip("/")
 
 
 def settings(data: Path) -> Settings:
     """Its settings, the URLs of its stores among them. Raises NotRunning."""
-    if "POSTGRES_URL" not in environment(data):
-        raise NotRunning(f"{data / 'run' / 'env'} names no POSTGRES_URL: start the store with scripts/up, or set it")
+    _known(data, "POSTGRES_URL")
     try:
-        return Settings(_env_file=data / "run" / "env")
+        return load_settings(data)
     except ValidationError as error:
         raise NotRunning(f"the store's settings are not valid: {error}") from error
+
+
+def _known(data: Path, name: str) -> str:
+    file = data / "run" / "env"
+    value = os.environ.get(name) or dotenv_values(file).get(name)
+    if not value:
+        raise NotRunning(f"{file} names no {name}: start the store with scripts/up, or set {name}")
+    return value

@@ -1,13 +1,17 @@
-"""Open connections to the stores a script works on, whose settings `running.py` finds."""
+"""Open connections to the stores a script works on, whose settings `running.py` finds, and what goes wrong with them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn, TypeVar
 
+import psycopg
 import typer
+import uvloop
+from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from infrastructure import mongodb, redis
 from infrastructure.event_log.reader import EventReader
@@ -16,10 +20,14 @@ from infrastructure.postgres import Pool, make_pool
 from infrastructure.settings import Settings
 from scripts.running import NotRunning, settings
 
-Data = Annotated[Path, typer.Option("--data", help="The directory of the scripts/up whose stores are meant.")]
+Data = Annotated[Path, typer.Option("--data", help="The data directory of the scripts/up whose stores are meant.")]
 Json = Annotated[bool, typer.Option("--json", help="Say it in JSON, for programs.")]
 
 DATA = Path(".data")
+MISUSED, AWAY, INTERRUPTED = 2, 3, 130
+"""How a script ends when it was asked wrongly, when a store is away, and by Ctrl-C."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,10 +56,24 @@ async def open_stores(known: Settings) -> AsyncIterator[Stores]:
         await snapshots.aclose()
 
 
-def known_settings(data: Path) -> Settings:
-    """The settings of the store in `data`; ends the script, with a word on what to do, where none is known."""
+def on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
+    """Does the work on the stores of `data`. Ends the script with a word where that can not be done, or by Ctrl-C."""
+
+    async def opened() -> T:
+        async with open_stores(known) as stores:
+            return await work(stores)
+
     try:
-        return settings(data)
+        known = settings(data)
+        return uvloop.run(opened())
     except NotRunning as problem:
-        typer.echo(problem, err=True)
-        raise typer.Exit(2) from None
+        _end(str(problem), MISUSED)
+    except (psycopg.Error, PyMongoError, RedisError) as error:
+        _end(f"A store can not be asked: {type(error).__name__}", AWAY)
+    except KeyboardInterrupt:
+        _end(interrupted, INTERRUPTED)
+
+
+def _end(why: str, status: int) -> NoReturn:
+    typer.echo(why, err=True)
+    raise typer.Exit(status)

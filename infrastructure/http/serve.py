@@ -3,12 +3,57 @@
 import socket
 from collections.abc import Sequence
 
+import msgspec
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from infrastructure.ids import mint
 from infrastructure.settings import Settings
 
+BACKLOG = 2048
+LARGEST_HEAD = 64 * 1024
 GRACE_SECONDS = 10
+KEEP_ALIVE_SECONDS = 75
+"""Longer than proxies keep theirs (nginx: 60 s), so that none sends a request into a connection that is closing."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """HTTP/1.1 whose request line and headers may not grow past 64 kB (and one read), and whose refusals are JSON like ours."""
+
+    _head = 0
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 1
+
+    def on_headers_complete(self) -> None:
+        self._head = 0
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._head:
+            self._head += len(data)
+            if self._head > LARGEST_HEAD:
+                self.send_400_response(f"The request line and headers are larger than {LARGEST_HEAD} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what never became a request, and hangs up."""
+        if self.transport.is_closing():
+            return
+        error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "malformed_request"}
+        body = msgspec.json.encode({"error": error})
+        head = (
+            "HTTP/1.1 400 Bad Request\r\n"
+            "content-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n"
+            f"x-request-id: {mint('req')}\r\n"
+            "x-should-retry: false\r\n"
+            "connection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        self.transport.close()
 
 
 def serve(app: ASGIApp, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
@@ -17,14 +62,16 @@ def serve(app: ASGIApp, settings: Settings, sockets: Sequence[socket.socket] = (
         app,
         host=settings.host,
         port=settings.port,
+        http=BoundedProtocol,
         loop="uvloop",
-        http="httptools",
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
-        date_header=True,
-        backlog=2048,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
     uvicorn.Server(config).run(sockets=list(sockets) or None)

@@ -16,10 +16,9 @@ from projections.context_snapshots import (
     key,
     put,
     read_snapshot,
-    refill,
-    snapshot_from_log,
 )
 from projections.context_view import ContextView, changes
+from projections.snapshot_making import refill, snapshot_from_log
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer

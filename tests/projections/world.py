@@ -9,11 +9,12 @@ from infrastructure.event_log.reader import EventReader, Recorded
 from infrastructure.metrics import Metrics
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
-from projections.context_snapshots import KEY_PREFIX, Snapshot, key, read_snapshot, snapshot_from_log
+from projections.context_snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
 from projections.fold import fold
 from projections.positions import Place, Positions
 from projections.read_models import ALL_VIEWS, VIEWS
 from projections.runner import Runner
+from projections.snapshot_making import snapshot_from_log
 
 SECONDS = 30.0
 

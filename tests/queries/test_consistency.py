@@ -4,9 +4,13 @@ import asyncio
 import time
 
 import httpx
+import pytest
 
+from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
+from projections.positions import Positions
 from projections.read_models import POSITIONS
+from queries.main import open_sources
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer
@@ -203,6 +207,22 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
 
     assert [answer.json()["error"]["code"] for answer in (*verified, *unverified)] == ["read_models_behind"] * 6
     assert [answer.status_code for answer in rebuilt] == [200] * 3
+
+
+async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
+    settings: Settings, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+
+    async with open_sources(settings) as sources:
+        read = await sources.consistency.conversation("default", conversation_id, "items")
+        await sources.consistency.check(read)
+        await Positions(projector.views).reset("items", 0)
+        with pytest.raises(ApiError) as refused:
+            await sources.consistency.check(read)
+
+    assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 
 
 async def test_with_mongodb_away_reads_are_a_503(settings: Settings, write: Writer) -> None:

@@ -1,0 +1,139 @@
+"""Making a context snapshot of a conversation's events: read back from the log, or given. Shape: `context_snapshots.py`."""
+
+from collections.abc import Sequence
+
+import msgspec
+from msgspec import UNSET, Raw, Struct
+from redis.asyncio import Redis
+
+from domain.events import (
+    ContextPolicy,
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationStarted,
+    Event,
+    ItemAppended,
+    ItemRetracted,
+)
+from domain.items import from_stored
+from domain.rendering import counted_text, fixed_tokens
+from infrastructure.context import described
+from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.tokens import count_off_loop
+from projections.context_snapshots import MOST_BYTES, MOST_ITEMS, Entry, Snapshot, put
+
+_PAGE = 128
+
+
+async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot:
+    """Makes the snapshot at `version` from the log, puts it there unless a newer one is, and returns it.
+
+    `tenant` is whose conversation it is: the caller knows. Raises psycopg.Error and redis.exceptions.RedisError.
+    """
+    snapshot = await snapshot_from_log(reader, conversation_id, version)
+    await put(redis, tenant, conversation_id, snapshot)
+    return snapshot
+
+
+async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
+    """The items of these events, counted; large ones off the event loop."""
+    items = [from_stored(event.item) for event in appended]
+    counts = await count_off_loop([counted_text(item) for item in items])
+    return [
+        Entry(event.item_id, event.parent_id, count + fixed_tokens(item), Raw(event.item))
+        for event, item, count in zip(appended, items, counts, strict=True)
+    ]
+
+
+async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot:
+    """The snapshot at `version`, which the conversation has reached: read backwards, no further than it reaches back.
+
+    Instructions and policy come from the few events that say them, found by index. Raises psycopg.Error when Postgres is
+    away.
+    """
+    end = _End()
+    until = version
+    while until > 0 and not end.complete:
+        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE)
+        for recorded in page:
+            end.take(recorded.event)
+        until = page[-1].version - 1 if page else 0
+    return await _snapshot(end, version, *await described(reader, conversation_id, version))
+
+
+async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
+    """The snapshot after these events: all that a conversation has up to one of them, in order."""
+    end = _End()
+    for recorded in reversed(events):
+        if end.complete:
+            break
+        end.take(recorded.event)
+    instructions, policy = None, ContextPolicy()
+    for recorded in events:
+        if isinstance(event := recorded.event, ConversationStarted | ConversationDescribed):
+            instructions = instructions if event.instructions is UNSET else event.instructions
+            policy = policy if event.context_policy is UNSET else event.context_policy
+    return await _snapshot(end, events[-1].version, instructions, policy)
+
+
+async def _snapshot(end: "_End", version: int, instructions: str | None, policy: ContextPolicy) -> Snapshot:
+    if end.deleted:
+        return Snapshot(version=version, deleted=True)
+    oldest_first = end.kept[::-1]
+    items = list(zip((event.depth for event in oldest_first), await entries(oldest_first), strict=True))
+    first = end.first if end.complete else 1
+    size = sum(len(msgspec.json.encode(entry)) for _, entry in items)
+    while size > MOST_BYTES:
+        depth, entry = items.pop(0)
+        first = depth + 1
+        size -= len(msgspec.json.encode(entry))
+    return Snapshot(
+        version=version,
+        instructions=instructions,
+        policy=policy,
+        branch=end.head.branch if end.head else 0,
+        head=end.head.item_id if end.head else None,
+        depth=end.head.depth if end.head else 0,
+        first=first,
+        items=tuple(items),
+    )
+
+
+class _End(Struct):
+    """What a snapshot holds of a conversation whose events are taken newest first. `complete`: no more of them are needed.
+
+    Where the path enters another branch the snapshot ends: what lies before is for the log.
+    """
+
+    head: ItemAppended | None = None
+    kept: list[ItemAppended] = []
+    first: int = 1
+    complete: bool = False
+    deleted: bool = False
+    _retracted: set[str] = set()
+    _size: int = 0
+
+    def take(self, event: Event) -> None:
+        match event:
+            case ConversationDeleted():
+                self.deleted = self.complete = True
+            case ItemRetracted():
+                self._retracted.add(event.item_id)
+            case ItemAppended() if not self.complete:
+                self._take_item(event)
+            case _:
+                pass
+
+    def _take_item(self, event: ItemAppended) -> None:
+        self.head = self.head or event
+        if event.branch != self.head.branch:
+            self.complete = True
+        elif event.item_id in self._retracted:
+            self.first = event.depth
+        elif len(self.kept) == MOST_ITEMS or self._size + len(event.item) > MOST_BYTES:
+            self.first = event.depth + 1
+            self.complete = True
+        else:
+            self.kept.append(event)
+            self.first = event.depth
+            self._size += len(event.item)

@@ -1,0 +1,107 @@
+"""Plays a conversation back from the event log alone: what happened to it, and what it then was.
+
+    python -m scripts.replay CONVERSATION_ID [--at VERSION] [--data DIR] [--json]
+
+No view is read, so that it can be asked when a view is in doubt. A deleted conversation is played back too: its events are
+in the log until it is erased.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from domain.conversation import Conversation, evolve
+from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.ids import CONVERSATION, is_id
+from infrastructure.logging import configure_logging
+from projections.fold import Fold
+from queries.events import event_json
+from scripts.stores import DATA, Data, Json, on_stores
+
+_PAGE = 500
+
+
+class Replayed(Struct):
+    """A conversation at a version, by its events alone. `items`: as a client is given them, oldest first, retracted ones not."""
+
+    state: Conversation | None
+    items: list[dict[str, Any]]
+    events: list[Recorded]
+
+
+async def replay(reader: EventReader, conversation_id: str, at: int | None) -> Replayed:
+    """The conversation's events up to version `at` (all of them when None), and what they come to."""
+    replayed = Replayed(None, [], [])
+    folded = Fold()
+    async for recorded in _events(reader, conversation_id, at):
+        replayed.events.append(recorded)
+        replayed.state = evolve(replayed.state, recorded.event)
+        folded.take(recorded)
+    items = folded.documents["items"].values()
+    replayed.items = [msgspec.json.decode(item["item"]) for item in items if item["retracted_version"] is None]
+    return replayed
+
+
+async def _events(reader: EventReader, conversation_id: str, at: int | None) -> AsyncIterator[Recorded]:
+    after = 0
+    while page := await reader.conversation(conversation_id, after=after, until=at, limit=_PAGE):
+        for recorded in page:
+            yield recorded
+        after = page[-1].version
+
+
+def main(
+    conversation_id: Annotated[str, typer.Argument(help="Whose events are played back.")],
+    at: Annotated[int | None, typer.Option(min=1, help="The version to stop at; its last when not given.")] = None,
+    data: Data = DATA,
+    as_json: Json = False,
+) -> None:
+    """Plays a conversation back from the event log alone: what happened to it, and what it then was."""
+    configure_logging("replay", "WARNING", "console")
+    if not is_id(conversation_id, CONVERSATION):
+        typer.echo(f"{conversation_id!r} is no conversation's id.", err=True)
+        raise typer.Exit(2)
+    replayed = on_stores(data, lambda stores: replay(stores.reader, conversation_id, at))
+    if replayed.state is None:
+        typer.echo(f"The log has no conversation {conversation_id}.", err=True)
+        raise typer.Exit(1)
+    if at is not None and replayed.state.version < at:
+        typer.echo(f"{conversation_id} has {replayed.state.version} versions, not {at}.", err=True)
+        raise typer.Exit(1)
+    typer.echo(_as_json(replayed) if as_json else _as_text(replayed))
+
+
+def _as_json(replayed: Replayed) -> str:
+    told = {
+        "state": replayed.state,
+        "items": replayed.items,
+        "events": [msgspec.Raw(event_json(recorded)) for recorded in replayed.events],
+    }
+    return msgspec.json.encode(told).decode()
+
+
+def _as_text(replayed: Replayed) -> str:
+    assert replayed.state is not None
+    lines = [
+        f"{recorded.version:>6}  {recorded.recorded_at:%Y-%m-%d %H:%M:%S.%f}  {recorded.event.topic:<24}"
+        f"  {_whose(recorded)}"
+        for recorded in replayed.events
+    ]
+    state: dict[str, Any] = msgspec.to_builtins(replayed.state)
+    width = max(map(len, state))
+    lines += ["", *(f"{name:<{width}}  {value}" for name, value in state.items())]
+    lines += ["", *(msgspec.json.encode(item).decode() for item in replayed.items)]
+    return "\n".join(lines)
+
+
+def _whose(recorded: Recorded) -> str:
+    return "  ".join(
+        part for part in (recorded.event.row_id, f"by {recorded.subject}", recorded.correlation_id) if part
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,68 @@
+"""What verification finds: where, of which conversation, and what exactly. Never what people wrote: of that, hash and length."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+What = Literal["missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable"]
+
+_WRITTEN = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
+_LONGEST = 80
+
+
+class Difference(Struct, frozen=True, omit_defaults=True):
+    """`where` is a view or `log`; `fields` has what was expected and what was found of each field that differs."""
+
+    where: str
+    what: What
+    conversation_id: str | None = None
+    key: str | None = None
+    version: int | None = None
+    fields: dict[str, tuple[str, str]] = {}
+    note: str | None = None
+
+    def __str__(self) -> str:
+        version = None if self.version is None else f"version {self.version}"
+        parts = [self.where, self.what, self.key or self.conversation_id, version, self.note]
+        parts += [f"{name}: expected {expected}, found {found}" for name, (expected, found) in self.fields.items()]
+        return "  ".join(part for part in parts if part)
+
+
+def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """(expected, found) by name, told so that they can be shown to anyone."""
+    return {
+        name: (_told(name, expected.get(name, _ABSENT)), _told(name, found.get(name, _ABSENT)))
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
+    }
+
+
+def documents_that_differ(
+    where: str, expected: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
+) -> Iterator[Difference]:
+    """Every document that is missing, too many or different; by `_id`."""
+    for key in expected.keys() | found.keys():
+        if key not in found:
+            yield Difference(where, "missing", expected[key].get("conversation_id"), key)
+        elif key not in expected:
+            yield Difference(where, "extra", found[key].get("conversation_id"), key)
+        elif expected[key] != found[key]:
+            fields = fields_that_differ(expected[key], found[key])
+            yield Difference(where, "different", found[key].get("conversation_id"), key, fields=fields)
+
+
+_ABSENT: Any = object()
+
+
+def _told(name: str, value: Any) -> str:
+    if value is _ABSENT:
+        return "nothing"
+    if name not in _WRITTEN or value is None:
+        return repr(value)[:_LONGEST]
+    text = (
+        value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr)
+    )
+    return f"sha256:{hashlib.sha256(text).hexdigest()[:12]} ({len(text)} bytes)"
