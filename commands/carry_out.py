@@ -70,7 +70,7 @@ class Caller(Struct, frozen=True):
         return shapes.json_response(body, headers=answer_headers(appended))
 
 
-def caller(request: Request, principal: Asking, if_match: IfMatch, idempotency: Idempotency) -> Caller:
+async def caller(request: Request, principal: Asking, if_match: IfMatch, idempotency: Idempotency) -> Caller:
     """The caller of this request."""
     return Caller(request.app.state.wiring, principal, request.scope["state"]["request_id"], if_match, idempotency)
 

@@ -21,20 +21,33 @@ class Settings(BaseSettings):
         "mongodb://127.0.0.1:27017/conversations?replicaSet=rs0",
         description="The read models: a MongoDB URL of a replica set; its path names the database.",
     )
-    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Context snapshots and live streams: Redis or Valkey.")
+    redis_url: str = Field(
+        "redis://127.0.0.1:6379/0", description="Context snapshots and live streams: Redis or Valkey."
+    )
     openai_base_url: str = Field("", description="Any OpenAI-compatible API, with its `/v1`. Empty: no model.")
     openai_api_key: SecretStr = Field(SecretStr("none"), description="The key sent to `OPENAI_BASE_URL`.")
-    default_model: str = Field("", description="The model of a reply that names none. Empty: the first the provider lists.")
-    model_window: int = Field(0, ge=0, description="The models' context window in tokens; 0: known by the model's name.")
-    model_timeout: float = Field(120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it.")
+    default_model: str = Field(
+        "", description="The model of a reply that names none. Empty: the first the provider lists."
+    )
+    model_window: int = Field(
+        0, ge=0, description="The models' context window in tokens; 0: known by the model's name."
+    )
+    model_timeout: float = Field(
+        120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it."
+    )
     auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="The least level that is logged.")
-    log_format: Literal["ecs", "console"] = Field("ecs", description="`ecs`: JSON lines for ELK. `console`: for people.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="The least level that is logged."
+    )
+    log_format: Literal["ecs", "console"] = Field(
+        "ecs", description="`ecs`: JSON lines for ELK. `console`: for people."
+    )
     host: str = Field("127.0.0.1", description="The address a process listens on.")
     port: int = Field(8000, ge=0, le=65535, description="The port a process listens on; 0 takes a free one.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Where the projector serves /metrics; 0 takes a free one.")
     trusted_network: bool = Field(
-        False, description="Says that only a trusted network reaches this process, so that `AUTH_MODE=none` may leave loopback."
+        False,
+        description="Says that only a trusted network reaches this process, so that `AUTH_MODE=none` may leave loopback.",
     )
 
     @model_validator(mode="after")

@@ -38,7 +38,7 @@ KEPT_SECONDS = 30 * 24 * 3600
 
 TOMBSTONE_SECONDS = 24 * 3600
 KEY_PREFIX = "context:"
-_ITEM = b"i:"
+ITEM_PREFIX = "i:"
 
 
 class Entry(Struct, frozen=True):
@@ -90,35 +90,44 @@ def key(tenant: str, conversation_id: str) -> str:
 
 def field(branch: int, depth: int) -> str:
     """The field of an item."""
-    return f"i:{branch}:{depth}"
+    return f"{ITEM_PREFIX}{branch}:{depth}"
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
     """The snapshot there is, of whatever version; None when there is none. Raises redis.exceptions.RedisError."""
-    asked: Any = redis.hgetall(key(tenant, conversation_id))  # typed for the blocking client too
-    held: dict[bytes, bytes] = await asked
+    asked: Any = redis.eval(READ, 1, key(tenant, conversation_id))
+    held = as_fields(await asked)
     return from_fields(held) if held else None
 
 
-def from_fields(held: dict[bytes, bytes]) -> Snapshot:
+READ = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
+"""Gives a hash in one piece: the client would take ten milliseconds over the thousand pieces of a large one."""
+
+
+def as_fields(packed: bytes) -> dict[str, str]:
+    """The hash that READ packed; empty when there is none."""
+    flat = msgspec.msgpack.decode(packed, type=list[str])
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+def from_fields(held: dict[str, str]) -> Snapshot:
     """The snapshot of a hash."""
-    if b"deleted" in held:
-        return Snapshot(version=int(held[b"version"]), deleted=True)
+    if "deleted" in held:
+        return Snapshot(version=int(held["version"]), deleted=True)
     items = [
-        (int(name.rpartition(b":")[2]), msgspec.json.decode(value, type=Entry))
+        (int(name.rpartition(":")[2]), msgspec.json.decode(value, type=Entry))
         for name, value in held.items()
-        if name.startswith(_ITEM)
+        if name.startswith(ITEM_PREFIX)
     ]
     items.sort(key=lambda item: item[0])
-    instructions, head = held.get(b"instructions"), held.get(b"head")
     return Snapshot(
-        version=int(held[b"version"]),
-        instructions=None if instructions is None else instructions.decode(),
-        policy=msgspec.json.decode(held[b"policy"], type=ContextPolicy),
-        branch=int(held[b"branch"]),
-        head=None if head is None else head.decode(),
-        depth=int(held[b"depth"]),
-        first=int(held[b"first"]),
+        version=int(held["version"]),
+        instructions=held.get("instructions"),
+        policy=msgspec.json.decode(held["policy"], type=ContextPolicy),
+        branch=int(held["branch"]),
+        head=held.get("head"),
+        depth=int(held["depth"]),
+        first=int(held["first"]),
         items=tuple(items),
     )
 

@@ -1,10 +1,9 @@
 """Who reads, and what from: every route receives a `Caller`. For `queries/` only; `main.py` makes the sources."""
 
 import re
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import Depends, Header, Request
 from msgspec import Struct
 from pymongo.asynchronous.collection import AsyncCollection
 from redis.asyncio import Redis
@@ -21,8 +20,6 @@ from queries.log_access import LogAccess
 
 LARGEST = 2**63 - 1
 """The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
-
-Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class Sources(Struct, frozen=True):
@@ -84,14 +81,3 @@ async def caller(request: Request, principal: Asking, least: Annotated[int, Depe
 
 
 Called = Annotated[Caller, Depends(caller)]
-
-
-def reads(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
-    """Serves an endpoint at `path` for GET, and for HEAD, which the documentation need not name."""
-
-    def register(endpoint: Endpoint) -> Endpoint:
-        router.add_api_route(path, endpoint, methods=["GET"], **options)
-        router.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, **options)
-        return endpoint
-
-    return register

@@ -7,10 +7,11 @@ from fastapi import APIRouter, Query, Response
 from domain.errors import ConversationNotFound
 from domain.items import shaped
 from infrastructure.context import Asked, Context
+from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_response
-from queries.caller import Called, Caller, reads
+from queries.caller import Called, Caller
 from queries.log_access import LogAway
 
 router = APIRouter(tags=["conversations"])

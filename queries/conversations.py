@@ -8,12 +8,13 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from domain.errors import ConversationNotFound
 from infrastructure.http import shapes
+from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId, checked
 from infrastructure.ids import CONVERSATION
 from projections.read_models import Document
-from queries.caller import Called, Caller, reads
+from queries.caller import Called, Caller
 from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Paged, Param, fetch, unknown_cursor

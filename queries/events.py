@@ -19,11 +19,12 @@ from msgspec import UNSET, Struct
 from domain.errors import ConversationNotFound
 from domain.events import Event
 from infrastructure.event_log.reader import Head, Recorded
+from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
-from queries.caller import LARGEST, Called, Caller, reads
+from queries.caller import LARGEST, Called, Caller
 from queries.event_stream import follow
 
 router = APIRouter(tags=["events"])

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Query, Response
 
 from domain.errors import ItemNotFound
 from infrastructure.http import shapes
+from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ConversationId, ItemId
 from projections.read_models import Document
-from queries.caller import Called, Caller, reads
+from queries.caller import Called, Caller
 from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Param, fetch, unknown_cursor
 

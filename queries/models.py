@@ -2,10 +2,9 @@
 
 from fastapi import APIRouter, Response
 
-from infrastructure.http.errors import ApiError
+from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from infrastructure.model import ModelFailed
-from queries.caller import Called, reads
+from queries.caller import Called
 
 router = APIRouter(tags=["models"])
 
@@ -14,8 +13,4 @@ router = APIRouter(tags=["models"])
 async def list_models(called: Called) -> Response:
     """The models; none where no provider is configured."""
     model = called.sources.model
-    try:
-        models = await model.list_models() if model.configured else []
-    except ModelFailed as error:
-        raise ApiError(504 if error.timed_out else 502, error.message, code=error.code) from error
-    return json_response({"object": "list", "data": models})
+    return json_response({"object": "list", "data": await model.list_models() if model.configured else []})

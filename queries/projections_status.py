@@ -13,9 +13,10 @@ from typing import Any, Final
 from fastapi import APIRouter, Response
 from msgspec import Struct, structs
 
+from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
 from projections.read_models import ALL_VIEWS
-from queries.caller import Called, Sources, reads
+from queries.caller import Called, Sources
 from queries.log_access import LogAccess, LogAway
 from queries.positions import NOWHERE
 

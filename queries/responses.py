@@ -9,11 +9,12 @@ from msgspec import Struct
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import Usage
 from infrastructure.http import shapes
+from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from projections.read_models import Document
-from queries.caller import Called, Caller, reads
+from queries.caller import Called, Caller
 from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Include, Paged, cut

@@ -7,8 +7,8 @@ It may be killed, and any process of the store may be: every request is repeatab
 stopped, and nothing is there twice. A file is known by its name and its lines: the same line in a file of the same name is the same
 conversation. `--check` compares counts and digests of all messages between the source, the log and MongoDB.
 
-Ends with 0; 1 when the check finds a difference, or the store took nothing for two minutes; 2 when a line, or what was
-asked for, is not valid (nothing after a bad line was sent, unless `--skip-bad`); 130 when interrupted.
+Ends with 0; 1 when the check finds a difference; 2 when a line, or what was asked for, is not valid (nothing after a bad line
+was sent, unless `--skip-bad`); 3 when the store took nothing for two minutes, or could not be asked; 130 when interrupted.
 """
 
 import asyncio
@@ -36,8 +36,9 @@ from scripts.loading.loader import Loaded, Loader
 from scripts.loading.sender import GaveUp
 from scripts.loading.sources import BadLine, Chitchat, Conversation, NotThere, Source, named
 from scripts.progress import progress
+from scripts.stores import AWAY, DATA, INTERRUPTED, MISUSED, Data, Json
 
-DIFFERENT, NOT_VALID, INTERRUPTED = 1, 2, 130
+DIFFERENT = 1
 
 
 class Asked(Struct, frozen=True):
@@ -110,7 +111,7 @@ async def _held(
 def main(
     source: Annotated[str, typer.Argument(metavar="chitchat|FILE", help="what to load")],
     *,
-    data: Annotated[Path, typer.Option(help="the data directory of scripts/up")] = Path(".data"),
+    data: Data = DATA,
     base_url: Annotated[str | None, typer.Option(help="the store's URL, where it is not that of --data")] = None,
     connections: Annotated[int, typer.Option(min=1, max=1000, help="conversations sent at a time")] = 32,
     limit: Annotated[int | None, typer.Option(min=1, help="only so many conversations, from the beginning")] = None,
@@ -118,7 +119,7 @@ def main(
         bool | None, typer.Option(help="compare the source with the stores  [chitchat: yes, FILE: no]")
     ] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="report bad lines and go on")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
+    as_json: Json = False,
 ) -> None:
     """Loads conversations into the running store, through its command side. Repeat it as often as you like."""
     try:
@@ -134,13 +135,13 @@ def main(
         )
         report = uvloop.run(load(what, asked))
     except (NotThere, running.NotRunning) as problem:
-        _stop(str(problem), NOT_VALID)
+        _stop(str(problem), MISUSED)
     except BadLine as problem:
-        _stop(f"{problem}\nNothing after it was sent. Mend it and run this again, or say --skip-bad.", NOT_VALID)
+        _stop(f"{problem}\nNothing after it was sent. Mend it and run this again, or say --skip-bad.", MISUSED)
     except GaveUp as problem:
-        _stop(f"gave up: {problem}. Run this again to go on.", DIFFERENT)
+        _stop(f"gave up: {problem}. Run this again to go on.", AWAY)
     except (checking.NotCaughtUp, psycopg.Error, PyMongoError) as problem:
-        _stop(f"all is loaded, but the check failed: {type(problem).__name__}: {problem}", DIFFERENT)
+        _stop(f"all is loaded, but the check failed: {type(problem).__name__}: {problem}", AWAY)
     except (asyncio.CancelledError, KeyboardInterrupt):
         _stop("interrupted. Run this again to go on.", INTERRUPTED)
     for skipped in report.problems:

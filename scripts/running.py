@@ -7,7 +7,6 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from infrastructure.settings import Settings
-from scripts.stores import load_settings
 
 
 class NotRunning(Exception):
@@ -23,7 +22,7 @@ def settings(data: Path) -> Settings:
     """Its settings, the URLs of its stores among them. Raises NotRunning."""
     _known(data, "POSTGRES_URL")
     try:
-        return load_settings(data)
+        return Settings(_env_file=data / "run" / "env")
     except ValidationError as error:
         raise NotRunning(f"the store's settings are not valid: {error}") from error
 

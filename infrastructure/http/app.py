@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
@@ -13,6 +14,7 @@ from infrastructure.http.observe import Observe
 from infrastructure.http.shapes import json_response
 from infrastructure.metrics import Metrics
 
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Check = Callable[[], Awaitable[bool]]
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -41,19 +43,30 @@ def strict_router(tag: str) -> APIRouter:
     return APIRouter(route_class=StrictRoute, tags=[tag])
 
 
+def reads(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+    """Serves an endpoint at `path` for GET, and for HEAD, which the documentation need not name."""
+
+    def register(endpoint: Endpoint) -> Endpoint:
+        router.add_api_route(path, endpoint, methods=["GET"], **options)
+        router.add_api_route(path, endpoint, methods=["HEAD"], **{**options, "include_in_schema": False})
+        return endpoint
+
+    return register
+
+
 def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
     """`/health/live`, `/health/ready` and `/metrics`. Ready is 200 while every check in `needed` passes."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health/live")
+    @reads(router, "/health/live")
     async def live() -> Response:
         return json_response({"status": "live"})
 
-    @router.get("/health/ready")
+    @reads(router, "/health/ready")
     async def ready() -> Response:
         return readiness(await run_checks(checks()), needed)
 
-    @router.get("/metrics", include_in_schema=False)
+    @reads(router, "/metrics", include_in_schema=False)
     async def metrics_page() -> Response:
         body, content_type = metrics.render()
         return Response(body, media_type=content_type)

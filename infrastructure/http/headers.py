@@ -27,7 +27,7 @@ def answer_headers(appended: Appended) -> dict[str, str]:
     return headers
 
 
-def if_match(
+async def if_match(
     if_match: Annotated[str | None, Header(description="Versions the command may be decided on.")] = None,
 ) -> frozenset[int] | None:
     """The versions that `If-Match` names; None where it is absent or `*` (the conversation exists, which is checked anyway)."""

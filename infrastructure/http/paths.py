@@ -1,4 +1,7 @@
-"""Ids in a path: one of the wrong form is malformed (400), before anything is looked up."""
+"""Ids in a path: one of the wrong form is malformed (400), before anything is looked up.
+
+Dependencies are coroutines though they await nothing: FastAPI would run plain functions in a thread each.
+"""
 
 from typing import Annotated
 
@@ -9,15 +12,15 @@ from infrastructure.ids import CONVERSATION, RESPONSE, is_id
 from infrastructure.principal import DEFAULT, Principal
 
 
-def conversation_id(conversation_id: Annotated[str, Path(description="`conv_…`")]) -> str:
+async def conversation_id(conversation_id: Annotated[str, Path(description="`conv_…`")]) -> str:
     return checked(conversation_id, CONVERSATION, "conversation_id")
 
 
-def response_id(response_id: Annotated[str, Path(description="`resp_…`")]) -> str:
+async def response_id(response_id: Annotated[str, Path(description="`resp_…`")]) -> str:
     return checked(response_id, RESPONSE, "response_id")
 
 
-def item_id(item_id: Annotated[str, Path(description="`msg_…`, or the prefix of another type of item")]) -> str:
+async def item_id(item_id: Annotated[str, Path(description="`msg_…`, or the prefix of another type of item")]) -> str:
     return checked(item_id, None, "item_id")
 
 
@@ -29,7 +32,7 @@ def checked(ident: str, prefix: str | None, param: str) -> str:
     return ident
 
 
-def principal(_: Request) -> Principal:
+async def principal(_: Request) -> Principal:
     """Who asks: until access control is built, the one fixed principal."""
     return DEFAULT
 

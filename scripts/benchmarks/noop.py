@@ -1,4 +1,4 @@
-"""The floor of HTTP: the same framework, server and body model as an append, and nothing behind them.
+"""The floor of HTTP: the same framework, server settings and body model as an append, and nothing behind them.
 
 `python -m scripts.benchmarks.noop FD` serves on a listening socket that it inherits.
 """
@@ -6,11 +6,11 @@
 import socket
 import sys
 
-import uvicorn
 from fastapi import FastAPI, Response
 
 from commands.add_items import AddItems
-from scripts.api import BACKLOG, GRACEFUL_SECONDS, KEEP_ALIVE_SECONDS
+from infrastructure.http.serve import serve
+from infrastructure.settings import Settings
 
 app = FastAPI()
 
@@ -20,24 +20,5 @@ async def nothing(conversation_id: str, body: AddItems) -> Response:  # noqa: AR
     return Response(b"{}", media_type="application/json")
 
 
-def main() -> None:
-    """uvicorn as `scripts.api` sets it up, with its own plain protocol."""
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACEFUL_SECONDS,
-    )
-    uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(sys.argv[1]))])
-
-
 if __name__ == "__main__":
-    main()
+    serve(app, Settings(), [socket.socket(fileno=int(sys.argv[1]))])

@@ -1,0 +1,115 @@
+"""The context snapshots in Redis against ones made from the log. One that is not there is no fault: it is made when needed."""
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
+
+import msgspec
+from redis.asyncio import Redis
+
+from infrastructure.event_log.reader import EventReader
+from projections.context_snapshots import (
+    ITEM_PREFIX,
+    KEY_PREFIX,
+    MOST_BYTES,
+    MOST_ITEMS,
+    READ,
+    Snapshot,
+    as_fields,
+    from_fields,
+    key,
+)
+from projections.read_models import CONTEXT
+from projections.snapshot_making import snapshot_of
+from scripts.verification.differences import Difference, fields_that_differ
+from scripts.verification.streams import Stream
+
+
+class Snapshots:
+    """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
+
+    def __init__(self, redis: Redis, reader: EventReader) -> None:
+        self._redis = redis
+        self._reader = reader
+        self._seen: set[str] = set()
+        self.compared = 0
+        self.absent = 0
+
+    async def compare(self, streams: Sequence[Stream], position: int) -> AsyncIterator[Difference]:
+        """What differs in these conversations; `position` is where the view stood before Redis is asked."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for stream in streams:
+            pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
+        for stream, packed in zip(streams, await pipeline.execute(), strict=True):
+            fields = as_fields(packed)
+            self._seen.add(key(stream.tenant, stream.conversation_id))
+            if not fields:
+                self.absent += 1
+                continue
+            self.compared += 1
+            for difference in await self._differences(stream, fields, position):
+                yield difference
+
+    async def strays(self) -> AsyncIterator[Difference]:
+        """Snapshots of conversations that the log does not have."""
+        async for name in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=1_000):
+            text = name.decode("utf-8", "replace")
+            if text in self._seen:
+                continue
+            tenant, _, conversation_id = text.removeprefix(KEY_PREFIX).rpartition(":")
+            head = await self._reader.head(conversation_id) if conversation_id.startswith("conv_") else None
+            if head is None or head.tenant != tenant:
+                yield Difference(CONTEXT, "extra", conversation_id, text, note="the log does not have the conversation")
+
+    async def _differences(self, stream: Stream, fields: dict[str, str], position: int) -> list[Difference]:
+        name = key(stream.tenant, stream.conversation_id)
+        try:
+            held = from_fields(fields)
+        except (KeyError, ValueError, msgspec.MsgspecError) as error:
+            return [Difference(CONTEXT, "unreadable", stream.conversation_id, name, note=type(error).__name__)]
+        events = stream.events
+        if not events or held.version > events[-1].version:
+            # It is newer than what was read of the log.
+            events = await self._reader.conversation(stream.conversation_id, until=held.version)
+        if not events or held.version > events[-1].version:
+            note = "the log does not have this version"
+            return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, note=note)]
+        due = stream.until(position)
+        if due and held.version < due[-1].version:
+            note = f"version {due[-1].version} was projected"
+            return [Difference(CONTEXT, "stale", stream.conversation_id, name, held.version, note=note)]
+        expected = await snapshot_of(events[: held.version])
+        unlike = fields_that_differ(dict(_comparable(expected, held.first)), dict(_comparable(held, held.first)))
+        unlike |= _beyond_bounds(events[: held.version], expected, held) | _miscounted(fields)
+        if not unlike:
+            return []
+        return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, fields=unlike)]
+
+
+def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
+    """What two snapshots of one version have in common from the depth `first` on."""
+    for name in ("version", "deleted", "instructions", "policy", "branch", "head", "depth"):
+        yield name, getattr(snapshot, name)
+    kept = [(depth, entry) for depth, entry in snapshot.items if depth >= first]
+    yield "places", [(depth, entry.id, entry.parent, entry.tokens) for depth, entry in kept]
+    yield "items", [bytes(entry.item).decode() for _, entry in kept]
+
+
+def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) -> dict[str, tuple[str, str]]:
+    """A snapshot may reach back less far than one made now, but only where it once was full."""
+    if held.deleted or held.first <= expected.first:
+        return {}
+    items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
+    # What an entry has beside its item: ids, a number and names.
+    if len(items) > MOST_ITEMS or sum(len(item) + 160 for item in items) > MOST_BYTES:
+        return {}
+    return {"first": (str(expected.first), str(held.first))}
+
+
+def _miscounted(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Where the count or the bytes that a snapshot keeps are not those of its items."""
+    if "deleted" in fields:
+        return {}
+    sizes = [len(value.encode()) for name, value in fields.items() if name.startswith(ITEM_PREFIX)]
+    counted = {"count": str(len(sizes)), "bytes": str(sum(sizes))}
+    kept = {name: fields.get(name, "nothing") for name in counted}
+    return {name: (counted[name], kept[name]) for name in counted if counted[name] != kept[name]}

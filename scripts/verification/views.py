@@ -1,0 +1,107 @@
+"""The views in MongoDB against a fold of the log, both at one position: MongoDB is read as it was at one moment."""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from msgspec import Struct
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from infrastructure.event_log.reader import EventReader
+from infrastructure.ids import CONVERSATION, is_id
+from infrastructure.mongodb import Database
+from projections.fold import Fold
+from projections.read_models import POSITIONS, VIEWS, Document, View, key, writes
+from scripts.verification.differences import Difference, documents_that_differ
+from scripts.verification.streams import Stream
+
+
+class Moment(Struct, frozen=True):
+    """MongoDB as it was at one moment, and where its views stood."""
+
+    session: AsyncClientSession
+    positions: dict[str, int]
+
+
+@asynccontextmanager
+async def moment(database: Database) -> AsyncIterator[Moment]:
+    """Every read in the session sees the same moment."""
+    async with database.client.start_session(snapshot=True) as session:
+        places = database[POSITIONS].find(session=session)
+        yield Moment(session, {place["_id"]: place["position"] async for place in places})
+
+
+class Views:
+    """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: set[tuple[str, str]] = set()
+        self.documents: dict[str, int] = dict.fromkeys(VIEWS, 0)
+
+    async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
+        """What differs in these conversations."""
+        self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
+        try:
+            folded = _folded(streams, at.positions)
+        except ValueError as error:
+            yield Difference("log", "different", note=f"no views can be made of it: {error}")
+            return
+        for view, expected in folded.items():
+            found = {document["_id"]: document async for document in self._found(view, streams, at)}
+            self.documents[view] += len(found)
+            for difference in documents_that_differ(view, expected, found):
+                yield difference
+
+    async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
+        """Documents of conversations that the log does not have."""
+        for view in VIEWS:
+            async for tenant, conversation_id, count in self._conversations(view, at):
+                if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):
+                    continue
+                note = f"{count} documents of a conversation that the log of tenant {tenant} does not have"
+                yield Difference(view, "extra", str(conversation_id), note=note)
+
+    async def _found(self, view: View, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Document]:
+        by_tenant: defaultdict[str, list[str]] = defaultdict(list)
+        for stream in streams:
+            by_tenant[stream.tenant].append(stream.conversation_id)
+        for tenant, idents in by_tenant.items():
+            if view == "conversations":
+                which: dict[str, Any] = {"_id": {"$in": [key(tenant, ident) for ident in idents]}}
+            else:
+                which = {"tenant": tenant, "conversation_id": {"$in": idents}}
+            async for document in self._database[view].find(which, session=at.session, batch_size=2_000):
+                yield document
+
+    async def _conversations(self, view: View, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
+        """(tenant, conversation id, documents) of all that a view has."""
+        if view == "conversations":
+            async for document in self._database[view].find({}, {"_id": 1}, session=at.session):
+                tenant, _, ident = str(document["_id"]).rpartition(":")
+                yield tenant, ident, 1
+            return
+        group = {"_id": {"tenant": "$tenant", "conversation_id": "$conversation_id"}, "count": {"$sum": 1}}
+        stages: list[dict[str, Any]] = [{"$sort": {"tenant": 1, "conversation_id": 1}}, {"$group": group}]
+        async for found in await self._database[view].aggregate(stages, session=at.session):
+            yield found["_id"].get("tenant"), found["_id"].get("conversation_id"), found["count"]
+
+
+def _folded(streams: Sequence[Stream], positions: Mapping[str, int]) -> Mapping[View, dict[str, Document]]:
+    """What each view has of these conversations at its position. Raises ValueError where an event does not fit."""
+    folded = Fold()
+    for stream in streams:
+        for recorded in stream.events:
+            for write in writes(recorded):
+                if recorded.position <= positions.get(write.view, 0):
+                    folded.write(write)
+    return folded.documents
+
+
+async def _is_known(reader: EventReader, tenant: Any, conversation_id: Any) -> bool:
+    """Whether the log has this conversation after all: it may have begun while we looked."""
+    if not isinstance(conversation_id, str) or not is_id(conversation_id, CONVERSATION):
+        return False
+    head = await reader.head(conversation_id)
+    return head is not None and head.tenant == tenant

@@ -1,0 +1,132 @@
+"""Holds everything against the event log: its own hash chains, every view, every context snapshot. Says what differs.
+
+    python -m scripts.verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
+
+It waits first until the views show the log's end as it was when this began, and may run while everything else does: each
+portion is compared at one position. Ends with 0 when all is as the log says, 1 when something differs, 2 when it was asked
+wrongly, 3 when a store is away.
+"""
+
+import asyncio
+import time
+from typing import Annotated
+
+import msgspec
+import typer
+from msgspec import Struct
+
+from infrastructure.ids import CONVERSATION, is_id
+from infrastructure.logging import configure_logging
+from projections.positions import Positions
+from projections.read_models import ALL_VIEWS, CONTEXT
+from scripts.progress import Report, progress
+from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
+from scripts.verification.differences import Difference
+from scripts.verification.snapshots import Snapshots
+from scripts.verification.streams import Streams
+from scripts.verification.views import Views, moment
+
+_LOOK_SECONDS = 0.1
+_MOST_TOLD = 1_000
+
+
+class Verified(Struct, kw_only=True):
+    """What was compared, and what differs: the first thousand of `different`. `position` is the log's end at the start."""
+
+    ok: bool = True
+    position: int = 0
+    events: int = 0
+    conversations: int = 0
+    documents: dict[str, int] = {}
+    snapshots: int = 0
+    snapshots_absent: int = 0
+    different: int = 0
+    differences: list[Difference] = []
+    seconds: float = 0.0
+
+    def differs(self, difference: Difference) -> None:
+        self.ok = False
+        self.different += 1
+        if len(self.differences) < _MOST_TOLD:
+            self.differences.append(difference)
+
+
+async def verify(stores: Stores, report: Report, *, only: str | None = None, wait: float = 30.0) -> Verified:
+    """Compares all there is, or one conversation."""
+    verified = Verified(position=await stores.reader.last_position())
+    for difference in await _behind(stores, verified.position, wait):
+        verified.differs(difference)
+    streams = Streams(stores.pool, only)
+    views, snapshots = Views(stores.database), Snapshots(stores.redis, stores.reader)
+    while True:
+        async with moment(stores.database) as at:
+            if not (portion := await streams.next()):
+                break
+            for stream in portion:
+                verified.events += stream.rows
+                for difference in stream.differences:
+                    verified.differs(difference)
+            async for difference in views.compare(portion, at):
+                verified.differs(difference)
+            async for difference in snapshots.compare(portion, at.positions.get(CONTEXT, 0)):
+                verified.differs(difference)
+        verified.conversations += len(portion)
+        report(min(verified.events, verified.position), verified.position)
+    if only is None:
+        async with moment(stores.database) as at:
+            async for difference in views.strays(at, stores.reader):
+                verified.differs(difference)
+        async for difference in snapshots.strays():
+            verified.differs(difference)
+    verified.documents = views.documents
+    verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent
+    return verified
+
+
+async def _behind(stores: Stores, position: int, wait: float) -> list[Difference]:
+    """The views that do not show `position` after so many seconds."""
+    positions = Positions(stores.database)
+    give_up = time.monotonic() + wait
+    while True:
+        places = await positions.load(ALL_VIEWS)
+        shown = {view: places[view].position if view in places else 0 for view in ALL_VIEWS}
+        late = {view: at for view, at in shown.items() if at < position}
+        if not late or time.monotonic() >= give_up:
+            return [Difference(view, "behind", note=f"at {at} of {position}") for view, at in late.items()]
+        await asyncio.sleep(_LOOK_SECONDS)
+
+
+def main(
+    conversation: Annotated[str | None, typer.Option(help="Only this one.")] = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds the views are given to show the log's end.")] = 30.0,
+    data: Data = DATA,
+    as_json: Json = False,
+) -> None:
+    """Holds everything against the event log: its own hash chains, every view, every context snapshot."""
+    configure_logging("verify", "ERROR", "console")
+    if conversation is not None and not is_id(conversation, CONVERSATION):
+        typer.echo(f"{conversation!r} is no conversation's id.", err=True)
+        raise typer.Exit(MISUSED)
+    started = time.monotonic()
+    with progress("verifying, events", quiet=as_json) as report:
+        verified = on_stores(data, lambda stores: verify(stores, report, only=conversation, wait=wait))
+    verified.seconds = round(time.monotonic() - started, 2)
+    typer.echo(msgspec.json.encode(verified).decode() if as_json else _as_text(verified))
+    raise typer.Exit(0 if verified.ok else 1)
+
+
+def _as_text(verified: Verified) -> str:
+    documents = ", ".join(f"{count:,} {view}" for view, count in verified.documents.items())
+    lines = [str(difference) for difference in verified.differences]
+    if verified.different > len(lines):
+        lines.append(f"… and {verified.different - len(lines):,} more")
+    lines += [
+        f"{verified.events:,} events of {verified.conversations:,} conversations, up to position {verified.position:,}",
+        f"{documents}; {verified.snapshots:,} snapshots ({verified.snapshots_absent:,} absent)",
+        f"{'All as the log says' if verified.ok else f'{verified.different:,} differences'}, in {verified.seconds} s",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
