@@ -94,11 +94,19 @@ def field(branch: int, depth: int) -> str:
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
-    """The snapshot there is, of whatever version; None when there is none. Raises redis.exceptions.RedisError."""
+    """The snapshot there is, of whatever version; None when there is none that can be read. Raises redis.exceptions.RedisError."""
     asked: Any = redis.eval(READ, 1, key(tenant, conversation_id))
-    held = as_fields(await asked)
-    return from_fields(held) if held else None
+    packed: bytes = await asked
+    try:
+        held = as_fields(packed)
+        return from_fields(held) if held else None
+    except UNREADABLE:
+        log.warning("snapshot_unreadable", conversation_id=conversation_id)
+        return None
 
+
+UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
+"""What reading a hash raises that is no snapshot of ours."""
 
 READ = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
 """Gives a hash in one piece: the client would take ten milliseconds over the thousand pieces of a large one."""

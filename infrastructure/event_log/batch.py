@@ -47,11 +47,15 @@ class Outcome(Struct):
 
 
 class Plan(Struct):
-    """A decided batch: an outcome for each command, and the rows to insert for all of them."""
+    """A decided batch: an outcome for each command, and the rows to insert for all of them.
+
+    `races` counts the commands whose stream another process had appended to since this one looked last.
+    """
 
     outcomes: list[Outcome]
     rows: list[Row]
     ends: dict[UUID, Stream]
+    races: int = 0
 
     def settle(self, positions: Sequence[int], streams: "Streams") -> list[Appended | BaseException]:
         """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
@@ -109,14 +113,17 @@ class Deciding:
             stream_id = uuid_of(work.conversation_id)
             held = self._streams.get(stream_id)
             versions[stream_id] = held.state.version if held else 0
-        self._streams.catch_up(self._recorder.select_since(curs, versions))
+        newer = self._recorder.select_since(curs, versions)
+        self._streams.catch_up(newer)
+        moved = {stream_id for stream_id, *_ in newer}
         if touched := [(uuid_of(work.conversation_id), item) for work in batch for item in work.command.touches]:
             for stream_id, item_id, topic, state in self._recorder.select_items(curs, touched):
                 self._know(stream_id, item_id, decode(topic, state))
         if keys := [(work.principal.tenant, work.idempotency.key) for work in batch if work.idempotency]:
             self._read_first_answers(curs, keys)
         outcomes = [self._outcome(work) for work in batch]
-        return Plan(outcomes, self._rows, self._ends)
+        races = sum(uuid_of(work.conversation_id) in moved for work in batch) if moved else 0
+        return Plan(outcomes, self._rows, self._ends, races)
 
     def _outcome(self, work: Work) -> Outcome:
         try:

@@ -176,6 +176,7 @@ class Writer:
         self._metrics.append_batch_events.observe(len(plan.rows))
         for row in plan.rows:
             self._metrics.events_appended.labels(type=row.topic).inc()
+        self._metrics.append_conflicts.labels(reason="race").inc(plan.races)
         for outcome in plan.outcomes:
             if isinstance(outcome.error, VersionMismatch):
                 self._metrics.append_conflicts.labels(reason="if_match").inc()

@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import msgspec
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from infrastructure.event_log.reader import EventReader
 from projections.context_snapshots import (
@@ -23,6 +23,8 @@ from projections.snapshot_making import snapshot_of
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
 
+_EMPTY = b"\x90"
+
 
 class Snapshots:
     """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
@@ -39,14 +41,13 @@ class Snapshots:
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
-        for stream, packed in zip(streams, await pipeline.execute(), strict=True):
-            fields = as_fields(packed)
+        for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
             self._seen.add(key(stream.tenant, stream.conversation_id))
-            if not fields:
+            if packed == _EMPTY:
                 self.absent += 1
                 continue
             self.compared += 1
-            for difference in await self._differences(stream, fields, position):
+            for difference in await self._differences(stream, packed, position):
                 yield difference
 
     async def strays(self) -> AsyncIterator[Difference]:
@@ -60,11 +61,14 @@ class Snapshots:
             if head is None or head.tenant != tenant:
                 yield Difference(CONTEXT, "extra", conversation_id, text, note="the log does not have the conversation")
 
-    async def _differences(self, stream: Stream, fields: dict[str, str], position: int) -> list[Difference]:
+    async def _differences(self, stream: Stream, packed: bytes | RedisError, position: int) -> list[Difference]:
         name = key(stream.tenant, stream.conversation_id)
         try:
+            if isinstance(packed, RedisError):
+                raise packed
+            fields = as_fields(packed)
             held = from_fields(fields)
-        except (KeyError, ValueError, msgspec.MsgspecError) as error:
+        except (ResponseError, *UNREADABLE) as error:
             return [Difference(CONTEXT, "unreadable", stream.conversation_id, name, note=type(error).__name__)]
         events = stream.events
         if not events or held.version > events[-1].version:

@@ -88,7 +88,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_the_api_and_the_load_are_k
         return notes.read_text().count("\n") if notes.exists() else 0
 
     def load_until(count: int) -> Load:
-        load = Load(running, "chitchat", "--limit", "400", "--connections", "8")
+        load = Load(running, "chitchat", "--limit", "200", "--connections", "8")
         wait_until(lambda: finished() >= count or load.process.poll() is not None, 60, "the load to get going")
         return load
 
@@ -98,7 +98,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_the_api_and_the_load_are_k
     load.process.kill()
     load.ended()
     before = finished()
-    assert before < 400
+    assert before < 200
 
     load = load_until(before + 20)
     load.process.send_signal(signal.SIGTERM)
@@ -111,9 +111,9 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_the_api_and_the_load_are_k
 
     assert status == 0, err
     assert result["agree"] is True
-    assert result["held"]["log"]["conversations"] == 400
+    assert result["held"]["log"]["conversations"] == 200
     assert result["loaded"]["retries"] > 0
-    events = 400 + result["held"]["log"]["messages"]
+    events = 200 + result["held"]["log"]["messages"]
     assert Log(running.env["POSTGRES_URL"]).count() == events
 
 

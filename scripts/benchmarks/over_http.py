@@ -1,0 +1,99 @@
+"""Appends over HTTP beside the floor: how many a second at 1 and 32 connections, and how long they take at half of that."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from signal import SIGCONT, SIGSTOP
+
+import msgspec
+
+from scripts.benchmarks.client import Job, Score
+from scripts.benchmarks.figures import Board
+from scripts.benchmarks.site import child_environment
+from scripts.keepalive import Connection
+
+CONVERSATIONS = 1_000
+MANY = 32
+TEXT = "A message of eighty characters, which is about what people write to one another."
+BODY = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": TEXT}]}).decode()
+
+
+async def begin_conversations(base_url: str) -> list[str]:
+    """Starts CONVERSATIONS empty conversations and returns their ids."""
+
+    async def some(count: int) -> list[str]:
+        connection = await Connection.open(base_url)
+        answers = [await connection.request("POST", "/v1/conversations", b"{}") for _ in range(count)]
+        connection.close()
+        return [answer.json()["id"] for answer in answers]
+
+    return [ident for part in await asyncio.gather(*(some(CONVERSATIONS // 20) for _ in range(20))) for ident in part]
+
+
+async def delete_conversations(base_url: str, idents: list[str]) -> None:
+    """Deletes them again: their events stay, as events do."""
+
+    async def some(part: list[str]) -> None:
+        connection = await Connection.open(base_url)
+        for ident in part:
+            await connection.request("DELETE", f"/v1/conversations/{ident}")
+        connection.close()
+
+    await asyncio.gather(*(some(idents[number::20]) for number in range(20)))
+
+
+class OverHttp:
+    """One store and one floor. `run` adds one run of everything to the board."""
+
+    def __init__(self, base_url: str, noop_url: str, idents: list[str], data: Path, seconds: float) -> None:
+        self._base_url = base_url
+        self._noop_url = noop_url
+        self._paths = [f"/v1/conversations/{ident}/items" for ident in idents]
+        self._data = data
+        self._seconds = seconds
+
+    def run(self, board: Board) -> None:
+        """Floor and store by turns, so that both see the same machine."""
+        for connections in (1, MANY):
+            floor, name = f"no-op, {_connections(connections)}", f"HTTP append, {_connections(connections)}"
+            self._score(board, floor, self._noop_url, connections)
+            appends = self._score(board, name, self._base_url, connections, floor=floor)
+        with self._projector_paused():
+            self._score(board, f"{name}, projector paused", self._base_url, MANY, floor=floor)
+        half = appends.per_second / 2
+        self._score(board, f"{name}, half load", self._base_url, MANY, rate=half)
+
+    def _score(
+        self, board: Board, name: str, url: str, connections: int, *, floor: str | None = None, rate: float = 0.0
+    ) -> Score:
+        job = Job(base_url=url, paths=self._paths, body=BODY, connections=connections, seconds=self._seconds, rate=rate)
+        done = subprocess.run(  # noqa: S603 - our own module
+            (sys.executable, "-P", "-m", "scripts.benchmarks.client"),
+            input=msgspec.json.encode(job),
+            stdout=subprocess.PIPE,
+            check=True,
+            env=child_environment(),
+        )
+        score = msgspec.json.decode(done.stdout, type=Score)
+        board.add(name, score.per_second, floor=floor, p50_ms=score.p50_ms, p99_ms=score.p99_ms)
+        return score
+
+    @contextmanager
+    def _projector_paused(self) -> Iterator[None]:
+        """What appends cost without the projector, which shares this machine's cores and disk."""
+        pids = [int(file.read_text()) for file in (self._data / "run").glob("projector*.pid")]
+        for pid in pids:
+            os.kill(pid, SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, SIGCONT)
+
+
+def _connections(count: int) -> str:
+    return "1 connection" if count == 1 else f"{count} connections"

@@ -1,0 +1,226 @@
+"""`scripts/verify` says that all is well when it is, and finds whatever was changed behind the log's back."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from infrastructure.ids import mint, uuid_of
+from projections.context_snapshots import key
+from projections.read_models import CONTEXT
+from scripts.stores import Stores
+from scripts.verification.differences import Difference
+from scripts.verify import Verified, verify
+from tests.projections.history import write_everything
+from tests.projections.world import World
+from tests.queries.store import Writer
+
+Planting = Callable[[World, dict[str, str]], Awaitable[None]]
+
+
+async def _verify(world: World, only: str | None = None, wait: float = 0.0) -> Verified:
+    stores = Stores(world.settings, world.pool, world.reader, world.database, world.redis)
+    return await verify(stores, lambda _done, _total: None, only=only, wait=wait)
+
+
+async def _set(world: World, sql: str, *parameters: Any) -> None:
+    async with await psycopg.AsyncConnection.connect(world.settings.postgres_url) as connection:
+        await connection.execute(sql.encode(), parameters)
+
+
+async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, world: World) -> None:
+    for _ in range(3):
+        await write_everything(write)
+    await world.catch_up()
+    verified = await _verify(world)
+    assert verified.differences == []
+    assert verified.ok
+    assert (verified.events, verified.conversations) == (await world.reader.last_position(), 21)
+    assert (verified.snapshots, verified.snapshots_absent) == (21, 0)
+    assert verified.documents == {view: len(documents) for view, documents in (await world.held()).items()}
+
+
+async def test_given_no_snapshots_at_all_then_nothing_differs(write: Writer, world: World) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await world.redis.flushdb()
+    verified = await _verify(world)
+    assert verified.ok
+    assert (verified.snapshots, verified.snapshots_absent) == (0, 7)
+
+
+async def test_given_events_that_are_appended_meanwhile_then_nothing_differs(write: Writer, live: World) -> None:
+    await write_everything(write)
+    for _ in range(5):
+        await write_everything(write)
+        verified = await _verify(live, wait=20.0)
+        assert verified.differences == []
+
+
+async def test_given_views_that_do_not_keep_up_then_it_says_so(write: Writer, world: World) -> None:
+    await write.start("one")
+    await world.catch_up()
+    await write.start("two")
+    verified = await _verify(world)
+    assert {(it.where, it.what, it.note) for it in verified.differences} == {
+        (view, "behind", "at 2 of 4") for view in ("conversations", "items", "responses", CONTEXT)
+    }
+
+
+async def _change_title(world: World, ids: dict[str, str]) -> None:
+    await world.database["conversations"].update_one({"id": ids["plain"]}, {"$set": {"title": "else"}})
+
+
+async def _lose_item(world: World, ids: dict[str, str]) -> None:
+    await world.database["items"].delete_one({"conversation_id": ids["retracted"], "depth": 2})
+
+
+async def _add_item(world: World, ids: dict[str, str]) -> None:
+    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert found is not None
+    await world.database["items"].insert_one({**found, "_id": "default:msg_planted"})
+
+
+async def _keep_deleted_item(world: World, ids: dict[str, str]) -> None:
+    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert found is not None
+    await world.database["items"].insert_one({**found, "_id": "x:1", "conversation_id": ids["deleted"]})
+
+
+async def _add_stray_item(world: World, ids: dict[str, str]) -> None:
+    await world.database["items"].insert_one({"_id": "y:1", "tenant": "default", "conversation_id": mint("conv")})
+
+
+async def _change_usage(world: World, ids: dict[str, str]) -> None:
+    await world.database["responses"].update_one(
+        {"conversation_id": ids["answered"], "status": "completed"}, {"$inc": {"usage.input_tokens": 1}}
+    )
+
+
+async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(key("default", ids["plain"]), "instructions", "Be long.")
+
+
+async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hdel(key("default", ids["plain"]), "i:0:1")
+
+
+async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(key("default", ids["plain"]), "version", 2)
+
+
+async def _break_snapshot(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(key("default", ids["plain"]), "i:0:1", "{")
+
+
+async def _replace_snapshot(world: World, ids: dict[str, str]) -> None:
+    await world.redis.set(key("default", ids["plain"]), "x")
+
+
+async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(key("default", mint("conv")), "version", 2)
+
+
+@pytest.mark.parametrize(
+    ("planting", "where", "what"),
+    [
+        (_change_title, "conversations", "different"),
+        (_lose_item, "items", "missing"),
+        (_add_item, "items", "extra"),
+        (_keep_deleted_item, "items", "extra"),
+        (_add_stray_item, "items", "extra"),
+        (_change_usage, "responses", "different"),
+        (_change_snapshot, CONTEXT, "different"),
+        (_lose_snapshot_item, CONTEXT, "different"),
+        (_age_snapshot, CONTEXT, "stale"),
+        (_break_snapshot, CONTEXT, "unreadable"),
+        (_replace_snapshot, CONTEXT, "unreadable"),
+        (_add_stray_snapshot, CONTEXT, "extra"),
+    ],
+)
+async def test_given_something_was_changed_in_a_view_then_exactly_that_is_found(
+    planting: Planting, where: str, what: str, write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await planting(world, ids)
+    verified = await _verify(world)
+    assert [(it.where, it.what) for it in verified.differences] == [(where, what)]
+    assert not verified.ok
+
+
+@pytest.mark.parametrize(
+    ("sql", "what"),
+    [
+        (
+            "UPDATE events SET state = state || 'x' WHERE originator_id = %s AND originator_version = 3",
+            {"chain", "unreadable"},
+        ),
+        ("UPDATE events SET subject = 'else' WHERE originator_id = %s AND originator_version = 2", {"chain"}),
+        ("UPDATE events SET chain_hash = '\\x00' WHERE originator_id = %s AND originator_version = 1", {"chain"}),
+        (
+            "UPDATE events SET recorded_at = 'epoch' WHERE originator_id = %s AND originator_version = 3",
+            {"chain", "time"},
+        ),
+        ("DELETE FROM events WHERE originator_id = %s AND originator_version = 2", {"chain", "version"}),
+    ],
+)
+async def test_given_the_log_was_changed_then_the_chain_tells(
+    sql: str, what: set[str], write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await _set(world, sql, uuid_of(ids["plain"]))
+    found = [difference for difference in (await _verify(world)).differences if difference.where == "log"]
+    assert {difference.what for difference in found} == what
+    assert {difference.conversation_id for difference in found} == {ids["plain"]}
+
+
+async def test_given_one_conversation_is_asked_for_then_only_that_one_is_compared(write: Writer, world: World) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await _change_title(world, ids)
+    assert (await _verify(world, ids["retracted"])).ok
+    verified = await _verify(world, ids["plain"])
+    assert (verified.conversations, verified.different) == (1, 1)
+
+
+async def test_given_a_difference_in_what_someone_wrote_then_it_is_told_without_it(write: Writer, world: World) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await _change_title(world, ids)
+    (difference,) = (await _verify(world)).differences
+    assert difference.fields == {"title": ("None", "sha256:6ff3cd5d7c9c (4 bytes)")}
+    assert "else" not in str(difference)
+
+
+async def test_given_the_command_line_then_its_status_and_its_json_tell(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    status, told = _run(world, tmp_path)
+    assert (status, told["ok"], told["differences"]) == (0, True, [])
+    await _lose_item(world, ids)
+    status, told = _run(world, tmp_path)
+    assert (status, told["ok"]) == (1, False)
+    assert [(it["where"], it["what"], it["conversation_id"]) for it in told["differences"]] == [
+        ("items", "missing", ids["retracted"])
+    ]
+
+
+def _run(world: World, data: Path) -> tuple[int, Any]:
+    urls = {name: getattr(world.settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
+    command = [sys.executable, "-m", "scripts.verify", "--data", str(data), "--json"]
+    done = subprocess.run(command, env={**os.environ, **urls}, capture_output=True, text=True, check=False)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_given_values_of_any_kind_then_a_difference_can_be_told() -> None:
+    assert str(Difference("items", "missing", "conv_1", "t:m", note="why")) == "items  missing  t:m  why"

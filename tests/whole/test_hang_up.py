@@ -1,0 +1,78 @@
+"""A client that goes away in the middle of a stream, and an api process that is told to stop: the end is on record."""
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from openai import OpenAI
+
+from domain.events import ReplyFailed
+from tests.log import Log
+from tests.provider import Exchange, Provider
+from tests.provider import provider as running_provider
+from tests.servers import wait_until
+from tests.system import System
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("hang-up") / "data", environment={"OPENAI_BASE_URL": provider.url})
+    yield system.start()
+    system.stop()
+
+
+def endless(exchange: Exchange) -> None:
+    """Speaks until nobody listens."""
+    exchange.begin_stream()
+    pause = threading.Event()
+    for n in range(10_000):
+        exchange.piece(f"{n} ")
+        pause.wait(0.01)
+
+
+def failed(running: System, conversation_id: str) -> ReplyFailed | None:
+    last = Log(running.env["POSTGRES_URL"]).events(conversation_id)[-1]
+    return last if isinstance(last, ReplyFailed) else None
+
+
+def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
+    running: System, client: OpenAI, provider: Provider
+) -> None:
+    working, provider.script = provider.script, endless
+    conversation = client.conversations.create()
+    stream = client.responses.create(input="go", conversation=conversation.id, stream=True)
+    for event in stream:
+        if event.type == "response.output_text.delta" and event.delta == "5 ":
+            break
+    stream.close()
+    assert provider.hung_up.wait(10)
+    wait_until(lambda: failed(running, conversation.id), 10, "the reply's end on record")
+    end = failed(running, conversation.id)
+    assert end is not None
+    assert end.code == "client_closed"
+    assert end.partial_output.startswith("0 1 2 3 4 5 ")
+    provider.script = working
+    reply = client.responses.create(input="again", conversation=conversation.id)
+    assert reply.output_text == "Hello, world!"
+
+
+def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_record(
+    running: System, client: OpenAI, provider: Provider
+) -> None:
+    working, provider.script = provider.script, endless
+    conversation = client.conversations.create()
+    stream = client.responses.create(input="go", conversation=conversation.id, stream=True)
+    assert next(iter(stream)).type == "response.created"
+    old = running.kill("api", signal.SIGTERM)
+    running.wait_restarted("api", old)
+    stream.close()
+    provider.script = working
+    running.wait_ready()
+    wait_until(lambda: failed(running, conversation.id), 20, "the reply's end on record")
+    assert client.responses.create(input="again", conversation=conversation.id).output_text == "Hello, world!"
