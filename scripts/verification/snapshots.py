@@ -43,7 +43,7 @@ class Snapshots:
             pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
         for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
             self._seen.add(key(stream.tenant, stream.conversation_id))
-            if packed == _EMPTY:
+            if packed == _EMPTY or not stream.readable:
                 self.absent += 1
                 continue
             self.compared += 1

@@ -57,19 +57,19 @@ class Stream:
         self.rows = 0
         self.differences: list[Difference] = []
         self._previous: Row | None = None
-        self._readable = True
+        self.readable = True
 
     def take(self, row: Row) -> None:
         """The next row."""
         self._check(row)
         self.rows += 1
         self._previous = row
-        if not self._readable:
+        if not self.readable:
             return
         try:
             event = decode(row.topic, row.state)
         except UnreadableEvent as error:
-            self._readable = False
+            self.readable = False
             self._differs("unreadable", row, str(error))
             return
         recorded = Recorded(

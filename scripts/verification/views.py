@@ -43,15 +43,24 @@ class Views:
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """What differs in these conversations."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
-        try:
-            folded = _folded(streams, at.positions)
-        except ValueError as error:
-            yield Difference("log", "different", note=f"no views can be made of it: {error}")
-            return
-        for view, expected in folded.items():
-            found = {document["_id"]: document async for document in self._found(view, streams, at)}
+        streams = [stream for stream in streams if stream.readable]
+        sound: list[Stream] = []
+        expected: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
+        for stream in streams:
+            try:
+                folded = _folded(stream, at.positions)
+            except ValueError as error:
+                yield Difference(
+                    "log", "unreadable", stream.conversation_id, note=f"no view can be made of it: {error}"
+                )
+                continue
+            sound.append(stream)
+            for view, documents in folded.items():
+                expected[view] |= documents
+        for view in VIEWS:
+            found = {document["_id"]: document async for document in self._found(view, sound, at)}
             self.documents[view] += len(found)
-            for difference in documents_that_differ(view, expected, found):
+            for difference in documents_that_differ(view, expected[view], found):
                 yield difference
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
@@ -88,14 +97,13 @@ class Views:
             yield found["_id"].get("tenant"), found["_id"].get("conversation_id"), found["count"]
 
 
-def _folded(streams: Sequence[Stream], positions: Mapping[str, int]) -> Mapping[View, dict[str, Document]]:
-    """What each view has of these conversations at its position. Raises ValueError where an event does not fit."""
+def _folded(stream: Stream, positions: Mapping[str, int]) -> Mapping[View, dict[str, Document]]:
+    """What each view has of a conversation at its position. Raises ValueError where an event does not fit."""
     folded = Fold()
-    for stream in streams:
-        for recorded in stream.events:
-            for write in writes(recorded):
-                if recorded.position <= positions.get(write.view, 0):
-                    folded.write(write)
+    for recorded in stream.events:
+        for write in writes(recorded):
+            if recorded.position <= positions.get(write.view, 0):
+                folded.write(write)
     return folded.documents
 
 

@@ -196,7 +196,7 @@ async def test_given_a_difference_in_what_someone_wrote_then_it_is_told_without_
     await world.catch_up()
     await _change_title(world, ids)
     (difference,) = (await _verify(world)).differences
-    assert difference.fields == {"title": ("None", "sha256:6ff3cd5d7c9c (4 bytes)")}
+    assert difference.fields == {"title": ("None", "sha256:7dd530c4d36d (4 bytes)")}
     assert "else" not in str(difference)
 
 

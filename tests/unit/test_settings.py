@@ -22,4 +22,4 @@ def test_a_trusted_network_has_to_be_named() -> None:
 
 
 def test_a_key_is_not_printed() -> None:
-    assert "hunter2" not in repr(Settings(openai_api_key="hunter2"))  # type: ignore[arg-type]  # as the environment has it
+    assert "hunter2" not in repr(Settings(openai_api_key="hunter2"))
