@@ -28,7 +28,7 @@ POLL_SECONDS = 0.5
 BEHIND_EVENTS = 400
 """What a view that lags may take in one turn, so that those that keep up wait no longer for theirs."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FIRST_FENCE, _LONGEST_FENCE = 0.01, 0.2
 _FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 _AWAY = (

@@ -1,6 +1,7 @@
 """The projector's process: `python -m projections.main`. Ends on SIGTERM or Ctrl-C, when the batch in hand is written."""
 
 import asyncio
+import gc
 import signal
 
 import psycopg
@@ -77,4 +78,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
+    # A batch makes tens of thousands of objects that all live as long as it does: looking through them 700 at a time, as
+    # is usual, took a fifth of the time.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     uvloop.run(_main())

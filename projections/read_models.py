@@ -29,7 +29,7 @@ from domain.events import (
     ReplyFailed,
     ReplyRequested,
 )
-from domain.items import as_output, from_stored, type_of
+from domain.items import as_output, from_stored, shaped, type_of
 from infrastructure.event_log.reader import Recorded
 from infrastructure.http.response_object import INCOMPLETE_REASONS
 
@@ -152,6 +152,7 @@ def _items(recorded: Recorded) -> Iterator[Write]:
     match event:
         case ItemAppended():
             ident = key(recorded.tenant, event.item_id)
+            item = from_stored(event.item)
             yield Insert(
                 "items",
                 ident,
@@ -164,8 +165,8 @@ def _items(recorded: Recorded) -> Iterator[Write]:
                     "depth": event.depth,
                     "version": recorded.version,
                     "retracted_version": None,
-                    "type": type_of(from_stored(event.item)),
-                    "item": as_output(event.item_id, event.item).decode(),
+                    "type": type_of(item),
+                    "item": msgspec.json.encode(shaped(event.item_id, item)).decode(),
                     "response_id": event.response_id,
                     "created_at": microseconds(recorded.recorded_at),
                 },

@@ -7,6 +7,7 @@ A ratio says more than a figure: one machine's figures swing from run to run, an
 """
 
 import asyncio
+import signal
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ import uvloop
 
 from scripts import running
 from scripts.benchmarks import in_process, site, visibility
+from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.over_http import OverHttp, begin_conversations, delete_conversations
 from scripts.progress import progress
@@ -67,6 +69,7 @@ def main(
 ) -> None:
     """Measures the store, each figure beside a floor of the same run."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the result
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
     try:
         with ExitStack() as stack:
             place = data or stack.enter_context(site.own_store())
@@ -75,7 +78,7 @@ def main(
         _stop(str(problem), MISUSED)
     except site.DidNotStart as problem:
         _stop(f"the store did not start:\n{problem}", AWAY)
-    except (OSError, subprocess.CalledProcessError, visibility.NotVisible) as problem:
+    except (OSError, subprocess.CalledProcessError, NotAnswered, visibility.NotVisible) as problem:
         _stop(f"{type(problem).__name__}: {problem}", AWAY)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _stop("interrupted", INTERRUPTED)

@@ -3,13 +3,13 @@
 What a batch needs of Postgres is read in a fixed number of round trips, however many commands it holds.
 """
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg import Cursor
 
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
@@ -19,19 +19,9 @@ from domain.events import Event, ReplyRequested
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.codec import decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder, Row
+from infrastructure.event_log.streams import Stream, Streams, fold
 from infrastructure.event_log.work import Appended, KeyReused, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
-
-_CACHED_STREAMS = 20_000
-
-
-class Stream(Struct, frozen=True):
-    """The end of one stream: what the next command is decided on and chained to."""
-
-    state: Conversation
-    position: int
-    recorded_at: datetime
-    chain_hash: bytes
 
 
 class Outcome(Struct):
@@ -57,41 +47,15 @@ class Plan(Struct):
     ends: dict[UUID, Stream]
     races: int = 0
 
-    def settle(self, positions: Sequence[int], streams: "Streams") -> list[Appended | BaseException]:
+    def settle(self, positions: Sequence[int], streams: Streams) -> list[Appended | BaseException]:
         """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
         last: dict[UUID, int] = {}
         for row, position in zip(self.rows, positions, strict=True):
             assert isinstance(row.originator_id, UUID)
             last[row.originator_id] = position
         for stream_id, end in self.ends.items():
-            streams.remember(stream_id, Stream(end.state, last[stream_id], end.recorded_at, end.chain_hash))
+            streams.remember(stream_id, replace(end, position=last[stream_id]))
         return [_told(outcome, positions) for outcome in self.outcomes]
-
-
-class Streams:
-    """The ends of the streams used last, in memory. Never trusted: each batch reads what was committed since."""
-
-    def __init__(self) -> None:
-        self._cached: OrderedDict[UUID, Stream] = OrderedDict()
-
-    def get(self, stream_id: UUID) -> Stream | None:
-        found = self._cached.get(stream_id)
-        if found is not None:
-            self._cached.move_to_end(stream_id)
-        return found
-
-    def remember(self, stream_id: UUID, stream: Stream) -> None:
-        self._cached[stream_id] = stream
-        self._cached.move_to_end(stream_id)
-        while len(self._cached) > _CACHED_STREAMS:
-            self._cached.popitem(last=False)
-
-    def catch_up(self, rows: Iterable[tuple[UUID, str, bytes, datetime, bytes, int]]) -> None:
-        """Folds rows of any streams, in order, onto what is held."""
-        for stream_id, topic, state, recorded_at, chained, position in rows:
-            held = self._cached.get(stream_id)
-            evolved = evolve(held.state if held else None, decode(topic, state))
-            self.remember(stream_id, Stream(evolved, position, recorded_at, chained))
 
 
 class Deciding:
@@ -101,6 +65,7 @@ class Deciding:
         self._recorder = recorder
         self._streams = streams
         self._now = now
+        self._held: dict[UUID, Stream] = {}
         self._rows: list[Row] = []
         self._ends: dict[UUID, Stream] = {}
         self._items: dict[tuple[UUID, str], KnownItem] = {}
@@ -108,14 +73,17 @@ class Deciding:
         self._in_batch: dict[tuple[str, str], Outcome] = {}
 
     def plan(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
-        versions: dict[UUID, int] = {}
-        for work in batch:
-            stream_id = uuid_of(work.conversation_id)
-            held = self._streams.get(stream_id)
-            versions[stream_id] = held.state.version if held else 0
+        # Held by this batch itself: memory may let go of some of them while it takes in others.
+        asked = {uuid_of(work.conversation_id) for work in batch}
+        self._held = {stream_id: held for stream_id in asked if (held := self._streams.get(stream_id)) is not None}
+        versions = {
+            stream_id: self._held[stream_id].state.version if stream_id in self._held else 0 for stream_id in asked
+        }
         newer = self._recorder.select_since(curs, versions)
-        self._streams.catch_up(newer)
+        fold(self._held, newer)
         moved = {stream_id for stream_id, *_ in newer}
+        for stream_id in moved:
+            self._streams.remember(stream_id, self._held[stream_id])
         if touched := [(uuid_of(work.conversation_id), item) for work in batch for item in work.command.touches]:
             for stream_id, item_id, topic, state in self._recorder.select_items(curs, touched):
                 self._know(stream_id, item_id, decode(topic, state))
@@ -150,7 +118,7 @@ class Deciding:
 
     def _decide(self, work: Work) -> Outcome:
         stream_id = uuid_of(work.conversation_id)
-        end = self._ends.get(stream_id) or self._streams.get(stream_id)
+        end = self._ends.get(stream_id) or self._held.get(stream_id)
         state = end.state if end else None
         if state is not None and state.tenant != work.principal.tenant:
             raise ConversationNotFound(work.conversation_id)
@@ -174,7 +142,8 @@ class Deciding:
             if event.row_id is not None:
                 self._know(stream_id, event.row_id, event)
         self._rows += rows
-        outcome.stream = self._ends[stream_id] = Stream(state, 0, recorded_at, chained)
+        snapshotted = end.snapshotted if end else 0
+        outcome.stream = self._ends[stream_id] = Stream(state, 0, recorded_at, chained, snapshotted)
         if work.idempotency is not None:
             self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
         return outcome

@@ -52,7 +52,7 @@ class Datastore(PostgresDatastore):
             password=str(given.pop("password", "")),
             connect_timeout=5.0,
             pool_size=1,
-            max_overflow=1,
+            max_overflow=2,
             originator_id_type="uuid",
         )
         limits = f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
@@ -150,6 +150,24 @@ class ConversationRecorder(PostgresApplicationRecorder):
             binary=True,
         )
         return curs.fetchall()
+
+    def select_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
+        """(stream, state) of the snapshots there are."""
+        curs.execute(
+            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%s)", (list(stream_ids),), binary=True
+        )
+        return curs.fetchall()
+
+    def keep_snapshots(self, snapshots: Sequence[tuple[UUID, int, bytes]]) -> None:
+        """Keeps each (stream, version, state), unless a newer one of its stream is there."""
+        with self.datastore.get_connection() as connection:
+            connection.execute(
+                "INSERT INTO snapshots AS kept (originator_id, originator_version, state)"
+                " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %b::bytea[])"
+                " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version,"
+                " state = excluded.state WHERE kept.originator_version < excluded.originator_version",
+                tuple(list(column) for column in zip(*snapshots, strict=True)),
+            )
 
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
         """Every row that names one of these items: (stream, item, topic, state), in order."""

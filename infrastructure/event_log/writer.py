@@ -14,11 +14,14 @@ from datetime import datetime
 import structlog
 from eventsourcing.persistence import IntegrityError, InterfaceError, InternalError, OperationalError
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
-from infrastructure.event_log.batch import Deciding, Plan, Streams, keep_side_rows
+from infrastructure.event_log.batch import Deciding, Plan, keep_side_rows
 from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.snapshotter import Snapshotter
+from infrastructure.event_log.streams import Streams, fold, from_snapshot
 from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable, VersionMismatch, Work
 from infrastructure.ids import uuid_of
 from infrastructure.metrics import Metrics
@@ -51,6 +54,7 @@ class Writer:
         self._clock = clock
         self._metrics = metrics
         self._streams = Streams()
+        self._snapshotter = Snapshotter(recorder)
         self._queue: deque[Waiting] = deque()
         self._queued_bytes = 0
         self._ready = threading.Condition()
@@ -58,6 +62,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="writer", daemon=True)
 
     def start(self) -> None:
+        self._snapshotter.start()
         self._thread.start()
 
     def close(self) -> None:
@@ -66,6 +71,7 @@ class Writer:
             self._closing = True
             self._ready.notify()
         self._thread.join()
+        self._snapshotter.close()
 
     def submit(self, work: Work) -> "asyncio.Future[Appended]":
         """A future of the running loop that is done when the command is durable or refused. Raises LogBusy."""
@@ -143,37 +149,50 @@ class Writer:
         self._load_cold(batch)
         with self._recorder.turn() as curs:
             if in_doubt and (positions := self._recorder.positions_of(curs, in_doubt[0].rows)) is not None:
-                return in_doubt[0].settle(positions, self._streams)
+                return self._settle(in_doubt[0], positions)
             in_doubt.clear()
             plan = Deciding(self._recorder, self._streams, self._clock()).plan(curs, batch)
             if not plan.rows:
-                return plan.settle([], self._streams)
+                return self._settle(plan, [])
             in_doubt.append(plan)
             positions = self._recorder.insert(curs, plan.rows)
             keep_side_rows(curs, plan, positions)
             curs.execute("COMMIT")
+        return self._settle(plan, positions)
+
+    def _settle(self, plan: Plan, positions: Sequence[int]) -> list[Appended | BaseException]:
+        """The results of a plan that is durable, or that had nothing to append."""
         self._count(plan)
-        return plan.settle(positions, self._streams)
+        results = plan.settle(positions, self._streams)
+        for stream_id in plan.ends:
+            end = self._streams.get(stream_id)
+            if end is not None and end.wants_snapshot and self._snapshotter.offer(stream_id, end):
+                self._streams.remember(stream_id, replace(end, snapshotted=end.state.version))
+        return results
 
     def _load_cold(self, batch: Sequence[Work]) -> None:
         """Reads streams this process does not hold, before the lock is taken: a long one must not hold up everyone."""
-        cold = {uuid_of(work.conversation_id) for work in batch if not isinstance(work.command, StartConversation)}
-        cold = {stream_id for stream_id in cold if self._streams.get(stream_id) is None}
+        asked = {uuid_of(work.conversation_id) for work in batch if not isinstance(work.command, StartConversation)}
+        cold = [stream_id for stream_id in asked if self._streams.get(stream_id) is None]
         if not cold:
             return
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
+            snapshots = self._recorder.select_snapshots(curs, cold)
+            held = {stream_id: found for stream_id, state in snapshots if (found := from_snapshot(state)) is not None}
             for stream_id in cold:
                 rows_read = _COLD_ROWS
                 while rows_read == _COLD_ROWS:
-                    held = self._streams.get(stream_id)
-                    version = held.state.version if held else 0
+                    version = held[stream_id].state.version if stream_id in held else 0
                     rows = self._recorder.select_since(curs, {stream_id: version}, limit=_COLD_ROWS)
-                    self._streams.catch_up(rows)
+                    fold(held, rows)
                     rows_read = len(rows)
+        for stream_id, stream in held.items():
+            self._streams.remember(stream_id, stream)
 
     def _count(self, plan: Plan) -> None:
-        self._metrics.append_batch_events.observe(len(plan.rows))
+        if plan.rows:
+            self._metrics.append_batch_events.observe(len(plan.rows))
         for row in plan.rows:
             self._metrics.events_appended.labels(type=row.topic).inc()
         self._metrics.append_conflicts.labels(reason="race").inc(plan.races)

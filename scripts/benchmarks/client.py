@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from scripts.keepalive import Connection
+from scripts.keepalive import Answer, Connection
 
 
 class Job(Struct, frozen=True, kw_only=True):
@@ -41,6 +41,14 @@ class NotAnswered(Exception):
     """A request failed: there is nothing to measure."""
 
 
+async def post(connection: Connection, path: str, body: bytes) -> Answer:
+    """The answer to a request that must succeed. Raises NotAnswered."""
+    answer = await connection.request("POST", path, body)
+    if answer.status != 200:
+        raise NotAnswered(f"{answer.status} {answer.body[:300].decode()}")
+    return answer
+
+
 async def run(job: Job) -> Score:
     """Raises NotAnswered."""
     body = job.body.encode()
@@ -51,7 +59,7 @@ async def run(job: Job) -> Score:
     counts_from = begin + job.warm_seconds
     end = counts_from + job.seconds
 
-    async def post(connection: Connection) -> None:
+    async def repeat(connection: Connection) -> None:
         while True:
             number = next(numbers)
             due = time.perf_counter()
@@ -60,15 +68,13 @@ async def run(job: Job) -> Score:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if due >= end:
                 break
-            answer = await connection.request("POST", job.paths[number % len(job.paths)], body)
+            await post(connection, job.paths[number % len(job.paths)], body)
             done = time.perf_counter()
-            if answer.status != 200:
-                raise NotAnswered(f"{answer.status} {answer.body[:300].decode()}")
             if counts_from <= due and (job.rate or done <= end):
                 milliseconds.append((done - due) * 1000)
         connection.close()
 
-    await asyncio.gather(*map(post, opened))
+    await asyncio.gather(*map(repeat, opened))
     if len(milliseconds) < 2:
         raise NotAnswered("hardly anything was answered in time")
     cuts = quantiles(milliseconds, n=100, method="inclusive")

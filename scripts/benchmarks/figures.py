@@ -1,5 +1,6 @@
 """What a benchmark found: figures beside their floors of the same run, and how they are shown."""
 
+import sys
 from statistics import median
 from typing import Any
 
@@ -82,7 +83,7 @@ class Board:
 
 def show(results: Results) -> None:
     """Prints tables."""
-    console = Console(width=120)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     for title, facts in (("Machine", results.machine), ("Durable settings in force", results.durability)):
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in facts.items():

@@ -70,9 +70,7 @@ async def _ours(postgres_url: str, seconds: float) -> float:
         idents = [mint(CONVERSATION) for _ in range(10)]
         for ident in idents:
             await append(ident, _start(ident))
-        ready.append(ident)
-        while len(ready) < WRITERS:
-            await asyncio.sleep(0.001)
+        await ready.wait()
         stop = time.perf_counter() + seconds
         appended = 0
         while time.perf_counter() < stop:
@@ -81,7 +79,7 @@ async def _ours(postgres_url: str, seconds: float) -> float:
             appended += 1
         return appended
 
-    ready: list[str] = []
+    ready = asyncio.Barrier(WRITERS)
     try:
         return sum(await asyncio.gather(*(write() for _ in range(WRITERS)))) / seconds
     finally:

@@ -11,7 +11,7 @@ from signal import SIGCONT, SIGSTOP
 
 import msgspec
 
-from scripts.benchmarks.client import Job, Score
+from scripts.benchmarks.client import Job, Score, post
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.site import child_environment
 from scripts.keepalive import Connection
@@ -27,7 +27,7 @@ async def begin_conversations(base_url: str) -> list[str]:
 
     async def some(count: int) -> list[str]:
         connection = await Connection.open(base_url)
-        answers = [await connection.request("POST", "/v1/conversations", b"{}") for _ in range(count)]
+        answers = [await post(connection, "/v1/conversations", b"{}") for _ in range(count)]
         connection.close()
         return [answer.json()["id"] for answer in answers]
 
@@ -71,7 +71,7 @@ class OverHttp:
         self, board: Board, name: str, url: str, connections: int, *, floor: str | None = None, rate: float = 0.0
     ) -> Score:
         job = Job(base_url=url, paths=self._paths, body=BODY, connections=connections, seconds=self._seconds, rate=rate)
-        done = subprocess.run(  # noqa: S603 - our own module
+        done = subprocess.run(
             (sys.executable, "-P", "-m", "scripts.benchmarks.client"),
             input=msgspec.json.encode(job),
             stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from signal import SIGTERM
 from typing import Any, LiteralString
 
 import psutil
@@ -19,12 +20,11 @@ from pymongo import MongoClient
 from redis import Redis
 
 from infrastructure import mongodb
+from infrastructure.embedded.service import launched
 from infrastructure.event_log.migrate import migrate
 from infrastructure.settings import Settings
-from scripts.benchmarks.noop import __name__ as noop
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 _SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL")
 _POSTGRES_SETTINGS: tuple[LiteralString, ...] = ("fsync", "full_page_writes", "synchronous_commit", "wal_sync_method")
@@ -39,10 +39,17 @@ def own_store() -> Iterator[Path]:
     """Starts a store on a new directory and a free port, without a model; yields the directory, which is removed at the end."""
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as place:
         data = Path(place) / "data"
-        command = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), "--no-model")
+        up = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), "--no-model")
+        command = launched(up, os.getpid(), SIGTERM, None)  # it ends with us, however we end
         outside = {name: value for name, value in os.environ.items() if name not in _SERVERS}
         with subprocess.Popen(  # noqa: S603 - our own script
-            command, env=outside, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            env=outside,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for us, and we stop it in order
         ) as process:
             try:
                 assert process.stdout is not None
@@ -63,7 +70,7 @@ def own_store() -> Iterator[Path]:
 def noop_server() -> Iterator[str]:
     """Starts the floor of HTTP; yields its URL. Connections wait in its socket until it serves."""
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        command = (sys.executable, "-P", "-m", noop, str(listener.fileno()))
+        command = (sys.executable, "-P", "-m", "scripts.benchmarks.noop", str(listener.fileno()))
         with subprocess.Popen(command, env=child_environment(), pass_fds=(listener.fileno(),)) as process:  # noqa: S603
             try:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -9,6 +9,7 @@ from infrastructure import mongodb
 from infrastructure.mongodb import Database
 from infrastructure.settings import Settings
 from projections.positions import Positions
+from scripts.benchmarks.client import post
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.over_http import BODY, MANY
 from scripts.keepalive import Connection
@@ -53,16 +54,16 @@ async def _append(base_url: str, idents: list[str], rate: float, seconds: float,
     begin = time.perf_counter()
     numbers = iter(range(max(2, round(rate * seconds))))
 
-    async def post(connection: Connection) -> None:
+    async def repeat(connection: Connection) -> None:
         for number in numbers:
             await asyncio.sleep(max(0.0, begin + number / rate - time.perf_counter()))
             path = f"/v1/conversations/{idents[number % len(idents)]}/items"
-            answer = await connection.request("POST", path, BODY.encode())
+            answer = await post(connection, path, BODY.encode())
             answered.at.append((int(answer.headers["x-position"]), time.perf_counter()))
         connection.close()
 
     try:
-        await asyncio.gather(*map(post, connections))
+        await asyncio.gather(*map(repeat, connections))
         answered.per_second = len(answered.at) / (time.perf_counter() - begin)
         last = max(position for position, _ in answered.at)
         async with asyncio.timeout(PATIENCE_SECONDS):

@@ -120,11 +120,11 @@ class Loader:
         body = about[:-1] + comma + b'"items":' + json_array(first) + b"}"
         answer = await sender.post("/v1/conversations", body, f"{key}:0")
         conversation_id = str(answer.json()["id"])
-        replayed = _is_replay(answer.headers)
+        replayed = not sender.stored
         for number, chunk in enumerate(rest, 1):
             body = b'{"items":' + json_array(chunk) + b"}"
-            answer = await sender.post(f"/v1/conversations/{conversation_id}/items", body, f"{key}:{number}")
-            replayed &= _is_replay(answer.headers)
+            await sender.post(f"/v1/conversations/{conversation_id}/items", body, f"{key}:{number}")
+            replayed &= not sender.stored
         return conversation_id, replayed
 
     def _bad(self, problem: BadLine) -> None:
@@ -153,7 +153,3 @@ def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
         parts[-1].append(item)
         room -= len(item) + 1
     return parts
-
-
-def _is_replay(headers: dict[str, str]) -> bool:
-    return headers.get("idempotent-replayed") == "true"

@@ -55,6 +55,8 @@ class Sender:
         self._base_url = base_url
         self._patience = patience
         self._connection: Connection | None = None
+        self.stored = False
+        """Whether the last request may have been what stored it: a replay after a lost answer may be its own."""
 
     def close(self) -> None:
         if self._connection is not None:
@@ -63,6 +65,7 @@ class Sender:
     async def post(self, path: str, body: bytes, idempotency_key: str) -> Answer:
         """The store's answer to this, once it has one. Raises RefusedForGood, GaveUp."""
         pause = _FIRST_PAUSE
+        self.stored = False
         while True:
             least = 0.0
             try:
@@ -72,12 +75,14 @@ class Sender:
             else:
                 if answer.status < 300:
                     self._patience.rewarded()
+                    self.stored |= answer.headers.get("idempotent-replayed") != "true"
                     return answer
                 if not _may_pass(answer):
                     raise RefusedForGood(answer)
                 why = f"{answer.status}: {_message(answer)}"
                 least = _seconds(answer.headers.get("retry-after", ""))
             self._patience.tried(why)
+            self.stored = True
             await asyncio.sleep(max(least, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come at once
             pause = min(_LONGEST_PAUSE, pause * 2)
 

@@ -13,6 +13,7 @@ from projections.context_snapshots import (
     MOST_BYTES,
     MOST_ITEMS,
     READ,
+    UNREADABLE,
     Snapshot,
     as_fields,
     from_fields,

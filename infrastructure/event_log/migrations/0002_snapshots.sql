@@ -1,0 +1,7 @@
+-- The state of a stream at some version, so that a cold process reads one row and a short tail. Any row may be deleted.
+CREATE TABLE snapshots (
+    originator_id      uuid   PRIMARY KEY,
+    originator_version bigint NOT NULL,
+    state              bytea  NOT NULL
+);
+ALTER TABLE snapshots ALTER COLUMN state SET STORAGE EXTERNAL;

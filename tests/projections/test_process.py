@@ -1,0 +1,97 @@
+"""The projector as a process: killed at any moment it writes nothing twice, told to stop it ends cleanly."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from infrastructure.embedded.directory import free_port
+from infrastructure.settings import Settings
+from tests.projections.history import write_everything
+from tests.projections.world import SECONDS, World
+from tests.queries.store import Writer
+
+
+@contextmanager
+def _projector(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+    urls = {name: getattr(settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "projections.main"],
+        env={**os.environ, **urls, "METRICS_PORT": str(port), "LOG_LEVEL": "INFO"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_given_the_projector_is_killed_again_and_again_then_every_event_is_written_once(
+    write: Writer, world: World
+) -> None:
+    for _ in range(10):
+        await write_everything(write)
+    for kill_at in (1, 200, 350):
+        with _projector(world.settings) as process:
+
+            async def has_come(position: int = kill_at) -> bool:
+                return any(place.position >= position for place in (await world.places()).values())
+
+            await world.until(has_come)
+            process.kill()
+            process.wait()
+        await write_everything(write)
+    with _projector(world.settings):
+        await world.until(world.shown)
+    assert await world.is_exact()
+
+
+async def test_given_a_running_projector_when_it_is_told_to_stop_then_it_ends_at_once_with_status_0(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    with _projector(world.settings) as process:
+        await world.until(world.shown)
+        process.send_signal(signal.SIGTERM)
+        said, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+        assert process.returncode == 0
+    assert "projector_stopped" in said
+    assert "Traceback" not in said
+    assert await world.is_exact()
+
+
+async def test_given_a_running_projector_then_it_serves_its_metrics_and_its_readiness(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    port = free_port()
+    with _projector(world.settings, port):
+        await world.until(world.shown)
+        assert await asyncio.to_thread(_status, port) == 200
+        metrics = await asyncio.to_thread(_get, port, "metrics")
+    head = await world.reader.last_position()
+    for view in ("conversations", "items", "responses", "context"):
+        assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics
+    assert f"conversation_store_projection_head {head}.0" in metrics
+
+
+def _get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+        body: bytes = answer.read()
+    return body.decode()
+
+
+def _status(port: int) -> int:
+    try:
+        _get(port, "health/ready")
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200

@@ -1,0 +1,153 @@
+"""`scripts/rebuild` and `scripts/replay`, as they are called and by what they say."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infrastructure.ids import mint
+from projections.read_models import ALL_VIEWS, VIEWS
+from scripts.rebuild import rebuild
+from scripts.stores import Stores
+from tests.projections.history import write_everything
+from tests.projections.world import SECONDS, World
+from tests.queries.store import Writer
+
+
+def _command(world: World, data: Path, module: str, *arguments: str) -> dict[str, Any]:
+    urls = {name: getattr(world.settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
+    command = [sys.executable, "-m", module, *arguments, "--data", str(data)]
+    return {"args": command, "env": {**os.environ, **urls}, "text": True}
+
+
+def _run(world: World, data: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**_command(world, data, module, *arguments), capture_output=True, check=False, timeout=60)
+
+
+def _start(world: World, data: Path, module: str, *arguments: str) -> subprocess.Popen[str]:
+    command = _command(world, data, module, *arguments)
+    return subprocess.Popen(**command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def _rebuild(world: World, *views: str) -> int:
+    stores = Stores(world.settings, world.pool, world.reader, world.database, world.redis)
+    async with asyncio.timeout(SECONDS):
+        return await rebuild(stores, views, lambda _done, _total: None)
+
+
+@pytest.mark.parametrize("view", ALL_VIEWS)
+async def test_given_no_projector_runs_when_a_view_is_rebuilt_then_it_is_what_it_was(
+    view: str, write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    held, snapshots = await world.held(), await world.snapshots()
+    assert await _rebuild(world, view) == await world.reader.last_position()
+    assert await world.held() == held
+    assert await world.snapshots() == snapshots
+
+
+async def test_given_a_projector_runs_when_a_view_is_rebuilt_then_it_is_right_and_the_others_never_stopped(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.shown)
+    rebuilding = asyncio.create_task(_rebuild(live, "items"))
+    for _ in range(3):
+        await write_everything(write)
+    await live.until(lambda: live.shown(["conversations", "responses"]))
+    await rebuilding
+    await live.until(live.shown)
+    assert await live.is_exact()
+
+
+async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_are_gone(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await world.database["items"].insert_many({"_id": str(number)} for number in range(5_000))
+    await world.database["conversations"].delete_many({})
+    await _rebuild(world, "items", "conversations")
+    assert await world.is_exact()
+
+
+async def test_given_mongodb_lost_its_database_when_all_is_rebuilt_then_everything_is_back_with_its_indexes(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    indexes = {view: await world.database[view].index_information() for view in VIEWS}
+    await world.client.drop_database(world.database.name)
+    done = _run(world, tmp_path, "scripts.rebuild", "all", "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["views"], told["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
+    assert await world.is_exact()
+    assert {view: await world.database[view].index_information() for view in VIEWS} == indexes
+
+
+async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_goes_on_to_the_end(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    running = _start(world, tmp_path, "scripts.rebuild", "items")
+
+    async def is_marked() -> bool:
+        return (await world.places())["items"].state != "live"
+
+    await world.until(is_marked)
+    running.send_signal(signal.SIGINT)
+    _, said = await asyncio.to_thread(running.communicate, timeout=SECONDS)
+    assert running.returncode == 130
+    assert "run again" in said
+    await _rebuild(world, "items")
+    assert await world.is_exact()
+
+
+async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_state_come_from_the_log_alone(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    ids = await write_everything(write)
+    done = _run(world, tmp_path, "scripts.replay", ids["retracted"], "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [event["version"] for event in told["events"]] == list(range(1, 8))
+    assert [event["type"] for event in told["events"]][-1] == "item.retracted"
+    assert told["state"]["version"] == 7
+    assert [item["content"][0]["text"] for item in told["items"]] == ["keep", "regret", "one", "three"]
+
+
+async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    ids = await write_everything(write)
+    told = json.loads(_run(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
+    assert told["state"]["version"] == 2
+    assert [item["content"][0]["text"] for item in told["items"]] == ["keep"]
+    shown = _run(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2").stdout
+    assert "item.appended" in shown
+    assert "keep" in shown
+
+
+@pytest.mark.parametrize(("given", "status"), [("conv_nonsense", 2), (mint("conv"), 1)])
+async def test_given_no_such_conversation_when_it_is_replayed_then_the_status_says_so(
+    given: str, status: int, world: World, tmp_path: Path
+) -> None:
+    assert _run(world, tmp_path, "scripts.replay", given).returncode == status
+
+
+async def test_given_a_version_that_never_was_when_a_conversation_is_replayed_then_the_status_says_so(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    conversation = await write.start("one")
+    done = _run(world, tmp_path, "scripts.replay", conversation, "--at", "9")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "2 versions" in done.stderr

@@ -1,0 +1,63 @@
+"""`python -m scripts.bench` finds everything it promises, on a store of its own that it leaves nothing of. How fast is not tested."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.servers import ROOT
+
+FINISH_SECONDS = 240.0
+
+
+def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """(status, what it printed, what it said on stderr); its temporary files go to `place`."""
+    command = (sys.executable, "-P", "-m", "scripts.bench", *arguments, "--seconds", "0.3", "--runs", "1", "--json")
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=FINISH_SECONDS,
+    )
+    return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
+
+
+def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path) -> None:
+    status, results, err = bench(tmp_path, "all")
+
+    assert status == 0, err
+    figures = {figure["name"]: figure for figure in results["figures"]}
+    for connections in ("1 connection", "32 connections"):
+        append = figures[f"HTTP append, {connections}"]
+        assert append["floor"] == f"no-op, {connections}"
+        assert append["ratio"] > 0
+        assert append["value"] > 0
+        assert 0 < append["p50_ms"] <= append["p99_ms"]
+    for name in ("log append, 16 writers", "stock eventsourcing recorder, 16 threads"):
+        assert figures[name]["floor"] == "raw INSERTs of one row, 16 connections"
+        assert figures[name]["ratio"] > 0
+    for rate in (100, 500):
+        lag = figures[f"commit to visible, {rate} appends/s"]
+        assert 0 <= lag["p50_ms"] <= lag["p99_ms"]
+    assert all(len(figure["runs"]) == 1 for figure in figures.values())
+
+    durable = results["durability"]
+    assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
+    assert durable["mongodb.journal"] is True
+    assert durable["mongodb.write_concern"] == "j=True, w=majority"
+
+    assert {"api", "projector", "postgres", "mongod", "valkey"} <= set(results["memory"])
+    assert all(used["pss"] > 0 and used["rss"] > 0 for used in results["memory"].values())
+    assert {"cores", "memory_gb", "python"} <= set(results["machine"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_does_not_run_is_said_plainly(tmp_path: Path) -> None:
+    status, _, err = bench(tmp_path, "append", "--data", str(tmp_path))
+
+    assert status == 2
+    assert "start the store with scripts/up" in err
