@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, new_items
 from commands.carry_out import Called, Caller
+from commands.recorded_reply import Kept, RecordedReply
 from commands.reply import Reply
 from domain.commands import NewItem, RequestReply, StartConversation
 from domain.errors import ConversationNotFound
@@ -18,7 +19,6 @@ from infrastructure.context import Asked
 from infrastructure.http import shapes
 from infrastructure.http.app import strict_router
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import answer_headers
 from infrastructure.http.paths import checked
 from infrastructure.ids import CONVERSATION, RESPONSE, mint
 
@@ -94,18 +94,22 @@ class CreateResponse(Body):
 @router.post("/v1/responses")
 async def create_response(body: CreateResponse, called: Called) -> Response:
     """Answers with the Response, or with its stream of events."""
-    _refuse_what_is_not_honoured(body, called)
+    _refuse_what_is_not_honoured(body)
     reply = await _request_reply(body, called)
     if body.stream:
-        headers = {**answer_headers(reply.requested), "cache-control": "no-cache", "x-accel-buffering": "no"}
+        headers = {**await reply.begun(), "cache-control": "no-cache", "x-accel-buffering": "no"}
         return StreamingResponse(reply.stream(), media_type=_SSE, headers=headers)
-    answer, appended = await reply.whole()
-    return shapes.json_response(answer, headers=answer_headers(appended))
+    answer, headers = await reply.whole()
+    return shapes.json_response(answer, headers=headers)
 
 
-async def _request_reply(body: CreateResponse, called: Caller) -> Reply:
+async def _request_reply(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
     wiring = called.wiring
+    if called.idempotency is not None:
+        first = await wiring.reader.first_answer(called.principal.tenant, called.idempotency)
+        if first is not None:
+            return RecordedReply(wiring.reader, msgspec.json.decode(first.answer, type=Kept))
     given = _input(body)
     conversation_id = body.conversation_id
     version = 0
@@ -139,7 +143,11 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply:
         shown=context.shown,
         start=start,
     )
-    requested = await called.append(conversation_id, command)
+    kept = msgspec.json.encode(Kept(conversation_id, command.response_id))
+    requested = await called.append(conversation_id, command, lambda _: kept)
+    if requested.replayed:
+        assert requested.answer is not None
+        return RecordedReply(wiring.reader, msgspec.json.decode(requested.answer, type=Kept))
     return Reply(called, conversation_id, command, context.body, requested)
 
 
@@ -156,7 +164,7 @@ def _input(body: CreateResponse) -> tuple[NewItem, ...]:
     return new_items(given, "input")
 
 
-def _refuse_what_is_not_honoured(body: CreateResponse, called: Caller) -> None:
+def _refuse_what_is_not_honoured(body: CreateResponse) -> None:
     if body.conversation is not None and body.previous_response_id is not None:
         raise ApiError(
             400,
@@ -170,10 +178,3 @@ def _refuse_what_is_not_honoured(body: CreateResponse, called: Caller) -> None:
             raise ApiError(
                 400, f"`{name}` with this value is not supported here.", code="unsupported_parameter", param=name
             )
-    if called.idempotency is not None:
-        raise ApiError(
-            400,
-            "`Idempotency-Key` is not supported for replies yet.",
-            code="unsupported_header",
-            param="Idempotency-Key",
-        )

@@ -1,7 +1,7 @@
 """One reply while it runs: the provider's pieces become the Responses API's events, and its end goes on record.
 
-`response.completed` is sent after the commit. A streaming client that hangs up stops the provider; what had arrived is
-kept with the response, as is what had arrived when the provider failed.
+`response.completed` is sent after the commit. A streaming client that hangs up stops the provider, unless its request has a
+key to come back with; what had arrived is kept with the response, as is what had arrived when the provider failed.
 """
 
 import asyncio
@@ -13,13 +13,16 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
+from commands import reply_events
 from commands.carry_out import Caller
+from commands.reply_events import StreamEvent
 from domain.commands import CompleteReply, FailReply, NewItem, RequestReply
 from domain.errors import Refused
 from domain.events import Timing, Usage
 from domain.items import as_output, as_stored
 from infrastructure.event_log.work import Appended
 from infrastructure.http.errors import as_api_error
+from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import mint, minted_seconds
 from infrastructure.model import ModelFailed, Piece
@@ -27,7 +30,6 @@ from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
 
-StreamEvent = dict[str, Any]
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
 BUFFERED_EVENTS = 256
@@ -36,9 +38,15 @@ BUFFERED_EVENTS = 256
 _ending: set[asyncio.Task[None]] = set()
 """Ends being put on record after their client hung up; held so that they are not collected."""
 
+_going_on: set[asyncio.Task[None]] = set()
+"""Replies whose client hung up and may come back with its key."""
+
 
 async def endings() -> None:
-    """Waits until the end of every abandoned reply is on record."""
+    """Stops what runs though nobody listens, and waits until the end of every abandoned reply is on record."""
+    for producer in list(_going_on):
+        producer.cancel()
+    await asyncio.gather(*_going_on, return_exceptions=True)
     while _ending:
         await asyncio.wait(set(_ending))
 
@@ -54,7 +62,9 @@ class Reply:
         body: Mapping[str, Any],
         requested: Appended,
     ) -> None:
-        self.requested = requested
+        self._requested = requested
+        self._goes_on = called.idempotency is not None
+        self._heard = True
         self._called = replace(called, if_match=None, idempotency=None)  # they were for the request
         self._conversation_id = conversation_id
         self._request = request
@@ -68,8 +78,12 @@ class Reply:
         self._model = request.model
         self._usage: Mapping[str, Any] | None = None
 
-    async def whole(self) -> tuple[bytes, Appended]:
-        """The finished Response. Raises ModelFailed, when that is on record."""
+    async def begun(self) -> dict[str, str]:
+        """The headers that its stream begins with."""
+        return answer_headers(self._requested)
+
+    async def whole(self) -> tuple[bytes, dict[str, str]]:
+        """The finished Response, and its headers. Raises ModelFailed, when that is on record."""
 
         async def nobody(_: StreamEvent) -> None:
             return
@@ -79,7 +93,8 @@ class Reply:
         except ModelFailed as failure:
             await self._fail(failure)
             raise
-        return await self._complete()
+        response, appended = await self._complete()
+        return response, answer_headers(appended)
 
     async def stream(self) -> AsyncIterator[bytes]:
         """The reply's server-sent events. Whatever happens after the first of them is told in the stream."""
@@ -88,14 +103,25 @@ class Reply:
         try:
             sequence = 0
             while (event := await events.get()) is not None:
-                yield _sse({**event, "sequence_number": sequence})
+                yield reply_events.sse(event, sequence)
                 sequence += 1
         finally:
-            producer.cancel()
+            if self._goes_on and not producer.done():
+                self._heard = False
+                while not events.empty():  # lets go of a producer that waits for room
+                    events.get_nowait()
+                _going_on.add(producer)
+                producer.add_done_callback(_going_on.discard)
+            else:
+                producer.cancel()
 
     async def _produce(self, events: "asyncio.Queue[StreamEvent | None]") -> None:
+        async def emit(event: StreamEvent) -> None:
+            if self._heard:
+                await events.put(event)
+
         try:
-            await self._tell(events.put)
+            await self._tell(emit)
         except asyncio.CancelledError:
             abandoned = asyncio.create_task(self._abandon())
             _ending.add(abandoned)
@@ -104,26 +130,26 @@ class Reply:
         except Exception as error:
             api_error = as_api_error(error)
             log.exception("reply_broke_off", response_id=self._request.response_id)
-            await events.put({"type": "error", "code": api_error.code, "message": api_error.message, "param": None})
-        await events.put(None)
+            await emit({"type": "error", "code": api_error.code, "message": api_error.message, "param": None})
+        if self._heard:
+            await events.put(None)
 
     async def _tell(self, emit: Emit) -> None:
         """Runs the reply to its end on record, and emits all its events."""
-        running = msgspec.Raw(self._response("in_progress"))
-        await emit({"type": "response.created", "response": running})
-        await emit({"type": "response.in_progress", "response": running})
+        for event in reply_events.opened(self._response("in_progress")):
+            await emit(event)
         try:
             await self._take_pieces(emit)
         except ModelFailed as failure:
             await self._fail(failure)
             failed = self._response("failed", error={"code": failure.code, "message": failure.message})
-            await emit({"type": "response.failed", "response": msgspec.Raw(failed)})
+            await emit(reply_events.ended("failed", failed))
             return
-        for event in self._done_events():
+        status = "incomplete" if self._finish_reason in INCOMPLETE_REASONS else "completed"
+        for event in reply_events.done(self._item_id, "".join(self._text), status):
             await emit(event)
         response, _ = await self._complete()
-        status = "incomplete" if self._finish_reason in INCOMPLETE_REASONS else "completed"
-        await emit({"type": f"response.{status}", "response": msgspec.Raw(response)})
+        await emit(reply_events.ended(status, response))
 
     async def _abandon(self) -> None:
         """Puts on record that nobody waits any more; a reply that had ended by then stays as it ended."""
@@ -140,13 +166,13 @@ class Reply:
                 continue
             if self._first is None:
                 self._first = time.perf_counter()
-                for event in self._added_events():
+                for event in reply_events.added(self._item_id):
                     await emit(event)
             self._text.append(piece.text)
-            await emit({"type": "response.output_text.delta", **self._place(), "delta": piece.text, "logprobs": []})
+            await emit(reply_events.delta(self._item_id, piece.text))
         if self._first is None:
             self._first = time.perf_counter()
-            for event in self._added_events():
+            for event in reply_events.added(self._item_id):
                 await emit(event)
 
     def _note(self, piece: Piece) -> None:
@@ -158,7 +184,10 @@ class Reply:
         """Puts the reply's end on record, its items joining the conversation; returns the Response."""
         finished = time.perf_counter()
         usage = await self._counted_usage()
-        output = NewItem(item_id=self._item_id, item=as_stored(self._message("completed")))
+        reason = INCOMPLETE_REASONS.get(self._finish_reason)
+        status = "incomplete" if reason else "completed"
+        said = reply_events.message("".join(self._text), status)
+        output = NewItem(item_id=self._item_id, item=as_stored(said))
         appended = await self._called.append(
             self._conversation_id,
             CompleteReply(
@@ -176,13 +205,12 @@ class Reply:
                 delta_lengths=tuple(len(text) for text in self._text),
             ),
         )
-        reason = INCOMPLETE_REASONS.get(self._finish_reason)
-        self._observe("incomplete" if reason else "completed")
+        self._observe(status)
         metrics = self._called.wiring.metrics
         metrics.reply_tokens.labels("input").inc(usage.input_tokens)
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
         body = self._response(
-            "incomplete" if reason else "completed",
+            status,
             output=[as_output(output.item_id, output.item)],
             usage=usage,
             incomplete_reason=reason,
@@ -232,34 +260,3 @@ class Reply:
             parameters=self._parameters,
             **facts,
         )
-
-    def _message(self, status: str) -> dict[str, Any]:
-        return {"type": "message", "role": "assistant", "status": status, "content": [self._part()]}
-
-    def _part(self) -> dict[str, Any]:
-        return {"type": "output_text", "text": "".join(self._text), "annotations": []}
-
-    def _place(self) -> dict[str, Any]:
-        return {"item_id": self._item_id, "output_index": 0, "content_index": 0}
-
-    def _added_events(self) -> list[StreamEvent]:
-        empty = {"id": self._item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": []}
-        part = {"type": "output_text", "text": "", "annotations": []}
-        return [
-            {"type": "response.output_item.added", "output_index": 0, "item": empty},
-            {"type": "response.content_part.added", **self._place(), "part": part},
-        ]
-
-    def _done_events(self) -> list[StreamEvent]:
-        part = self._part()
-        item = {"id": self._item_id, **self._message("completed")}
-        return [
-            {"type": "response.output_text.done", **self._place(), "text": part["text"], "logprobs": []},
-            {"type": "response.content_part.done", **self._place(), "part": part},
-            {"type": "response.output_item.done", "output_index": 0, "item": item},
-        ]
-
-
-def _sse(event: StreamEvent) -> bytes:
-    kind: str = event["type"]
-    return b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode(event) + b"\n\n"

@@ -2,8 +2,7 @@
 
 Views that stand at the same position are written together. One that lags (a rebuild) takes turns with the others, and goes
 no further than the next position ahead, so that it meets them there. Where a batch fails for another reason than a
-store that is away, its views go on one by one, and the one that fails in ever smaller steps, up to the very event: there
-it stays, logged and not ready, until that event can be written. Nothing is ever skipped.
+store that is away, its views go on one by one, and the one that fails as `trouble.py` says. Nothing is ever skipped.
 """
 
 import asyncio
@@ -15,7 +14,6 @@ from typing import Protocol
 import psycopg
 import redis.exceptions
 import structlog
-from msgspec import Struct
 from pymongo.errors import ConnectionFailure
 
 from infrastructure.event_log.reader import Recorded
@@ -23,6 +21,7 @@ from infrastructure.metrics import Metrics
 from projections.bell import Bell, Signal
 from projections.feed import BATCH_EVENTS, Batch, Feed
 from projections.positions import Fenced, Place, Positions
+from projections.trouble import Troubles
 
 POLL_SECONDS = 0.5
 BEHIND_EVENTS = 400
@@ -30,7 +29,6 @@ BEHIND_EVENTS = 400
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _FIRST_FENCE, _LONGEST_FENCE = 0.01, 0.2
-_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
 _AWAY = (
     ConnectionFailure,
     psycopg.OperationalError,
@@ -58,14 +56,6 @@ class Sink(Protocol):
         """Removes some of a view that is being emptied; says whether it is empty now. Raises Fenced."""
 
 
-class Trouble(Struct):
-    """A view whose next event, or one soon after it, can not be written. `limit` events are tried at once."""
-
-    limit: int
-    failures: int = 0
-    retry_at: float = 0.0
-
-
 class Lane:
     """One store's views in one process. `moved` rings when one has moved."""
 
@@ -81,14 +71,14 @@ class Lane:
         self._prepared = False
         self._known = False
         self._away: str | None = "start"
-        self._troubles: dict[str, Trouble] = {}
+        self._troubles = Troubles()
         self.places: dict[str, Place] = {}
         self.moved = Signal()
 
     @property
     def ready(self) -> bool:
         """Whether its stores answer and every view can move."""
-        return self._away is None and not any(trouble.failures for trouble in self._troubles.values())
+        return self._away is None and not self._troubles.stuck
 
     async def arrival(self, target: int) -> None:
         """Returns when every view is live and shows `target`."""
@@ -148,16 +138,14 @@ class Lane:
 
     def _groups(self) -> list[tuple[list[str], int | None]]:
         """The views to write together, those behind first, and how far each group may go."""
-        now = time.monotonic()
         alone = [view for view in self.places if view in self._troubles or self.places[view].state == "emptying"]
         together = sorted((it for it in self.places.values() if it.view not in alone), key=lambda it: it.position)
         groups = [
             (position, [it.view for it in group]) for position, group in groupby(together, key=lambda it: it.position)
         ]
         ahead = [position for position, _ in groups[1:]]
-        waiting = {view for view, trouble in self._troubles.items() if trouble.retry_at > now}
         return [(views, until) for (_, views), until in zip(groups, [*ahead, None], strict=False)] + [
-            ([view], None) for view in alone if view not in waiting
+            ([view], None) for view in alone if not self._troubles.waits(view)
         ]
 
     async def _step(self, views: Sequence[str], until: int | None) -> bool:
@@ -167,7 +155,7 @@ class Lane:
             self._known = False
             return await self._sink.empty_some(views[0]) or True
         limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
-        limit = min([limit, *(self._troubles[view].limit for view in views if view in self._troubles)])
+        limit = min([limit, *(self._troubles.limit(view) for view in views)])
         batch = Batch(place.position, [])
         try:
             batch = await self._feed.after(place.position, until=until, limit=limit)
@@ -179,7 +167,7 @@ class Lane:
         except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other views nor be skipped
             if len(views) > 1:
                 return bool(sum([await self._step([view], until) for view in views]))
-            return self._failed(place, batch, error)
+            return self._troubles.failed(place, batch, error)
         self._applied(views, batch)
         return True
 
@@ -195,7 +183,7 @@ class Lane:
                     observe(max(0.0, now - recorded.recorded_at.timestamp()))
             elif place.state == "live":
                 log.info("projection_state", projection=view, state=place.state, position=place.position)
-            self._widen(view, batch)
+            self._troubles.written(view, batch)
             log.debug("projection_moved", projection=view, position=place.position, events=len(batch.events))
         if log.is_enabled_for(_DEBUG):
             for recorded in batch.events:
@@ -209,42 +197,6 @@ class Lane:
                     projections=list(views),
                 )
         self.moved.ring()
-
-    def _failed(self, place: Place, batch: Batch, error: Exception) -> bool:
-        """Narrows down what fails; says whether there is something smaller to try at once."""
-        trouble = self._troubles.setdefault(place.view, Trouble(BATCH_EVENTS))
-        if len(batch.events) > 1:
-            trouble.limit = len(batch.events) // 2
-            log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
-            return True
-        trouble.limit = 1
-        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0**trouble.failures)
-        trouble.failures += 1
-        trouble.retry_at = time.monotonic() + pause
-        stuck_at = batch.events[0] if batch.events else None
-        log.error(
-            "projection_stuck",
-            projection=place.view,
-            position=place.position,
-            event_position=stuck_at.position if stuck_at else None,
-            conversation_id=stuck_at.conversation_id if stuck_at else None,
-            request_id=stuck_at.correlation_id if stuck_at else None,
-            retry_seconds=pause,
-            exc_info=error,
-        )
-        return False
-
-    def _widen(self, view: str, batch: Batch) -> None:
-        """A view in trouble was written: it takes twice as much next, and is out of it when it took all there was."""
-        trouble = self._troubles.get(view)
-        if trouble is None:
-            return
-        if trouble.failures:
-            log.info("projection_freed", projection=view, position=batch.end)
-        took_all = len(batch.events) < trouble.limit
-        trouble.failures, trouble.limit = 0, trouble.limit * 2
-        if took_all or trouble.limit >= BATCH_EVENTS:
-            del self._troubles[view]
 
     def _lost(self, error: Exception) -> None:
         self._known = False

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from domain.events import Event
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
+from infrastructure.event_log.work import IdempotencyKey, KeyReused
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.postgres import Pool
@@ -34,6 +35,14 @@ class Head(Struct, frozen=True, kw_only=True):
     version: int
     position: int
     deleted: bool
+
+
+class FirstAnswer(Struct, frozen=True, kw_only=True):
+    """The body that an idempotency key is kept with, and where its command ended in the log."""
+
+    answer: bytes
+    version: int
+    position: int
 
 
 _COLUMNS = sql.SQL(
@@ -80,6 +89,21 @@ class EventReader:
             (tenant, response_id),
         )
         return conversation_id_of(rows[0][0]) if rows else None
+
+    async def first_answer(self, tenant: str, key: IdempotencyKey) -> FirstAnswer | None:
+        """What an idempotency key was answered before. Raises KeyReused when that was another request."""
+        rows = await self._rows(
+            sql.SQL(
+                "SELECT fingerprint, answer, version, position FROM idempotency_keys WHERE tenant_id = %s AND key = %s"
+            ),
+            (tenant, key.key),
+        )
+        if not rows:
+            return None
+        fingerprint, answer, version, position = rows[0]
+        if fingerprint != key.fingerprint:
+            raise KeyReused
+        return FirstAnswer(answer=answer, version=version, position=position)
 
     async def conversation(
         self, conversation_id: str, *, after: int = 0, until: int | None = None, limit: int | None = None

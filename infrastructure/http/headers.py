@@ -19,9 +19,14 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
+def placed(position: int, version: int) -> dict[str, str]:
+    """Where an answer stands in the log."""
+    return {"x-position": str(position), "etag": etag(version)}
+
+
 def answer_headers(appended: Appended) -> dict[str, str]:
     """What every command answers with: where it stands in the log, and the conversation's version."""
-    headers = {"x-position": str(appended.position), "etag": etag(appended.version)}
+    headers = placed(appended.position, appended.version)
     if appended.replayed:
         headers["idempotent-replayed"] = "true"
     return headers

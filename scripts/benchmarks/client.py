@@ -55,6 +55,8 @@ async def run(job: Job) -> Score:
     numbers = count()
     milliseconds: list[float] = []
     opened = await asyncio.gather(*(Connection.open(job.base_url) for _ in range(job.connections)))
+    # The clock starts when every connection has been answered once: a server may only just be starting.
+    await asyncio.gather(*(post(connection, job.paths[0], body) for connection in opened))
     begin = time.perf_counter()
     counts_from = begin + job.warm_seconds
     end = counts_from + job.seconds

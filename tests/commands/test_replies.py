@@ -240,3 +240,43 @@ async def test_concurrent_replies_and_appends_lose_nothing(api: httpx.AsyncClien
     assert len(appended) == 20
     assert [event.depth for event in appended] == list(range(1, 21))
     assert [event.parent_id for event in appended] == [None, *(event.item_id for event in appended[:-1])]
+
+
+async def test_a_repeated_request_for_a_reply_gets_the_first_answer_though_all_has_changed(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    conversation_id = await create(api)
+    key = {"Idempotency-Key": "ask-1"}
+    body = {"input": "hi", "conversation": conversation_id}
+    answers = await asyncio.gather(*(api.post("/v1/responses", json=body, headers=key) for _ in range(4)))
+    await api.post(f"/v1/conversations/{conversation_id}/end")
+    answers.append(await api.post("/v1/responses", json=body, headers=key))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["output"][0]["id"] for answer in answers}) == 1
+    first = next(answer for answer in answers if "idempotent-replayed" not in answer.headers)
+    again = [answer for answer in answers if "idempotent-replayed" in answer.headers]
+    assert len(again) == 4
+    assert all(answer.json() == first.json() and answer.headers["etag"] == first.headers["etag"] for answer in again)
+    assert len(provider.requests) == 1
+    other = await api.post("/v1/responses", json={**body, "input": "other"}, headers=key)
+    assert other.status_code == 422
+
+
+async def test_a_repeated_stream_is_the_same_events_again(api: httpx.AsyncClient, provider: Provider) -> None:
+    conversation_id = await create(api)
+    body = {"input": "hi", "conversation": conversation_id, "stream": True}
+    key = {"Idempotency-Key": "ask-2"}
+    first = events_of(await api.post("/v1/responses", json=body, headers=key))
+    again = events_of(await api.post("/v1/responses", json=body, headers=key))
+    assert again == first
+    assert len(provider.requests) == 1
+
+
+async def test_a_repeat_of_a_reply_that_failed_fails_alike(api: httpx.AsyncClient, provider: Provider) -> None:
+    provider.script = silence
+    answers = [
+        await api.post("/v1/responses", json={"input": "hi"}, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [504, 504]
+    assert answers[0].json() == answers[1].json()
+    assert len(provider.requests) == 1

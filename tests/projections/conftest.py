@@ -4,15 +4,27 @@ live     as `world`, while a runner of all views runs
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import structlog
 
 from infrastructure.event_log.log import EventLog
 from infrastructure.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.projections.world import SECONDS, World
 from tests.queries.store import Writer
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """structlog left to itself draws every traceback with all its variables, which takes seconds."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger("info"),
+    )
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

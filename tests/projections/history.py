@@ -7,9 +7,13 @@ from tests.queries.store import Writer
 
 async def write_everything(write: Writer) -> dict[str, str]:
     """One conversation of each kind; their ids by what became of them."""
-    plain = await write.start("hello", "you there", instructions="Be brief.", metadata={"a.b": "1", "$set": "2", "": "3"})
+    plain = await write.start(
+        "hello", "you there", instructions="Be brief.", metadata={"a.b": "1", "$set": "2", "": "3"}
+    )
     described = await write.start("hi", title="One", instructions="Old.")
-    await write.do(described, DescribeConversation(title=None, instructions="New.", metadata={"$c.d": "2", "é": "\x01"}))
+    await write.do(
+        described, DescribeConversation(title=None, instructions="New.", metadata={"$c.d": "2", "é": "\x01"})
+    )
     await write.do(described, DescribeConversation(instructions=None, context_policy=ContextPolicy(budget=99)))
     retracted = await write.start("keep", "regret")
     ids = await write.append(retracted, "one", "two", "three")

@@ -39,7 +39,7 @@ async def test_given_the_projector_is_killed_again_and_again_then_every_event_is
 ) -> None:
     for _ in range(10):
         await write_everything(write)
-    for kill_at in (1, 200, 350):
+    for kill_at in (1, 300):
         with _projector(world.settings) as process:
 
             async def has_come(position: int = kill_at) -> bool:
@@ -54,33 +54,25 @@ async def test_given_the_projector_is_killed_again_and_again_then_every_event_is
     assert await world.is_exact()
 
 
-async def test_given_a_running_projector_when_it_is_told_to_stop_then_it_ends_at_once_with_status_0(
-    write: Writer, world: World
-) -> None:
-    await write_everything(write)
-    with _projector(world.settings) as process:
-        await world.until(world.shown)
-        process.send_signal(signal.SIGTERM)
-        said, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
-        assert process.returncode == 0
-    assert "projector_stopped" in said
-    assert "Traceback" not in said
-    assert await world.is_exact()
-
-
-async def test_given_a_running_projector_then_it_serves_its_metrics_and_its_readiness(
+async def test_given_a_running_projector_then_it_tells_how_it_is_and_ends_cleanly_when_it_is_told_to(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
     port = free_port()
-    with _projector(world.settings, port):
+    with _projector(world.settings, port) as process:
         await world.until(world.shown)
         assert await asyncio.to_thread(_status, port) == 200
         metrics = await asyncio.to_thread(_get, port, "metrics")
+        process.send_signal(signal.SIGTERM)
+        said, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
     head = await world.reader.last_position()
     for view in ("conversations", "items", "responses", "context"):
         assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics
     assert f"conversation_store_projection_head {head}.0" in metrics
+    assert process.returncode == 0
+    assert "projector_stopped" in said
+    assert "error.type" not in said
+    assert await world.is_exact()
 
 
 def _get(port: int, path: str) -> str:

@@ -76,3 +76,33 @@ def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_re
     running.wait_ready()
     wait_until(lambda: failed(running, conversation.id), 20, "the reply's end on record")
     assert client.responses.create(input="again", conversation=conversation.id).output_text == "Hello, world!"
+
+
+def test_a_client_that_comes_back_with_its_key_gets_the_whole_reply(
+    running: System, client: OpenAI, provider: Provider
+) -> None:
+    def slowly(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        pause = threading.Event()
+        for n in range(60):
+            exchange.piece(f"{n} ")
+            pause.wait(0.01)
+        exchange.piece(finish_reason="stop")
+        exchange.end_stream()
+
+    working, provider.script = provider.script, slowly
+    asked_before = len(provider.requests)
+    conversation = client.conversations.create()
+    request = {"input": "go", "conversation": conversation.id, "extra_headers": {"Idempotency-Key": "come-back"}}
+    stream = client.responses.create(**request, stream=True)
+    for event in stream:
+        if event.type == "response.output_text.delta" and event.delta == "5 ":
+            break
+    stream.close()
+    events = list(client.responses.create(**request, stream=True))
+    provider.script = working
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
+    assert deltas == [f"{n} " for n in range(60)]
+    assert events[-1].type == "response.completed"
+    assert len(provider.requests) == asked_before + 1

@@ -1,0 +1,97 @@
+"""The data directory: one owner, one secret, the same ports, logs that stay bounded."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dotenv import dotenv_values
+from pymongo import MongoClient
+
+from infrastructure.embedded.directory import DataDirectory, InUseError
+from infrastructure.embedded.logs import last_lines, turn_over
+from tests.servers import ROOT, wait_until
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[DataDirectory]:
+    directory = DataDirectory(tmp_path / "data")
+    directory.lock()
+    yield directory
+    directory.unlock()
+
+
+def test_a_directory_has_one_owner_at_a_time(directory: DataDirectory) -> None:
+    with pytest.raises(InUseError, match="is in use by the process"):
+        DataDirectory(directory.path).lock()
+    directory.unlock()
+    next_owner = DataDirectory(directory.path)
+    next_owner.lock()
+    next_owner.unlock()
+
+
+def test_a_new_owner_clears_what_a_killed_one_left(directory: DataDirectory) -> None:
+    directory.pid_file("api").write_text("1")
+    directory.write_env({"BASE_URL": "stale"})
+    directory.unlock()
+    directory.lock()
+    assert not directory.pid_file("api").exists()
+    assert not directory.env_file.exists()
+
+
+def test_the_secret_stays_and_is_its_owners_alone(directory: DataDirectory) -> None:
+    assert directory.secret() == DataDirectory(directory.path).secret()
+    assert directory.secret_file.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lost_secret_is_not_replaced_while_postgres_knows_the_old_one(directory: DataDirectory) -> None:
+    (directory.path / "postgres").mkdir()
+    with pytest.raises(RuntimeError, match="put it back"):
+        directory.secret()
+
+
+def test_a_child_keeps_its_port_until_another_program_has_it(directory: DataDirectory) -> None:
+    port = directory.port("api")
+    assert DataDirectory(directory.path).port("api") == port
+    with socket.create_server(("127.0.0.1", port)):
+        assert directory.port("api") != port
+
+
+def test_a_long_log_is_turned_over_under_its_writer(tmp_path: Path) -> None:
+    log = tmp_path / "api.log"
+    with log.open("ab") as writer:
+        writer.write(b"old\n" * 100)
+        writer.flush()
+        turn_over(tmp_path, 100)
+        writer.write(b"new\n")
+    assert log.read_text() == "new\n"
+    assert last_lines(tmp_path / "api.log.1", 2) == "old\nold"
+
+
+def test_mongod_keeps_its_data_when_it_has_to_move_to_another_port(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with mongod(data) as (client, port):
+        client["kept"]["kept"].insert_one({"value": "here"})
+    ports = data / "run" / "ports.json"
+    with socket.create_server(("127.0.0.1", json.loads(ports.read_text())["mongod"])), mongod(data) as (client, moved):
+        assert moved != port
+        assert [document["value"] for document in client["kept"]["kept"].find()] == ["here"]
+
+
+@contextmanager
+def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
+    """A mongod on `data`, a client of it and its port."""
+    command = (sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(data), "--only", "MONGODB_URL")
+    with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL) as process:
+        env = data / "run" / "env"
+        wait_until(lambda: env.exists() or process.poll() is not None, 30, "mongod")
+        client: MongoClient[dict[str, Any]] = MongoClient(dotenv_values(env)["MONGODB_URL"])
+        with client:
+            yield client, client.admin.command("getCmdLineOpts")["parsed"]["net"]["port"]
+        process.terminate()
+    assert process.returncode == 0
