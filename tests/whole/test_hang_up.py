@@ -93,13 +93,14 @@ def test_a_client_that_comes_back_with_its_key_gets_the_whole_reply(
     working, provider.script = provider.script, slowly
     asked_before = len(provider.requests)
     conversation = client.conversations.create()
-    request = {"input": "go", "conversation": conversation.id, "extra_headers": {"Idempotency-Key": "come-back"}}
-    stream = client.responses.create(**request, stream=True)
+    key = {"Idempotency-Key": "come-back"}
+    stream = client.responses.create(input="go", conversation=conversation.id, stream=True, extra_headers=key)
     for event in stream:
         if event.type == "response.output_text.delta" and event.delta == "5 ":
             break
     stream.close()
-    events = list(client.responses.create(**request, stream=True))
+    again = client.responses.create(input="go", conversation=conversation.id, stream=True, extra_headers=key)
+    events = list(again)
     provider.script = working
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
