@@ -11,6 +11,9 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import mint
 
 MOST_ITEMS = 20
+LARGEST_ITEM = 1024 * 1024
+"""Bytes of an item as JSON text."""
+
 MOST_PAIRS = 16
 LONGEST_TEXT = 512
 LONGEST_INSTRUCTIONS = 262_144
@@ -51,4 +54,8 @@ def _new_item(item: Any, param: str) -> NewItem:
     except InvalidItem as error:
         where = f"{param}.{error.param}" if error.param else param
         raise ApiError(400, f"Invalid `{where}`: {error}", code="invalid_value", param=where) from error
-    return NewItem(item_id=mint(prefix(checked)), item=as_stored(checked))
+    stored = as_stored(checked)
+    if len(stored) > LARGEST_ITEM:
+        message = f"`{param}` is larger than {LARGEST_ITEM} bytes."
+        raise ApiError(413, message, code="item_too_large", param=param)
+    return NewItem(item_id=mint(prefix(checked)), item=stored)

@@ -1,9 +1,8 @@
 """What every verb does with its command: hand it to the log, and answer with where it stands."""
 
 from collections.abc import Callable
-from typing import Annotated
 
-from fastapi import Depends, Request, Response
+from fastapi import Response
 from msgspec import Struct
 
 from domain.commands import AppendItems, Command, StartConversation
@@ -15,8 +14,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.work import Appended, IdempotencyKey, Work
 from infrastructure.http import shapes
-from infrastructure.http.headers import Idempotency, IfMatch, answer_headers
-from infrastructure.http.paths import Asking
+from infrastructure.http.headers import answer_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.metrics import Metrics
 from infrastructure.model import Model
@@ -68,14 +66,6 @@ class Caller(Struct, frozen=True):
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         return shapes.json_response(body, headers=answer_headers(appended))
-
-
-async def caller(request: Request, principal: Asking, if_match: IfMatch, idempotency: Idempotency) -> Caller:
-    """The caller of this request."""
-    return Caller(request.app.state.wiring, principal, request.scope["state"]["request_id"], if_match, idempotency)
-
-
-Called = Annotated[Caller, Depends(caller)]
 
 
 def conversation_answer(appended: Appended) -> bytes:

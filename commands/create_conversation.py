@@ -3,13 +3,12 @@
 from fastapi import Response
 
 from commands.bodies import Body, Instructions, Items, Metadata, Policy, Title, new_items
-from commands.carry_out import Called, conversation_answer
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
 from domain.commands import StartConversation
 from domain.events import ContextPolicy
-from infrastructure.http.app import strict_router
+from infrastructure.http.body import LARGEST_BATCH
 from infrastructure.ids import CONVERSATION, mint
-
-router = strict_router("conversations")
 
 
 class CreateConversation(Body):
@@ -20,8 +19,11 @@ class CreateConversation(Body):
     context_policy: Policy | None = None
 
 
-@router.post("/v1/conversations")
-async def create_conversation(body: CreateConversation, called: Called) -> Response:
+router, serves = verb("POST", "/v1/conversations", CreateConversation, largest=LARGEST_BATCH)
+
+
+@serves
+async def create_conversation(called: Caller, body: CreateConversation) -> Response:
     """Answers with the Conversation."""
     conversation_id = mint(CONVERSATION)
     command = StartConversation(

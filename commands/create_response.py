@@ -8,23 +8,24 @@ from fastapi.responses import StreamingResponse
 from pydantic import Field, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, new_items
-from commands.carry_out import Called, Caller
+from commands.carry_out import Caller
 from commands.recorded_reply import Kept, RecordedReply
 from commands.reply import Reply
+from commands.verb import verb
 from domain.commands import NewItem, RequestReply, StartConversation
 from domain.errors import ConversationNotFound
 from domain.events import InputItem
 from domain.items import from_stored
 from infrastructure.context import Asked
 from infrastructure.http import shapes
-from infrastructure.http.app import strict_router
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import checked
 from infrastructure.ids import CONVERSATION, RESPONSE, mint
 
-router = strict_router("responses")
-
 MOST_INPUT_ITEMS = 200
+LARGEST_REQUEST = 4 * 1024 * 1024
+"""Bytes. A response's document in the views holds its input twice and its output, and may not pass 16 MB."""
+
 _SSE = "text/event-stream; charset=utf-8"
 _KEPT = ("instructions", "temperature", "top_p", "max_output_tokens", "metadata", "truncation")
 _HARMLESS: dict[str, tuple[Any, ...]] = {
@@ -91,8 +92,11 @@ class CreateResponse(Body):
         return {name: value for name in _KEPT if (value := getattr(self, name)) is not None}
 
 
-@router.post("/v1/responses")
-async def create_response(body: CreateResponse, called: Called) -> Response:
+router, serves = verb("POST", "/v1/responses", CreateResponse, largest=LARGEST_REQUEST)
+
+
+@serves
+async def create_response(called: Caller, body: CreateResponse) -> Response:
     """Answers with the Response, or with its stream of events."""
     _refuse_what_is_not_honoured(body)
     reply = await _request_reply(body, called)

@@ -2,18 +2,17 @@
 
 from fastapi import Response
 
-from commands.carry_out import Called
+from commands.carry_out import Caller
+from commands.verb import verb
 from domain.commands import DeleteConversation
 from infrastructure.event_log.work import Appended
 from infrastructure.http import shapes
-from infrastructure.http.app import strict_router
-from infrastructure.http.paths import ConversationId
 
-router = strict_router("conversations")
+router, serves = verb("DELETE", "/v1/conversations/{conversation_id}")
 
 
-@router.delete("/v1/conversations/{conversation_id}")
-async def delete_conversation(conversation_id: ConversationId, called: Called) -> Response:
+@serves
+async def delete_conversation(called: Caller, conversation_id: str) -> Response:
     """Answers with a receipt."""
     return await called.carry_out(conversation_id, DeleteConversation(), _receipt)
 

@@ -2,15 +2,14 @@
 
 from fastapi import Response
 
-from commands.carry_out import Called, conversation_answer
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
 from domain.commands import RetractItem
-from infrastructure.http.app import strict_router
-from infrastructure.http.paths import ConversationId, ItemId
 
-router = strict_router("items")
+router, serves = verb("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}")
 
 
-@router.delete("/v1/conversations/{conversation_id}/items/{item_id}")
-async def delete_item(conversation_id: ConversationId, item_id: ItemId, called: Called) -> Response:
+@serves
+async def delete_item(called: Caller, conversation_id: str, item_id: str) -> Response:
     """Answers with the Conversation, as the OpenAI API does."""
     return await called.carry_out(conversation_id, RetractItem(item_id=item_id), conversation_answer)

@@ -6,21 +6,19 @@ from fastapi import Response
 from pydantic import StringConstraints
 
 from commands.bodies import LONGEST_TEXT, Body
-from commands.carry_out import Called, conversation_answer
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
 from domain.commands import EndConversation as End
-from infrastructure.http.app import strict_router
-from infrastructure.http.paths import ConversationId
-
-router = strict_router("conversations")
 
 
 class EndConversation(Body):
     reason: Annotated[str, StringConstraints(max_length=LONGEST_TEXT)] | None = None
 
 
-@router.post("/v1/conversations/{conversation_id}/end")
-async def end_conversation(
-    conversation_id: ConversationId, called: Called, body: EndConversation | None = None
-) -> Response:
+router, serves = verb("POST", "/v1/conversations/{conversation_id}/end", EndConversation, optional=True)
+
+
+@serves
+async def end_conversation(called: Caller, conversation_id: str, body: EndConversation | None) -> Response:
     """Answers with the Conversation. Ending one that has ended changes nothing."""
     return await called.carry_out(conversation_id, End(reason=body.reason if body else None), conversation_answer)

@@ -37,10 +37,10 @@ from projections.context_snapshots import snapshots_of
 log = structlog.get_logger(__name__)
 
 VERBS = (
+    add_items,  # routes are tried in this order
     create_conversation,
     update_conversation,
     delete_conversation,
-    add_items,
     delete_item,
     end_conversation,
     reopen_conversation,
@@ -76,7 +76,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
     return make_app(
-        "Conversation Store: commands", [health, *(verb.router for verb in VERBS)], lifespan=lifespan, metrics=metrics
+        "Conversation Store: commands", [*(verb.router for verb in VERBS), health], lifespan=lifespan, metrics=metrics
     )
 
 

@@ -2,15 +2,14 @@
 
 from fastapi import Response
 
-from commands.carry_out import Called, conversation_answer
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
 from domain.commands import ReopenConversation
-from infrastructure.http.app import strict_router
-from infrastructure.http.paths import ConversationId
 
-router = strict_router("conversations")
+router, serves = verb("POST", "/v1/conversations/{conversation_id}/reopen")
 
 
-@router.post("/v1/conversations/{conversation_id}/reopen")
-async def reopen_conversation(conversation_id: ConversationId, called: Called) -> Response:
+@serves
+async def reopen_conversation(called: Caller, conversation_id: str) -> Response:
     """Answers with the Conversation. Reopening one that is active changes nothing."""
     return await called.carry_out(conversation_id, ReopenConversation(), conversation_answer)

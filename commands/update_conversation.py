@@ -4,13 +4,10 @@ from fastapi import Response
 from msgspec import UNSET
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title
-from commands.carry_out import Called, conversation_answer
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
 from domain.commands import DescribeConversation
 from domain.events import ContextPolicy
-from infrastructure.http.app import strict_router
-from infrastructure.http.paths import ConversationId
-
-router = strict_router("conversations")
 
 
 class UpdateConversation(Body):
@@ -22,8 +19,11 @@ class UpdateConversation(Body):
     context_policy: Policy | None = None
 
 
-@router.post("/v1/conversations/{conversation_id}")
-async def update_conversation(conversation_id: ConversationId, body: UpdateConversation, called: Called) -> Response:
+router, serves = verb("POST", "/v1/conversations/{conversation_id}", UpdateConversation)
+
+
+@serves
+async def update_conversation(called: Caller, conversation_id: str, body: UpdateConversation) -> Response:
     """Answers with the Conversation."""
     named = body.model_fields_set
     policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()

@@ -13,7 +13,7 @@ from openai.types.chat import ChatCompletionChunk
 from infrastructure.settings import Settings
 
 MODELS_KEPT_SECONDS = 30.0
-LONGEST_ANSWER = 2_000_000
+LONGEST_ANSWER = 1_000_000
 """Characters. A provider that sends more than this has lost its mind."""
 
 WINDOWS = (

@@ -15,7 +15,8 @@ from infrastructure.embedded.service import NotInstalledError, Service, accepts,
 DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
-# From MongoDB's error_codes.yml.
+# From MongoDB's error_codes.yml. Both are also said while a configuration is still being read.
+ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
 
 
@@ -75,8 +76,7 @@ def _serves(port: int, secret: str) -> bool:
     )
     with client:
         try:
-            _settle_replica_set(client, host)
-            if not client.admin.command("hello")["isWritablePrimary"]:
+            if not _has_config(client, host) or not client.admin.command("hello")["isWritablePrimary"]:
                 return False
             _settle_user(client, secret)
         except ConnectionFailure:
@@ -84,18 +84,30 @@ def _serves(port: int, secret: str) -> bool:
     return True
 
 
-def _settle_replica_set(client: MongoClient[dict[str, Any]], host: str) -> None:
+def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
+    """Whether the replica set is this one member at this address; sees to it that it soon is."""
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:
         if error.code != NOT_YET_INITIALIZED:
             raise
+        _initiate(client, host)
+        return False
+    if config["members"][0]["host"] == host:
+        return True
+    # Its old port was taken when the supervisor started.
+    config["members"][0]["host"] = host
+    config["version"] += 1
+    client.admin.command("replSetReconfig", config, force=True)
+    return False
+
+
+def _initiate(client: MongoClient[dict[str, Any]], host: str) -> None:
+    try:
         client.admin.command("replSetInitiate", {"_id": REPLICA_SET, "members": [{"_id": 0, "host": host}]})
-        return
-    if config["members"][0]["host"] != host:  # its old port was taken when the supervisor started
-        config["members"][0]["host"] = host
-        config["version"] += 1
-        client.admin.command("replSetReconfig", config, force=True)
+    except OperationFailure as error:
+        if error.code != ALREADY_INITIALIZED:
+            raise
 
 
 def _settle_user(client: MongoClient[dict[str, Any]], password: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 
-from infrastructure.http.body import StrictRoute
 from infrastructure.http.errors import add_error_handlers
 from infrastructure.http.observe import Observe
 from infrastructure.http.shapes import json_response
@@ -34,13 +33,8 @@ def make_app(title: str, routers: list[APIRouter], *, lifespan: Lifespan, metric
     )
     add_error_handlers(app)
     for router in routers:
-        app.include_router(router)
+        app.router.routes.extend(router.routes)  # as they are: an included router is searched anew for every request
     return app
-
-
-def strict_router(tag: str) -> APIRouter:
-    """A router whose routes read strict JSON."""
-    return APIRouter(route_class=StrictRoute, tags=[tag])
 
 
 def reads(router: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:

@@ -1,64 +1,57 @@
-"""Request bodies: strict JSON, read with a bound, so that nothing gets in that could not be stored and given back."""
+"""Request bodies: strict JSON, read with a bound, so that nothing gets in that could not be stored and given back.
 
-from typing import Any
+JSON is what RFC 8259 says: UTF-8, no NaN, no lone surrogates; and here no NUL either. The client's content type is not asked.
+"""
+
+from typing import Any, TypeVar
 
 import msgspec
-from fastapi import Request
-from fastapi.routing import APIRoute
-from starlette.types import Scope
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
 
-from infrastructure.http.errors import ApiError
+from infrastructure.http.errors import ApiError, invalid
 
 LARGEST_BODY = 1_500_000
 """Bytes. Above it a request is a 413, and none of it is kept."""
 
-READ_AT_MOST = 32_000_000
+LARGEST_BATCH = 8 * 1024 * 1024
+"""The same for a request that carries items."""
+
+READ_AT_MOST = 32 * 1024 * 1024
 """Bytes of a body too large that are read and dropped before the connection is."""
 
 DEEPEST = 64
 """Levels that objects and lists may be nested."""
 
-
-_CLOSE = {"connection": "close"}
-
-
-class StrictRequest(Request):
-    """A request whose JSON is what RFC 8259 says: UTF-8, no NaN, no lone surrogates; and here no NUL either."""
-
-    async def body(self) -> bytes:
-        if not hasattr(self, "_body"):
-            pieces: list[bytes] = []
-            size = 0
-            async for piece in self.stream():
-                size += len(piece)
-                # What is too much is thrown away for a while, so that a client that is still sending reads the answer.
-                if size > READ_AT_MOST:
-                    break
-                if size <= LARGEST_BODY:
-                    pieces.append(piece)
-            if size > LARGEST_BODY:
-                raise ApiError(
-                    413, f"The body is larger than {LARGEST_BODY} bytes.", code="request_too_large", headers=_CLOSE
-                )
-            self._body = b"".join(pieces)
-        return self._body
-
-    async def json(self) -> Any:
-        if not hasattr(self, "_strict_json"):
-            self._strict_json = parse(await self.body())
-        return self._strict_json
+Model = TypeVar("Model", bound=BaseModel)
 
 
-class StrictRoute(APIRoute):
-    """A route that reads its body as a StrictRequest, whatever content type the client claims."""
+async def read(request: Request, largest: int) -> bytes:
+    """The request's body. Raises ApiError (413) when it is larger, at once where the client says so beforehand."""
+    pieces: list[bytes] = []
+    size = 0
+    try:
+        async for piece in request.stream():
+            size += len(piece)
+            # What is too much is thrown away for a while, so that a client that is still sending reads the answer.
+            if size > READ_AT_MOST:
+                break
+            if size <= largest:
+                pieces.append(piece)
+    except ClientDisconnect as error:
+        raise ApiError(400, "The client hung up before its request was whole.", code="client_closed") from error
+    if size > largest:
+        message = f"The body is larger than {largest} bytes."
+        raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def get_route_handler(self) -> Any:
-        handle = super().get_route_handler()
 
-        async def handle_strictly(request: Request) -> Any:
-            return await handle(StrictRequest(_as_json(request.scope), request.receive))
-
-        return handle_strictly
+def validated(model: type[Model], body: bytes) -> Model:
+    """The body as its model. Raises ApiError (400): not JSON, or not of that shape."""
+    try:
+        return model.model_validate(parse(body))
+    except ValidationError as error:
+        raise invalid(error.errors(include_url=False, include_context=False, include_input=False)[0]) from error
 
 
 def parse(body: bytes) -> Any:
@@ -115,9 +108,3 @@ def _find_nul(value: Any, path: str = "") -> str | None:
             if (found := _find_nul(inner, f"{path}[{index}]")) is not None:
                 return found
     return None
-
-
-def _as_json(scope: Scope) -> Scope:
-    """The scope with a JSON content type: this API speaks nothing else, and `curl -d` says it sends a form."""
-    headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
-    return {**scope, "headers": [*headers, (b"content-type", b"application/json")]}

@@ -108,7 +108,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case ModelFailed():
             return ApiError(504 if error.timed_out else 502, error.message, code=error.code)
         case RequestValidationError():
-            return _invalid(error)
+            return invalid(error.errors()[0])
         case HTTPException(status_code=404):
             return ApiError(404, "Nothing is served at this path.", code="unknown_url")
         case HTTPException(status_code=405):
@@ -125,14 +125,13 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             )
 
 
-def _invalid(error: RequestValidationError) -> ApiError:
-    """The first thing that is wrong with a request, and where: never what was sent."""
-    first = error.errors()[0]
-    where, *path = first["loc"] or ("body",)
+def invalid(first: Mapping[str, Any]) -> ApiError:
+    """What a validator of pydantic found first, and where: never what was sent."""
+    path = [step for step in first["loc"] if step not in ("body", "query", "path", "header")]
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
     message = str(first["msg"]).removeprefix("Value error, ")
-    name = param or str(where)
-    return ApiError(400, f"Invalid `{name}`: {message}.".replace("..", "."), code="invalid_value", param=param or None)
+    text = f"Invalid `{param or 'body'}`: {message}.".replace("..", ".")
+    return ApiError(400, text, code="invalid_value", param=param or None)
 
 
 async def answer_error(_: Request, error: Exception) -> Response:

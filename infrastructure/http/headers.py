@@ -2,9 +2,9 @@
 
 import hashlib
 import re
-from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from starlette.datastructures import Headers
+from starlette.requests import Request
 
 from infrastructure.event_log.work import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
@@ -32,46 +32,31 @@ def answer_headers(appended: Appended) -> dict[str, str]:
     return headers
 
 
-async def if_match(
-    if_match: Annotated[str | None, Header(description="Versions the command may be decided on.")] = None,
-) -> frozenset[int] | None:
+def if_match(headers: Headers) -> frozenset[int] | None:
     """The versions that `If-Match` names; None where it is absent or `*` (the conversation exists, which is checked anyway)."""
-    if if_match is None or if_match.strip() == "*":
+    given = headers.get("if-match")
+    if given is None or given.strip() == "*":
         return None
-    tags = [part.strip() for part in if_match.split(",")]
     versions: set[int] = set()
-    for tag in tags:
+    for tag in (part.strip() for part in given.split(",")):
         match = _TAG.fullmatch(tag)
         if match is None:
-            raise ApiError(
-                400,
-                "`If-Match` is `*` or a list of entity tags in double quotes.",
-                code="invalid_header",
-                param="If-Match",
-            )
+            message = "`If-Match` is `*` or a list of entity tags in double quotes."
+            raise ApiError(400, message, code="invalid_header", param="If-Match")
         # A weak tag, or one that is no version of ours, never matches (RFC 9110, 13.1.1), which is not malformed.
         if tag.startswith('"') and re.fullmatch(r"[0-9]{1,19}", match[1]) and int(match[1]) <= _LARGEST_VERSION:
             versions.add(int(match[1]))
     return frozenset(versions)
 
 
-async def idempotency(
-    request: Request, idempotency_key: Annotated[str | None, Header(description="Makes the command repeatable.")] = None
-) -> IdempotencyKey | None:
+def idempotency(request: Request, body: bytes) -> IdempotencyKey | None:
     """The request's key with a fingerprint of its method, path and body; None where it has no key."""
-    if idempotency_key is None:
+    key = request.headers.get("idempotency-key")
+    if key is None:
         return None
-    if not 0 < len(idempotency_key.encode()) <= LONGEST_KEY or not idempotency_key.isprintable():
-        raise ApiError(
-            400,
-            f"`Idempotency-Key` is 1 to {LONGEST_KEY} bytes without control characters.",
-            code="invalid_header",
-            param="Idempotency-Key",
-        )
+    if not 0 < len(key.encode()) <= LONGEST_KEY or not key.isprintable():
+        message = f"`Idempotency-Key` is 1 to {LONGEST_KEY} bytes without control characters."
+        raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    digest.update(await request.body())
-    return IdempotencyKey(idempotency_key, digest.digest())
-
-
-IfMatch = Annotated[frozenset[int] | None, Depends(if_match)]
-Idempotency = Annotated[IdempotencyKey | None, Depends(idempotency)]
+    digest.update(body)
+    return IdempotencyKey(key, digest.digest())

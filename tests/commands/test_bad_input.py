@@ -93,8 +93,18 @@ async def test_metadata_past_its_limits_is_a_400(api: httpx.AsyncClient, log: Lo
     assert log.count() == 0
 
 
-@pytest.mark.parametrize("size", [2_000_000, 2 * 1024 * 1024, 10_000_000])
-async def test_a_body_of_two_megabytes_is_a_413(api: httpx.AsyncClient, log: Log, size: int) -> None:
+@pytest.mark.parametrize("size", [1024 * 1024, 2_000_000, 2 * 1024 * 1024, 10_000_000])
+async def test_an_item_over_a_megabyte_is_a_413(api: httpx.AsyncClient, log: Log, size: int) -> None:
+    conversation_id = await create(api)
+    body = item(content="x" * size)
+    assert_openai_error(await api.post(f"/v1/conversations/{conversation_id}/items", json=body), 413)
+    assert_openai_error(await api.post("/v1/conversations", json=body), 413)
+    assert_openai_error(await api.post("/v1/responses", json={"model": "m", "input": "x" * size}), 413)
+    assert log.count() == 1
+
+
+@pytest.mark.parametrize("size", [9_000_000, 40_000_000])
+async def test_a_body_over_its_bound_is_a_413_however_it_is_sent(api: httpx.AsyncClient, log: Log, size: int) -> None:
     conversation_id = await create(api)
     path = f"/v1/conversations/{conversation_id}/items"
     assert_openai_error(await api.post(path, content=b'{"items": [' + b" " * size + b"]}"), 413)
@@ -104,7 +114,15 @@ async def test_a_body_of_two_megabytes_is_a_413(api: httpx.AsyncClient, log: Log
             yield b" " * 100_000
 
     assert_openai_error(await api.post(path, content=chunks()), 413)
+    assert_openai_error(await api.post(f"{path[:-6]}/end", content=b" " * 2_000_000), 413)
     assert log.count() == 1
+
+
+async def test_twenty_items_of_a_third_of_a_megabyte_are_taken(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create(api)
+    body = {"items": [message("x" * 333_000)] * 20}
+    assert (await api.post(f"/v1/conversations/{conversation_id}/items", json=body)).status_code == 200
+    assert log.count() == 21
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import json
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,9 +80,25 @@ def test_mongod_keeps_its_data_when_it_has_to_move_to_another_port(tmp_path: Pat
     with mongod(data) as (client, port):
         client["kept"]["kept"].insert_one({"value": "here"})
     ports = data / "run" / "ports.json"
-    with socket.create_server(("127.0.0.1", json.loads(ports.read_text())["mongod"])), mongod(data) as (client, moved):
+    with taken(json.loads(ports.read_text())["mongod"]), mongod(data) as (client, moved):
         assert moved != port
         assert [document["value"] for document in client["kept"]["kept"].find()] == ["here"]
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Another program's server, which hangs up on everyone."""
+    with socketserver.TCPServer(
+        ("127.0.0.1", port), socketserver.BaseRequestHandler, bind_and_activate=False
+    ) as server:
+        server.allow_reuse_address = True
+        server.server_bind()
+        server.server_activate()
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
 
 
 @contextmanager
@@ -88,10 +106,12 @@ def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
     """A mongod on `data`, a client of it and its port."""
     command = (sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(data), "--only", "MONGODB_URL")
     with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL) as process:
-        env = data / "run" / "env"
-        wait_until(lambda: env.exists() or process.poll() is not None, 30, "mongod")
-        client: MongoClient[dict[str, Any]] = MongoClient(dotenv_values(env)["MONGODB_URL"])
-        with client:
-            yield client, client.admin.command("getCmdLineOpts")["parsed"]["net"]["port"]
-        process.terminate()
+        try:
+            env = data / "run" / "env"
+            wait_until(lambda: env.exists() or process.poll() is not None, 30, "mongod")
+            client: MongoClient[dict[str, Any]] = MongoClient(dotenv_values(env)["MONGODB_URL"])
+            with client:
+                yield client, client.admin.command("getCmdLineOpts")["parsed"]["net"]["port"]
+        finally:
+            process.terminate()
     assert process.returncode == 0

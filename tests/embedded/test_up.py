@@ -22,8 +22,6 @@ from infrastructure.settings import Settings
 from tests.servers import ROOT, wait_until
 from tests.system import System
 
-pytestmark = pytest.mark.xdist_group("embedded")
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[System]:
