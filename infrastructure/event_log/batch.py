@@ -51,7 +51,6 @@ class Plan(Struct):
         """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
         last: dict[UUID, int] = {}
         for row, position in zip(self.rows, positions, strict=True):
-            assert isinstance(row.originator_id, UUID)
             last[row.originator_id] = position
         for stream_id, end in self.ends.items():
             streams.remember(stream_id, replace(end, position=last[stream_id]))
@@ -156,7 +155,7 @@ class Deciding:
     def _read_first_answers(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
         curs.execute(
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
-            " FROM unnest(%s::text[], %s::text[]) AS asked (tenant, key)"
+            " FROM unnest(%b::text[], %b::text[]) AS asked (tenant, key)"
             " JOIN idempotency_keys k ON k.tenant_id = asked.tenant AND k.key = asked.key",
             ([tenant for tenant, _ in keys], [key for _, key in keys]),
             binary=True,
@@ -175,36 +174,54 @@ class Deciding:
 
 
 def keep_side_rows(curs: Cursor[Any], plan: Plan, positions: Sequence[int]) -> None:
-    """What is kept beside the events, in their transaction: first answers of idempotency keys, and whose a response is."""
-    for outcome in plan.outcomes:
-        work = outcome.work
-        if not outcome.events:
-            continue
-        for event in outcome.events:
-            if isinstance(event, ReplyRequested):
-                curs.execute(
-                    "INSERT INTO responses (tenant_id, response_id, conversation_id) VALUES (%s, %s, %s)",
-                    (work.principal.tenant, event.response_id, uuid_of(work.conversation_id)),
-                )
-        if work.idempotency is not None and work.answer is not None:
-            told = _told(outcome, positions)
-            assert isinstance(told, Appended)
-            curs.execute(
-                "INSERT INTO idempotency_keys"
-                " (tenant_id, key, fingerprint, command_id, conversation_id, version, position, answer, recorded_at)"
-                " VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)",
-                (
-                    work.principal.tenant,
-                    work.idempotency.key,
-                    work.idempotency.fingerprint,
-                    work.command_id,
-                    uuid_of(work.conversation_id),
-                    told.version,
-                    told.position,
-                    told.answer,
-                    told.recorded_at,
-                ),
-            )
+    """What is kept beside the events, in their transaction: whose a response is, and first answers of idempotency keys."""
+    decided = [outcome for outcome in plan.outcomes if outcome.events]
+    requested = [
+        (outcome.work.principal.tenant, event.response_id, uuid_of(outcome.work.conversation_id))
+        for outcome in decided
+        for event in outcome.events
+        if isinstance(event, ReplyRequested)
+    ]
+    if requested:
+        curs.execute(
+            "INSERT INTO responses (tenant_id, response_id, conversation_id)"
+            " SELECT * FROM unnest(%b::text[], %b::text[], %b::uuid[])",
+            _columns(requested),
+        )
+    answered = [
+        _first_answer(outcome, positions) for outcome in decided if outcome.work.answer and outcome.work.idempotency
+    ]
+    if answered:
+        curs.execute(
+            "INSERT INTO idempotency_keys"
+            " (tenant_id, key, fingerprint, command_id, conversation_id, version, position, answer, recorded_at)"
+            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::uuid[], %b::uuid[], %b::bigint[], %b::bigint[],"
+            " %b::bytea[], %b::timestamptz[])",
+            _columns(answered),
+        )
+
+
+def _first_answer(outcome: Outcome, positions: Sequence[int]) -> tuple[Any, ...]:
+    """The row that keeps what a command with a key is answered."""
+    work = outcome.work
+    told = _told(outcome, positions)
+    assert isinstance(told, Appended)
+    assert work.idempotency is not None
+    return (
+        work.principal.tenant,
+        work.idempotency.key,
+        work.idempotency.fingerprint,
+        work.command_id,
+        uuid_of(work.conversation_id),
+        told.version,
+        told.position,
+        told.answer,
+        told.recorded_at,
+    )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True))
 
 
 def _matches(work: Work, state: Conversation) -> bool:

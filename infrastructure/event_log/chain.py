@@ -1,6 +1,6 @@
 """The hash chain that runs through each stream: whoever has the last hash can prove that nothing before it was changed."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from uuid import UUID
 
@@ -30,21 +30,40 @@ def chain_hash(
     what is absent has the length 0xFFFFFFFF and no bytes.
     """
     recorded_us = (recorded_at - _EPOCH) // _MICROSECOND
-    parts = (
-        previous,
-        originator_id.bytes,
-        version.to_bytes(8, "big"),
-        topic.encode(),
-        state,
-        tenant.encode(),
-        None if item_id is None else item_id.encode(),
-        recorded_us.to_bytes(8, "big", signed=True),
-        subject.encode(),
-        None if command_id is None else command_id.bytes,
-        correlation_id.encode(),
-    )
-    return sha256(b"".join(_ABSENT if part is None else len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    named = (topic.encode(), state, tenant.encode())
+    item = None if item_id is None else item_id.encode()
+    caused = subject.encode()
+    command = None if command_id is None else command_id.bytes
+    correlation = correlation_id.encode()
+    return sha256(
+        b"".join(
+            (
+                _length(previous),
+                previous,
+                _SIXTEEN,
+                originator_id.bytes,
+                _EIGHT,
+                version.to_bytes(8, "big"),
+                *(piece for part in named for piece in (_length(part), part)),
+                _length(item),
+                item or b"",
+                _EIGHT,
+                recorded_us.to_bytes(8, "big", signed=True),
+                _length(caused),
+                caused,
+                _length(command),
+                command or b"",
+                _length(correlation),
+                correlation,
+            )
+        )
+    ).digest()
 
 
-_ABSENT = b"\xff\xff\xff\xff"
-_MICROSECOND = datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC) - _EPOCH
+def _length(part: bytes | None) -> bytes:
+    return b"\xff\xff\xff\xff" if part is None else len(part).to_bytes(4, "big")
+
+
+_EIGHT = _length(bytes(8))
+_SIXTEEN = _length(bytes(16))
+_MICROSECOND = timedelta(microseconds=1)

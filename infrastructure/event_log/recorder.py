@@ -6,13 +6,13 @@ retried: the writer looks the command up instead (`positions_of`). Only the even
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
+from msgspec import Struct
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
@@ -26,10 +26,13 @@ LOCK_SECONDS = 10
 STATEMENT_SECONDS = 30
 
 
-@dataclass(frozen=True)
-class Row(StoredEvent):
-    """A stored event with the columns that are ours."""
+class Row(Struct, frozen=True):
+    """A row of `events`: what the library stores of an event, and the columns that are ours."""
 
+    originator_id: UUID
+    originator_version: int
+    topic: str
+    state: bytes
     tenant_id: str
     item_id: str | None
     recorded_at: datetime
@@ -76,7 +79,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
         """One transaction with these events. Raises the library's IntegrityError on a version that is taken."""
         with self.turn() as curs:
-            positions = self.insert(curs, stored_events)
+            positions = self.insert(curs, [_as_row(event) for event in stored_events])
             curs.execute("COMMIT")
         return positions
 
@@ -96,11 +99,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")
 
-    def insert(self, curs: Cursor[Any], stored_events: Sequence[StoredEvent]) -> list[int]:
+    def insert(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int]:
         """Inserts the rows in this order with one statement and returns their positions."""
-        if not stored_events:
+        if not rows:
             return []
-        rows = [_as_row(event) for event in stored_events]
         curs.execute(
             _INSERT,
             (
@@ -125,9 +127,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
         Ask inside `turn`: whoever still commits them holds the lock, so what is not there then never will be.
         """
         curs.execute(
-            "SELECT e.notification_id FROM unnest(%s::uuid[], %s::bigint[], %s::uuid[])"
-            " WITH ORDINALITY AS r (originator_id, originator_version, command_id, place)"
-            " JOIN events e USING (originator_id, originator_version, command_id) ORDER BY r.place",
+            "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::uuid[])"
+            " WITH ORDINALITY AS r (stream, version, command, place) CROSS JOIN LATERAL (SELECT * FROM events"
+            " WHERE originator_id = r.stream AND originator_version = r.version AND command_id = r.command LIMIT 1) AS e"
+            " ORDER BY r.place",
             (
                 [row.originator_id for row in rows],
                 [row.originator_version for row in rows],
@@ -138,14 +141,18 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return positions if len(positions) == len(rows) else None
 
     def select_since(
-        self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int | None = None
+        self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int = 2**31
     ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
-        """What each stream holds past a version: (stream, topic, state, recorded_at, chain_hash, position), in order."""
+        """What each stream holds past a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
+
+        At most `limit` of each. LATERAL with its own order keeps every stream a look-up by primary key, whatever the planner
+        believes of a table that grows faster than its statistics.
+        """
         curs.execute(
-            "SELECT e.originator_id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"
-            " FROM unnest(%s::uuid[], %s::bigint[]) AS s (id, version)"
-            " JOIN events e ON e.originator_id = s.id AND e.originator_version > s.version"
-            " ORDER BY e.originator_id, e.originator_version LIMIT %s",
+            "SELECT s.id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"
+            " FROM unnest(%b::uuid[], %b::bigint[]) AS s (id, version) CROSS JOIN LATERAL ("
+            "SELECT * FROM events WHERE originator_id = s.id AND originator_version > s.version"
+            " ORDER BY originator_version LIMIT %b) AS e",
             (list(versions), list(versions.values()), limit),
             binary=True,
         )
@@ -154,7 +161,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
         """(stream, state) of the snapshots there are."""
         curs.execute(
-            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%s)", (list(stream_ids),), binary=True
+            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),), binary=True
         )
         return curs.fetchall()
 
@@ -163,7 +170,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         with self.datastore.get_connection() as connection:
             connection.execute(
                 "INSERT INTO snapshots AS kept (originator_id, originator_version, state)"
-                " SELECT * FROM unnest(%s::uuid[], %s::bigint[], %b::bytea[])"
+                " SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
                 " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version,"
                 " state = excluded.state WHERE kept.originator_version < excluded.originator_version",
                 tuple(list(column) for column in zip(*snapshots, strict=True)),
@@ -172,9 +179,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
         """Every row that names one of these items: (stream, item, topic, state), in order."""
         curs.execute(
-            "SELECT e.originator_id, e.item_id, e.topic, e.state FROM unnest(%s::uuid[], %s::text[]) AS i (stream, item)"
-            " JOIN events e ON e.originator_id = i.stream AND e.item_id = i.item"
-            " ORDER BY e.originator_id, e.originator_version",
+            "SELECT i.stream, i.item, e.topic, e.state FROM unnest(%b::uuid[], %b::text[]) AS i (stream, item)"
+            " CROSS JOIN LATERAL (SELECT * FROM events WHERE originator_id = i.stream AND item_id = i.item"
+            " ORDER BY originator_version LIMIT 100) AS e",
             ([stream for stream, _ in items], [item for _, item in items]),
             binary=True,
         )
@@ -186,16 +193,16 @@ class ConversationRecorder(PostgresApplicationRecorder):
 
 _INSERT = (
     "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject,"
-    " command_id, correlation_id, chain_hash) SELECT * FROM unnest(%s::uuid[], %s::bigint[], %s::text[], %b::bytea[],"
-    " %s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::uuid[], %s::text[], %b::bytea[])"
+    " command_id, correlation_id, chain_hash) SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[],"
+    " %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::uuid[], %b::text[], %b::bytea[])"
     " RETURNING notification_id"
 )
+"""Binary parameters (%b): half the time of text, and bodies are not doubled in hexadecimal."""
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """The event with our columns; the library's own plain events (its contract tests) get empty ones."""
-    if isinstance(event, Row):
-        return event
+    """One of the library's own events, with nothing in our columns."""
+    assert isinstance(event.originator_id, UUID)
     return Row(
         originator_id=event.originator_id,
         originator_version=event.originator_version,

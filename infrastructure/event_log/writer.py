@@ -7,7 +7,7 @@ to a COMMIT is lost, the batch's rows are looked up under the lock before anythi
 import asyncio
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -193,9 +193,10 @@ class Writer:
     def _count(self, plan: Plan) -> None:
         if plan.rows:
             self._metrics.append_batch_events.observe(len(plan.rows))
-        for row in plan.rows:
-            self._metrics.events_appended.labels(type=row.topic).inc()
-        self._metrics.append_conflicts.labels(reason="race").inc(plan.races)
+        for topic, rows in Counter(row.topic for row in plan.rows).items():
+            self._metrics.events_appended.labels(type=topic).inc(rows)
+        if plan.races:
+            self._metrics.append_conflicts.labels(reason="race").inc(plan.races)
         for outcome in plan.outcomes:
             if isinstance(outcome.error, VersionMismatch):
                 self._metrics.append_conflicts.labels(reason="if_match").inc()
