@@ -123,10 +123,10 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
         assert f"server {name} resolve;" in text
         text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side.server_address[1]};")
     text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};")
-    text = text.replace("root /srv;", f"root {CONFIG.parent};")
     text = (
         text.replace("/tmp/", f"{tmp_path}/").replace("/dev/stdout", str(log)).replace("/dev/stderr", f"{log}.errors")
     )
+    text = text.replace("root /srv;", f"root {CONFIG.parent};")
     config = tmp_path / "gateway.conf"
     config.write_text(text)
     options = ["-c", str(config), "-e", f"{log}.errors", "-g", "daemon off; master_process off;"]
