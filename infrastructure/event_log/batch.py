@@ -12,6 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from psycopg import Cursor
 
+from domain.commands import RequestReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
@@ -71,14 +72,29 @@ class Deciding:
         self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
         self._in_batch: dict[tuple[str, str], Outcome] = {}
 
+    def ahead(self, batch: Sequence[Work]) -> Plan | None:
+        """The batch decided on what is in memory, without a look at the log; None where that is not enough.
+
+        It is enough for commands that touch no items and have no key, and when each of them leads to events: a refusal,
+        or a command that changes nothing, may be due to a state that is old.
+        """
+        if any(work.idempotency is not None or work.command.touches for work in batch):
+            return None
+        self._hold(batch)
+        outcomes = [self._outcome(work) for work in batch]
+        if any(not outcome.events or isinstance(outcome.work.command, RequestReply) for outcome in outcomes):
+            return None
+        return Plan(outcomes, self._rows, self._ends)
+
+    def held_versions(self, batch: Sequence[Work]) -> dict[UUID, int]:
+        """The version of each stream that the batch is decided on; 0 for one that is new."""
+        asked = dict.fromkeys(uuid_of(work.conversation_id) for work in batch)
+        return {stream_id: held.state.version if (held := self._held.get(stream_id)) else 0 for stream_id in asked}
+
     def plan(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
-        # Held by this batch itself: memory may let go of some of them while it takes in others.
-        asked = {uuid_of(work.conversation_id) for work in batch}
-        self._held = {stream_id: held for stream_id in asked if (held := self._streams.get(stream_id)) is not None}
-        versions = {
-            stream_id: self._held[stream_id].state.version if stream_id in self._held else 0 for stream_id in asked
-        }
-        newer = self._recorder.select_since(curs, versions)
+        """The batch decided on what the log says, under the lock."""
+        self._hold(batch)
+        newer = self._recorder.select_since(curs, self.held_versions(batch))
         fold(self._held, newer)
         moved = {stream_id for stream_id, *_ in newer}
         for stream_id in moved:
@@ -91,6 +107,11 @@ class Deciding:
         outcomes = [self._outcome(work) for work in batch]
         races = sum(uuid_of(work.conversation_id) in moved for work in batch) if moved else 0
         return Plan(outcomes, self._rows, self._ends, races)
+
+    def _hold(self, batch: Sequence[Work]) -> None:
+        """Takes the streams of the batch to itself: memory may let go of some of them while it takes in others."""
+        asked = {uuid_of(work.conversation_id) for work in batch}
+        self._held = {stream_id: held for stream_id in asked if (held := self._streams.get(stream_id)) is not None}
 
     def _outcome(self, work: Work) -> Outcome:
         try:

@@ -13,6 +13,7 @@ from uuid import UUID
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from msgspec import Struct
+from msgspec.structs import astuple
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
@@ -103,23 +104,21 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """Inserts the rows in this order with one statement and returns their positions."""
         if not rows:
             return []
-        curs.execute(
-            _INSERT,
-            (
-                [row.originator_id for row in rows],
-                [row.originator_version for row in rows],
-                [row.topic for row in rows],
-                [row.state for row in rows],
-                [row.tenant_id for row in rows],
-                [row.item_id for row in rows],
-                [row.recorded_at for row in rows],
-                [row.subject for row in rows],
-                [row.command_id for row in rows],
-                [row.correlation_id for row in rows],
-                [row.chain_hash for row in rows],
-            ),
-        )
+        curs.execute(_INSERT, _columns(rows))
         return [position for (position,) in curs.fetchall()]
+
+    def append_at_once(self, held: Mapping[UUID, int], rows: Sequence[Row]) -> list[int] | None:
+        """Inserts the rows in a transaction of their own, in one round trip, and returns their positions.
+
+        None, with nothing done, when one of the streams in `held` is past the version that is held of it.
+        """
+        with self.datastore.get_connection() as connection:
+            curs = connection.cursor(row_factory=tuple_row)
+            curs.execute(_AT_ONCE, (list(held), list(held.values()), *_columns(rows)), binary=True)
+            row = curs.fetchone()
+            assert row is not None
+            positions: list[int] | None = row[0]
+            return positions
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None when they are not in the log.
@@ -198,6 +197,17 @@ _INSERT = (
     " RETURNING notification_id"
 )
 """Binary parameters (%b): half the time of text, and bodies are not doubled in hexadecimal."""
+
+
+_AT_ONCE = (
+    "SELECT append_at_once(%b::uuid[], %b::bigint[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::text[],"
+    " %b::text[], %b::timestamptz[], %b::text[], %b::uuid[], %b::text[], %b::bytea[])"
+)
+
+
+def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
+    """The rows column by column, in the order of their fields."""
+    return tuple(list(column) for column in zip(*map(astuple, rows), strict=True))
 
 
 def _as_row(event: StoredEvent) -> Row:

@@ -163,6 +163,8 @@ class Writer:
 
     def _attempt(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
         self._load_cold(batch)
+        if not in_doubt and (results := self._append_at_once(batch, in_doubt)) is not None:
+            return results
         with self._recorder.turn() as curs:
             if in_doubt and (positions := self._recorder.positions_of(curs, in_doubt[0].rows)) is not None:
                 return self._settle(in_doubt[0], positions)
@@ -174,6 +176,19 @@ class Writer:
             positions = self._recorder.insert(curs, plan.rows)
             keep_side_rows(curs, plan, positions)
             curs.execute("COMMIT")
+        return self._settle(plan, positions)
+
+    def _append_at_once(self, batch: list[Work], in_doubt: list[Plan]) -> list[Appended | BaseException] | None:
+        """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
+        deciding = Deciding(self._recorder, self._streams, self._clock())
+        plan = deciding.ahead(batch)
+        if plan is None:
+            return None
+        in_doubt.append(plan)
+        positions = self._recorder.append_at_once(deciding.held_versions(batch), plan.rows)
+        if positions is None:
+            in_doubt.clear()
+            return None
         return self._settle(plan, positions)
 
     def _settle(self, plan: Plan, positions: Sequence[int]) -> list[Appended | BaseException]:

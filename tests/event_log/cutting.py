@@ -1,4 +1,7 @@
-"""A way to Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and hangs up instead."""
+"""A way to Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and hangs up instead.
+
+An append in one round trip commits too. A new connection sends its text, so that it is known by its name.
+"""
 
 import socket
 import threading
@@ -43,7 +46,7 @@ class CuttingProxy:
         with client, server:
             try:
                 while data := client.recv(65536):
-                    if data.startswith(b"Q") and b"COMMIT" in data[:32]:
+                    if (data.startswith(b"Q") and b"COMMIT" in data[:32]) or b"append_at_once" in data:
                         with self._lock:
                             self.seen += 1
                             if self._to_lose:

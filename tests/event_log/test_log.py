@@ -78,12 +78,18 @@ async def test_two_writers_on_one_conversation_make_one_order_without_gaps(setti
     assert all(stored[answer.version] == answer.position for answer in answers)
 
 
-async def test_a_commit_whose_answer_is_lost_is_found_not_repeated(settings: Settings, log: Log) -> None:
+@pytest.mark.parametrize("keyed", [False, True], ids=["in one round trip", "under the lock"])
+async def test_a_commit_whose_answer_is_lost_is_found_not_repeated(settings: Settings, log: Log, keyed: bool) -> None:
+    def keys(text: str) -> dict[str, Any]:
+        return {"idempotency": IdempotencyKey(text, b"f"), "answer": lambda _: b"{}"} if keyed else {}
+
     with cutting(settings.postgres_url) as proxy, opened(proxy.url) as events:
         conversation_id = await start(events)
         for n in range(5):
             proxy.lose_commits(1)
-            answers = await asyncio.gather(*(events.append(work(conversation_id, say(f"{n}-{m}"))) for m in range(4)))
+            answers = await asyncio.gather(
+                *(events.append(work(conversation_id, say(f"{n}-{m}"), **keys(f"{n}-{m}"))) for m in range(4))
+            )
             stored = dict(log.rows("SELECT originator_version, notification_id FROM events"))
             assert all(stored[answer.version] == answer.position for answer in answers)
         assert proxy.lost == 5
