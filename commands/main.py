@@ -15,6 +15,7 @@ from commands import (
     delete_conversation,
     delete_item,
     end_conversation,
+    import_conversations,
     reopen_conversation,
     update_conversation,
 )
@@ -45,6 +46,7 @@ VERBS = (
     end_conversation,
     reopen_conversation,
     create_response,
+    import_conversations,
 )
 
 

@@ -36,18 +36,25 @@ class _DirectRoute(APIRoute):
 
 
 def verb(
-    method: str, path: str, body: type[BaseModel] | None = None, *, optional: bool = False, largest: int = LARGEST_BODY
+    method: str,
+    path: str,
+    body: type[BaseModel] | None = None,
+    *,
+    optional: bool = False,
+    largest: int = LARGEST_BODY,
+    streamed: bool = False,
 ) -> tuple[APIRouter, Callable[[Handler], Handler]]:
     """A router of its own, and what registers the handler in it.
 
-    The handler is called with the Caller, each id in the path, and the body (None where `optional` and there is none).
+    The handler is called with the Caller, each id in the path, and the body: None where it is `optional` and there is none,
+    its pieces as they come where it is `streamed`.
     """
     router = APIRouter(route_class=_DirectRoute)
     names = re.findall(r"{(\w+)}", path)
 
     def serves(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            raw = await read(request, largest)
+            raw = b"" if streamed else await read(request, largest)
             called = Caller(
                 request.app.state.wiring,
                 DEFAULT,
@@ -58,6 +65,8 @@ def verb(
             given: list[Any] = [checked(request.path_params[name], _PREFIXES[name], name) for name in names]
             if body is not None:
                 given.append(None if optional and not raw else validated(body, raw))
+            if streamed:
+                given.append(request.stream())
             return await handler(called, *given)
 
         tag = "items" if "/items" in path else "responses" if "/responses" in path else "conversations"

@@ -36,12 +36,13 @@ def test_the_conversation_in_ten_lines_runs(running: System) -> None:
     assert "user My name is Ada. Say hello." in done.stdout
 
 
-def test_the_curl_lines_answer(running: System) -> None:
+def test_the_curl_lines_answer(running: System, tmp_path: Path) -> None:
+    (tmp_path / "conversations.jsonl").write_text('{"items": [{"role": "user", "content": "hi"}]}\n')
     with OpenAI(base_url=f"{running.base_url}/v1", api_key="any") as client:
         items = [{"type": "message", "role": "user", "content": f"{n}"} for n in range(3)]
         conversation = client.conversations.create(items=items)  # type: ignore[arg-type]  # plain dicts are what it takes
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         command = line.replace("localhost:8000", running.base_url.removeprefix("http://")).replace(
             "curl -s", "curl -sf"
@@ -49,6 +50,7 @@ def test_the_curl_lines_answer(running: System) -> None:
         done = subprocess.run(
             ["bash", "-c", command],
             env={**os.environ, "CONVERSATION": conversation.id},
+            cwd=tmp_path,
             capture_output=True,
             text=True,
             timeout=30,

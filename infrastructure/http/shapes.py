@@ -1,5 +1,6 @@
 """JSON as both sides write it: a conversation, a list, spliced from bodies that are JSON text already."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -57,3 +58,8 @@ def json_array(items: Iterable[bytes]) -> bytes:
 def encode(value: object) -> bytes:
     """A value as JSON text."""
     return msgspec.json.encode(value)
+
+
+def sha256(body: bytes) -> bytes:
+    """The SHA-256 of a body, as fingerprints are."""
+    return hashlib.sha256(body).digest()

@@ -1,0 +1,158 @@
+"""POST /v1/import: conversations as JSON lines, any number of them, through the same rules as everything else.
+
+A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are
+read as they come, and a bounded number of them is under way at a time. A line that is refused is reported, and the rest goes
+on. With an `Idempotency-Key` a repeat of the import adds only what the first one did not get to.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from fastapi import Response
+from msgspec import Struct
+from msgspec.structs import replace
+
+from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
+from commands.carry_out import Caller
+from commands.verb import verb
+from domain.commands import AppendItems, NewItem, StartConversation
+from domain.events import ContextPolicy
+from infrastructure.event_log.work import Appended, IdempotencyKey
+from infrastructure.http import shapes
+from infrastructure.http.body import LARGEST_BATCH, validated
+from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.ids import CONVERSATION, mint
+
+LINES_AT_ONCE = 32
+ITEMS_AT_ONCE = 200
+BYTES_AT_ONCE = 1024 * 1024
+MOST_ERRORS = 100
+
+router, serves = verb("POST", "/v1/import", streamed=True)
+
+
+class ImportedConversation(Body):
+    items: list[Any] | None = None
+    metadata: Metadata | None = None
+    title: Title | None = None
+    instructions: Instructions | None = None
+    context_policy: Policy | None = None
+
+
+class Report(Struct):
+    """What became of an import so far. `errors` has the first MOST_ERRORS; `failed` counts all."""
+
+    conversations: int = 0
+    items: int = 0
+    failed: int = 0
+    errors: list[dict[str, Any]] = []
+
+
+@serves
+async def import_conversations(called: Caller, body: AsyncIterator[bytes]) -> Response:
+    """Answers when all is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
+    report = Report(errors=[])
+    room = asyncio.Semaphore(LINES_AT_ONCE)
+    under_way: set[asyncio.Task[None]] = set()
+
+    async def take(number: int, line: bytes) -> None:
+        try:
+            items = await _import_line(called, number, line)
+            report.items += items
+            report.conversations += 1
+        except Exception as error:  # noqa: BLE001 - what is wrong with a line is told of that line
+            report.failed += 1
+            if len(report.errors) < MOST_ERRORS:
+                report.errors.append({"line": number, **as_api_error(error).body()})
+        finally:
+            room.release()
+
+    async for number, line in _lines(body):
+        await room.acquire()
+        task = asyncio.create_task(take(number, line))
+        under_way.add(task)
+        task.add_done_callback(under_way.discard)
+    await asyncio.gather(*under_way)
+    report.errors.sort(key=lambda error: int(error["line"]))
+    return shapes.json_response(shapes.encode({"object": "import", **_fields(report)}))
+
+
+async def _import_line(called: Caller, number: int, line: bytes) -> int:
+    """Makes one conversation durable, in as many commands as it takes, and returns how many items it has."""
+    if len(line) > LARGEST_BATCH:
+        raise ApiError(413, f"The line is larger than {LARGEST_BATCH} bytes.", code="request_too_large")
+    asked = validated(ImportedConversation, line)
+    chunks = _chunks(new_items(asked.items or []))
+    conversation_id = mint(CONVERSATION)
+    start = StartConversation(
+        conversation_id=conversation_id,
+        tenant=called.principal.tenant,
+        owner=called.principal.subject,
+        title=asked.title,
+        instructions=asked.instructions,
+        metadata=asked.metadata or {},
+        context_policy=asked.context_policy.as_event() if asked.context_policy else ContextPolicy(),
+        items=next(chunks),
+    )
+    first = await _keyed(called, number, 0, line).append(conversation_id, start, _remember)
+    conversation_id = first.answer.decode() if first.answer is not None else conversation_id
+    for part, items in enumerate(chunks, 1):
+        command = AppendItems(items=items, author=called.principal.subject)
+        await _keyed(called, number, part, line).append(conversation_id, command, _remember)
+    return len(asked.items or [])
+
+
+def _keyed(called: Caller, number: int, part: int, line: bytes) -> Caller:
+    """The caller with the key of one command of one line; without one where the import has none."""
+    if called.idempotency is None:
+        return called
+    key = IdempotencyKey(f"{called.idempotency.key}\n{number}.{part}", shapes.sha256(line))
+    return replace(called, idempotency=key)
+
+
+def _remember(appended: Appended) -> bytes:
+    return appended.conversation.id.encode()
+
+
+def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
+    """The items in portions that fit a batch; at least one, though it may be empty."""
+    chunk: list[NewItem] = []
+    size = 0
+    for new in items:
+        if chunk and (len(chunk) == ITEMS_AT_ONCE or size + len(new.item) > BYTES_AT_ONCE):
+            yield tuple(chunk)
+            chunk, size = [], 0
+        chunk.append(new)
+        size += len(new.item)
+    yield tuple(chunk)
+
+
+async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers from 1; of one too long, no more than proves it."""
+    number = 1
+    line = bytearray()
+    async for piece in body:
+        *whole, rest = piece.split(b"\n")
+        for end in whole:
+            _grow(line, end)
+            if line.strip():
+                yield number, bytes(line)
+            line.clear()
+            number += 1
+        _grow(line, rest)
+    if line.strip():
+        yield number, bytes(line)
+
+
+def _grow(line: bytearray, piece: bytes) -> None:
+    line += piece[: LARGEST_BATCH + 1 - len(line)]
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {
+        "conversations": report.conversations,
+        "items": report.items,
+        "failed": report.failed,
+        "errors": report.errors,
+    }
