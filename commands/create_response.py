@@ -15,7 +15,7 @@ from commands.verb import verb
 from domain.commands import NewItem, RequestReply, StartConversation
 from domain.errors import ConversationNotFound
 from domain.events import InputItem
-from domain.items import from_stored
+from domain.items import as_output, from_stored
 from infrastructure.context import Asked
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
@@ -24,7 +24,7 @@ from infrastructure.ids import CONVERSATION, RESPONSE, mint
 
 MOST_INPUT_ITEMS = 200
 LARGEST_REQUEST = 4 * 1024 * 1024
-"""Bytes. A response's document in the views holds its input twice and its output, and may not pass 16 MB."""
+"""Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
 
 _SSE = "text/event-stream; charset=utf-8"
 _KEPT = ("instructions", "temperature", "top_p", "max_output_tokens", "metadata", "truncation")
@@ -165,7 +165,11 @@ def _input(body: CreateResponse) -> tuple[NewItem, ...]:
         raise ApiError(400, f"`input` has more than {MOST_INPUT_ITEMS} items.", code="invalid_value", param="input")
     if not given and body.conversation is None:
         raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
-    return new_items(given, "input")
+    items = new_items(given, "input")
+    # As they are given back: that may be longer than they came.
+    if sum(len(as_output(new.item_id, new.item)) for new in items) > LARGEST_REQUEST:
+        raise ApiError(413, f"`input` is larger than {LARGEST_REQUEST} bytes.", code="request_too_large", param="input")
+    return items
 
 
 def _refuse_what_is_not_honoured(body: CreateResponse) -> None:

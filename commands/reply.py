@@ -25,7 +25,7 @@ from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import mint, minted_seconds
-from infrastructure.model import ModelFailed, Piece
+from infrastructure.model import ModelFailed, Piece, count_in
 from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
@@ -235,13 +235,11 @@ class Reply:
         if given is None:
             [output] = await count_off_loop(["".join(self._text)])
             return Usage(input_tokens=self._request.shown.tokens, output_tokens=output)
-        cached = (given.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
-        reasoning = (given.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
         return Usage(
-            input_tokens=given.get("prompt_tokens") or 0,
-            output_tokens=given.get("completion_tokens") or 0,
-            cached_tokens=cached,
-            reasoning_tokens=reasoning,
+            input_tokens=count_in(given, "prompt_tokens"),
+            output_tokens=count_in(given, "completion_tokens"),
+            cached_tokens=count_in(given, "prompt_tokens_details", "cached_tokens"),
+            reasoning_tokens=count_in(given, "completion_tokens_details", "reasoning_tokens"),
         )
 
     def _observe(self, status: str) -> None:

@@ -161,14 +161,27 @@ def as_failure(error: Exception) -> ModelFailed:
 
 
 def _piece(chunk: Any) -> Piece:
-    """One chunk of `/chat/completions`. Raises on anything that is not one."""
+    """One chunk of `/chat/completions`. Raises on anything that is not one: the client itself does not look."""
     if not isinstance(chunk, ChatCompletionChunk):
         raise TypeError(f"Not a chunk: {type(chunk).__name__}")
-    usage = chunk.usage.model_dump() if chunk.usage is not None else None
+    model = _text(chunk.model)
+    usage = chunk.usage.model_dump(warnings="none") if chunk.usage is not None else None
     if not chunk.choices:
-        return Piece(usage=usage, model=chunk.model)
+        return Piece(usage=usage, model=model)
     choice = chunk.choices[0]
-    text = choice.delta.content or choice.delta.refusal or ""
-    if not isinstance(text, str):
-        raise TypeError("A piece of text is not text")
-    return Piece(text=text, finish_reason=choice.finish_reason, usage=usage, model=chunk.model)
+    text = _text(choice.delta.content) or _text(choice.delta.refusal) or ""
+    text.encode()  # raises where half a character is all there is
+    return Piece(text=text, finish_reason=_text(choice.finish_reason), usage=usage, model=model)
+
+
+def _text(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"Not a text: {type(value).__name__}")
+    return value
+
+
+def count_in(usage: Any, *path: str) -> int:
+    """A number of tokens out of a provider's usage; 0 where there is none that could be one."""
+    for name in path:
+        usage = usage.get(name) if isinstance(usage, dict) else None
+    return usage if type(usage) is int and 0 <= usage < 2**53 else 0

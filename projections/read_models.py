@@ -197,7 +197,6 @@ def _responses(recorded: Recorded) -> Iterator[Write]:
                     "model": event.model,
                     "parameters": event.parameters.decode(),
                     "input": [as_output(given.item_id, given.item).decode() for given in event.input],
-                    "joined": {},
                     "output_ids": [],
                     "created_at": microseconds(recorded.recorded_at),
                     "completed_at": None,
@@ -206,10 +205,6 @@ def _responses(recorded: Recorded) -> Iterator[Write]:
                     "error": None,
                 },
             )
-        case ItemAppended(response_id=str(response_id)):
-            # The items a reply was asked with join too; which of the joined are its output, ReplyCompleted says.
-            body = as_output(event.item_id, event.item).decode()
-            yield Update("responses", key(recorded.tenant, response_id), {f"joined.{event.item_id}": body})
         case ReplyCompleted():
             yield Update(
                 "responses",

@@ -13,7 +13,7 @@ from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
-from projections.read_models import Document
+from projections.read_models import Document, key
 from queries.caller import Called, Caller
 from queries.consistency import Read
 from queries.log_access import LogAway
@@ -41,7 +41,8 @@ async def get_response(
             400, "A stream of a response can not be resumed yet.", code="unsupported_parameter", param="stream"
         )
     read, document = await _find(called, response_id)
-    return shapes.json_response(_render(document), headers=read.headers)
+    output = await _output(called, read, document["output_ids"])
+    return shapes.json_response(_render(document, output), headers=read.headers)
 
 
 @reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
@@ -64,7 +65,7 @@ async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
     if conversation_id is None:
         raise ResponseNotFound(response_id)
     try:
-        read = await called.read(conversation_id, "responses")
+        read = await called.read(conversation_id, "responses", "items")
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error
     return read, await _document(called, read, response_id)
@@ -72,7 +73,7 @@ async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
 
 async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Document]:
     """Which conversation it belongs to, the log knows before any view does; with the log away the view has to do."""
-    read = await called.read_everything("responses")
+    read = await called.read_everything("responses", "items")
     return read, await _document(called, read, response_id)
 
 
@@ -83,8 +84,17 @@ async def _document(called: Caller, read: Read, response_id: str) -> Document:
     return document
 
 
-def _render(document: Document) -> bytes:
-    joined: dict[str, str] = document["joined"]
+async def _output(called: Caller, read: Read, item_ids: list[str]) -> list[bytes]:
+    """The JSON texts of a reply's items, in order: from the view of items, so that no document holds what can grow."""
+    idents = [key(called.principal.tenant, item_id) for item_id in item_ids]
+    found = {each["_id"]: each["item"].encode() async for each in called.view("items").find({"_id": {"$in": idents}})}
+    if len(found) < len(idents):
+        await called.sources.consistency.check(read)
+        raise ResponseNotFound(item_ids[0])  # their conversation was deleted meanwhile
+    return [found[ident] for ident in idents]
+
+
+def _render(document: Document, output: list[bytes]) -> bytes:
     parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
     completed_at: int | None = document["completed_at"]
     usage = document["usage"]
@@ -95,7 +105,7 @@ def _render(document: Document) -> bytes:
         created_at=document["created_at"] / _MICROSECONDS,
         status=document["status"],
         model=document["model"],
-        output=[joined[item_id].encode() for item_id in document["output_ids"]],
+        output=output,
         parameters=parameters,
         usage=None if usage is None else msgspec.convert(usage, Usage),
         error=document["error"],

@@ -23,8 +23,12 @@ class UnreadableEvent(Exception):
 
 
 def encode(event: Event) -> bytes:
-    """The stored state of an event."""
+    """The stored state of an event. Raises UnreadableEvent rather than write what could never be read back."""
     body = _encoder.encode(event)
+    try:
+        _decoders[event.topic].decode(body)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEvent(f"An event of topic {event.topic!r} could not be read back: {error}") from error
     if len(body) >= _COMPRESS_FROM:
         # Contexts of the library are not shared between threads; making one costs a microsecond beside what it does.
         compressed = zstandard.ZstdCompressor(level=3).compress(body)

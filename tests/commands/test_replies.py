@@ -40,7 +40,7 @@ def provider() -> Iterator[Provider]:
 @pytest.fixture
 async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(
-        settings.model_copy(update={"openai_base_url": provider.url, "model_timeout": 1.0, "model_window": 2000}),
+        settings.model_copy(update={"openai_base_url": provider.url, "model_timeout": 2.5, "model_window": 2000}),
         Metrics(),
     )
     async with app.router.lifespan_context(app):
@@ -280,3 +280,46 @@ async def test_a_repeat_of_a_reply_that_failed_fails_alike(api: httpx.AsyncClien
     assert [answer.status_code for answer in answers] == [504, 504]
     assert answers[0].json() == answers[1].json()
     assert len(provider.requests) == 1
+
+
+def odd(**fields: Any) -> Any:
+    """A provider whose last chunk has these fields, of types that the API does not know."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.piece("ok")
+        exchange.chunk(**{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], **fields})
+        exchange.end_stream()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"usage": {"prompt_tokens": 12.5, "completion_tokens": 2**63, "prompt_tokens_details": 3}}, 200),
+        ({"usage": {"prompt_tokens": -1, "completion_tokens": True, "total_tokens": None}}, 200),
+        ({"model": 5}, 502),
+        ({"choices": [{"index": 0, "delta": {}, "finish_reason": 7}]}, 502),
+        ({"choices": [{"index": 0, "delta": {"content": ["x"]}, "finish_reason": "stop"}]}, 502),
+        ({"choices": [{"index": 0, "delta": {"content": "\ud83d"}, "finish_reason": "stop"}]}, 502),
+        ({"choices": [{"index": 0}]}, 502),
+    ],
+)
+async def test_what_a_provider_may_not_send_never_becomes_an_event_that_can_not_be_read(
+    api: httpx.AsyncClient, log: Log, provider: Provider, fields: dict[str, Any], status: int
+) -> None:
+    conversation_id = await create(api)
+    provider.script = odd(**fields)
+    answer = await ask(api, "hi", conversation=conversation_id)
+    assert answer.status_code == status, answer.text
+    assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
+
+
+async def test_an_input_that_grows_as_it_is_given_back_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
+    item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
+    body = '{"input":[' + ",".join([item] * 12) + "]}"
+    assert len(body) < 4 * 1024 * 1024
+    answer = await api.post("/v1/responses", content=body)
+    assert answer.status_code == 413
+    assert log.count() == 0
