@@ -1,18 +1,27 @@
 """What every verb does with its command: hand it to the log, and answer with where it stands."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fastapi import Response
 from msgspec import Struct
 
-from domain.commands import AppendItems, Command, StartConversation
+from domain.commands import (
+    AppendItems,
+    Command,
+    CompleteReply,
+    DescribeConversation,
+    FailReply,
+    NewItem,
+    RequestReply,
+    StartConversation,
+)
 from domain.conversation import Conversation
-from domain.events import ItemAppended
+from domain.events import InputItem, ItemAppended
 from domain.items import as_output
 from infrastructure.context import Contexts
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
-from infrastructure.event_log.work import Appended, IdempotencyKey, Work
+from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable, Work
 from infrastructure.http import shapes
 from infrastructure.http.headers import answer_headers
 from infrastructure.ids import mint_uuid
@@ -46,7 +55,16 @@ class Caller(Struct, frozen=True):
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
     ) -> Appended:
-        """Makes the command durable. Raises what EventLog.append raises."""
+        """Makes the command durable. Raises what EventLog.append raises, but that a repeat can settle what is unknown."""
+        try:
+            return await self._append(conversation_id, command, answer)
+        except LogUnavailable as error:
+            settled_by_repeat = self.if_match is not None or (self.idempotency is not None and answer is not None)
+            raise LogUnavailable(unknown=error.unknown and not settled_by_repeat) from error
+
+    async def _append(
+        self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None
+    ) -> Appended:
         return await self.wiring.log.append(
             Work(
                 principal=self.principal,
@@ -93,5 +111,23 @@ def items_answer(appended: Appended) -> bytes:
 
 
 def _size(command: Command) -> int:
-    items = command.items if isinstance(command, AppendItems | StartConversation) else ()
+    """About how many bytes of events come of it: what a batch and the queue are bounded by."""
+    match command:
+        case AppendItems():
+            return _items_size(command.items)
+        case StartConversation():
+            return _items_size(command.items) + 4 * len(command.instructions or "")
+        case DescribeConversation():
+            return _ROW_BYTES + 4 * len(command.instructions if isinstance(command.instructions, str) else "")
+        case RequestReply():
+            return _items_size(command.input) + len(command.parameters)
+        case CompleteReply():
+            return _items_size((*command.input, *command.output)) + 5 * len(command.delta_lengths)
+        case FailReply():
+            return _ROW_BYTES + 4 * len(command.partial_output)
+        case _:
+            return _ROW_BYTES
+
+
+def _items_size(items: Sequence[NewItem | InputItem]) -> int:
     return _ROW_BYTES * (1 + len(items)) + sum(len(new.item) for new in items)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from commands import reply_events
 from commands.reply_events import StreamEvent
+from domain.errors import ConversationNotFound
 from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
 from domain.items import as_output, from_stored, text_of
 from infrastructure.event_log.reader import EventReader
@@ -91,6 +92,9 @@ class RecordedReply:
         yield reply_events.ended(_status(end), await self._finished(record))
 
     async def _recorded(self) -> _Record:
+        head = await self._reader.head(self._kept.conversation_id)
+        if head is None or head.deleted:
+            raise ConversationNotFound(self._kept.conversation_id)
         rows = await self._reader.item(self._kept.conversation_id, self._kept.response_id)
         requested, last = rows[0].event, rows[-1].event
         assert isinstance(requested, ReplyRequested)

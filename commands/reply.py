@@ -6,8 +6,8 @@ key to come back with; what had arrived is kept with the response, as is what ha
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -30,25 +30,31 @@ from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
 Emit = Callable[[StreamEvent], Awaitable[None]]
 
 BUFFERED_EVENTS = 256
 """Events a slow reader may be behind before the provider is read more slowly."""
 
-_ending: set[asyncio.Task[None]] = set()
-"""Ends being put on record after their client hung up; held so that they are not collected."""
+_running: set[asyncio.Task[Any]] = set()
+"""Replies under way, whoever listens; held so that they are not collected."""
 
-_going_on: set[asyncio.Task[None]] = set()
-"""Replies whose client hung up and may come back with its key."""
+_ending: set[asyncio.Task[None]] = set()
+"""Ends being put on record of replies that were stopped."""
 
 
 async def endings() -> None:
-    """Stops what runs though nobody listens, and waits until the end of every abandoned reply is on record."""
-    for producer in list(_going_on):
-        producer.cancel()
-    await asyncio.gather(*_going_on, return_exceptions=True)
+    """Stops the replies that still run, and waits until the end of each is on record. The process is about to end."""
+    stopped = list(_running)
+    for reply in stopped:
+        reply.cancel(STOPPING)
+    await asyncio.gather(*stopped, return_exceptions=True)
     while _ending:
         await asyncio.wait(set(_ending))
+
+
+STOPPING = "The server was stopped."
+HUNG_UP = "The client hung up."
 
 
 class Reply:
@@ -84,7 +90,9 @@ class Reply:
 
     async def whole(self) -> tuple[bytes, dict[str, str]]:
         """The finished Response, and its headers. Raises ModelFailed, when that is on record."""
+        return await asyncio.shield(self._start(self._finish()))
 
+    async def _finish(self) -> tuple[bytes, dict[str, str]]:
         async def nobody(_: StreamEvent) -> None:
             return
 
@@ -99,21 +107,36 @@ class Reply:
     async def stream(self) -> AsyncIterator[bytes]:
         """The reply's server-sent events. Whatever happens after the first of them is told in the stream."""
         events: asyncio.Queue[StreamEvent | None] = asyncio.Queue(BUFFERED_EVENTS)
-        producer = asyncio.create_task(self._produce(events))
+        producer = self._start(self._produce(events))
         try:
             sequence = 0
             while (event := await events.get()) is not None:
                 yield reply_events.sse(event, sequence)
                 sequence += 1
         finally:
-            if self._goes_on and not producer.done():
-                self._heard = False
-                while not events.empty():  # lets go of a producer that waits for room
-                    events.get_nowait()
-                _going_on.add(producer)
-                producer.add_done_callback(_going_on.discard)
-            else:
-                producer.cancel()
+            self._heard = False
+            while not events.empty():  # lets go of a producer that waits for room
+                events.get_nowait()
+            if not self._goes_on:
+                producer.cancel(HUNG_UP)
+
+    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Runs it as a task that puts the reply's end on record also when it is stopped."""
+
+        async def run() -> T:
+            try:
+                return await work
+            except asyncio.CancelledError as stopped:
+                reason = STOPPING if STOPPING in stopped.args else HUNG_UP
+                abandoned = asyncio.create_task(self._abandon(reason))
+                _ending.add(abandoned)
+                abandoned.add_done_callback(_ending.discard)
+                raise
+
+        task = asyncio.create_task(run())
+        _running.add(task)
+        task.add_done_callback(_running.discard)
+        return task
 
     async def _produce(self, events: "asyncio.Queue[StreamEvent | None]") -> None:
         async def emit(event: StreamEvent) -> None:
@@ -122,11 +145,6 @@ class Reply:
 
         try:
             await self._tell(emit)
-        except asyncio.CancelledError:
-            abandoned = asyncio.create_task(self._abandon())
-            _ending.add(abandoned)
-            abandoned.add_done_callback(_ending.discard)
-            raise
         except Exception as error:
             api_error = as_api_error(error)
             log.exception("reply_broke_off", response_id=self._request.response_id)
@@ -151,12 +169,15 @@ class Reply:
         response, _ = await self._complete()
         await emit(reply_events.ended(status, response))
 
-    async def _abandon(self) -> None:
-        """Puts on record that nobody waits any more; a reply that had ended by then stays as it ended."""
+    async def _abandon(self, reason: str) -> None:
+        """Puts on record that the reply was stopped; one that had ended by then stays as it ended."""
+        code = "client_closed" if reason == HUNG_UP else "interrupted"
         try:
-            await self._fail(ModelFailed("client_closed", "The client hung up."))
+            await self._fail(ModelFailed(code, reason))
         except Refused as refused:
             log.info("reply_had_ended", response_id=self._request.response_id, code=refused.code)
+        except Exception:
+            log.exception("reply_end_not_recorded", response_id=self._request.response_id)
 
     async def _take_pieces(self, emit: Emit) -> None:
         """Reads the provider to its end, and emits the events of one message that grows."""

@@ -5,7 +5,7 @@ the budget is full: never from the read models, never by folding the whole conve
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import UNSET, Struct
 
@@ -23,7 +23,7 @@ from domain.events import (
 )
 from domain.items import Item, from_stored
 from domain.rendering import PER_MESSAGE_TOKENS, RENDERER, counted_text, fixed_tokens, render_chat, request_sha256
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import Recorded
 from infrastructure.model import Model
 from infrastructure.tokens import count_off_loop, encoding_for
 
@@ -75,10 +75,20 @@ Snapshots = Callable[[str, str], Awaitable[Tail | None]]
 """(tenant, conversation_id) -> the snapshot there is, of whatever version; None also when snapshots are away."""
 
 
+class Reader(Protocol):
+    """What a context needs of the log: EventReader, or the query side's, whose look-ups end soon."""
+
+    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """At most `limit` events with version <= `until`, newest first; none only when there are none."""
+
+    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
+        """Every event that names this item, ascending."""
+
+
 class Contexts:
     """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away."""
 
-    def __init__(self, reader: EventReader, model: Model, snapshots: Snapshots) -> None:
+    def __init__(self, reader: Reader, model: Model, snapshots: Snapshots) -> None:
         self._reader = reader
         self._model = model
         self._snapshots = snapshots
@@ -132,7 +142,7 @@ class Contexts:
         return min(room, policy.budget) if policy.budget is not None else room
 
 
-async def tail_from_log(reader: EventReader, conversation_id: str, version: int, budget: int) -> Tail:
+async def tail_from_log(reader: Reader, conversation_id: str, version: int, budget: int) -> Tail:
     """The tail, read backwards from `version` in pages until `budget` tokens are there or the conversation begins."""
     instructions, policy = await described(reader, conversation_id, version)
     newest_first: list[TailItem] = []
@@ -167,7 +177,7 @@ async def tail_from_log(reader: EventReader, conversation_id: str, version: int,
     )
 
 
-async def described(reader: EventReader, conversation_id: str, version: int) -> tuple[str | None, ContextPolicy]:
+async def described(reader: Reader, conversation_id: str, version: int) -> tuple[str | None, ContextPolicy]:
     """The instructions and the policy at `version`: the few events that say them, found by index."""
     instructions: str | None = None
     policy = ContextPolicy()

@@ -171,6 +171,7 @@ def _piece(chunk: Any) -> Piece:
     choice = chunk.choices[0]
     text = _text(choice.delta.content) or _text(choice.delta.refusal) or ""
     text.encode()  # raises where half a character is all there is
+    text = text.replace("\0", "")  # nothing here could store it, and no client send it back
     return Piece(text=text, finish_reason=_text(choice.finish_reason), usage=usage, model=model)
 
 

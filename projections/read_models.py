@@ -10,7 +10,7 @@ any version of a conversation can be read as it stood.
     projections    one document a view, committed together with the view's writes: see `positions.py`
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
@@ -91,6 +91,11 @@ def microseconds(moment: datetime) -> int:
     return round(moment.timestamp() * 1_000_000)
 
 
+def pairs(metadata: Mapping[str, str]) -> list[list[str]]:
+    """Metadata as the views hold it: no key of people's is a name in a document, where `$ref`, `$id` or a dot mean something."""
+    return [[name, value] for name, value in metadata.items()]
+
+
 def writes(recorded: Recorded) -> Iterator[Write]:
     """What one event writes into all views, in order."""
     yield from _conversation(recorded)
@@ -118,7 +123,7 @@ def _conversation(recorded: Recorded) -> Iterator[Write]:
                     "status": "active",
                     "title": event.title,
                     "instructions": event.instructions,
-                    "metadata": event.metadata,
+                    "metadata": pairs(event.metadata),
                     "context_policy": msgspec.to_builtins(event.context_policy),
                     "created_at": at,
                     "branch": 0,
@@ -129,8 +134,10 @@ def _conversation(recorded: Recorded) -> Iterator[Write]:
                 },
             )
         case ConversationDescribed():
-            names = ("title", "instructions", "metadata", "context_policy")
+            names = ("title", "instructions", "context_policy")
             changes = {name: msgspec.to_builtins(v) for name in names if (v := getattr(event, name)) is not UNSET}
+            if event.metadata is not UNSET:
+                changes["metadata"] = pairs(event.metadata)
             yield Update("conversations", ident, {**changes, **seen})
         case ItemAppended():
             end = {"branch": event.branch, "head": event.item_id, "depth": event.depth}

@@ -1,6 +1,7 @@
 """Who reads, and what from: every route receives a `Caller`. For `queries/` only; `main.py` makes the sources."""
 
 import re
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -17,6 +18,7 @@ from infrastructure.principal import Principal
 from projections.read_models import Document, View, key
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.log_access import LogAccess
+from queries.positions import places, with_places
 
 LARGEST = 2**63 - 1
 """The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
@@ -54,11 +56,19 @@ class Caller(Struct, frozen=True):
         return self.sources.views[view]
 
     async def find(self, read: Read, view: View, ident: str, *fields: str) -> Document | None:
-        """The caller's document of this id; of it these fields, where any are named. None: there is none, surely."""
-        document = await self.view(view).find_one({"_id": key(self.principal.tenant, ident)}, fields or None)
-        if document is None:
-            await self.sources.consistency.check(read)
-        return document
+        """The caller's document of this id; of it these fields, where any are named. None: there is none, surely.
+
+        Raises ApiError 503 when a view was reset since the read began.
+        """
+        shown = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
+        found = await self.select(read, view, [{"$match": {"_id": key(self.principal.tenant, ident)}}, shown])
+        return found[0] if found else None
+
+    async def select(self, read: Read, view: View, pipeline: Sequence[Document]) -> list[Document]:
+        """What the pipeline gives of the view, without `_id`. Raises ApiError 503 when a view was reset since the read began."""
+        found = await (await self.view(view).aggregate([*pipeline, with_places(read.views)])).to_list()
+        await self.sources.consistency.check(read, places(document for document in found if "_id" in document))
+        return [document for document in found if "_id" not in document]
 
 
 # Dependencies are coroutines though they await nothing: FastAPI runs plain functions in threads, which costs more than they do.

@@ -59,14 +59,18 @@ async def _version(called: Caller, conversation_id: str) -> tuple[int, dict[str,
 
 
 def _left_out(context: Context) -> list[dict[str, Any]]:
-    """The items before those shown. `from` is null where the conversation was not read back to its first item."""
+    """The items before those shown, retracted ones not. Null is what is not known where they were not read back to the first."""
     items = context.tail.items
     shown = len(context.shown_items)
-    first_shown = items[len(items) - shown] if shown else None
     before = items[: len(items) - shown]
-    last_before = first_shown.parent_id if first_shown else (items[-1].item_id if items else None)
-    if last_before is None or (context.tail.whole and not before):
+    whole = context.tail.whole or bool(items and items[0].parent_id is None)
+    if whole and not before:
         return []
-    count = len(before) if context.tail.whole else (first_shown.depth if first_shown else items[-1].depth + 1) - 1
-    first = before[0].item_id if context.tail.whole else None
-    return [{"from": first, "to": last_before, "count": count, "reason": "budget"}]
+    return [
+        {
+            "from": before[0].item_id if whole else None,
+            "to": before[-1].item_id if before else None,
+            "count": len(before) if whole else None,
+            "reason": "budget",
+        }
+    ]

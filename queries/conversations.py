@@ -83,7 +83,7 @@ async def list_conversations(
 def _shape(document: Document) -> dict[str, Any]:
     return shapes.conversation(
         document["id"],
-        metadata=document["metadata"],
+        metadata=dict(document["metadata"]),
         status=document["status"],
         title=document["title"],
         instructions=document["instructions"],
@@ -98,13 +98,8 @@ def _where(tenant: str, status: str | None, owner: str | None, metadata: Mapping
     if owner is not None:
         where["owner"] = owner
     if metadata:
-        # A path such as `metadata.key` would take a dot or a dollar in a key for syntax.
-        where["$expr"] = {"$and": [_has(name, value) for name, value in metadata.items()]}
+        where["$and"] = [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in metadata.items()]
     return where
-
-
-def _has(name: str, value: str) -> Document:
-    return {"$eq": [{"$getField": {"field": {"$literal": name}, "input": "$metadata"}}, {"$literal": value}]}
 
 
 async def _check_cursor(called: Caller, read: Read, param: Param, cursor: str | None) -> None:
@@ -112,7 +107,7 @@ async def _check_cursor(called: Caller, read: Read, param: Param, cursor: str | 
     if cursor is None:
         return
     checked(cursor, CONVERSATION, param)
-    if await called.find(read, "conversations", cursor, "_id") is not None:
+    if await called.find(read, "conversations", cursor, "id") is not None:
         return
     try:
         head = await called.sources.log.ask(lambda reader: reader.head(cursor))

@@ -12,12 +12,13 @@ import psycopg
 import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import EventReader, Recorded
 from infrastructure.postgres import Pool
 
 log = structlog.get_logger(__name__)
 
 PATIENCE_SECONDS = 2.0
+SECOND_THOUGHT_SECONDS = 0.5
 PROBE_SECONDS = 0.25
 
 T = TypeVar("T")
@@ -49,7 +50,9 @@ class LogAccess:
         try:
             return await self._bounded(question)
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            if not self.away:
+            # A look-up may be slow for what it asks for: then Postgres answers another, and is not away.
+            slow = isinstance(error, LogAway) and await self._answers(SECOND_THOUGHT_SECONDS)
+            if not slow and not self.away:
                 log.warning("postgres_away", error_type=type(error).__name__)
                 self._probe = asyncio.create_task(self._until_back())
             raise LogAway from error
@@ -62,13 +65,13 @@ class LogAccess:
         if under_way:
             await asyncio.wait(under_way, timeout=0.5)
 
-    async def _bounded(self, question: Question[T]) -> T:
-        """The answer within PATIENCE_SECONDS. The look-up is a task, for one at a frozen server can not be cancelled soon."""
+    async def _bounded(self, question: Question[T], seconds: float = PATIENCE_SECONDS) -> T:
+        """The answer within `seconds`. The look-up is a task, for one at a frozen server can not be cancelled soon."""
         task = asyncio.create_task(self._unbroken(question))
         self._left.add(task)
         task.add_done_callback(self._let_go)
         try:
-            done, _ = await asyncio.wait({task}, timeout=PATIENCE_SECONDS)
+            done, _ = await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
             task.cancel()
             raise
@@ -94,9 +97,9 @@ class LogAccess:
             await asyncio.sleep(PROBE_SECONDS)
         log.info("postgres_back")
 
-    async def _answers(self) -> bool:
+    async def _answers(self, seconds: float = PATIENCE_SECONDS) -> bool:
         try:
-            await self._bounded(EventReader.last_position)
+            await self._bounded(EventReader.last_position, seconds)
         except psycopg.Error:
             return False
         return True
@@ -105,3 +108,18 @@ class LogAccess:
         self._left.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked may be gone: then nobody else looks at it
+
+
+class PatientReader:
+    """What a context is read with: every look-up ends soon. Raises LogAway."""
+
+    def __init__(self, log: LogAccess) -> None:
+        self._log = log
+
+    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        return await self._log.ask(
+            lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
+        )
+
+    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.item(conversation_id, item_id))

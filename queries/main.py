@@ -7,7 +7,6 @@ from fastapi import FastAPI
 
 from infrastructure import mongodb, redis
 from infrastructure.context import Contexts
-from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.logging import configure_logging
@@ -19,7 +18,7 @@ from projections.context_snapshots import snapshots_of
 from queries import context, conversations, events, health, items, models, projections_status, responses
 from queries.caller import Sources
 from queries.consistency import Consistency
-from queries.log_access import LogAccess
+from queries.log_access import LogAccess, PatientReader
 
 RESOURCES = (conversations, items, events, context, responses, models, projections_status)
 
@@ -43,7 +42,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         stack.push_async_callback(snapshots.aclose)
         model = Model(settings)
         stack.push_async_callback(model.close)
-        contexts = Contexts(EventReader(pool), model, snapshots_of(snapshots))
+        contexts = Contexts(PatientReader(log), model, snapshots_of(snapshots))
         yield Sources(log, views, snapshots, model, Consistency(log, views), contexts)
 
 

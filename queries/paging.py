@@ -16,7 +16,6 @@ from infrastructure.ids import is_id
 from projections.read_models import Document, View
 from queries.caller import Caller
 from queries.consistency import Read
-from queries.positions import places, with_places
 
 DEFAULT_LIMIT = 20
 LARGEST_LIMIT = 100
@@ -94,11 +93,8 @@ async def fetch(
         {"$sort": {field: direction}},
         {"$limit": paging.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
-        with_places(read.views),
     ]
-    found = await (await called.view(view).aggregate(pipeline)).to_list()
-    documents = [document for document in found if "_id" not in document]
-    await called.sources.consistency.check(read, places(document for document in found if "_id" in document))
+    documents = await called.select(read, view, pipeline)
     has_more = len(documents) > paging.limit
     page = documents[: paging.limit]
     return page[::-1] if paging.from_its_end else page, has_more

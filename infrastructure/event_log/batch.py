@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 from psycopg import Cursor
 
-from domain.commands import RequestReply
+from domain.commands import DeleteConversation, RequestReply
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
@@ -26,18 +26,27 @@ from infrastructure.ids import conversation_id, uuid_of
 
 
 class Outcome(Struct):
-    """What became of one command: its events (and where its first row stands in the plan), a first answer, or an error."""
+    """What became of one command: its events, a first answer, or an error.
+
+    `last_row`: where in the plan the last row of its stream stands that was there when it was decided, its own included.
+    """
 
     work: Work
     events: tuple[Event, ...] = ()
-    first_row: int = 0
+    last_row: int | None = None
     stream: Stream | None = None
     replayed: Appended | None = None
     same_as: "Outcome | None" = None
     error: BaseException | None = None
 
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether its answer is kept with its key; that of a command that changed nothing too."""
+        is_first = self.error is None and self.replayed is None and self.same_as is None
+        return is_first and self.work.idempotency is not None and self.work.answer is not None
 
-class Plan(Struct):
+
+class Plan(Struct, eq=False):
     """A decided batch: an outcome for each command, and the rows to insert for all of them.
 
     `races` counts the commands whose stream another process had appended to since this one looked last.
@@ -68,6 +77,7 @@ class Deciding:
         self._held: dict[UUID, Stream] = {}
         self._rows: list[Row] = []
         self._ends: dict[UUID, Stream] = {}
+        self._last_rows: dict[UUID, int] = {}
         self._items: dict[tuple[UUID, str], KnownItem] = {}
         self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
         self._in_batch: dict[tuple[str, str], Outcome] = {}
@@ -133,6 +143,9 @@ class Deciding:
             fingerprint, appended = kept
             if fingerprint != work.idempotency.fingerprint:
                 raise KeyReused
+            end = self._held.get(uuid_of(appended.conversation.id))
+            if end is not None and end.state.status == "deleted" and not isinstance(work.command, DeleteConversation):
+                raise ConversationNotFound(appended.conversation.id)  # what was said in it is not told again
             return Outcome(work, replayed=appended)
         return None
 
@@ -146,7 +159,9 @@ class Deciding:
             raise VersionMismatch(state.version)
         known = {item: it for item in work.command.touches if (it := self._items.get((stream_id, item))) is not None}
         events = decide(work.conversation_id, state, work.command, known)
-        outcome = Outcome(work, events=events, first_row=len(self._rows), stream=end)
+        outcome = Outcome(work, events=events, last_row=self._last_rows.get(stream_id), stream=end)
+        if work.idempotency is not None:
+            self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
         if not events:
             return outcome
         recorded_at = max(self._now, end.recorded_at) if end else self._now
@@ -164,8 +179,7 @@ class Deciding:
         self._rows += rows
         snapshotted = end.snapshotted if end else 0
         outcome.stream = self._ends[stream_id] = Stream(state, 0, recorded_at, chained, snapshotted)
-        if work.idempotency is not None:
-            self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
+        outcome.last_row = self._last_rows[stream_id] = len(self._rows) - 1
         return outcome
 
     def _know(self, stream_id: UUID, item_id: str, event: Event) -> None:
@@ -196,10 +210,9 @@ class Deciding:
 
 def keep_side_rows(curs: Cursor[Any], plan: Plan, positions: Sequence[int]) -> None:
     """What is kept beside the events, in their transaction: whose a response is, and first answers of idempotency keys."""
-    decided = [outcome for outcome in plan.outcomes if outcome.events]
     requested = [
         (outcome.work.principal.tenant, event.response_id, uuid_of(outcome.work.conversation_id))
-        for outcome in decided
+        for outcome in plan.outcomes
         for event in outcome.events
         if isinstance(event, ReplyRequested)
     ]
@@ -209,9 +222,7 @@ def keep_side_rows(curs: Cursor[Any], plan: Plan, positions: Sequence[int]) -> N
             " SELECT * FROM unnest(%b::text[], %b::text[], %b::uuid[])",
             _columns(requested),
         )
-    answered = [
-        _first_answer(outcome, positions) for outcome in decided if outcome.work.answer and outcome.work.idempotency
-    ]
+    answered = [_first_answer(outcome, positions) for outcome in plan.outcomes if outcome.keeps_answer]
     if answered:
         curs.execute(
             "INSERT INTO idempotency_keys"
@@ -271,7 +282,7 @@ def _told(outcome: Outcome, positions: Sequence[int]) -> Appended | BaseExceptio
     appended = Appended(
         conversation=state,
         version=state.version,
-        position=positions[outcome.first_row + len(outcome.events) - 1] if outcome.events else outcome.stream.position,
+        position=outcome.stream.position if outcome.last_row is None else positions[outcome.last_row],
         recorded_at=outcome.stream.recorded_at,
         events=outcome.events,
     )

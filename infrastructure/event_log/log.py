@@ -1,12 +1,16 @@
 """The event log as handlers see it: `append` a command, and it is durable or refused."""
 
+import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
-from infrastructure.event_log.work import Appended, Work
-from infrastructure.event_log.writer import Writer
+from infrastructure.event_log.work import Appended, LogUnavailable, Work
+from infrastructure.event_log.writer import PATIENCE_SECONDS, Writer
 from infrastructure.metrics import Metrics
+
+LONGEST_SECONDS = 3 * PATIENCE_SECONDS
+"""How long a caller waits at most, whatever happens."""
 
 
 def utc_now() -> datetime:
@@ -34,6 +38,11 @@ class EventLog:
         """Decides `work.command` on its conversation as it is at that moment, and makes the events durable.
 
         A caller that goes away undoes nothing. Raises Refused (the rules), VersionMismatch (`if_match`), KeyReused,
-        LogBusy (nothing was appended) or LogUnavailable (not known; a repeat with the same key, or `if_match`, settles it).
+        LogBusy (nothing was appended) or LogUnavailable (says whether that is known; a repeat with the same key settles it).
         """
-        return await self._writer.submit(work)
+        future = self._writer.submit(work)
+        try:
+            async with asyncio.timeout(LONGEST_SECONDS):
+                return await future
+        except TimeoutError as error:  # Postgres neither answers nor breaks off; its answer will find nobody here
+            raise LogUnavailable(unknown=True) from error

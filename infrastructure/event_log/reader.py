@@ -49,11 +49,28 @@ _COLUMNS = sql.SQL(
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
 )
 
+PAGE_BYTES = 16 * 1024 * 1024
+"""Of states, as they are once they are read: where a page of one conversation ends, however few events it has."""
+
 # `before`: the bytes of the states in front of the row.
+_PAGE = (
+    "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
+    " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
+)
 _BATCH = sql.SQL(
-    "SELECT {0} FROM (SELECT {0}, sum(octet_length(state)) OVER (ORDER BY notification_id) - octet_length(state) AS before"
-    " FROM events WHERE notification_id > %s AND notification_id <= coalesce(%s, notification_id)"
-    " ORDER BY notification_id LIMIT %s) AS batch WHERE before < %s ORDER BY notification_id"
+    _PAGE.format(
+        where="notification_id > %s AND notification_id <= coalesce(%s, notification_id)", order="notification_id"
+    )
+)
+_FORWARDS = sql.SQL(
+    _PAGE.format(
+        where="originator_id = %s AND originator_version > %s"
+        " AND originator_version <= coalesce(%s, originator_version)",
+        order="originator_version",
+    )
+)
+_BACKWARDS = sql.SQL(
+    _PAGE.format(where="originator_id = %s AND originator_version <= %s", order="originator_version DESC")
 )
 
 
@@ -106,26 +123,22 @@ class EventReader:
         return FirstAnswer(answer=answer, version=version, position=position)
 
     async def conversation(
-        self, conversation_id: str, *, after: int = 0, until: int | None = None, limit: int | None = None
+        self,
+        conversation_id: str,
+        *,
+        limit: int,
+        after: int = 0,
+        until: int | None = None,
+        most_bytes: int = PAGE_BYTES,
     ) -> list[Recorded]:
-        """Events of one conversation with `after` < version <= `until`, ascending."""
-        return await self._recorded(
-            sql.SQL(
-                "SELECT {} FROM events WHERE originator_id = %s AND originator_version > %s"
-                " AND originator_version <= coalesce(%s, originator_version) ORDER BY originator_version LIMIT %s"
-            ),
-            (uuid_of(conversation_id), after, until, limit),
-        )
+        """A page of one conversation's events with `after` < version <= `until`, ascending, as `batch` bounds it."""
+        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), most_bytes)
 
-    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events of one conversation with version <= `until`, newest first."""
-        return await self._recorded(
-            sql.SQL(
-                "SELECT {} FROM events WHERE originator_id = %s AND originator_version <= %s"
-                " ORDER BY originator_version DESC LIMIT %s"
-            ),
-            (uuid_of(conversation_id), until, limit),
-        )
+    async def conversation_backwards(
+        self, conversation_id: str, *, until: int, limit: int, most_bytes: int = PAGE_BYTES
+    ) -> list[Recorded]:
+        """A page of one conversation's events with version <= `until`, newest first, as `batch` bounds it."""
+        return await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), most_bytes)
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
         """Every event that names this item (or response), ascending."""
@@ -152,7 +165,10 @@ class EventReader:
 
         Events before one that can not be read are given first; UnreadableEvent is raised when that one is the first.
         """
-        rows = await self._rows(_BATCH.format(_COLUMNS), (position, until, limit, most_bytes))
+        return await self._page(_BATCH, (position, until, limit), most_bytes)
+
+    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], most_bytes: int) -> list[Recorded]:
+        rows = await self._rows(statement.format(_COLUMNS), (*parameters, most_bytes))
         recorded: list[Recorded] = []
         size = 0
         for row in rows:

@@ -25,6 +25,15 @@ CHANNEL = TABLE
 
 LOCK_SECONDS = 10
 STATEMENT_SECONDS = 30
+IDLE_SECONDS = 10
+
+_NOTICE_SILENCE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
 
 
 class Row(Struct, frozen=True):
@@ -58,12 +67,15 @@ class Datastore(PostgresDatastore):
             pool_size=1,
             max_overflow=2,
             originator_id_type="uuid",
+            # A process that was stopped, or whose machine is gone, must not keep the turn from everyone.
+            idle_in_transaction_session_timeout=IDLE_SECONDS,
         )
+        self.pool.reconnect_timeout = 5.0
         limits = f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
         options = f"{given.pop('options', '')} {limits}".strip()
         assert isinstance(self.pool.kwargs, dict)
         kwargs = {name: value for name, value in self.pool.kwargs.items() if value != ""}
-        self.pool.kwargs = {"connect_timeout": 5, **kwargs, **given, "options": options}
+        self.pool.kwargs = {"connect_timeout": 5, **_NOTICE_SILENCE, **kwargs, **given, "options": options}
 
     def register_type_adapters(self) -> None:
         """Nothing to look up, so that a recorder can be made while Postgres is away."""

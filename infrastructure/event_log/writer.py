@@ -46,6 +46,7 @@ class Waiting(Struct, eq=False):
     work: Work
     future: "asyncio.Future[Appended]"
     loop: asyncio.AbstractEventLoop
+    since: float
 
 
 class Writer:
@@ -84,7 +85,7 @@ class Writer:
         with self._ready:
             if self._closing or len(self._queue) >= WAITING_COMMANDS or self._queued_bytes > WAITING_BYTES:
                 raise LogBusy
-            self._queue.append(Waiting(work, future, loop))
+            self._queue.append(Waiting(work, future, loop, time.monotonic()))
             self._queued_bytes += work.size
             if len(self._queue) >= self._awaited:
                 self._ready.notify()
@@ -93,7 +94,7 @@ class Writer:
     def _run(self) -> None:
         while (batch := self._collect()) is not None:
             started = time.perf_counter()
-            results = self._results([waiting.work for waiting in batch])
+            results = self._results_in_time(batch)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
             self._complete(batch, results)
 
@@ -136,6 +137,12 @@ class Writer:
             except RuntimeError:
                 log.warning("callers_gone", commands=len(done))  # their event loop was closed; the events stay
 
+    def _results_in_time(self, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
+        """The results; those who waited too long already, behind an outage, are told that nothing was appended."""
+        if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
+            return [LogUnavailable(unknown=False) for _ in batch]
+        return self._results([waiting.work for waiting in batch])
+
     def _results(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
         try:
             return self._append(batch)
@@ -148,16 +155,22 @@ class Writer:
 
     def _append(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
         """Appends the batch, through lost connections, until it is settled or PATIENCE_SECONDS have passed."""
-        give_up = time.monotonic() + PATIENCE_SECONDS
+        give_up = time.monotonic() + (PATIENCE_SECONDS if not self._closing else 1.0)
         in_doubt: list[Plan] = []
         pause = 0.0
         while True:
+            earlier = list(in_doubt)
             try:
                 return self._attempt(batch, in_doubt)
             except _UNSETTLED as error:
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
                 if time.monotonic() + pause > give_up:
-                    return [LogUnavailable() for _ in batch]
+                    return [LogUnavailable(unknown=bool(in_doubt)) for _ in batch]
+            except Exception:
+                if earlier and in_doubt == earlier:  # never decided again, one by one: it may be in the log
+                    log.exception("append_in_doubt", commands=len(batch))
+                    return [LogUnavailable(unknown=True) for _ in batch]
+                raise
             time.sleep(pause)  # the only wait there is: nothing tells us that a server is back
             pause = min(1.0, pause * 2 or 0.05)
 
@@ -170,9 +183,10 @@ class Writer:
                 return self._settle(in_doubt[0], positions)
             in_doubt.clear()
             plan = Deciding(self._recorder, self._streams, self._clock()).plan(curs, batch)
-            if not plan.rows:
+            if not plan.rows and not any(outcome.keeps_answer for outcome in plan.outcomes):
                 return self._settle(plan, [])
-            in_doubt.append(plan)
+            if plan.rows:
+                in_doubt.append(plan)
             positions = self._recorder.insert(curs, plan.rows)
             keep_side_rows(curs, plan, positions)
             curs.execute("COMMIT")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from eventsourcing.persistence import PersistenceError
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -99,7 +100,10 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(422, str(error), code="idempotency_key_reused")
         case LogBusy():
             return ApiError(503, str(error), code="event_store_busy")
-        case LogUnavailable() | PostgresError() | PoolTimeout():
+        case LogUnavailable(unknown=True):
+            message = "The event store did not answer in time: this may have been stored, or may still be. Read first."
+            return ApiError(503, message, code="event_store_timeout", retry=False)
+        case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():
             return ApiError(503, "The event store is not available right now.", code="event_store_unavailable")
         case PyMongoError():
             return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
@@ -128,7 +132,9 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
 def invalid(first: Mapping[str, Any]) -> ApiError:
     """What a validator of pydantic found first, and where: never what was sent."""
     path = [step for step in first["loc"] if step not in ("body", "query", "path", "header")]
-    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+    if path[:1] == ["metadata"]:
+        path = path[:1]  # its names are the client's own words
+    param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
     message = str(first["msg"]).removeprefix("Value error, ")
     text = f"Invalid `{param or 'body'}`: {message}.".replace("..", ".")
     return ApiError(400, text, code="invalid_value", param=param or None)
@@ -151,6 +157,7 @@ def add_error_handlers(app: FastAPI) -> None:
         KeyReused,
         LogBusy,
         LogUnavailable,
+        PersistenceError,
         ModelFailed,
         PostgresError,
         PyMongoError,

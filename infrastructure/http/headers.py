@@ -34,8 +34,9 @@ def answer_headers(appended: Appended) -> dict[str, str]:
 
 def if_match(headers: Headers) -> frozenset[int] | None:
     """The versions that `If-Match` names; None where it is absent or `*` (the conversation exists, which is checked anyway)."""
-    given = headers.get("if-match")
-    if given is None or given.strip() == "*":
+    lines = headers.getlist("if-match")
+    given = ", ".join(lines)
+    if not lines or given.strip() == "*":
         return None
     versions: set[int] = set()
     for tag in (part.strip() for part in given.split(",")):
@@ -44,7 +45,7 @@ def if_match(headers: Headers) -> frozenset[int] | None:
             message = "`If-Match` is `*` or a list of entity tags in double quotes."
             raise ApiError(400, message, code="invalid_header", param="If-Match")
         # A weak tag, or one that is no version of ours, never matches (RFC 9110, 13.1.1), which is not malformed.
-        if tag.startswith('"') and re.fullmatch(r"[0-9]{1,19}", match[1]) and int(match[1]) <= _LARGEST_VERSION:
+        if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _LARGEST_VERSION:
             versions.add(int(match[1]))
     return frozenset(versions)
 

@@ -118,7 +118,7 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
         await _caught_up(Positions(database), position)
         tales: dict[str, Tale] = {}
         async for found in database["conversations"].find({}, {"id": 1, "metadata": 1}):
-            if (key := keys(found["id"], found["metadata"])) in wanted and key is not None:
+            if (key := keys(found["id"], dict(found["metadata"]))) in wanted and key is not None:
                 tales[found["id"]] = Tale(key)
         total = await database["items"].estimated_document_count()
         order = [("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)]

@@ -6,7 +6,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import EventReader, Recorded
 from projections.context_snapshots import (
     ITEM_PREFIX,
     KEY_PREFIX,
@@ -25,6 +25,7 @@ from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
 
 _EMPTY = b"\x90"
+_PAGE_EVENTS = 1_000
 
 
 class Snapshots:
@@ -74,7 +75,7 @@ class Snapshots:
         events = stream.events
         if not events or held.version > events[-1].version:
             # It is newer than what was read of the log.
-            events = await self._reader.conversation(stream.conversation_id, until=held.version)
+            events = await self._read_up_to(stream.conversation_id, held.version)
         if not events or held.version > events[-1].version:
             note = "the log does not have this version"
             return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, note=note)]
@@ -88,6 +89,14 @@ class Snapshots:
         if not unlike:
             return []
         return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, fields=unlike)]
+
+    async def _read_up_to(self, conversation_id: str, version: int) -> list[Recorded]:
+        events: list[Recorded] = []
+        while page := await self._reader.conversation(
+            conversation_id, after=len(events), until=version, limit=_PAGE_EVENTS
+        ):
+            events += page
+        return events
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:

@@ -228,7 +228,7 @@ async def test_a_key_answers_once_and_for_all_also_after_a_restart(settings: Set
 async def test_a_full_queue_refuses_at_once_and_loses_nothing_it_took(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
-        *(events.append(work(conversation_id, say(f"{n}"))) for n in range(WAITING_COMMANDS + 500)),
+        *(events.append(work(conversation_id, say(f"{n}"))) for n in range(3 * WAITING_COMMANDS)),
         return_exceptions=True,
     )
     taken = [answer for answer in answers if isinstance(answer, Appended)]

@@ -7,9 +7,11 @@ import httpx
 import pytest
 
 from infrastructure.http.errors import ApiError
+from infrastructure.principal import Principal
 from infrastructure.settings import Settings
 from projections.positions import Positions
-from projections.read_models import POSITIONS
+from projections.read_models import POSITIONS, View
+from queries.caller import Caller
 from queries.main import open_sources
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
@@ -221,6 +223,27 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
         await Positions(projector.views).reset("items", 0)
         with pytest.raises(ApiError) as refused:
             await sources.consistency.check(read)
+
+    assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
+
+
+@pytest.mark.parametrize("view", ["conversations", "items"])
+async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_shown(
+    settings: Settings, write: Writer, projector: Projector, view: View
+) -> None:
+    conversation_id = await write.start()
+    [item_id] = await write.append(conversation_id, "a")
+    await projector.catch_up()
+
+    async with open_sources(settings) as sources:
+        called = Caller(sources, Principal("default", "someone"), 0)
+        read = await called.read(conversation_id, view)
+        ident = conversation_id if view == "conversations" else item_id
+        assert await called.find(read, view, ident, "version") is not None
+        refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
+        await projector.views[POSITIONS].update_one({"_id": view}, refilling)
+        with pytest.raises(ApiError) as refused:
+            await called.find(read, view, ident, "version")
 
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 

@@ -6,6 +6,7 @@ import httpx
 import pytest
 from openai.types.conversations import Conversation
 
+from domain.commands import DescribeConversation
 from infrastructure.ids import mint
 from tests.queries.store import Projector, Writer
 
@@ -134,3 +135,24 @@ async def test_a_new_conversation_is_in_the_list_at_once(
     for _ in range(10):
         conversation_id = await write.start()
         assert ids(await listed(api, limit=1)) == [conversation_id]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [{"$ref": "a", "$id": "b"}, {"$ref": "a", "$id": "b", "$db": "c", "x": "y"}, {"_id": "a", "": "b", "a.b": "$c"}],
+)
+async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
+    api: httpx.AsyncClient, write: Writer, live: Projector, metadata: dict[str, str]
+) -> None:
+    started = await write.start(metadata=metadata)
+    described = await write.start(metadata={"old": "gone"})
+    await write.do(described, DescribeConversation(metadata=metadata))
+    await write.start(metadata=dict.fromkeys(metadata, "other"))
+    await write.start(metadata={value: name for name, value in metadata.items()})
+
+    for conversation_id in (started, described):
+        assert (await api.get(f"/v1/conversations/{conversation_id}")).json()["metadata"] == metadata
+    found = await listed(api, **{f"metadata[{name}]": value for name, value in metadata.items() if name})
+    assert ids(found) == [described, started]
+    assert [conversation["metadata"] for conversation in found["data"]] == [metadata, metadata]
+    assert len(ids(await listed(api))) == 4

@@ -1,0 +1,75 @@
+"""What reviews found: each was true once."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from eventsourcing.persistence import ProgrammingError
+from psycopg import Cursor
+
+from domain.commands import DeleteConversation, EndConversation, ReopenConversation
+from domain.errors import ConversationNotFound
+from infrastructure.event_log.recorder import ConversationRecorder, Row
+from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogUnavailable
+from infrastructure.settings import Settings
+from tests.event_log.cutting import cutting
+from tests.event_log.test_log import opened, say, start, texts, work
+from tests.log import Log
+
+
+def keyed(key: str, fingerprint: bytes = b"f") -> dict[str, Any]:
+    return {"idempotency": IdempotencyKey(key, fingerprint), "answer": lambda appended: b"%d" % appended.version}
+
+
+async def test_a_key_of_a_command_that_changed_nothing_is_kept_too(settings: Settings) -> None:
+    with opened(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        await events.append(work(conversation_id, ReopenConversation(), **keyed("k")))
+        await events.append(work(conversation_id, EndConversation()))
+        again = await events.append(work(conversation_id, ReopenConversation(), **keyed("k")))
+        assert again.replayed
+        assert (await events.append(work(conversation_id, EndConversation()))).conversation.status == "ended"
+        with pytest.raises(KeyReused):
+            await events.append(work(conversation_id, say("x"), **keyed("k", b"other")))
+
+
+async def test_a_command_that_changes_nothing_stands_where_the_change_in_its_batch_stands(settings: Settings) -> None:
+    with opened(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        answers = await asyncio.gather(*(events.append(work(conversation_id, EndConversation())) for _ in range(8)))
+    assert len({answer.position for answer in answers}) == 1
+    assert answers[0].position > 0
+
+
+async def test_what_was_said_in_a_deleted_conversation_is_not_told_again_for_a_key(settings: Settings) -> None:
+    with opened(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        await events.append(work(conversation_id, say("secret"), **keyed("said")))
+        await events.append(work(conversation_id, DeleteConversation(), **keyed("deleted")))
+        with pytest.raises(ConversationNotFound):
+            await events.append(work(conversation_id, say("secret"), **keyed("said")))
+        assert (await events.append(work(conversation_id, DeleteConversation(), **keyed("deleted")))).replayed
+
+
+async def test_a_batch_in_doubt_is_never_decided_again_one_by_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(settings.postgres_url)
+    look_up = ConversationRecorder.positions_of
+
+    def fails_once(self: ConversationRecorder, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
+        monkeypatch.setattr(ConversationRecorder, "positions_of", look_up)
+        raise ProgrammingError("cached plan must not change result type")
+
+    with cutting(settings.postgres_url) as proxy, opened(proxy.url) as events:
+        conversation_id = await start(events)
+        monkeypatch.setattr(ConversationRecorder, "positions_of", fails_once)
+        proxy.lose_commits(1)
+        answers = await asyncio.gather(
+            *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
+        )
+    assert sorted(texts(log, conversation_id)) == ["a", "b"]
+    assert all(
+        isinstance(answer, Appended) or (isinstance(answer, LogUnavailable) and answer.unknown) for answer in answers
+    )
