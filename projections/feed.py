@@ -55,8 +55,11 @@ class Feed:
 
     async def last_position(self) -> int:
         """The position of the newest event. Raises psycopg.Error."""
-        self.head = await self._reader.last_position()
-        return self.head
+        last = await self._reader.last_position()
+        if last < self.head:
+            self._kept.clear()  # the log lost its end, and what was read of it is not to be written
+        self.head = last
+        return last
 
     def _keep(self, batch: Batch) -> None:
         """Keeps a batch that is newer than those that are kept, or continues them."""

@@ -130,11 +130,25 @@ class Lane:
             for view in missing:
                 await self._positions.begin(view, head)
             places = await self._positions.load(self._views)
+        if await self._reset_ahead(places):
+            places = await self._positions.load(self._views)
         for view, place in places.items():
             if (before := self.places.get(view)) is None or before.state != place.state:
                 log.info("projection_state", projection=view, state=place.state, position=place.position)
         self.places = places
         self._known = True
+
+    async def _reset_ahead(self, places: dict[str, Place]) -> bool:
+        """Begins anew with views that show more than the log has, as after Postgres was restored from an older backup."""
+        furthest = max(place.position for place in places.values())
+        # A position is written after its events can be read. So the log ends behind it, or has lost it; asked twice to be sure.
+        if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
+            return False
+        for place in places.values():
+            if place.position > last:
+                log.error("projection_ahead_of_log", projection=place.view, position=place.position, log_ends_at=last)
+                await self._positions.reset(place.view, last)
+        return True
 
     def _groups(self) -> list[tuple[list[str], int | None]]:
         """The views to write together, those behind first, and how far each group may go."""

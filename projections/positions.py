@@ -74,18 +74,18 @@ class Positions:
         except DuplicateKeyError:
             return
 
-    async def hold_empty(self, view: str, session: AsyncClientSession) -> None:
-        """Makes the session's transaction fail if the view stops being emptied before it commits. Raises Fenced."""
+    async def hold(self, view: str, position: int, session: AsyncClientSession) -> None:
+        """Makes the session's transaction fail if the view leaves `position` before it commits. Raises Fenced."""
         found = await self._collection.update_one(
-            {"_id": view, "state": "emptying"}, {"$inc": {"emptied": 1}}, session=session
+            {"_id": view, "position": position}, {"$inc": {"held": 1}}, session=session
         )
         if not found.matched_count:
-            raise Fenced((view,), BEFORE_ALL)
+            raise Fenced((view,), position)
 
     async def emptied(self, view: str) -> None:
         """The view is empty: events may come, from the first one on. Changes nothing where another said so before."""
         begun = {"$set": {"position": 0, "state": {"$cond": [{"$gt": ["$target", 0]}, "rebuilding", "live"]}}}
-        await self._collection.update_one({"_id": view, "state": "emptying"}, [begun, {"$unset": "emptied"}])
+        await self._collection.update_one({"_id": view, "state": "emptying"}, [begun, {"$unset": "held"}])
 
     async def advance(
         self, views: Collection[str], old: int, new: int, session: AsyncClientSession | None = None

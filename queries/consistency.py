@@ -103,6 +103,7 @@ class Consistency:
         if last is _Away.AWAY:
             read = Read(views=views, position=min_position, verified=False)
         else:
+            await self._check_not_ahead(views, seen, last)
             read = Read(views=views, position=max(last, min_position), verified=True)
         await self._reach(read, seen, deadline)
         return read
@@ -131,6 +132,17 @@ class Consistency:
             conversation_id=conversation_id,
             version=document["version"],
         )
+
+    async def _check_not_ahead(self, views: tuple[View, ...], seen: Places, last: int) -> None:
+        """Raises ApiError 503 when a view shows more than the log has: Postgres lost its end, and the projector will begin anew."""
+        furthest = max(seen.get(view, NOWHERE).position for view in views)
+        if furthest <= last:
+            return
+        now = await self._ask(lambda reader: reader.last_position())  # the places were read before this
+        if now is not _Away.AWAY and furthest > now:
+            raise ApiError(
+                503, "The read models show what the log has no more; they are made anew.", code="read_models_ahead"
+            )
 
     async def _ask(self, question: Question[T]) -> T | _Away:
         try:

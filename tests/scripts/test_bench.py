@@ -14,7 +14,20 @@ FINISH_SECONDS = 240.0
 
 def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """(status, what it printed, what it said on stderr); its temporary files go to `place`."""
-    command = (sys.executable, "-P", "-m", "scripts.bench", *arguments, "--seconds", "0.3", "--runs", "1", "--long", "600", "--json")
+    command = (
+        sys.executable,
+        "-P",
+        "-m",
+        "scripts.bench",
+        *arguments,
+        "--seconds",
+        "0.3",
+        "--runs",
+        "1",
+        "--long",
+        "600",
+        "--json",
+    )
     done = subprocess.run(
         command,
         env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(place)},
