@@ -11,6 +11,7 @@ from typing import Final
 
 from domain.events import ConversationDeleted
 from infrastructure.event_log.reader import Recorded
+from infrastructure.http.serve import stopping
 from queries.log_access import LogAccess, LogAway
 
 POLL_SECONDS: Final = 0.25
@@ -21,9 +22,9 @@ BATCH: Final = 100
 async def follow(
     log: LogAccess, conversation_id: str, after: int, render: Callable[[Recorded], bytes]
 ) -> AsyncIterator[bytes]:
-    """Every event with a version above `after`, for ever; a comment after each HEARTBEAT_SECONDS without any."""
+    """Every event with a version above `after`, for ever or until the process is to stop; a comment after each HEARTBEAT_SECONDS without any."""
     spoke = time.monotonic()
-    while True:
+    while not stopping.is_set():
         events = await _news(log, conversation_id, after)
         if events:
             yield b"".join(_sent(each, render(each)) for each in events)

@@ -180,11 +180,18 @@ def _positive(text: str) -> int:
     return number
 
 
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 65536:
+        raise argparse.ArgumentTypeError(f"a port is 0 to 65535, not {number}")
+    return number
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=int, default=8000, help="where clients find it (8000); 0 takes a free one")
+    parser.add_argument("--port", type=_port, default=8000, help="where clients find it (8000); 0 takes a free one")
     parser.add_argument("--data", type=Path, default=Path(".data"), help="where everything is kept (./.data)")
     parser.add_argument("--no-model", action="store_true", help="start no local model")
     parser.add_argument("--apis", type=_positive, default=1, metavar="N", help="API processes (1)")
@@ -207,6 +214,8 @@ def main() -> int:
         UnreachableError,
         DoesNotStartError,
         PortTakenError,
+        RuntimeError,
+        OSError,
     ) as problem:
         print(f"scripts/up: {problem}", file=sys.stderr)
         return 1

@@ -94,12 +94,21 @@ class DataDirectory:
 
     def port(self, name: str) -> int:
         """The loopback port of the child `name`: the one it had before if that is free, else a new one."""
-        ports: dict[str, int] = json.loads(self._ports_file.read_text()) if self._ports_file.exists() else {}
+        ports = self._remembered_ports()
         taken = {port for other, port in ports.items() if other != name}
         if name not in ports or ports[name] in taken or not _is_free(ports[name]):
             ports[name] = free_port(avoid=taken)
             write_private(self._ports_file, json.dumps(ports, indent=1) + "\n")
         return ports[name]
+
+    def _remembered_ports(self) -> dict[str, int]:
+        """What `ports.json` says; nothing where it is gone or broken: it is only a memory."""
+        try:
+            found = json.loads(self._ports_file.read_text())
+        except (FileNotFoundError, ValueError):
+            return {}
+        remembered = found if isinstance(found, dict) else {}
+        return {str(name): port for name, port in remembered.items() if isinstance(port, int) and 0 < port < 65536}
 
     def write_env(self, values: Mapping[str, str]) -> None:
         """Writes `run/env`, at once and readable by its owner alone."""

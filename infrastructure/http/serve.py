@@ -1,7 +1,9 @@
 """How an API is served: uvicorn with one event loop, on sockets that are given or on HOST and PORT. A `main.py` calls it."""
 
 import socket
+import threading
 from collections.abc import Sequence
+from types import FrameType
 
 import msgspec
 import uvicorn
@@ -14,6 +16,10 @@ from infrastructure.settings import Settings
 BACKLOG = 2048
 LARGEST_HEAD = 64 * 1024
 GRACE_SECONDS = 10
+
+stopping = threading.Event()
+"""Set when this process was told to stop: who follows something for ever looks at it."""
+
 KEEP_ALIVE_SECONDS = 75
 """Longer than proxies keep theirs (nginx: 60 s), so that none sends a request into a connection that is closing."""
 
@@ -74,4 +80,12 @@ def serve(app: ASGIApp, settings: Settings, sockets: Sequence[socket.socket] = (
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=list(sockets) or None)
+    _Server(config).run(sockets=list(sockets) or None)
+
+
+class _Server(uvicorn.Server):
+    """Says that it stops as soon as it is told to, so that streams without an end of their own can end."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        stopping.set()
+        super().handle_exit(sig, frame)

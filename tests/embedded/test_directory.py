@@ -115,3 +115,12 @@ def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
         finally:
             process.terminate()
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("broken", ['{"postgres":', "[]", '{"postgres": "x", "mongod": 99999}', ""])
+def test_a_broken_memory_of_ports_is_only_forgotten(tmp_path: Path, broken: str) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.lock()
+    (tmp_path / "run" / "ports.json").write_text(broken)
+    assert 0 < directory.port("postgres") < 65536
+    directory.unlock()

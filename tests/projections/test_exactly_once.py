@@ -84,13 +84,13 @@ async def test_given_a_view_was_emptied_and_begun_again_when_a_late_emptier_remo
         await world.positions.reset("items", target=0)
         with pytest.raises((Fenced, PyMongoError)):  # noqa: PT012  # one transaction
             async with await session.start_transaction():
-                await world.positions.hold_empty("items", session)
+                await world.positions.hold("items", BEFORE_ALL, session)
                 await world.database["items"].delete_many({}, session=session)
                 raise Fenced(("items",), BEFORE_ALL)  # it dies before its commit
     await world.catch_up()
     async with world.client.start_session() as session, await session.start_transaction():
         with pytest.raises(Fenced):
-            await world.positions.hold_empty("items", session)
+            await world.positions.hold("items", BEFORE_ALL, session)
     assert await world.is_exact()
 
 
