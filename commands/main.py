@@ -26,7 +26,7 @@ from infrastructure.context import Contexts
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
-from infrastructure.http.app import Check, health_router, make_app
+from infrastructure.http.app import Check, DirectApp, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
@@ -78,7 +78,11 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
     return make_app(
-        "Conversation Store: commands", [*(verb.router for verb in VERBS), health], lifespan=lifespan, metrics=metrics
+        "Conversation Store: commands",
+        [*(verb.router for verb in VERBS), health],
+        lifespan=lifespan,
+        metrics=metrics,
+        kind=DirectApp,
     )
 
 

@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import request_response
 
 from commands.carry_out import Caller
+from infrastructure.http.app import DirectRoute
 from infrastructure.http.body import LARGEST_BODY, read, validated
 from infrastructure.http.headers import idempotency, if_match
 from infrastructure.http.paths import checked
@@ -25,14 +24,6 @@ Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None}
 _HEADERS = {"If-Match": "Versions the command may be decided on.", "Idempotency-Key": "Makes the command repeatable."}
-
-
-class _DirectRoute(APIRoute):
-    """A route that FastAPI describes and Starlette runs."""
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        self.app = request_response(endpoint)
 
 
 def verb(
@@ -49,7 +40,7 @@ def verb(
     The handler is called with the Caller, each id in the path, and the body: None where it is `optional` and there is none,
     its pieces as they come where it is `streamed`.
     """
-    router = APIRouter(route_class=_DirectRoute)
+    router = APIRouter(route_class=DirectRoute)
     names = re.findall(r"{(\w+)}", path)
 
     def serves(handler: Handler) -> Handler:
