@@ -4,6 +4,7 @@ import asyncio
 import time
 
 import httpx
+import psycopg
 import pytest
 
 from infrastructure.http.errors import ApiError
@@ -12,10 +13,12 @@ from infrastructure.settings import Settings
 from projections.positions import Positions
 from projections.read_models import POSITIONS, View
 from queries.caller import Caller
+from queries.log_access import LogAway
 from queries.main import open_sources
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer
+from tests.servers import EMPTY_TABLES
 
 
 def path_of(conversation_id: str) -> str:
@@ -178,6 +181,34 @@ async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
     assert first.headers["x-consistency"] == second.headers["x-consistency"] == "unverified"
     assert seconds < 3.0
     assert again < 0.5
+
+
+async def test_a_look_up_that_is_slow_for_what_it_asks_does_not_make_postgres_away(
+    settings: Settings, write: Writer
+) -> None:
+    async with open_sources(settings) as sources:
+        with pytest.raises(LogAway):
+            await sources.log.ask(lambda _: asyncio.sleep(10))
+        assert not sources.log.away
+        assert await sources.log.ask(lambda reader: reader.last_position()) == 0
+
+
+async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
+    settings: Settings, api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    await write.start("lost")
+    await projector.catch_up()
+    assert (await api.get("/v1/conversations")).status_code == 200
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute(EMPTY_TABLES)
+
+    refused = await api.get("/v1/conversations")
+    async with open_projector(settings) as restarted:
+        await restarted.catch_up()
+    emptied = await api.get("/v1/conversations")
+
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "read_models_ahead")
+    assert (emptied.status_code, emptied.json()["data"]) == (200, [])
 
 
 async def test_unverified_reads_of_what_is_not_there_are_not_found(

@@ -1,0 +1,55 @@
+"""Pages of one conversation are bounded in bytes, and join to the whole."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from infrastructure.event_log.reader import EventReader
+from infrastructure.postgres import make_pool
+from infrastructure.settings import Settings
+from tests.projections.conftest import write
+from tests.queries.store import Writer
+
+__all__ = ["write"]
+
+SIZE = 5_000
+BOUND = 12_000
+
+
+@pytest.fixture
+async def reader(settings: Settings) -> AsyncIterator[EventReader]:
+    pool = make_pool(settings.postgres_url)
+    await pool.open()
+    yield EventReader(pool)
+    await pool.close()
+
+
+async def test_pages_forwards_are_bounded_in_bytes_once_read(write: Writer, reader: EventReader) -> None:
+    conversation_id = await write.start(*["x" * SIZE] * 7)
+    versions: list[int] = []
+    sizes: list[int] = []
+    while page := await reader.conversation(
+        conversation_id, after=versions[-1] if versions else 0, limit=100, most_bytes=BOUND
+    ):
+        versions += [recorded.version for recorded in page]
+        sizes.append(len(page))
+    assert versions == list(range(1, 9))
+    assert max(sizes) <= 3
+
+
+async def test_pages_backwards_are_bounded_in_bytes_once_read(write: Writer, reader: EventReader) -> None:
+    conversation_id = await write.start(*["x" * SIZE] * 7)
+    versions: list[int] = []
+    until = 8
+    while page := await reader.conversation_backwards(conversation_id, until=until, limit=100, most_bytes=BOUND):
+        assert len(page) <= 3
+        versions += [recorded.version for recorded in page]
+        until = page[-1].version - 1
+    assert versions == list(range(8, 0, -1))
+
+
+async def test_an_event_beyond_the_bound_is_a_page_of_its_own(write: Writer, reader: EventReader) -> None:
+    conversation_id = await write.start(*["x" * SIZE] * 3)
+    page = await reader.conversation(conversation_id, after=1, limit=100, most_bytes=1)
+    back = await reader.conversation_backwards(conversation_id, until=3, limit=100, most_bytes=1)
+    assert [recorded.version for recorded in (*page, *back)] == [2, 3]

@@ -1,0 +1,93 @@
+"""A conversation of any size is deleted in bounded steps, and whoever goes on in the middle of it misses nothing."""
+
+import asyncio
+
+import pytest
+
+from projections.mongo import REMOVED_AT_ONCE, MongoViews
+from projections.positions import Fenced
+from projections.read_models import VIEWS
+from tests.projections.world import World
+from tests.queries.store import Writer
+
+STEPS = 8
+
+
+async def _swell(world: World, conversation_id: str) -> int:
+    """Gives a conversation many more items than the log says, which is quicker; returns how many items there are now."""
+    items = world.database["items"]
+    more = [
+        {
+            "_id": f"default:more_{n}",
+            "tenant": "default",
+            "conversation_id": conversation_id,
+            "branch": 0,
+            "depth": n + 9,
+        }
+        for n in range(STEPS * REMOVED_AT_ONCE)
+    ]
+    await items.insert_many(more)
+    return await items.count_documents({})
+
+
+async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_off_then_single_events_go_on_from_there(
+    write: Writer, world: World
+) -> None:
+    large = await write.start("one", "two")
+    other = await write.start("stays")
+    await world.catch_up()
+    count = await _swell(world, large)
+    old = await world.reader.last_position()
+    [item_id] = await write.append(large, "three")
+    await write.retract(large, item_id)
+    await write.append(other, "before")
+    await write.delete(large)
+    await write.append(other, "behind")
+    late = await world.reader.after(old, limit=100)
+
+    removing = asyncio.create_task(MongoViews(world.database).apply(VIEWS, old, late[-1].position, late))
+    left = count
+    while left >= count:
+        async with world.client.start_session(snapshot=True) as session:  # another count may see half a commit
+            left = await world.database["items"].count_documents({}, session=session)
+    removing.cancel()
+    await asyncio.wait({removing})
+    assert REMOVED_AT_ONCE <= left < count, "it is not one transaction"
+
+    views = MongoViews(world.database)
+    position = (await world.places())["items"].position
+    for recorded in late:
+        if recorded.position > position:
+            await views.apply(VIEWS, position, recorded.position, [recorded])
+            position = recorded.position
+    await world.catch_up()
+    assert await world.is_exact()
+
+
+async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conversation_then_it_removes_nothing(
+    write: Writer, world: World
+) -> None:
+    large = await write.start("one")
+    await world.catch_up()
+    count = await _swell(world, large)
+    old = await world.reader.last_position()
+    await write.delete(large)
+    late = await world.reader.after(old, limit=100)
+    await world.database["projections"].update_one({"_id": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
+
+    with pytest.raises(Fenced):
+        await MongoViews(world.database).apply(VIEWS, old, late[-1].position, late)
+
+    assert await world.database["items"].count_documents({}) == count
+
+
+async def test_given_many_small_conversations_are_deleted_at_once_then_they_go_in_bounded_steps_too(
+    write: Writer, world: World
+) -> None:
+    made = [await write.start(*map(str, range(90))) for _ in range(12)]
+    await write.start("stays")
+    await world.catch_up()
+    for conversation_id in made:
+        await write.delete(conversation_id)
+    await world.catch_up()
+    assert await world.is_exact()
