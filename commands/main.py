@@ -71,7 +71,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         finally:
             migrating.cancel()
             await endings()
-            await asyncio.to_thread(events.close)
+            await events.close()
             await model.close()
             await snapshots.aclose()
             await pool.close()

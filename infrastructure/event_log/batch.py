@@ -1,4 +1,4 @@
-"""Deciding a batch of commands on the streams they are for, while the append lock is held. The writer calls it.
+"""Deciding a batch of commands on the streams they are for, ahead of the append lock or under it. The writer calls it.
 
 What a batch needs of Postgres is read in a fixed number of round trips, however many commands it holds.
 """
@@ -12,16 +12,16 @@ from msgspec import Struct
 from msgspec.structs import replace
 from psycopg import Cursor
 
-from domain.commands import DeleteConversation, RequestReply
+from domain.commands import DeleteConversation
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
 from domain.events import Event, ReplyRequested
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.codec import decode, encode
-from infrastructure.event_log.recorder import ConversationRecorder, Row
+from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Row, Write
 from infrastructure.event_log.streams import Stream, Streams, fold
-from infrastructure.event_log.work import Appended, KeyReused, VersionMismatch, Work
+from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
 
 
@@ -29,139 +29,155 @@ class Outcome(Struct):
     """What became of one command: its events, a first answer, or an error.
 
     `last_row`: where in the plan the last row of its stream stands that was there when it was decided, its own included.
+    `answer` is the body that is kept with the command's key.
     """
 
     work: Work
     events: tuple[Event, ...] = ()
     last_row: int | None = None
     stream: Stream | None = None
+    answer: bytes | None = None
     replayed: Appended | None = None
     same_as: "Outcome | None" = None
     error: BaseException | None = None
 
     @property
-    def keeps_answer(self) -> bool:
-        """Whether its answer is kept with its key; that of a command that changed nothing too."""
-        is_first = self.error is None and self.replayed is None and self.same_as is None
-        return is_first and self.work.idempotency is not None and self.work.answer is not None
+    def has_key(self) -> bool:
+        """Whether its answer is kept with its key: only that of a command that appends."""
+        return bool(self.events) and self.work.idempotency is not None and self.work.answer is not None
 
 
 class Plan(Struct, eq=False):
-    """A decided batch: an outcome for each command, and the rows to insert for all of them.
+    """A decided batch: an outcome for each command, and what to write for all of them.
 
     `races` counts the commands whose stream another process had appended to since this one looked last.
     """
 
     outcomes: list[Outcome]
-    rows: list[Row]
-    ends: dict[UUID, Stream]
+    write: Write
+    ends: dict[str, Stream]
     races: int = 0
 
     def settle(self, positions: Sequence[int], streams: Streams) -> list[Appended | BaseException]:
         """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
-        last: dict[UUID, int] = {}
-        for row, position in zip(self.rows, positions, strict=True):
-            last[row.originator_id] = position
-        for stream_id, end in self.ends.items():
-            streams.remember(stream_id, replace(end, position=last[stream_id]))
+        last = {row.originator_id: position for row, position in zip(self.write.rows, positions, strict=True)}
+        for ident, end in self.ends.items():
+            streams.remember(ident, replace(end, position=last[uuid_of(ident)]))
         return [_told(outcome, positions) for outcome in self.outcomes]
 
 
 class Deciding:
-    """One batch under the lock: reads what the commands need, then decides one after the other on each other's state."""
+    """One batch: decides one command after the other, each on the state that those before it lead to.
 
-    def __init__(self, recorder: ConversationRecorder, streams: Streams, now: datetime) -> None:
+    A key whose first answer was kept before `keys_since` counts as new.
+    """
+
+    def __init__(self, recorder: ConversationRecorder, streams: Streams, now: datetime, keys_since: datetime) -> None:
         self._recorder = recorder
         self._streams = streams
         self._now = now
-        self._held: dict[UUID, Stream] = {}
+        self._keys_since = keys_since
+        self._held: dict[str, Stream] = {}
         self._rows: list[Row] = []
-        self._ends: dict[UUID, Stream] = {}
-        self._last_rows: dict[UUID, int] = {}
-        self._items: dict[tuple[UUID, str], KnownItem] = {}
+        self._ends: dict[str, Stream] = {}
+        self._last_rows: dict[str, int] = {}
+        self._items: dict[tuple[str, str], KnownItem] = {}
         self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
         self._in_batch: dict[tuple[str, str], Outcome] = {}
 
     def ahead(self, batch: Sequence[Work]) -> Plan | None:
         """The batch decided on what is in memory, without a look at the log; None where that is not enough.
 
-        It is enough for commands that touch no items and have no key, and when each of them leads to events: a refusal,
-        or a command that changes nothing, may be due to a state that is old.
+        It is enough for commands that touch no items, and when each of them leads to events: a refusal, or a command that
+        changes nothing, may be due to a state that is old. That no key has a first answer yet is for `append_at_once` to see.
         """
-        if any(work.idempotency is not None or work.command.touches for work in batch):
+        if any(work.command.touches for work in batch):
             return None
         self._hold(batch)
         outcomes = [self._outcome(work) for work in batch]
-        if any(not outcome.events or isinstance(outcome.work.command, RequestReply) for outcome in outcomes):
+        if any(not outcome.events and outcome.same_as is None for outcome in outcomes):
             return None
-        return Plan(outcomes, self._rows, self._ends)
+        return self._plan(batch, outcomes)
 
-    def held_versions(self, batch: Sequence[Work]) -> dict[UUID, int]:
-        """The version of each stream that the batch is decided on; 0 for one that is new."""
-        asked = dict.fromkeys(uuid_of(work.conversation_id) for work in batch)
-        return {stream_id: held.state.version if (held := self._held.get(stream_id)) else 0 for stream_id in asked}
-
-    def plan(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
-        """The batch decided on what the log says, under the lock."""
+    def under_lock(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
+        """The batch decided on what the log says. `curs` holds the append lock."""
         self._hold(batch)
-        newer = self._recorder.select_since(curs, self.held_versions(batch))
+        newer = self._recorder.select_since(curs, self._held_versions(batch))
         fold(self._held, newer)
-        moved = {stream_id for stream_id, *_ in newer}
-        for stream_id in moved:
-            self._streams.remember(stream_id, self._held[stream_id])
+        moved = {conversation_id(stream_id) for stream_id, *_ in newer}
+        for ident in moved:
+            self._streams.remember(ident, self._held[ident])
         if touched := [(uuid_of(work.conversation_id), item) for work in batch for item in work.command.touches]:
             for stream_id, item_id, topic, state in self._recorder.select_items(curs, touched):
-                self._know(stream_id, item_id, decode(topic, state))
+                self._know(conversation_id(stream_id), item_id, decode(topic, state))
         if keys := [(work.principal.tenant, work.idempotency.key) for work in batch if work.idempotency]:
             self._read_first_answers(curs, keys)
         outcomes = [self._outcome(work) for work in batch]
-        races = sum(uuid_of(work.conversation_id) in moved for work in batch) if moved else 0
-        return Plan(outcomes, self._rows, self._ends, races)
+        races = sum(work.conversation_id in moved for work in batch) if moved else 0
+        return self._plan(batch, outcomes, races)
+
+    def _plan(self, batch: Sequence[Work], outcomes: list[Outcome], races: int = 0) -> Plan:
+        write = Write(
+            rows=self._rows,
+            held=self._held_versions(batch),
+            responses=[
+                (number, row.item_id or "")
+                for number, row in enumerate(self._rows, 1)
+                if row.topic == ReplyRequested.topic
+            ],
+            answers=[_first_answer(outcome) for outcome in outcomes if outcome.has_key],
+            keys_since=self._keys_since,
+        )
+        return Plan(outcomes, write, self._ends, races)
+
+    def _held_versions(self, batch: Sequence[Work]) -> dict[UUID, int]:
+        """The version of each stream that the batch is decided on; 0 for one that is new."""
+        asked = dict.fromkeys(work.conversation_id for work in batch)
+        return {uuid_of(ident): held.state.version if (held := self._held.get(ident)) else 0 for ident in asked}
 
     def _hold(self, batch: Sequence[Work]) -> None:
         """Takes the streams of the batch to itself: memory may let go of some of them while it takes in others."""
-        asked = {uuid_of(work.conversation_id) for work in batch}
-        self._held = {stream_id: held for stream_id in asked if (held := self._streams.get(stream_id)) is not None}
+        for work in batch:
+            if (held := self._streams.get(work.conversation_id)) is not None:
+                self._held[work.conversation_id] = held
 
     def _outcome(self, work: Work) -> Outcome:
         try:
-            return self._first_answer(work) or self._decide(work)
+            if work.idempotency is not None and (first := self._first_answer(work, work.idempotency)) is not None:
+                return first
+            return self._decide(work)
         except Exception as error:  # noqa: BLE001 - one command's failure, whatever it is, is its caller's alone
             return Outcome(work, error=error)
 
-    def _first_answer(self, work: Work) -> Outcome | None:
+    def _first_answer(self, work: Work, idempotency: IdempotencyKey) -> Outcome | None:
         """The answer that the command's key was given before, in the log or earlier in this batch."""
-        if work.idempotency is None:
-            return None
-        key = (work.principal.tenant, work.idempotency.key)
+        key = (work.principal.tenant, idempotency.key)
         if (earlier := self._in_batch.get(key)) is not None:
             assert earlier.work.idempotency is not None
-            if earlier.work.idempotency.fingerprint != work.idempotency.fingerprint:
+            if earlier.work.idempotency.fingerprint != idempotency.fingerprint:
                 raise KeyReused
             return Outcome(work, same_as=earlier)
         if (kept := self._first_answers.get(key)) is not None:
             fingerprint, appended = kept
-            if fingerprint != work.idempotency.fingerprint:
+            if fingerprint != idempotency.fingerprint:
                 raise KeyReused
-            end = self._held.get(uuid_of(appended.conversation.id))
+            end = self._held.get(appended.conversation.id)
             if end is not None and end.state.status == "deleted" and not isinstance(work.command, DeleteConversation):
                 raise ConversationNotFound(appended.conversation.id)  # what was said in it is not told again
             return Outcome(work, replayed=appended)
         return None
 
     def _decide(self, work: Work) -> Outcome:
-        stream_id = uuid_of(work.conversation_id)
-        end = self._ends.get(stream_id) or self._held.get(stream_id)
+        ident = work.conversation_id
+        end = self._ends.get(ident) or self._held.get(ident)
         state = end.state if end else None
         if state is not None and state.tenant != work.principal.tenant:
-            raise ConversationNotFound(work.conversation_id)
+            raise ConversationNotFound(ident)
         if state is not None and not _matches(work, state):
             raise VersionMismatch(state.version)
-        known = {item: it for item in work.command.touches if (it := self._items.get((stream_id, item))) is not None}
-        events = decide(work.conversation_id, state, work.command, known)
-        outcome = Outcome(work, events=events, last_row=self._last_rows.get(stream_id), stream=end)
-        if work.idempotency is not None:
-            self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
+        known = {item: it for item in work.command.touches if (it := self._items.get((ident, item))) is not None}
+        events = decide(ident, state, work.command, known)
+        outcome = Outcome(work, events, self._last_rows.get(ident), end)
         if not events:
             return outcome
         recorded_at = max(self._now, end.recorded_at) if end else self._now
@@ -169,30 +185,32 @@ class Deciding:
         rows: list[Row] = []
         for event in events:
             state = evolve(state, event)
-            row = _row(stream_id, state.version, event, work, recorded_at=recorded_at, previous=chained)
+            row = _row(event, state.version, work, recorded_at, chained)
             chained = row.chain_hash
             rows.append(row)
         assert state is not None
         for event in events:
             if event.row_id is not None:
-                self._know(stream_id, event.row_id, event)
+                self._know(ident, event.row_id, event)
         self._rows += rows
-        snapshotted = end.snapshotted if end else 0
-        outcome.stream = self._ends[stream_id] = Stream(state, 0, recorded_at, chained, snapshotted)
-        outcome.last_row = self._last_rows[stream_id] = len(self._rows) - 1
+        outcome.stream = self._ends[ident] = Stream(state, 0, recorded_at, chained, end.snapshotted if end else 0)
+        outcome.last_row = self._last_rows[ident] = len(self._rows) - 1
+        if outcome.has_key:
+            assert work.idempotency is not None
+            self._in_batch[work.principal.tenant, work.idempotency.key] = outcome
         return outcome
 
-    def _know(self, stream_id: UUID, item_id: str, event: Event) -> None:
-        known = evolve_item(self._items.get((stream_id, item_id)), event)
+    def _know(self, ident: str, item_id: str, event: Event) -> None:
+        known = evolve_item(self._items.get((ident, item_id)), event)
         if known is not None:
-            self._items[stream_id, item_id] = known
+            self._items[ident, item_id] = known
 
     def _read_first_answers(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
         curs.execute(
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
             " FROM unnest(%b::text[], %b::text[]) AS asked (tenant, key)"
-            " JOIN idempotency_keys k ON k.tenant_id = asked.tenant AND k.key = asked.key",
-            ([tenant for tenant, _ in keys], [key for _, key in keys]),
+            " JOIN idempotency_keys k ON k.tenant_id = asked.tenant AND k.key = asked.key AND k.recorded_at >= %b",
+            ([tenant for tenant, _ in keys], [key for _, key in keys], self._keys_since),
             binary=True,
         )
         for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at in curs.fetchall():
@@ -208,52 +226,14 @@ class Deciding:
             self._first_answers[tenant, key] = (fingerprint, appended)
 
 
-def keep_side_rows(curs: Cursor[Any], plan: Plan, positions: Sequence[int]) -> None:
-    """What is kept beside the events, in their transaction: whose a response is, and first answers of idempotency keys."""
-    requested = [
-        (outcome.work.principal.tenant, event.response_id, uuid_of(outcome.work.conversation_id))
-        for outcome in plan.outcomes
-        for event in outcome.events
-        if isinstance(event, ReplyRequested)
-    ]
-    if requested:
-        curs.execute(
-            "INSERT INTO responses (tenant_id, response_id, conversation_id)"
-            " SELECT * FROM unnest(%b::text[], %b::text[], %b::uuid[])",
-            _columns(requested),
-        )
-    answered = [_first_answer(outcome, positions) for outcome in plan.outcomes if outcome.keeps_answer]
-    if answered:
-        curs.execute(
-            "INSERT INTO idempotency_keys"
-            " (tenant_id, key, fingerprint, command_id, conversation_id, version, position, answer, recorded_at)"
-            " SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::uuid[], %b::uuid[], %b::bigint[], %b::bigint[],"
-            " %b::bytea[], %b::timestamptz[])",
-            _columns(answered),
-        )
-
-
-def _first_answer(outcome: Outcome, positions: Sequence[int]) -> tuple[Any, ...]:
-    """The row that keeps what a command with a key is answered."""
+def _first_answer(outcome: Outcome) -> FirstAnswer:
+    """What is kept with the command's key: its body, for the headers are made again from the events."""
     work = outcome.work
-    told = _told(outcome, positions)
-    assert isinstance(told, Appended)
+    assert outcome.last_row is not None
     assert work.idempotency is not None
-    return (
-        work.principal.tenant,
-        work.idempotency.key,
-        work.idempotency.fingerprint,
-        work.command_id,
-        uuid_of(work.conversation_id),
-        told.version,
-        told.position,
-        told.answer,
-        told.recorded_at,
-    )
-
-
-def _columns(rows: Sequence[tuple[Any, ...]]) -> tuple[list[Any], ...]:
-    return tuple(list(column) for column in zip(*rows, strict=True))
+    assert work.answer is not None
+    outcome.answer = work.answer(_appended(outcome, position=0))
+    return FirstAnswer(outcome.last_row + 1, work.idempotency.key, work.idempotency.fingerprint, outcome.answer)
 
 
 def _matches(work: Work, state: Conversation) -> bool:
@@ -267,61 +247,51 @@ def _told(outcome: Outcome, positions: Sequence[int]) -> Appended | BaseExceptio
     if outcome.replayed is not None:
         return outcome.replayed
     if outcome.same_as is not None:
-        first = _told(outcome.same_as, positions)
-        assert isinstance(first, Appended)
-        return Appended(
-            conversation=first.conversation,
-            version=first.version,
-            position=first.position,
-            recorded_at=first.recorded_at,
-            answer=first.answer,
-            replayed=True,
-        )
+        first = outcome.same_as
+        assert first.last_row is not None
+        return replace(_appended(first, positions[first.last_row]), events=(), replayed=True)
     assert outcome.stream is not None
-    state = outcome.stream.state
-    appended = Appended(
-        conversation=state,
-        version=state.version,
-        position=outcome.stream.position if outcome.last_row is None else positions[outcome.last_row],
+    return _appended(outcome, outcome.stream.position if outcome.last_row is None else positions[outcome.last_row])
+
+
+def _appended(outcome: Outcome, position: int) -> Appended:
+    assert outcome.stream is not None
+    return Appended(
+        conversation=outcome.stream.state,
+        version=outcome.stream.state.version,
+        position=position,
         recorded_at=outcome.stream.recorded_at,
         events=outcome.events,
-    )
-    if outcome.work.idempotency is None or outcome.work.answer is None:
-        return appended
-    return Appended(
-        conversation=appended.conversation,
-        version=appended.version,
-        position=appended.position,
-        recorded_at=appended.recorded_at,
-        events=appended.events,
-        answer=outcome.work.answer(appended),
+        answer=outcome.answer,
     )
 
 
-def _row(stream_id: UUID, version: int, event: Event, work: Work, *, recorded_at: datetime, previous: bytes) -> Row:
-    state = encode(event)
-    return Row(
+def _row(event: Event, version: int, work: Work, recorded_at: datetime, previous: bytes) -> Row:
+    stream_id, topic, state, item_id = uuid_of(work.conversation_id), event.topic, encode(event), event.row_id
+    principal = work.principal
+    chained = chain_hash(
+        previous,
         originator_id=stream_id,
-        originator_version=version,
-        topic=event.topic,
+        version=version,
+        topic=topic,
         state=state,
-        tenant_id=work.principal.tenant,
-        item_id=event.row_id,
+        tenant=principal.tenant,
+        item_id=item_id,
         recorded_at=recorded_at,
-        subject=work.principal.subject,
+        subject=principal.subject,
         command_id=work.command_id,
         correlation_id=work.correlation_id,
-        chain_hash=chain_hash(
-            previous,
-            originator_id=stream_id,
-            version=version,
-            topic=event.topic,
-            state=state,
-            tenant=work.principal.tenant,
-            item_id=event.row_id,
-            recorded_at=recorded_at,
-            subject=work.principal.subject,
-            command_id=work.command_id,
-            correlation_id=work.correlation_id,
-        ),
+    )
+    return Row(
+        stream_id,
+        version,
+        topic,
+        state,
+        principal.tenant,
+        item_id,
+        recorded_at,
+        principal.subject,
+        work.command_id,
+        work.correlation_id,
+        chained,
     )

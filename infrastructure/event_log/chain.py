@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from struct import Struct
 from uuid import UUID
 
 GENESIS = b""
@@ -29,41 +30,42 @@ def chain_hash(
     UUIDs are their 16 bytes, texts UTF-8, the version and the time (microseconds since 1970, UTC) 8 bytes big endian;
     what is absent has the length 0xFFFFFFFF and no bytes.
     """
-    recorded_us = (recorded_at - _EPOCH) // _MICROSECOND
-    named = (topic.encode(), state, tenant.encode())
-    item = None if item_id is None else item_id.encode()
-    caused = subject.encode()
-    command = None if command_id is None else command_id.bytes
-    correlation = correlation_id.encode()
+    named, tenant_id = topic.encode(), tenant.encode()
+    caused, correlated = subject.encode(), correlation_id.encode()
+    item = b"" if item_id is None else item_id.encode()
+    command = b"" if command_id is None else command_id.bytes
     return sha256(
         b"".join(
             (
-                _length(previous),
+                _length(len(previous)),
                 previous,
                 _SIXTEEN,
                 originator_id.bytes,
                 _EIGHT,
                 version.to_bytes(8, "big"),
-                *(piece for part in named for piece in (_length(part), part)),
-                _length(item),
-                item or b"",
+                _length(len(named)),
+                named,
+                _length(len(state)),
+                state,
+                _length(len(tenant_id)),
+                tenant_id,
+                _ABSENT if item_id is None else _length(len(item)),
+                item,
                 _EIGHT,
-                recorded_us.to_bytes(8, "big", signed=True),
-                _length(caused),
+                ((recorded_at - _EPOCH) // _MICROSECOND).to_bytes(8, "big", signed=True),
+                _length(len(caused)),
                 caused,
-                _length(command),
-                command or b"",
-                _length(correlation),
-                correlation,
+                _ABSENT if command_id is None else _SIXTEEN,
+                command,
+                _length(len(correlated)),
+                correlated,
             )
         )
     ).digest()
 
 
-def _length(part: bytes | None) -> bytes:
-    return b"\xff\xff\xff\xff" if part is None else len(part).to_bytes(4, "big")
-
-
-_EIGHT = _length(bytes(8))
-_SIXTEEN = _length(bytes(16))
+_length = Struct(">I").pack
+_ABSENT = b"\xff\xff\xff\xff"
+_EIGHT = _length(8)
+_SIXTEEN = _length(16)
 _MICROSECOND = timedelta(microseconds=1)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
 from infrastructure.event_log.work import Appended, LogUnavailable, Work
@@ -19,20 +19,29 @@ def utc_now() -> datetime:
 
 
 class EventLog:
-    """Appends for one process. Open it once, in a `main.py`; close it when no request is left."""
+    """Appends for one process, on its event loop. Open it once, in a `main.py`; close it when no request is left.
 
-    def __init__(self, postgres_url: str, metrics: Metrics, clock: Callable[[], datetime] = utc_now) -> None:
+    `keep_keys`: how long the first answer of an idempotency key is given again.
+    """
+
+    def __init__(
+        self,
+        postgres_url: str,
+        metrics: Metrics,
+        clock: Callable[[], datetime] = utc_now,
+        keep_keys: timedelta = timedelta(days=1),
+    ) -> None:
         self._datastore = Datastore(postgres_url)
-        self._writer = Writer(ConversationRecorder(self._datastore), clock, metrics)
+        self._writer = Writer(ConversationRecorder(self._datastore), clock, metrics, keep_keys)
 
     def open(self) -> None:
-        """Starts the writer's thread; Postgres may still be away."""
+        """Starts the writer on the running event loop; Postgres may still be away."""
         self._writer.start()
 
-    def close(self) -> None:
-        """Commits what waits, then lets go of Postgres. Blocks."""
-        self._writer.close()
-        self._datastore.close()
+    async def close(self) -> None:
+        """Commits what waits, then lets go of Postgres."""
+        await self._writer.close()
+        await asyncio.to_thread(self._datastore.close)
 
     async def append(self, work: Work) -> Appended:
         """Decides `work.command` on its conversation as it is at that moment, and makes the events durable.

@@ -13,11 +13,14 @@ from uuid import UUID
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from msgspec import Struct
-from msgspec.structs import astuple
 from psycopg import Cursor
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL
+
+from infrastructure.event_log import columns
+from infrastructure.event_log.columns import Encoded
+from infrastructure.event_log.line import Line
 
 TABLE = "events"
 CHANNEL = TABLE
@@ -50,6 +53,29 @@ class Row(Struct, frozen=True):
     command_id: UUID | None
     correlation_id: str
     chain_hash: bytes
+
+
+class FirstAnswer(Struct, frozen=True):
+    """What a command with an idempotency key is answered; `row` (from 1) is the last of its events' rows."""
+
+    row: int
+    key: str
+    fingerprint: bytes
+    body: bytes
+
+
+class Write(Struct, frozen=True):
+    """What one transaction writes: rows, and beside them whose each new response is, and first answers of keys.
+
+    `held` has the version of each stream that it was decided on; `responses` are (row, from 1; response id). A key whose answer
+    was kept before `keys_since` is taken for a new one.
+    """
+
+    rows: Sequence[Row]
+    held: Mapping[UUID, int] = {}
+    responses: Sequence[tuple[int, str]] = ()
+    answers: Sequence[FirstAnswer] = ()
+    keys_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
 
 
 class Datastore(PostgresDatastore):
@@ -92,13 +118,13 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
         """One transaction with these events. Raises the library's IntegrityError on a version that is taken."""
         with self.turn() as curs:
-            positions = self.insert(curs, [_as_row(event) for event in stored_events])
+            positions = self.insert(curs, Write([_as_row(event) for event in stored_events])) if stored_events else []
             curs.execute("COMMIT")
         return positions
 
     @contextmanager
     def turn(self) -> Iterator[Cursor[tuple[Any, ...]]]:
-        """A transaction that holds the append lock and will notify; the caller says COMMIT, leaving otherwise rolls back.
+        """A transaction that holds the append lock; the caller says COMMIT, leaving otherwise rolls back.
 
         READ COMMITTED: what is selected inside sees all that was committed before the lock was got.
         """
@@ -106,31 +132,28 @@ class ConversationRecorder(PostgresApplicationRecorder):
             curs = connection.cursor(row_factory=tuple_row)
             try:
                 # One round trip: several statements without parameters may travel together.
-                curs.execute(f"BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE; NOTIFY {CHANNEL}")
+                curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE")
                 yield curs
             finally:
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")
 
-    def insert(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int]:
-        """Inserts the rows in this order with one statement and returns their positions."""
-        if not rows:
-            return []
-        curs.execute(_INSERT, _columns(rows))
-        return [position for (position,) in curs.fetchall()]
+    def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
+        """Inserts the rows in this order, and what is kept beside them, and returns their positions.
 
-    def append_at_once(self, held: Mapping[UUID, int], rows: Sequence[Row]) -> list[int] | None:
-        """Inserts the rows in a transaction of their own, in one round trip, and returns their positions.
-
-        None, with nothing done, when one of the streams in `held` is past the version that is held of it.
+        None, with nothing done, when a stream is past the version that is held of it, or a key has a first answer.
         """
-        with self.datastore.get_connection() as connection:
-            curs = connection.cursor(row_factory=tuple_row)
-            curs.execute(_AT_ONCE, (list(held), list(held.values()), *_columns(rows)), binary=True)
-            row = curs.fetchone()
-            assert row is not None
-            positions: list[int] | None = row[0]
-            return positions
+        curs.execute(_INSERT, parameters(write), binary=True)
+        row = curs.fetchone()
+        assert row is not None
+        positions: list[int] | None = row[0]
+        return positions
+
+    def line(self) -> Line:
+        """A connection on which an append is one round trip: `call(parameters(write))` returns the positions as an array."""
+        assert isinstance(self.datastore.pool.kwargs, dict)
+        given = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
+        return Line(given, "append_at_once", _TYPES, _INSERT_AT_ONCE)
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None when they are not in the log.
@@ -202,24 +225,53 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """Creates nothing: see `migrate`."""
 
 
-_INSERT = (
-    "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject,"
-    " command_id, correlation_id, chain_hash) SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::text[], %b::bytea[],"
-    " %b::text[], %b::text[], %b::timestamptz[], %b::text[], %b::uuid[], %b::text[], %b::bytea[])"
-    " RETURNING notification_id"
+_TYPES = (
+    *("uuid[]", "bigint[]"),  # held
+    *(
+        "uuid[]",
+        "bigint[]",
+        "text[]",
+        "bytea[]",
+        "text[]",
+        "text[]",
+        "timestamptz[]",
+        "text[]",
+        "uuid[]",
+        "text[]",
+        "bytea[]",
+    ),
+    *("int[]", "text[]"),  # responses
+    *("int[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # keys
 )
-"""Binary parameters (%b): half the time of text, and bodies are not doubled in hexadecimal."""
+_INSERT = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in _TYPES)})"
+_INSERT_AT_ONCE = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(_TYPES) + 1))})"
 
 
-_AT_ONCE = (
-    "SELECT append_at_once(%b::uuid[], %b::bigint[], %b::uuid[], %b::bigint[], %b::text[], %b::bytea[], %b::text[],"
-    " %b::text[], %b::timestamptz[], %b::text[], %b::uuid[], %b::text[], %b::bytea[])"
-)
-
-
-def _columns(rows: Sequence[Row]) -> tuple[list[Any], ...]:
-    """The rows column by column, in the order of their fields."""
-    return tuple(list(column) for column in zip(*map(astuple, rows), strict=True))
+def parameters(write: Write) -> list[Encoded]:
+    """What `append_at_once` is called with."""
+    rows, answers = write.rows, write.answers
+    return [
+        columns.uuids(list(write.held)),
+        columns.bigints(list(write.held.values())),
+        columns.uuids([row.originator_id for row in rows]),
+        columns.bigints([row.originator_version for row in rows]),
+        columns.texts([row.topic for row in rows]),
+        columns.byteas([row.state for row in rows]),
+        columns.texts([row.tenant_id for row in rows]),
+        columns.texts([row.item_id for row in rows]),
+        columns.timestamps([row.recorded_at for row in rows]),
+        columns.texts([row.subject for row in rows]),
+        columns.uuids([row.command_id for row in rows]),
+        columns.texts([row.correlation_id for row in rows]),
+        columns.byteas([row.chain_hash for row in rows]),
+        columns.ints([row for row, _ in write.responses]),
+        columns.texts([response_id for _, response_id in write.responses]),
+        columns.ints([answer.row for answer in answers]),
+        columns.texts([answer.key for answer in answers]),
+        columns.byteas([answer.fingerprint for answer in answers]),
+        columns.byteas([answer.body for answer in answers]),
+        columns.timestamp(write.keys_since),
+    ]
 
 
 def _as_row(event: StoredEvent) -> Row:

@@ -4,13 +4,13 @@ Losing a snapshot costs a cold process a longer tail; nobody waits for one, and 
 """
 
 import threading
-from uuid import UUID
 
 import structlog
 from eventsourcing.persistence import PersistenceError
 
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream, to_snapshot
+from infrastructure.ids import uuid_of
 
 MOST_WAITING = 1_000
 MOST_AT_ONCE = 50
@@ -23,7 +23,7 @@ class Snapshotter:
 
     def __init__(self, recorder: ConversationRecorder) -> None:
         self._recorder = recorder
-        self._waiting: dict[UUID, Stream] = {}
+        self._waiting: dict[str, Stream] = {}
         self._ready = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="snapshotter", daemon=True)
@@ -38,12 +38,12 @@ class Snapshotter:
             self._ready.notify()
         self._thread.join()
 
-    def offer(self, stream_id: UUID, stream: Stream) -> bool:
+    def offer(self, ident: str, stream: Stream) -> bool:
         """Whether the snapshot will be tried; not when too many wait already."""
         with self._ready:
             if len(self._waiting) >= MOST_WAITING:
                 return False
-            self._waiting[stream_id] = stream
+            self._waiting[ident] = stream
             self._ready.notify()
             return True
 
@@ -51,12 +51,12 @@ class Snapshotter:
         while taken := self._take():
             try:
                 self._recorder.keep_snapshots(
-                    [(stream_id, stream.state.version, to_snapshot(stream)) for stream_id, stream in taken]
+                    [(uuid_of(ident), stream.state.version, to_snapshot(stream)) for ident, stream in taken]
                 )
             except PersistenceError as error:
                 log.warning("snapshots_not_written", snapshots=len(taken), error_type=type(error).__name__)
 
-    def _take(self) -> list[tuple[UUID, Stream]]:
+    def _take(self) -> list[tuple[str, Stream]]:
         """What waits, at most MOST_AT_ONCE of it; nothing when the thread is closed and nothing waits."""
         with self._ready:
             while not self._waiting and not self._closing:

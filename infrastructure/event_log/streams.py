@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from domain.conversation import Conversation, evolve
 from infrastructure.event_log.codec import decode
+from infrastructure.ids import conversation_id
 
 CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
@@ -66,41 +67,44 @@ class Streams:
     """The streams used last, least recently used first. For one thread."""
 
     def __init__(self, most_bytes: int = CACHED_BYTES) -> None:
-        self._cached: OrderedDict[UUID, Stream] = OrderedDict()
+        self._cached: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
         self._most_bytes = most_bytes
         self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._cached)
 
-    def get(self, stream_id: UUID) -> Stream | None:
-        found = self._cached.get(stream_id)
-        if found is not None:
-            self._cached.move_to_end(stream_id)
-        return found
+    def get(self, ident: str) -> Stream | None:
+        """The end of this conversation's stream, if it is in memory."""
+        found = self._cached.get(ident)
+        if found is None:
+            return None
+        self._cached.move_to_end(ident)
+        return found[0]
 
-    def remember(self, stream_id: UUID, stream: Stream) -> None:
+    def remember(self, ident: str, stream: Stream) -> None:
         """Keeps it, and lets go of those not used for longest while there is too much; never of this one."""
-        if (before := self._cached.get(stream_id)) is not None:
-            self._bytes -= _size(before)
-        self._cached[stream_id] = stream
-        self._cached.move_to_end(stream_id)
-        self._bytes += _size(stream)
+        if (before := self._cached.pop(ident, None)) is not None:
+            self._bytes -= before[1]
+        size = _size(stream)
+        self._cached[ident] = (stream, size)
+        self._bytes += size
         while self._bytes > self._most_bytes and len(self._cached) > 1:
-            _, oldest = self._cached.popitem(last=False)
-            self._bytes -= _size(oldest)
+            _, (_, dropped) = self._cached.popitem(last=False)
+            self._bytes -= dropped
 
 
-def fold(held: dict[UUID, Stream], rows: Iterable[LogRow]) -> None:
+def fold(held: dict[str, Stream], rows: Iterable[LogRow]) -> None:
     """Folds rows of any streams, in order, onto those held; a stream that is not held begins with its first row."""
     for stream_id, topic, state, recorded_at, chained, position in rows:
-        before = held.get(stream_id)
+        ident = conversation_id(stream_id)
+        before = held.get(ident)
         evolved = evolve(before.state if before else None, decode(topic, state))
-        held[stream_id] = Stream(evolved, position, recorded_at, chained, before.snapshotted if before else 0)
+        held[ident] = Stream(evolved, position, recorded_at, chained, before.snapshotted if before else 0)
 
 
 def _size(stream: Stream) -> int:
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
-    pairs = sum(len(name) + len(value) for name, value in state.metadata.items())
+    pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0
     return _STREAM_BYTES + 4 * (texts + pairs) + 100 * len(state.running)

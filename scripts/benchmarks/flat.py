@@ -1,10 +1,9 @@
-"""What an append costs as a conversation grows, and as many write into one: the log without HTTP, in a scratch database.
+"""What an append costs as a conversation grows: the log without HTTP, in a scratch database.
 
 The times are of one append by one writer, in milliseconds: warm (this process holds the conversation) on a conversation of
 LONG items beside one of SHORT, by turns; and the first append of a process that holds nothing.
 """
 
-import asyncio
 import time
 from statistics import median
 
@@ -20,7 +19,6 @@ from scripts.benchmarks.over_http import TEXT
 
 LONG = 100_000
 SHORT = 10
-TOGETHER = 1_000
 _AT_ONCE = 500
 _ITEM = as_stored({"type": "message", "role": "user", "content": TEXT})
 
@@ -38,39 +36,23 @@ class Flat:
         log.open()
         self._short = await _started(log, SHORT)
         self._long = await _started(log, self._long_items)
-        await asyncio.to_thread(log.close)
+        await log.close()
 
     async def run(self, board: Board, appends: int = 300) -> None:
-        one, other = EventLog(self._url, Metrics()), EventLog(self._url, Metrics())
-        for log in (one, other):
-            log.open()
+        log = EventLog(self._url, Metrics())
+        log.open()
         try:
-            warm_up = await _started(one, 1)
-            await _timed(one, warm_up)
-            cold = await _timed(one, self._long)
-            times = [(await _timed(one, self._short), await _timed(one, self._long)) for _ in range(appends)]
+            warm_up = await _started(log, 1)
+            await _timed(log, warm_up)
+            cold = await _timed(log, self._long)
+            times = [(await _timed(log, self._short), await _timed(log, self._long)) for _ in range(appends)]
             short, long = (median(column) for column in zip(*times, strict=True))
             floor = f"append to a conversation of {SHORT} items"
             board.add(floor, short, unit="ms")
             board.add(f"append to a conversation of {self._long_items:,} items", long, unit="ms", floor=floor)
             board.add(f"first append of a process, {self._long_items:,} items", cold, unit="ms")
-            await self._together(board, one, other)
         finally:
-            for log in (one, other):
-                await asyncio.to_thread(log.close)
-
-    async def _together(self, board: Board, one: EventLog, other: EventLog) -> None:
-        """TOGETHER appends at once by two writers, to as many conversations and to one."""
-        many = await asyncio.gather(*(_started(one, 1) for _ in range(TOGETHER)))
-        single = await _started(one, 1)
-        floor = f"{TOGETHER:,} appends at once by two writers to {TOGETHER:,} conversations"
-        for name, idents in (
-            (floor, many),
-            (floor.replace(f"to {TOGETHER:,} conversations", "to one"), [single] * TOGETHER),
-        ):
-            began = time.perf_counter()
-            await asyncio.gather(*((one, other)[n % 2].append(_work(ident, _say())) for n, ident in enumerate(idents)))
-            board.add(name, (time.perf_counter() - began) * 1000, unit="ms", floor=None if name == floor else floor)
+            await log.close()
 
 
 async def _started(log: EventLog, items: int) -> str:

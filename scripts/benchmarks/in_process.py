@@ -13,6 +13,7 @@ from itertools import count
 from uuid import uuid4
 
 import psycopg
+import uvloop
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
@@ -48,7 +49,7 @@ def run(board: Board, postgres_url: str, seconds: float) -> None:
         board.add(FLOOR, _threads(inserts, seconds))
     with _stock(postgres_url) as inserts:
         board.add(STOCK, _threads(inserts, seconds), floor=FLOOR)
-    board.add(OURS, asyncio.run(_ours(postgres_url, seconds)), floor=FLOOR)
+    board.add(OURS, uvloop.run(_ours(postgres_url, seconds)), floor=FLOOR)
 
 
 async def _ours(postgres_url: str, seconds: float) -> float:
@@ -83,7 +84,7 @@ async def _ours(postgres_url: str, seconds: float) -> float:
     try:
         return sum(await asyncio.gather(*(write() for _ in range(WRITERS)))) / seconds
     finally:
-        await asyncio.to_thread(log.close)
+        await log.close()
 
 
 def _start(ident: str) -> StartConversation:

@@ -1,6 +1,6 @@
 """A way to Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and hangs up instead.
 
-An append in one round trip commits too. A new connection sends its text, so that it is known by its name.
+An append in one round trip commits too: it calls the statement that was prepared under the name `append_at_once`.
 """
 
 import socket
@@ -46,7 +46,7 @@ class CuttingProxy:
         with client, server:
             try:
                 while data := client.recv(65536):
-                    if (data.startswith(b"Q") and b"COMMIT" in data[:32]) or b"append_at_once" in data:
+                    if (data.startswith(b"Q") and b"COMMIT" in data[:32]) or b"\0append_at_once\0" in data:
                         with self._lock:
                             self.seen += 1
                             if self._to_lose:

@@ -1,21 +1,21 @@
 """Appending: once, whole, in one order, whatever happens to the connection, the clock or the company."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from domain.commands import AppendItems, Command, NewItem, RetractItem, StartConversation
-from domain.errors import ConversationNotFound, ItemNotFound
+from domain.commands import AppendItems, Command, EndConversation, NewItem, RetractItem, StartConversation
+from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
 from infrastructure.event_log.writer import WAITING_COMMANDS
-from infrastructure.ids import mint, mint_uuid
+from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.metrics import Metrics
 from infrastructure.principal import Principal
 from infrastructure.settings import Settings
@@ -25,17 +25,17 @@ from tests.log import Log
 ANN = Principal("acme", "ann")
 
 
-@contextmanager
-def opened(url: str, clock: Callable[[], datetime] = utc_now) -> Iterator[EventLog]:
-    events = EventLog(url, Metrics(), clock)
+@asynccontextmanager
+async def opened(url: str, clock: Callable[[], datetime] = utc_now, **options: Any) -> AsyncIterator[EventLog]:
+    events = EventLog(url, Metrics(), clock, **options)
     events.open()
     yield events
-    events.close()
+    await events.close()
 
 
 @pytest.fixture
 async def events(settings: Settings) -> AsyncIterator[EventLog]:
-    with opened(settings.postgres_url) as log:
+    async with opened(settings.postgres_url) as log:
         yield log
 
 
@@ -65,7 +65,7 @@ def texts(log: Log, conversation_id: str) -> list[str]:
 
 
 async def test_two_writers_on_one_conversation_make_one_order_without_gaps(settings: Settings, log: Log) -> None:
-    with opened(settings.postgres_url) as one, opened(settings.postgres_url) as other:
+    async with opened(settings.postgres_url) as one, opened(settings.postgres_url) as other:
         conversation_id = await start(one)
         answers = await asyncio.gather(
             *((one, other)[n % 2].append(work(conversation_id, say(f"{n}"))) for n in range(200))
@@ -78,20 +78,36 @@ async def test_two_writers_on_one_conversation_make_one_order_without_gaps(setti
     assert all(stored[answer.version] == answer.position for answer in answers)
 
 
-@pytest.mark.parametrize("keyed", [False, True], ids=["in one round trip", "under the lock"])
-async def test_a_commit_whose_answer_is_lost_is_found_not_repeated(settings: Settings, log: Log, keyed: bool) -> None:
+@pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with keys"])
+@pytest.mark.parametrize("locked", [False, True], ids=["in one round trip", "under the lock"])
+async def test_a_commit_whose_answer_is_lost_is_found_not_repeated(
+    settings: Settings, log: Log, keyed: bool, locked: bool
+) -> None:
     def keys(text: str) -> dict[str, Any]:
         return {"idempotency": IdempotencyKey(text, b"f"), "answer": lambda _: b"{}"} if keyed else {}
 
-    with cutting(settings.postgres_url) as proxy, opened(proxy.url) as events:
-        conversation_id = await start(events)
-        for n in range(5):
-            proxy.lose_commits(1)
-            answers = await asyncio.gather(
-                *(events.append(work(conversation_id, say(f"{n}-{m}"), **keys(f"{n}-{m}"))) for m in range(4))
-            )
-            stored = dict(log.rows("SELECT originator_version, notification_id FROM events"))
-            assert all(stored[answer.version] == answer.position for answer in answers)
+    with cutting(settings.postgres_url) as proxy:
+        async with opened(proxy.url) as events:
+            conversation_id = await start(events)
+            ended = await start(events)
+            await events.append(work(ended, EndConversation()))
+            for n in range(5):
+                proxy.lose_commits(1)
+                alone_refused = [work(ended, say("no"))] if locked else []  # a batch with a refusal needs the lock
+                answers = await asyncio.gather(
+                    *(events.append(work(conversation_id, say(f"{n}-{m}"), **keys(f"{n}-{m}"))) for m in range(4)),
+                    *map(events.append, alone_refused),
+                    return_exceptions=True,
+                )
+                stored = dict(
+                    log.rows(
+                        "SELECT originator_version, notification_id FROM events WHERE originator_id = %s",
+                        uuid_of(conversation_id),
+                    )
+                )
+                assert [type(answer) for answer in answers[4:]] == [ConversationIsEnded] * locked
+                made = [answer for answer in answers if isinstance(answer, Appended)]
+                assert [stored[answer.version] for answer in made] == [answer.position for answer in made]
         assert proxy.lost == 5
     assert sorted(texts(log, conversation_id)) == sorted(f"{n}-{m}" for n in range(5) for m in range(4))
     assert log.versions(conversation_id) == list(range(1, 22))
@@ -125,7 +141,7 @@ async def test_connections_cut_at_any_moment_lose_and_double_nothing(
 
 async def test_the_chain_covers_every_column_and_time_never_runs_back(settings: Settings, log: Log) -> None:
     times = iter([datetime(2026, 1, 1, 0, 0, n, 123_456, tzinfo=UTC) for n in (5, 3, 9, 1, 1, 1)])
-    with opened(settings.postgres_url, lambda: next(times)) as events:
+    async with opened(settings.postgres_url, lambda: next(times)) as events:
         conversation_id = await start(events)
         for text in ("a", "b", "c"):
             await events.append(work(conversation_id, say(text)))
@@ -210,10 +226,10 @@ async def test_a_command_the_database_can_not_take_fails_alone(events: EventLog,
 async def test_a_key_answers_once_and_for_all_also_after_a_restart(settings: Settings, log: Log) -> None:
     key = IdempotencyKey("k", b"f")
     body = lambda appended: f"at {appended.version}".encode()  # noqa: E731
-    with opened(settings.postgres_url) as events:
+    async with opened(settings.postgres_url) as events:
         conversation_id = await start(events)
         first = await events.append(work(conversation_id, say("a"), idempotency=key, answer=body))
-    with opened(settings.postgres_url) as events:
+    async with opened(settings.postgres_url) as events:
         again = await events.append(work(conversation_id, say("a"), idempotency=key, answer=body))
         with pytest.raises(KeyReused):
             await events.append(work(conversation_id, say("x"), idempotency=IdempotencyKey("k", b"other"), answer=body))
@@ -223,6 +239,24 @@ async def test_a_key_answers_once_and_for_all_also_after_a_restart(settings: Set
     assert (first.answer, first.replayed) == (b"at 2", False)
     assert (again.answer, again.replayed, again.version, again.position) == (b"at 2", True, 2, first.position)
     assert texts(log, conversation_id) == ["a"]
+
+
+async def test_a_key_is_kept_for_as_long_as_it_is_said_to_be(settings: Settings, log: Log) -> None:
+    key, now = IdempotencyKey("k", b"f"), [utc_now()]
+    async with opened(settings.postgres_url, lambda: now[0], keep_keys=timedelta(hours=2)) as events:
+        conversation_id = await start(events)
+        for hours_later, replayed in ((0, False), (1, True), (2, False), (1, True)):
+            now[0] += timedelta(hours=hours_later)
+            said = await events.append(
+                work(conversation_id, say("a"), idempotency=key, answer=lambda a: b"%d" % a.version)
+            )
+            assert said.replayed is replayed
+        other = IdempotencyKey("k", b"other")
+        now[0] += timedelta(hours=3)
+        assert not (
+            await events.append(work(conversation_id, say("b"), idempotency=other, answer=lambda _: b""))
+        ).replayed
+    assert texts(log, conversation_id) == ["a", "a", "b"]
 
 
 async def test_a_full_queue_refuses_at_once_and_loses_nothing_it_took(events: EventLog, log: Log) -> None:

@@ -8,7 +8,6 @@ import psycopg
 from domain.commands import DescribeConversation
 from domain.conversation import Conversation, fold
 from infrastructure.event_log.streams import SNAPSHOT_EVERY, Stream, Streams, from_snapshot, to_snapshot
-from infrastructure.ids import mint_uuid
 from infrastructure.settings import Settings
 from tests.event_log.test_log import opened, say, start, texts, work
 from tests.log import Log
@@ -37,11 +36,11 @@ def test_a_snapshot_of_another_form_is_none() -> None:
 
 def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last() -> None:
     streams = Streams(most_bytes=100_000)
-    first, second = mint_uuid(), mint_uuid()
+    first, second = mint("conv"), mint("conv")
     streams.remember(first, stream(1))
     streams.remember(second, stream(1))
     for _ in range(30):
-        streams.remember(mint_uuid(), stream(1, "x" * 1000))
+        streams.remember(mint("conv"), stream(1, "x" * 1000))
         streams.get(first)
     assert streams.get(first) is not None
     assert streams.get(second) is None
@@ -51,7 +50,7 @@ def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last() -> None:
 
 
 async def grown(settings: Settings, appends: int) -> str:
-    with opened(settings.postgres_url) as events:
+    async with opened(settings.postgres_url) as events:
         conversation_id = await start(events)
         await events.append(work(conversation_id, DescribeConversation(title="kept")))
         for n in range(0, appends, 50):
@@ -64,7 +63,7 @@ async def test_a_cold_process_goes_on_from_a_snapshot_and_the_chain_with_it(sett
     conversation_id = await grown(settings, 2 * SNAPSHOT_EVERY)
     [(version,)] = log.rows("SELECT originator_version FROM snapshots")
     assert version >= SNAPSHOT_EVERY
-    with opened(settings.postgres_url) as events:
+    async with opened(settings.postgres_url) as events:
         appended = await events.append(work(conversation_id, say("after")))
     assert appended.conversation == fold(log.events(conversation_id))
     assert texts(log, conversation_id)[-1] == "after"
@@ -80,7 +79,7 @@ async def test_snapshots_that_are_gone_unreadable_or_old_do_no_harm(settings: Se
     ):
         with psycopg.connect(settings.postgres_url) as connection:
             connection.execute(harm)
-        with opened(settings.postgres_url) as events:
+        async with opened(settings.postgres_url) as events:
             appended = await events.append(work(conversation_id, say("more")))
         assert appended.conversation == fold(log.events(conversation_id))
     assert log.versions(conversation_id) == list(range(1, len(log.versions(conversation_id)) + 1))

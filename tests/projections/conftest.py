@@ -32,7 +32,7 @@ async def write(settings: Settings) -> AsyncIterator[Writer]:
     log = EventLog(settings.postgres_url, Metrics())
     log.open()
     yield Writer(log)
-    await asyncio.to_thread(log.close)
+    await log.close()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """Postgres came back from an older backup: the views showed what the log has no more, and are made anew."""
 
-import asyncio
 
 import psycopg
 from structlog.testing import capture_logs
@@ -28,7 +27,7 @@ async def test_given_the_log_lost_its_end_when_views_are_ahead_of_it_then_they_a
         await live.until(live.shown)
         await Writer(log).append(kept, "new")
         await live.until(live.shown)
-        await asyncio.to_thread(log.close)
+        await log.close()
 
     assert await live.is_exact()
     ahead = {entry["projection"] for entry in logged if entry["event"] == "projection_ahead_of_log"}

@@ -63,7 +63,7 @@ async def write(settings: Settings) -> AsyncIterator[Writer]:
     log = EventLog(settings.postgres_url, Metrics())
     log.open()
     yield Writer(log)
-    await asyncio.to_thread(log.close)
+    await log.close()
 
 
 @asynccontextmanager

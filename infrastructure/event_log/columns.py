@@ -1,0 +1,88 @@
+"""Columns of rows as Postgres' binary arrays (`array_send`): a batch is sent as one value a column, encoded here.
+
+The driver's own dumper looks at every value's type in Python; here the column says it, and a batch of 16 costs a fifth.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from struct import Struct
+from uuid import UUID
+
+import psycopg
+from psycopg.adapt import Dumper
+from psycopg.pq import Format
+
+_HEAD = Struct(">5i")  # dimensions, whether NULLs are in it, the elements' type, how many, the first one's index
+_ELEMENT = Struct(">iq")
+_length = Struct(">i").pack
+_bigint = Struct(">q").pack
+_NULL = b"\xff\xff\xff\xff"
+_SIXTEEN = _length(16)
+_EIGHT = _length(8)
+_FOUR = _length(4)
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_UUID, _BIGINT, _INT, _TEXT, _BYTEA, _TIMESTAMPTZ = 2950, 20, 23, 25, 17, 1184
+
+
+class Encoded(bytes):
+    """A parameter that is in Postgres' binary form already; the statement casts it to its type."""
+
+
+class EncodedDumper(Dumper):
+    """Gives an `Encoded` to the driver as it is."""
+
+    format = Format.BINARY
+
+    def dump(self, obj: Encoded) -> bytes:
+        return obj
+
+
+def uuids(values: Sequence[UUID | None]) -> Encoded:
+    return _array(_UUID, len(values), [_NULL if value is None else _SIXTEEN + value.bytes for value in values])
+
+
+def bigints(values: Sequence[int]) -> Encoded:
+    return _array(_BIGINT, len(values), [_EIGHT + _bigint(value) for value in values])
+
+
+def ints(values: Sequence[int]) -> Encoded:
+    return _array(_INT, len(values), [_FOUR + _length(value) for value in values])
+
+
+def texts(values: Sequence[str | None]) -> Encoded:
+    return _varying(_TEXT, [None if value is None else value.encode() for value in values])
+
+
+def byteas(values: Sequence[bytes]) -> Encoded:
+    return _varying(_BYTEA, values)
+
+
+def timestamps(values: Sequence[datetime]) -> Encoded:
+    return _array(_TIMESTAMPTZ, len(values), [_EIGHT + _microseconds(value) for value in values])
+
+
+def timestamp(value: datetime) -> Encoded:
+    """One value, no array."""
+    return Encoded(_microseconds(value))
+
+
+def read_bigints(array: bytes) -> list[int]:
+    """The elements of a bigint[] of one dimension without NULLs."""
+    return [value for _, value in _ELEMENT.iter_unpack(array[_HEAD.size :])]
+
+
+def _array(kind: int, count: int, elements: list[bytes]) -> Encoded:
+    elements.insert(0, _HEAD.pack(1, 1, kind, count, 1))  # that there may be NULLs is no promise that there are
+    return Encoded(b"".join(elements))
+
+
+def _varying(kind: int, values: Sequence[bytes | None]) -> Encoded:
+    return _array(kind, len(values), [_NULL if value is None else _length(len(value)) + value for value in values])
+
+
+def _microseconds(value: datetime) -> bytes:
+    return _bigint((value - _EPOCH) // _MICROSECOND)
+
+
+psycopg.adapters.register_dumper(Encoded, EncodedDumper)

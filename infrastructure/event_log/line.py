@@ -1,0 +1,129 @@
+"""A connection of the event loop's own that runs one statement over and over, each time in one round trip.
+
+It speaks through libpq as the driver wraps it (`psycopg.pq`), binary both ways: beside a round trip of half a millisecond, what
+the driver's cursors do in Python for each statement is as long again.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, Format
+from psycopg.pq.abc import PGconn, PGresult
+
+CONNECT_SECONDS = 5.0
+
+
+class Line:
+    """Connects when it is first used, and again after it broke. One call at a time.
+
+    `statement` is prepared under `name`; `types` are those of its parameters.
+    """
+
+    def __init__(self, connect: Mapping[str, Any], name: str, types: Sequence[str], statement: str) -> None:
+        self._connect = connect
+        self._name = name.encode()
+        self._prepare = f"PREPARE {name} ({', '.join(types)}) AS {statement}"
+        self._formats = [Format.BINARY] * len(types)
+        self._connection: AsyncConnection[Any] | None = None
+        self._answer: asyncio.Future[PGresult] | None = None
+        self._result: PGresult | None = None
+        self._socket = -1
+
+    async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
+        """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
+
+        Raises psycopg.Error; an OperationalError where nothing came back within `seconds`. Whether the statement was carried out is
+        then unknown, unless it is NotSent.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                pgconn = await self._connected()
+        except (psycopg.Error, TimeoutError) as error:
+            self.close()
+            raise NotSent(str(error)) from error
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(seconds):
+                pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
+                self._flush()
+                result = await self._answer
+        except TimeoutError as error:
+            self.close()
+            raise psycopg.OperationalError(f"Postgres did not answer within {seconds} s") from error
+        except BaseException:
+            self.close()
+            raise
+        if result.status != ExecStatus.TUPLES_OK:
+            raise error_from_result(result)
+        return result.get_value(0, 0)
+
+    def close(self) -> None:
+        """Lets go of the connection; the next call makes another."""
+        if self._connection is not None:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._socket)
+            loop.remove_writer(self._socket)
+            self._connection.pgconn.finish()
+            self._connection = None
+
+    async def _connected(self) -> PGconn:
+        if self._connection is None:
+            connection = await AsyncConnection.connect(**self._connect, autocommit=True)
+            try:
+                await connection.execute(self._prepare.encode())
+            except BaseException:
+                connection.pgconn.finish()
+                raise
+            self._connection = connection
+            self._socket = connection.pgconn.socket
+            asyncio.get_running_loop().add_reader(self._socket, self._readable)
+        return self._connection.pgconn
+
+    def _flush(self) -> None:
+        """Sends what is left to send, now or when the socket takes it."""
+        if self._connection is None:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            if self._connection.pgconn.flush():
+                loop.add_writer(self._socket, self._flush)
+            else:
+                loop.remove_writer(self._socket)
+        except psycopg.Error as error:
+            self._broke(error)
+
+    def _readable(self) -> None:
+        if self._connection is None:
+            return
+        pgconn = self._connection.pgconn
+        try:
+            pgconn.consume_input()
+            while self._answer is not None and not pgconn.is_busy():
+                result = pgconn.get_result()
+                if result is None:
+                    self._answered()
+                elif self._result is None or result.status == ExecStatus.FATAL_ERROR:
+                    self._result = result
+        except psycopg.Error as error:
+            self._broke(error)
+
+    def _answered(self) -> None:
+        answer, result = self._answer, self._result
+        self._answer = self._result = None
+        if answer is not None and not answer.done():
+            assert result is not None
+            answer.set_result(result)
+
+    def _broke(self, error: psycopg.Error) -> None:
+        answer, self._answer, self._result = self._answer, None, None
+        self.close()
+        if answer is not None and not answer.done():
+            answer.set_exception(psycopg.OperationalError(str(error)))
+
+
+class NotSent(psycopg.OperationalError):
+    """There was no connection: nothing was carried out."""
