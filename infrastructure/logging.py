@@ -17,6 +17,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Literal
@@ -146,8 +147,8 @@ class _EcsRenderer(StructlogFormatter):
         fields["process.pid"] = os.getpid()
         if logger.name:
             fields["log.logger"] = logger.name
-        ecs = self.format_to_ecs(fields)
-        return msgspec.json.encode({"@timestamp": ecs.pop("@timestamp"), **ecs})
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return msgspec.json.encode(self.format_to_ecs({"@timestamp": now, **fields}))
 
 
 @lru_cache(1024)

@@ -89,6 +89,7 @@ class Metrics:
             **common,
         )
         self.projection_parked = Gauge("projection_parked", "Conversations a projection has set aside.", **common)
+        self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):
             self.append_conflicts.labels(reason)
         for direction in ("input", "output"):
@@ -99,10 +100,13 @@ class Metrics:
 
         What a client may choose freely (a method of its own making) does not become a label of its own.
         """
-        method = method if method in _METHODS else "other"
-        route = route or "unmatched"
-        self.http_requests.labels(method, route, str(status)).inc()
-        self.http_request_seconds.labels(method, route).observe(seconds)
+        key = (method if method in _METHODS else "other", route or "unmatched", status)
+        children = self._request_children.get(key)
+        if children is None:
+            counter = self.http_requests.labels(key[0], key[1], str(status))
+            children = self._request_children[key] = (counter, self.http_request_seconds.labels(key[0], key[1]))
+        children[0].inc()
+        children[1].observe(seconds)
 
     def render(self) -> tuple[bytes, str]:
         """The body and the content type of `/metrics`."""

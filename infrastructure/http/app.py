@@ -7,11 +7,10 @@ from typing import Any, TypeVar
 
 from fastapi import APIRouter, FastAPI, Response
 from fastapi.routing import APIRoute
-from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.routing import request_response
-from starlette.types import ASGIApp
+from starlette.routing import Router, request_response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infrastructure.http.errors import add_error_handlers
 from infrastructure.http.observe import Observe
@@ -34,10 +33,34 @@ class DirectRoute(APIRoute):
 
 
 class DirectApp(FastAPI):
-    """An app of direct routes alone, without the layers that FastAPI's own handlers need at every request."""
+    """An app of direct routes: FastAPI describes them (`/docs`), and a request goes straight to its endpoint.
+
+    What the frameworks put in between, each layer a coroutine around the next, is a third of an append's time.
+    """
 
     def build_middleware_stack(self) -> ASGIApp:
-        return Starlette.build_middleware_stack(self)
+        app: ASGIApp = _Direct(self.router)
+        for middleware in reversed(self.user_middleware):
+            app = middleware.cls(app, *middleware.args, **middleware.kwargs)
+        return app
+
+
+class _Direct:
+    """Direct routes in their order, and the router for what none of them serves."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+        self._routes = [route for route in router.routes if isinstance(route, DirectRoute)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            for route in self._routes:
+                if scope["method"] in (route.methods or ()) and (found := route.path_regex.match(scope["path"])):
+                    scope["route"], scope["path_params"] = route, found.groupdict()
+                    response = await route.endpoint(Request(scope, receive))
+                    await response(scope, receive, send)
+                    return
+        await self._router(scope, receive, send)
 
 
 def make_app(

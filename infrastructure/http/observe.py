@@ -4,10 +4,10 @@ import re
 import time
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from infrastructure.http.errors import as_api_error
+from infrastructure.http.errors import answer_error
 from infrastructure.ids import mint
 from infrastructure.metrics import Metrics
 
@@ -28,9 +28,9 @@ class Observe:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else mint("req")
+        request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # for this request's task, and what it starts
         started = time.perf_counter()
         status = 0
 
@@ -38,19 +38,19 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
-            try:
-                await self._app(scope, receive, observed_send)
-            except Exception as error:
+        try:
+            await self._app(scope, receive, observed_send)
+        except Exception as error:
+            if status:  # an answer is on its way already: only breaking it off is honest
                 log.exception("request_failed", path=scope["path"])
-                if status:
-                    raise  # an answer is on its way already: only breaking it off is honest
-                await as_api_error(error).response()(scope, receive, observed_send)
-            finally:
-                self._record(scope, status, time.perf_counter() - started)
+                raise
+            response = await answer_error(Request(scope), error)
+            await response(scope, receive, observed_send)
+        finally:
+            self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
@@ -63,3 +63,11 @@ class Observe:
                 status=status,
                 duration_ns=round(seconds * 1_000_000_000),
             )
+
+
+def _request_id(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given: str = value.decode("latin-1")
+            return given if _REQUEST_ID.fullmatch(given) else mint("req")
+    return mint("req")

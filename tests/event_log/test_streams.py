@@ -8,6 +8,7 @@ import psycopg
 from domain.commands import DescribeConversation
 from domain.conversation import Conversation, fold
 from infrastructure.event_log.streams import SNAPSHOT_EVERY, Stream, Streams, from_snapshot, to_snapshot
+from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.event_log.test_log import opened, say, start, texts, work
 from tests.log import Log
