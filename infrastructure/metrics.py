@@ -6,7 +6,7 @@ Every name begins with `conversation_store_`; times are in seconds. `infrastruct
 import json
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any, ClassVar, Final, Self
@@ -89,6 +89,7 @@ class Metrics:
             **common,
         )
         self.projection_parked = Gauge("projection_parked", "Conversations a projection has set aside.", **common)
+        self._event_children: dict[str, Counter] = {}
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):
             self.append_conflicts.labels(reason)
@@ -107,6 +108,15 @@ class Metrics:
             children = self._request_children[key] = (counter, self.http_request_seconds.labels(key[0], key[1]))
         children[0].inc()
         children[1].observe(seconds)
+
+    def observe_append(self, topics: Sequence[str]) -> None:
+        """Counts one committed transaction: the topics of its events."""
+        self.append_batch_events.observe(len(topics))
+        for topic in set(topics):
+            child = self._event_children.get(topic)
+            if child is None:
+                child = self._event_children[topic] = self.events_appended.labels(topic)
+            child.inc(topics.count(topic))
 
     def render(self) -> tuple[bytes, str]:
         """The body and the content type of `/metrics`."""

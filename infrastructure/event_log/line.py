@@ -6,6 +6,7 @@ the driver's cursors do in Python for each statement is as long again.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -33,18 +34,18 @@ class Line:
         self._result: PGresult | None = None
         self._socket = -1
 
+    async def open(self) -> None:
+        """Connects ahead of the first call, where that is possible."""
+        with suppress(psycopg.Error):
+            await self._connected()
+
     async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
         """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
 
         Raises psycopg.Error; an OperationalError where nothing came back within `seconds`. Whether the statement was carried out is
         then unknown, unless it is NotSent.
         """
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                pgconn = await self._connected()
-        except (psycopg.Error, TimeoutError) as error:
-            self.close()
-            raise NotSent(str(error)) from error
+        pgconn = await self._connected()
         self._answer = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(seconds):
@@ -72,12 +73,16 @@ class Line:
 
     async def _connected(self) -> PGconn:
         if self._connection is None:
-            connection = await AsyncConnection.connect(**self._connect, autocommit=True)
             try:
-                await connection.execute(self._prepare.encode())
-            except BaseException:
-                connection.pgconn.finish()
-                raise
+                async with asyncio.timeout(CONNECT_SECONDS):
+                    connection = await AsyncConnection.connect(**self._connect, autocommit=True)
+                    try:
+                        await connection.execute(self._prepare.encode())
+                    except BaseException:
+                        connection.pgconn.finish()
+                        raise
+            except (psycopg.Error, TimeoutError) as error:
+                raise NotSent(str(error)) from error
             self._connection = connection
             self._socket = connection.pgconn.socket
             asyncio.get_running_loop().add_reader(self._socket, self._readable)

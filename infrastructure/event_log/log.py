@@ -5,12 +5,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
-from infrastructure.event_log.work import Appended, LogUnavailable, Work
-from infrastructure.event_log.writer import PATIENCE_SECONDS, Writer
+from infrastructure.event_log.work import Appended, Work
+from infrastructure.event_log.writer import Writer
 from infrastructure.metrics import Metrics
-
-LONGEST_SECONDS = 3 * PATIENCE_SECONDS
-"""How long a caller waits at most, whatever happens."""
 
 
 def utc_now() -> datetime:
@@ -36,6 +33,7 @@ class EventLog:
 
     def open(self) -> None:
         """Starts the writer on the running event loop; Postgres may still be away."""
+        self._datastore.pool.open(wait=False)
         self._writer.start()
 
     async def close(self) -> None:
@@ -49,9 +47,4 @@ class EventLog:
         A caller that goes away undoes nothing. Raises Refused (the rules), VersionMismatch (`if_match`), KeyReused,
         LogBusy (nothing was appended) or LogUnavailable (says whether that is known; a repeat with the same key settles it).
         """
-        future = self._writer.submit(work)
-        try:
-            async with asyncio.timeout(LONGEST_SECONDS):
-                return await future
-        except TimeoutError as error:  # Postgres neither answers nor breaks off; its answer will find nobody here
-            raise LogUnavailable(unknown=True) from error
+        return await self._writer.submit(work)

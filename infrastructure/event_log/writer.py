@@ -8,7 +8,7 @@ is decided again.
 
 import asyncio
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
@@ -35,6 +35,9 @@ BATCH_BYTES = 8 * 1024 * 1024
 WAITING_COMMANDS = 4096
 WAITING_BYTES = 128 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
+LONGEST_SECONDS = 3 * PATIENCE_SECONDS
+"""How long a caller waits at most, whatever happens."""
+
 LARGE_BYTES = 256 * 1024
 """A batch from here on is decided in a thread: encoding and compressing it would hold up the event loop."""
 
@@ -73,11 +76,14 @@ class Writer:
         self._queued_bytes = 0
         self._idle: asyncio.Future[None] | None = None
         self._closing = False
+        self._batch: Sequence[Waiting] = ()
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._snapshotter.start()
         self._task = asyncio.create_task(self._run())
+        self._let_go_of_late_callers()
 
     async def close(self) -> None:
         """Commits what is queued, then stops."""
@@ -85,6 +91,8 @@ class Writer:
         self._wake()
         if self._task is not None:
             await self._task
+        if self._watch is not None:
+            self._watch.cancel()
         self._line.close()
         await asyncio.to_thread(self._snapshotter.close)
 
@@ -102,7 +110,20 @@ class Writer:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
+    def _let_go_of_late_callers(self) -> None:
+        """Once a second: whom Postgres keeps waiting, neither answering nor breaking off, is told so after LONGEST_SECONDS."""
+        since = time.monotonic() - LONGEST_SECONDS
+        for waiting in self._batch:
+            if waiting.since < since:
+                _tell(waiting.future, LogUnavailable(unknown=True))
+        while self._queue and self._queue[0].since < since:
+            late = self._queue.popleft()
+            self._queued_bytes -= late.work.size
+            _tell(late.future, LogUnavailable(unknown=False))
+        self._watch = asyncio.get_running_loop().call_later(1.0, self._let_go_of_late_callers)
+
     async def _run(self) -> None:
+        await self._line.open()
         while self._queue or not self._closing:
             if not self._queue:
                 self._idle = asyncio.get_running_loop().create_future()
@@ -110,7 +131,7 @@ class Writer:
                     self._idle
                 )  # what else is ready in this turn of the event loop gets into the queue before this goes on
                 continue
-            batch = self._take()
+            self._batch = batch = self._take()
             started = time.perf_counter()
             results = await self._results_in_time(batch)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
@@ -248,9 +269,7 @@ class Writer:
 
     def _count(self, plan: Plan) -> None:
         if plan.write.rows:
-            self._metrics.append_batch_events.observe(len(plan.write.rows))
-        for topic, rows in Counter(row.topic for row in plan.write.rows).items():
-            self._metrics.events_appended.labels(type=topic).inc(rows)
+            self._metrics.observe_append([row.topic for row in plan.write.rows])
         if plan.races:
             self._metrics.append_conflicts.labels(reason="race").inc(plan.races)
         for outcome in plan.outcomes:
