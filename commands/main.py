@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import psycopg
 import structlog
@@ -61,7 +62,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
         model = Model(settings)
-        events = EventLog(settings.postgres_url, metrics)
+        events = EventLog(settings.postgres_url, metrics, keep_keys=timedelta(hours=settings.idempotency_hours))
         events.open()
         app.state.wiring = Wiring(events, reader, model, Contexts(reader, model, snapshots_of(snapshots)), metrics)
         checks.update(_checks(reader, model))

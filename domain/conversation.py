@@ -26,7 +26,7 @@ from domain.events import (
 )
 
 
-class Conversation(Struct, frozen=True, kw_only=True):
+class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """`head` and `depth` are the last item's of the active branch; None and 0 while there is none."""
 
     id: str

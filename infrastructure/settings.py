@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     model_timeout: float = Field(
         120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it."
     )
+    idempotency_hours: float = Field(
+        24.0, gt=0, description="How long the first answer of an `Idempotency-Key` is given again."
+    )
     auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="The least level that is logged."

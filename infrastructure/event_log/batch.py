@@ -82,6 +82,7 @@ class Deciding:
         self._ends: dict[str, Stream] = {}
         self._last_rows: dict[str, int] = {}
         self._items: dict[tuple[str, str], KnownItem] = {}
+        self._touched: set[tuple[str, str]] = set()
         self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
         self._in_batch: dict[tuple[str, str], Outcome] = {}
 
@@ -107,8 +108,10 @@ class Deciding:
         moved = {conversation_id(stream_id) for stream_id, *_ in newer}
         for ident in moved:
             self._streams.remember(ident, self._held[ident])
-        if touched := [(uuid_of(work.conversation_id), item) for work in batch for item in work.command.touches]:
-            for stream_id, item_id, topic, state in self._recorder.select_items(curs, touched):
+        self._touched = {(work.conversation_id, item) for work in batch for item in work.command.touches}
+        if self._touched:
+            asked = [(uuid_of(ident), item) for ident, item in self._touched]
+            for stream_id, item_id, topic, state in self._recorder.select_items(curs, asked):
                 self._know(conversation_id(stream_id), item_id, decode(topic, state))
         if keys := [(work.principal.tenant, work.idempotency.key) for work in batch if work.idempotency]:
             self._read_first_answers(curs, keys)
@@ -189,9 +192,10 @@ class Deciding:
             chained = row.chain_hash
             rows.append(row)
         assert state is not None
-        for event in events:
-            if event.row_id is not None:
-                self._know(ident, event.row_id, event)
+        if self._touched:
+            for event in events:
+                if event.row_id is not None:
+                    self._know(ident, event.row_id, event)
         self._rows += rows
         outcome.stream = self._ends[ident] = Stream(state, 0, recorded_at, chained, end.snapshotted if end else 0)
         outcome.last_row = self._last_rows[ident] = len(self._rows) - 1
@@ -201,6 +205,8 @@ class Deciding:
         return outcome
 
     def _know(self, ident: str, item_id: str, event: Event) -> None:
+        if (ident, item_id) not in self._touched:
+            return
         known = evolve_item(self._items.get((ident, item_id)), event)
         if known is not None:
             self._items[ident, item_id] = known

@@ -4,10 +4,18 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
+import structlog
+from eventsourcing.persistence import PersistenceError
+
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
 from infrastructure.event_log.work import Appended, Work
 from infrastructure.event_log.writer import Writer
 from infrastructure.metrics import Metrics
+
+SWEEP_SECONDS = 3600
+SWEPT_AT_ONCE = 1000
+
+log = structlog.get_logger(__name__)
 
 
 def utc_now() -> datetime:
@@ -29,16 +37,22 @@ class EventLog:
         keep_keys: timedelta = timedelta(days=1),
     ) -> None:
         self._datastore = Datastore(postgres_url)
-        self._writer = Writer(ConversationRecorder(self._datastore), clock, metrics, keep_keys)
+        self._recorder = ConversationRecorder(self._datastore)
+        self._writer = Writer(self._recorder, clock, metrics, keep_keys)
+        self._keep_keys = keep_keys
+        self._sweeping: asyncio.Task[None] | None = None
 
     def open(self) -> None:
         """Starts the writer on the running event loop; Postgres may still be away."""
         self._datastore.pool.open(wait=False)
         self._writer.start()
+        self._sweeping = asyncio.create_task(self._sweep())
 
     async def close(self) -> None:
         """Commits what waits, then lets go of Postgres."""
         await self._writer.close()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         await asyncio.to_thread(self._datastore.close)
 
     async def append(self, work: Work) -> Appended:
@@ -48,3 +62,14 @@ class EventLog:
         LogBusy (nothing was appended) or LogUnavailable (says whether that is known; a repeat with the same key settles it).
         """
         return await self._writer.submit(work)
+
+    async def _sweep(self) -> None:
+        """Drops what is kept of expired keys, some at a time, now and every SWEEP_SECONDS."""
+        while True:
+            try:
+                expired = utc_now() - self._keep_keys
+                while await asyncio.to_thread(self._recorder.drop_keys, expired, SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
+                    pass
+            except PersistenceError as error:
+                log.warning("keys_not_swept", error_type=type(error).__name__)
+            await asyncio.sleep(SWEEP_SECONDS)

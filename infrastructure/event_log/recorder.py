@@ -39,7 +39,7 @@ _NOTICE_SILENCE = {
 """Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
 
 
-class Row(Struct, frozen=True):
+class Row(Struct, frozen=True, gc=False):
     """A row of `events`: what the library stores of an event, and the columns that are ours."""
 
     originator_id: UUID
@@ -55,7 +55,7 @@ class Row(Struct, frozen=True):
     chain_hash: bytes
 
 
-class FirstAnswer(Struct, frozen=True):
+class FirstAnswer(Struct, frozen=True, gc=False):
     """What a command with an idempotency key is answered; `row` (from 1) is the last of its events' rows."""
 
     row: int
@@ -220,6 +220,16 @@ class ConversationRecorder(PostgresApplicationRecorder):
             binary=True,
         )
         return curs.fetchall()
+
+    def drop_keys(self, before: datetime, most: int) -> int:
+        """Drops idempotency keys whose answers were kept before then, at most so many, and returns how many."""
+        with self.datastore.get_connection() as connection:
+            dropped = connection.execute(
+                "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
+                "SELECT ctid FROM idempotency_keys WHERE recorded_at < %b LIMIT %b FOR UPDATE SKIP LOCKED))",
+                (before, most),
+            )
+            return dropped.rowcount
 
     def create_table(self) -> None:
         """Creates nothing: see `migrate`."""

@@ -30,7 +30,7 @@ LogRow = tuple[UUID, str, bytes, datetime, bytes, int]
 """(stream, topic, state, recorded_at, chain_hash, position)"""
 
 
-class Stream(Struct, frozen=True):
+class Stream(Struct, frozen=True, gc=False):
     """The end of one stream. `snapshotted` is the version of its last snapshot; 0 where it has none."""
 
     state: Conversation

@@ -21,6 +21,7 @@ from infrastructure.principal import Principal
 from infrastructure.settings import Settings
 from tests.event_log.cutting import cutting
 from tests.log import Log
+from tests.queries.conftest import eventually
 
 ANN = Principal("acme", "ann")
 
@@ -283,3 +284,12 @@ async def test_a_batch_of_eight_megabytes_goes_through(events: EventLog, log: Lo
     conversation_id = await start(events)
     await asyncio.gather(*(events.append(work(conversation_id, say("x" * 900_000), size=900_000)) for _ in range(20)))
     assert log.versions(conversation_id) == list(range(1, 22))
+
+
+async def test_expired_keys_are_swept(settings: Settings, log: Log) -> None:
+    key = {"idempotency": IdempotencyKey("k", b"f"), "answer": lambda _: b"{}"}
+    async with opened(settings.postgres_url) as events:
+        await events.append(work(await start(events), say("a"), **key))
+    assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
+    async with opened(settings.postgres_url, keep_keys=timedelta(0)):
+        await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
