@@ -6,7 +6,7 @@ on. With an `Idempotency-Key` a repeat of the import adds only what the first on
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 from fastapi import Response
@@ -25,6 +25,9 @@ from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
 LINES_AT_ONCE = 32
+LINE_BYTES_AT_ONCE = LARGEST_BATCH
+"""Of the lines under way: each takes about ten times its size while it is."""
+
 ITEMS_AT_ONCE = 200
 BYTES_AT_ONCE = 1024 * 1024
 MOST_ERRORS = 100
@@ -53,8 +56,7 @@ class Report(Struct):
 async def import_conversations(called: Caller, body: AsyncIterator[bytes]) -> Response:
     """Answers when all is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
     report = Report(errors=[])
-    room = asyncio.Semaphore(LINES_AT_ONCE)
-    under_way: set[asyncio.Task[None]] = set()
+    under_way: dict[asyncio.Task[None], int] = {}
 
     async def take(number: int, line: bytes) -> None:
         try:
@@ -65,17 +67,21 @@ async def import_conversations(called: Caller, body: AsyncIterator[bytes]) -> Re
             report.failed += 1
             if len(report.errors) < MOST_ERRORS:
                 report.errors.append({"line": number, **as_api_error(error).body()})
-        finally:
-            room.release()
 
     async for number, line in _lines(body):
-        await room.acquire()
+        while _is_full(under_way.values(), len(line)):
+            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         task = asyncio.create_task(take(number, line))
-        under_way.add(task)
-        task.add_done_callback(under_way.discard)
+        under_way[task] = len(line)
+        task.add_done_callback(under_way.pop)
     await asyncio.gather(*under_way)
     report.errors.sort(key=lambda error: int(error["line"]))
     return shapes.json_response(shapes.encode({"object": "import", **_fields(report)}))
+
+
+def _is_full(under_way: Collection[int], size: int) -> bool:
+    """Whether a line of this size has to wait for those under way; the first never does."""
+    return len(under_way) >= LINES_AT_ONCE or (bool(under_way) and sum(under_way) + size > LINE_BYTES_AT_ONCE)
 
 
 async def _import_line(called: Caller, number: int, line: bytes) -> int:

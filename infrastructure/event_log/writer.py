@@ -194,7 +194,9 @@ class Writer:
             return results
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
 
-    async def _append_at_once(self, batch: list[Work], in_doubt: list[Plan]) -> list[Appended | BaseException] | None:
+    async def _append_at_once(
+        self, batch: list[Work], in_doubt: list[Plan]
+    ) -> Sequence[Appended | BaseException] | None:
         """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
         deciding = self._deciding()
         if sum(work.size for work in batch) < LARGE_BYTES:
@@ -233,13 +235,17 @@ class Writer:
         now = self._clock()
         return Deciding(self._recorder, self._streams, now, now - self._keep_keys)
 
-    def _settle(self, plan: Plan, positions: Sequence[int]) -> list[Appended | BaseException]:
-        """The results of a plan that is durable, or that had nothing to append."""
-        self._count(plan)
-        results = plan.settle(positions, self._streams)
-        for ident, end in plan.ends.items():
-            if end.wants_snapshot and self._snapshotter.offer(ident, end):
-                self._streams.remember(ident, replace(end, snapshotted=end.state.version))
+    def _settle(self, plan: Plan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
+        """The results of a plan that is durable, or that had nothing to append. Never raises: it must not be decided again."""
+        try:
+            results = plan.settle(positions, self._streams)
+            self._count(plan)
+            for ident, end in plan.ends.items():
+                if end.wants_snapshot and self._snapshotter.offer(ident, end):
+                    self._streams.remember(ident, replace(end, snapshotted=end.state.version))
+        except Exception:
+            log.exception("settling_failed", commands=len(plan.outcomes))
+            return [LogUnavailable(unknown=True) for _ in plan.outcomes]
         return results
 
     def _cold(self, batch: Sequence[Work]) -> list[str]:

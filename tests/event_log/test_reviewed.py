@@ -10,6 +10,7 @@ from psycopg import Cursor
 
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
+from infrastructure.event_log.batch import Plan
 from infrastructure.event_log.recorder import ConversationRecorder, Row
 from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable
 from infrastructure.settings import Settings
@@ -70,3 +71,23 @@ async def test_a_batch_in_doubt_is_never_decided_again_one_by_one(
     assert all(
         isinstance(answer, Appended) or (isinstance(answer, LogUnavailable) and answer.unknown) for answer in answers
     )
+
+
+async def test_what_fails_after_the_commit_is_not_appended_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(settings.postgres_url)
+
+    def fails(*_: object) -> None:
+        raise RuntimeError("no memory left")
+
+    async with opened(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        with monkeypatch.context() as patch:
+            patch.setattr(Plan, "settle", fails)
+            answers = await asyncio.gather(
+                *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
+            )
+        assert all(isinstance(answer, LogUnavailable) and answer.unknown for answer in answers)
+        await events.append(work(conversation_id, say("c")))
+    assert texts(log, conversation_id) == ["a", "b", "c"]
