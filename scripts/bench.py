@@ -1,7 +1,8 @@
 """Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
-deletes the conversations it made; their events stay. `append` leaves out the lag of the views and the memory.
+deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
+either way. `append` leaves out the lag of the views, and the memory of all the other processes.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -25,7 +26,9 @@ from scripts.benchmarks import in_process, site, visibility
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
+from scripts.benchmarks.memory import CONVERSATIONS, Memory
 from scripts.benchmarks.over_http import OverHttp, begin_conversations, delete_conversations
+from scripts.benchmarks.two_apis import TwoApis
 from scripts.progress import progress
 from scripts.stores import AWAY, INTERRUPTED, MISUSED, Json
 
@@ -37,7 +40,9 @@ class What(StrEnum):
     ALL = "all"
 
 
-def measure(what: What, data: Path, seconds: float, runs: int, long: int, *, quiet: bool) -> Results:
+def measure(
+    what: What, data: Path, seconds: float, runs: int, long: int, *, conversations: int, quiet: bool
+) -> Results:
     """Everything in turn, `runs` times. The store in `data` runs already."""
     settings, base_url = running.settings(data), running.base_url(data)
     board = Board()
@@ -60,6 +65,13 @@ def measure(what: What, data: Path, seconds: float, runs: int, long: int, *, qui
             uvloop.run(flat.prepare())
             for _ in range(runs):
                 uvloop.run(flat.run(board))
+        with site.own_store("--apis", "2") as second:
+            two_apis = TwoApis(site.api_urls(second))
+            uvloop.run(two_apis.prepare())
+            for _ in range(runs):
+                uvloop.run(two_apis.run(board))
+        with site.own_store() as third:
+            uvloop.run(Memory(third, conversations, long).run(board))
         report(runs, runs)
         memory = site.memory(data) if what is What.ALL else {}
     return Results(machine, durability, board.figures(), memory)
@@ -71,7 +83,10 @@ def main(
     data: Annotated[Path | None, typer.Option(help="measure the store that runs there, not one of its own")] = None,
     seconds: Annotated[float, typer.Option(min=0.1, help="how long each thing is measured, each run")] = 5.0,
     runs: Annotated[int, typer.Option(min=1, help="how often; the median counts")] = 3,
-    long: Annotated[int, typer.Option(min=100, help="items of the long conversation")] = LONG,
+    long: Annotated[int, typer.Option(min=100, help="items of a long conversation")] = LONG,
+    conversations: Annotated[
+        int, typer.Option(min=1, help="active conversations while memory is measured, which is done once")
+    ] = CONVERSATIONS,
     as_json: Json = False,
 ) -> None:
     """Measures the store, each figure beside a floor of the same run."""
@@ -80,7 +95,7 @@ def main(
     try:
         with ExitStack() as stack:
             place = data or stack.enter_context(site.own_store())
-            results = measure(what, place, seconds, runs, long, quiet=as_json)
+            results = measure(what, place, seconds, runs, long, conversations=conversations, quiet=as_json)
     except running.NotRunning as problem:
         _stop(str(problem), MISUSED)
     except site.DidNotStart as problem:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any, LiteralString
 
 import psutil
 import psycopg
+from dotenv import dotenv_values
 from psycopg import sql
 from pymongo import MongoClient
 from redis import Redis
@@ -35,11 +37,14 @@ class DidNotStart(Exception):
 
 
 @contextmanager
-def own_store() -> Iterator[Path]:
-    """Starts a store on a new directory and a free port, without a model; yields the directory, which is removed at the end."""
+def own_store(*arguments: str) -> Iterator[Path]:
+    """Starts a store on a new directory and a free port, without a model; yields the directory, which is removed at the end.
+
+    `arguments` are more of those of `scripts/up`.
+    """
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as place:
         data = Path(place) / "data"
-        up = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), "--no-model")
+        up = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), "--no-model", *arguments)
         command = launched(up, os.getpid(), SIGTERM, None)  # it ends with us, however we end
         outside = {name: value for name, value in os.environ.items() if name not in _SERVERS}
         with subprocess.Popen(  # noqa: S603 - our own script
@@ -64,6 +69,12 @@ def own_store() -> Iterator[Path]:
             finally:
                 process.terminate()
                 process.communicate(timeout=STOP_SECONDS)
+
+
+def api_urls(data: Path) -> list[str]:
+    """Where each api process of the store answers by itself."""
+    known = dotenv_values(data / "run" / "env")
+    return [url for name, url in sorted(known.items()) if url and re.fullmatch(r"API_\d+_URL", name)]
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """Postgres came back from an older backup: the views showed what the log has no more, and are made anew."""
 
-
 import psycopg
 from structlog.testing import capture_logs
 

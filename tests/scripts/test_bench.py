@@ -26,6 +26,8 @@ def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
         "1",
         "--long",
         "600",
+        "--conversations",
+        "50",
         "--json",
     )
     done = subprocess.run(
@@ -56,6 +58,11 @@ def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path)
     for rate in (100, 500):
         lag = figures[f"commit to visible, {rate} appends/s"]
         assert 0 <= lag["p50_ms"] <= lag["p99_ms"]
+    for used in ("50 active conversations", "10 active conversations of 600 items"):
+        memory, peak = figures[f"api process, {used}"], figures[f"api process, {used}, peak"]
+        assert figures[memory["floor"]]["value"] == figures[peak["floor"]]["value"] == 300
+        assert 0 < memory["value"] <= peak["value"]
+        assert 0 < memory["ratio"] <= peak["ratio"]
     assert all(len(figure["runs"]) == 1 for figure in figures.values())
 
     durable = results["durability"]
