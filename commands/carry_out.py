@@ -1,6 +1,7 @@
 """What every verb does with its command: hand it to the log, and answer with where it stands."""
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 from fastapi import Response
 from msgspec import Struct
@@ -41,6 +42,7 @@ class Wiring(Struct, frozen=True):
     model: Model
     contexts: Contexts
     metrics: Metrics
+    keep_keys: timedelta
 
 
 class Caller(Struct, frozen=True):

@@ -17,6 +17,7 @@ from domain.errors import ConversationNotFound
 from domain.events import InputItem
 from domain.items import as_output, from_stored
 from infrastructure.context import Asked
+from infrastructure.event_log.log import utc_now
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import checked
@@ -111,7 +112,9 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
     wiring = called.wiring
     if called.idempotency is not None:
-        first = await wiring.reader.first_answer(called.principal.tenant, called.idempotency)
+        first = await wiring.reader.first_answer(
+            called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
+        )
         if first is not None:
             return RecordedReply(wiring.reader, msgspec.json.decode(first.answer, type=Kept))
     given = _input(body)

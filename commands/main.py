@@ -62,9 +62,12 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
         model = Model(settings)
-        events = EventLog(settings.postgres_url, metrics, keep_keys=timedelta(hours=settings.idempotency_hours))
+        keep_keys = timedelta(hours=settings.idempotency_hours)
+        events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys)
         events.open()
-        app.state.wiring = Wiring(events, reader, model, Contexts(reader, model, snapshots_of(snapshots)), metrics)
+        app.state.wiring = Wiring(
+            events, reader, model, Contexts(reader, model, snapshots_of(snapshots)), metrics, keep_keys
+        )
         checks.update(_checks(reader, model))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
         try:

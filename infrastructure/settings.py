@@ -36,7 +36,7 @@ class Settings(BaseSettings):
         120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it."
     )
     idempotency_hours: float = Field(
-        24.0, gt=0, description="How long the first answer of an `Idempotency-Key` is given again."
+        24.0, gt=0, le=100_000, description="How long the first answer of an `Idempotency-Key` is given again."
     )
     auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -214,8 +214,9 @@ class Deciding:
     def _read_first_answers(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
         curs.execute(
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
-            " FROM unnest(%b::text[], %b::text[]) AS asked (tenant, key)"
-            " JOIN idempotency_keys k ON k.tenant_id = asked.tenant AND k.key = asked.key AND k.recorded_at >= %b",
+            " FROM unnest(%b::text[], %b::text[]) AS asked (tenant, key) CROSS JOIN LATERAL ("
+            "SELECT * FROM idempotency_keys WHERE tenant_id = asked.tenant AND key = asked.key AND recorded_at >= %b"
+            " ORDER BY tenant_id, key LIMIT 1) AS k",
             ([tenant for tenant, _ in keys], [key for _, key in keys], self._keys_since),
             binary=True,
         )

@@ -12,20 +12,26 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, Format
+from psycopg.pq import DiagnosticField, ExecStatus, Format
 from psycopg.pq.abc import PGconn, PGresult
 
 CONNECT_SECONDS = 5.0
+
+_WITH_TRANSACTION_TIMEOUT = 170_000
 
 
 class Line:
     """Connects when it is first used, and again after it broke. One call at a time.
 
-    `statement` is prepared under `name`; `types` are those of its parameters.
+    `statement` is prepared under `name`; `types` are those of its parameters. Its transaction may take `longest_seconds`: between the
+    statement and its commit a server waits for a few bytes more, and would wait for ever (from Postgres 17 on; before, it does).
     """
 
-    def __init__(self, connect: Mapping[str, Any], name: str, types: Sequence[str], statement: str) -> None:
+    def __init__(
+        self, connect: Mapping[str, Any], name: str, types: Sequence[str], statement: str, longest_seconds: int
+    ) -> None:
         self._connect = connect
+        self._longest_seconds = longest_seconds
         self._name = name.encode()
         self._prepare = f"PREPARE {name} ({', '.join(types)}) AS {statement}"
         self._formats = [Format.BINARY] * len(types)
@@ -36,34 +42,38 @@ class Line:
 
     async def open(self) -> None:
         """Connects ahead of the first call, where that is possible."""
-        with suppress(psycopg.Error):
+        with suppress(NotSent):
             await self._connected()
 
     async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
         """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
 
-        Raises psycopg.Error; an OperationalError where nothing came back within `seconds`. Whether the statement was carried out is
-        then unknown, unless it is NotSent.
+        Raises NotSent; Unanswered, where nothing came back within `seconds` either: what became of the statement is unknown
+        then; and what Postgres says against the statement, a psycopg.Error: it did nothing.
         """
         pgconn = await self._connected()
-        self._answer = asyncio.get_running_loop().create_future()
+        self._answer, self._result = asyncio.get_running_loop().create_future(), None
         try:
             async with asyncio.timeout(seconds):
                 pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
                 self._flush()
                 result = await self._answer
-        except TimeoutError as error:
+        except BaseException as error:
             self.close()
-            raise psycopg.OperationalError(f"Postgres did not answer within {seconds} s") from error
-        except BaseException:
-            self.close()
+            if isinstance(error, psycopg.Error | TimeoutError):
+                raise Unanswered(str(error) or f"nothing within {seconds} s") from error
             raise
-        if result.status != ExecStatus.TUPLES_OK:
-            raise error_from_result(result)
-        return result.get_value(0, 0)
+        if result.status == ExecStatus.TUPLES_OK:
+            return result.get_value(0, 0)
+        said = error_from_result(result)
+        if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
+            raise said
+        self.close()  # the server gave the connection up, or libpq did: its last word is none on the statement
+        raise Unanswered(str(said)) from said
 
     def close(self) -> None:
         """Lets go of the connection; the next call makes another."""
+        self._answer = self._result = None
         if self._connection is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._socket)
@@ -77,11 +87,13 @@ class Line:
                 async with asyncio.timeout(CONNECT_SECONDS):
                     connection = await AsyncConnection.connect(**self._connect, autocommit=True)
                     try:
+                        if connection.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
+                            await connection.execute(f"SET transaction_timeout = '{self._longest_seconds}s'".encode())
                         await connection.execute(self._prepare.encode())
                     except BaseException:
                         connection.pgconn.finish()
                         raise
-            except (psycopg.Error, TimeoutError) as error:
+            except Exception as error:  # a host's name that can not be one is a UnicodeError
                 raise NotSent(str(error)) from error
             self._connection = connection
             self._socket = connection.pgconn.socket
@@ -127,8 +139,12 @@ class Line:
         answer, self._answer, self._result = self._answer, None, None
         self.close()
         if answer is not None and not answer.done():
-            answer.set_exception(psycopg.OperationalError(str(error)))
+            answer.set_exception(error)
 
 
 class NotSent(psycopg.OperationalError):
     """There was no connection: nothing was carried out."""
+
+
+class Unanswered(psycopg.OperationalError):
+    """The connection was lost, or kept silent: what became of the statement is unknown."""

@@ -27,6 +27,34 @@ class Recorded(Struct, frozen=True, kw_only=True):
     correlation_id: str
     event: Event
 
+    @property
+    def topic(self) -> str:
+        """What kind of event it is."""
+        return self.event.topic
+
+
+class Unread(Struct, frozen=True, kw_only=True):
+    """In the place of a Recorded: an event that this code can not read. Whoever asks for it gets UnreadableEvent."""
+
+    position: int
+    conversation_id: str
+    version: int
+    tenant: str
+    recorded_at: datetime
+    subject: str
+    correlation_id: str
+    topic: str
+    problem: str
+
+    @property
+    def event(self) -> Event:
+        """There is none. Raises UnreadableEvent."""
+        raise UnreadableEvent(self.problem)
+
+
+Logged = Recorded | Unread
+"""What is in the log at one position."""
+
 
 class Head(Struct, frozen=True, kw_only=True):
     """Where a conversation ends in the log now. `deleted`: its last event is its deletion."""
@@ -107,13 +135,14 @@ class EventReader:
         )
         return conversation_id_of(rows[0][0]) if rows else None
 
-    async def first_answer(self, tenant: str, key: IdempotencyKey) -> FirstAnswer | None:
-        """What an idempotency key was answered before. Raises KeyReused when that was another request."""
+    async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
+        """What an idempotency key was answered, at `since` or later. Raises KeyReused when that was another request."""
         rows = await self._rows(
             sql.SQL(
-                "SELECT fingerprint, answer, version, position FROM idempotency_keys WHERE tenant_id = %s AND key = %s"
+                "SELECT fingerprint, answer, version, position FROM idempotency_keys"
+                " WHERE tenant_id = %s AND key = %s AND recorded_at >= %s"
             ),
-            (tenant, key.key),
+            (tenant, key.key, since),
         )
         if not rows:
             return None
@@ -132,13 +161,19 @@ class EventReader:
         most_bytes: int = PAGE_BYTES,
     ) -> list[Recorded]:
         """A page of one conversation's events with `after` < version <= `until`, ascending, as `batch` bounds it."""
-        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), most_bytes)
+        return _readable(await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), most_bytes))
+
+    async def history(
+        self, conversation_id: str, *, limit: int, after: int = 0, most_bytes: int = PAGE_BYTES
+    ) -> list[Logged]:
+        """As `conversation`, but for those who go on behind an event that can not be read: it is there as an Unread."""
+        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, limit), most_bytes)
 
     async def conversation_backwards(
         self, conversation_id: str, *, until: int, limit: int, most_bytes: int = PAGE_BYTES
     ) -> list[Recorded]:
         """A page of one conversation's events with version <= `until`, newest first, as `batch` bounds it."""
-        return await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), most_bytes)
+        return _readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), most_bytes))
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
         """Every event that names this item (or response), ascending."""
@@ -165,27 +200,26 @@ class EventReader:
 
         Events before one that can not be read are given first; UnreadableEvent is raised when that one is the first.
         """
+        return _readable(await self._page(_BATCH, (position, until, limit), most_bytes))
+
+    async def everything(self, position: int, *, limit: int, most_bytes: int, until: int | None = None) -> list[Logged]:
+        """As `batch`, but for those who go on behind an event that can not be read: it is there as an Unread."""
         return await self._page(_BATCH, (position, until, limit), most_bytes)
 
-    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], most_bytes: int) -> list[Recorded]:
+    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], most_bytes: int) -> list[Logged]:
         rows = await self._rows(statement.format(_COLUMNS), (*parameters, most_bytes))
-        recorded: list[Recorded] = []
+        logged: list[Logged] = []
         size = 0
         for row in rows:
             size += decoded_size(row[8])
-            if recorded and size > most_bytes:
+            if logged and size > most_bytes:
                 break
-            try:
-                recorded.append(_recorded(row))
-            except UnreadableEvent:
-                if recorded:
-                    break
-                raise
-        return recorded
+            logged.append(_logged(row))
+        return logged
 
     async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
         rows = await self._rows(statement.format(_COLUMNS), parameters)
-        return [_recorded(row) for row in rows]
+        return [as_recorded(row) for row in rows]
 
     async def _rows(self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:
@@ -193,7 +227,11 @@ class EventReader:
             return await cursor.fetchall()
 
 
-def _recorded(row: tuple[int, UUID, int, str, datetime, str, str, str, bytes]) -> Recorded:
+_Row = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
+
+
+def as_recorded(row: _Row) -> Recorded:
+    """The event of a row with these columns, in this order. Raises UnreadableEvent."""
     position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
     return Recorded(
         position=position,
@@ -205,3 +243,33 @@ def _recorded(row: tuple[int, UUID, int, str, datetime, str, str, str, bytes]) -
         correlation_id=correlation_id,
         event=decode(topic, state),
     )
+
+
+def _logged(row: _Row) -> Logged:
+    try:
+        return as_recorded(row)
+    except UnreadableEvent as error:
+        position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, _ = row
+        return Unread(
+            position=position,
+            conversation_id=conversation_id_of(stream_id),
+            version=version,
+            tenant=tenant,
+            recorded_at=recorded_at,
+            subject=subject,
+            correlation_id=correlation_id,
+            topic=topic,
+            problem=str(error),
+        )
+
+
+def _readable(page: list[Logged]) -> list[Recorded]:
+    """What comes before the first event that can not be read. Raises UnreadableEvent when that is the very first."""
+    readable: list[Recorded] = []
+    for each in page:
+        if isinstance(each, Unread):
+            if not readable:
+                raise UnreadableEvent(each.problem)
+            break
+        readable.append(each)
+    return readable

@@ -29,6 +29,7 @@ CHANNEL = TABLE
 LOCK_SECONDS = 10
 STATEMENT_SECONDS = 30
 IDLE_SECONDS = 10
+TRANSACTION_SECONDS = LOCK_SECONDS + STATEMENT_SECONDS
 
 _NOTICE_SILENCE = {
     "keepalives_idle": 5,
@@ -101,7 +102,8 @@ class Datastore(PostgresDatastore):
         options = f"{given.pop('options', '')} {limits}".strip()
         assert isinstance(self.pool.kwargs, dict)
         kwargs = {name: value for name, value in self.pool.kwargs.items() if value != ""}
-        self.pool.kwargs = {"connect_timeout": 5, **_NOTICE_SILENCE, **kwargs, **given, "options": options}
+        fixed = {"options": options, "client_encoding": "UTF8"}
+        self.pool.kwargs = {"connect_timeout": 5, **_NOTICE_SILENCE, **kwargs, **given, **fixed}
 
     def register_type_adapters(self) -> None:
         """Nothing to look up, so that a recorder can be made while Postgres is away."""
@@ -153,22 +155,23 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """A connection on which an append is one round trip: `call(parameters(write))` returns the positions as an array."""
         assert isinstance(self.datastore.pool.kwargs, dict)
         given = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
-        return Line(given, "append_at_once", _TYPES, _INSERT_AT_ONCE)
+        return Line(given, "append_at_once", _TYPES, _INSERT_AT_ONCE, TRANSACTION_SECONDS)
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None when they are not in the log.
 
-        Ask inside `turn`: whoever still commits them holds the lock, so what is not there then never will be.
+        Ask inside `turn`: whoever commits them just now holds the lock. What is not there may still be on its way, held up between
+        here and the server; what is appended meanwhile keeps it out. Rows are known by their hashes, which cover all of them.
         """
         curs.execute(
-            "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::uuid[])"
-            " WITH ORDINALITY AS r (stream, version, command, place) CROSS JOIN LATERAL (SELECT * FROM events"
-            " WHERE originator_id = r.stream AND originator_version = r.version AND command_id = r.command LIMIT 1) AS e"
+            "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
+            " WITH ORDINALITY AS r (stream, version, chained, place) CROSS JOIN LATERAL (SELECT * FROM events"
+            " WHERE originator_id = r.stream AND originator_version = r.version AND chain_hash = r.chained LIMIT 1) AS e"
             " ORDER BY r.place",
             (
                 [row.originator_id for row in rows],
                 [row.originator_version for row in rows],
-                [row.command_id for row in rows],
+                [row.chain_hash for row in rows],
             ),
         )
         positions = [position for (position,) in curs.fetchall()]

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 import psycopg
 import structlog
-from eventsourcing.persistence import IntegrityError, InterfaceError, InternalError, OperationalError
+from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
 from msgspec import Struct
 from msgspec.structs import replace
 from psycopg.rows import tuple_row
@@ -22,7 +22,7 @@ from psycopg.rows import tuple_row
 from domain.commands import StartConversation
 from infrastructure.event_log.batch import Deciding, Plan
 from infrastructure.event_log.columns import read_bigints
-from infrastructure.event_log.line import NotSent
+from infrastructure.event_log.line import NotSent, Unanswered
 from infrastructure.event_log.recorder import ConversationRecorder, parameters
 from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
@@ -44,8 +44,8 @@ LARGE_BYTES = 256 * 1024
 _COLD_ROWS = 2000
 
 _UNSETTLED = (
-    *(OperationalError, InterfaceError, InternalError, IntegrityError),
-    *(psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError, psycopg.IntegrityError),
+    *(OperationalError, InterfaceError, InternalError),
+    *(psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError),
 )
 
 log = structlog.get_logger(__name__)
@@ -134,9 +134,9 @@ class Writer:
             self._batch = batch = self._take()
             started = time.perf_counter()
             results = await self._results_in_time(batch)
-            self._metrics.append_seconds.observe(time.perf_counter() - started)
             for waiting, result in zip(batch, results, strict=True):
                 _tell(waiting.future, result)
+            self._metrics.append_seconds.observe(time.perf_counter() - started)
 
     def _take(self) -> list[Waiting]:
         """What waits now, bounded in commands and bytes."""
@@ -151,10 +151,14 @@ class Writer:
         return batch
 
     async def _results_in_time(self, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
-        """The results; those who waited too long already, behind an outage, are told that nothing was appended."""
+        """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
         if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
             return [LogUnavailable(unknown=False) for _ in batch]
-        return await self._results([waiting.work for waiting in batch])
+        try:
+            return await self._results([waiting.work for waiting in batch])
+        except Exception:
+            log.exception("batch_failed", commands=len(batch))
+            return [LogUnavailable(unknown=True) for _ in batch]
 
     async def _results(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
         try:
@@ -172,7 +176,6 @@ class Writer:
         in_doubt: list[Plan] = []
         pause = 0.0
         while True:
-            earlier = list(in_doubt)
             try:
                 return await self._attempt(batch, in_doubt)
             except _UNSETTLED as error:
@@ -180,7 +183,7 @@ class Writer:
                 if time.monotonic() + pause > give_up:
                     return [LogUnavailable(unknown=bool(in_doubt)) for _ in batch]
             except Exception:
-                if earlier and in_doubt == earlier:  # never decided again, one by one: it may be in the log
+                if in_doubt:  # never decided again, one by one: it may be in the log
                     log.exception("append_in_doubt", commands=len(batch))
                     return [LogUnavailable(unknown=True) for _ in batch]
                 raise
@@ -188,6 +191,7 @@ class Writer:
             pause = min(1.0, pause * 2 or 0.05)
 
     async def _attempt(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
+        """One try. `in_doubt` gets each plan that was sent and not answered: one of them may be in the log, or come there late."""
         if cold := self._cold(batch):
             await asyncio.to_thread(self._load, cold)
         if not in_doubt and (results := await self._append_at_once(batch, in_doubt)) is not None:
@@ -205,29 +209,30 @@ class Writer:
             plan = await asyncio.to_thread(deciding.ahead, batch)
         if plan is None:
             return None
-        in_doubt.append(plan)
         try:
             positions = await self._line.call(parameters(plan.write), PATIENCE_SECONDS)
-        except NotSent:
-            in_doubt.clear()
+        except Unanswered:
+            in_doubt.append(plan)
             raise
-        if positions is None:
-            in_doubt.clear()
+        except NotSent:
+            raise
+        except psycopg.Error as error:  # nothing was done; behind the lock it is seen why
+            log.debug("append_refused", commands=len(batch), error_type=type(error).__name__)
             return None
-        return self._settle(plan, read_bigints(positions))
+        return None if positions is None else self._settle(plan, read_bigints(positions))
 
     def _append_under_lock(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
         """The batch decided and appended behind the lock, in a few round trips. Blocks."""
         with self._recorder.turn() as curs:
-            if in_doubt and (positions := self._recorder.positions_of(curs, in_doubt[0].write.rows)) is not None:
-                return self._settle(in_doubt[0], positions)
-            in_doubt.clear()
+            for sent in in_doubt:
+                if (positions := self._recorder.positions_of(curs, sent.write.rows)) is not None:
+                    return self._settle(sent, positions)
             plan = self._deciding().under_lock(curs, batch)
             if not plan.write.rows:
                 return self._settle(plan, [])
-            in_doubt.append(plan)
             positions = self._recorder.insert(curs, plan.write)
             assert positions is not None, "under the lock nothing can have moved on"
+            in_doubt.append(plan)
             curs.execute("COMMIT")
         return self._settle(plan, positions)
 
@@ -240,8 +245,9 @@ class Writer:
         try:
             results = plan.settle(positions, self._streams)
             self._count(plan)
-            for ident, end in plan.ends.items():
-                if end.wants_snapshot and self._snapshotter.offer(ident, end):
+            for ident in plan.ends:
+                end = self._streams.get(ident)
+                if end is not None and end.wants_snapshot and self._snapshotter.offer(ident, end):
                     self._streams.remember(ident, replace(end, snapshotted=end.state.version))
         except Exception:
             log.exception("settling_failed", commands=len(plan.outcomes))
