@@ -5,7 +5,7 @@ or that the batch does not continue, is made anew from the log.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from hashlib import sha1
 from importlib import resources
 
@@ -15,13 +15,12 @@ from msgspec import UNSET, Struct
 from redis.asyncio import Redis
 
 from domain.events import (
-    ConversationDeleted,
     ConversationDescribed,
     ConversationStarted,
     ItemAppended,
     ItemRetracted,
 )
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader, Logged
 from projections.context_snapshots import (
     KEPT_SECONDS,
     KEY_PREFIX,
@@ -32,8 +31,9 @@ from projections.context_snapshots import (
     key,
     put,
 )
-from projections.positions import Positions
-from projections.read_models import CONTEXT
+from projections.parking import due, released
+from projections.positions import Place, Positions
+from projections.read_models import CONTEXT, deletes
 from projections.snapshot_making import entries, refill
 
 _CHANGE = resources.files(__package__).joinpath("change_snapshot.lua").read_text()
@@ -59,10 +59,13 @@ class Change(Struct):
     deleted: bool = False
     branched: bool = False
 
-    def take(self, recorded: Recorded) -> None:
-        """Adds the next event of the conversation."""
-        self.version = recorded.version
-        event = recorded.event
+    def take(self, logged: Logged) -> None:
+        """Adds the next event of the conversation. Raises UnreadableEvent."""
+        self.version = logged.version
+        if deletes(logged):
+            self.deleted = True
+            return
+        event = logged.event
         match event:
             case ConversationStarted():
                 self.fields |= {"branch": 0, "depth": 0, "policy": msgspec.json.encode(event.context_policy).decode()}
@@ -81,8 +84,6 @@ class Change(Struct):
                 name = field(event.branch, event.depth)
                 if self.appended.pop(name, None) is None:
                     self.gone[name] = None
-            case ConversationDeleted():
-                self.deleted = True
             case _:
                 pass
 
@@ -95,14 +96,14 @@ class Change(Struct):
             self.fields[name] = value
 
 
-def changes(batch: Sequence[Recorded]) -> list[Change]:
-    """What a batch changes, conversation by conversation."""
+def changes(batch: Sequence[Logged]) -> list[Change]:
+    """What a batch changes, conversation by conversation. Raises UnreadableEvent."""
     found: dict[tuple[str, str], Change] = {}
-    for recorded in batch:
-        ident = (recorded.tenant, recorded.conversation_id)
+    for logged in batch:
+        ident = (logged.tenant, logged.conversation_id)
         if (change := found.get(ident)) is None:
-            change = found[ident] = Change(*ident, before=recorded.version - 1)
-        change.take(recorded)
+            change = found[ident] = Change(*ident, before=logged.version - 1)
+        change.take(logged)
     return list(found.values())
 
 
@@ -119,13 +120,18 @@ class ContextView:
     async def prepare(self) -> None:
         """Nothing: Redis needs no schema."""
 
-    async def apply(self, views: Collection[str], old: int, new: int, batch: Sequence[Recorded]) -> None:
-        """Carries the snapshots of the batch's conversations forward, then moves the view from `old` to `new`.
+    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+        """Carries the snapshots of the batch's conversations forward, then moves the view to `new`; says where it stands then.
 
-        Raises Fenced, RedisError, PyMongoError and psycopg.Error; then the batch is to come again.
+        Of a parked conversation there is no snapshot any more: it would be an old one. Raises UnreadableEvent, Fenced,
+        RedisError, PyMongoError and psycopg.Error; then the batch is to come again.
         """
-        await self.carry_forward(changes(batch))
-        await self._positions.advance(views, old, new)
+        parked = places[0].parked
+        applied = due(batch, parked)
+        if left_out := {key(it.tenant, it.conversation_id) for it in batch if it.conversation_id in parked}:
+            await self._redis.unlink(*left_out)
+        await self.carry_forward(changes(applied))
+        return await self._positions.advance(places, new, released(applied, parked))
 
     async def carry_forward(self, touched: Sequence[Change]) -> None:
         """Applies changes to their snapshots, or makes a snapshot anew where its change does not continue it."""
@@ -145,7 +151,7 @@ class ContextView:
         await refill(self._reader, self._redis, change.tenant, change.conversation_id, change.version)
         log.debug("context_refilled", conversation_id=change.conversation_id, version=change.version)
 
-    async def empty_some(self, view: str) -> bool:
+    async def empty_some(self, place: Place) -> bool:
         """Removes all snapshots; a projector that still writes meanwhile writes what is right. Says that it is empty."""
         batch: list[bytes] = []
         async for name in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=_SCANNED_AT_ONCE, _type="hash"):
@@ -155,7 +161,7 @@ class ContextView:
                 batch.clear()
         if batch:
             await self._redis.unlink(*batch)
-        await self._positions.emptied(view)
+        await self._positions.emptied(place)
         return True
 
     async def _answers(self, touched: Sequence[Change]) -> list[int]:

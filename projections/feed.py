@@ -9,7 +9,7 @@ from collections import deque
 
 from msgspec import Struct
 
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader, Logged, Unread
 
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -20,7 +20,7 @@ class Batch(Struct, frozen=True):
     """All events after one position up to that of its last, in order."""
 
     after: int
-    events: list[Recorded]
+    events: list[Logged]
 
     @property
     def end(self) -> int:
@@ -41,12 +41,12 @@ class Feed:
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
         """The events after `position`, up to `until`, no more than `limit`; none when the log ends there.
 
-        Raises psycopg.Error and UnreadableEvent.
+        An event that can not be read is there as an Unread. Raises psycopg.Error.
         """
         async with self._reading:
             batch = self._found(position)
             if batch is None:
-                events = await self._reader.batch(position, limit=limit, most_bytes=BATCH_BYTES, until=until)
+                events = await self._reader.everything(position, limit=limit, most_bytes=BATCH_BYTES, until=until)
                 batch = Batch(position, events)
                 self.head = max(self.head, batch.end)
                 if until is None and events:
@@ -63,6 +63,8 @@ class Feed:
 
     def _keep(self, batch: Batch) -> None:
         """Keeps a batch that is newer than those that are kept, or continues them."""
+        if any(isinstance(logged, Unread) for logged in batch.events):
+            return  # the next who comes looks whether it can be read by now
         if self._kept and batch.after < self._kept[-1].end:
             return
         if self._kept and batch.after > self._kept[-1].end:

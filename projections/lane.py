@@ -2,25 +2,25 @@
 
 Views that stand at the same position are written together. One that lags (a rebuild) takes turns with the others, and goes
 no further than the next position ahead, so that it meets them there. Where a batch fails for another reason than a
-store that is away, its views go on one by one, and the one that fails as `trouble.py` says. Nothing is ever skipped.
+store that is away, its views go on one by one, and the one that fails as `trouble.py` says: up to an event that can not be
+applied, whose conversation is then parked in that view (`parking.py`). Nothing is ever skipped.
 """
 
 import asyncio
 import time
 from collections.abc import Collection, Sequence
-from itertools import groupby
-from typing import Protocol
 
 import psycopg
 import redis.exceptions
 import structlog
 from pymongo.errors import ConnectionFailure
 
-from infrastructure.event_log.reader import Recorded
 from infrastructure.metrics import Metrics
 from projections.bell import Bell, Signal
 from projections.feed import BATCH_EVENTS, Batch, Feed
+from projections.parking import due, parked_for
 from projections.positions import Fenced, Place, Positions
+from projections.sink import Sink
 from projections.trouble import Troubles
 
 POLL_SECONDS = 0.5
@@ -41,21 +41,6 @@ _AWAY = (
 log = structlog.get_logger(__name__)
 
 
-class Sink(Protocol):
-    """A store with views: `MongoViews`, `ContextView`."""
-
-    views: tuple[str, ...]
-
-    async def prepare(self) -> None:
-        """Makes what the views need before their first write."""
-
-    async def apply(self, views: Collection[str], old: int, new: int, batch: Sequence[Recorded]) -> None:
-        """Writes the batch into the views, and moves them from `old` to `new`. Raises Fenced when they are elsewhere."""
-
-    async def empty_some(self, view: str) -> bool:
-        """Removes some of a view that is being emptied; says whether it is empty now. Raises Fenced."""
-
-
 class Lane:
     """One store's views in one process. `moved` rings when one has moved."""
 
@@ -70,6 +55,7 @@ class Lane:
         self._metrics = metrics
         self._prepared = False
         self._known = False
+        self._look_again = 0.0
         self._away: str | None = "start"
         self._troubles = Troubles()
         self.places: dict[str, Place] = {}
@@ -116,7 +102,7 @@ class Lane:
         if not self._prepared:
             await self._sink.prepare()
             self._prepared = True
-        if not self._known:
+        if not self._known or time.monotonic() >= self._look_again:
             await self._load()
         moved = False
         for views, until in self._groups():
@@ -124,19 +110,23 @@ class Lane:
         return moved
 
     async def _load(self) -> None:
-        places = await self._positions.load(self._views)
+        places = await self._positions.load_to_move(self._views)
         if missing := [view for view in self._views if view not in places]:
             head = await self._feed.last_position()
             for view in missing:
                 await self._positions.begin(view, head)
-            places = await self._positions.load(self._views)
+            places = await self._positions.load_to_move(self._views)
         if await self._reset_ahead(places):
-            places = await self._positions.load(self._views)
+            places = await self._positions.load_to_move(self._views)
         for view, place in places.items():
-            if (before := self.places.get(view)) is None or before.state != place.state:
+            before = self.places.get(view)
+            if before is None or before.state != place.state:
                 log.info("projection_state", projection=view, state=place.state, position=place.position)
+            if before is not None:
+                _say_unparked(before, place)
         self.places = places
         self._known = True
+        self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
 
     async def _reset_ahead(self, places: dict[str, Place]) -> bool:
         """Begins anew with views that show more than the log has, as after Postgres was restored from an older backup."""
@@ -147,27 +137,32 @@ class Lane:
         for place in places.values():
             if place.position > last:
                 log.error("projection_ahead_of_log", projection=place.view, position=place.position, log_ends_at=last)
-                await self._positions.reset(place.view, last)
+                if place.view == place.shows:
+                    await self._positions.reset(place.view, last)
+                else:
+                    await self._positions.forget(place.view)
         return True
 
     def _groups(self) -> list[tuple[list[str], int | None]]:
         """The views to write together, those behind first, and how far each group may go."""
         alone = [view for view in self.places if view in self._troubles or self.places[view].state == "emptying"]
-        together = sorted((it for it in self.places.values() if it.view not in alone), key=lambda it: it.position)
+        together: dict[tuple[int, frozenset[str]], list[str]] = {}
+        for view, place in self.places.items():
+            if view not in alone:
+                together.setdefault((place.position, frozenset(place.parked)), []).append(view)
+        stops = sorted({position for position, _ in together})
+        ahead = dict(zip(stops, [*stops[1:], None], strict=False))
         groups = [
-            (position, [it.view for it in group]) for position, group in groupby(together, key=lambda it: it.position)
+            (views, ahead[position]) for (position, _), views in sorted(together.items(), key=lambda it: it[0][0])
         ]
-        ahead = [position for position, _ in groups[1:]]
-        return [(views, until) for (_, views), until in zip(groups, [*ahead, None], strict=False)] + [
-            ([view], None) for view in alone if not self._troubles.waits(view)
-        ]
+        return groups + [([view], None) for view in alone if not self._troubles.waits(view)]
 
     async def _step(self, views: Sequence[str], until: int | None) -> bool:
         """One batch for views that stand together; says whether there may be more to do at once."""
         place = self.places[views[0]]
         if place.state == "emptying":
             self._known = False
-            return await self._sink.empty_some(views[0]) or True
+            return await self._sink.empty_some(place) or True
         limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
         limit = min([limit, *(self._troubles.limit(view) for view in views)])
         batch = Batch(place.position, [])
@@ -175,40 +170,64 @@ class Lane:
             batch = await self._feed.after(place.position, until=until, limit=limit)
             if not batch.events:
                 return False
-            await self._sink.apply(views, place.position, batch.end, batch.events)
+            moved = await self._sink.apply([self.places[view] for view in views], batch.end, batch.events)
         except (Fenced, *_AWAY):
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other views nor be skipped
             if len(views) > 1:
                 return bool(sum([await self._step([view], until) for view in views]))
-            return self._troubles.failed(place, batch, error)
-        self._applied(views, batch)
+            return await self._failed(place, batch, error)
+        self._applied(moved, batch)
         return True
 
-    def _applied(self, views: Sequence[str], batch: Batch) -> None:
+    async def _failed(self, place: Place, batch: Batch, error: Exception) -> bool:
+        """A batch of one view failed; says whether there is something to do at once."""
+        verdict = self._troubles.failed(place, batch, error)
+        if verdict != "park":
+            return verdict == "narrowed"
+        failed = batch.events[0]
+        parked = parked_for(failed, error)
+        self.places[place.view] = await self._positions.park(place, failed.conversation_id, parked)
+        self._troubles.parked(place.view)
+        log.error(
+            "projection_parked",
+            projection=place.view,
+            conversation_id=failed.conversation_id,
+            position=failed.position,
+            version=failed.version,
+            event_type=failed.topic,
+            request_id=failed.correlation_id,
+            error_type=parked.error,
+        )
+        return True
+
+    def _applied(self, moved: Sequence[Place], batch: Batch) -> None:
         now = time.time()
-        for view in views:
-            before = self.places[view]
-            place = self.places[view] = before.moved(batch.end)
+        parked = self.places[moved[0].view].parked
+        events = due(batch.events, parked)
+        for place in moved:
+            view, before = place.view, self.places[place.view]
+            self.places[view] = place
             self._metrics.projection_position.labels(view).set(place.position)
             if before.state == "live":
                 observe = self._metrics.projection_lag_seconds.labels(view).observe
-                for recorded in batch.events:
-                    observe(max(0.0, now - recorded.recorded_at.timestamp()))
+                for logged in events:
+                    observe(max(0.0, now - logged.recorded_at.timestamp()))
             elif place.state == "live":
                 log.info("projection_state", projection=view, state=place.state, position=place.position)
+            _say_unparked(before, place)
             self._troubles.written(view, batch)
             log.debug("projection_moved", projection=view, position=place.position, events=len(batch.events))
         if log.is_enabled_for(_DEBUG):
-            for recorded in batch.events:
+            for logged in events:
                 log.debug(
                     "event_projected",
-                    request_id=recorded.correlation_id,
-                    conversation_id=recorded.conversation_id,
-                    version=recorded.version,
-                    position=recorded.position,
-                    event_type=recorded.event.topic,
-                    projections=list(views),
+                    request_id=logged.correlation_id,
+                    conversation_id=logged.conversation_id,
+                    version=logged.version,
+                    position=logged.position,
+                    event_type=logged.topic,
+                    projections=[place.view for place in moved],
                 )
         self.moved.ring()
 
@@ -227,6 +246,11 @@ class Lane:
 
 
 _DEBUG = 10
+
+
+def _say_unparked(before: Place, now: Place) -> None:
+    for conversation_id in before.parked.keys() - now.parked.keys():
+        log.info("projection_unparked", projection=now.view, conversation_id=conversation_id, position=now.position)
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:

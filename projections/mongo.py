@@ -11,12 +11,12 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from domain.events import ConversationDeleted
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.reader import Logged
 from infrastructure.mongodb import Database
 from projections.coalesce import Change, Tally, coalesce
-from projections.positions import BEFORE_ALL, Fenced, Positions
-from projections.read_models import INDEXES, VIEWS, Document, View, key, writes
+from projections.parking import ViewDiverged, due, released
+from projections.positions import Fenced, Place, Positions
+from projections.read_models import INDEXES, VIEWS, Document, View, deletes, key, writes
 
 EMPTIED_AT_ONCE = 2_000
 REMOVED_AT_ONCE = 500
@@ -27,16 +27,6 @@ _MANY: frozenset[View] = frozenset({"items", "responses"})
 
 _DUPLICATE_KEY = 11000
 _TRANSIENT = ("TransientTransactionError", "UnknownTransactionCommitResult")
-
-
-class ViewDiverged(Exception):
-    """A view does not hold what the log says it must: a document is there that an event inserts, or is gone that one changes.
-
-    Nothing was written. Rebuild the view.
-    """
-
-    def __init__(self, view: str, what: str) -> None:
-        super().__init__(f"The view {view} is not what its position says: {what}")
 
 
 class MongoViews:
@@ -50,73 +40,83 @@ class MongoViews:
 
     async def prepare(self) -> None:
         """Makes the indexes that are missing, and with them the collections."""
+        places = await self._positions.load(VIEWS)
         for view in VIEWS:
-            await self._database[view].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
+            collection = places[view].collection if view in places else view
+            await self._database[collection].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
 
-    async def apply(self, views: Collection[str], old: int, new: int, batch: Sequence[Recorded]) -> None:
-        """Writes the batch into `views`, all of which stand at `old`, and moves them to `new`.
+    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+        """Writes the batch into views that stand at one position with the same conversations parked, and moves them to `new`.
 
         All of it or nothing, but where it deletes large conversations: then the views may stop in front of a deletion.
-        Raises Fenced when a view was elsewhere (or may be: the commit's answer was lost), ViewDiverged, and PyMongoError.
+        Says where the views stand then. Raises Fenced when a view was elsewhere (or may be: the commit's answer was lost),
+        UnreadableEvent, ViewDiverged, and PyMongoError.
         """
-        while (index := await self._too_many(views, batch)) is not None:
+        batch = due(batch, places[0].parked)
+        while (index := await self._too_many(places, batch)) is not None:
             if index:
-                await self._commit(views, old, batch[index - 1].position, batch[:index])
-                old = batch[index - 1].position
+                places = await self._commit(places, batch[index - 1].position, batch[:index])
             batch = batch[index:]
-            await self._remove(views, old, batch[0])
-        await self._commit(views, old, new, batch)
+            await self._remove(places, batch[0])
+        return await self._commit(places, new, batch)
 
-    async def _too_many(self, views: Collection[str], batch: Sequence[Recorded]) -> int | None:
+    async def _too_many(self, places: Sequence[Place], batch: Sequence[Logged]) -> int | None:
         """Where in the batch the deletion is with which more than REMOVED_AT_ONCE documents would go."""
         found = 0
-        for index, recorded in enumerate(batch):
-            if isinstance(recorded.event, ConversationDeleted):
-                for view in _MANY.intersection(views):
-                    collection = self._database[view]
-                    found += await collection.count_documents(_documents_of(recorded), limit=REMOVED_AT_ONCE + 1)
+        for index, logged in enumerate(batch):
+            if deletes(logged):
+                for place in places:
+                    if place.shows not in _MANY:
+                        continue
+                    collection = self._database[place.collection]
+                    found += await collection.count_documents(_documents_of(logged), limit=REMOVED_AT_ONCE + 1)
                 if found > REMOVED_AT_ONCE:
                     return index
         return None
 
-    async def _remove(self, views: Collection[str], position: int, deleted: Recorded) -> None:
-        """Removes a conversation's documents step by step. Its deletion is the next event of the views, which stand at `position`.
+    async def _remove(self, places: Sequence[Place], deleted: Logged) -> None:
+        """Removes a conversation's documents step by step. Its deletion is the next event of the views, where they stand.
 
         So that no event in between misses them, whoever goes on from here.
         """
-        for view in _MANY.intersection(views):
-            while idents := await self._some(view, _documents_of(deleted), REMOVED_AT_ONCE):
-                await self._remove_some(view, position, idents)
+        for place in places:
+            if place.shows in _MANY:
+                while idents := await self.some(place.collection, _documents_of(deleted), REMOVED_AT_ONCE):
+                    await self._remove_some(place, idents)
 
-    async def _commit(self, views: Collection[str], old: int, new: int, batch: Sequence[Recorded]) -> None:
-        tallies = coalesce(write for write in chain.from_iterable(map(writes, batch)) if write.view in views)
-        async with self._transaction(views, old) as session:
-            await self._positions.advance(views, old, new, session)
-            for view, tally in tallies.items():
-                await self._write(view, tally, session)
+    async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+        shown = {place.shows for place in places}
+        tallies = coalesce(write for write in chain.from_iterable(map(writes, batch)) if write.view in shown)
+        async with self.transaction([place.view for place in places], places[0].position) as session:
+            moved = await self._positions.advance(places, new, released(batch, places[0].parked), session)
+            for place in places:
+                for view, tally in tallies.items():
+                    if view == place.shows:
+                        await self.write(view, place.collection, tally, session)
+        return moved
 
-    async def empty_some(self, view: str) -> bool:
+    async def empty_some(self, place: Place) -> bool:
         """Removes some documents of a view that is being emptied; says whether it is empty now."""
-        idents = await self._some(view, {}, EMPTIED_AT_ONCE)
+        idents = await self.some(place.collection, {}, EMPTIED_AT_ONCE)
         if not idents:
             await self.prepare()  # they may have gone with the collection
-            await self._positions.emptied(view)
+            await self._positions.emptied(place)
             return True
-        await self._remove_some(view, BEFORE_ALL, idents)
+        await self._remove_some(place, idents)
         return False
 
-    async def _some(self, view: str, where: Document, limit: int) -> list[str]:
+    async def some(self, collection: str, where: Document, limit: int) -> list[str]:
         """The `_id`s of some documents."""
-        return [found["_id"] async for found in self._database[view].find(where, {"_id": 1}).limit(limit)]
+        return [found["_id"] async for found in self._database[collection].find(where, {"_id": 1}).limit(limit)]
 
-    async def _remove_some(self, view: str, position: int, idents: Sequence[str]) -> None:
-        """Removes these documents of a view that stands at `position`. Raises Fenced when it is elsewhere."""
-        async with self._transaction((view,), position) as session:
-            await self._positions.hold(view, position, session)
-            await self._database[view].delete_many({"_id": {"$in": idents}}, session=session)
+    async def _remove_some(self, place: Place, idents: Sequence[str]) -> None:
+        """Removes these documents of a view. Raises Fenced when it has left its place."""
+        async with self.transaction((place.view,), place.position) as session:
+            await self._positions.hold(place, session)
+            await self._database[place.collection].delete_many({"_id": {"$in": idents}}, session=session)
 
     @asynccontextmanager
-    async def _transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
+    async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
         """A transaction of views that stand at `position`. Raises Fenced when it meets another one."""
         async with self._database.client.start_session() as session:
             try:
@@ -131,8 +131,9 @@ class MongoViews:
                     raise Fenced(views, position) from error
                 raise
 
-    async def _write(self, view: View, tally: Tally, session: AsyncClientSession) -> None:
-        collection = self._database[view]
+    async def write(self, view: View, name: str, tally: Tally, session: AsyncClientSession) -> None:
+        """Writes what a batch comes to in one view, to the collection of that name. Raises ViewDiverged and PyMongoError."""
+        collection = self._database[name]
         try:
             if tally.updates:
                 updates = [UpdateOne({"_id": ident}, _operators(change)) for ident, change in tally.updates.items()]
@@ -156,7 +157,7 @@ class MongoViews:
             raise
 
 
-def _documents_of(deleted: Recorded) -> Document:
+def _documents_of(deleted: Logged) -> Document:
     return {"tenant": deleted.tenant, "conversation_id": deleted.conversation_id}
 
 

@@ -30,7 +30,7 @@ from domain.events import (
     ReplyRequested,
 )
 from domain.items import as_output, from_stored, shaped, type_of
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.reader import Logged
 from infrastructure.http.response_object import INCOMPLETE_REASONS
 
 Document = dict[str, Any]
@@ -39,6 +39,9 @@ View = Literal["conversations", "items", "responses"]
 VIEWS: tuple[View, ...] = ("conversations", "items", "responses")
 CONTEXT = "context"
 """The view in Redis: see `context_snapshots.py`."""
+
+VERSIONS: dict[View, int] = {"conversations": 1, "items": 1, "responses": 1}
+"""Of each view: raised when what it holds is made differently from the same events."""
 
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
 POSITIONS = "projections"
@@ -96,14 +99,23 @@ def pairs(metadata: Mapping[str, str]) -> list[list[str]]:
     return [[name, value] for name, value in metadata.items()]
 
 
-def writes(recorded: Recorded) -> Iterator[Write]:
-    """What one event writes into all views, in order."""
-    yield from _conversation(recorded)
-    yield from _items(recorded)
-    yield from _responses(recorded)
+def deletes(logged: Logged) -> bool:
+    """Whether it is a conversation's deletion: that says its topic, whether the rest can be read or not."""
+    return logged.topic == ConversationDeleted.topic
 
 
-def _conversation(recorded: Recorded) -> Iterator[Write]:
+def writes(logged: Logged) -> Iterator[Write]:
+    """What one event writes into all views, in order. Raises UnreadableEvent."""
+    if deletes(logged):
+        for view in VIEWS:
+            yield Remove(view, logged.tenant, logged.conversation_id)
+        return
+    yield from _conversation(logged)
+    yield from _items(logged)
+    yield from _responses(logged)
+
+
+def _conversation(recorded: Logged) -> Iterator[Write]:
     event = recorded.event
     at = microseconds(recorded.recorded_at)
     ident = key(recorded.tenant, recorded.conversation_id)
@@ -148,13 +160,11 @@ def _conversation(recorded: Recorded) -> Iterator[Write]:
             yield Update("conversations", ident, {"status": "ended", **seen})
         case ConversationReopened():
             yield Update("conversations", ident, {"status": "active", **seen})
-        case ConversationDeleted():
-            yield Remove("conversations", recorded.tenant, recorded.conversation_id)
         case _:
             yield Update("conversations", ident, seen)
 
 
-def _items(recorded: Recorded) -> Iterator[Write]:
+def _items(recorded: Logged) -> Iterator[Write]:
     event = recorded.event
     match event:
         case ItemAppended():
@@ -180,13 +190,11 @@ def _items(recorded: Recorded) -> Iterator[Write]:
             )
         case ItemRetracted():
             yield Update("items", key(recorded.tenant, event.item_id), {"retracted_version": recorded.version})
-        case ConversationDeleted():
-            yield Remove("items", recorded.tenant, recorded.conversation_id)
         case _:
             return
 
 
-def _responses(recorded: Recorded) -> Iterator[Write]:
+def _responses(recorded: Logged) -> Iterator[Write]:
     event = recorded.event
     match event:
         case ReplyRequested():
@@ -233,7 +241,5 @@ def _responses(recorded: Recorded) -> Iterator[Write]:
                 key(recorded.tenant, event.response_id),
                 {"status": "failed", "completed_at": at, "error": error},
             )
-        case ConversationDeleted():
-            yield Remove("responses", recorded.tenant, recorded.conversation_id)
         case _:
             return

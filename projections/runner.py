@@ -84,8 +84,9 @@ class Runner:
             await lane.arrival(target)
 
     async def _watch_head(self) -> None:
-        """Keeps the metric of the log's end, however far behind the views are."""
+        """Keeps the metrics of the log's end, however far behind the views are, and of what is parked."""
         while True:
+            self._metrics.projection_parked.set(len(set().union(*(place.parked for place in self.places.values()))))
             try:
                 self._metrics.projection_head.set(await self._feed.last_position())
             except psycopg.Error as error:

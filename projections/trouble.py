@@ -1,26 +1,34 @@
 """A view whose next event can not be written, for another reason than a store that is away.
 
-It is tried in ever smaller steps, up to the very event. There it stays, logged and not ready, and tries again at growing
-intervals, until that event can be written; then its steps grow again. It skips nothing.
+It is tried in ever smaller steps, up to the very event. When that one has failed three times within about two seconds, its
+conversation is to be parked, and the steps grow again. Where that would not help (the store refuses whatever comes, or too
+many are parked already) the view stays there, logged and not ready, and tries again at growing intervals.
 """
 
 import time
+from typing import Literal
 
 import structlog
 from msgspec import Struct
 
 from projections.feed import BATCH_EVENTS, Batch
+from projections.parking import MOST_PARKED, is_of_the_event
 from projections.positions import Place
 
-_FIRST_RETRY, _LONGEST_RETRY = 0.5, 30.0
+TRIES = 3
+_FIRST_RETRY, _GROWTH, _LONGEST_RETRY = 0.5, 3.0, 30.0
+
+Verdict = Literal["narrowed", "waits", "park"]
+"""A smaller batch is worth a try now; the same is worth one later; the conversation of its event is to be parked."""
 
 log = structlog.get_logger(__name__)
 
 
 class Trouble(Struct):
-    """Of one view: how many events it tries at once, how often the first of them failed, and when it is tried again."""
+    """Of one view: how many events it tries at once, how often the one at `event` failed, and when it is tried again."""
 
     limit: int
+    event: int | None = None
     failures: int = 0
     retry_at: float = 0.0
 
@@ -49,29 +57,40 @@ class Troubles:
         trouble = self._views.get(view)
         return trouble is not None and trouble.retry_at > time.monotonic()
 
-    def failed(self, place: Place, batch: Batch, error: Exception) -> bool:
-        """A batch of this view alone failed; an empty one could not be read. Says whether a smaller one is worth a try now."""
+    def failed(self, place: Place, batch: Batch, error: Exception) -> Verdict:
+        """A batch of this view alone failed; an empty one could not be read."""
         trouble = self._views.setdefault(place.view, Trouble(BATCH_EVENTS))
         if len(batch.events) > 1:
             trouble.limit = len(batch.events) // 2
             log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
-            return True
+            return "narrowed"
+        stuck_at = batch.events[0] if batch.events else None
+        event = stuck_at.position if stuck_at else None
+        if trouble.event != event:
+            trouble.event, trouble.failures = event, 0
         trouble.limit = 1
-        pause = min(_LONGEST_RETRY, _FIRST_RETRY * 2.0**trouble.failures)
+        pause = min(_LONGEST_RETRY, _FIRST_RETRY * _GROWTH**trouble.failures)
         trouble.failures += 1
         trouble.retry_at = time.monotonic() + pause
-        stuck_at = batch.events[0] if batch.events else None
+        parkable = stuck_at is not None and is_of_the_event(error)
+        if parkable and trouble.failures >= TRIES and len(place.parked) < MOST_PARKED:
+            return "park"
         log.error(
             "projection_stuck",
             projection=place.view,
             position=place.position,
-            event_position=stuck_at.position if stuck_at else None,
+            event_position=event,
             conversation_id=stuck_at.conversation_id if stuck_at else None,
             request_id=stuck_at.correlation_id if stuck_at else None,
+            parked=len(place.parked),
             retry_seconds=pause,
             exc_info=error,
         )
-        return False
+        return "waits"
+
+    def parked(self, view: str) -> None:
+        """The event that failed is nobody's trouble any more."""
+        self._views[view] = Trouble(limit=1)
 
     def written(self, view: str, batch: Batch) -> None:
         """A batch of the view was written: it may take twice as much next, and is out of trouble when it took all there was."""

@@ -50,23 +50,24 @@ class Caller(Struct, frozen=True):
 
     async def read_everything(self, *views: View) -> Read:
         """Returns when these views are current. Raises what Consistency.everything raises."""
-        return await self.sources.consistency.everything(*views, min_position=self.min_position)
+        return await self.sources.consistency.everything(self.principal.tenant, *views, min_position=self.min_position)
 
-    def view(self, view: View) -> AsyncCollection[Document]:
-        return self.sources.views[view]
+    def collection(self, read: Read, view: View) -> AsyncCollection[Document]:
+        """What the view was when the read began: it is whole, and stays so, whatever takes its place meanwhile."""
+        return self.sources.views[read.collections[view]]
 
     async def find(self, read: Read, view: View, ident: str, *fields: str) -> Document | None:
         """The caller's document of this id; of it these fields, where any are named. None: there is none, surely.
 
-        Raises ApiError 503 when a view was reset since the read began.
+        Raises ApiError 503 when a view was reset since the read began, or it is parked what is read.
         """
         shown = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
         found = await self.select(read, view, [{"$match": {"_id": key(self.principal.tenant, ident)}}, shown])
         return found[0] if found else None
 
     async def select(self, read: Read, view: View, pipeline: Sequence[Document]) -> list[Document]:
-        """What the pipeline gives of the view, without `_id`. Raises ApiError 503 when a view was reset since the read began."""
-        found = await (await self.view(view).aggregate([*pipeline, with_places(read.views)])).to_list()
+        """What the pipeline gives of the view, without `_id`. Raises what Consistency.check raises."""
+        found = await (await self.collection(read, view).aggregate([*pipeline, with_places(read.views)])).to_list()
         await self.sources.consistency.check(read, places(document for document in found if "_id" in document))
         return [document for document in found if "_id" not in document]
 

@@ -2,7 +2,8 @@
 
 A read asks Postgres where the conversation (or the whole log) ends, and waits until the views it reads have come that far.
 With Postgres away it goes on, and the answer says `X-Consistency: unverified`. A view that is emptied to be rebuilt while a
-read is under way is noticed by its position, which is looked at once more behind the documents.
+read is under way is noticed by its position, which is looked at once more behind the documents. What a view has parked is not
+shown: 503 `conversation_parked`; a list that it may be missing from, or stand in as it was, says `X-Consistency: parked`.
 """
 
 import asyncio
@@ -17,8 +18,8 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.mongodb import Database
 from projections.read_models import View, key
-from queries.log_access import LogAccess, LogAway, Question
-from queries.positions import NOWHERE, Places, Positions
+from queries.log_access import LogAccess, LogAway, Question, conversation_parked
+from queries.positions import NOWHERE, Place, Places, Positions
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -31,29 +32,49 @@ class _Away(Enum):
     AWAY = 0
 
 
-class Read(Struct, frozen=True, kw_only=True):
+class Read(Struct, kw_only=True):
     """A read that may go ahead on `views`, which have all come to `position`.
 
     `verified`: that is all that was committed when it arrived. Otherwise nobody knows, and a view must at least be whole.
+    `parked`: the tenant's conversations that were parked in its views at some moment of it. `repairs`: how many had come back
+    to its views when it began; `repaired`: another one did since.
     """
 
+    tenant: str
     views: tuple[View, ...]
     position: int
     verified: bool
+    parked: frozenset[str] = frozenset()
+    repairs: int = 0
+    repaired: bool = False
+    collections: dict[View, str] = {}
 
     @property
     def headers(self) -> dict[str, str]:
-        """What its answer says of itself."""
-        return {} if self.verified else {"x-consistency": "unverified"}
+        """What its answer says of itself; asked for behind the documents, since it may be they that tell."""
+        said = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
+        return {"x-consistency": ", ".join(filter(said.get, said))} if any(said.values()) else {}
 
     def holds(self, seen: Places) -> bool:
         """Whether the views are still, or by now, where this read needs them."""
-        found = [seen.get(view, NOWHERE) for view in self.views]
-        return all(place.position >= self.position and (self.verified or place.live) for place in found)
+        return all(place.position >= self.position and (self.verified or place.live) for place in self._places(seen))
+
+    def look(self, seen: Places, *, begins: bool = False) -> None:
+        """Notes what is parked, and what came back from it: documents that were gone for a while."""
+        found = self._places(seen)
+        self.parked |= {ident for place in found for ident in place.parked_of(self.tenant)}
+        repairs = sum(place.repairs for place in found)
+        if begins:
+            self.repairs = repairs
+            self.collections = {view: place.collection for view, place in zip(self.views, found, strict=True)}
+        self.repaired = self.repaired or repairs != self.repairs
+
+    def _places(self, seen: Places) -> list[Place]:
+        return [seen.get(view, NOWHERE) for view in self.views]
 
 
-class ConversationRead(Read, frozen=True, kw_only=True):
-    """A read of one conversation, at its `version`."""
+class ConversationRead(Read, kw_only=True):
+    """A read of one conversation, at its `version`. What else is parked is not its business."""
 
     conversation_id: str
     version: int
@@ -62,13 +83,21 @@ class ConversationRead(Read, frozen=True, kw_only=True):
     def headers(self) -> dict[str, str]:
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
+    def look(self, seen: Places, *, begins: bool = False) -> None:
+        """Raises ApiError 503 where the conversation is parked, or may just have come back."""
+        super().look(seen, begins=begins)
+        if self.conversation_id in self.parked:
+            raise conversation_parked()
+        if self.repaired:
+            raise _behind()
+
 
 class Consistency:
     """Makes reads current. `min_position` is what the caller's `X-Min-Position` asks for; 0 asks for nothing."""
 
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
-        self._conversations = database["conversations"]
+        self._database = database
         self.positions = Positions(database)
 
     async def conversation(
@@ -76,41 +105,50 @@ class Consistency:
     ) -> ConversationRead:
         """Returns when these views show the conversation as it was committed when this was called, or later.
 
-        Raises ConversationNotFound (never started, deleted, another tenant's), ApiError 503 when the views stay behind.
+        Raises ConversationNotFound (never started, deleted, another tenant's), ApiError 503 when the views stay behind or have
+        it parked.
         """
         deadline = time.monotonic() + WAIT_SECONDS
         head, seen = await asyncio.gather(self._ask(lambda reader: reader.head(conversation_id)), self.positions.read())
-        if head is _Away.AWAY:
-            known = Read(views=(*views, "conversations"), position=min_position, verified=False)
-            await self._reach(known, seen, deadline)
-            return await self._unverified(tenant, conversation_id, known)
-        if head is None or head.tenant != tenant or head.deleted:
+        if head is not _Away.AWAY and (head is None or head.tenant != tenant or head.deleted):
             raise ConversationNotFound(conversation_id)
+        known = None if head is _Away.AWAY else head
         read = ConversationRead(
-            views=views,
-            position=max(head.position, min_position),
-            verified=True,
+            tenant=tenant,
+            views=views if known else (*views, "conversations"),
+            position=max(known.position if known else 0, min_position),
+            verified=known is not None,
             conversation_id=conversation_id,
-            version=head.version,
+            version=known.version if known else 0,
         )
         await self._reach(read, seen, deadline)
+        if known is None:
+            read.version = await self._version(read)
         return read
 
-    async def everything(self, *views: View, min_position: int = 0) -> Read:
-        """Returns when these views show all that was committed when this was called. Raises ApiError 503."""
+    async def everything(self, tenant: str, *views: View, min_position: int = 0) -> Read:
+        """Returns when these views show all that was committed when this was called, but for what is parked.
+
+        Raises ApiError 503.
+        """
         deadline = time.monotonic() + WAIT_SECONDS
         last, seen = await asyncio.gather(self._ask(lambda reader: reader.last_position()), self.positions.read())
         if last is _Away.AWAY:
-            read = Read(views=views, position=min_position, verified=False)
+            read = Read(tenant=tenant, views=views, position=min_position, verified=False)
         else:
             await self._check_not_ahead(views, seen, last)
-            read = Read(views=views, position=max(last, min_position), verified=True)
+            read = Read(tenant=tenant, views=views, position=max(last, min_position), verified=True)
         await self._reach(read, seen, deadline)
         return read
 
     async def check(self, read: Read, seen: Places | None = None) -> None:
-        """Raises ApiError 503 when a view was reset since the read began. `seen`: places that were read behind the documents."""
-        if not read.holds(await self.positions.read_now() if seen is None else seen):
+        """Raises ApiError 503 when a view was reset since the read began, or what is read was parked.
+
+        `seen`: places that were read behind the documents.
+        """
+        seen = await self.positions.read_now() if seen is None else seen
+        read.look(seen)
+        if not read.holds(seen):
             raise _behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
@@ -119,19 +157,15 @@ class Consistency:
         if head is None or (head is not _Away.AWAY and head.deleted):
             raise ConversationNotFound(read.conversation_id)
 
-    async def _unverified(self, tenant: str, conversation_id: str, known: Read) -> ConversationRead:
-        """A read at the version that the view of conversations knows."""
-        document = await self._conversations.find_one({"_id": key(tenant, conversation_id)}, {"version": 1})
+    async def _version(self, read: ConversationRead) -> int:
+        """The version that the view of conversations knows. Raises ConversationNotFound."""
+        ident = key(read.tenant, read.conversation_id)
+        document = await self._database[read.collections["conversations"]].find_one({"_id": ident}, {"version": 1})
         if document is None:
-            await self.check(known)
-            raise ConversationNotFound(conversation_id)
-        return ConversationRead(
-            views=known.views,
-            position=known.position,
-            verified=False,
-            conversation_id=conversation_id,
-            version=document["version"],
-        )
+            await self.check(read)
+            raise ConversationNotFound(read.conversation_id)
+        version: int = document["version"]
+        return version
 
     async def _check_not_ahead(self, views: tuple[View, ...], seen: Places, last: int) -> None:
         """Raises ApiError 503 when a view shows more than the log has: Postgres lost its end, and the projector will begin anew."""
@@ -159,6 +193,7 @@ class Consistency:
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             seen = await self.positions.read()
+        read.look(seen, begins=True)
 
 
 def _behind() -> ApiError:

@@ -12,7 +12,9 @@ import psycopg
 import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
+from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.http.errors import ApiError
 from infrastructure.postgres import Pool
 
 log = structlog.get_logger(__name__)
@@ -27,6 +29,16 @@ Question = Callable[[EventReader], Awaitable[T]]
 
 class LogAway(psycopg.OperationalError):
     """Postgres did not answer in time, or did not a moment ago."""
+
+
+def conversation_parked() -> ApiError:
+    """The answer to a read of what is set aside until someone repairs it."""
+    return ApiError(
+        503,
+        "An event of this conversation could not be read or applied. The conversation is set aside until it is repaired.",
+        code="conversation_parked",
+        headers={"retry-after": "60"},
+    )
 
 
 class LogAccess:
@@ -44,11 +56,16 @@ class LogAccess:
         return self._probe is not None and not self._probe.done()
 
     async def ask(self, question: Question[T]) -> T:
-        """The answer to `question`, say `lambda reader: reader.head(id)`. Raises LogAway, at once while it is known."""
+        """The answer to `question`, say `lambda reader: reader.head(id)`. Raises LogAway, at once while it is known.
+
+        And ApiError 503 when it needs an event that can not be read.
+        """
         if self.away:
             raise LogAway
         try:
             return await self._bounded(question)
+        except UnreadableEvent as error:
+            raise conversation_parked() from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             # A look-up may be slow for what it asks for: then Postgres answers another, and is not away.
             slow = isinstance(error, LogAway) and await self._answers(SECOND_THOUGHT_SECONDS)

@@ -1,6 +1,7 @@
-"""How far each view has come, as MongoDB says: `projections`, {_id: view, position, state}. For `queries/` only.
+"""How far each view has come, as MongoDB says: `projections`, as `projections/positions.py` has it. For `queries/` only.
 
-A view whose state is not `live` is being emptied (position -1) or filled again from the first event on.
+A view whose state is not `live` is being emptied (position -1) or filled again from the first event on. What it has parked
+stands still in it, or is being repaired; `repairs` counts those that came back.
 """
 
 import asyncio
@@ -17,11 +18,18 @@ ANSWER_SECONDS: Final = 2.0
 
 
 class Place(Struct, frozen=True):
-    """Where a view stands. `live`: it is not being rebuilt."""
+    """Where a view stands, and which collection it is now. `live`: it is whole. `parked`: why, by conversation id."""
 
     position: int
     live: bool
     state: str
+    parked: Mapping[str, Mapping[str, Any]] = {}
+    repairs: int = 0
+    collection: str = ""
+
+    def parked_of(self, tenant: str) -> list[str]:
+        """The conversations of this tenant that are parked."""
+        return [ident for ident, parked in self.parked.items() if parked["tenant"] == tenant]
 
 
 NOWHERE: Final = Place(position=-1, live=False, state="absent")
@@ -67,4 +75,11 @@ def with_places(views: Iterable[View]) -> Document:
 
 def _place(document: Document) -> Place:
     state = document.get("state", "live")
-    return Place(position=document["position"], live=state == "live", state=state)
+    return Place(
+        position=document["position"],
+        live=state == "live",
+        state=state,
+        parked=document.get("parked", {}),
+        repairs=document.get("repairs", 0),
+        collection=document.get("collection") or document["_id"],
+    )

@@ -1,12 +1,13 @@
 """GET /v1/projections: how far each view has come, and how far it is behind. For people and dashboards; `health.py` uses it too.
 
-`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[], parked:[]}]}`. `state` is the
-projector's own word (`live`, `rebuilding`, `emptying`; `absent` before it has begun), `position` the last event the view
+`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[], parked:[{conversation_id, version,
+position, type, error, message, at}]}]}`. `parked` are the caller's conversations that the view leaves out, since the event it names
+could not be applied: `scripts.rebuild --conversation` brings one back. `state` is the projector's own word (`live`, `rebuilding`, `emptying`; `absent` before it has begun), `position` the last event the view
 shows, `head` the log's last position, `lag_seconds` the age of the oldest event that the view does not show yet (0 when it
 shows all). With Postgres away, `head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ from infrastructure.http.shapes import json_response
 from projections.read_models import ALL_VIEWS
 from queries.caller import Called, Sources
 from queries.log_access import LogAccess, LogAway
-from queries.positions import NOWHERE
+from queries.positions import NOWHERE, Place
 
 router = APIRouter(tags=["projections"])
 
@@ -47,30 +48,47 @@ class Standing(Struct, frozen=True, kw_only=True):
 @reads(router, "/v1/projections")
 async def list_projections(called: Called) -> Response:
     """Where each view stands."""
-    found = await standings(called.sources)
+    found = await standings(called.sources, called.principal.tenant)
     unverified = any(each.head is None for each in found)
     body = {"object": "list", "data": [structs.asdict(each) for each in found]}
     return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
 
 
-async def standings(sources: Sources) -> Sequence[Standing]:
-    """All views, as they stand now. Raises PyMongoError."""
+async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Standing]:
+    """All views, as they stand now, with what they have parked of this tenant's. Raises PyMongoError."""
     seen = await sources.consistency.positions.read()
     found = [(view, seen.get(view, NOWHERE)) for view in ALL_VIEWS]
     try:
         head = await sources.log.ask(lambda reader: reader.last_position())
         lags = {position: await _lag(sources.log, position, head) for position in {at.position for _, at in found}}
     except LogAway:
-        return [Standing(name=view, state=at.state, position=max(0, at.position)) for view, at in found]
+        return [_standing(view, at, tenant) for view, at in found]
     return [
-        Standing(name=view, state=at.state, position=max(0, at.position), head=head, lag_seconds=lags[at.position])
-        for view, at in found
+        structs.replace(_standing(view, at, tenant), head=head, lag_seconds=lags[at.position]) for view, at in found
     ]
+
+
+def _standing(view: str, at: Place, tenant: str | None) -> Standing:
+    parked = [_parked(ident, entry) for ident, entry in sorted(at.parked.items()) if entry["tenant"] == tenant]
+    return Standing(name=view, state=at.state, position=max(0, at.position), parked=tuple(parked))
+
+
+def _parked(conversation_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    since = datetime.fromtimestamp(entry["at"] / 1_000_000, UTC)
+    return {
+        "conversation_id": conversation_id,
+        "version": entry["version"],
+        "position": entry["position"],
+        "type": entry["topic"],
+        "error": entry["error"],
+        "message": entry["message"],
+        "at": since.isoformat(timespec="microseconds"),
+    }
 
 
 async def _lag(log: LogAccess, position: int, head: int) -> float:
     """Seconds since the first event behind `position` was recorded; 0 when there is none."""
     if position >= head:
         return 0.0
-    missing = await log.ask(lambda reader: reader.after(position, limit=1))
+    missing = await log.ask(lambda reader: reader.everything(position, limit=1, most_bytes=1))
     return max(0.0, (datetime.now(UTC) - missing[0].recorded_at).total_seconds()) if missing else 0.0

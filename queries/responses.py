@@ -16,7 +16,7 @@ from infrastructure.http.response_object import INCOMPLETE_REASONS, response_obj
 from projections.read_models import Document, key
 from queries.caller import Called, Caller
 from queries.consistency import Read
-from queries.log_access import LogAway
+from queries.log_access import LogAway, conversation_parked
 from queries.paging import Include, Paged, cut
 
 router = APIRouter(tags=["responses"])
@@ -74,7 +74,15 @@ async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
 async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Document]:
     """Which conversation it belongs to, the log knows before any view does; with the log away the view has to do."""
     read = await called.read_everything("responses", "items")
-    return read, await _document(called, read, response_id)
+    try:
+        document = await _document(called, read, response_id)
+    except ResponseNotFound:
+        if read.parked:
+            raise conversation_parked() from None  # it may be of that one
+        raise
+    if document["conversation_id"] in read.parked:
+        raise conversation_parked()
+    return read, document
 
 
 async def _document(called: Caller, read: Read, response_id: str) -> Document:
@@ -87,7 +95,8 @@ async def _document(called: Caller, read: Read, response_id: str) -> Document:
 async def _output(called: Caller, read: Read, item_ids: list[str]) -> list[bytes]:
     """The JSON texts of a reply's items, in order: from the view of items, so that no document holds what can grow."""
     idents = [key(called.principal.tenant, item_id) for item_id in item_ids]
-    found = {each["_id"]: each["item"].encode() async for each in called.view("items").find({"_id": {"$in": idents}})}
+    items = called.collection(read, "items").find({"_id": {"$in": idents}})
+    found = {each["_id"]: each["item"].encode() async for each in items}
     if len(found) < len(idents):
         await called.sources.consistency.check(read)
         raise ResponseNotFound(item_ids[0])  # their conversation was deleted meanwhile

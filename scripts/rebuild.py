@@ -1,33 +1,53 @@
-"""Empties a view and fills it again from the log, while everything else goes on.
+"""Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back in all views.
 
-    python -m scripts.rebuild conversations|items|responses|context|all [--data DIR] [--json]
+    python -m scripts.rebuild conversations|items|responses|context|all [--dry-run|--rollback|--cancel] [--workers N]
+    python -m scripts.rebuild --conversation ID                         [--data DIR] [--json]
 
-The view is marked first, so that no projector writes to it as it was; then it is emptied, in fenced steps, and filled from
-the first event on. A projector that runs does that; where none does, this process does. Interrupted, the work goes on
-wherever a projector runs, or when this is run again. Queries that need the view wait or say that it is not current.
+A new collection is filled by several processes, brought up to date, compared with the one that is read, both at one position, and
+takes its place in one transaction: users read on all the while, and notice nothing. The old one is kept for `--rollback`,
+until the next rebuild or `--cancel`. `--dry-run` compares only. Interrupted, it goes on when it is run again, or `--cancel` drops
+what was begun. What differs is said; the log is right. Context snapshots are not made anew but dropped: each comes back from the log when
+it is needed. A view that no projector has begun with yet is filled in its place.
+
+A conversation is brought back where it is parked, or made anew in all views where it is not: see `projections/repair.py`.
+
+Ends with 0 when all is rebuilt, 1 when something is parked still, nothing is kept, there is no such conversation, or a dry run finds
+a difference, 2 when it was asked wrongly, 3 when a store is away.
 """
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Sequence
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
+from msgspec import Struct
 
+from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
+from projections.filling import FillingFailed
 from projections.positions import Place, Positions
-from projections.read_models import ALL_VIEWS
+from projections.read_models import ALL_VIEWS, VIEWS
+from projections.read_models import View as MongoView
+from projections.rebuilding import Rebuild, Rebuilt
+from projections.rebuilding import Report as PhaseReport
+from projections.repair import Repair, Repaired
 from projections.runner import Runner
 from scripts.progress import Report, progress
-from scripts.stores import DATA, Data, Json, Stores, on_stores
+from scripts.stores import AWAY, DATA, MISUSED, Data, Json, Stores, on_stores
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
 """How long nothing may move before this process takes the work on itself."""
 
-INTERRUPTED = "Interrupted: a running projector goes on with it, and so does this command, run again."
+INTERRUPTED = "Interrupted: users read the views as they were. Run this again and it goes on, or with --cancel."
+PARKED_STILL = "Interrupted: the conversation is parked until this is run again."
 
 
 class View(StrEnum):
@@ -40,8 +60,20 @@ class View(StrEnum):
     ALL = "all"
 
 
+class Does(Enum):
+    """What is done with the other generation of views."""
+
+    REBUILD = auto()
+    COMPARE = auto()
+    ROLLBACK = auto()
+    CANCEL = auto()
+
+
 async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Rebuilds the views; one whose rebuild was begun before is brought to its end. Returns the log's end they now show."""
+    """Empties the views and fills them in their place, while reads of them wait; one that was begun before is brought to its end.
+
+    Returns the log's end they now show.
+    """
     positions = Positions(stores.database)
     head = await stores.reader.last_position()
     found = await positions.load(views)
@@ -78,18 +110,200 @@ async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
     return head
 
 
-def main(view: View, data: Data = DATA, as_json: Json = False) -> None:
-    """Empties a view and fills it again from the log, while everything else goes on."""
+async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
+    """Brings a conversation back in the views that have it parked, or in all; what became of each. None: the log has none such."""
+    head = await stores.reader.head(conversation_id)
+    if head is None:
+        return []
+    work = Repair(
+        conversation_id,
+        head,
+        reader=stores.reader,
+        database=stores.database,
+        redis=stores.redis,
+        progress=lambda version: report(min(version, head.version), head.version),
+    )
+    return await work.run()
+
+
+async def parked(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
+    """The conversations that these views have parked, by view."""
+    places = await Positions(stores.database).load(views)
+    return {view: sorted(place.parked) for view, place in places.items() if place.parked}
+
+
+async def beside(
+    stores: Stores, views: Sequence[MongoView], does: Does, workers: int, report: PhaseReport
+) -> Rebuilt | list[MongoView] | None:
+    """Makes the views anew beside those that are read, or undoes that. None: nothing was kept that could be brought back."""
+    work = Rebuild(
+        views,
+        settings=stores.settings,
+        reader=stores.reader,
+        database=stores.database,
+        redis=stores.redis,
+        workers=workers,
+        report=report,
+    )
+    match does:
+        case Does.CANCEL:
+            return await work.cancel()
+        case Does.ROLLBACK:
+            return await work.roll_back()
+        case _:
+            return await work.run(swaps=does is Does.REBUILD)
+
+
+def main(
+    view: Annotated[View | None, typer.Argument(help="What is rebuilt.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Only this one, in every view that has it parked.")] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only compare, and drop what was made.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to what was read before.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Drop what was begun or kept.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that fill.")] = os.cpu_count() or 2,
+    data: Data = DATA,
+    as_json: Json = False,
+) -> None:
+    """Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back."""
     configure_logging("rebuild", "WARNING", "console")
-    views = ALL_VIEWS if view is View.ALL else (str(view),)
+    if (view is None) == (conversation is None):
+        _misused("Name a view, or a conversation with --conversation.")
+    if conversation is not None and not is_id(conversation, CONVERSATION):
+        _misused(f"{conversation!r} is no conversation's id.")
+    if dry_run + rollback + cancel > 1 or (conversation is not None and dry_run + rollback + cancel):
+        _misused("--dry-run, --rollback and --cancel are for views, and go one at a time.")
+    does = Does.COMPARE if dry_run else Does.ROLLBACK if rollback else Does.CANCEL if cancel else Does.REBUILD
+    if view is View.CONTEXT and does is not Does.REBUILD:
+        _misused("Context snapshots have no other generation.")
+    if view is not None:
+        _rebuild_views(view, does, workers, data, as_json=as_json)
+    elif conversation is not None:
+        _repair_conversation(conversation, data, as_json=as_json)
+
+
+def _misused(why: str) -> NoReturn:
+    typer.echo(why, err=True)
+    raise typer.Exit(MISUSED)
+
+
+class _Done(Struct):
+    """What was done, for whoever asked."""
+
+    views: Sequence[str]
+    position: int = 0
+    rebuilt: Rebuilt | None = None
+    dropped: Sequence[str] = ()
+    parked: dict[str, list[str]] = {}
+    seconds: float = 0.0
+    events_per_second: float | None = None
+
+
+def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json: bool) -> None:
+    asked = ALL_VIEWS if view is View.ALL else (str(view),)
+    phase = ""
+
+    async def work(stores: Stores) -> _Done | None:
+        done = _Done(asked)
+        places = await Positions(stores.database).load(VIEWS)
+        shown = [each for each in VIEWS if each in asked and each in places and places[each].state != "emptying"]
+        rest = [each for each in asked if each not in shown] if does is Does.REBUILD else []
+        if rest:
+            done.position = await rebuild(stores, rest, report)
+        if shown:
+            found = await beside(stores, shown, does, workers, tell)
+            if found is None:
+                return None
+            if isinstance(found, Rebuilt):
+                done.rebuilt = found
+                done.position = max(each.position for each in found.compared)
+            else:
+                done.dropped = found
+        done.parked = await parked(stores, asked)
+        return done
+
+    def tell(now: str, done: int, total: int) -> None:
+        nonlocal phase
+        if now != phase and not as_json:
+            typer.echo(now, err=True)
+        phase = now
+        report(done, total)
+
     started = time.monotonic()
-    with progress(f"rebuilding {view}", quiet=as_json) as report:
-        head = on_stores(data, lambda stores: rebuild(stores, views, report), interrupted=INTERRUPTED)
+    try:
+        with progress(f"rebuilding {view}", quiet=as_json) as report:
+            done = on_stores(data, work, interrupted=INTERRUPTED)
+    except FillingFailed as error:
+        typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
+        raise typer.Exit(AWAY) from error
+    if done is None:
+        typer.echo("Nothing is kept that could be brought back.", err=True)
+        raise typer.Exit(1)
+    done.seconds = round(time.monotonic() - started, 2)
+    if done.rebuilt and done.rebuilt.events:
+        done.events_per_second = round(done.rebuilt.events / done.rebuilt.filling_seconds)
+    typer.echo(msgspec.json.encode(done).decode() if as_json else _in_words(done, does))
+    differs = does is Does.COMPARE and done.rebuilt and any(each.different for each in done.rebuilt.compared)
+    raise typer.Exit(1 if done.parked or differs else 0)
+
+
+def _in_words(done: _Done, does: Does) -> str:
+    lines = [f"{', '.join(done.views)}: up to position {done.position} in {done.seconds} s"]
+    if does is Does.CANCEL:
+        lines = [f"dropped: {', '.join(done.dropped) or 'nothing'}"]
+    if done.rebuilt is not None:
+        for each in done.rebuilt.compared:
+            said = f"equal, {each.digest[:16]}" if not each.different else f"{each.different:,} differ: {each.named}"
+            lines.append(f"{each.view}: {each.documents:,} documents at position {each.position}, {said}")
+        if done.events_per_second:
+            lines.append(f"filled at {done.events_per_second:,} events/s")
+        if done.rebuilt.swap_seconds is not None:
+            lines.append(
+                f"swapped in {1000 * done.rebuilt.swap_seconds:.0f} ms; what was read before is kept for --rollback"
+            )
+    lines += [f"{name}: parked: {', '.join(idents)}" for name, idents in done.parked.items()]
+    return "\n".join(lines)
+
+
+def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> None:
+    started = time.monotonic()
+    with progress(f"repairing {conversation_id}, versions", quiet=as_json) as report:
+        repaired = on_stores(data, lambda stores: repair(stores, conversation_id, report), interrupted=PARKED_STILL)
+    if not repaired:
+        typer.echo(f"The log has no conversation {conversation_id}.", err=True)
+        raise typer.Exit(1)
     seconds = round(time.monotonic() - started, 2)
     if as_json:
-        typer.echo(json.dumps({"views": views, "position": head, "seconds": seconds}))
+        told = {"conversation_id": conversation_id, "views": [_told(each) for each in repaired], "seconds": seconds}
+        typer.echo(json.dumps(told))
     else:
-        typer.echo(f"{', '.join(views)}: rebuilt up to position {head} in {seconds} s")
+        for each in repaired:
+            typer.echo(_as_text(each))
+    raise typer.Exit(0 if all(each.is_well for each in repaired) else 1)
+
+
+def _told(repaired: Repaired) -> dict[str, Any]:
+    told: dict[str, Any] = {"view": repaired.view, "outcome": repaired.outcome}
+    if (why := repaired.parked) is not None:
+        told |= {"position": why.position, "version": why.version, "type": why.topic}
+        told |= {"error": why.error, "message": why.message}
+    return told
+
+
+_SAID: dict[str, str] = {
+    "repaired": "repaired",
+    "deleted": "the conversation was deleted; nothing of it is shown",
+    "released": "brought back by another meanwhile, or made anew with its view",
+    "lost": "another repair has taken it over",
+    "skipped": "the view is about to be made anew",
+}
+
+
+def _as_text(repaired: Repaired) -> str:
+    if (why := repaired.parked) is None:
+        return f"{repaired.view}: {_SAID[repaired.outcome]}"
+    event = f"version {why.version} ({why.topic}, position {why.position})"
+    return f"{repaired.view}: parked still: {event} can not be applied: {why.message or why.error}"
 
 
 if __name__ == "__main__":

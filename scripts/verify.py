@@ -18,7 +18,7 @@ from msgspec import Struct
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.logging import configure_logging
 from projections.positions import Positions
-from projections.read_models import ALL_VIEWS, CONTEXT
+from projections.read_models import ALL_VIEWS
 from scripts.progress import Report, progress
 from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
 from scripts.verification.differences import Difference
@@ -68,7 +68,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
                     verified.differs(difference)
             async for difference in views.compare(portion, at):
                 verified.differs(difference)
-            async for difference in snapshots.compare(portion, at.positions.get(CONTEXT, 0)):
+            async for difference in snapshots.compare(portion, at):
                 verified.differs(difference)
         verified.conversations += len(portion)
         report(min(verified.events, verified.position), verified.position)

@@ -214,12 +214,12 @@ class EventReader:
             size += decoded_size(row[8])
             if logged and size > most_bytes:
                 break
-            logged.append(_logged(row))
+            logged.append(as_logged(row))
         return logged
 
     async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
         rows = await self._rows(statement.format(_COLUMNS), parameters)
-        return [as_recorded(row) for row in rows]
+        return [_recorded(row) for row in rows]
 
     async def _rows(self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:
@@ -230,7 +230,7 @@ class EventReader:
 _Row = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
 
 
-def as_recorded(row: _Row) -> Recorded:
+def _recorded(row: _Row) -> Recorded:
     """The event of a row with these columns, in this order. Raises UnreadableEvent."""
     position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
     return Recorded(
@@ -245,9 +245,10 @@ def as_recorded(row: _Row) -> Recorded:
     )
 
 
-def _logged(row: _Row) -> Logged:
+def as_logged(row: _Row) -> Logged:
+    """What a row with these columns, in this order, holds."""
     try:
-        return as_recorded(row)
+        return _recorded(row)
     except UnreadableEvent as error:
         position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, _ = row
         return Unread(

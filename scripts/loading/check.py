@@ -115,16 +115,19 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
     client = mongodb.connect(settings, answer_seconds=60.0)
     try:
         database = mongodb.database(client, settings)
-        await _caught_up(Positions(database), position)
+        positions = Positions(database)
+        await _caught_up(positions, position)
+        places = await positions.load(("conversations", "items"))
+        conversations, items = (database[places[view].collection] for view in ("conversations", "items"))
         tales: dict[str, Tale] = {}
-        async for found in database["conversations"].find({}, {"id": 1, "metadata": 1}):
+        async for found in conversations.find({}, {"id": 1, "metadata": 1}):
             if (key := keys(found["id"], dict(found["metadata"]))) in wanted and key is not None:
                 tales[found["id"]] = Tale(key)
-        total = await database["items"].estimated_document_count()
+        total = await items.estimated_document_count()
         order = [("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)]
         with progress("Reading MongoDB") as report:
             count = 0
-            async for found in database["items"].find({}, {"conversation_id": 1, "item": 1}).sort(order).hint(order):
+            async for found in items.find({}, {"conversation_id": 1, "item": 1}).sort(order).hint(order):
                 count += 1
                 if (tale := tales.get(found["conversation_id"])) is not None:
                     tale.add(from_stored(found["item"].encode()))

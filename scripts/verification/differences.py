@@ -7,7 +7,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-What = Literal["missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable"]
+What = Literal[
+    "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
+]
 
 _WRITTEN = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
 _LONGEST = 80

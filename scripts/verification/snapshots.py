@@ -23,6 +23,7 @@ from projections.read_models import CONTEXT
 from projections.snapshot_making import snapshot_of
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
+from scripts.verification.views import Moment
 
 _EMPTY = b"\x90"
 _PAGE_EVENTS = 1_000
@@ -38,14 +39,15 @@ class Snapshots:
         self.compared = 0
         self.absent = 0
 
-    async def compare(self, streams: Sequence[Stream], position: int) -> AsyncIterator[Difference]:
-        """What differs in these conversations; `position` is where the view stood before Redis is asked."""
+    async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
+        """What differs in these conversations, but for those that are parked; `at` is before Redis is asked."""
+        position = at.positions.get(CONTEXT, 0)
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
         for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
             self._seen.add(key(stream.tenant, stream.conversation_id))
-            if packed == _EMPTY or not stream.readable:
+            if packed == _EMPTY or not stream.readable or at.parks(CONTEXT, stream.conversation_id):
                 self.absent += 1
                 continue
             self.compared += 1

@@ -12,7 +12,9 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.mongodb import Database
 from projections.fold import Fold
-from projections.read_models import POSITIONS, VIEWS, Document, View, key, writes
+from projections.parking import Parked
+from projections.positions import Place, place_of
+from projections.read_models import ALL_VIEWS, POSITIONS, VIEWS, Document, View, key, writes
 from scripts.verification.differences import Difference, documents_that_differ
 from scripts.verification.streams import Stream
 
@@ -21,15 +23,29 @@ class Moment(Struct, frozen=True):
     """MongoDB as it was at one moment, and where its views stood."""
 
     session: AsyncClientSession
-    positions: dict[str, int]
+    places: dict[str, Place]
+
+    @property
+    def positions(self) -> dict[str, int]:
+        return {view: place.position for view, place in self.places.items()}
+
+    def collection(self, view: str) -> str:
+        """The collection that the view is."""
+        place = self.places.get(view)
+        return place.collection if place else view
+
+    def parks(self, view: str, conversation_id: str) -> Parked | None:
+        """Why the view leaves this conversation out, if it does."""
+        place = self.places.get(view)
+        return place.parked.get(conversation_id) if place else None
 
 
 @asynccontextmanager
 async def moment(database: Database) -> AsyncIterator[Moment]:
     """Every read in the session sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        places = database[POSITIONS].find(session=session)
-        yield Moment(session, {place["_id"]: place["position"] async for place in places})
+        places = database[POSITIONS].find({"_id": {"$in": ALL_VIEWS}}, session=session)
+        yield Moment(session, {place["_id"]: place_of(place) async for place in places})
 
 
 class Views:
@@ -41,8 +57,12 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """What differs in these conversations."""
+        """What differs in these conversations. One that a view has parked is named, and not compared in it."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
+        for stream in streams:
+            for view in ALL_VIEWS:
+                if (parked := at.parks(view, stream.conversation_id)) is not None:
+                    yield _parked(view, stream.conversation_id, parked)
         streams = [stream for stream in streams if stream.readable]
         sound: list[Stream] = []
         expected: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
@@ -56,15 +76,21 @@ class Views:
                 continue
             sound.append(stream)
             for view, documents in folded.items():
-                expected[view] |= documents
+                if at.parks(view, stream.conversation_id) is None:
+                    expected[view] |= documents
         for view in VIEWS:
-            found = {document["_id"]: document async for document in self._found(view, sound, at)}
+            shown = [stream for stream in sound if at.parks(view, stream.conversation_id) is None]
+            found = {document["_id"]: document async for document in self._found(view, shown, at)}
             self.documents[view] += len(found)
             for difference in documents_that_differ(view, expected[view], found):
                 yield difference
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
-        """Documents of conversations that the log does not have."""
+        """Documents of conversations that the log does not have, and what is parked of them."""
+        for view, place in at.places.items():
+            for conversation_id, parked in place.parked.items():
+                if (parked.tenant, conversation_id) not in self._seen:
+                    yield _parked(view, conversation_id, parked)
         for view in VIEWS:
             async for tenant, conversation_id, count in self._conversations(view, at):
                 if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):
@@ -81,20 +107,25 @@ class Views:
                 which: dict[str, Any] = {"_id": {"$in": [key(tenant, ident) for ident in idents]}}
             else:
                 which = {"tenant": tenant, "conversation_id": {"$in": idents}}
-            async for document in self._database[view].find(which, session=at.session, batch_size=2_000):
+            async for document in self._database[at.collection(view)].find(which, session=at.session, batch_size=2_000):
                 yield document
 
     async def _conversations(self, view: View, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
         """(tenant, conversation id, documents) of all that a view has."""
         if view == "conversations":
-            async for document in self._database[view].find({}, {"_id": 1}, session=at.session):
+            async for document in self._database[at.collection(view)].find({}, {"_id": 1}, session=at.session):
                 tenant, _, ident = str(document["_id"]).rpartition(":")
                 yield tenant, ident, 1
             return
         group = {"_id": {"tenant": "$tenant", "conversation_id": "$conversation_id"}, "count": {"$sum": 1}}
         stages: list[dict[str, Any]] = [{"$sort": {"tenant": 1, "conversation_id": 1}}, {"$group": group}]
-        async for found in await self._database[view].aggregate(stages, session=at.session):
+        async for found in await self._database[at.collection(view)].aggregate(stages, session=at.session):
             yield found["_id"].get("tenant"), found["_id"].get("conversation_id"), found["count"]
+
+
+def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:
+    note = f"{parked.topic} can not be applied: {parked.message or parked.error}"
+    return Difference(view, "parked", conversation_id, version=parked.version, note=note)
 
 
 def _folded(stream: Stream, positions: Mapping[str, int]) -> Mapping[View, dict[str, Document]]:

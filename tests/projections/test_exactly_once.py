@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from pymongo.errors import PyMongoError
 
-from projections.mongo import MongoViews, ViewDiverged
-from projections.positions import BEFORE_ALL, Fenced
+from projections.mongo import MongoViews
+from projections.parking import ViewDiverged
+from projections.positions import BEFORE_ALL, Fenced, Place
 from projections.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -51,8 +52,9 @@ async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_t
     await write_everything(write)
     batch = await world.events()
     await world.catch_up()
+    begun = [Place(view, 0, "live", 0, collection=view) for view in VIEWS]
     with pytest.raises(Fenced):
-        await MongoViews(world.database).apply(VIEWS, 0, batch[-1].position, batch)
+        await MongoViews(world.database).apply(begun, batch[-1].position, batch)
     assert await world.held() == await world.folded()
 
 
@@ -61,15 +63,15 @@ async def test_given_a_batch_was_read_when_the_view_is_reset_then_the_batch_is_f
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    old = await world.reader.last_position()
+    places = await world.places()
     await write.start("late")
-    late = await world.reader.after(old, limit=100)
+    late = await world.reader.after(places["items"].position, limit=100)
     await world.positions.reset("items", target=late[-1].position)
     views = MongoViews(world.database)
     with pytest.raises(Fenced):
-        await views.apply(VIEWS, old, late[-1].position, late)
+        await views.apply([places[view] for view in VIEWS], late[-1].position, late)
     with pytest.raises(Fenced):
-        await views.apply(("items",), old, late[-1].position, late)
+        await views.apply([places["items"]], late[-1].position, late)
     assert (await world.places())["items"].position == BEFORE_ALL
     await world.catch_up()
     assert await world.is_exact()
@@ -82,15 +84,16 @@ async def test_given_a_view_was_emptied_and_begun_again_when_a_late_emptier_remo
     await world.catch_up()
     async with world.client.start_session() as session:
         await world.positions.reset("items", target=0)
+        emptying = (await world.places())["items"]
         with pytest.raises((Fenced, PyMongoError)):  # noqa: PT012  # one transaction
             async with await session.start_transaction():
-                await world.positions.hold("items", BEFORE_ALL, session)
+                await world.positions.hold(emptying, session)
                 await world.database["items"].delete_many({}, session=session)
                 raise Fenced(("items",), BEFORE_ALL)  # it dies before its commit
     await world.catch_up()
     async with world.client.start_session() as session, await session.start_transaction():
         with pytest.raises(Fenced):
-            await world.positions.hold("items", BEFORE_ALL, session)
+            await world.positions.hold(emptying, session)
     assert await world.is_exact()
 
 
@@ -105,8 +108,9 @@ async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_the
         await world.database[view].delete_many({})
     await world.database["items"].insert_one(planted)
     await world.database["projections"].update_many({}, {"$set": {"position": 0}})
+    places = await world.places()
     with pytest.raises(ViewDiverged, match="there already"):
-        await MongoViews(world.database).apply(VIEWS, 0, batch[-1].position, batch)
+        await MongoViews(world.database).apply([places[view] for view in VIEWS], batch[-1].position, batch)
     assert await world.held() == {"conversations": {}, "items": {planted["_id"]: planted}, "responses": {}}
     assert (await world.places())["items"].position == 0
 
@@ -116,12 +120,12 @@ async def test_given_a_document_is_gone_when_a_change_of_it_comes_then_the_batch
 ) -> None:
     conversation = await write.start("one", "two")
     await world.catch_up()
-    old = await world.reader.last_position()
+    places = await world.places()
     await world.database["conversations"].delete_many({})
     await write.append(conversation, "three")
-    late = await world.reader.after(old, limit=10)
+    late = await world.reader.after(places["items"].position, limit=10)
     with pytest.raises(ViewDiverged, match="not there"):
-        await MongoViews(world.database).apply(VIEWS, old, late[-1].position, late)
+        await MongoViews(world.database).apply([places[view] for view in VIEWS], late[-1].position, late)
     assert await world.database["items"].count_documents({}) == 2
 
 

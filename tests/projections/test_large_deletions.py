@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from infrastructure.event_log.reader import Recorded
 from projections.mongo import REMOVED_AT_ONCE, MongoViews
 from projections.positions import Fenced
 from projections.read_models import VIEWS
@@ -11,6 +12,11 @@ from tests.projections.world import World
 from tests.queries.store import Writer
 
 STEPS = 8
+
+
+async def _apply(world: World, batch: list[Recorded]) -> None:
+    places = await world.places()
+    await MongoViews(world.database).apply([places[view] for view in VIEWS], batch[-1].position, batch)
 
 
 async def _swell(world: World, conversation_id: str) -> int:
@@ -45,7 +51,7 @@ async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_
     await write.append(other, "behind")
     late = await world.reader.after(old, limit=100)
 
-    removing = asyncio.create_task(MongoViews(world.database).apply(VIEWS, old, late[-1].position, late))
+    removing = asyncio.create_task(_apply(world, late))
     left = count
     while left >= count:
         async with world.client.start_session(snapshot=True) as session:  # another count may see half a commit
@@ -54,12 +60,10 @@ async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_
     await asyncio.wait({removing})
     assert REMOVED_AT_ONCE <= left < count, "it is not one transaction"
 
-    views = MongoViews(world.database)
     position = (await world.places())["items"].position
     for recorded in late:
         if recorded.position > position:
-            await views.apply(VIEWS, position, recorded.position, [recorded])
-            position = recorded.position
+            await _apply(world, [recorded])
     await world.catch_up()
     assert await world.is_exact()
 
@@ -73,10 +77,11 @@ async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conv
     old = await world.reader.last_position()
     await write.delete(large)
     late = await world.reader.after(old, limit=100)
+    places = await world.places()
     await world.database["projections"].update_one({"_id": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
     with pytest.raises(Fenced):
-        await MongoViews(world.database).apply(VIEWS, old, late[-1].position, late)
+        await MongoViews(world.database).apply([places[view] for view in VIEWS], late[-1].position, late)
 
     assert await world.database["items"].count_documents({}) == count
 

@@ -142,53 +142,6 @@ async def test_given_the_positions_alone_are_lost_then_the_views_are_emptied_and
     assert await live.held() == held
 
 
-async def test_given_an_event_nobody_can_read_then_the_views_stop_before_it_and_go_on_when_it_can_be_read(
-    write: Writer, world: World, settings: Settings
-) -> None:
-    for text in ("one", "two", "three", "four"):
-        await write.start(text)
-    await _set_topic(settings, 5, "item.sung")
-    runner = world.runner()
-    stop = asyncio.Event()
-    running = asyncio.create_task(runner.run(stop))
-    await world.until(lambda: _is({place.position for place in runner.places.values()} == {4}))
-    await world.until(lambda: _is(not runner.ready))
-    await _set_topic(settings, 5, "conversation.started")
-    await world.until(world.shown)
-    await world.until(lambda: _is(runner.ready))
-    stop.set()
-    await running
-    assert await world.is_exact()
-
-
-async def test_given_an_event_one_view_can_not_write_then_the_others_go_on_and_that_one_waits_before_it(
-    write: Writer, world: World
-) -> None:
-    runner = world.runner()
-    await runner.catch_up()
-    await write_everything(write)
-    target = await write.start("to be planted")
-    await write_everything(write)
-    (planted,) = [it for it in (await world.folded())["items"].values() if it["conversation_id"] == target]
-    await world.database["items"].insert_one(planted)
-    stop = asyncio.Event()
-    running = asyncio.create_task(runner.run(stop))
-    await world.until(lambda: world.shown(["conversations", "responses", CONTEXT]))
-    event = next(it for it in await world.events() if it.conversation_id == target and it.version == 2)
-    await world.until(lambda: _is(not runner.ready))
-    assert runner.places["items"].position == event.position - 1
-    await world.database["items"].delete_one({"_id": planted["_id"]})
-    await world.until(world.shown)
-    stop.set()
-    await running
-    assert await world.is_exact()
-
-
-async def _set_topic(settings: Settings, position: int, topic: str) -> None:
-    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
-        await connection.execute("UPDATE events SET topic = %s WHERE notification_id = %s", (topic, position))
-
-
 async def _indexes(world: World) -> dict[str, set[str]]:
     return {view: set(await world.database[view].index_information()) for view in VIEWS}
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from projections.read_models import ALL_VIEWS, VIEWS
+from projections.positions import OTHER
+from projections.read_models import ALL_VIEWS, POSITIONS, VIEWS
 from scripts.rebuild import rebuild
 from scripts.replay import replay
 from scripts.stores import Stores
@@ -100,15 +101,17 @@ async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_go
     await world.catch_up()
     running = _start(world, tmp_path, "scripts.rebuild", "items")
 
-    async def is_marked() -> bool:
-        return (await world.places())["items"].state != "live"
+    async def is_begun() -> bool:
+        return await world.database[POSITIONS].find_one({"_id": f"items{OTHER}"}) is not None
 
-    await world.until(is_marked)
+    await world.until(is_begun)
     running.send_signal(signal.SIGINT)
     _, said = await asyncio.to_thread(running.communicate, timeout=SECONDS)
     assert running.returncode == 130
-    assert "run again" in said
-    await _rebuild(world, "items")
+    assert "Run this again" in said
+    assert (await world.places())["items"].collection == "items"
+    assert _run(world, tmp_path, "scripts.rebuild", "items").returncode == 0
+    assert (await world.places())["items"].collection == "items_2"
     assert await world.is_exact()
 
 

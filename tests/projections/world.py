@@ -67,7 +67,9 @@ class World:
 
     async def held(self) -> dict[str, dict[str, Any]]:
         """What MongoDB holds of each view."""
-        return {view: {found["_id"]: found async for found in self.database[view].find()} for view in VIEWS}
+        places = await self.places()
+        collections = {view: places[view].collection if view in places else view for view in VIEWS}
+        return {view: {it["_id"]: it async for it in self.database[name].find()} for view, name in collections.items()}
 
     async def folded(self) -> dict[Any, dict[str, Any]]:
         """What it must hold, by the log."""

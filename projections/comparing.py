@@ -1,0 +1,72 @@
+"""Two generations of a view, document by document, as they were at one moment: what differs, and a digest of each."""
+
+from collections.abc import AsyncIterator
+from hashlib import sha256
+
+import msgspec
+from msgspec import Struct
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from infrastructure.mongodb import Database, Document
+from projections.positions import OTHER, Fenced
+from projections.read_models import POSITIONS, View
+
+READ_AT_ONCE = 5_000
+MOST_NAMED = 20
+
+_encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB has an int of its own for the long ones
+
+
+class Comparison(Struct, kw_only=True):
+    """What a comparison at `position` found. A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys.
+
+    `named`: the `_id`s of the first documents that differ. Documents of parked conversations are left out.
+    """
+
+    view: View
+    position: int
+    documents: int = 0
+    different: int = 0
+    named: list[str] = []
+    digest: str = ""
+    other_digest: str = ""
+
+
+async def compare(database: Database, view: View) -> Comparison:
+    """Compares a view with its other generation. Raises Fenced when they do not stand at one position, and PyMongoError."""
+    async with database.client.start_session(snapshot=True) as session:
+        places = {it["_id"]: it async for it in database[POSITIONS].find(session=session)}
+        live, other = places[view], places[f"{view}{OTHER}"]
+        if live["position"] != other["position"]:
+            raise Fenced((view,), live["position"])
+        parked = {*live.get("parked", {}), *other.get("parked", {})}
+        found = Comparison(view=view, position=live["position"], named=[])
+        digest, other_digest = sha256(), sha256()
+        shown = _documents(database, live.get("collection", view), session, parked)
+        made = _documents(database, other["collection"], session, parked)
+        one, two = await anext(shown, None), await anext(made, None)
+        while one is not None or two is not None:
+            least = min(each["_id"] for each in (one, two) if each is not None)
+            left = one if one is not None and one["_id"] == least else None
+            right = two if two is not None and two["_id"] == least else None
+            if left is not None:
+                digest.update(_encoder.encode(left))
+                one = await anext(shown, None)
+            if right is not None:
+                found.documents += 1
+                other_digest.update(_encoder.encode(right))
+                two = await anext(made, None)
+            if left != right:
+                found.different += 1
+                if len(found.named) < MOST_NAMED:
+                    found.named.append(least)
+    found.digest, found.other_digest = digest.hexdigest(), other_digest.hexdigest()
+    return found
+
+
+async def _documents(
+    database: Database, collection: str, session: AsyncClientSession, parked: set[str]
+) -> AsyncIterator[Document]:
+    async for document in database[collection].find(session=session, batch_size=READ_AT_ONCE).sort("_id", 1):
+        if (document.get("conversation_id") or document["id"]) not in parked:
+            yield document

@@ -1,0 +1,182 @@
+"""Filling new collections of views from the log: the long part of a rebuild, done by several processes beside everything else.
+
+Each takes a share of the conversations, so that none waits for another, and goes through the log in its order. Nobody reads the
+collections yet, so there are no transactions; instead a page may be written twice and means the same: documents that
+are there are left, changes are held against the position they lead to. A conversation with an event that can not be read is
+parked in the new collections.
+
+`python -m projections.filling` is one such process: it reads its Share from stdin, and prints its News after each page.
+It ends with whoever started it, for then nobody reads that.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from pymongo import DeleteMany, MongoClient, UpdateOne
+from pymongo.errors import BulkWriteError
+from pymongo.synchronous import collection as synchronous
+
+from infrastructure.event_log.codec import UnreadableEvent
+from infrastructure.event_log.reader import Logged, Unread, as_logged
+from projections.coalesce import Change, Tally, coalesce
+from projections.parking import Parked, due, parked_for, released
+from projections.read_models import Document, View, deletes, writes
+
+ROOT = Path(__file__).parents[1]
+PAGE_EVENTS = 4_000
+
+_DUPLICATE_KEY = 11000
+_PAGE = (
+    "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+    " FROM events WHERE notification_id > %s AND notification_id <= %s"
+    " AND get_byte(uuid_send(originator_id), 15) %% %s = %s ORDER BY notification_id LIMIT %s"
+)
+
+
+class Share(Struct, frozen=True, kw_only=True):
+    """What one process fills: of each view's collection the documents of conversations `number` of `shares`, up to `until`.
+
+    Those that are `parked` are left out.
+    """
+
+    postgres_url: str
+    mongodb_url: str
+    database: str
+    collections: Mapping[View, str]
+    parked: frozenset[str]
+    number: int
+    shares: int
+    after: int
+    until: int
+
+
+class News(Struct, frozen=True):
+    """How far a share has come, and which conversations were parked on the way, or let go of because they were deleted."""
+
+    number: int
+    position: int
+    parked: Mapping[str, Parked] = {}
+    released: Sequence[str] = ()
+
+
+def fill(share: Share) -> Iterator[News]:
+    """Fills it, with news after each page. Raises psycopg.Error and PyMongoError; then go on from there."""
+    client: MongoClient[Document] = MongoClient(share.mongodb_url, w=1)
+    with client, psycopg.connect(share.postgres_url, autocommit=True) as connection:
+        database = client[share.database]
+        collections = {view: database[name] for view, name in share.collections.items()}
+        position, parked = share.after, set(share.parked)
+        while page := _page(connection, share, position):
+            found = _unreadable(page, parked)
+            parked |= found.keys()
+            gone = released(page, parked)
+            made = (write for write in chain.from_iterable(map(writes, due(page, parked))) if write.view in collections)
+            for view, tally in coalesce(made).items():
+                _write(collections[view], view, tally)
+            parked -= gone
+            position = page[-1].position
+            kept = {ident: why for ident, why in found.items() if ident not in gone}
+            yield News(share.number, position, kept, sorted(gone))
+    yield News(share.number, share.until)
+
+
+def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
+    """The conversations that are to be parked: an event of theirs can not be read, unless it is their deletion."""
+    found: dict[str, Parked] = {}
+    for logged in page:
+        ident = logged.conversation_id
+        if isinstance(logged, Unread) and not deletes(logged) and ident not in parked and ident not in found:
+            found[ident] = parked_for(logged, UnreadableEvent(logged.problem))
+    return found
+
+
+def _page(connection: psycopg.Connection[Any], share: Share, position: int) -> list[Logged]:
+    asked = (position, share.until, share.shares, share.number, PAGE_EVENTS)
+    return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
+
+
+def _write(collection: synchronous.Collection[Document], view: View, tally: Tally) -> None:
+    """Updates, removals, inserts: the order of a tally."""
+    if tally.updates:
+        collection.bulk_write([_update(ident, change) for ident, change in tally.updates.items()], ordered=False)
+    if tally.removed:
+        field = "id" if view == "conversations" else "conversation_id"
+        collection.bulk_write([DeleteMany({"tenant": t, field: c}) for t, c in tally.removed], ordered=False)
+    if tally.inserts:
+        try:
+            collection.insert_many(list(tally.inserts.values()), ordered=False)
+        except BulkWriteError as error:
+            if any(failed["code"] != _DUPLICATE_KEY for failed in error.details["writeErrors"]):
+                raise
+
+
+def _update(ident: str, change: Change) -> UpdateOne:
+    operators: dict[str, Any] = {"$set": change.set} if change.set else {}
+    where: Document = {"_id": ident}
+    if change.add:
+        operators["$inc"] = change.add
+        where["position"] = {"$lt": change.set["position"]}  # what is added must not be added twice
+    return UpdateOne(where, operators)
+
+
+class FillingFailed(Exception):
+    """A process that filled its share ended before it was done; it said why on stderr."""
+
+
+async def filled(shares: Sequence[Share]) -> AsyncIterator[News]:
+    """Fills the shares, each in a process of its own; yields their news as they get on. Raises FillingFailed."""
+    command = (sys.executable, "-P", "-m", "projections.filling")
+    pipe = asyncio.subprocess.PIPE
+    news: asyncio.Queue[News | None] = asyncio.Queue()
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=env) for _ in shares]
+
+    async def follow(share: Share, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(share))
+        process.stdin.close()
+        async for line in process.stdout:
+            news.put_nowait(msgspec.json.decode(line, type=News))
+        if await process.wait():
+            raise FillingFailed(f"share {share.number} ended with {process.returncode}")
+
+    async def follow_all() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for share, process in zip(shares, processes, strict=True):
+                    group.create_task(follow(share, process))
+        finally:
+            news.put_nowait(None)
+
+    following = asyncio.create_task(follow_all())
+    try:
+        while (told := await news.get()) is not None:
+            yield told
+        await following
+    except ExceptionGroup as failed:
+        raise FillingFailed(str(failed.exceptions[0])) from failed
+    finally:
+        following.cancel()
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
+def main() -> None:
+    for news in fill(msgspec.json.decode(sys.stdin.buffer.read(), type=Share)):
+        sys.stdout.buffer.write(msgspec.json.encode(news) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

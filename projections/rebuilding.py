@@ -1,0 +1,194 @@
+"""A rebuild beside the living: new generations of views, filled, brought up to date, compared, and swapped, while users read on.
+
+Each step is on record in MongoDB (`generations.py`): broken off anywhere, the next run goes on from there. Readers see the view
+as it was up to the swap, and as it is from then on.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from typing import TypeVar
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from infrastructure.event_log.reader import EventReader
+from infrastructure.metrics import Metrics
+from infrastructure.mongodb import Database
+from infrastructure.settings import Settings
+from projections.comparing import Comparison, compare
+from projections.filling import Share, filled
+from projections.generations import Filling, Generations
+from projections.positions import Fenced
+from projections.read_models import View
+from projections.runner import Runner
+
+PATIENCE_SECONDS = 2.0
+"""How long nothing may move before this process does the projectors' work itself."""
+
+_NOTE_SECONDS = 0.5
+_LOOK_SECONDS = 0.05
+_LONGEST_PAUSE = 0.05
+
+T = TypeVar("T")
+
+
+Report = Callable[[str, int, int], None]
+"""Is told what is going on, and how far it is: (phase, done, total)."""
+
+
+class Rebuilt(Struct, frozen=True, kw_only=True):
+    """How it ended. `swap_seconds`: how long the exchange took; None where there was none, as when it only compares."""
+
+    compared: list[Comparison]
+    events: int
+    filling_seconds: float
+    swap_seconds: float | None = None
+
+
+class Rebuild:
+    """The rebuild of some views. Raises PyMongoError, psycopg.Error and FillingFailed; then run it again."""
+
+    def __init__(
+        self,
+        views: Sequence[View],
+        *,
+        settings: Settings,
+        reader: EventReader,
+        database: Database,
+        redis: Redis,
+        workers: int,
+        report: Report,
+    ) -> None:
+        self._views = views
+        self._settings = settings
+        self._reader = reader
+        self._database = database
+        self._redis = redis
+        self._workers = workers
+        self._report = report
+        self._generations = Generations(database)
+
+    async def run(self, *, swaps: bool = True) -> Rebuilt:
+        """Makes the views anew, compares, and exchanges them; without `swaps` it drops the new ones again instead."""
+        began = time.monotonic()
+        until = await self._reader.last_position()
+        fillings = await self._generations.begin(self._views, until, self._workers)
+        for alike in _alike(fillings):
+            await self._fill(alike)
+        seconds = time.monotonic() - began
+        done = sum(filling.until for filling in fillings[:1])
+        rebuilt = Rebuilt(compared=await self._compared(), events=done, filling_seconds=seconds)
+        if not swaps:
+            await self._generations.cancel(self._views)
+            return rebuilt
+        return await self._swapped(rebuilt)
+
+    async def roll_back(self) -> Rebuilt | None:
+        """Brings back the views that were kept at the last swap; None where nothing was kept."""
+        self._views = await self._generations.bring_back(self._views)
+        if not self._views:
+            return None
+        return await self._swapped(Rebuilt(compared=await self._compared(), events=0, filling_seconds=0.0))
+
+    async def cancel(self) -> list[View]:
+        """Drops what was begun or kept; says of which views there was anything."""
+        return await self._generations.cancel(self._views)
+
+    async def _fill(self, fillings: Sequence[Filling]) -> None:
+        """Fills collections that are equally far, in as many processes as they have shares."""
+        views = [filling.view for filling in fillings]
+        until, reached = fillings[0].until, dict(enumerate(fillings[0].shares))
+        shares = [
+            Share(
+                postgres_url=self._settings.postgres_url,
+                mongodb_url=self._settings.mongodb_url,
+                database=self._database.name,
+                collections={filling.view: filling.collection for filling in fillings},
+                parked=frozenset[str]().union(*(filling.parked for filling in fillings)),
+                number=number,
+                shares=len(reached),
+                after=after,
+                until=until,
+            )
+            for number, after in reached.items()
+        ]
+        noted = time.monotonic()
+        async for news in filled(shares):
+            reached[news.number] = news.position
+            if news.parked or news.released or time.monotonic() - noted > _NOTE_SECONDS:
+                await self._generations.note(views, reached, news)
+                noted = time.monotonic()
+            self._report("filling", sum(reached.values()) // len(reached), until)
+        await self._generations.filled(views)
+
+    async def _compared(self) -> list[Comparison]:
+        """Waits until the other generations stand where the views stand, and compares them."""
+        running: asyncio.Task[None] | None = None
+        stop = asyncio.Event()
+        seen, moved_at = None, time.monotonic()
+        try:
+            while behind := await self._generations.behind(self._views):
+                other, live = min(behind.values())
+                self._report("catching up", other, max(other, live))
+                if behind != seen:
+                    seen, moved_at = behind, time.monotonic()
+                elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
+                    running = asyncio.create_task(self._runner().run(stop))
+                if running is not None and running.done():
+                    running.result()
+                await asyncio.sleep(_LOOK_SECONDS)
+            self._report("comparing", 0, len(self._views))
+            return [await _patiently(partial(compare, self._database, view)) for view in self._views]
+        finally:
+            stop.set()
+            if running is not None:
+                await running
+
+    def _runner(self) -> Runner:
+        return Runner(
+            postgres_url=self._settings.postgres_url,
+            reader=self._reader,
+            database=self._database,
+            redis=self._redis,
+            metrics=Metrics(),
+            views=self._views,
+        )
+
+    async def _swapped(self, rebuilt: Rebuilt) -> Rebuilt:
+        self._report("swapping", 0, len(self._views))
+        taken = 0.0
+
+        async def swap() -> None:
+            nonlocal taken
+            began = time.monotonic()
+            await self._generations.swap(self._views)
+            taken = time.monotonic() - began
+
+        await _patiently(swap)
+        return Rebuilt(
+            compared=rebuilt.compared,
+            events=rebuilt.events,
+            filling_seconds=rebuilt.filling_seconds,
+            swap_seconds=taken,
+        )
+
+
+def _alike(fillings: Collection[Filling]) -> list[list[Filling]]:
+    """The fillings that are equally far together: one reading of the log is enough for them."""
+    groups: dict[tuple[int, tuple[int, ...]], list[Filling]] = {}
+    for filling in fillings:
+        groups.setdefault((filling.until, filling.shares), []).append(filling)
+    return list(groups.values())
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """Does a step as soon as no projector is in its way."""
+    pause = 0.002
+    while True:
+        try:
+            return await step()
+        except Fenced:
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE, 2 * pause)

@@ -1,0 +1,81 @@
+"""Events that nobody can read, and documents that no event expects: what parks a conversation."""
+
+from typing import Any, cast
+
+import psycopg
+
+from infrastructure.ids import uuid_of
+from infrastructure.settings import Settings
+from projections.fold import fold
+from projections.parking import Parked
+from projections.read_models import ALL_VIEWS
+from tests.projections.world import World
+
+UNREADABLE = b"\x7fnonsense"
+
+
+async def poison(settings: Settings, conversation_id: str, version: int) -> bytes:
+    """Makes one event unreadable; what it was is the cure."""
+    return await _swap(settings, conversation_id, version, UNREADABLE)
+
+
+async def cure(settings: Settings, conversation_id: str, version: int, state: bytes) -> None:
+    """Makes it what it was."""
+    await _swap(settings, conversation_id, version, state)
+
+
+async def _swap(settings: Settings, conversation_id: str, version: int, state: bytes) -> bytes:
+    which = (uuid_of(conversation_id), version)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        where = "WHERE originator_id = %s AND originator_version = %s"
+        found = await (await connection.execute(f"SELECT state FROM events {where}", which)).fetchone()
+        await connection.execute(f"UPDATE events SET state = %s {where}", (state, *which))
+    assert found is not None
+    return cast("bytes", found[0])
+
+
+async def insert_unreadable(settings: Settings, conversation_id: str, topic: str = "item.sung") -> int:
+    """Adds an event that nobody can read to the end of a conversation; its version."""
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        cursor = await connection.execute(
+            "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id)"
+            " SELECT originator_id, originator_version + 1, %s, %s, tenant_id FROM events WHERE originator_id = %s"
+            " ORDER BY originator_version DESC LIMIT 1 RETURNING originator_version",
+            (topic, UNREADABLE, uuid_of(conversation_id)),
+        )
+        inserted = await cursor.fetchone()
+        await connection.execute("NOTIFY events")
+    assert inserted is not None
+    return cast("int", inserted[0])
+
+
+async def parked(world: World) -> dict[str, dict[str, Parked]]:
+    """What each view has parked, of those that have anything."""
+    return {view: dict(place.parked) for view, place in (await world.places()).items() if place.parked}
+
+
+async def parked_everywhere(world: World, conversation_id: str) -> bool:
+    return await _idents(world) == {view: {conversation_id} for view in ALL_VIEWS}
+
+
+async def nothing_parked(world: World) -> bool:
+    return await _idents(world) == {}
+
+
+async def _idents(world: World) -> dict[str, set[str]]:
+    return {view: set(found) for view, found in (await parked(world)).items()}
+
+
+async def others_are_exact(world: World, *conversation_ids: str) -> bool:
+    """Whether the views show all other conversations as the log says, and nothing else but of these."""
+    events = await world.reader.everything(0, limit=1_000_000, most_bytes=2**40)
+    expected: Any = fold(it for it in events if it.conversation_id not in conversation_ids)  # type: ignore[misc]  # readable
+    held = await world.held()
+    return all(
+        {ident: each for ident, each in documents.items() if _whose(each) not in conversation_ids} == expected[view]
+        for view, documents in held.items()
+    )
+
+
+def _whose(document: dict[str, Any]) -> Any:
+    return document.get("conversation_id") or document["id"]

@@ -1,0 +1,342 @@
+"""An event that can not be applied parks its conversation, and that one alone. Nothing is skipped, nothing deleted is shown."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import redis.exceptions
+from pymongo.errors import BulkWriteError, OperationFailure
+from structlog.testing import capture_logs
+
+from infrastructure.event_log.codec import UnreadableEvent
+from projections.context_snapshots import key
+from projections.context_view import ContextView
+from projections.mongo import MongoViews
+from projections.parking import MOST_PARKED, ViewDiverged, is_of_the_event, parked_for
+from projections.positions import Fenced
+from projections.read_models import ALL_VIEWS, CONTEXT
+from projections.runner import Runner
+from scripts.rebuild import parked as parked_by_view
+from scripts.rebuild import rebuild, repair
+from scripts.stores import Stores
+from scripts.verify import verify
+from tests.projections.history import write_everything
+from tests.projections.poison import (
+    cure,
+    insert_unreadable,
+    nothing_parked,
+    others_are_exact,
+    parked,
+    parked_everywhere,
+    poison,
+)
+from tests.projections.world import SECONDS, World
+from tests.queries.conftest import open_api
+from tests.queries.store import Writer
+
+
+def stores_of(world: World) -> Stores:
+    return Stores(world.settings, world.pool, world.reader, world.database, world.redis)
+
+
+@asynccontextmanager
+async def running(world: World, *runners: Runner) -> AsyncIterator[None]:
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(runner.run(stop)) for runner in runners]
+    try:
+        yield
+    finally:
+        stop.set()
+        async with asyncio.timeout(SECONDS):
+            await asyncio.gather(*tasks)
+
+
+async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_is_parked_and_named_and_repaired_it_is_current(
+    write: Writer, world: World
+) -> None:
+    made = [ident for _ in range(10) for ident in await asyncio.gather(*(write.start("hello") for _ in range(100)))]
+    victim = made[501]
+    await write.append(victim, "behind", "behind that")
+    await asyncio.gather(*(write.append(ident, "again") for ident in made[::100]))
+    state = await poison(world.settings, victim, 3)
+    runner = world.runner()
+
+    async with running(world, runner), open_api(world.settings) as api:
+        await world.until(world.shown)
+        assert await parked_everywhere(world, victim)
+        assert await others_are_exact(world, victim)
+        assert runner.ready
+
+        said = (await api.get("/v1/projections")).json()["data"]
+        assert {each["name"]: [it["conversation_id"] for it in each["parked"]] for each in said} == {
+            view: [victim] for view in ALL_VIEWS
+        }
+        told = said[0]["parked"][0]
+        assert (told["version"], told["type"], told["error"]) == (3, "item.appended", "UnreadableEvent")
+        assert (await verified(world)) == {(view, "parked", victim) for view in ALL_VIEWS} | {
+            ("log", "unreadable", victim),
+            ("log", "chain", victim),
+        }
+        path = f"/v1/conversations/{victim}"
+        for refused in [await api.get(f"{path}{rest}") for rest in ("", "/items", "/context?model=smol")]:
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "conversation_parked"), refused.url
+            assert int(refused.headers["retry-after"]) > 0
+        for ident in (it for it in made if it != victim):
+            answer = await api.get(f"/v1/conversations/{ident}")
+            assert (answer.status_code, answer.json()["id"]) == (200, ident)
+        listed = await api.get("/v1/conversations")
+        assert (listed.status_code, listed.headers["x-consistency"]) == (200, "parked")
+        assert not await world.redis.exists(key("default", victim))
+        await world.until(lambda: _is(_metric(runner) == 1))
+
+        await cure(world.settings, victim, 3, state)
+        repaired = await repair(stores_of(world), victim, lambda _done, _total: None)
+        assert [(each.view, each.outcome) for each in repaired] == [(view, "repaired") for view in ALL_VIEWS]
+        await world.until(world.shown)
+        assert await nothing_parked(world)
+        assert (await api.get(f"{path}/items")).json()["data"][0]["content"][0]["text"] == "behind that"
+        assert "x-consistency" not in (await api.get("/v1/conversations")).headers
+        assert await verified(world) == set()
+        await world.until(lambda: _is(_metric(runner) == 0))
+        await write.append(victim, "and on")
+        await world.until(world.shown)
+
+    assert await world.held() == await world.folded()
+    assert (await world.snapshots())[key("default", victim)].version == 5
+
+
+async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alone_parks_it(
+    write: Writer, world: World
+) -> None:
+    await world.catch_up()
+    await write_everything(write)
+    victim = await write.start("to be planted")
+    await write.append(victim, "behind")
+    await write_everything(write)
+    planted = next(it for it in (await world.folded())["items"].values() if it["conversation_id"] == victim)
+    await world.database["items"].insert_one({**planted, "conversation_id": "conv_else", "item": "people's words"})
+
+    with capture_logs() as logged:
+        async with running(world, world.runner()), open_api(world.settings) as api:
+            await world.until(world.shown)
+            item = await api.get(f"/v1/conversations/{victim}/items/{planted['id']}")
+            assert (item.status_code, item.json()["error"]["code"]) == (503, "conversation_parked")
+            assert (await api.get(f"/v1/conversations/{victim}")).status_code == 200
+            assert "x-consistency" not in (await api.get("/v1/conversations")).headers
+
+    found = await parked(world)
+    assert {view: set(entries) for view, entries in found.items()} == {"items": {victim}}
+    assert (found["items"][victim].version, found["items"][victim].error) == (2, "ViewDiverged")
+    entries = [entry for entry in logged if entry["event"] == "projection_parked"]
+    assert [(it["projection"], it["conversation_id"], it["version"]) for it in entries] == [("items", victim, 2)]
+    assert "people's words" not in str(found)
+    assert await world.held() != await world.folded()
+
+    still = await repair(stores_of(world), victim, lambda _done, _total: None)
+    assert [(it.view, it.outcome, it.parked and it.parked.version) for it in still] == [("items", "parked", 2)]
+    await world.database["items"].delete_one({"_id": planted["_id"]})
+    await repair(stores_of(world), victim, lambda _done, _total: None)
+    await world.catch_up()
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+
+
+async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it_is_shown_and_it_is_parked_no_more(
+    write: Writer, world: World
+) -> None:
+    victim = await write.start("secret", "more")
+    other = await write.start("stays")
+    await world.catch_up()
+    await write.append(victim, "poison", "behind")
+    await poison(world.settings, victim, 4)
+    async with running(world, world.runner()), open_api(world.settings) as api:
+        await world.until(lambda: parked_everywhere(world, victim))
+        await world.until(world.shown)
+        assert await world.database["conversations"].count_documents({"id": victim}) == 1
+        with capture_logs() as logged:
+            await write.delete(victim)
+            await world.until(world.shown)
+        assert await nothing_parked(world)
+        assert (await api.get(f"/v1/conversations/{victim}")).status_code == 404
+        listed = await api.get("/v1/conversations")
+        assert [it["id"] for it in listed.json()["data"]] == [other]
+        assert "x-consistency" not in listed.headers
+    assert {it["conversation_id"] for it in logged if it["event"] == "projection_unparked"} == {victim}
+    assert await others_are_exact(world, victim)
+    assert await world.database["items"].count_documents({"conversation_id": victim}) == 0
+    assert (await world.snapshots())[key("default", victim)].deleted
+
+
+async def test_given_a_deletion_that_nobody_can_read_then_it_takes_effect_all_the_same(
+    write: Writer, live: World
+) -> None:
+    victim = await write.start("secret")
+    await live.until(live.shown)
+    await insert_unreadable(live.settings, victim, "conversation.deleted")
+    await live.until(live.shown)
+    assert await nothing_parked(live)
+    assert await live.held() == {"conversations": {}, "items": {}, "responses": {}}
+
+
+async def test_given_two_projectors_when_an_event_can_not_be_applied_then_one_parks_it_and_both_leave_it_out(
+    write: Writer, world: World
+) -> None:
+    await world.catch_up()
+    with capture_logs() as logged:
+        async with running(world, world.runner(), world.runner()):
+            victim = await write.start("one")
+            version = await insert_unreadable(world.settings, victim)
+            await insert_unreadable(world.settings, victim)
+            for _ in range(5):
+                await write_everything(write)
+            await world.until(world.shown)
+            await write_everything(write)
+            await world.until(world.shown)
+    assert await parked_everywhere(world, victim)
+    assert {entries[victim].version for entries in (await parked(world)).values()} == {version}
+    assert sorted(it["projection"] for it in logged if it["event"] == "projection_parked") == sorted(ALL_VIEWS)
+    assert await others_are_exact(world, victim)
+
+
+async def test_given_a_place_was_read_when_something_is_parked_in_it_then_whoever_read_it_writes_nothing(
+    write: Writer, world: World
+) -> None:
+    await world.catch_up()
+    victim = await write.start("one")
+    places = await world.places()
+    batch = await world.events()
+    sinks: dict[str, MongoViews | ContextView] = {
+        "items": MongoViews(world.database),
+        CONTEXT: ContextView(world.redis, world.reader, world.positions),
+    }
+    for view, sink in sinks.items():
+        await world.positions.park(places[view], victim, parked_for(batch[0], KeyError()))
+        with pytest.raises(Fenced):
+            await world.positions.park(places[view], victim, parked_for(batch[0], KeyError()))
+        with pytest.raises(Fenced):
+            await sink.apply([places[view]], batch[-1].position, batch)
+    assert (await world.places())["items"].position == 0
+    assert (await world.held())["items"] == {}
+
+
+async def test_given_an_event_that_can_be_read_again_before_long_then_nobody_is_parked(
+    write: Writer, world: World
+) -> None:
+    victim = await write.start("one", "two")
+    state = await poison(world.settings, victim, 2)
+    runner = world.runner()
+    async with running(world, runner):
+        await world.until(lambda: _is(not runner.ready and _position(runner, "items") == 1))
+        await cure(world.settings, victim, 2, state)
+        await world.until(world.shown)
+        assert runner.ready
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+
+
+async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says_so(
+    write: Writer, world: World
+) -> None:
+    await world.catch_up()
+    entry = {"tenant": "x", "position": 1, "version": 1, "topic": "t", "error": "E", "message": None, "at": 1}
+    most = {f"conv_{number:032x}": entry for number in range(MOST_PARKED)}
+    await world.database["projections"].update_one({"_id": "items"}, {"$set": {"parked": most}, "$inc": {"epoch": 1}})
+    victim = await write.start("one", "two")
+    await poison(world.settings, victim, 2)
+    await write.start("behind")
+    runner = world.runner()
+    with capture_logs() as logged:
+        async with running(world, runner):
+            await world.until(lambda: world.shown(["conversations", "responses", CONTEXT]))
+            await asyncio.sleep(3)
+            assert runner.places["items"].position == 1
+            assert not _is_ready(runner)
+            assert any(it["event"] == "projection_stuck" and it["parked"] == MOST_PARKED for it in logged)
+            one_less = {"$unset": {f"parked.conv_{0:032x}": ""}, "$inc": {"epoch": 1}}
+            await world.database["projections"].update_one({"_id": "items"}, one_less)
+            await world.until(world.shown)
+            assert _is_ready(runner)
+    assert victim in (await world.places())["items"].parked
+
+
+@pytest.mark.parametrize("cured", [True, False])
+async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_that_view_begins_anew(
+    cured: bool, write: Writer, world: World
+) -> None:
+    victim = await write.start("one", "two")
+    await write_everything(write)
+    state = await poison(world.settings, victim, 2)
+    await world.catch_up()
+    assert await parked_everywhere(world, victim)
+    if cured:
+        await cure(world.settings, victim, 2, state)
+    async with asyncio.timeout(SECONDS):
+        await rebuild(stores_of(world), ["items"], lambda _done, _total: None)
+    left = ["conversations", "responses", CONTEXT] if cured else [*ALL_VIEWS]
+    assert await parked_by_view(stores_of(world), ALL_VIEWS) == {view: [victim] for view in left}
+    assert await others_are_exact(world, victim)
+    assert await world.database["items"].count_documents({"conversation_id": victim}) == (2 if cured else 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "parks"),
+    [
+        (UnreadableEvent("x"), True),
+        (ViewDiverged("items", "x"), True),
+        (KeyError("x"), True),
+        (OverflowError("MongoDB can only handle up to 8-byte ints"), True),
+        (BulkWriteError({"writeErrors": [{"code": 28}]}), True),
+        (BulkWriteError({"writeErrors": [{"code": 28}, {"code": 14031}]}), False),
+        (BulkWriteError({"writeErrors": [], "writeConcernErrors": [{"code": 64}]}), False),
+        (OperationFailure("not authorized", 13), False),
+        (redis.exceptions.ResponseError("WRONGTYPE Operation against a key holding the wrong kind of value"), True),
+        (redis.exceptions.ResponseError("MISCONF Valkey is configured to save snapshots"), False),
+        (redis.exceptions.ResponseError("Command # 1 (user_script) of pipeline caused error: MISCONF"), False),
+        (redis.exceptions.OutOfMemoryError("command not allowed when used memory > 'maxmemory'"), False),
+        (OSError(28, "No space left on device"), False),
+        (MemoryError(), False),
+    ],
+)
+def test_given_an_error_then_it_parks_only_where_another_event_may_fare_better(error: Exception, parks: bool) -> None:
+    assert is_of_the_event(error) is parks
+
+
+async def test_given_a_snapshot_that_is_none_then_its_conversation_is_parked_in_that_view_alone(
+    write: Writer, world: World
+) -> None:
+    victim = await write.start("one")
+    await world.catch_up()
+    await world.redis.delete(key("default", victim))
+    await world.redis.set(key("default", victim), "no hash")
+    await write.append(victim, "two")
+    await write_everything(write)
+    await world.catch_up()
+    assert {view: set(entries) for view, entries in (await parked(world)).items()} == {CONTEXT: {victim}}
+    assert await world.held() == await world.folded()
+    assert not await world.redis.exists(key("default", victim))
+    await repair(stores_of(world), victim, lambda _done, _total: None)
+    await world.catch_up()
+    assert await world.is_exact()
+
+
+async def verified(world: World) -> set[tuple[str, str, str | None]]:
+    found = await verify(stores_of(world), lambda _done, _total: None)
+    assert found.ok is not bool(found.differences)
+    return {(it.where, it.what, it.conversation_id) for it in found.differences}
+
+
+def _metric(runner: Runner) -> float | None:
+    return runner._metrics.registry.get_sample_value("conversation_store_projection_parked")
+
+
+def _position(runner: Runner, view: str) -> int | None:
+    return runner.places[view].position if view in runner.places else None
+
+
+def _is_ready(runner: Runner) -> bool:
+    return runner.ready
+
+
+async def _is(condition: bool) -> bool:
+    return condition

@@ -1,0 +1,246 @@
+"""`scripts.rebuild --conversation`: brings a parked conversation back, whatever happens meanwhile, or says why it can not."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from projections.read_models import ALL_VIEWS, VIEWS
+from projections.repair import EVENTS_AT_ONCE, Repair
+from tests.projections.history import write_everything
+from tests.projections.poison import (
+    cure,
+    nothing_parked,
+    others_are_exact,
+    parked,
+    parked_everywhere,
+    poison,
+)
+from tests.projections.world import SECONDS, World
+from tests.queries.store import Writer
+
+MANY = 5 * EVENTS_AT_ONCE
+
+
+async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:
+    """What became of each view."""
+    head = await world.reader.head(conversation_id)
+    assert head is not None
+    work = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
+    async with asyncio.timeout(SECONDS):
+        return {each.view: each.outcome for each in await work.run()}
+
+
+def _command(world: World, data: Path, *arguments: str) -> dict[str, Any]:
+    urls = {name: getattr(world.settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
+    command = [sys.executable, "-m", "scripts.rebuild", *arguments, "--data", str(data)]
+    return {"args": command, "env": {**os.environ, **urls}, "text": True}
+
+
+def _run(world: World, data: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(**_command(world, data, *arguments), capture_output=True, check=False, timeout=60)
+
+
+def _start(world: World, data: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(**_command(world, data, *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+async def _large_and_parked(write: Writer, world: World) -> str:
+    """A conversation of many pages that is parked in all views, since its sixth event could not be read; now it can."""
+    victim = await write.start("one", "two", "three", "four")
+    for _ in range(MANY // 100):
+        await write.append(victim, *map(str, range(100)))
+    await write_everything(write)
+    state = await poison(world.settings, victim, 6)
+    await world.catch_up()
+    assert await parked_everywhere(world, victim)
+    assert await world.database["items"].count_documents({"conversation_id": victim}) == 4
+    await cure(world.settings, victim, 6, state)
+    return victim
+
+
+async def test_given_a_repair_is_broken_off_anywhere_then_it_stays_parked_and_the_next_one_goes_to_the_end(
+    write: Writer, world: World
+) -> None:
+    victim = await _large_and_parked(write, world)
+    broken = 0
+    for steps in range(1, 40):
+        before = await parked(world)
+        task = asyncio.create_task(_repair(world, victim))
+        await asyncio.wait({task}, timeout=0.03 * steps)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            assert set(task.result().values()) == {"repaired"}
+            break
+        broken += 1
+        after = await parked(world)
+        assert set(after) <= set(before)
+        assert all(set(entries) == {victim} for entries in after.values())
+        assert await others_are_exact(world, victim)
+    assert broken > 2
+    assert await nothing_parked(world)
+    await world.catch_up()
+    assert await world.held() == await world.folded()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+async def test_given_the_command_is_killed_when_it_is_called_again_then_it_goes_to_the_end(
+    signum: int, write: Writer, world: World, tmp_path: Path
+) -> None:
+    victim = await _large_and_parked(write, world)
+    process = _start(world, tmp_path, "--conversation", victim)
+
+    async def has_begun() -> bool:
+        return any(entries[victim].repair for entries in (await parked(world)).values() if victim in entries)
+
+    await world.until(has_begun)
+    process.send_signal(signum)
+    _, said = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+    assert signum == signal.SIGKILL or (process.returncode == 130 and "until this is run again" in said)
+    assert not await nothing_parked(world)
+    done = _run(world, tmp_path, "--conversation", victim, "--json")
+    assert done.returncode == 0, done.stderr
+    assert {it["outcome"] for it in json.loads(done.stdout)["views"]} == {"repaired"}
+    assert await nothing_parked(world)
+    await world.catch_up()
+    assert await world.held() == await world.folded()
+
+
+async def test_given_writes_and_projectors_that_go_on_when_a_conversation_is_repaired_then_nothing_is_lost_or_doubled(
+    write: Writer, world: World
+) -> None:
+    victim = await _large_and_parked(write, world)
+    stop = asyncio.Event()
+    running = [asyncio.create_task(world.runner().run(stop)) for _ in range(2)]
+    repairing = asyncio.create_task(_repair(world, victim))
+    other = await write.start()
+    while not repairing.done():
+        await asyncio.gather(write.append(victim, "meanwhile"), write.append(other, "meanwhile"))
+    assert set((await repairing).values()) == {"repaired"}
+    await write.append(victim, "behind")
+    await world.until(world.shown)
+    stop.set()
+    await asyncio.gather(*running)
+    assert await nothing_parked(world)
+    assert await world.held() == await world.folded()
+
+
+async def test_given_a_deletion_that_comes_while_a_conversation_is_repaired_then_nothing_of_it_is_left(
+    write: Writer, world: World
+) -> None:
+    victim = await _large_and_parked(write, world)
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.runner().run(stop))
+    deleting: list[asyncio.Task[Any]] = []
+
+    def delete(_version: int) -> None:
+        if not deleting:
+            deleting.append(asyncio.create_task(write.delete(victim)))
+
+    outcomes = await _repair(world, victim, progress=delete)
+    await deleting[0]
+    await world.until(world.shown)
+    stop.set()
+    await running
+    assert set(outcomes) == set(ALL_VIEWS)
+    assert "parked" not in outcomes.values()
+    assert await nothing_parked(world)
+    assert await world.held() == await world.folded()
+
+
+async def test_given_two_repairs_of_one_conversation_then_the_later_one_has_it_and_it_is_right(
+    write: Writer, world: World
+) -> None:
+    victim = await _large_and_parked(write, world)
+    second: list[asyncio.Task[dict[str, str]]] = []
+
+    def begin_second(_version: int) -> None:
+        if not second:
+            second.append(asyncio.create_task(_repair(world, victim)))
+
+    first = await _repair(world, victim, progress=begin_second)
+    assert "parked" not in {*first.values(), *(await second[0]).values()}
+    assert await nothing_parked(world)
+    await world.catch_up()
+    assert await world.held() == await world.folded()
+
+
+async def test_given_a_conversation_that_is_parked_nowhere_when_it_is_rebuilt_then_wrong_documents_of_it_are_mended(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await world.database["items"].delete_one({"conversation_id": ids["retracted"], "depth": 2})
+    await world.database["conversations"].update_one({"id": ids["retracted"]}, {"$set": {"title": "else"}})
+    await world.database["responses"].delete_many({"conversation_id": ids["answered"]})
+    for ident in (ids["retracted"], ids["answered"]):
+        done = _run(world, tmp_path, "--conversation", ident)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [f"{view}: repaired" for view in ALL_VIEWS]
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+
+
+async def test_given_a_deleted_conversation_of_which_something_is_left_when_it_is_rebuilt_then_that_is_gone(
+    write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert found is not None
+    await world.database["items"].insert_one({**found, "_id": "default:x", "conversation_id": ids["deleted"]})
+    assert await _repair(world, ids["deleted"]) == dict.fromkeys(ALL_VIEWS, "deleted")
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+
+
+async def test_given_an_event_that_still_can_not_be_applied_then_the_command_names_it_and_it_stays_parked(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    victim = await write.start("one", "two", "three")
+    await write_everything(write)
+    await poison(world.settings, victim, 3)
+    await world.catch_up()
+    done = _run(world, tmp_path, "--conversation", victim)
+    assert done.returncode == 1
+    event = "version 3 (item.appended, position 3) can not be applied: UnreadableEvent"
+    assert done.stdout.splitlines() == [f"{view}: parked still: {event}" for view in ALL_VIEWS]
+    told = json.loads(_run(world, tmp_path, "--conversation", victim, "--json").stdout)
+    assert [(it["view"], it["outcome"], it["version"]) for it in told["views"]] == [
+        (view, "parked", 3) for view in ALL_VIEWS
+    ]
+    assert await parked_everywhere(world, victim)
+    assert await others_are_exact(world, victim)
+    assert await world.database["items"].count_documents({"conversation_id": victim}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((), 2),
+        (("items", "--conversation", f"conv_{0:032x}"), 2),
+        (("--conversation", "conv_nonsense"), 2),
+        (("--conversation", f"conv_{0:032x}"), 1),
+    ],
+)
+async def test_given_nothing_that_can_be_rebuilt_then_the_status_says_so(
+    arguments: tuple[str, ...], status: int, world: World, tmp_path: Path
+) -> None:
+    assert _run(world, tmp_path, *arguments).returncode == status
+
+
+async def test_given_views_that_no_projector_has_begun_with_when_a_conversation_is_rebuilt_then_nothing_is_touched(
+    write: Writer, world: World
+) -> None:
+    victim = await write.start("one")
+    assert await _repair(world, victim) == dict.fromkeys(ALL_VIEWS, "skipped")
+    assert await world.held() == {view: {} for view in VIEWS}
+    await world.catch_up()
+    assert await world.is_exact()

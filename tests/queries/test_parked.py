@@ -1,0 +1,146 @@
+"""What is parked is never shown as it was: its reads are refused, and lists that it belongs to say so."""
+
+import asyncio
+
+import httpx
+import pytest
+
+from infrastructure.http.errors import ApiError
+from infrastructure.settings import Settings
+from projections.context_snapshots import Snapshot, put
+from projections.read_models import ALL_VIEWS, CONTEXT, POSITIONS
+from queries.main import open_sources
+from tests.queries.proxy import Proxy
+from tests.queries.store import Projector, Writer
+
+ENTRY = {"position": 2, "version": 2, "topic": "item.appended", "error": "UnreadableEvent", "message": None, "at": 1}
+
+
+async def park(projector: Projector, view: str, conversation_id: str, tenant: str = "default") -> None:
+    entry = {f"parked.{conversation_id}": {"tenant": tenant, **ENTRY}}
+    place = {"$set": entry, "$setOnInsert": {"position": 2, "state": "live", "target": 0}}
+    await projector.views[POSITIONS].update_one({"_id": view}, place, upsert=True)
+
+
+async def unpark(projector: Projector, view: str, conversation_id: str) -> None:
+    back = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
+    await projector.views[POSITIONS].update_one({"_id": view}, back)
+
+
+def code(answer: httpx.Response) -> tuple[int, str | None]:
+    return answer.status_code, None if answer.status_code == 200 else answer.json()["error"]["code"]
+
+
+async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation_parked(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id, other = await write.start(), await write.start("b")
+    [item_id] = await write.append(conversation_id, "a")
+    response_id, given = await write.ask(conversation_id, "b")
+    await write.answer(conversation_id, response_id, given, "c")
+    await projector.catch_up()
+    await park(projector, "items", conversation_id)
+
+    path = f"/v1/conversations/{conversation_id}"
+    parked = (503, "conversation_parked")
+    assert code(await api.get(f"{path}/items")) == parked
+    assert code(await api.get(f"{path}/items/{item_id}")) == parked
+    assert code(await api.get(f"/v1/responses/{response_id}")) == parked
+    assert code(await api.get(path)) == (200, None)
+    assert code(await api.get(f"{path}/events")) == (200, None)
+    assert code(await api.get(f"/v1/conversations/{other}/items")) == (200, None)
+
+
+async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_nothing_of_others(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    foreign = await write.of("others").start("a")
+    await projector.catch_up()
+    await park(projector, "conversations", foreign, "others")
+    unaffected = await api.get("/v1/conversations")
+    named = (await api.get("/v1/projections")).json()["data"][0]["parked"]
+    await park(projector, "conversations", conversation_id)
+    affected = await api.get("/v1/conversations")
+
+    assert (unaffected.status_code, unaffected.headers.get("x-consistency"), named) == (200, None, [])
+    assert (affected.status_code, affected.headers["x-consistency"]) == (200, "parked")
+    assert [each["id"] for each in affected.json()["data"]] == [conversation_id]
+
+
+async def test_the_projections_name_what_is_parked_and_why(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await park(projector, "items", conversation_id)
+    data = (await api.get("/v1/projections")).json()["data"]
+    assert {each["name"]: each["parked"] for each in data if each["parked"]} == {
+        "items": [
+            {
+                "conversation_id": conversation_id,
+                "version": 2,
+                "position": 2,
+                "type": "item.appended",
+                "error": "UnreadableEvent",
+                "message": None,
+                "at": "1970-01-01T00:00:00.000001+00:00",
+            }
+        ]
+    }
+
+
+async def test_with_postgres_away_what_is_parked_is_refused_too(
+    cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: Projector
+) -> None:
+    conversation_id, other = await write.start("a"), await write.start("b")
+    response_id, given = await write.ask(conversation_id, "b")
+    await write.answer(conversation_id, response_id, given, "c")
+    await projector.catch_up()
+    async with open_sources(settings) as sources:
+        await put(sources.redis, "default", conversation_id, Snapshot(version=3))
+    for view in ALL_VIEWS:
+        await park(projector, view, conversation_id)
+    await postgres.cut()
+
+    path = f"/v1/conversations/{conversation_id}"
+    parked = (503, "conversation_parked")
+    for refused in (path, f"{path}/items", f"/v1/responses/{response_id}", f"{path}/context?model=smol"):
+        assert code(await cut_api.get(refused)) == parked, refused
+    assert code(await cut_api.get(f"/v1/conversations/{other}")) == (200, None)
+    listed = await cut_api.get("/v1/conversations")
+    assert (listed.status_code, listed.headers["x-consistency"]) == (200, "unverified, parked")
+    await unpark(projector, CONTEXT, conversation_id)
+    answer = await cut_api.get(f"{path}/context?model=smol")
+    assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified")
+
+
+@pytest.mark.parametrize("back", [False, True])
+async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if_it_is_back_already(
+    back: bool, settings: Settings, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    async with open_sources(settings) as sources:
+        one = await sources.consistency.conversation("default", conversation_id, "items")
+        every = await sources.consistency.everything("default", "items")
+        await sources.consistency.check(one)
+        await park(projector, "items", conversation_id)
+        if back:
+            await unpark(projector, "items", conversation_id)
+        with pytest.raises(ApiError) as refused:
+            await sources.consistency.check(one)
+        await sources.consistency.check(every)
+
+    assert refused.value.code == ("read_models_behind" if back else "conversation_parked")
+    assert every.headers == {"x-consistency": "parked"}
+
+
+async def test_a_read_does_not_wait_for_what_is_parked(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await park(projector, "items", conversation_id)
+    async with asyncio.timeout(1):
+        assert code(await api.get(f"/v1/conversations/{conversation_id}/items")) == (503, "conversation_parked")
