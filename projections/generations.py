@@ -25,7 +25,7 @@ from infrastructure.mongodb import Database, Document
 from projections.filling import News
 from projections.mongo import MongoViews
 from projections.positions import OTHER, Fenced
-from projections.read_models import INDEXES, POSITIONS, VERSIONS, View
+from projections.read_models import INDEXES, POSITIONS, VERSIONS, VIEWS, View
 
 
 class Filling(Struct, frozen=True, kw_only=True):
@@ -48,6 +48,11 @@ class Generations:
         self._database = database
         self._positions = database[POSITIONS]
         self._mongo = MongoViews(database)
+
+    async def outdated(self) -> list[View]:
+        """The views that were made by code of a lower version than this."""
+        found = {it["_id"]: it.get("version", 1) async for it in self._positions.find({"_id": {"$in": VIEWS}})}
+        return [view for view in VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def begin(self, views: Sequence[View], until: int, shares: int) -> list[Filling]:
         """What is to be filled: new collections, or those that were begun before and not finished."""

@@ -15,6 +15,7 @@ from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from projections.renewal import renew
 from projections.runner import Runner
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -28,20 +29,22 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=60.0)
     snapshots = redis.connect(settings)
+    reader, database = EventReader(pool), mongodb.database(client, settings)
     runner = Runner(
-        postgres_url=settings.postgres_url,
-        reader=EventReader(pool),
-        database=mongodb.database(client, settings),
-        redis=snapshots,
-        metrics=metrics,
+        postgres_url=settings.postgres_url, reader=reader, database=database, redis=snapshots, metrics=metrics
     )
+    renewing: asyncio.Task[None] | None = None
     with metrics.serve(settings.metrics_port, lambda: runner.ready, settings.host) as server:
         log.info("projector_started", port=server.port)
         try:
             await pool.open()
             await _migrate(settings.postgres_url, stop)
+            renewing = asyncio.create_task(renew(settings, reader, database, snapshots))
             await runner.run(stop)
         finally:
+            if renewing is not None:
+                renewing.cancel()
+                await asyncio.wait([renewing])
             await pool.close()
             await client.close()
             await snapshots.aclose()

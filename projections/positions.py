@@ -26,7 +26,7 @@ from pymongo.errors import DuplicateKeyError
 
 from infrastructure.mongodb import Database, Document
 from projections.parking import Parked
-from projections.read_models import POSITIONS
+from projections.read_models import POSITIONS, VERSIONS
 
 OTHER = "+"
 """Behind a view's name: its other generation (`generations.py`)."""
@@ -109,14 +109,21 @@ class Positions:
 
     async def reset(self, view: str, target: int) -> None:
         """From now on the view is empty, whoever empties it, and live when it has come to `target`. Nothing is parked."""
-        place = {"position": BEFORE_ALL, "state": "emptying", "target": target}
+        place = {"position": BEFORE_ALL, "state": "emptying", "target": target, **_version(view)}
         await self._collection.update_one(
             {"_id": view}, {"$set": place, "$unset": {"parked": ""}, "$inc": {"epoch": 1}}, upsert=True
         )
 
     async def begin(self, view: str, target: int) -> None:
         """A place for a view that has none: it is emptied first, whatever is there. Changes nothing where there is one."""
-        place = {"_id": view, "position": BEFORE_ALL, "state": "emptying", "target": target, "epoch": 0}
+        place = {
+            "_id": view,
+            "position": BEFORE_ALL,
+            "state": "emptying",
+            "target": target,
+            "epoch": 0,
+            **_version(view),
+        }
         try:
             await self._collection.insert_one(place)
         except DuplicateKeyError:
@@ -206,6 +213,11 @@ class Positions:
         name = _parked(conversation_id)
         entry = {name: msgspec.to_builtins(parked)}
         await self._collection.update_one({"_id": view, f"{name}.repair": repair}, {"$set": entry})
+
+
+def _version(view: str) -> dict[str, int]:
+    """The version of the code that makes the view from now on."""
+    return {"version": VERSIONS[view]} if view in VERSIONS else {}
 
 
 _NEXT_EPOCH: Any = {"$add": [{"$ifNull": ["$epoch", 0]}, 1]}

@@ -40,7 +40,7 @@ VIEWS: tuple[View, ...] = ("conversations", "items", "responses")
 CONTEXT = "context"
 """The view in Redis: see `context_snapshots.py`."""
 
-VERSIONS: dict[View, int] = {"conversations": 1, "items": 1, "responses": 1}
+VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 1}
 """Of each view: raised when what it holds is made differently from the same events."""
 
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)

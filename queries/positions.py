@@ -26,6 +26,7 @@ class Place(Struct, frozen=True):
     parked: Mapping[str, Mapping[str, Any]] = {}
     repairs: int = 0
     collection: str = ""
+    version: int = 1
 
     def parked_of(self, tenant: str) -> list[str]:
         """The conversations of this tenant that are parked."""
@@ -82,4 +83,5 @@ def _place(document: Document) -> Place:
         parked=document.get("parked", {}),
         repairs=document.get("repairs", 0),
         collection=document.get("collection") or document["_id"],
+        version=document.get("version", 1),
     )

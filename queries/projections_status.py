@@ -70,7 +70,8 @@ async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Sta
 
 def _standing(view: str, at: Place, tenant: str | None) -> Standing:
     parked = [_parked(ident, entry) for ident, entry in sorted(at.parked.items()) if entry["tenant"] == tenant]
-    return Standing(name=view, state=at.state, position=max(0, at.position), parked=tuple(parked))
+    position = max(0, at.position)
+    return Standing(name=view, version=at.version, state=at.state, position=position, parked=tuple(parked))
 
 
 def _parked(conversation_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:

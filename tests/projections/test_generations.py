@@ -9,8 +9,9 @@ import pytest
 from projections.filling import FillingFailed
 from projections.generations import Generations
 from projections.positions import OTHER
-from projections.read_models import POSITIONS, VIEWS, View
+from projections.read_models import POSITIONS, VERSIONS, VIEWS, View
 from projections.rebuilding import Rebuild
+from projections.renewal import renew
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.world import SECONDS, World
@@ -177,3 +178,17 @@ async def test_what_can_not_be_read_is_parked_in_the_new_generation_and_what_can
     held = await world.held()
     assert sorted(it["depth"] for it in held["items"].values() if it["conversation_id"] == cured) == [1, 2]
     assert not [it for it in held["items"].values() if it["conversation_id"] == deleted]
+
+
+async def test_a_view_whose_version_rose_is_made_anew_by_the_projector(
+    write: Writer, live: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await write_everything(write)
+    await live.until(live.shown)
+    await renew(live.settings, live.reader, live.database, live.redis)
+    assert await collections(live) == {view: view for view in VIEWS}
+    monkeypatch.setitem(VERSIONS, "items", 2)
+    async with asyncio.timeout(SECONDS):
+        await renew(live.settings, live.reader, live.database, live.redis)
+    assert await collections(live) == {"conversations": "conversations", "items": "items_2", "responses": "responses"}
+    assert await live.is_exact()
