@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from domain.errors import ContextTooLong, Forbidden, NotFound, Refused
+from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.model import ModelFailed
 
@@ -105,6 +106,9 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(503, message, code="event_store_timeout", retry=False)
         case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():
             return ApiError(503, "The event store is not available right now.", code="event_store_unavailable")
+        case UnreadableEvent():
+            message = "The conversation holds an event that this version of the store can not read."
+            return ApiError(503, message, code="conversation_unreadable", retry=False)
         case PyMongoError():
             return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
         case RedisError():
@@ -158,6 +162,7 @@ def add_error_handlers(app: FastAPI) -> None:
         LogBusy,
         LogUnavailable,
         PersistenceError,
+        UnreadableEvent,
         ModelFailed,
         PostgresError,
         PyMongoError,
