@@ -1,8 +1,9 @@
-"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|all]`.
+"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|rebuild|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
-either way. `append` leaves out the lag of the views, and the memory of all the other processes.
+either way. `append` leaves out the lag of the views, and the memory of all the other processes. `rebuild` loads the chitchat dataset, and measures a
+rebuild of it; it is not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -22,7 +23,7 @@ import typer
 import uvloop
 
 from scripts import running
-from scripts.benchmarks import in_process, site, visibility
+from scripts.benchmarks import in_process, rebuilding, site, visibility
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
@@ -37,6 +38,7 @@ class What(StrEnum):
     """What to measure."""
 
     APPEND = "append"
+    REBUILD = "rebuild"
     ALL = "all"
 
 
@@ -46,6 +48,11 @@ def measure(
     """Everything in turn, `runs` times. The store in `data` runs already."""
     settings, base_url = running.settings(data), running.base_url(data)
     board = Board()
+    if what is What.REBUILD:
+        rebuilding.load(data)
+        for _ in range(runs):
+            uvloop.run(rebuilding.run(board, settings))
+        return Results(site.machine(), site.durability(settings), board.figures(), site.memory(data))
     with ExitStack() as stack:
         report = stack.enter_context(progress("Measuring, runs", quiet=quiet))
         noop_url = stack.enter_context(site.noop_server())
