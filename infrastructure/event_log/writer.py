@@ -209,16 +209,21 @@ class Writer:
             plan = await asyncio.to_thread(deciding.ahead, batch)
         if plan is None:
             return None
+        encoded = parameters(plan.write)
         try:
-            positions = await self._line.call(parameters(plan.write), PATIENCE_SECONDS)
-        except Unanswered:
-            in_doubt.append(plan)
-            raise
+            positions = await self._line.call(encoded, PATIENCE_SECONDS)
         except NotSent:
             raise
-        except psycopg.Error as error:  # nothing was done; behind the lock it is seen why
+        except psycopg.Error as error:
+            if isinstance(error, Unanswered):
+                in_doubt.append(plan)
+                raise
+            # Nothing was done; behind the lock it is seen why.
             log.debug("append_refused", commands=len(batch), error_type=type(error).__name__)
             return None
+        except BaseException:
+            in_doubt.append(plan)  # whatever it was, it came when the batch may have been sent
+            raise
         return None if positions is None else self._settle(plan, read_bigints(positions))
 
     def _append_under_lock(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:

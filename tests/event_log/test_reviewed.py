@@ -11,6 +11,7 @@ from psycopg import Cursor
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.batch import Plan
+from infrastructure.event_log.line import Line
 from infrastructure.event_log.recorder import ConversationRecorder, Row
 from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable
 from infrastructure.settings import Settings
@@ -85,6 +86,28 @@ async def test_what_fails_after_the_commit_is_not_appended_again(
         conversation_id = await start(events)
         with monkeypatch.context() as patch:
             patch.setattr(Plan, "settle", fails)
+            answers = await asyncio.gather(
+                *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
+            )
+        assert all(isinstance(answer, LogUnavailable) and answer.unknown for answer in answers)
+        await events.append(work(conversation_id, say("c")))
+    assert texts(log, conversation_id) == ["a", "b", "c"]
+
+
+async def test_what_fails_while_an_answer_is_awaited_leaves_a_doubt(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Log(settings.postgres_url)
+    call = Line.call
+
+    async def fails_behind(self: Line, parameters: Sequence[bytes], seconds: float) -> bytes | None:
+        await call(self, parameters, seconds)
+        raise MemoryError
+
+    async with opened(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        with monkeypatch.context() as patch:
+            patch.setattr(Line, "call", fails_behind)
             answers = await asyncio.gather(
                 *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
             )
