@@ -129,7 +129,7 @@ class Generations:
         held = {"$inc": {"epoch": 1}}
         live = await self._positions.find_one_and_update({"_id": view}, held, session=session)
         other = await self._positions.find_one_and_update({"_id": _other(view)}, held, session=session)
-        if live is None or other is None or live["position"] != other["position"] or other["state"] == "filling":
+        if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
             raise Fenced((view,), -1 if live is None else live["position"])
         shown = {name: other.get(name) for name in ("collection", "parked", "version")}
         was = {"collection": live.get("collection", view), "parked": live.get("parked"), "version": live.get("version")}

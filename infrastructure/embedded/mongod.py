@@ -15,6 +15,7 @@ from infrastructure.embedded.service import NotInstalledError, Service, accepts,
 DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
+TRANSACTION_SECONDS = 5
 # From MongoDB's error_codes.yml. Both are also said while a configuration is still being read.
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
@@ -33,6 +34,8 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             # There is no other member to hand clients over to, so do not wait for them; and no gigabytes of diagnostics.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # A process that is killed within a transaction leaves its locks behind for so long; a minute is usual.
+            *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}"),
         ),
         directory=data,
         prepare=partial(_prepare, program, data),
