@@ -1,9 +1,9 @@
-"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|rebuild|all]`.
+"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|rebuild|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
-either way. `append` leaves out the lag of the views, and the memory of all the other processes. `rebuild` loads the chitchat dataset, and measures a
-rebuild of it; it is not part of `all`.
+either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `all` both, and the memory
+of all processes. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; it is not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -12,7 +12,8 @@ import asyncio
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -21,16 +22,18 @@ import msgspec
 import structlog
 import typer
 import uvloop
+from msgspec import Struct
 
 from scripts import running
-from scripts.benchmarks import in_process, rebuilding, site, visibility
+from scripts.benchmarks import in_process, rebuilding, site, under_rebuild, visibility
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
 from scripts.benchmarks.memory import CONVERSATIONS, Memory
 from scripts.benchmarks.over_http import OverHttp, begin_conversations, delete_conversations
+from scripts.benchmarks.reading import Reading
 from scripts.benchmarks.two_apis import TwoApis
-from scripts.progress import progress
+from scripts.progress import Report, progress
 from scripts.stores import AWAY, INTERRUPTED, MISUSED, Json
 
 
@@ -38,50 +41,89 @@ class What(StrEnum):
     """What to measure."""
 
     APPEND = "append"
+    READ = "read"
     REBUILD = "rebuild"
     ALL = "all"
 
 
-def measure(
-    what: What, data: Path, seconds: float, runs: int, long: int, *, conversations: int, quiet: bool
-) -> Results:
-    """Everything in turn, `runs` times. The store in `data` runs already."""
+class Sizes(Struct, frozen=True, kw_only=True):
+    """How much is measured: for so many `seconds` each, `runs` times, with `long` items, and memory with `conversations`."""
+
+    seconds: float
+    runs: int
+    long: int
+    conversations: int
+
+
+def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
+    """Everything in turn. The store in `data` runs already."""
     settings, base_url = running.settings(data), running.base_url(data)
     board = Board()
-    if what is What.REBUILD:
-        rebuilding.load(data)
-        for _ in range(runs):
-            uvloop.run(rebuilding.run(board, settings))
-        return Results(site.machine(), site.durability(settings), board.figures(), site.memory(data))
-    with ExitStack() as stack:
-        report = stack.enter_context(progress("Measuring, runs", quiet=quiet))
-        noop_url = stack.enter_context(site.noop_server())
-        idents = uvloop.run(begin_conversations(base_url))
-        stack.callback(lambda: uvloop.run(delete_conversations(base_url, idents)))
-        machine, durability = site.machine(), site.durability(settings)
-        over_http = OverHttp(base_url, noop_url, idents, data, seconds)
-        for number in range(runs):
-            report(number, runs)
-            over_http.run(board)
-            if what is What.ALL:
-                uvloop.run(visibility.run(board, base_url, settings, idents, seconds))
-            with site.scratch_database(settings) as postgres_url:
-                in_process.run(board, postgres_url, seconds)
-        with site.scratch_database(settings) as postgres_url:
-            flat = Flat(postgres_url, long)
-            uvloop.run(flat.prepare())
-            for _ in range(runs):
-                uvloop.run(flat.run(board))
-        with site.own_store("--apis", "2") as second:
-            two_apis = TwoApis(site.api_urls(second))
-            uvloop.run(two_apis.prepare())
-            for _ in range(runs):
-                uvloop.run(two_apis.run(board))
-        with site.own_store() as third:
-            uvloop.run(Memory(third, conversations, long).run(board))
-        report(runs, runs)
-        memory = site.memory(data) if what is What.ALL else {}
+    machine, durability = site.machine(), site.durability(settings)
+    with progress("Measuring, runs", quiet=quiet) as report:
+        if what in (What.APPEND, What.ALL):
+            _append(board, data, sizes, report)
+        if what in (What.READ, What.ALL):
+            _read(board, data, sizes, report)
+        if what is What.REBUILD:
+            rebuilding.load(data)
+            for number in range(sizes.runs):
+                report(number, sizes.runs)
+                uvloop.run(rebuilding.run(board, settings, data))
+                uvloop.run(under_rebuild.run(board, base_url, data, sizes.seconds))
+        report(sizes.runs, sizes.runs)
+    memory = site.memory(data) if what in (What.REBUILD, What.ALL) else {}
     return Results(machine, durability, board.figures(), memory)
+
+
+def _append(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
+    settings, base_url = running.settings(data), running.base_url(data)
+    with _conversations(base_url) as idents, site.floor_server("noop") as noop_url:
+        over_http = OverHttp(base_url, noop_url, idents, data, sizes.seconds)
+        for number in range(sizes.runs):
+            report(number, sizes.runs)
+            over_http.run(board)
+            with site.scratch_database(settings) as postgres_url:
+                in_process.run(board, postgres_url, sizes.seconds)
+    with site.scratch_database(settings) as postgres_url:
+        flat = Flat(postgres_url, sizes.long)
+        uvloop.run(flat.prepare())
+        for _ in range(sizes.runs):
+            uvloop.run(flat.run(board))
+    with site.own_store("--apis", "2") as second:
+        two_apis = TwoApis(site.api_urls(second))
+        uvloop.run(two_apis.prepare())
+        for _ in range(sizes.runs):
+            uvloop.run(two_apis.run(board))
+    with site.own_store() as third:
+        uvloop.run(Memory(third, sizes.conversations, sizes.long).run(board))
+
+
+def _read(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
+    settings, base_url = running.settings(data), running.base_url(data)
+    with (
+        site.floor_server("floor_context", settings) as floor_url,
+        _conversations(base_url) as idents,
+    ):
+        reading = Reading(base_url, floor_url, settings, sizes.long, sizes.seconds)
+        try:
+            uvloop.run(reading.prepare())
+            for number in range(sizes.runs):
+                report(number, sizes.runs)
+                uvloop.run(reading.run(board))
+                visibility.run(board, data, idents, sizes.seconds)
+        finally:
+            uvloop.run(reading.delete())
+
+
+@contextmanager
+def _conversations(base_url: str) -> Iterator[list[str]]:
+    """Empty conversations to append to, deleted at the end."""
+    idents = uvloop.run(begin_conversations(base_url))
+    try:
+        yield idents
+    finally:
+        uvloop.run(delete_conversations(base_url, idents))
 
 
 def main(
@@ -102,7 +144,8 @@ def main(
     try:
         with ExitStack() as stack:
             place = data or stack.enter_context(site.own_store())
-            results = measure(what, place, seconds, runs, long, conversations=conversations, quiet=as_json)
+            sizes = Sizes(seconds=seconds, runs=runs, long=long, conversations=conversations)
+            results = measure(what, place, sizes, quiet=as_json)
     except running.NotRunning as problem:
         _stop(str(problem), MISUSED)
     except site.DidNotStart as problem:

@@ -34,15 +34,15 @@ class Flat:
     async def prepare(self) -> None:
         log = EventLog(self._url, Metrics())
         log.open()
-        self._short = await _started(log, SHORT)
-        self._long = await _started(log, self._long_items)
+        self._short = await started(log, SHORT)
+        self._long = await started(log, self._long_items)
         await log.close()
 
     async def run(self, board: Board, appends: int = 300) -> None:
         log = EventLog(self._url, Metrics())
         log.open()
         try:
-            warm_up = await _started(log, 1)
+            warm_up = await started(log, 1)
             await _timed(log, warm_up)
             cold = await _timed(log, self._long)
             times = [(await _timed(log, self._short), await _timed(log, self._long)) for _ in range(appends)]
@@ -55,7 +55,8 @@ class Flat:
             await log.close()
 
 
-async def _started(log: EventLog, items: int) -> str:
+async def started(log: EventLog, items: int) -> str:
+    """A new conversation with so many items; its id."""
     ident = mint(CONVERSATION)
     await log.append(
         _work(ident, StartConversation(conversation_id=ident, tenant=DEFAULT.tenant, owner=DEFAULT.subject))

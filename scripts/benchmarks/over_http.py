@@ -17,21 +17,22 @@ from scripts.benchmarks.site import child_environment
 from scripts.keepalive import Connection
 
 CONVERSATIONS = 1_000
+BEGINNERS = 20
 MANY = 32
 TEXT = "A message of eighty characters, which is about what people write to one another."
 BODY = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": TEXT}]}).decode()
 
 
-async def begin_conversations(base_url: str) -> list[str]:
-    """Starts CONVERSATIONS empty conversations and returns their ids."""
+async def begin_conversations(base_url: str, count: int = CONVERSATIONS) -> list[str]:
+    """Starts empty conversations, a multiple of BEGINNERS, and returns their ids."""
 
-    async def some(count: int) -> list[str]:
+    async def some() -> list[str]:
         connection = await Connection.open(base_url)
-        answers = [await post(connection, "/v1/conversations", b"{}") for _ in range(count)]
+        answers = [await post(connection, "/v1/conversations", b"{}") for _ in range(count // BEGINNERS)]
         connection.close()
         return [answer.json()["id"] for answer in answers]
 
-    return [ident for part in await asyncio.gather(*(some(CONVERSATIONS // 20) for _ in range(20))) for ident in part]
+    return [ident for part in await asyncio.gather(*(some() for _ in range(BEGINNERS))) for ident in part]
 
 
 async def delete_conversations(base_url: str, idents: list[str]) -> None:
@@ -43,7 +44,19 @@ async def delete_conversations(base_url: str, idents: list[str]) -> None:
             await connection.request("DELETE", f"/v1/conversations/{ident}")
         connection.close()
 
-    await asyncio.gather(*(some(idents[number::20]) for number in range(20)))
+    await asyncio.gather(*(some(idents[number::BEGINNERS]) for number in range(BEGINNERS)))
+
+
+def measured(job: Job) -> Score:
+    """Has a client do the job, in a process of its own. Raises subprocess.CalledProcessError."""
+    done = subprocess.run(
+        (sys.executable, "-P", "-m", "scripts.benchmarks.client"),
+        input=msgspec.json.encode(job),
+        stdout=subprocess.PIPE,
+        check=True,
+        env=child_environment(),
+    )
+    return msgspec.json.decode(done.stdout, type=Score)
 
 
 class OverHttp:
@@ -71,14 +84,7 @@ class OverHttp:
         self, board: Board, name: str, url: str, connections: int, *, floor: str | None = None, rate: float = 0.0
     ) -> Score:
         job = Job(base_url=url, paths=self._paths, body=BODY, connections=connections, seconds=self._seconds, rate=rate)
-        done = subprocess.run(
-            (sys.executable, "-P", "-m", "scripts.benchmarks.client"),
-            input=msgspec.json.encode(job),
-            stdout=subprocess.PIPE,
-            check=True,
-            env=child_environment(),
-        )
-        score = msgspec.json.decode(done.stdout, type=Score)
+        score = measured(job)
         board.add(name, score.per_second, floor=floor, p50_ms=score.p50_ms, p99_ms=score.p99_ms)
         return score
 

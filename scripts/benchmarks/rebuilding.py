@@ -1,33 +1,42 @@
 """A rebuild of all MongoDB views beside its two floors, on a store that holds the chitchat dataset: seconds, all of them.
 
 The floors are what cannot be left out: decoding every event, in one process, and inserting the same documents into collections
-with the same indexes, a thousand at a time, by one client. The rebuild is what `scripts.rebuild all --dry-run` fills.
+with the same indexes, a thousand at a time, by one client. The rebuild is what `scripts.rebuild all --dry-run` fills; of its
+processes the memory is what each has to itself at its peak (PSS), looked at five times a second.
 """
 
+import asyncio
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
+import msgspec
+import psutil
 import psycopg
+from msgspec import Struct
 from pymongo import IndexModel, MongoClient
 
 from infrastructure.event_log.codec import decode
 from infrastructure.mongodb import Document
 from infrastructure.settings import Settings
 from projections.read_models import INDEXES, VIEWS
-from projections.rebuilding import Rebuild
+from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.site import child_environment
-from scripts.stores import open_stores
 
 DECODED = "decoding every event"
 INSERTED = "MongoDB bulk insert of the same documents"
 FLOORS = "both floors together"
 REBUILT = "rebuild of all views, two processes"
+BOUND = "a rebuild's process' memory, at most"
+BOUND_MB = 300.0
 
 _ROWS_AT_ONCE = 10_000
 _DOCUMENTS_AT_ONCE = 1_000
+_LOOK_SECONDS = 0.2
 _SCRATCH = "bench_{view}"
 
 
@@ -37,25 +46,81 @@ def load(data: Path) -> None:
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=child_environment())  # noqa: S603 - our own script
 
 
-async def run(board: Board, settings: Settings) -> None:
-    """Adds one run to the board."""
+class Rebuilt(Struct, frozen=True):
+    """What `scripts.rebuild --json` said of a rebuild. `processes`: the peaks of memory, its own first, in bytes."""
+
+    said: dict[str, Any]
+    processes: list["Peak"]
+
+
+class Peak(Struct):
+    """The most that a process took while it was looked at. Resident memory counts shared pages for each who shares them."""
+
+    pss: int = 0
+    rss: int = 0
+
+
+async def run(board: Board, settings: Settings, data: Path) -> None:
+    """Adds one run to the board. Raises NotAnswered."""
     decoded, inserted = _decode(settings), _insert(settings)
     board.add(DECODED, decoded, unit="s")
     board.add(INSERTED, inserted, unit="s")
     board.add(FLOORS, decoded + inserted, unit="s")
-    async with open_stores(settings) as stores:
-        rebuild = Rebuild(
-            VIEWS,
-            settings=settings,
-            reader=stores.reader,
-            database=stores.database,
-            redis=stores.redis,
-            workers=2,
-            report=lambda _phase, _done, _total: None,
-        )
-        done = await rebuild.run(swaps=False)
-    board.add(REBUILT, done.filling_seconds, unit="s", floor=FLOORS)
-    board.add(f"{REBUILT}: events", done.events / done.filling_seconds)
+    done = await rebuilt(data, "--dry-run")
+    filling: float = done.said["filling_seconds"]
+    board.add(REBUILT, filling, unit="s", floor=FLOORS)
+    board.add(f"{REBUILT}: events", done.said["events"] / filling)
+    board.add(BOUND, BOUND_MB, unit="MB")
+    own, *others = done.processes
+    for name, peaks in (("rebuild process", [own]), ("filling process, the largest", others)):
+        board.add(f"{name}, peak", max(peak.pss for peak in peaks) / 1e6, unit="MB", floor=BOUND)
+        board.add(f"{name}, peak RSS", max(peak.rss for peak in peaks) / 1e6, unit="MB", floor=BOUND)
+
+
+async def rebuilt(data: Path, *options: str) -> Rebuilt:
+    """Rebuilds all views as a user does, by two processes. Raises NotAnswered when it does not come to its end."""
+    command = (
+        sys.executable,
+        "-P",
+        "-m",
+        "scripts.rebuild",
+        "all",
+        *options,
+        "--workers",
+        "2",
+        "--data",
+        str(data),
+        "--json",
+    )
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe, env=child_environment())
+    peaks: defaultdict[int, Peak] = defaultdict(Peak, {process.pid: Peak()})
+    ended = asyncio.create_task(process.communicate())
+    try:
+        while not ended.done():
+            _look(process.pid, peaks)
+            await asyncio.wait([ended], timeout=_LOOK_SECONDS)
+        out, err = await ended
+    finally:
+        ended.cancel()
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+    said = msgspec.json.decode(out)["rebuilt"] if out else None
+    if said is None:
+        raise NotAnswered(f"scripts.rebuild ended with {process.returncode}: {err.decode()}")
+    return Rebuilt(said, list(peaks.values()))
+
+
+def _look(pid: int, peaks: defaultdict[int, Peak]) -> None:
+    """Notes what a process and its children take now."""
+    try:
+        root = psutil.Process(pid)
+        for process in (root, *root.children(recursive=True)):
+            used, peak = process.memory_full_info(), peaks[process.pid]
+            peak.pss, peak.rss = max(peak.pss, getattr(used, "pss", used.rss)), max(peak.rss, used.rss)
+    except psutil.Error:  # one has just ended
+        return
 
 
 def _decode(settings: Settings) -> float:

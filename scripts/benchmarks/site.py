@@ -73,16 +73,30 @@ def own_store(*arguments: str) -> Iterator[Path]:
 
 def api_urls(data: Path) -> list[str]:
     """Where each api process of the store answers by itself."""
+    return _known(data, r"API_\d+_URL")
+
+
+def projector_metrics(data: Path) -> list[str]:
+    """Where each projector of the store shows its metrics."""
+    return _known(data, r"PROJECTOR_\d+_METRICS_URL")
+
+
+def _known(data: Path, names: str) -> list[str]:
     known = dotenv_values(data / "run" / "env")
-    return [url for name, url in sorted(known.items()) if url and re.fullmatch(r"API_\d+_URL", name)]
+    return [url for name, url in sorted(known.items()) if url and re.fullmatch(names, name)]
 
 
 @contextmanager
-def noop_server() -> Iterator[str]:
-    """Starts the floor of HTTP; yields its URL. Connections wait in its socket until it serves."""
+def floor_server(name: str, settings: Settings | None = None) -> Iterator[str]:
+    """Starts a floor, `scripts.benchmarks.NAME`; yields its URL. Connections wait in its socket until it serves.
+
+    With `settings` on those stores.
+    """
+    stores = {"POSTGRES_URL": settings.postgres_url, "REDIS_URL": settings.redis_url} if settings else {}
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
-        command = (sys.executable, "-P", "-m", "scripts.benchmarks.noop", str(listener.fileno()))
-        with subprocess.Popen(command, env=child_environment(), pass_fds=(listener.fileno(),)) as process:  # noqa: S603
+        command = (sys.executable, "-P", "-m", f"scripts.benchmarks.{name}", str(listener.fileno()))
+        env = {**child_environment(), **stores}
+        with subprocess.Popen(command, env=env, pass_fds=(listener.fileno(),)) as process:  # noqa: S603 - our own
             try:
                 yield f"http://127.0.0.1:{listener.getsockname()[1]}"
             finally:

@@ -46,6 +46,7 @@ def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path)
 
     assert status == 0, err
     figures = {figure["name"]: figure for figure in results["figures"]}
+    assert_reads_are_measured(figures)
     for connections in ("1 connection", "32 connections"):
         append = figures[f"HTTP append, {connections}"]
         assert append["floor"] == f"no-op, {connections}"
@@ -55,9 +56,6 @@ def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path)
     for name in ("log append, 16 writers", "stock eventsourcing recorder, 16 threads"):
         assert figures[name]["floor"] == "raw INSERTs of one row, 16 connections"
         assert figures[name]["ratio"] > 0
-    for rate in (100, 500):
-        lag = figures[f"commit to visible, {rate} appends/s"]
-        assert 0 <= lag["p50_ms"] <= lag["p99_ms"]
     for used in ("50 active conversations", "10 active conversations of 600 items"):
         memory, peak = figures[f"api process, {used}"], figures[f"api process, {used}, peak"]
         assert figures[memory["floor"]]["value"] == figures[peak["floor"]]["value"] == 300
@@ -73,6 +71,42 @@ def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path)
     assert {"api", "projector", "postgres", "mongod", "valkey"} <= set(results["memory"])
     assert all(used["pss"] > 0 and used["rss"] > 0 for used in results["memory"].values())
     assert {"cores", "memory_gb", "python"} <= set(results["machine"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def assert_reads_are_measured(figures: dict[str, Any]) -> None:
+    """How soon what was appended is shown, and how long it takes to read it."""
+    for rate in (100, 500):
+        for account in ("", " by the projector's own account"):
+            lag = figures[f"commit to visible{account}, {rate} appends/s"]
+            assert 0 <= lag["p50_ms"] <= lag["p99_ms"]
+    pages = [
+        (figures[f"{page} page of 600 items, {order}"], f"first page of 600 items, {order}")
+        for page in ("second", "last")
+        for order in ("asc", "desc")
+    ]
+    contexts = [
+        (
+            figures[f"context of {items} items{window}"],
+            f"one Redis GET and one Postgres look-up, as much as the snapshot of {items} items",
+        )
+        for items in (20, 600)
+        for window in ("", ", large window")
+    ]
+    for figure, floor in (*pages, *contexts):
+        assert figure["floor"] == floor
+        assert figures[floor]["value"] > 0
+        assert figure["ratio"] > 0
+        assert 0 < figure["p50_ms"] <= figure["p99_ms"]
+
+
+def test_reads_are_measured_by_themselves(tmp_path: Path) -> None:
+    status, results, err = bench(tmp_path, "read")
+
+    assert status == 0, err
+    figures = {figure["name"]: figure for figure in results["figures"]}
+    assert_reads_are_measured(figures)
+    assert not any("append," in name for name in figures)
     assert list(tmp_path.iterdir()) == []
 
 

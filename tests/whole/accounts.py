@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import cycle
 
 import msgspec
@@ -12,6 +13,7 @@ from msgspec import Struct
 from scripts.keepalive import Answer, Connection
 
 MOST_ITEMS = 3
+MOST_ITEMS_OF_AN_OWNER = 20
 ATTEMPT_SECONDS = 0.5
 """How long a client waits for an answer. What it sent to a dead process is still read by the one that takes its place."""
 
@@ -82,10 +84,20 @@ class Tally:
 
 
 class Client:
-    """Appends one after the other, each to a conversation and by a process of its own choice; `urls` are those of the processes."""
+    """Appends one after the other, each to a conversation and by a process of its own choice; `urls` are those of the processes.
+
+    `pause` has the seconds before each attempt.
+    """
 
     def __init__(
-        self, name: str, urls: Mapping[str, str], conversations: Sequence[str], seed: str, tally: Tally
+        self,
+        name: str,
+        urls: Mapping[str, str],
+        conversations: Sequence[str],
+        seed: str,
+        tally: Tally,
+        *,
+        pause: float = 0.0,
     ) -> None:
         self.account: list[Acknowledged] = []
         self.repeats: Counter[str] = Counter()
@@ -94,6 +106,7 @@ class Client:
         self._conversations = conversations
         self._random = random.Random(seed)
         self._tally = tally
+        self._pause = pause
         self._connections: dict[str, Connection] = {}
 
     async def append_until(self, over: asyncio.Event) -> None:
@@ -120,6 +133,7 @@ class Client:
 
     async def _attempt(self, append: Append, api: str) -> Answer | None:
         """The acknowledgement; None where it is to be tried again."""
+        await asyncio.sleep(self._pause)
         try:
             answer = await append.sent(await self._connection(api), ATTEMPT_SECONDS)
         except OSError as error:
@@ -136,3 +150,90 @@ class Client:
         if connection is None or not connection.is_open:
             connection = self._connections[api] = await Connection.open(self._urls[api])
         return connection
+
+
+class Told(Struct, frozen=True):
+    """An event that a client was told of, as the log is to hold it. An answer has the position of its last event alone."""
+
+    version: int
+    position: int | None
+    topic: str
+    item_id: str | None = None
+    text: str | None = None
+
+
+class Owner:
+    """Has conversations to itself, one after the other, and does with each all there is to do; `told` has what it was told."""
+
+    def __init__(self, name: str, urls: Mapping[str, str], seed: str, pause: float) -> None:
+        self.told: dict[str, list[Told]] = {}
+        self._name = name
+        self._urls = urls
+        self._random = random.Random(seed)
+        self._pause = pause
+        self._conversation_id: str | None = None
+
+    async def work_until(self, over: asyncio.Event) -> None:
+        while not over.is_set():
+            if self._conversation_id is None:
+                await self._start()
+            else:
+                [step] = self._random.choices(
+                    (self._append, self._retract, self._end_and_reopen, self._delete), (20, 6, 2, 1)
+                )
+                await step(f"/v1/conversations/{self._conversation_id}", self.told[self._conversation_id])
+
+    async def _start(self) -> None:
+        answer = await self._acknowledged("POST", "/v1/conversations", {})
+        self._conversation_id = str(answer.json()["id"])
+        self.told[self._conversation_id] = [told(answer, "conversation.started")]
+
+    async def _append(self, path: str, account: list[Told]) -> None:
+        texts = [f"{self._name}-{len(account)}-{n}" for n in range(self._random.randint(1, MOST_ITEMS_OF_AN_OWNER))]
+        items = [{"type": "message", "role": "user", "content": text} for text in texts]
+        answer = await self._acknowledged("POST", f"{path}/items", {"items": items})
+        idents = [item["id"] for item in answer.json()["data"]]
+        before = range(len(texts) - 1, -1, -1)
+        account += [
+            told(answer, "item.appended", *item, before=n) for n, *item in zip(before, idents, texts, strict=True)
+        ]
+
+    async def _retract(self, path: str, account: list[Told]) -> None:
+        retracted = {event.item_id for event in account if event.topic == "item.retracted"}
+        if shown := [
+            event.item_id for event in account if event.item_id is not None and event.item_id not in retracted
+        ]:
+            item = self._random.choice(shown)
+            account.append(told(await self._acknowledged("DELETE", f"{path}/items/{item}"), "item.retracted", item))
+
+    async def _end_and_reopen(self, path: str, account: list[Told]) -> None:
+        account.append(told(await self._acknowledged("POST", f"{path}/end", {}), "conversation.ended"))
+        account.append(told(await self._acknowledged("POST", f"{path}/reopen"), "conversation.reopened"))
+
+    async def _delete(self, path: str, account: list[Told]) -> None:
+        account.append(told(await self._acknowledged("DELETE", path), "conversation.deleted"))
+        self._conversation_id = None
+
+    async def _acknowledged(self, method: str, path: str, body: object = None) -> Answer:
+        """The answer, after as many attempts by either process as it takes."""
+        headers = {"idempotency-key": self._random.randbytes(16).hex()}
+        content = b"" if body is None else msgspec.json.encode(body)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            for api in cycle(self._random.sample(sorted(self._urls), len(self._urls))):
+                await asyncio.sleep(self._pause)
+                with suppress(OSError):
+                    connection = await Connection.open(self._urls[api])
+                    try:
+                        answer = await connection.request(method, path, content, headers, seconds=ATTEMPT_SECONDS)
+                    finally:
+                        connection.close()
+                    if answer.status == 200:
+                        return answer
+                    assert answer.status == 503, answer.body
+        raise AssertionError
+
+
+def told(answer: Answer, topic: str, item_id: str | None = None, text: str | None = None, *, before: int = 0) -> Told:
+    """The event that an answer is of, or so many before it in the same append."""
+    version, position = int(answer.headers["etag"].strip('"')), int(answer.headers["x-position"])
+    return Told(version - before, None if before else position, topic, item_id, text)

@@ -1,0 +1,186 @@
+"""What one api process wrote is read at once from the other, by the official SDK: none of it is stale, or it is said that it can not be.
+
+scripts/test tests/whole/test_read_your_writes.py                    a few hundred pairs, as in CI
+scripts/test tests/whole/test_read_your_writes.py -m endless         ten thousand
+READ_PAIRS=2000 scripts/test tests/whole/test_read_your_writes.py    others
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+from openai import AsyncOpenAI, InternalServerError
+from redis.asyncio import Redis
+
+from queries.consistency import WAIT_SECONDS
+from tests.system import System
+
+UP = ("--no-model", "--apis", "2")
+CONNECTIONS = 32
+A_FEW = int(os.environ.get("READ_PAIRS", "320"))
+TEN_THOUSAND = 10_000
+FLUSH_SECONDS = 0.05
+A_LITTLE = 1.0
+"""Seconds that a refusal may take on top of the wait, on a machine with other things to do."""
+
+Api = AsyncOpenAI
+Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
+"""(write to, read from, conversation, a text of its own) -> whether the read showed what was written."""
+
+
+@pytest.fixture
+async def apis(running: System) -> AsyncIterator[list[Api]]:
+    """The official SDK against each of the two processes. A read that is not current yet says so, and is asked again as the SDK does."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(
+                AsyncOpenAI(base_url=f"{running.env[f'API_{number}_URL']}/v1", api_key="any", max_retries=5)
+            )
+            for number in (1, 2)
+        ]
+
+
+@pytest.fixture
+def projector_stopped(running: System) -> Iterator[None]:
+    running.kill("projector", signal.SIGSTOP)
+    yield
+    running.kill("projector", signal.SIGCONT)
+
+
+def message(text: str) -> Any:
+    return {"type": "message", "role": "user", "content": text}
+
+
+async def added(api: Api, conversation_id: str, text: str) -> str:
+    """The id of a new item."""
+    return str((await api.conversations.items.create(conversation_id, items=[message(text)])).data[0].id)
+
+
+async def item_is_listed(write: Api, read: Api, conversation_id: str, text: str) -> bool:
+    item_id = await added(write, conversation_id, text)
+    return item_id in [item.id for item in (await read.conversations.items.list(conversation_id, limit=5)).data]
+
+
+async def item_is_retrieved(write: Api, read: Api, conversation_id: str, text: str) -> bool:
+    item_id = await added(write, conversation_id, text)
+    item = await read.conversations.items.retrieve(item_id, conversation_id=conversation_id)
+    return item.type == "message" and [part.text for part in item.content if part.type == "input_text"] == [text]
+
+
+async def change_is_retrieved(write: Api, read: Api, conversation_id: str, text: str) -> bool:
+    await write.conversations.update(conversation_id, metadata={"said": text})
+    return (await read.conversations.retrieve(conversation_id)).metadata == {"said": text}
+
+
+async def conversation_is_listed(write: Api, read: Api, conversation_id: str, text: str) -> bool:
+    created = await write.conversations.create(metadata={"said": text})
+    page = await read.get(f"/conversations?limit={2 * CONNECTIONS}", cast_to=httpx.Response)
+    return (created.id, {"said": text}) in [(each["id"], each["metadata"]) for each in page.json()["data"]]
+
+
+async def item_is_in_the_context(write: Api, read: Api, conversation_id: str, text: str) -> bool:
+    item_id = await added(write, conversation_id, text)
+    context = await read.get(f"/conversations/{conversation_id}/context?model=gpt-4o", cast_to=httpx.Response)
+    return bool(context.json()["items"][-1]["id"] == item_id)
+
+
+PAIRS: tuple[Pair, ...] = (
+    item_is_listed,
+    item_is_retrieved,
+    change_is_retrieved,
+    conversation_is_listed,
+    item_is_in_the_context,
+)
+
+
+async def stale(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
+    """How many pairs of each kind read something old, of `count` in all by CONNECTIONS clients, each in a conversation of its own."""
+    found: Counter[str] = Counter()
+    numbers = iter(range(count))
+
+    async def client(ident: str) -> None:
+        for number in numbers:
+            write, read = apis if number % 2 else apis[::-1]
+            pair = pairs[number % len(pairs)]
+            found[pair.__name__] += not await pair(write, read, ident, f"{number}")
+
+    idents = [(await apis[0].conversations.create()).id for _ in range(CONNECTIONS)]
+    async with asyncio.TaskGroup() as clients:
+        for ident in idents:
+            clients.create_task(client(ident))
+    assert set(found) == {pair.__name__ for pair in pairs}
+    return +found
+
+
+@pytest.mark.parametrize("count", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
+async def test_what_one_process_wrote_the_other_reads_at_once(apis: list[Api], count: int) -> None:
+    assert await stale(apis, PAIRS, count) == {}
+
+
+@pytest.mark.parametrize("count", [A_FEW // 2, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
+async def test_a_context_is_never_stale_while_redis_loses_everything_again_and_again(
+    running: System, apis: list[Api], count: int
+) -> None:
+    async with Redis.from_url(running.env["REDIS_URL"]) as redis:
+        flushed = 0
+
+        async def flush() -> None:
+            nonlocal flushed
+            while True:
+                await redis.flushall()
+                flushed += 1
+                await asyncio.sleep(FLUSH_SECONDS)
+
+        flushing = asyncio.create_task(flush())
+        try:
+            assert await stale(apis, [item_is_in_the_context], count) == {}
+        finally:
+            flushing.cancel()
+    assert flushed > 1
+
+
+@pytest.mark.usefixtures("projector_stopped")
+async def test_with_the_projector_stopped_a_read_says_in_time_that_it_is_not_current(apis: list[Api]) -> None:
+    write, read = apis[0], apis[1].with_options(max_retries=0)
+    conversation = await write.conversations.create()
+    item_id = await added(write, conversation.id, "hello")
+    reads: dict[str, Callable[[], Awaitable[Any]]] = {
+        "items": lambda: read.conversations.items.list(conversation.id),
+        "item": lambda: read.conversations.items.retrieve(item_id, conversation_id=conversation.id),
+        "conversation": lambda: read.conversations.retrieve(conversation.id),
+        "list": lambda: read.get("/conversations", cast_to=httpx.Response),
+    }
+
+    for name, ask in reads.items():
+        began = time.monotonic()
+        with pytest.raises(InternalServerError) as refused:
+            await ask()
+        seconds = time.monotonic() - began
+        assert refused.value.status_code == 503, name
+        assert refused.value.code == "read_models_behind", name
+        assert int(refused.value.response.headers["retry-after"]) >= 1, name
+        assert WAIT_SECONDS <= seconds < WAIT_SECONDS + A_LITTLE, name
+
+    path = f"/conversations/{conversation.id}/context?model=gpt-4o"
+    context = await read.get(path, cast_to=httpx.Response)  # made from the log, not from a view
+    assert [item["id"] for item in context.json()["items"]] == [item_id]
+
+
+async def test_a_projector_that_goes_on_shows_what_was_written_while_it_stood_still(
+    running: System, apis: list[Api]
+) -> None:
+    conversation = await apis[0].conversations.create()
+    running.kill("projector", signal.SIGSTOP)
+    try:
+        written = [await added(apis[0], conversation.id, f"{number}") for number in range(50)]
+    finally:
+        running.kill("projector", signal.SIGCONT)
+    page = await apis[1].conversations.items.list(conversation.id, order="asc", limit=100)
+    assert [item.id for item in page.data] == written
