@@ -60,11 +60,20 @@ class Asked(Struct, frozen=True, kw_only=True):
     input: Sequence[tuple[str, Item]] = ()
 
 
-class Context(Struct, frozen=True, kw_only=True):
-    """What a model is sent: the items shown, the request's body, what goes on record, and what was left out before them."""
+class Chosen(Struct, frozen=True, kw_only=True):
+    """The items of `tail` that a model is shown, after these instructions. `tokens`: all that is sent, counted by `encoding`."""
 
     tail: Tail
-    shown_items: tuple[Candidate, ...]
+    items: tuple[Candidate, ...]
+    instructions: tuple[str, ...]
+    budget: int
+    tokens: int
+    encoding: str
+
+
+class Context(Struct, frozen=True, kw_only=True):
+    """What a model is sent: the request's body, and what goes on record."""
+
     body: dict[str, Any]
     shown: Shown
 
@@ -95,10 +104,27 @@ class Contexts:
 
     async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Context:
         """The context of a conversation at `version`, its head; None has nothing in it yet."""
-        tail = EMPTY
+        snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id)
+        chosen = await self.choose(conversation_id, version, asked, snapshot)
+        items = [*(each.item for each in chosen.items), *(item for _, item in asked.input)]
+        body = render_chat(asked.model, chosen.instructions, items, asked.parameters)
+        shown = Shown(
+            version=chosen.tail.version,
+            ranges=_ranges(chosen.items),
+            budget=chosen.budget,
+            tokens=chosen.tokens,
+            encoding=chosen.encoding,
+            renderer=RENDERER,
+            request_sha256=request_sha256(body),
+        )
+        return Context(body=body, shown=shown)
+
+    async def choose(self, conversation_id: str | None, version: int, asked: Asked, snapshot: Tail | None) -> Chosen:
+        """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version."""
         window = self._model.window(asked.model)
+        tail = EMPTY
         if conversation_id is not None:
-            tail = await self.tail(tenant, conversation_id, version, window)
+            tail = await self.tail(conversation_id, version, window, snapshot)
         budget = self._budget(tail.policy, asked, window)
         encoding = encoding_for(asked.model)
         given = asked.parameters.get("instructions")
@@ -110,26 +136,21 @@ class Contexts:
         selection = newest_turns(candidates, always=always, asked=new, budget=budget, whole=tail.whole)
         if asked.parameters.get("truncation") == "disabled" and (selection.left_out or not tail.whole):
             raise ContextTooLong(always + new + sum(each.tokens for each in candidates), budget)
-        items = [*(each.item for each in selection.shown), *(item for _, item in asked.input)]
-        body = render_chat(asked.model, instructions, items, asked.parameters)
-        shown = Shown(
-            version=tail.version,
-            ranges=_ranges(selection.shown),
+        return Chosen(
+            tail=tail,
+            items=selection.shown,
+            instructions=tuple(instructions),
             budget=budget,
             tokens=selection.tokens,
             encoding=encoding,
-            renderer=RENDERER,
-            request_sha256=request_sha256(body),
         )
-        return Context(tail=tail, shown_items=selection.shown, body=body, shown=shown)
 
     async def snapshot(self, tenant: str, conversation_id: str) -> Tail | None:
         """The snapshot there is, of whatever version."""
         return await self._snapshots(tenant, conversation_id)
 
-    async def tail(self, tenant: str, conversation_id: str, version: int, budget: int) -> Tail:
+    async def tail(self, conversation_id: str, version: int, budget: int, snapshot: Tail | None) -> Tail:
         """The conversation's end at `version`, at least `budget` tokens of it or all."""
-        snapshot = await self.snapshot(tenant, conversation_id)
         if snapshot is not None and snapshot.version == version:
             if snapshot.whole or sum(each.tokens for each in snapshot.items) >= budget:
                 return snapshot

@@ -1,14 +1,21 @@
 """Postgres for readers: an async pool whose connections are made when they are needed, and given up soon when it is away."""
 
+import asyncio
+
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-Pool = AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]
+
+class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
+    """A pool that gets every connection back, also from those who are cancelled while they wait for its lock to return one."""
+
+    async def putconn(self, conn: AsyncConnection[tuple[object, ...]]) -> None:
+        await asyncio.shield(super().putconn(conn))
 
 
 def make_pool(postgres_url: str, *, max_size: int = 8) -> Pool:
     """A pool that is still closed: `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
-    return AsyncConnectionPool(
+    return Pool(
         postgres_url,
         kwargs={
             "autocommit": True,

@@ -8,6 +8,7 @@ from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.mongodb import Database, Document
+from projections.buckets import ALL_BUCKETS, ident
 from projections.positions import OTHER, Fenced
 from projections.read_models import POSITIONS, View
 
@@ -36,14 +37,14 @@ async def compare(database: Database, view: View) -> Comparison:
     """Compares a view with its other generation. Raises Fenced when they do not stand at one position, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
         places = {it["_id"]: it async for it in database[POSITIONS].find(session=session)}
-        live, other = places[view], places[f"{view}{OTHER}"]
-        if live["position"] != other["position"]:
-            raise Fenced((view,), live["position"])
-        parked = {*live.get("parked", {}), *other.get("parked", {})}
-        found = Comparison(view=view, position=live["position"], named=[])
+        pairs = [(places[ident(view, it)], places[ident(f"{view}{OTHER}", it)]) for it in ALL_BUCKETS]
+        if any(live["position"] != other["position"] for live, other in pairs):
+            raise Fenced((view,), pairs[0][0]["position"])
+        parked = {name for pair in pairs for place in pair for name in place.get("parked", {})}
+        found = Comparison(view=view, position=max(live["position"] for live, _ in pairs), named=[])
         digest, other_digest = sha256(), sha256()
-        shown = _documents(database, live.get("collection", view), session, parked)
-        made = _documents(database, other["collection"], session, parked)
+        shown = _documents(database, pairs[0][0]["collection"], session, parked)
+        made = _documents(database, pairs[0][1]["collection"], session, parked)
         one, two = await anext(shown, None), await anext(made, None)
         while one is not None or two is not None:
             least = min(each["_id"] for each in (one, two) if each is not None)

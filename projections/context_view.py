@@ -5,9 +5,12 @@ or that the batch does not continue, is made anew from the log.
 """
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from hashlib import sha1
 from importlib import resources
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -21,6 +24,8 @@ from domain.events import (
     ItemRetracted,
 )
 from infrastructure.event_log.reader import EventReader, Logged
+from infrastructure.mongodb import Database
+from projections.buckets import bucket_of
 from projections.context_snapshots import (
     KEPT_SECONDS,
     KEY_PREFIX,
@@ -31,10 +36,14 @@ from projections.context_snapshots import (
     key,
     put,
 )
+from projections.mongo import MongoViews
 from projections.parking import due, released
-from projections.positions import Place, Positions
+from projections.positions import Fenced, Place, Positions
 from projections.read_models import CONTEXT, deletes
 from projections.snapshot_making import entries, refill
+
+UNWRITTEN_SECONDS = 0.1
+"""How long a position may be ahead of what MongoDB knows of it: after a kill, so much is done again."""
 
 _CHANGE = resources.files(__package__).joinpath("change_snapshot.lua").read_text()
 _SHA1 = sha1(_CHANGE.encode(), usedforsecurity=False).hexdigest()
@@ -112,26 +121,76 @@ class ContextView:
 
     views: tuple[str, ...] = (CONTEXT,)
 
-    def __init__(self, redis: Redis, reader: EventReader, positions: Positions) -> None:
+    def __init__(self, redis: Redis, reader: EventReader, database: Database) -> None:
         self._redis = redis
         self._reader = reader
-        self._positions = positions
+        self._positions = Positions(database)
+        self._mongo = MongoViews(database)
+        self._unwritten: dict[str, tuple[Place, Place]] = {}
+        """By place: (where MongoDB has it, where it is)."""
+        self._touched: set[str] = set()
+        """The snapshots that were written since a position was."""
+        self._written_at = 0.0
 
     async def prepare(self) -> None:
         """Nothing: Redis needs no schema."""
 
+    async def end_others(self, holders: Sequence[UUID]) -> None:
+        """Nothing: Redis knows no transactions that are left open."""
+
+    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
+        """Removes all snapshots, and goes through the log again. Raises Fenced."""
+        async with self._mongo.transaction((view,), 0) as session:
+            if not await self._positions.begin_anew(view, view, target, session, only_first=only_first):
+                return
+        await self._remove_all()
+
     async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
-        """Carries the snapshots of the batch's conversations forward, then moves the view to `new`; says where it stands then.
+        """Carries the snapshots of the places' conversations forward, then moves the places to `new`; says where they stand then.
 
         Of a parked conversation there is no snapshot any more: it would be an old one. Raises UnreadableEvent, Fenced,
         RedisError, PyMongoError and psycopg.Error; then the batch is to come again.
         """
-        parked = places[0].parked
+        buckets = {place.bucket for place in places}
+        parked = {ident for place in places for ident in place.parked}
+        batch = [logged for logged in batch if bucket_of(logged.conversation_id) in buckets]
         applied = due(batch, parked)
         if left_out := {key(it.tenant, it.conversation_id) for it in batch if it.conversation_id in parked}:
             await self._redis.unlink(*left_out)
+        self._touched |= {key(it.tenant, it.conversation_id) for it in applied}
         await self.carry_forward(changes(applied))
-        return await self._positions.advance(places, new, released(applied, parked))
+        if gone := released(applied, parked):
+            await self.settle()
+            return await self._advance(places, new, gone)
+        moved = [place.moved(new) for place in places]
+        for place, after in zip(places, moved, strict=True):
+            known, _ = self._unwritten.get(place.ident, (place, place))
+            self._unwritten[place.ident] = known, after
+        if time.monotonic() - self._written_at > UNWRITTEN_SECONDS:
+            await self.settle()
+        return moved
+
+    async def settle(self) -> None:
+        """Writes down how far the snapshots are. Not with each batch: what comes twice changes nothing the second time."""
+        unwritten, self._unwritten = list(self._unwritten.values()), {}
+        self._written_at = time.monotonic()
+        together: defaultdict[tuple[int, int], list[Place]] = defaultdict(list)
+        for known, place in unwritten:
+            together[known.position, place.position].append(known)
+        for (_, new), places in together.items():
+            await self._advance(places, new)
+        self._touched.clear()
+
+    async def _advance(self, places: Sequence[Place], new: int, gone: Collection[str] = ()) -> list[Place]:
+        try:
+            return await self._positions.advance(places, new, gone)
+        except Fenced:
+            # Others went on meanwhile. Where Redis lost what they wrote, ours would be an old snapshot that nobody replaces: better none.
+            touched = sorted(self._touched)
+            for at in range(0, len(touched), _SCANNED_AT_ONCE):
+                await self._redis.unlink(*touched[at : at + _SCANNED_AT_ONCE])
+            self._touched.clear()
+            raise
 
     async def carry_forward(self, touched: Sequence[Change]) -> None:
         """Applies changes to their snapshots, or makes a snapshot anew where its change does not continue it."""
@@ -151,8 +210,8 @@ class ContextView:
         await refill(self._reader, self._redis, change.tenant, change.conversation_id, change.version)
         log.debug("context_refilled", conversation_id=change.conversation_id, version=change.version)
 
-    async def empty_some(self, place: Place) -> bool:
-        """Removes all snapshots; a projector that still writes meanwhile writes what is right. Says that it is empty."""
+    async def _remove_all(self) -> None:
+        """Removes all snapshots; a projector that still writes meanwhile writes what is right."""
         batch: list[bytes] = []
         async for name in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=_SCANNED_AT_ONCE, _type="hash"):
             batch.append(name)
@@ -161,8 +220,6 @@ class ContextView:
                 batch.clear()
         if batch:
             await self._redis.unlink(*batch)
-        await self._positions.emptied(place)
-        return True
 
     async def _answers(self, touched: Sequence[Change]) -> list[int]:
         """What the script says of each change: all of them in one round trip, the script itself included."""

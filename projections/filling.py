@@ -26,6 +26,7 @@ from pymongo.synchronous import collection as synchronous
 
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged, Unread, as_logged
+from projections.buckets import BUCKETS
 from projections.coalesce import Change, Tally, coalesce
 from projections.parking import Parked, due, parked_for, released
 from projections.read_models import Document, View, deletes, writes
@@ -37,14 +38,14 @@ _DUPLICATE_KEY = 11000
 _PAGE = (
     "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
     " FROM events WHERE notification_id > %s AND notification_id <= %s"
-    " AND get_byte(uuid_send(originator_id), 15) %% %s = %s ORDER BY notification_id LIMIT %s"
+    " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id LIMIT %s"
 )
 
 
 class Share(Struct, frozen=True, kw_only=True):
-    """What one process fills: of each view's collection the documents of conversations `number` of `shares`, up to `until`.
+    """What one process fills: of each view's collection the documents of the conversations in its buckets, up to `until`.
 
-    Those that are `parked` are left out.
+    Those that are `parked` are left out. One that is taken up again must have the same buckets: then its pages are the same.
     """
 
     postgres_url: str
@@ -53,7 +54,7 @@ class Share(Struct, frozen=True, kw_only=True):
     collections: Mapping[View, str]
     parked: frozenset[str]
     number: int
-    shares: int
+    buckets: tuple[int, ...]
     after: int
     until: int
 
@@ -99,7 +100,7 @@ def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 
 
 def _page(connection: psycopg.Connection[Any], share: Share, position: int) -> list[Logged]:
-    asked = (position, share.until, share.shares, share.number, PAGE_EVENTS)
+    asked = (position, share.until, BUCKETS, list(share.buckets), PAGE_EVENTS)
     return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
 
 

@@ -1,35 +1,33 @@
 """A view made anew beside the one that is read: a second collection, filled from the log, brought up to date, and swapped.
 
-In `projections` a view's document is `{_id: "items", collection, …}`; while there is another generation, its document stands beside it:
+In `projections` a view has a place in each bucket, `{_id: "items/3", view: "items", collection, …}`; while there is another
+generation, its places stand beside them, of the view `items+`:
 
-    {_id: "items+", collection, state, position, …}
-
-    filling     several processes fill it up to `target`; `shares` says how far each has come (`filling.py`)
-    rebuilding  a projector brings it forward like any view, until it stands where the view stands, and on from there
+    filling     several processes fill it up to `target`, each its share of the buckets (`filling.py`)
+    rebuilding  projectors bring it forward like any view, until it stands where the view stands, and on from there
     kept        it was the view until the last swap; nobody writes to it until it is brought forward for a way back
 
-A swap exchanges the two collections in one transaction, both views at one position: a reader has either, and misses nothing.
-What is kept is dropped when the next generation begins, or by `cancel`.
+A swap exchanges the two collections in one transaction, both views at one position in each bucket: a reader has either, and
+misses nothing. What is kept is dropped when the next generation begins, or by `cancel`.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
-from pymongo import IndexModel
-from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo import UpdateMany, UpdateOne
 
 from infrastructure.mongodb import Database, Document
+from projections.buckets import ALL_BUCKETS, bucket_of, ident, shares
 from projections.filling import News
-from projections.mongo import MongoViews
+from projections.mongo import MongoViews, make_indexes, unused
 from projections.positions import OTHER, Fenced
-from projections.read_models import INDEXES, POSITIONS, VERSIONS, VIEWS, View
+from projections.read_models import POSITIONS, VERSIONS, VIEWS, View
 
 
 class Filling(Struct, frozen=True, kw_only=True):
-    """A generation that is being filled: up to which position, and how far each share has come.
+    """A generation that is being filled: up to which position, and how far each share of it has come, by number.
 
     `parked` are the conversations that could not be read on the way.
     """
@@ -37,7 +35,8 @@ class Filling(Struct, frozen=True, kw_only=True):
     view: View
     collection: str
     until: int
-    shares: tuple[int, ...]
+    shares: Mapping[int, int]
+    buckets: Mapping[int, tuple[int, ...]]
     parked: frozenset[str] = frozenset()
 
 
@@ -51,98 +50,113 @@ class Generations:
 
     async def outdated(self) -> list[View]:
         """The views that were made by code of a lower version than this."""
-        found = {it["_id"]: it.get("version", 1) async for it in self._positions.find({"_id": {"$in": VIEWS}})}
+        found = {it["view"]: it["version"] async for it in self._positions.find({"view": {"$in": VIEWS}})}
         return [view for view in VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
-    async def begin(self, views: Sequence[View], until: int, shares: int) -> list[Filling]:
+    async def begin(self, views: Sequence[View], until: int, workers: int) -> list[Filling]:
         """What is to be filled: new collections, or those that were begun before and not finished."""
-        return [filling for view in views if (filling := await self._begin(view, until, shares)) is not None]
+        return [filling for view in views if (filling := await self._begin(view, until, workers)) is not None]
 
-    async def _begin(self, view: View, until: int, shares: int) -> Filling | None:
-        other = await self._positions.find_one({"_id": _other(view)})
-        if other is not None and other["state"] == "filling":
-            return _filling(view, other)
-        if other is not None and other["state"] != "kept":
+    async def _begin(self, view: View, until: int, workers: int) -> Filling | None:
+        others = await self._places(_other(view))
+        if others and others[0]["state"] == "filling":
+            return _filling(view, others)
+        if others and others[0]["state"] != "kept":
             return None  # filled already: it is being brought up to date
-        live = await self._positions.find_one({"_id": view})
-        used = [document.get("collection", view) for document in (live, other) if document is not None]
-        collection = f"{view}_{1 + max(map(_number, used), default=1)}"
-        if other is not None:
-            await self._database.drop_collection(other["collection"])
+        used = {place["collection"] for place in [*await self._places(view), *others]}
+        collection = unused(view, used)
         await self._database.drop_collection(collection)
-        await self._database[collection].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
-        document: Document = {
-            "collection": collection,
-            "state": "filling",
-            "position": 0,
-            "target": until,
-            "shares": [0] * shares,
-            "version": VERSIONS[view],
-            "epoch": 1 + (other or {}).get("epoch", 0),
-        }
-        await self._positions.replace_one({"_id": _other(view)}, document, upsert=True)
-        return _filling(view, document)
-
-    async def note(self, views: Sequence[View], shares: Mapping[int, int], news: News) -> None:
-        """Says how far the shares have come, and what was parked or let go of."""
-        change: Document = {
-            "$set": {
-                **{f"shares.{number}": position for number, position in shares.items()},
-                **{f"parked.{ident}": msgspec.to_builtins(parked) for ident, parked in news.parked.items()},
+        await make_indexes(self._database, view, collection)
+        epoch = 1 + max((place["epoch"] for place in others), default=0)
+        places: list[Document] = [
+            {
+                "_id": ident(_other(view), bucket),
+                "view": _other(view),
+                "bucket": bucket,
+                "collection": collection,
+                "state": "filling",
+                "share": number,
+                "position": 0,
+                "target": until,
+                "version": VERSIONS[view],
+                "epoch": epoch,
+                "lease": 0,
             }
-        }
-        if news.released:
-            change["$unset"] = {f"parked.{ident}": "" for ident in news.released}
-        others = list(map(_other, views))
-        await self._positions.update_many({"_id": {"$in": others}, "state": "filling"}, change)
+            for number, its in enumerate(shares(workers))
+            for bucket in its
+        ]
+        async with self._mongo.transaction((view,), 0) as session:
+            await self._positions.delete_many({"view": _other(view)}, session=session)
+            await self._positions.insert_many(places, session=session)
+        # After that: a read that began before the last swap knows by the places that what it read was still there.
+        for kept in {place["collection"] for place in others}:
+            await self._database.drop_collection(kept)
+        return _filling(view, places)
+
+    async def _places(self, view: str) -> list[Document]:
+        return await self._positions.find({"view": view}).sort("bucket").to_list()
+
+    async def note(self, views: Sequence[View], reached: Mapping[int, int], news: News) -> None:
+        """Says how far the shares have come, and what was parked or let go of."""
+        others = {"view": {"$in": list(map(_other, views))}, "state": "filling"}
+        # In this order: what is parked on the way is on record before the place behind it is.
+        changes = [
+            UpdateMany({**others, "bucket": bucket_of(it)}, {"$set": {f"parked.{it}": msgspec.to_builtins(parked)}})
+            for it, parked in news.parked.items()
+        ]
+        changes += [UpdateMany(others, {"$unset": {f"parked.{it}": ""}}) for it in news.released]
+        changes += [UpdateMany({**others, "share": it}, {"$set": {"position": at}}) for it, at in reached.items()]
+        await self._positions.bulk_write(changes)
 
     async def filled(self, views: Sequence[View]) -> None:
         """From now on projectors bring them forward, from the position up to which they were filled."""
         forward: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
-            {"$unset": "shares"},
+            {"$unset": "share"},
         ]
-        await self._positions.update_many({"_id": {"$in": list(map(_other, views))}, "state": "filling"}, forward)
+        await self._positions.update_many({"view": {"$in": list(map(_other, views))}, "state": "filling"}, forward)
 
     async def bring_back(self, views: Sequence[View]) -> list[View]:
         """Has what was kept brought forward, and returns the views of which something was kept."""
-        kept = {document["_id"] async for document in self._positions.find({"state": "kept"})}
+        kept = {document["view"] async for document in self._positions.find({"state": "kept"})}
         found = [view for view in views if _other(view) in kept]
         change = {"$set": {"state": "rebuilding"}, "$inc": {"epoch": 1}}
-        await self._positions.update_many({"_id": {"$in": list(map(_other, found))}, "state": "kept"}, change)
+        await self._positions.update_many({"view": {"$in": list(map(_other, found))}, "state": "kept"}, change)
         return found
 
     async def behind(self, views: Sequence[View]) -> dict[View, tuple[int, int]]:
-        """Of each view whose other generation is elsewhere: (where that is, where the view is)."""
+        """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is)."""
         found = {it["_id"]: it["position"] async for it in self._positions.find({}, {"position": 1})}
-        pairs = {view: (found.get(_other(view), 0), found.get(view, 0)) for view in views}
-        return {view: (other, live) for view, (other, live) in pairs.items() if other != live}
+        behind: dict[View, tuple[int, int]] = {}
+        for view in views:
+            pairs = [(found.get(ident(_other(view), it), 0), found.get(ident(view, it), 0)) for it in ALL_BUCKETS]
+            elsewhere = [(other, live) for other, live in pairs if other != live]
+            if elsewhere:
+                behind[view] = min(elsewhere)
+        return behind
 
     async def swap(self, views: Sequence[View]) -> None:
         """Exchanges the generations of all of these views at once. Raises Fenced when a view and its other are not at one place."""
         async with self._mongo.transaction(views, 0) as session:
+            every = {"view": {"$in": [*views, *map(_other, views)]}}
+            # Taking all of the documents in hand holds the projectors up until the commit.
+            await self._positions.update_many(every, {"$inc": {"epoch": 1}}, session=session)
+            places = {it["_id"]: it async for it in self._positions.find(every, session=session)}
+            changes: list[UpdateOne] = []
             for view in views:
-                await self._swap(view, session)
-
-    async def _swap(self, view: View, session: AsyncClientSession) -> None:
-        # Taking both documents in hand holds the projectors up until the commit.
-        held = {"$inc": {"epoch": 1}}
-        live = await self._positions.find_one_and_update({"_id": view}, held, session=session)
-        other = await self._positions.find_one_and_update({"_id": _other(view)}, held, session=session)
-        if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
-            raise Fenced((view,), -1 if live is None else live["position"])
-        shown = {name: other.get(name) for name in ("collection", "parked", "version")}
-        was = {"collection": live.get("collection", view), "parked": live.get("parked"), "version": live.get("version")}
-        await self._positions.update_one({"_id": view}, _set(shown), session=session)
-        await self._positions.update_one({"_id": _other(view)}, _set({**was, "state": "kept"}), session=session)
+                for bucket in ALL_BUCKETS:
+                    live, other = places.get(ident(view, bucket)), places.get(ident(_other(view), bucket))
+                    changes += _exchanged(view, live, other)
+            await self._positions.bulk_write(changes, session=session)
 
     async def cancel(self, views: Sequence[View]) -> list[View]:
         """Drops the other generations, whatever state they are in, and says of which views there were any."""
         dropped: list[View] = []
         for view in views:
-            other = await self._positions.find_one_and_delete({"_id": _other(view)})
-            if other is not None:
-                await self._database.drop_collection(other["collection"])
+            collections = {place["collection"] for place in await self._places(_other(view))}
+            await self._positions.delete_many({"view": _other(view)})
+            for collection in collections:
+                await self._database.drop_collection(collection)
                 dropped.append(view)
         return dropped
 
@@ -151,20 +165,28 @@ def _other(view: View) -> str:
     return f"{view}{OTHER}"
 
 
-def _number(collection: str) -> int:
-    """The generation of a collection; the first has none in its name."""
-    found = re.search(r"_(\d+)$", collection)
-    return int(found[1]) if found else 1
-
-
-def _filling(view: View, document: Document) -> Filling:
+def _filling(view: View, places: Sequence[Document]) -> Filling:
+    numbers = {place["share"] for place in places}
     return Filling(
         view=view,
-        collection=document["collection"],
-        until=document["target"],
-        shares=tuple(document["shares"]),
-        parked=frozenset(document.get("parked", {})),
+        collection=places[0]["collection"],
+        until=places[0]["target"],
+        shares={number: min(it["position"] for it in places if it["share"] == number) for number in numbers},
+        buckets={number: tuple(it["bucket"] for it in places if it["share"] == number) for number in numbers},
+        parked=frozenset(ident for place in places for ident in place.get("parked", {})),
     )
+
+
+def _exchanged(view: View, live: Document | None, other: Document | None) -> list[UpdateOne]:
+    """What makes each of two places of a bucket the other. Raises Fenced when they are not at one position."""
+    if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
+        raise Fenced((view,), -1 if live is None else live["position"])
+    shown = {name: other.get(name) for name in ("collection", "parked", "version")}
+    was = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
+    return [
+        UpdateOne({"_id": live["_id"]}, _set(shown)),
+        UpdateOne({"_id": other["_id"]}, _set({**was, "state": "kept"})),
+    ]
 
 
 def _set(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,29 +1,37 @@
 """Brings the views of one store forward, and never stops: outages are waited out, an event that fails is tried again.
 
-Views that stand at the same position are written together. One that lags (a rebuild) takes turns with the others, and goes
-no further than the next position ahead, so that it meets them there. Where a batch fails for another reason than a
-store that is away, its views go on one by one, and the one that fails as `trouble.py` says: up to an event that can not be
-applied, whose conversation is then parked in that view (`parking.py`). Nothing is ever skipped.
+Its views have a place in each bucket that this process holds (`leases.py`). Places at the same position are written together. One that
+lags (a rebuild, a bucket taken over) takes turns with the others, and goes no further than the next position ahead, so that it
+meets them there. Where a batch fails for another reason than a store that is away, its places go on one by one, and the one
+that fails as `trouble.py` says: up to an event that can not be applied, whose conversation is then parked in that view
+(`parking.py`). Nothing is ever skipped.
 """
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import psycopg
 import redis.exceptions
 import structlog
 from pymongo.errors import ConnectionFailure
 
+from infrastructure.event_log.reader import Logged
 from infrastructure.metrics import Metrics
-from projections.bell import Bell, Signal
+from projections.bell import Bell
+from projections.buckets import bucket_of
 from projections.feed import BATCH_EVENTS, Batch, Feed
-from projections.parking import due, parked_for
+from projections.leases import Held
+from projections.parking import parked_for
 from projections.positions import Fenced, Place, Positions
 from projections.sink import Sink
 from projections.trouble import Troubles
 
 POLL_SECONDS = 0.5
+IDLE_SECONDS = 0.02
+"""When nothing came for so long, positions that are not written down yet are."""
+
 BEHIND_EVENTS = 400
 """What a view that lags may take in one turn, so that those that keep up wait no longer for theirs."""
 
@@ -55,24 +63,22 @@ class Lane:
         self._metrics = metrics
         self._prepared = False
         self._known = False
+        self._held = Held({})
         self._look_again = 0.0
         self._away: str | None = "start"
         self._troubles = Troubles()
         self.places: dict[str, Place] = {}
-        self.moved = Signal()
+        """By their `ident`."""
 
     @property
     def ready(self) -> bool:
         """Whether its stores answer and every view can move."""
         return self._away is None and not self._troubles.stuck
 
-    async def arrival(self, target: int) -> None:
-        """Returns when every view is live and shows `target`."""
-        while True:
-            seen = self.moved.count
-            if self.places and all(it.state == "live" and it.position >= target for it in self.places.values()):
-                return
-            await self.moved.wait(seen, POLL_SECONDS)
+    def hold(self, held: Held) -> None:
+        """These buckets are this process's own now."""
+        self._held = Held(held.leases, held.silent | self._held.silent)
+        self._known = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Moves the views forward until `stop`; a batch that was begun is finished first."""
@@ -94,88 +100,111 @@ class Lane:
             else:
                 self._regained()
                 pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
-                if not moved and not await self._bell.wait(rings, POLL_SECONDS):
-                    self._known = False  # so that a reset is noticed when nothing is appended
+                if not moved and not await self._bell.wait(rings, IDLE_SECONDS):
+                    await self._idle(rings)
+        await self._settle()
+
+    async def _idle(self, rings: int) -> None:
+        await self._settle()
+        if not await self._bell.wait(rings, POLL_SECONDS):
+            self._known = False  # so that a reset is noticed when nothing is appended
+
+    async def _settle(self) -> None:
+        try:
+            await self._sink.settle()
+        except (Fenced, *_AWAY):
+            self._known = False
 
     async def _turn(self) -> bool:
-        """One step for each group of views; says whether there may be more to do at once."""
+        """One step for each group of places; says whether there may be more to do at once."""
         if not self._prepared:
             await self._sink.prepare()
             self._prepared = True
         if not self._known or time.monotonic() >= self._look_again:
             await self._load()
         moved = False
-        for views, until in self._groups():
-            moved |= await self._step(views, until)
+        for places, until in self._groups():
+            moved |= await self._step(places, until)
         return moved
 
     async def _load(self) -> None:
-        places = await self._positions.load_to_move(self._views)
-        if missing := [view for view in self._views if view not in places]:
+        await self._settle()
+        held = self._held
+        if held.silent:
+            await self._sink.end_others(sorted(held.silent))
+            self._held = Held(self._held.leases, self._held.silent - held.silent)
+        found = await self._positions.load_to_move(self._views)
+        if missing := set(self._views) - {place.view for place in found}:
             head = await self._feed.last_position()
             for view in missing:
-                await self._positions.begin(view, head)
-            places = await self._positions.load_to_move(self._views)
-        if await self._reset_ahead(places):
-            places = await self._positions.load_to_move(self._views)
-        for view, place in places.items():
-            before = self.places.get(view)
-            if before is None or before.state != place.state:
-                log.info("projection_state", projection=view, state=place.state, position=place.position)
-            if before is not None:
-                _say_unparked(before, place)
-        self.places = places
-        self._known = True
+                await self._sink.begin_anew(view, head, only_first=True)
+            found = await self._positions.load_to_move(self._views)
+        if await self._begun_anew(found):
+            found = await self._positions.load_to_move(self._views)
+        if any(place.lease < held.leases.get(place.bucket, 0) for place in found):
+            await self._positions.enter(self._views, held.leases)
+            found = await self._positions.load_to_move(self._views)
+        self._take({place.ident: place for place in found if place.lease == held.leases.get(place.bucket)})
+        self._known = held.leases == self._held.leases
         self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
 
-    async def _reset_ahead(self, places: dict[str, Place]) -> bool:
+    def _take(self, places: Mapping[str, Place]) -> None:
+        """From now on these are the places to move."""
+        before = self.places
+        self.places = dict(places)
+        self._troubles.keep(places)
+        for name, place in places.items():
+            if name in before:
+                _say_unparked(before[name], place)
+        for view in sorted({place.view for place in places.values()}):
+            state, was = _state(self.places.values(), view), _state(before.values(), view)
+            if state != was:
+                log.info("projection_state", projection=view, state=state, position=self._position(view))
+
+    async def _begun_anew(self, places: Sequence[Place]) -> bool:
         """Begins anew with views that show more than the log has, as after Postgres was restored from an older backup."""
-        furthest = max(place.position for place in places.values())
+        furthest = max(place.position for place in places)
         # A position is written after its events can be read. So the log ends behind it, or has lost it; asked twice to be sure.
         if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
             return False
-        for place in places.values():
-            if place.position > last:
-                log.error("projection_ahead_of_log", projection=place.view, position=place.position, log_ends_at=last)
-                if place.view == place.shows:
-                    await self._positions.reset(place.view, last)
-                else:
-                    await self._positions.forget(place.view)
+        ahead = {place.view: place for place in places if place.position > last}
+        for view, place in ahead.items():
+            log.error("projection_ahead_of_log", projection=view, position=place.position, log_ends_at=last)
+            if view == place.shows:
+                await self._sink.begin_anew(view, last)
+            else:
+                await self._positions.forget(view)
         return True
 
-    def _groups(self) -> list[tuple[list[str], int | None]]:
-        """The views to write together, those behind first, and how far each group may go."""
-        alone = [view for view in self.places if view in self._troubles or self.places[view].state == "emptying"]
-        together: dict[tuple[int, frozenset[str]], list[str]] = {}
-        for view, place in self.places.items():
-            if view not in alone:
-                together.setdefault((place.position, frozenset(place.parked)), []).append(view)
-        stops = sorted({position for position, _ in together})
-        ahead = dict(zip(stops, [*stops[1:], None], strict=False))
-        groups = [
-            (views, ahead[position]) for (position, _), views in sorted(together.items(), key=lambda it: it[0][0])
+    def _groups(self) -> list[tuple[list[Place], int | None]]:
+        """The places to write together, those behind first, and how far each group may go."""
+        alone = [place for name, place in self.places.items() if name in self._troubles]
+        together: defaultdict[int, list[Place]] = defaultdict(list)
+        for name, place in self.places.items():
+            if name not in self._troubles:
+                together[place.position].append(place)
+        stops = sorted(together)
+        groups: list[tuple[list[Place], int | None]] = [
+            (together[position], until) for position, until in zip(stops, [*stops[1:], None], strict=False)
         ]
-        return groups + [([view], None) for view in alone if not self._troubles.waits(view)]
+        return groups + [([place], None) for place in alone if not self._troubles.waits(place.ident)]
 
-    async def _step(self, views: Sequence[str], until: int | None) -> bool:
-        """One batch for views that stand together; says whether there may be more to do at once."""
-        place = self.places[views[0]]
-        if place.state == "emptying":
-            self._known = False
-            return await self._sink.empty_some(place) or True
+    async def _step(self, places: Sequence[Place], until: int | None) -> bool:
+        """One batch for places that stand together; says whether there may be more to do at once."""
+        place = places[0]
         limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
-        limit = min([limit, *(self._troubles.limit(view) for view in views)])
+        limit = min([limit, *(self._troubles.limit(each.ident) for each in places)])
         batch = Batch(place.position, [])
         try:
             batch = await self._feed.after(place.position, until=until, limit=limit)
             if not batch.events:
                 return False
-            moved = await self._sink.apply([self.places[view] for view in views], batch.end, batch.events)
+            moved = await self._sink.apply(places, batch.end, batch.events)
         except (Fenced, *_AWAY):
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other views nor be skipped
-            if len(views) > 1:
-                return bool(sum([await self._step([view], until) for view in views]))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other places nor be skipped
+            if len(places) > 1:
+                return bool(sum([await self._step([each], until) for each in places]))
             return await self._failed(place, batch, error)
         self._applied(moved, batch)
         return True
@@ -187,8 +216,9 @@ class Lane:
             return verdict == "narrowed"
         failed = batch.events[0]
         parked = parked_for(failed, error)
-        self.places[place.view] = await self._positions.park(place, failed.conversation_id, parked)
-        self._troubles.parked(place.view)
+        await self._sink.settle()
+        self.places[place.ident] = await self._positions.park(place, failed.conversation_id, parked)
+        self._troubles.parked(place.ident)
         log.error(
             "projection_parked",
             projection=place.view,
@@ -202,34 +232,45 @@ class Lane:
         return True
 
     def _applied(self, moved: Sequence[Place], batch: Batch) -> None:
-        now = time.time()
-        parked = self.places[moved[0].view].parked
-        events = due(batch.events, parked)
+        shown: defaultdict[str, list[Logged]] = defaultdict(list)
+        by_bucket: defaultdict[int, list[Logged]] = defaultdict(list)
+        for logged in batch.events:
+            by_bucket[bucket_of(logged.conversation_id)].append(logged)
         for place in moved:
-            view, before = place.view, self.places[place.view]
-            self.places[view] = place
-            self._metrics.projection_position.labels(view).set(place.position)
+            before = self.places[place.ident]
+            self.places[place.ident] = place
+            its = [logged for logged in by_bucket[place.bucket] if logged.conversation_id not in place.parked]
             if before.state == "live":
-                observe = self._metrics.projection_lag_seconds.labels(view).observe
-                for logged in events:
-                    observe(max(0.0, now - logged.recorded_at.timestamp()))
-            elif place.state == "live":
-                log.info("projection_state", projection=view, state=place.state, position=place.position)
+                shown[place.view] += its
+            elif place.state == "live" and _state(self.places.values(), place.view) == "live":
+                log.info("projection_state", projection=place.view, state="live", position=place.position)
             _say_unparked(before, place)
-            self._troubles.written(view, batch)
-            log.debug("projection_moved", projection=view, position=place.position, events=len(batch.events))
+            self._troubles.written(place.ident, batch)
+        self._measure({place.view for place in moved}, shown)
+
+    def _measure(self, moved: Collection[str], shown: Mapping[str, Sequence[Logged]]) -> None:
+        now = time.time()
+        for view in moved:
+            self._metrics.projection_position.labels(view).set(self._position(view))
+            observe = self._metrics.projection_lag_seconds.labels(view).observe
+            for logged in shown.get(view, ()):
+                observe(max(0.0, now - logged.recorded_at.timestamp()))
         if log.is_enabled_for(_DEBUG):
-            for logged in events:
-                log.debug(
-                    "event_projected",
-                    request_id=logged.correlation_id,
-                    conversation_id=logged.conversation_id,
-                    version=logged.version,
-                    position=logged.position,
-                    event_type=logged.topic,
-                    projections=[place.view for place in moved],
-                )
-        self.moved.ring()
+            for view, its in shown.items():
+                for logged in its:
+                    log.debug(
+                        "event_projected",
+                        request_id=logged.correlation_id,
+                        conversation_id=logged.conversation_id,
+                        version=logged.version,
+                        position=logged.position,
+                        event_type=logged.topic,
+                        projection=view,
+                    )
+
+    def _position(self, view: str) -> int:
+        """How far the view is in the buckets of this process."""
+        return min(place.position for place in self.places.values() if place.view == view)
 
     def _lost(self, error: Exception) -> None:
         self._known = False
@@ -246,6 +287,12 @@ class Lane:
 
 
 _DEBUG = 10
+
+
+def _state(places: Iterable[Place], view: str) -> str | None:
+    """The state of a view, of what there is of it here."""
+    states = {place.state for place in places if place.view == view}
+    return None if not states else "live" if states == {"live"} else "rebuilding"
 
 
 def _say_unparked(before: Place, now: Place) -> None:

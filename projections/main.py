@@ -10,7 +10,6 @@ import uvloop
 
 from infrastructure import mongodb, redis
 from infrastructure.event_log.migrate import migrate
-from infrastructure.event_log.reader import EventReader
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
 from infrastructure.postgres import make_pool
@@ -29,17 +28,15 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=60.0)
     snapshots = redis.connect(settings)
-    reader, database = EventReader(pool), mongodb.database(client, settings)
-    runner = Runner(
-        postgres_url=settings.postgres_url, reader=reader, database=database, redis=snapshots, metrics=metrics
-    )
+    database = mongodb.database(client, settings)
+    runner = Runner(postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots, metrics=metrics)
     renewing: asyncio.Task[None] | None = None
     with metrics.serve(settings.metrics_port, lambda: runner.ready, settings.host) as server:
         log.info("projector_started", port=server.port)
         try:
             await pool.open()
             await _migrate(settings.postgres_url, stop)
-            renewing = asyncio.create_task(renew(settings, reader, database, snapshots))
+            renewing = asyncio.create_task(renew(settings, pool, database, snapshots))
             await runner.run(stop)
         finally:
             if renewing is not None:

@@ -1,10 +1,12 @@
 """The views in MongoDB: a batch of events becomes one transaction with the new positions of the views it is for."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from itertools import chain
 from typing import Any
+from uuid import UUID
 
+from bson import Binary
 from pymongo import DeleteMany, IndexModel, ReadPreference, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, OperationFailure
@@ -13,16 +15,16 @@ from pymongo.write_concern import WriteConcern
 
 from infrastructure.event_log.reader import Logged
 from infrastructure.mongodb import Database
-from projections.coalesce import Change, Tally, coalesce
-from projections.parking import ViewDiverged, due, released
-from projections.positions import Fenced, Place, Positions
-from projections.read_models import INDEXES, VIEWS, Document, View, deletes, key, writes
+from projections.buckets import bucket_of
+from projections.coalesce import Change, Tally
+from projections.parking import ViewDiverged, released
+from projections.positions import OTHER, Fenced, Place, Positions
+from projections.read_models import INDEXES, VIEWS, Document, deletes, key, writes
 
-EMPTIED_AT_ONCE = 2_000
 REMOVED_AT_ONCE = 500
 """Documents of deleted conversations in one transaction: each has a time limit, and must fit into MongoDB's cache."""
 
-_MANY: frozenset[View] = frozenset({"items", "responses"})
+_MANY: frozenset[str] = frozenset({"items", "responses"})
 """The views that have any number of documents of a conversation."""
 
 _DUPLICATE_KEY = 11000
@@ -30,29 +32,70 @@ _TRANSIENT = ("TransientTransactionError", "UnknownTransactionCommitResult")
 
 
 class MongoViews:
-    """Writes `conversations`, `items` and `responses`."""
+    """Writes the views that are collections."""
 
     views: tuple[str, ...] = VIEWS
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._positions = Positions(database)
+        self._session: AsyncClientSession | None = None
+
+    @property
+    def holder(self) -> UUID:
+        """The id of the one session that its transactions are in, by which others can end what it has left open."""
+        if self._session is None:
+            self._session = self._database.client.start_session()
+        session_id: UUID = self._session.session_id["id"].as_uuid()
+        return session_id
+
+    async def close(self) -> None:
+        """Gives the session back."""
+        if self._session is not None:
+            await self._session.end_session()
+            self._session = None
+
+    async def end_others(self, holders: Sequence[UUID]) -> None:
+        """Ends the sessions of these, and with them transactions that hold locks for nobody."""
+        sessions = [{"id": Binary.from_uuid(holder)} for holder in holders]
+        await self._database.client.admin.command("killSessions", sessions)
 
     async def prepare(self) -> None:
         """Makes the indexes that are missing, and with them the collections."""
-        places = await self._positions.load(VIEWS)
-        for view in VIEWS:
-            collection = places[view].collection if view in places else view
-            await self._database[collection].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
+        for place in {place.view: place for place in await self._positions.load(VIEWS)}.values():
+            await make_indexes(self._database, place.shows, place.collection)
+
+    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
+        """A new collection becomes the view; what it was before is dropped, as is its other generation. Raises Fenced."""
+        shown = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
+        names = await self._collections(view)
+        taken = [name for name in names if name in shown or await self._database[name].find_one({}, {"_id": 1})]
+        collection = unused(view, taken)
+        await make_indexes(self._database, view, collection)
+        async with self.transaction((view,), 0) as session:
+            if not await self._positions.begin_anew(view, collection, target, session, only_first=only_first):
+                return
+        used = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
+        for name in set(await self._collections(view)) - used:
+            await self._database.drop_collection(name)
+        await self.prepare()  # another's new collection may have gone with them, and be this view's by now
+
+    async def _collections(self, view: str) -> list[str]:
+        """All collections that are or were the view."""
+        return await self._database.list_collection_names(filter={"name": {"$regex": f"^{view}(_[0-9]+)?$"}})
+
+    async def settle(self) -> None:
+        """Nothing: positions are written with the views."""
 
     async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
-        """Writes the batch into views that stand at one position with the same conversations parked, and moves them to `new`.
+        """Writes what the batch has for these places, which are at one position, and moves them to `new`.
 
         All of it or nothing, but where it deletes large conversations: then the views may stop in front of a deletion.
         Says where the views stand then. Raises Fenced when a view was elsewhere (or may be: the commit's answer was lost),
         UnreadableEvent, ViewDiverged, and PyMongoError.
         """
-        batch = due(batch, places[0].parked)
+        buckets = {place.bucket for place in places}
+        batch = [logged for logged in batch if bucket_of(logged.conversation_id) in buckets]
         while (index := await self._too_many(places, batch)) is not None:
             if index:
                 places = await self._commit(places, batch[index - 1].position, batch[:index])
@@ -65,9 +108,7 @@ class MongoViews:
         found = 0
         for index, logged in enumerate(batch):
             if deletes(logged):
-                for place in places:
-                    if place.shows not in _MANY:
-                        continue
+                for place in _shows_many_of(logged, places):
                     collection = self._database[place.collection]
                     found += await collection.count_documents(_documents_of(logged), limit=REMOVED_AT_ONCE + 1)
                 if found > REMOVED_AT_ONCE:
@@ -79,31 +120,18 @@ class MongoViews:
 
         So that no event in between misses them, whoever goes on from here.
         """
-        for place in places:
-            if place.shows in _MANY:
-                while idents := await self.some(place.collection, _documents_of(deleted), REMOVED_AT_ONCE):
-                    await self._remove_some(place, idents)
+        for place in _shows_many_of(deleted, places):
+            while idents := await self.some(place.collection, _documents_of(deleted), REMOVED_AT_ONCE):
+                await self._remove_some(place, idents)
 
     async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
-        shown = {place.shows for place in places}
-        tallies = coalesce(write for write in chain.from_iterable(map(writes, batch)) if write.view in shown)
+        tallies = list(_tallies(places, batch))
+        gone = {ident for place in places for ident in released(batch, place.parked)}
         async with self.transaction([place.view for place in places], places[0].position) as session:
-            moved = await self._positions.advance(places, new, released(batch, places[0].parked), session)
-            for place in places:
-                for view, tally in tallies.items():
-                    if view == place.shows:
-                        await self.write(view, place.collection, tally, session)
+            moved = await self._positions.advance(places, new, gone, session)
+            for view, collection, tally in tallies:
+                await self.write(view, collection, tally, session)
         return moved
-
-    async def empty_some(self, place: Place) -> bool:
-        """Removes some documents of a view that is being emptied; says whether it is empty now."""
-        idents = await self.some(place.collection, {}, EMPTIED_AT_ONCE)
-        if not idents:
-            await self.prepare()  # they may have gone with the collection
-            await self._positions.emptied(place)
-            return True
-        await self._remove_some(place, idents)
-        return False
 
     async def some(self, collection: str, where: Document, limit: int) -> list[str]:
         """The `_id`s of some documents."""
@@ -118,20 +146,21 @@ class MongoViews:
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
         """A transaction of views that stand at `position`. Raises Fenced when it meets another one."""
-        async with self._database.client.start_session() as session:
-            try:
-                async with await session.start_transaction(
-                    read_concern=ReadConcern("snapshot"),
-                    write_concern=WriteConcern(w="majority", j=True),
-                    read_preference=ReadPreference.PRIMARY,
-                ):
-                    yield session
-            except OperationFailure as error:
-                if any(map(error.has_error_label, _TRANSIENT)):
-                    raise Fenced(views, position) from error
-                raise
+        _ = self.holder
+        assert self._session is not None
+        try:
+            async with await self._session.start_transaction(
+                read_concern=ReadConcern("snapshot"),
+                write_concern=WriteConcern(w="majority", j=True),
+                read_preference=ReadPreference.PRIMARY,
+            ):
+                yield self._session
+        except OperationFailure as error:
+            if any(map(error.has_error_label, _TRANSIENT)):
+                raise Fenced(views, position) from error
+            raise
 
-    async def write(self, view: View, name: str, tally: Tally, session: AsyncClientSession) -> None:
+    async def write(self, view: str, name: str, tally: Tally, session: AsyncClientSession) -> None:
         """Writes what a batch comes to in one view, to the collection of that name. Raises ViewDiverged and PyMongoError."""
         collection = self._database[name]
         try:
@@ -155,6 +184,49 @@ class MongoViews:
             if _DUPLICATE_KEY in codes:
                 raise ViewDiverged(view, "a document that comes in is there already") from error
             raise
+
+
+async def make_indexes(database: Database, view: str, collection: str) -> None:
+    """Makes those indexes of a view that the collection has not, and with them the collection."""
+    await database[collection].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
+
+
+def unused(view: str, collections: Iterable[str]) -> str:
+    """A name for a collection of the view that is none of these, and later than all of them: `items`, `items_2`, …"""
+    numbers = [int(name.rpartition("_")[2]) if "_" in name else 1 for name in collections]
+    return f"{view}_{1 + max(numbers)}" if numbers else view
+
+
+def _tallies(places: Sequence[Place], batch: Sequence[Logged]) -> Iterator[tuple[str, str, Tally]]:
+    """What the batch comes to in each collection of these places. Raises UnreadableEvent."""
+    shown: defaultdict[tuple[str, str], dict[int, Place]] = defaultdict(dict)
+    by_bucket: defaultdict[int, list[Place]] = defaultdict(list)
+    for place in places:
+        shown[place.shows, place.collection][place.bucket] = place
+        by_bucket[place.bucket].append(place)
+    made = [
+        (logged, list(writes(logged)))
+        for logged in batch
+        if any(_shows(place, logged) for place in by_bucket[bucket_of(logged.conversation_id)])
+    ]
+    for (view, collection), its in shown.items():
+        tally = Tally()
+        for logged, all_of_it in made:
+            if (there := its.get(bucket_of(logged.conversation_id))) is not None and _shows(there, logged):
+                for write in all_of_it:
+                    if write.view == view:
+                        tally.take(write)
+        yield view, collection, tally
+
+
+def _shows(place: Place, logged: Logged) -> bool:
+    return logged.conversation_id not in place.parked or deletes(logged)
+
+
+def _shows_many_of(deleted: Logged, places: Sequence[Place]) -> list[Place]:
+    """The places with any number of documents of the conversation."""
+    bucket = bucket_of(deleted.conversation_id)
+    return [place for place in places if place.shows in _MANY and place.bucket == bucket]
 
 
 def _documents_of(deleted: Logged) -> Document:

@@ -1,55 +1,63 @@
-"""How far each view has come: `projections` in MongoDB, one document a view. Whoever moves a view forward moves this too.
+"""How far each view has come: `projections` in MongoDB. Whoever moves a view forward moves this too, in the same transaction.
 
-    {_id: view, collection, position, state, target, epoch, repairs, parked: {conversation_id: {tenant, position, version, topic, error,
-    message, at, repair, done}}}
+One document for each bucket of a view (`buckets.py`), since several projectors may share the work:
 
-`position` is the last event a view shows; it moves only from the {epoch, position} its mover has read, so that of two
-projectors one loses and writes nothing. `state` tells a view's life:
+    {_id: "items/3", view: "items", bucket: 3, collection, state, position, target, lease, epoch, repairs,
+     parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
-    (absent) -> emptying (position -1) -> rebuilding (0 …) -> live
-    any      -> emptying                                      by `reset`
-
-An emptying view is nobody's to write to; `target` is the head of the log at that moment, where it is live again. `parked`
-are the conversations that the view leaves out (see `parking.py`). Whatever else than an advance changes a view raises its
-`epoch`, so that every mover reads anew; `repairs` counts the conversations that came back, for those who read meanwhile.
+`position` is the last event of its bucket that a view shows; it moves only from the {epoch, position} its mover has read, so
+that of two projectors one loses and writes nothing. `lease` is the number under which a projector holds the bucket: a newer one
+raises the epoch, and with that the older one's writes fail. Whatever else than an advance changes a place raises its epoch too, so that
+every mover reads anew. A view that begins anew is `rebuilding` up to `target`, the head of the log at that moment; from then on
+it is `live`. `parked` are the conversations that the view leaves out (`parking.py`); `repairs` counts those that came back, for
+those who read meanwhile. A view's other generation (`generations.py`) has such places too.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
-from pymongo import WriteConcern
+from pymongo import UpdateMany, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import DuplicateKeyError
 
 from infrastructure.mongodb import Database, Document
+from projections.buckets import ALL_BUCKETS, bucket_of, ident
 from projections.parking import Parked
 from projections.read_models import POSITIONS, VERSIONS
 
 OTHER = "+"
 """Behind a view's name: its other generation (`generations.py`)."""
 
-BEFORE_ALL = -1
-"""The position of a view that is being emptied: no event's, and nobody's to move from."""
-
 
 class Place(Struct, frozen=True):
-    """Where a view stands, and the conversations it leaves out."""
+    """Where a view stands in a bucket, and the conversations it leaves out."""
 
     view: str
+    bucket: int
     position: int
-    state: Literal["emptying", "rebuilding", "live"]
+    state: Literal["rebuilding", "live"]
     target: int
     epoch: int = 0
+    lease: int = 0
     parked: Mapping[str, Parked] = {}
     collection: str = ""
+
+    @property
+    def ident(self) -> str:
+        """Its `_id`."""
+        return ident(self.view, self.bucket)
 
     @property
     def shows(self) -> str:
         """What its documents are: the view, or the view that it is another generation of."""
         return self.view.removesuffix(OTHER)
+
+    def leaves_out(self, conversation_id: str) -> bool:
+        """Whether it says nothing of this conversation: it has it parked, or it is another bucket's."""
+        return conversation_id in self.parked or bucket_of(conversation_id) != self.bucket
 
     def moved(self, position: int, released: Collection[str] = ()) -> "Place":
         """Where it stands after an advance to `position`, with which these conversations were let go."""
@@ -63,24 +71,53 @@ class Place(Struct, frozen=True):
         )
 
 
+class Standing(Struct, frozen=True):
+    """Where a whole view stands: as far as the bucket that is furthest behind."""
+
+    view: str
+    position: int
+    state: str
+    parked: Mapping[str, Parked]
+    collection: str
+
+
 class Fenced(Exception):
     """The view is no longer where the writer read it: another projector moved it, or it was reset. Nothing was written."""
 
     def __init__(self, views: Iterable[str], position: int) -> None:
-        super().__init__(f"{', '.join(sorted(views))} left position {position} meanwhile")
+        super().__init__(f"{', '.join(sorted(set(views)))} left position {position} meanwhile")
 
 
 def place_of(document: Document) -> Place:
     """The place that a document of `projections` says."""
     return Place(
-        document["_id"],
+        document["view"],
+        document["bucket"],
         document["position"],
         document["state"],
         document["target"],
-        document.get("epoch", 0),
+        document["epoch"],
+        document.get("lease", 0),
         msgspec.convert(document.get("parked", {}), dict[str, Parked]),
-        document.get("collection") or document["_id"],
+        document["collection"],
     )
+
+
+def standings(places: Iterable[Place]) -> dict[str, Standing]:
+    """Where the views of these places stand."""
+    by_view: defaultdict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        by_view[place.view].append(place)
+    return {
+        view: Standing(
+            view,
+            min(place.position for place in all_of_it),
+            "live" if all(place.state == "live" for place in all_of_it) else "rebuilding",
+            {ident: parked for place in all_of_it for ident, parked in place.parked.items()},
+            all_of_it[0].collection,
+        )
+        for view, all_of_it in by_view.items()
+    }
 
 
 class Positions:
@@ -91,54 +128,63 @@ class Positions:
         # Where a view's writes may safely come again, its position need not wait for the journal.
         self._lax = self._collection.with_options(write_concern=WriteConcern(w=1))
 
-    async def load(self, views: Collection[str]) -> dict[str, Place]:
-        """The places of those of the views that have one."""
-        return {it["_id"]: place_of(it) async for it in self._collection.find({"_id": {"$in": list(views)}})}
+    async def load(self, views: Collection[str]) -> list[Place]:
+        """The places of those of the views that have any."""
+        return [place_of(it) async for it in self._collection.find({"view": {"$in": list(views)}})]
 
-    async def load_to_move(self, views: Collection[str]) -> dict[str, Place]:
+    async def standings(self, views: Collection[str]) -> dict[str, Standing]:
+        """Where those of the views stand that have a place."""
+        return standings(await self.load(views))
+
+    async def load_to_move(self, views: Collection[str]) -> list[Place]:
         """As `load`, and with them their other generations where these are to be brought forward."""
         others = [f"{view}{OTHER}" for view in views]
-        which = {
-            "$or": [{"_id": {"$in": list(views)}}, {"_id": {"$in": others}, "state": {"$in": ["rebuilding", "live"]}}]
-        }
-        return {it["_id"]: place_of(it) async for it in self._collection.find(which)}
+        moving = {"view": {"$in": others}, "state": {"$in": ["rebuilding", "live"]}}
+        which = {"$or": [{"view": {"$in": list(views)}}, moving]}
+        return [place_of(it) async for it in self._collection.find(which)]
+
+    async def enter(self, views: Collection[str], leases: Mapping[int, int]) -> None:
+        """Notes under which lease each bucket is held from now on, where that is newer: who held it before is fenced."""
+        held = [*views, *(f"{view}{OTHER}" for view in views)]
+        entering = [
+            UpdateMany(
+                {"view": {"$in": held}, "bucket": bucket, "lease": {"$lt": lease}},
+                {"$set": {"lease": lease}, "$inc": {"epoch": 1}},
+            )
+            for bucket, lease in leases.items()
+        ]
+        await self._collection.bulk_write(entering, ordered=False)
 
     async def forget(self, view: str) -> None:
         """There is no such place any more: of an other generation that is of no use."""
-        await self._collection.delete_one({"_id": view})
+        await self._collection.delete_many({"view": view})
 
-    async def reset(self, view: str, target: int) -> None:
-        """From now on the view is empty, whoever empties it, and live when it has come to `target`. Nothing is parked."""
-        place = {"position": BEFORE_ALL, "state": "emptying", "target": target, **_version(view)}
-        await self._collection.update_one(
-            {"_id": view}, {"$set": place, "$unset": {"parked": ""}, "$inc": {"epoch": 1}}, upsert=True
-        )
+    async def begin_anew(
+        self, view: str, collection: str, target: int, session: AsyncClientSession, *, only_first: bool
+    ) -> bool:
+        """As part of the session's transaction: the view stands before the first event, in this collection, nothing is parked.
 
-    async def begin(self, view: str, target: int) -> None:
-        """A place for a view that has none: it is emptied first, whatever is there. Changes nothing where there is one."""
-        place = {
-            "_id": view,
-            "position": BEFORE_ALL,
-            "state": "emptying",
+        Its other generation is forgotten. With `only_first`, nothing is changed, and False returned, where it has places.
+        """
+        there = await self._collection.count_documents({"view": view}, session=session)
+        if there and only_first:
+            return False
+        begun: Document = {
+            "collection": collection,
+            "state": "live" if target == 0 else "rebuilding",
+            "position": 0,
             "target": target,
-            "epoch": 0,
-            **_version(view),
+            "version": VERSIONS.get(view, 1),
         }
-        try:
-            await self._collection.insert_one(place)
-        except DuplicateKeyError:
-            return
-
-    async def hold(self, place: Place, session: AsyncClientSession) -> None:
-        """Makes the session's transaction fail if the view leaves its place before it commits. Raises Fenced."""
-        found = await self._collection.update_one(_at(place), {"$inc": {"held": 1}}, session=session)
-        if not found.matched_count:
-            raise Fenced((place.view,), place.position)
-
-    async def emptied(self, place: Place) -> None:
-        """The view is empty: events may come, from the first one on. Changes nothing where another said so before."""
-        begun = {"$set": {"position": 0, "state": {"$cond": [{"$gt": ["$target", 0]}, "rebuilding", "live"]}}}
-        await self._collection.update_one({**_at(place), "state": "emptying"}, [begun, {"$unset": "held"}])
+        await self._collection.delete_many({"view": f"{view}{OTHER}"}, session=session)
+        if there:
+            change = {"$set": begun, "$unset": {"parked": ""}, "$inc": {"epoch": 1}}
+            await self._collection.update_many({"view": view}, change, session=session)
+            return True
+        first = {"view": view, "epoch": 0, "lease": 0, **begun}
+        places = [{"_id": ident(view, bucket), "bucket": bucket, **first} for bucket in ALL_BUCKETS]
+        await self._collection.insert_many(places, session=session)
+        return True
 
     async def advance(
         self,
@@ -147,41 +193,47 @@ class Positions:
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[Place]:
-        """Moves all of the views to `new`, and says where they stand then. `released` are no longer parked: they were deleted.
+        """Moves all of the places, which are at one position, to `new`, and says where they stand then.
 
-        Raises Fenced when one is elsewhere. With a session, as part of its transaction. Without, the move may be forgotten
-        again when MongoDB fails over.
+        `released` are no longer parked: they were deleted. Raises Fenced when one is elsewhere. With a session, as part of its
+        transaction. Without, the move may be forgotten again when MongoDB fails over.
         """
         collection = self._collection if session else self._lax
         state = {"$cond": [{"$gte": [new, "$target"]}, "live", "$state"]}
         changes: list[Document] = [{"$set": {"position": new, "state": state}}]
         if released:
             changes += [{"$set": {"epoch": _NEXT_EPOCH}}, {"$unset": [_parked(ident) for ident in released]}]
-        moved = await collection.update_many({"$or": [_at(place) for place in places]}, changes, session=session)
+        moved = await collection.update_many(_at(places), changes, session=session)
         if moved.matched_count != len(places):
             raise Fenced((place.view for place in places), places[0].position)
         return [place.moved(new, released) for place in places]
 
+    async def hold(self, place: Place, session: AsyncClientSession) -> None:
+        """Makes the session's transaction fail if the view leaves its place before it commits. Raises Fenced."""
+        found = await self._collection.update_one(_at([place]), {"$inc": {"held": 1}}, session=session)
+        if not found.matched_count:
+            raise Fenced((place.view,), place.position)
+
     async def park(self, place: Place, conversation_id: str, parked: Parked) -> Place:
         """From now on the view leaves this conversation out; says how it stands then. Raises Fenced."""
         entry = {_parked(conversation_id): msgspec.to_builtins(parked)}
-        found = await self._collection.update_one(_at(place), {"$set": entry, "$inc": {"epoch": 1}})
+        found = await self._collection.update_one(_at([place]), {"$set": entry, "$inc": {"epoch": 1}})
         if not found.matched_count:
             raise Fenced((place.view,), place.position)
         return replace(place, epoch=place.epoch + 1, parked={**place.parked, conversation_id: parked})
 
-    async def claim(self, view: str, conversation_id: str, parked: Parked) -> bool:
-        """Parks a conversation for the repair that `parked` names, or hands a parked one over to it, as it is.
+    async def claim(self, view: str, conversation_id: str, parked: Parked) -> Parked | None:
+        """Parks a conversation for the repair that `parked` names, or hands a parked one over to it, as it is; how it is parked now.
 
-        False where there is nothing to repair: no projector has begun with the view, or it is being emptied.
+        None where no projector has begun with the view.
         """
         name = _parked(conversation_id)
         known = {"$ifNull": [f"${name}", {"$literal": msgspec.to_builtins(parked)}]}
         claimed = {"$mergeObjects": [known, {"repair": parked.repair, "done": 0}]}
-        found = await self._collection.update_one(
-            {"_id": view, "state": {"$ne": "emptying"}}, [{"$set": {name: claimed, "epoch": _NEXT_EPOCH}}]
+        document = await self._collection.find_one_and_update(
+            _of(view, conversation_id), [{"$set": {name: claimed, "epoch": _NEXT_EPOCH}}], return_document=True
         )
-        return bool(found.matched_count)
+        return None if document is None else place_of(document).parked[conversation_id]
 
     async def claimed(
         self,
@@ -204,7 +256,7 @@ class Positions:
         elif done is not None:
             change = {"$set": {f"{name}.done": done}}
         document = await self._collection.find_one_and_update(
-            {"_id": view, f"{name}.repair": repair}, change, session=session
+            {**_of(view, conversation_id), f"{name}.repair": repair}, change, session=session
         )
         return None if document is None else place_of(document)
 
@@ -212,20 +264,27 @@ class Positions:
         """Says anew why a conversation is parked that a repair had claimed, which ends with that."""
         name = _parked(conversation_id)
         entry = {name: msgspec.to_builtins(parked)}
-        await self._collection.update_one({"_id": view, f"{name}.repair": repair}, {"$set": entry})
+        await self._collection.update_one({**_of(view, conversation_id), f"{name}.repair": repair}, {"$set": entry})
 
 
-def _version(view: str) -> dict[str, int]:
-    """The version of the code that makes the view from now on."""
-    return {"version": VERSIONS[view]} if view in VERSIONS else {}
+_NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
 
 
-_NEXT_EPOCH: Any = {"$add": [{"$ifNull": ["$epoch", 0]}, 1]}
+def _of(view: str, conversation_id: str) -> Document:
+    return {"_id": ident(view, bucket_of(conversation_id))}
 
 
-def _at(place: Place) -> Document:
-    """The document of a view that is still at its place. One of an older version of this store has no epoch yet."""
-    return {"_id": place.view, "position": place.position, "epoch": place.epoch or {"$in": [0, None]}}
+def _at(places: Iterable[Place]) -> Document:
+    """The documents of the places that have not moved."""
+    alike: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for place in places:
+        alike[place.position, place.epoch].append(place.ident)
+    return {
+        "$or": [
+            {"_id": {"$in": idents}, "position": position, "epoch": epoch}
+            for (position, epoch), idents in alike.items()
+        ]
+    }
 
 
 def _parked(conversation_id: str) -> str:

@@ -46,7 +46,7 @@ VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 1}
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
 POSITIONS = "projections"
 
-INDEXES: dict[View, tuple[tuple[tuple[str, int], ...], ...]] = {
+INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "conversations": (
         (("tenant", 1), ("listed", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),

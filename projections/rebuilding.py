@@ -16,7 +16,9 @@ from redis.asyncio import Redis
 from infrastructure.event_log.reader import EventReader
 from infrastructure.metrics import Metrics
 from infrastructure.mongodb import Database
+from infrastructure.postgres import Pool
 from infrastructure.settings import Settings
+from projections.cancelling import heed_cancellation
 from projections.comparing import Comparison, compare
 from projections.filling import Share, filled
 from projections.generations import Filling, Generations
@@ -55,7 +57,7 @@ class Rebuild:
         views: Sequence[View],
         *,
         settings: Settings,
-        reader: EventReader,
+        pool: Pool,
         database: Database,
         redis: Redis,
         workers: int,
@@ -63,7 +65,7 @@ class Rebuild:
     ) -> None:
         self._views = views
         self._settings = settings
-        self._reader = reader
+        self._pool = pool
         self._database = database
         self._redis = redis
         self._workers = workers
@@ -73,10 +75,12 @@ class Rebuild:
     async def run(self, *, swaps: bool = True) -> Rebuilt:
         """Makes the views anew, compares, and exchanges them; without `swaps` it drops the new ones again instead."""
         began = time.monotonic()
-        until = await self._reader.last_position()
+        until = await EventReader(self._pool).last_position()
         fillings = await self._generations.begin(self._views, until, self._workers)
+        heed_cancellation()
         for alike in _alike(fillings):
             await self._fill(alike)
+        heed_cancellation()
         seconds = time.monotonic() - began
         done = sum(filling.until for filling in fillings[:1])
         rebuilt = Rebuilt(compared=await self._compared(), events=done, filling_seconds=seconds)
@@ -99,7 +103,7 @@ class Rebuild:
     async def _fill(self, fillings: Sequence[Filling]) -> None:
         """Fills collections that are equally far, in as many processes as they have shares."""
         views = [filling.view for filling in fillings]
-        until, reached = fillings[0].until, dict(enumerate(fillings[0].shares))
+        until, reached = fillings[0].until, dict(fillings[0].shares)
         shares = [
             Share(
                 postgres_url=self._settings.postgres_url,
@@ -108,7 +112,7 @@ class Rebuild:
                 collections={filling.view: filling.collection for filling in fillings},
                 parked=frozenset[str]().union(*(filling.parked for filling in fillings)),
                 number=number,
-                shares=len(reached),
+                buckets=fillings[0].buckets[number],
                 after=after,
                 until=until,
             )
@@ -138,9 +142,10 @@ class Rebuild:
                     running = asyncio.create_task(self._runner().run(stop))
                 if running is not None and running.done():
                     running.result()
+                heed_cancellation()
                 await asyncio.sleep(_LOOK_SECONDS)
             self._report("comparing", 0, len(self._views))
-            return [await _patiently(partial(compare, self._database, view)) for view in self._views]
+            return [await patiently(partial(compare, self._database, view)) for view in self._views]
         finally:
             stop.set()
             if running is not None:
@@ -149,11 +154,10 @@ class Rebuild:
     def _runner(self) -> Runner:
         return Runner(
             postgres_url=self._settings.postgres_url,
-            reader=self._reader,
+            pool=self._pool,
             database=self._database,
             redis=self._redis,
             metrics=Metrics(),
-            views=self._views,
         )
 
     async def _swapped(self, rebuilt: Rebuilt) -> Rebuilt:
@@ -166,7 +170,7 @@ class Rebuild:
             await self._generations.swap(self._views)
             taken = time.monotonic() - began
 
-        await _patiently(swap)
+        await patiently(swap)
         return Rebuilt(
             compared=rebuilt.compared,
             events=rebuilt.events,
@@ -177,16 +181,26 @@ class Rebuild:
 
 def _alike(fillings: Collection[Filling]) -> list[list[Filling]]:
     """The fillings that are equally far together: one reading of the log is enough for them."""
-    groups: dict[tuple[int, tuple[int, ...]], list[Filling]] = {}
+    groups: list[list[Filling]] = []
     for filling in fillings:
-        groups.setdefault((filling.until, filling.shares), []).append(filling)
-    return list(groups.values())
+        for group in groups:
+            if _far(group[0]) == _far(filling):
+                group.append(filling)
+                break
+        else:
+            groups.append([filling])
+    return groups
 
 
-async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+def _far(filling: Filling) -> tuple[object, ...]:
+    return filling.until, filling.shares, filling.buckets
+
+
+async def patiently(step: Callable[[], Awaitable[T]]) -> T:
     """Does a step as soon as no projector is in its way."""
     pause = 0.002
     while True:
+        heed_cancellation()
         try:
             return await step()
         except Fenced:

@@ -7,8 +7,8 @@ import structlog
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
-from infrastructure.event_log.reader import EventReader
 from infrastructure.mongodb import Database
+from infrastructure.postgres import Pool
 from infrastructure.settings import Settings
 from projections.filling import FillingFailed
 from projections.generations import Generations
@@ -22,20 +22,20 @@ _LOCK = 7_203_914_411
 log = structlog.get_logger(__name__)
 
 
-async def renew(settings: Settings, reader: EventReader, database: Database, redis: Redis) -> None:
+async def renew(settings: Settings, pool: Pool, database: Database, redis: Redis) -> None:
     """Makes anew what is older than this code, through any outage; returns when nothing is."""
     generations = Generations(database)
     while True:
         try:
             if not await generations.outdated():
                 return
-            await _renew_alone(settings, reader, database, redis)
+            await _renew_alone(settings, pool, database, redis)
         except (psycopg.Error, PyMongoError, FillingFailed) as error:
             log.warning("renewal_waits", exc_info=error)
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _renew_alone(settings: Settings, reader: EventReader, database: Database, redis: Redis) -> None:
+async def _renew_alone(settings: Settings, pool: Pool, database: Database, redis: Redis) -> None:
     """Does it, unless another process is at it."""
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         taken = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchone()
@@ -46,7 +46,7 @@ async def _renew_alone(settings: Settings, reader: EventReader, database: Databa
         rebuild = Rebuild(
             outdated,
             settings=settings,
-            reader=reader,
+            pool=pool,
             database=database,
             redis=redis,
             workers=WORKERS,

@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from infrastructure.event_log.reader import EventReader, Head, Logged, Unread
 from infrastructure.ids import mint
 from infrastructure.mongodb import Database
+from projections.cancelling import heed_cancellation
 from projections.coalesce import coalesce
 from projections.context_snapshots import Snapshot, key, put
 from projections.mongo import MongoViews
@@ -39,7 +40,7 @@ T = TypeVar("T")
 Outcome = Literal["repaired", "parked", "deleted", "released", "lost", "skipped"]
 """What became of a view: `parked`: an event can still not be applied. `deleted`: its deletion, here or ahead, is all there is
 to show. `released`: meanwhile it was unparked by another, or the whole view is made anew. `lost`: another repair has taken it
-over. `skipped`: the view is being emptied, or not begun: it will be made from the log anyway."""
+over. `skipped`: no projector has begun with the view: it will be made from the log anyway."""
 
 
 class Repaired(Struct, frozen=True, kw_only=True):
@@ -84,12 +85,12 @@ class Repair:
 
     async def run(self) -> list[Repaired]:
         """Repairs the views that have it parked; all of them when none has. Raises PyMongoError, RedisError, psycopg.Error."""
-        places = await self._positions.load(ALL_VIEWS)
-        views = [view for view, place in places.items() if self._ident in place.parked] or [*ALL_VIEWS]
+        standings = await self._positions.standings(ALL_VIEWS)
+        views = [view for view, it in standings.items() if self._ident in it.parked] or [*ALL_VIEWS]
         return [await self._repaired(view) for view in ALL_VIEWS if view in views]
 
     async def _repaired(self, view: str) -> Repaired:
-        if not await self._positions.claim(view, self._ident, self._claim()):
+        if await self._positions.claim(view, self._ident, self._claim()) is None:
             return Repaired(view=view, outcome="skipped")
         try:
             if view == CONTEXT:
@@ -116,8 +117,8 @@ class Repair:
         )
 
     async def _why_lost(self, view: str) -> Outcome:
-        place = (await self._positions.load([view])).get(view)
-        return "lost" if place is not None and self._ident in place.parked else "released"
+        standing = (await self._positions.standings([view])).get(view)
+        return "lost" if standing is not None and self._ident in standing.parked else "released"
 
     async def _documents(self, view: View) -> Parked | None:
         """Removes its documents and makes them anew; says what keeps it parked, if anything does."""
@@ -220,7 +221,7 @@ class Repair:
         """Does a step as soon as no projector is in its way, and leaves the projectors as much time as it took."""
         pause = _FIRST_PAUSE
         while True:
-            _heed_cancellation()
+            heed_cancellation()
             began = time.monotonic()
             try:
                 done = await step()
@@ -229,12 +230,5 @@ class Repair:
                 pause = min(_LONGEST_PAUSE, 2 * pause)
             else:
                 await asyncio.sleep(time.monotonic() - began)
-                _heed_cancellation()
+                heed_cancellation()
                 return done
-
-
-def _heed_cancellation() -> None:
-    """Ends a task that was cancelled and did not notice: up to Python 3.11 `asyncio.wait_for`, in pymongo's network layer, may swallow it."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError

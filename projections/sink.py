@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
 from infrastructure.event_log.reader import Logged
 from projections.positions import Place
@@ -15,11 +16,17 @@ class Sink(Protocol):
     async def prepare(self) -> None:
         """Makes what the views need before their first write."""
 
-    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
-        """Writes the batch into views at one position with the same conversations parked, but for what is of these.
+    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
+        """From now on the view is empty, and live when it has come to `target`; with `only_first` only where it was never begun."""
 
-        Moves the views to `new`, and says where they then are. Raises Fenced when they are elsewhere.
+    async def end_others(self, holders: Sequence[UUID]) -> None:
+        """Breaks off what these projectors, who have fallen silent, have begun and not committed."""
+
+    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+        """Writes into the views what the batch has for their places, all at one position, and moves them to `new`.
+
+        Says where they then are. Raises Fenced when they are elsewhere.
         """
 
-    async def empty_some(self, place: Place) -> bool:
-        """Removes some of a view that is being emptied; says whether it is empty now. Raises Fenced."""
+    async def settle(self) -> None:
+        """Writes down the positions that it has not yet. Raises Fenced."""

@@ -6,11 +6,13 @@ many are parked already) the view stays there, logged and not ready, and tries a
 """
 
 import time
+from collections.abc import Container
 from typing import Literal
 
 import structlog
 from msgspec import Struct
 
+from projections.buckets import view_of
 from projections.feed import BATCH_EVENTS, Batch
 from projections.parking import MOST_PARKED, is_of_the_event
 from projections.positions import Place
@@ -25,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class Trouble(Struct):
-    """Of one view: how many events it tries at once, how often the one at `event` failed, and when it is tried again."""
+    """Of one place: how many events it tries at once, how often the one at `event` failed, and when it is tried again."""
 
     limit: int
     event: int | None = None
@@ -34,32 +36,36 @@ class Trouble(Struct):
 
 
 class Troubles:
-    """Of the views of one lane."""
+    """Of the places of one lane, by their `ident`."""
 
     def __init__(self) -> None:
-        self._views: dict[str, Trouble] = {}
+        self._places: dict[str, Trouble] = {}
 
-    def __contains__(self, view: str) -> bool:
-        return view in self._views
+    def __contains__(self, place: str) -> bool:
+        return place in self._places
+
+    def keep(self, places: Container[str]) -> None:
+        """Forgets those of other places: they are another process's now."""
+        self._places = {name: trouble for name, trouble in self._places.items() if name in places}
 
     @property
     def stuck(self) -> bool:
-        """Whether a view stands before an event that failed."""
-        return any(trouble.failures for trouble in self._views.values())
+        """Whether one stands before an event that failed."""
+        return any(trouble.failures for trouble in self._places.values())
 
-    def limit(self, view: str) -> int:
-        """How many events the view may try at once."""
-        trouble = self._views.get(view)
+    def limit(self, place: str) -> int:
+        """How many events may be tried at once."""
+        trouble = self._places.get(place)
         return trouble.limit if trouble else BATCH_EVENTS
 
-    def waits(self, view: str) -> bool:
-        """Whether it is too early to try the view again."""
-        trouble = self._views.get(view)
+    def waits(self, place: str) -> bool:
+        """Whether it is too early to try it again."""
+        trouble = self._places.get(place)
         return trouble is not None and trouble.retry_at > time.monotonic()
 
     def failed(self, place: Place, batch: Batch, error: Exception) -> Verdict:
-        """A batch of this view alone failed; an empty one could not be read."""
-        trouble = self._views.setdefault(place.view, Trouble(BATCH_EVENTS))
+        """A batch of this place alone failed; an empty one could not be read."""
+        trouble = self._places.setdefault(place.ident, Trouble(BATCH_EVENTS))
         if len(batch.events) > 1:
             trouble.limit = len(batch.events) // 2
             log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
@@ -88,18 +94,18 @@ class Troubles:
         )
         return "waits"
 
-    def parked(self, view: str) -> None:
+    def parked(self, place: str) -> None:
         """The event that failed is nobody's trouble any more."""
-        self._views[view] = Trouble(limit=1)
+        self._places[place] = Trouble(limit=1)
 
-    def written(self, view: str, batch: Batch) -> None:
-        """A batch of the view was written: it may take twice as much next, and is out of trouble when it took all there was."""
-        trouble = self._views.get(view)
+    def written(self, place: str, batch: Batch) -> None:
+        """A batch of the place was written: it may take twice as much next, and is out of trouble when it took all there was."""
+        trouble = self._places.get(place)
         if trouble is None:
             return
         if trouble.failures:
-            log.info("projection_freed", projection=view, position=batch.end)
+            log.info("projection_freed", projection=view_of(place), position=batch.end)
         took_all = len(batch.events) < trouble.limit
         trouble.failures, trouble.limit = 0, trouble.limit * 2
         if took_all or trouble.limit >= BATCH_EVENTS:
-            del self._views[view]
+            del self._places[place]

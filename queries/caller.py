@@ -67,7 +67,7 @@ class Caller(Struct, frozen=True):
 
     async def select(self, read: Read, view: View, pipeline: Sequence[Document]) -> list[Document]:
         """What the pipeline gives of the view, without `_id`. Raises what Consistency.check raises."""
-        found = await (await self.collection(read, view).aggregate([*pipeline, with_places(read.views)])).to_list()
+        found = await (await self.collection(read, view).aggregate([*pipeline, with_places(read.places)])).to_list()
         await self.sources.consistency.check(read, places(document for document in found if "_id" in document))
         return [document for document in found if "_id" not in document]
 

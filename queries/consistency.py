@@ -1,7 +1,7 @@
 """Read your own writes: no answer is older than what was committed when its read arrived, or it says so. For `queries/` only.
 
 A read asks Postgres where the conversation (or the whole log) ends, and waits until the views it reads have come that far.
-With Postgres away it goes on, and the answer says `X-Consistency: unverified`. A view that is emptied to be rebuilt while a
+With Postgres away it goes on, and the answer says `X-Consistency: unverified`. A view that begins anew while a
 read is under way is noticed by its position, which is looked at once more behind the documents. What a view has parked is not
 shown: 503 `conversation_parked`; a list that it may be missing from, or stand in as it was, says `X-Consistency: parked`.
 """
@@ -17,9 +17,10 @@ from domain.errors import ConversationNotFound
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.mongodb import Database
+from projections.buckets import bucket_of, idents, view_of
 from projections.read_models import View, key
 from queries.log_access import LogAccess, LogAway, Question, conversation_parked
-from queries.positions import NOWHERE, Place, Places, Positions
+from queries.positions import NOWHERE, Place, Places, Positions, of_view
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -33,7 +34,7 @@ class _Away(Enum):
 
 
 class Read(Struct, kw_only=True):
-    """A read that may go ahead on `views`, which have all come to `position`.
+    """A read that may go ahead on `views`, which have all come to `position` in the buckets that it needs: `places`.
 
     `verified`: that is all that was committed when it arrived. Otherwise nobody knows, and a view must at least be whole.
     `parked`: the tenant's conversations that were parked in its views at some moment of it. `repairs`: how many had come back
@@ -42,12 +43,13 @@ class Read(Struct, kw_only=True):
 
     tenant: str
     views: tuple[View, ...]
+    places: list[str]
     position: int
     verified: bool
     parked: frozenset[str] = frozenset()
     repairs: int = 0
     repaired: bool = False
-    collections: dict[View, str] = {}
+    collections: dict[str, str] = {}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -66,11 +68,12 @@ class Read(Struct, kw_only=True):
         repairs = sum(place.repairs for place in found)
         if begins:
             self.repairs = repairs
-            self.collections = {view: place.collection for view, place in zip(self.views, found, strict=True)}
+            for name, place in zip(self.places, found, strict=True):
+                self.collections[view_of(name)] = place.collection
         self.repaired = self.repaired or repairs != self.repairs
 
     def _places(self, seen: Places) -> list[Place]:
-        return [seen.get(view, NOWHERE) for view in self.views]
+        return [seen.get(name, NOWHERE) for name in self.places]
 
 
 class ConversationRead(Read, kw_only=True):
@@ -113,9 +116,11 @@ class Consistency:
         if head is not _Away.AWAY and (head is None or head.tenant != tenant or head.deleted):
             raise ConversationNotFound(conversation_id)
         known = None if head is _Away.AWAY else head
+        needed: tuple[View, ...] = views if known else (*views, "conversations")
         read = ConversationRead(
             tenant=tenant,
-            views=views if known else (*views, "conversations"),
+            views=needed,
+            places=idents(needed, [bucket_of(conversation_id)]),
             position=max(known.position if known else 0, min_position),
             verified=known is not None,
             conversation_id=conversation_id,
@@ -134,10 +139,12 @@ class Consistency:
         deadline = time.monotonic() + WAIT_SECONDS
         last, seen = await asyncio.gather(self._ask(lambda reader: reader.last_position()), self.positions.read())
         if last is _Away.AWAY:
-            read = Read(tenant=tenant, views=views, position=min_position, verified=False)
+            read = Read(tenant=tenant, views=views, places=idents(views), position=min_position, verified=False)
         else:
             await self._check_not_ahead(views, seen, last)
-            read = Read(tenant=tenant, views=views, position=max(last, min_position), verified=True)
+            read = Read(
+                tenant=tenant, views=views, places=idents(views), position=max(last, min_position), verified=True
+            )
         await self._reach(read, seen, deadline)
         return read
 
@@ -148,8 +155,14 @@ class Consistency:
         """
         seen = await self.positions.read_now() if seen is None else seen
         read.look(seen)
-        if not read.holds(seen):
+        if not read.holds(seen) or await self._was_dropped(read, seen):
             raise _behind()
+
+    async def _was_dropped(self, read: Read, seen: Places) -> bool:
+        """Whether a collection is gone by now that documents were read from: another took its place, and it was not kept."""
+        shown = {seen[name].collection for name in read.places}
+        gone = {name for name in read.collections.values() if name not in shown}
+        return bool(gone) and not gone <= await self.positions.collections()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
         """Raises ConversationNotFound when the conversation was deleted since the read began: what was read may be a rest."""
@@ -169,7 +182,7 @@ class Consistency:
 
     async def _check_not_ahead(self, views: tuple[View, ...], seen: Places, last: int) -> None:
         """Raises ApiError 503 when a view shows more than the log has: Postgres lost its end, and the projector will begin anew."""
-        furthest = max(seen.get(view, NOWHERE).position for view in views)
+        furthest = max(place.position for view in views for place in of_view(seen, view))
         if furthest <= last:
             return
         now = await self._ask(lambda reader: reader.last_position())  # the places were read before this

@@ -1,5 +1,6 @@
 """GET /v1/conversations/{id}/context: what a model would be sent now, with what was left out and why."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -7,11 +8,12 @@ from pymongo.errors import PyMongoError
 
 from domain.errors import ConversationNotFound
 from domain.items import shaped
-from infrastructure.context import Asked, Context
+from infrastructure.context import Asked, Chosen
 from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_response
+from projections.buckets import bucket_of, ident
 from projections.read_models import CONTEXT
 from queries.caller import Called, Caller
 from queries.log_access import LogAway, conversation_parked
@@ -27,20 +29,23 @@ async def get_context(
     model: Annotated[str | None, Query(min_length=1, max_length=256, description="Default: that of a reply.")] = None,
 ) -> Response:
     """Answers with the items, oldest first, and their tokens as they are counted for the budget."""
-    version, headers = await _version(called, conversation_id)
+    contexts = called.sources.contexts
+    (version, headers), snapshot = await asyncio.gather(
+        _version(called, conversation_id), contexts.snapshot(called.principal.tenant, conversation_id)
+    )
     asked = Asked(model=model or await called.sources.model.default_model(), parameters={})
-    context = await called.sources.contexts.assemble(called.principal.tenant, conversation_id, version, asked)
+    chosen = await contexts.choose(conversation_id, version, asked, snapshot)
     body = {
         "object": "conversation.context",
         "version": version,
         "model": asked.model,
-        "budget": context.shown.budget,
-        "tokens": context.shown.tokens,
+        "budget": chosen.budget,
+        "tokens": chosen.tokens,
         "items": [
             {"id": each.item_id, "tokens": each.tokens, "item": shaped(each.item_id, each.item)}
-            for each in context.shown_items
+            for each in chosen.items
         ],
-        "left_out": _left_out(context),
+        "left_out": _left_out(chosen),
         "summary": None,
     }
     return json_response(body, headers=headers)
@@ -68,16 +73,16 @@ async def _check_not_parked(called: Caller, conversation_id: str) -> None:
         seen = await called.sources.consistency.positions.read()
     except PyMongoError:
         return
-    if conversation_id in seen.get(CONTEXT, NOWHERE).parked:
+    if conversation_id in seen.get(ident(CONTEXT, bucket_of(conversation_id)), NOWHERE).parked:
         raise conversation_parked()
 
 
-def _left_out(context: Context) -> list[dict[str, Any]]:
+def _left_out(chosen: Chosen) -> list[dict[str, Any]]:
     """The items before those shown, retracted ones not. Null is what is not known where they were not read back to the first."""
-    items = context.tail.items
-    shown = len(context.shown_items)
+    items = chosen.tail.items
+    shown = len(chosen.items)
     before = items[: len(items) - shown]
-    whole = context.tail.whole or bool(items and items[0].parent_id is None)
+    whole = chosen.tail.whole or bool(items and items[0].parent_id is None)
     if whole and not before:
         return []
     return [

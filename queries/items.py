@@ -1,5 +1,7 @@
 """GET /v1/conversations/{id}/items and …/items/{item}: items exactly as at one version, from the view of them."""
 
+import asyncio
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
@@ -9,10 +11,10 @@ from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ConversationId, ItemId
-from projections.read_models import Document
+from projections.read_models import Document, key
 from queries.caller import Called, Caller
 from queries.consistency import ConversationRead
-from queries.paging import Include, Paged, Param, fetch, unknown_cursor
+from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor
 
 router = APIRouter(tags=["items"])
 
@@ -30,13 +32,16 @@ async def list_items(
     ] = None,
 ) -> Response:
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted ones included."""
-    read = await called.read(conversation_id, "items")
+    # A cursor's place never changes: it may be looked up before it is known how new the view is.
+    read, known = await asyncio.gather(
+        called.read(conversation_id, "items"), _known_depths(called, conversation_id, paging)
+    )
     if as_of is not None and as_of > read.version:
         raise ApiError(
             400, f"`as_of` is after the conversation's version {read.version}.", code="invalid_value", param="as_of"
         )
-    after = await _depth(called, read, "after", paging.after)
-    before = await _depth(called, read, "before", paging.before)
+    after = await _depth(called, read, "after", paging.after, known)
+    before = await _depth(called, read, "before", paging.before, known)
     documents, has_more = await fetch(
         called,
         read,
@@ -81,10 +86,24 @@ def _stands(document: Document, version: int) -> bool:
     return bool(document["version"] <= version) and (retracted is None or retracted > version)
 
 
-async def _depth(called: Caller, read: ConversationRead, param: Param, cursor: str | None) -> int | None:
+async def _known_depths(called: Caller, conversation_id: str, paging: Paging) -> dict[str, int]:
+    """Where the cursors stand, as far as the view shows it by now."""
+    cursors = [key(called.principal.tenant, cursor) for cursor in (paging.after, paging.before) if cursor is not None]
+    if not cursors:
+        return {}
+    items = called.sources.views[called.sources.consistency.positions.last_collection("items")]
+    which = {"_id": {"$in": cursors}, "conversation_id": conversation_id}
+    return {found["id"]: found["depth"] async for found in items.find(which, {"_id": 0, "id": 1, "depth": 1})}
+
+
+async def _depth(
+    called: Caller, read: ConversationRead, param: Param, cursor: str | None, known: Mapping[str, int]
+) -> int | None:
     """Where a cursor stands. Raises ApiError (400) when it is no item of this conversation."""
     if cursor is None:
         return None
+    if cursor in known:
+        return known[cursor]
     document = await called.find(read, "items", cursor, "conversation_id", "depth")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "item of this conversation")

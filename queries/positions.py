@@ -1,24 +1,25 @@
 """How far each view has come, as MongoDB says: `projections`, as `projections/positions.py` has it. For `queries/` only.
 
-A view whose state is not `live` is being emptied (position -1) or filled again from the first event on. What it has parked
-stands still in it, or is being repaired; `repairs` counts those that came back.
+A view has a place in each bucket of conversations. One whose state is not `live` is filled anew from the first event on. What it has
+parked stands still in it, or is being repaired; `repairs` counts those that came back.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import pymongo
 from msgspec import Struct
 
 from infrastructure.mongodb import Database, Document
-from projections.read_models import ALL_VIEWS, POSITIONS, View
+from projections.buckets import ident, idents
+from projections.read_models import ALL_VIEWS, POSITIONS
 
 ANSWER_SECONDS: Final = 2.0
 
 
 class Place(Struct, frozen=True):
-    """Where a view stands, and which collection it is now. `live`: it is whole. `parked`: why, by conversation id."""
+    """Where a view stands in a bucket, and which collection it is now. `live`: it is whole. `parked`: why, by conversation id."""
 
     position: int
     live: bool
@@ -37,6 +38,12 @@ NOWHERE: Final = Place(position=-1, live=False, state="absent")
 """Where a view stands that no projector has begun with."""
 
 Places = Mapping[str, Place]
+"""By their `_id`: `items/3`."""
+
+
+def of_view(places: Places, view: str) -> list[Place]:
+    """The view's place in each bucket."""
+    return [places.get(name, NOWHERE) for name in idents([view])]
 
 
 class Positions:
@@ -45,6 +52,7 @@ class Positions:
     def __init__(self, database: Database) -> None:
         self._collection = database[POSITIONS]
         self._reading: asyncio.Task[Places] | None = None
+        self._last: Places = {}
 
     async def read(self) -> Places:
         """The places of all views, as of now or of a moment ago. Raises PyMongoError."""
@@ -56,7 +64,16 @@ class Positions:
     async def read_now(self) -> Places:
         """The places of all views, read after this was called. Raises PyMongoError."""
         with pymongo.timeout(ANSWER_SECONDS):
-            return places(await self._collection.find({"_id": {"$in": ALL_VIEWS}}).to_list())
+            self._last = places(await self._collection.find({"view": {"$in": ALL_VIEWS}}, _SHOWN).to_list())
+            return self._last
+
+    def last_collection(self, view: str) -> str:
+        """What the view was when it was last looked at."""
+        return self._last.get(ident(view, 0), NOWHERE).collection or view
+
+    async def collections(self) -> set[str]:
+        """All collections that are views, other generations of them included. Raises PyMongoError."""
+        return set(await self._collection.distinct("collection"))
 
     def _read_done(self, task: asyncio.Task[Any]) -> None:
         self._reading = None
@@ -69,19 +86,22 @@ def places(documents: Iterable[Document]) -> Places:
     return {document["_id"]: _place(document) for document in documents}
 
 
-def with_places(views: Iterable[View]) -> Document:
-    """A stage at the end of a pipeline: the places of these views, read after its documents in the same request."""
-    return {"$unionWith": {"coll": POSITIONS, "pipeline": [{"$match": {"_id": {"$in": list(views)}}}]}}
+def with_places(names: Sequence[str]) -> Document:
+    """A stage at the end of a pipeline: the places of these names, read after its documents in the same request."""
+    return {"$unionWith": {"coll": POSITIONS, "pipeline": [{"$match": {"_id": {"$in": names}}}]}}
+
+
+_SHOWN: Final = ("position", "state", "parked", "repairs", "collection", "version")
 
 
 def _place(document: Document) -> Place:
-    state = document.get("state", "live")
+    state = document["state"]
     return Place(
         position=document["position"],
         live=state == "live",
         state=state,
         parked=document.get("parked", {}),
         repairs=document.get("repairs", 0),
-        collection=document.get("collection") or document["_id"],
-        version=document.get("version", 1),
+        collection=document["collection"],
+        version=document["version"],
     )

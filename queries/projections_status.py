@@ -1,10 +1,11 @@
 """GET /v1/projections: how far each view has come, and how far it is behind. For people and dashboards; `health.py` uses it too.
 
-`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[], parked:[{conversation_id, version,
-position, type, error, message, at}]}]}`. `parked` are the caller's conversations that the view leaves out, since the event it names
-could not be applied: `scripts.rebuild --conversation` brings one back. `state` is the projector's own word (`live`, `rebuilding`, `emptying`; `absent` before it has begun), `position` the last event the view
-shows, `head` the log's last position, `lag_seconds` the age of the oldest event that the view does not show yet (0 when it
-shows all). With Postgres away, `head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
+`{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
+version, position, type, error, message, at}]}]}`. `parked` are the caller's conversations that the view leaves out, since the event it
+names could not be applied: `scripts.rebuild --conversation` brings one back. `state` is the projector's own word (`live`,
+`rebuilding`; `absent` before it has begun), `position` the last event the view shows in the bucket that is furthest behind, `head` the log's
+last position, `lag_seconds` the age of the oldest event that the view does not show yet (0 when it shows all). With Postgres away,
+`head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from infrastructure.http.shapes import json_response
 from projections.read_models import ALL_VIEWS
 from queries.caller import Called, Sources
 from queries.log_access import LogAccess, LogAway
-from queries.positions import NOWHERE, Place
+from queries.positions import Place, of_view
 
 router = APIRouter(tags=["projections"])
 
@@ -57,21 +58,29 @@ async def list_projections(called: Called) -> Response:
 async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Standing]:
     """All views, as they stand now, with what they have parked of this tenant's. Raises PyMongoError."""
     seen = await sources.consistency.positions.read()
-    found = [(view, seen.get(view, NOWHERE)) for view in ALL_VIEWS]
+    found = [_standing(view, of_view(seen, view), tenant) for view in ALL_VIEWS]
     try:
         head = await sources.log.ask(lambda reader: reader.last_position())
-        lags = {position: await _lag(sources.log, position, head) for position in {at.position for _, at in found}}
+        lags = {position: await _lag(sources.log, position, head) for position in {each.position for each in found}}
     except LogAway:
-        return [_standing(view, at, tenant) for view, at in found]
-    return [
-        structs.replace(_standing(view, at, tenant), head=head, lag_seconds=lags[at.position]) for view, at in found
-    ]
+        return found
+    return [structs.replace(each, head=head, lag_seconds=lags[each.position]) for each in found]
 
 
-def _standing(view: str, at: Place, tenant: str | None) -> Standing:
-    parked = [_parked(ident, entry) for ident, entry in sorted(at.parked.items()) if entry["tenant"] == tenant]
-    position = max(0, at.position)
-    return Standing(name=view, version=at.version, state=at.state, position=position, parked=tuple(parked))
+def _standing(view: str, places: Sequence[Place], tenant: str | None) -> Standing:
+    parked = {ident: entry for place in places for ident, entry in place.parked.items() if entry["tenant"] == tenant}
+    states = {place.state for place in places}
+    return Standing(
+        name=view,
+        version=places[0].version,
+        state=next((state for state in ("absent", "rebuilding") if state in states), "live"),
+        position=max(0, min(place.position for place in places)),
+        partitions=tuple(
+            {"bucket": bucket, "position": max(0, place.position), "state": place.state}
+            for bucket, place in enumerate(places)
+        ),
+        parked=tuple(_parked(ident, entry) for ident, entry in sorted(parked.items())),
+    )
 
 
 def _parked(conversation_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:

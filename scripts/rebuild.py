@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Sequence
 from enum import Enum, StrEnum, auto
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -31,11 +32,13 @@ from msgspec import Struct
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
+from projections.context_view import ContextView
 from projections.filling import FillingFailed
-from projections.positions import Place, Positions
-from projections.read_models import ALL_VIEWS, VIEWS
+from projections.mongo import MongoViews
+from projections.positions import Positions, Standing
+from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS
 from projections.read_models import View as MongoView
-from projections.rebuilding import Rebuild, Rebuilt
+from projections.rebuilding import Rebuild, Rebuilt, patiently
 from projections.rebuilding import Report as PhaseReport
 from projections.repair import Repair, Repaired
 from projections.runner import Runner
@@ -70,37 +73,32 @@ class Does(Enum):
 
 
 async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Empties the views and fills them in their place, while reads of them wait; one that was begun before is brought to its end.
-
-    Returns the log's end they now show.
-    """
-    positions = Positions(stores.database)
+    """Begins anew with these views, in their place, and waits until they show the log's end as it is now, which it returns."""
     head = await stores.reader.last_position()
-    found = await positions.load(views)
+    database = stores.database
     for view in views:
-        if view not in found or found[view].state == "live":
-            await positions.reset(view, head)
+        sink = ContextView(stores.redis, stores.reader, database) if view == CONTEXT else MongoViews(database)
+        await patiently(partial(sink.begin_anew, view, head))
     runner = Runner(
         postgres_url=stores.settings.postgres_url,
-        reader=stores.reader,
-        database=stores.database,
+        pool=stores.pool,
+        database=database,
         redis=stores.redis,
         metrics=Metrics(),
-        views=views,
     )
     stop = asyncio.Event()
     running: asyncio.Task[None] | None = None
-    seen: dict[str, Place] = {}
+    seen: dict[str, Standing] = {}
     moved_at = time.monotonic()
     try:
-        while len(seen) < len(views) or any(place.state != "live" or place.position < head for place in seen.values()):
+        while not seen or any(it.state != "live" or it.position < head for it in seen.values()):
             await asyncio.sleep(LOOK_SECONDS)
-            places = await positions.load(views)
-            if places != seen:
-                seen, moved_at = places, time.monotonic()
+            found = await Positions(database).standings(views)
+            if found != seen:
+                seen, moved_at = found, time.monotonic()
             elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
                 running = asyncio.create_task(runner.run(stop))
-            report(sum(min(head, max(0, place.position)) for place in seen.values()), head * len(views))
+            report(sum(min(head, it.position) for it in seen.values()), head * len(views))
             if running is not None and running.done():
                 break
     finally:
@@ -128,8 +126,8 @@ async def repair(stores: Stores, conversation_id: str, report: Report) -> list[R
 
 async def parked(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
     """The conversations that these views have parked, by view."""
-    places = await Positions(stores.database).load(views)
-    return {view: sorted(place.parked) for view, place in places.items() if place.parked}
+    found = await Positions(stores.database).standings(views)
+    return {view: sorted(it.parked) for view, it in found.items() if it.parked}
 
 
 async def beside(
@@ -139,7 +137,7 @@ async def beside(
     work = Rebuild(
         views,
         settings=stores.settings,
-        reader=stores.reader,
+        pool=stores.pool,
         database=stores.database,
         redis=stores.redis,
         workers=workers,
@@ -205,8 +203,8 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
 
     async def work(stores: Stores) -> _Done | None:
         done = _Done(asked)
-        places = await Positions(stores.database).load(VIEWS)
-        shown = [each for each in VIEWS if each in asked and each in places and places[each].state != "emptying"]
+        begun = await Positions(stores.database).standings(VIEWS)
+        shown = [each for each in VIEWS if each in asked and each in begun]
         rest = [each for each in asked if each not in shown] if does is Does.REBUILD else []
         if rest:
             done.position = await rebuild(stores, rest, report)

@@ -88,7 +88,7 @@ async def _behind(stores: Stores, position: int, wait: float) -> list[Difference
     positions = Positions(stores.database)
     give_up = time.monotonic() + wait
     while True:
-        places = await positions.load(ALL_VIEWS)
+        places = await positions.standings(ALL_VIEWS)
         shown = {view: places[view].position if view in places else 0 for view in ALL_VIEWS}
         late = {view: at for view, at in shown.items() if at < position}
         if not late or time.monotonic() >= give_up:

@@ -63,7 +63,7 @@ def look(where: Look) -> Saw | None:
         sys.stdout.buffer.write(READY)
         sys.stdout.buffer.flush()
         places = client[where.database][POSITIONS]
-        asked = {"_id": {"$in": list(VIEWS)}}, {"position": 1}
+        asked = {"view": {"$in": list(VIEWS)}}, {"position": 1}
         patience = None
         while not last or not visible or visible[-1][0] < last[0]:
             if last:

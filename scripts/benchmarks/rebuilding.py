@@ -143,7 +143,7 @@ def _insert(settings: Settings) -> float:
     with client:
         database = client[settings.mongodb_database]
         for view in VIEWS:
-            place = database["projections"].find_one({"_id": view}) or {}
+            place = database["projections"].find_one({"view": view}) or {}
             scratch = database[_SCRATCH.format(view=view)]
             scratch.drop()
             scratch.create_indexes([IndexModel(list(index)) for index in INDEXES[view]])

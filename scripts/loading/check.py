@@ -117,7 +117,7 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
         database = mongodb.database(client, settings)
         positions = Positions(database)
         await _caught_up(positions, position)
-        places = await positions.load(("conversations", "items"))
+        places = await positions.standings(("conversations", "items"))
         conversations, items = (database[places[view].collection] for view in ("conversations", "items"))
         tales: dict[str, Tale] = {}
         async for found in conversations.find({}, {"id": 1, "metadata": 1}):
@@ -145,7 +145,7 @@ async def _caught_up(positions: Positions, position: int) -> None:
     furthest, moved = -1, time.monotonic()
     with progress("Waiting for the projector") as report:
         while True:
-            places = await positions.load(views)
+            places = await positions.standings(views)
             if len(places) == len(views):
                 behind = min(place.position for place in places.values())
                 report(max(0, behind), position)

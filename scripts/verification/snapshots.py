@@ -41,7 +41,6 @@ class Snapshots:
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """What differs in these conversations, but for those that are parked; `at` is before Redis is asked."""
-        position = at.positions.get(CONTEXT, 0)
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
@@ -51,6 +50,7 @@ class Snapshots:
                 self.absent += 1
                 continue
             self.compared += 1
+            position = at.position(CONTEXT, stream.conversation_id)
             for difference in await self._differences(stream, packed, position):
                 yield difference
 

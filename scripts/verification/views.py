@@ -11,6 +11,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.mongodb import Database
+from projections.buckets import bucket_of, ident
 from projections.fold import Fold
 from projections.parking import Parked
 from projections.positions import Place, place_of
@@ -25,18 +26,19 @@ class Moment(Struct, frozen=True):
     session: AsyncClientSession
     places: dict[str, Place]
 
-    @property
-    def positions(self) -> dict[str, int]:
-        return {view: place.position for view, place in self.places.items()}
+    def position(self, view: str, conversation_id: str) -> int:
+        """How far the view is with this conversation."""
+        place = self.places.get(ident(view, bucket_of(conversation_id)))
+        return place.position if place else 0
 
     def collection(self, view: str) -> str:
         """The collection that the view is."""
-        place = self.places.get(view)
+        place = self.places.get(ident(view, 0))
         return place.collection if place else view
 
     def parks(self, view: str, conversation_id: str) -> Parked | None:
         """Why the view leaves this conversation out, if it does."""
-        place = self.places.get(view)
+        place = self.places.get(ident(view, bucket_of(conversation_id)))
         return place.parked.get(conversation_id) if place else None
 
 
@@ -44,7 +46,7 @@ class Moment(Struct, frozen=True):
 async def moment(database: Database) -> AsyncIterator[Moment]:
     """Every read in the session sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        places = database[POSITIONS].find({"_id": {"$in": ALL_VIEWS}}, session=session)
+        places = database[POSITIONS].find({"view": {"$in": ALL_VIEWS}}, session=session)
         yield Moment(session, {place["_id"]: place_of(place) async for place in places})
 
 
@@ -68,7 +70,7 @@ class Views:
         expected: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
         for stream in streams:
             try:
-                folded = _folded(stream, at.positions)
+                folded = _folded(stream, at)
             except ValueError as error:
                 yield Difference(
                     "log", "unreadable", stream.conversation_id, note=f"no view can be made of it: {error}"
@@ -87,10 +89,10 @@ class Views:
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
         """Documents of conversations that the log does not have, and what is parked of them."""
-        for view, place in at.places.items():
+        for place in at.places.values():
             for conversation_id, parked in place.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
-                    yield _parked(view, conversation_id, parked)
+                    yield _parked(place.view, conversation_id, parked)
         for view in VIEWS:
             async for tenant, conversation_id, count in self._conversations(view, at):
                 if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):
@@ -128,12 +130,12 @@ def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:
     return Difference(view, "parked", conversation_id, version=parked.version, note=note)
 
 
-def _folded(stream: Stream, positions: Mapping[str, int]) -> Mapping[View, dict[str, Document]]:
+def _folded(stream: Stream, at: Moment) -> Mapping[View, dict[str, Document]]:
     """What each view has of a conversation at its position. Raises ValueError where an event does not fit."""
     folded = Fold()
     for recorded in stream.events:
         for write in writes(recorded):
-            if recorded.position <= positions.get(write.view, 0):
+            if recorded.position <= at.position(write.view, stream.conversation_id):
                 folded.write(write)
     return folded.documents
 

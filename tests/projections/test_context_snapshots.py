@@ -1,13 +1,16 @@
 """Context snapshots: only ever newer, made anew when they are lost, bounded, and equal to what the log says."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from domain.commands import DescribeConversation
-from domain.events import ContextPolicy
+from domain.events import ContextPolicy, ConversationDeleted
 from infrastructure.context import tail_from_log
+from infrastructure.event_log.reader import Recorded
 from projections.context_snapshots import (
     MOST_BYTES,
     MOST_ITEMS,
@@ -18,6 +21,8 @@ from projections.context_snapshots import (
     read_snapshot,
 )
 from projections.context_view import ContextView, changes
+from projections.positions import Fenced, Place
+from projections.read_models import CONTEXT
 from projections.snapshot_making import refill, snapshot_from_log
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -32,7 +37,7 @@ async def _read(world: World, conversation: str) -> Snapshot | None:
 
 async def _carry(world: World, after: int = 0, until: int | None = None) -> None:
     batch = await world.reader.after(after, limit=100_000, until=until)
-    await ContextView(world.redis, world.reader, world.positions).carry_forward(changes(batch))
+    await ContextView(world.redis, world.reader, world.database).carry_forward(changes(batch))
 
 
 async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_what_a_reply_needs(
@@ -186,3 +191,25 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
     assert snapshot is not None
     assert snapshot.instructions == instructions
     assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
+
+
+async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_past_then_no_old_snapshot_is_left(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    batch = await world.events()
+    deletion = max(it.position for it in batch if isinstance(it.event, ConversationDeleted))
+    await world.catch_up()
+    before = [replace(place, position=0) for place in await world.all_places([CONTEXT])]
+    await world.redis.flushall()
+    past = [it for it in batch if it.position < deletion]
+    late = ContextView(world.redis, world.reader, world.database)
+    with pytest.raises(Fenced):
+        await _apply_and_settle(late, before, past)
+    held, by_log = await world.snapshots(), await world.snapshots_by_log()
+    assert all(by_log[name] == snapshot for name, snapshot in held.items())
+
+
+async def _apply_and_settle(view: ContextView, places: Sequence[Place], batch: Sequence[Recorded]) -> None:
+    await view.apply(places, batch[-1].position, batch)
+    await view.settle()

@@ -3,11 +3,12 @@
 import asyncio
 
 import pytest
-from pymongo.errors import PyMongoError
+from msgspec.structs import replace
 
+from projections.buckets import BUCKETS
 from projections.mongo import MongoViews
 from projections.parking import ViewDiverged
-from projections.positions import BEFORE_ALL, Fenced, Place
+from projections.positions import Fenced
 from projections.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -52,7 +53,7 @@ async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_t
     await write_everything(write)
     batch = await world.events()
     await world.catch_up()
-    begun = [Place(view, 0, "live", 0, collection=view) for view in VIEWS]
+    begun = [replace(place, position=0) for place in await world.all_places()]
     with pytest.raises(Fenced):
         await MongoViews(world.database).apply(begun, batch[-1].position, batch)
     assert await world.held() == await world.folded()
@@ -63,38 +64,35 @@ async def test_given_a_batch_was_read_when_the_view_is_reset_then_the_batch_is_f
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    places = await world.places()
+    places = await world.all_places()
     await write.start("late")
-    late = await world.reader.after(places["items"].position, limit=100)
-    await world.positions.reset("items", target=late[-1].position)
+    late = await world.reader.after(places[0].position, limit=100)
+    await world.begin_anew("items", target=late[-1].position)
     views = MongoViews(world.database)
     with pytest.raises(Fenced):
-        await views.apply([places[view] for view in VIEWS], late[-1].position, late)
+        await views.apply(places, late[-1].position, late)
     with pytest.raises(Fenced):
-        await views.apply([places["items"]], late[-1].position, late)
-    assert (await world.places())["items"].position == BEFORE_ALL
+        await views.apply([place for place in places if place.view == "items"], late[-1].position, late)
+    assert (await world.places())["items"].position == 0
+    assert (await world.held())["items"] == {}
     await world.catch_up()
     assert await world.is_exact()
 
 
-async def test_given_a_view_was_emptied_and_begun_again_when_a_late_emptier_removes_then_it_is_fenced(
+async def test_given_two_that_begin_a_view_at_once_then_it_is_begun_once_and_no_collection_is_left_over(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
+    begun = [MongoViews(world.database).begin_anew("items", 0, only_first=True) for _ in range(4)]
+    outcomes = await asyncio.gather(*begun, return_exceptions=True)
+    assert all(outcome is None or isinstance(outcome, Fenced) for outcome in outcomes)
+    assert len(await world.all_places(["items"])) == BUCKETS
     await world.catch_up()
-    async with world.client.start_session() as session:
-        await world.positions.reset("items", target=0)
-        emptying = (await world.places())["items"]
-        with pytest.raises((Fenced, PyMongoError)):  # noqa: PT012  # one transaction
-            async with await session.start_transaction():
-                await world.positions.hold(emptying, session)
-                await world.database["items"].delete_many({}, session=session)
-                raise Fenced(("items",), BEFORE_ALL)  # it dies before its commit
+    await MongoViews(world.database).begin_anew("items", await world.reader.last_position())
     await world.catch_up()
-    async with world.client.start_session() as session, await session.start_transaction():
-        with pytest.raises(Fenced):
-            await world.positions.hold(emptying, session)
     assert await world.is_exact()
+    names = await world.database.list_collection_names(filter={"name": {"$regex": "^items"}})
+    assert names == [(await world.places())["items"].collection]
 
 
 async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_then_the_batch_fails_as_a_whole(
@@ -108,9 +106,9 @@ async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_the
         await world.database[view].delete_many({})
     await world.database["items"].insert_one(planted)
     await world.database["projections"].update_many({}, {"$set": {"position": 0}})
-    places = await world.places()
+    places = await world.all_places()
     with pytest.raises(ViewDiverged, match="there already"):
-        await MongoViews(world.database).apply([places[view] for view in VIEWS], batch[-1].position, batch)
+        await MongoViews(world.database).apply(places, batch[-1].position, batch)
     assert await world.held() == {"conversations": {}, "items": {planted["_id"]: planted}, "responses": {}}
     assert (await world.places())["items"].position == 0
 
@@ -120,12 +118,12 @@ async def test_given_a_document_is_gone_when_a_change_of_it_comes_then_the_batch
 ) -> None:
     conversation = await write.start("one", "two")
     await world.catch_up()
-    places = await world.places()
+    places = await world.all_places()
     await world.database["conversations"].delete_many({})
     await write.append(conversation, "three")
-    late = await world.reader.after(places["items"].position, limit=10)
+    late = await world.reader.after(places[0].position, limit=10)
     with pytest.raises(ViewDiverged, match="not there"):
-        await MongoViews(world.database).apply([places[view] for view in VIEWS], late[-1].position, late)
+        await MongoViews(world.database).apply(places, late[-1].position, late)
     assert await world.database["items"].count_documents({}) == 2
 
 
@@ -136,7 +134,7 @@ async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live
     await write_everything(write)
     await live.until(live.shown)
     held, snapshots = await live.held(), await live.snapshots()
-    await live.positions.reset(view, await live.reader.last_position())
+    await live.begin_anew(view, await live.reader.last_position())
     await live.until(live.shown)
     assert await live.held() == held
     assert await live.snapshots() == snapshots

@@ -23,7 +23,7 @@ def rebuild_of(world: World, views: Sequence[View] = VIEWS, workers: int = 2) ->
     return Rebuild(
         views,
         settings=world.settings,
-        reader=world.reader,
+        pool=world.pool,
         database=world.database,
         redis=world.redis,
         workers=workers,
@@ -78,7 +78,7 @@ async def test_what_was_wrong_is_named_and_gone_and_a_dry_run_leaves_it(write: W
     assert [(each.different, each.named) for each in dry.compared] == [(1, [wrong])]
     assert dry.swap_seconds is None
     assert await collections(world) == {view: view for view in VIEWS}
-    assert await world.database[POSITIONS].find_one({"_id": f"items{OTHER}"}) is None
+    assert await world.database[POSITIONS].find_one({"view": f"items{OTHER}"}) is None
     done = await rebuild_of(world, ["items"]).run()
     assert [(each.different, each.named) for each in done.compared] == [(1, [wrong])]
     assert await world.held() == right
@@ -121,7 +121,8 @@ async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(wr
     await work._fill(begun)
     # As if it was killed after its writes and before the word of them: all of it is written once more.
     await world.database[POSITIONS].update_many(
-        {"_id": {"$regex": "[+]$"}}, {"$set": {"state": "filling", "position": 0, "target": until, "shares": [0, 0]}}
+        {"view": {"$regex": "[+]$"}},
+        [{"$set": {"state": "filling", "position": 0, "target": until, "share": {"$mod": ["$bucket", 2]}}}],
     )
     done = await rebuild_of(world).run()
     assert [each.different for each in done.compared] == [0, 0, 0]
@@ -185,10 +186,10 @@ async def test_a_view_whose_version_rose_is_made_anew_by_the_projector(
 ) -> None:
     await write_everything(write)
     await live.until(live.shown)
-    await renew(live.settings, live.reader, live.database, live.redis)
+    await renew(live.settings, live.pool, live.database, live.redis)
     assert await collections(live) == {view: view for view in VIEWS}
     monkeypatch.setitem(VERSIONS, "items", 2)
     async with asyncio.timeout(SECONDS):
-        await renew(live.settings, live.reader, live.database, live.redis)
+        await renew(live.settings, live.pool, live.database, live.redis)
     assert await collections(live) == {"conversations": "conversations", "items": "items_2", "responses": "responses"}
     assert await live.is_exact()

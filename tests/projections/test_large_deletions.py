@@ -7,7 +7,6 @@ import pytest
 from infrastructure.event_log.reader import Recorded
 from projections.mongo import REMOVED_AT_ONCE, MongoViews
 from projections.positions import Fenced
-from projections.read_models import VIEWS
 from tests.projections.world import World
 from tests.queries.store import Writer
 
@@ -15,8 +14,7 @@ STEPS = 8
 
 
 async def _apply(world: World, batch: list[Recorded]) -> None:
-    places = await world.places()
-    await MongoViews(world.database).apply([places[view] for view in VIEWS], batch[-1].position, batch)
+    await MongoViews(world.database).apply(await world.all_places(), batch[-1].position, batch)
 
 
 async def _swell(world: World, conversation_id: str) -> int:
@@ -77,11 +75,11 @@ async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conv
     old = await world.reader.last_position()
     await write.delete(large)
     late = await world.reader.after(old, limit=100)
-    places = await world.places()
-    await world.database["projections"].update_one({"_id": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
+    places = await world.all_places()
+    await world.database["projections"].update_many({"view": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
     with pytest.raises(Fenced):
-        await MongoViews(world.database).apply([places[view] for view in VIEWS], late[-1].position, late)
+        await MongoViews(world.database).apply(places, late[-1].position, late)
 
     assert await world.database["items"].count_documents({}) == count
 

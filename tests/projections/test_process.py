@@ -18,7 +18,7 @@ from tests.queries.store import Writer
 
 
 @contextmanager
-def _projector(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+def projector(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[str]]:
     urls = {name: getattr(settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
     process = subprocess.Popen(
         [sys.executable, "-m", "projections.main"],
@@ -40,7 +40,7 @@ async def test_given_the_projector_is_killed_again_and_again_then_every_event_is
     for _ in range(10):
         await write_everything(write)
     for kill_at in (1, 300):
-        with _projector(world.settings) as process:
+        with projector(world.settings) as process:
 
             async def has_come(position: int = kill_at) -> bool:
                 return any(place.position >= position for place in (await world.places()).values())
@@ -49,7 +49,7 @@ async def test_given_the_projector_is_killed_again_and_again_then_every_event_is
             process.kill()
             process.wait()
         await write_everything(write)
-    with _projector(world.settings):
+    with projector(world.settings):
         await world.until(world.shown)
     assert await world.is_exact()
 
@@ -59,7 +59,7 @@ async def test_given_a_running_projector_then_it_tells_how_it_is_and_ends_cleanl
 ) -> None:
     await write_everything(write)
     port = free_port()
-    with _projector(world.settings, port) as process:
+    with projector(world.settings, port) as process:
         await world.until(world.shown)
         assert await asyncio.to_thread(_status, port) == 200
         metrics = await asyncio.to_thread(_get, port, "metrics")

@@ -102,7 +102,7 @@ async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_go
     running = _start(world, tmp_path, "scripts.rebuild", "items")
 
     async def is_begun() -> bool:
-        return await world.database[POSITIONS].find_one({"_id": f"items{OTHER}"}) is not None
+        return await world.database[POSITIONS].find_one({"view": f"items{OTHER}"}) is not None
 
     await world.until(is_begun)
     running.send_signal(signal.SIGINT)

@@ -10,8 +10,10 @@ from infrastructure.metrics import Metrics
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from projections.context_snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
+from projections.context_view import ContextView
 from projections.fold import fold
-from projections.positions import Place, Positions
+from projections.mongo import MongoViews
+from projections.positions import Place, Positions, Standing
 from projections.read_models import ALL_VIEWS, VIEWS
 from projections.runner import Runner
 from projections.snapshot_making import snapshot_from_log
@@ -39,7 +41,7 @@ class World:
     def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Runner:
         return Runner(
             postgres_url=listens_to or self.settings.postgres_url,
-            reader=self.reader,
+            pool=self.pool,
             database=self.database,
             redis=self.redis,
             metrics=Metrics(),
@@ -93,8 +95,24 @@ class World:
             for (tenant, conversation_id), version in last.items()
         }
 
-    async def places(self) -> dict[str, Place]:
-        return await self.positions.load(ALL_VIEWS)
+    async def all_places(self, views: Collection[str] = VIEWS) -> list[Place]:
+        """Those of each bucket."""
+        return await self.positions.load(views)
+
+    async def begin_anew(self, view: str, target: int) -> None:
+        """Empties a view, as if it had never been."""
+        if view in VIEWS:
+            await MongoViews(self.database).begin_anew(view, target)
+        else:
+            await ContextView(self.redis, self.reader, self.database).begin_anew(view, target)
+
+    async def places(self) -> dict[str, Standing]:
+        return await self.positions.standings(ALL_VIEWS)
+
+    async def is_sound(self) -> bool:
+        """As `is_exact`, but that a snapshot may be absent: then it is made from the log when it is needed."""
+        snapshots, by_log = await self.snapshots(), await self.snapshots_by_log()
+        return await self.held() == await self.folded() and all(by_log[name] == it for name, it in snapshots.items())
 
     async def is_exact(self) -> bool:
         return await self.held() == await self.folded() and await self.snapshots() == await self.snapshots_by_log()

@@ -21,14 +21,15 @@ from domain.commands import (
 from domain.events import InputItem, Shown, Timing, Usage
 from infrastructure import mongodb, redis
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.work import Appended, Work
 from infrastructure.ids import mint, mint_uuid
 from infrastructure.metrics import Metrics
 from infrastructure.postgres import make_pool
 from infrastructure.principal import Principal
 from infrastructure.settings import Settings
+from projections.mongo import MongoViews
 from projections.read_models import VIEWS
+from projections.rebuilding import patiently
 from projections.runner import Runner
 
 SHOWN = Shown(
@@ -133,7 +134,7 @@ class Projector:
         self._redis = redis.connect(settings)
         self._runner = Runner(
             postgres_url=settings.postgres_url,
-            reader=EventReader(self._pool),
+            pool=self._pool,
             database=mongodb.database(self._mongo, settings),
             redis=self._redis,
             metrics=Metrics(),
@@ -156,3 +157,7 @@ class Projector:
 
     async def run(self, stop: asyncio.Event) -> None:
         await self._runner.run(stop)
+
+    async def begin_anew(self, view: str, target: int = 0) -> None:
+        """Empties a view, as if it had never been."""
+        await patiently(lambda: MongoViews(self.views).begin_anew(view, target))

@@ -10,8 +10,7 @@ import pytest
 from infrastructure.http.errors import ApiError
 from infrastructure.principal import Principal
 from infrastructure.settings import Settings
-from projections.positions import Positions
-from projections.read_models import POSITIONS, View
+from projections.read_models import POSITIONS, VIEWS, View
 from queries.caller import Caller
 from queries.log_access import LogAway
 from queries.main import open_sources
@@ -227,8 +226,8 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    reset = {"$set": {"position": -1, "state": "emptying", "target": 2}}
-    await projector.views[POSITIONS].update_many({}, reset)
+    for view in VIEWS:
+        await projector.begin_anew(view, target=2)
     paths = (path_of(conversation_id), f"{path_of(conversation_id)}/items", "/v1/conversations")
 
     verified = await asyncio.gather(*(cut_api.get(path) for path in paths))
@@ -251,7 +250,7 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
     async with open_sources(settings) as sources:
         read = await sources.consistency.conversation("default", conversation_id, "items")
         await sources.consistency.check(read)
-        await Positions(projector.views).reset("items", 0)
+        await projector.begin_anew("items")
         with pytest.raises(ApiError) as refused:
             await sources.consistency.check(read)
 
@@ -272,7 +271,7 @@ async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_sh
         ident = conversation_id if view == "conversations" else item_id
         assert await called.find(read, view, ident, "version") is not None
         refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
-        await projector.views[POSITIONS].update_one({"_id": view}, refilling)
+        await projector.views[POSITIONS].update_many({"view": view}, refilling)
         with pytest.raises(ApiError) as refused:
             await called.find(read, view, ident, "version")
 

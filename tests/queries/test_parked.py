@@ -7,6 +7,7 @@ import pytest
 
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
+from projections.buckets import bucket_of, ident
 from projections.context_snapshots import Snapshot, put
 from projections.read_models import ALL_VIEWS, CONTEXT, POSITIONS
 from queries.main import open_sources
@@ -18,13 +19,15 @@ ENTRY = {"position": 2, "version": 2, "topic": "item.appended", "error": "Unread
 
 async def park(projector: Projector, view: str, conversation_id: str, tenant: str = "default") -> None:
     entry = {f"parked.{conversation_id}": {"tenant": tenant, **ENTRY}}
-    place = {"$set": entry, "$setOnInsert": {"position": 2, "state": "live", "target": 0}}
-    await projector.views[POSITIONS].update_one({"_id": view}, place, upsert=True)
+    bucket = bucket_of(conversation_id)
+    first = {"view": view, "bucket": bucket, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
+    place = {"$set": entry, "$setOnInsert": {**first, "collection": view}}
+    await projector.views[POSITIONS].update_one({"_id": ident(view, bucket)}, place, upsert=True)
 
 
 async def unpark(projector: Projector, view: str, conversation_id: str) -> None:
     back = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
-    await projector.views[POSITIONS].update_one({"_id": view}, back)
+    await projector.views[POSITIONS].update_one({"_id": ident(view, bucket_of(conversation_id))}, back)
 
 
 def code(answer: httpx.Response) -> tuple[int, str | None]:

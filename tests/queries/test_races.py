@@ -5,7 +5,6 @@ from collections import Counter
 
 import httpx
 
-from projections.positions import Positions
 from projections.read_models import VIEWS
 from tests.queries.store import Projector, Writer
 
@@ -18,7 +17,6 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
     conversation_id = await write.start(*map(str, range(60)))
     path = f"/v1/conversations/{conversation_id}/items"
     whole = (await api.get(path, params={"limit": 100})).content
-    positions = Positions(live.views)
     over = asyncio.Event()
     seen: Counter[str] = Counter()
 
@@ -41,7 +39,7 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
     async def reset() -> None:
         for _ in range(8):
             for view in VIEWS:
-                await positions.reset(view, 0)
+                await live.begin_anew(view)
             await asyncio.sleep(0.2)
         over.set()
 

@@ -7,6 +7,7 @@ import pytest
 from openai import AsyncOpenAI
 
 from infrastructure.settings import Settings
+from projections.buckets import ALL_BUCKETS
 from projections.read_models import ALL_VIEWS, VIEWS
 from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served
@@ -52,9 +53,11 @@ async def test_projections_tell_how_far_they_are_behind(
 
     assert [each["name"] for each in data] == list(ALL_VIEWS)
     shown = [each for each in data if each["name"] in VIEWS]
-    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * 3
+    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * len(VIEWS)
     assert all(0 < each["lag_seconds"] < 60 for each in shown)
-    assert all(each["partitions"] == each["parked"] == [] for each in data)
+    assert all(each["parked"] == [] for each in data)
+    assert all([it["bucket"] for it in each["partitions"]] == [*ALL_BUCKETS] for each in data)
+    assert all((it["state"], it["position"]) == ("live", 2) for each in shown for it in each["partitions"])
     context = data[-1]
     assert (context["state"], context["position"]) == ("absent", 0)
 

@@ -185,7 +185,7 @@ async def caught_up(stores: Stores) -> float:
             while True:
                 with suppress(psycopg.Error, PyMongoError):  # a store may be coming back
                     head = head if head is not None else await stores.reader.last_position()
-                    places = await Positions(stores.database).load(ALL_VIEWS)
+                    places = await Positions(stores.database).standings(ALL_VIEWS)
                     shown = {view: place.position for view, place in places.items()}
                     if all(shown.get(view, 0) >= head for view in ALL_VIEWS):
                         return time.monotonic() - began

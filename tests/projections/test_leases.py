@@ -1,0 +1,133 @@
+"""Several projectors share the buckets: each its part, a dead or frozen one's are taken over, and what wakes up writes nothing."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from infrastructure.ids import mint_uuid
+from projections.buckets import ALL_BUCKETS, BUCKETS
+from projections.leases import ALIVE_SECONDS, Held, Leases
+from projections.mongo import MongoViews
+from projections.positions import Fenced, Place
+from projections.read_models import VIEWS
+from tests.projections.history import write_everything
+from tests.projections.test_process import projector
+from tests.projections.world import World
+from tests.queries.store import Writer
+
+TAKEN_OVER_SECONDS = 5.0
+
+
+async def _settled(every: Sequence[Leases]) -> list[Held]:
+    """What each holds when all have looked a few times."""
+    for _ in range(3):
+        held = [await leases.renew() for leases in every]
+    return held
+
+
+async def test_given_any_number_of_projectors_then_each_bucket_is_held_by_one_and_each_has_an_equal_part(
+    world: World,
+) -> None:
+    every = [Leases(world.pool, mint_uuid()) for _ in range(BUCKETS + 1)]
+    for count in (1, 2, 3, BUCKETS, BUCKETS + 1):
+        held = await _settled(every[:count])
+        assert sorted(bucket for each in held for bucket in each.leases) == list(ALL_BUCKETS)
+        parts = [len(each.leases) for each in held]
+        assert max(parts) - min(parts) <= 1
+        assert not any(each.silent for each in held)
+    for leases in every[2:]:
+        await leases.give_back()
+    assert [len(each.leases) for each in await _settled(every[:2])] == [BUCKETS // 2] * 2
+
+
+async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_higher_leases(world: World) -> None:
+    silent_id = mint_uuid()
+    silent, other = Leases(world.pool, silent_id), Leases(world.pool, mint_uuid())
+    before = (await _settled([silent, other]))[0].leases
+    assert before
+    held = await other.renew()
+
+    async def has_all() -> bool:
+        nonlocal held
+        held = await other.renew()
+        return len(held.leases) == BUCKETS
+
+    await world.until(has_all, ALIVE_SECONDS + 2)
+    assert held.silent == {silent_id}
+    assert all(held.leases[bucket] > lease for bucket, lease in before.items())
+    assert (await other.renew()).silent == frozenset()
+    assert (await silent.renew()).leases == {}, "it is alive again, and waits until it is given its part"
+
+
+async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_still_rise(world: World) -> None:
+    [before] = await _settled([Leases(world.pool, mint_uuid())])
+    async with world.pool.connection() as connection, connection.transaction():
+        await connection.execute("SET TRANSACTION READ WRITE")
+        await connection.execute("TRUNCATE projection_leases, projectors")
+    [after] = await _settled([Leases(world.pool, mint_uuid())])
+    assert all(after.leases[bucket] > lease for bucket, lease in before.leases.items())
+
+
+async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_over_then_it_holds_nobody_up_and_writes_nothing(
+    write: Writer, world: World
+) -> None:
+    await world.catch_up()
+    await write_everything(write)
+    frozen = MongoViews(world.database)
+    leases = Leases(world.pool, frozen.holder)
+    await world.positions.enter(VIEWS, (await leases.renew()).leases)
+    places = await world.all_places()
+    batch = await world.events()
+    with pytest.raises(Fenced):
+        await _write_and_freeze(frozen, places, world)
+    assert await world.is_exact()
+    with pytest.raises(Fenced):
+        await frozen.apply(places, batch[-1].position, batch)
+    assert await world.is_exact()
+
+
+async def _write_and_freeze(frozen: MongoViews, places: Sequence[Place], world: World) -> None:
+    """Begins a batch, and is silent until others have done all of it; then it wakes and goes on."""
+    async with frozen.transaction([place.view for place in places], 0) as session:
+        await world.positions.advance(places, 1, (), session)
+        began = time.monotonic()
+        await world.catch_up()
+        assert time.monotonic() - began < TAKEN_OVER_SECONDS
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+async def test_given_two_projectors_when_one_is_gone_then_the_other_has_its_buckets_within_seconds(
+    signum: signal.Signals, write: Writer, world: World
+) -> None:
+    with projector(world.settings) as one, projector(world.settings) as two:
+        await write_everything(write)
+        await world.until(world.shown)
+        await world.until(lambda: _shared_by(world, 2))
+        one.send_signal(signum)
+        began = time.monotonic()
+        await write_everything(write)
+        await world.until(world.shown)
+        assert time.monotonic() - began < TAKEN_OVER_SECONDS
+        assert await world.is_sound()
+        if signum == signal.SIGSTOP:
+            one.send_signal(signal.SIGCONT)
+            await world.until(lambda: _shared_by(world, 2))
+            await write_everything(write)
+            await world.until(world.shown)
+            assert await world.is_sound()
+        two.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(two.wait, 20) == 0
+
+
+async def _holders(world: World) -> set[object]:
+    async with world.pool.connection() as connection:
+        rows = await (await connection.execute("SELECT holder FROM projection_leases")).fetchall()
+    return {holder for (holder,) in rows}
+
+
+async def _shared_by(world: World, count: int) -> bool:
+    holders = await _holders(world)
+    return None not in holders and len(holders) == count
