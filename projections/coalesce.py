@@ -1,6 +1,6 @@
 """Many writes to few documents become few writes: what a batch comes to, for each view. Pure; the Mongo writer applies it.
 
-`Tally` takes writes in order. What it holds is to be applied in this order: updates, removals, inserts. An update of a
+`Tally` takes writes in order. What it holds is to be applied in this order: updates, removals, inserts, sums. An update of a
 document that the same batch inserts goes into the document; a document that the batch removes again is never inserted.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from projections.read_models import Document, Insert, Remove, Update, View, Write
+from projections.read_models import Add, Document, Insert, Remove, Update, View, Write
 
 
 class Change(Struct):
@@ -20,12 +20,21 @@ class Change(Struct):
     add: dict[str, int] = field(default_factory=dict)
 
 
+class Sum(Struct):
+    """What is added to one document, up to `position`; it begins as `document` where there is none."""
+
+    document: Document
+    add: dict[str, int]
+    position: int
+
+
 class Tally(Struct):
     """The writes of a batch to one view."""
 
     updates: dict[str, Change] = field(default_factory=dict)
     removed: dict[tuple[str, str], None] = field(default_factory=dict)
     inserts: dict[str, Document] = field(default_factory=dict)
+    sums: dict[str, Sum] = field(default_factory=dict)
     _of_conversation: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def take(self, write: Write) -> None:
@@ -41,6 +50,12 @@ class Tally(Struct):
                     apply_to(inserted, write)
                 else:
                     _merge(self.updates.setdefault(write.key, Change()), write)
+            case Add():
+                if (known := self.sums.get(write.key)) is None:
+                    self.sums[write.key] = Sum(write.document, dict(write.add), write.position)
+                else:
+                    known.add = {name: known.add[name] + amount for name, amount in write.add.items()}
+                    known.position = write.position
             case Remove():
                 conversation = (write.tenant, write.conversation_id)
                 self.removed[conversation] = None
@@ -59,8 +74,8 @@ def coalesce(writes: Iterable[Write]) -> dict[View, Tally]:
 
 
 def conversation_of(document: Document) -> tuple[str, str]:
-    """(tenant, conversation id) of a document of any view."""
-    return document["tenant"], document.get("conversation_id") or document["id"]
+    """(tenant, conversation id) of a document of any view; of one that is of no conversation, an empty id."""
+    return document["tenant"], document.get("conversation_id") or document.get("id", "")
 
 
 def apply_to(document: Document, update: Update) -> None:

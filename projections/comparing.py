@@ -9,6 +9,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.mongodb import Database, Document
 from projections.buckets import ALL_BUCKETS, ident
+from projections.coalesce import conversation_of
 from projections.positions import OTHER, Fenced
 from projections.read_models import POSITIONS, View
 
@@ -69,5 +70,5 @@ async def _documents(
     database: Database, collection: str, session: AsyncClientSession, parked: set[str]
 ) -> AsyncIterator[Document]:
     async for document in database[collection].find(session=session, batch_size=READ_AT_ONCE).sort("_id", 1):
-        if (document.get("conversation_id") or document["id"]) not in parked:
+        if conversation_of(document)[1] not in parked:
             yield document

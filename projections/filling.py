@@ -13,7 +13,7 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
-from itertools import chain
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from pymongo.synchronous import collection as synchronous
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged, Unread, as_logged
 from projections.buckets import BUCKETS
-from projections.coalesce import Change, Tally, coalesce
-from projections.parking import Parked, due, parked_for, released
+from projections.coalesce import Change, Sum, Tally, coalesce
+from projections.parking import Parked, parked_for, released
 from projections.read_models import Document, View, deletes, writes
 
 ROOT = Path(__file__).parents[1]
@@ -79,8 +79,8 @@ def fill(share: Share) -> Iterator[News]:
             found = _unreadable(page, parked)
             parked |= found.keys()
             gone = released(page, parked)
-            made = (write for write in chain.from_iterable(map(writes, due(page, parked))) if write.view in collections)
-            for view, tally in coalesce(made).items():
+            made = (write for logged in page if _shows(logged, parked, found) for write in writes(logged))
+            for view, tally in coalesce(write for write in made if write.view in collections).items():
                 _write(collections[view], view, tally)
             parked -= gone
             position = page[-1].position
@@ -99,6 +99,14 @@ def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
     return found
 
 
+def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked]) -> bool:
+    """Whether an event is applied: not that of a parked conversation, from the event on that parks it, but its deletion is."""
+    ident = logged.conversation_id
+    if ident not in parked or deletes(logged):
+        return True
+    return ident in found and logged.position < found[ident].position
+
+
 def _page(connection: psycopg.Connection[Any], share: Share, position: int) -> list[Logged]:
     asked = (position, share.until, BUCKETS, list(share.buckets), PAGE_EVENTS)
     return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
@@ -111,12 +119,30 @@ def _write(collection: synchronous.Collection[Document], view: View, tally: Tall
     if tally.removed:
         field = "id" if view == "conversations" else "conversation_id"
         collection.bulk_write([DeleteMany({"tenant": t, field: c}) for t, c in tally.removed], ordered=False)
-    if tally.inserts:
-        try:
+    with _unless_there():
+        if tally.inserts:
             collection.insert_many(list(tally.inserts.values()), ordered=False)
-        except BulkWriteError as error:
-            if any(failed["code"] != _DUPLICATE_KEY for failed in error.details["writeErrors"]):
-                raise
+        if tally.sums:
+            collection.bulk_write([_sum(ident, it) for ident, it in tally.sums.items()], ordered=False)
+
+
+@contextmanager
+def _unless_there() -> Iterator[None]:
+    """What is there already was written before."""
+    try:
+        yield
+    except BulkWriteError as error:
+        if any(failed["code"] != _DUPLICATE_KEY for failed in error.details["writeErrors"]):
+            raise
+
+
+def _sum(ident: str, it: Sum) -> UpdateOne:
+    where = {
+        "_id": ident,
+        "position": {"$lt": it.position},
+    }  # what was added before is there at its position, and taken as a duplicate
+    begin = {name: value for name, value in it.document.items() if name != "_id"}
+    return UpdateOne(where, {"$setOnInsert": begin, "$inc": it.add, "$max": {"position": it.position}}, upsert=True)
 
 
 def _update(ident: str, change: Change) -> UpdateOne:

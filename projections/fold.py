@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from infrastructure.event_log.reader import Recorded
 from projections.coalesce import apply_to, conversation_of
-from projections.read_models import VIEWS, Document, Insert, Remove, Update, View, Write, writes
+from projections.read_models import VIEWS, Add, Document, Insert, Remove, Update, View, Write, writes
 
 
 class Fold:
@@ -30,6 +30,11 @@ class Fold:
                 if write.key not in documents:
                     raise ValueError(f"{write.view} has no document {write.key}")
                 apply_to(documents[write.key], write)
+            case Add():
+                document = documents.setdefault(write.key, dict(write.document))
+                document["position"] = max(write.position, document.get("position", 0))
+                for name, amount in write.add.items():
+                    document[name] = document.get(name, 0) + amount
             case Remove():
                 conversation = (write.tenant, write.conversation_id)
                 for key in [key for key, document in documents.items() if conversation_of(document) == conversation]:

@@ -177,6 +177,16 @@ class MongoViews:
             elif tally.removed:
                 removals = [DeleteMany({"tenant": t, "conversation_id": c}) for t, c in tally.removed]
                 await collection.bulk_write(removals, ordered=False, session=session)
+            if tally.sums:
+                sums = [
+                    UpdateOne(
+                        {"_id": ident},
+                        {"$setOnInsert": it.document, "$inc": it.add, "$max": {"position": it.position}},
+                        upsert=True,
+                    )
+                    for ident, it in tally.sums.items()
+                ]
+                await collection.bulk_write(sums, ordered=False, session=session)
             if tally.inserts:
                 await collection.insert_many(tally.inserts.values(), ordered=False, session=session)
         except BulkWriteError as error:

@@ -44,6 +44,8 @@ class ViewDiverged(Exception):
 class Parked(Struct, frozen=True, kw_only=True):
     """Why a view leaves a conversation out: the event that could not be applied, and the error. Nothing that people wrote.
 
+    What the view has of the conversation is what was before `position`.
+
     `at`: since when, in microseconds since 1970 (UTC). `repair`: which repair has taken it in hand, where one has, and `done`
     up to which version it has come.
     """

@@ -222,18 +222,18 @@ class Positions:
             raise Fenced((place.view,), place.position)
         return replace(place, epoch=place.epoch + 1, parked={**place.parked, conversation_id: parked})
 
-    async def claim(self, view: str, conversation_id: str, parked: Parked) -> Parked | None:
-        """Parks a conversation for the repair that `parked` names, or hands a parked one over to it, as it is; how it is parked now.
+    async def claim(self, view: str, conversation_id: str, parked: Parked) -> bool:
+        """Parks a conversation for the repair that `parked` names, or hands a parked one over to it, as it is.
 
-        None where no projector has begun with the view.
+        It is then parked behind where the view stands. False where no projector has begun with the view.
         """
         name = _parked(conversation_id)
-        known = {"$ifNull": [f"${name}", {"$literal": msgspec.to_builtins(parked)}]}
-        claimed = {"$mergeObjects": [known, {"repair": parked.repair, "done": 0}]}
-        document = await self._collection.find_one_and_update(
-            _of(view, conversation_id), [{"$set": {name: claimed, "epoch": _NEXT_EPOCH}}], return_document=True
+        new = {"$mergeObjects": [{"$literal": msgspec.to_builtins(parked)}, {"position": {"$add": ["$position", 1]}}]}
+        claimed = {"$mergeObjects": [{"$ifNull": [f"${name}", new]}, {"repair": parked.repair, "done": 0}]}
+        found = await self._collection.update_one(
+            _of(view, conversation_id), [{"$set": {name: claimed, "epoch": _NEXT_EPOCH}}]
         )
-        return None if document is None else place_of(document).parked[conversation_id]
+        return bool(found.matched_count)
 
     async def claimed(
         self,
@@ -243,11 +243,13 @@ class Positions:
         session: AsyncClientSession,
         *,
         done: int | None = None,
+        counted: int | None = None,
         ends: bool = False,
     ) -> Place | None:
         """Where the view stands, and will until the session's transaction commits; None when the claim is lost.
 
-        With the commit the repair has come to the version `done`; with `ends`, the conversation is parked no longer.
+        With the commit the repair has come to the version `done`, and the view adds up to the position `counted`; with `ends`, the
+        conversation is parked no longer.
         """
         name = _parked(conversation_id)
         change: Document = {"$inc": {"held": 1}}
@@ -255,6 +257,8 @@ class Positions:
             change = {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {name: ""}}
         elif done is not None:
             change = {"$set": {f"{name}.done": done}}
+            if counted is not None:
+                change["$set"][f"{name}.position"] = counted + 1
         document = await self._collection.find_one_and_update(
             {**_of(view, conversation_id), f"{name}.repair": repair}, change, session=session
         )

@@ -7,11 +7,12 @@ any version of a conversation can be read as it stood.
     conversations  one document a conversation, removed when it is deleted
     items          one document an item, never an array that grows; removed with its conversation
     responses      one document a reply, running ones included; removed with its conversation
+    usage          one document a tenant, day (UTC), model and bucket: what its replies came to; stays when they are deleted
     projections    one document a view, committed together with the view's writes: see `positions.py`
 """
 
 from collections.abc import Iterator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 import msgspec
@@ -28,19 +29,25 @@ from domain.events import (
     ReplyCompleted,
     ReplyFailed,
     ReplyRequested,
+    Usage,
 )
 from domain.items import as_output, from_stored, shaped, type_of
 from infrastructure.event_log.reader import Logged
 from infrastructure.http.response_object import INCOMPLETE_REASONS
+from projections.buckets import bucket_of
 
 Document = dict[str, Any]
-View = Literal["conversations", "items", "responses"]
+View = Literal["conversations", "items", "responses", "usage"]
 
-VIEWS: tuple[View, ...] = ("conversations", "items", "responses")
+VIEWS: tuple[View, ...] = ("conversations", "items", "responses", "usage")
+OF_CONVERSATIONS: tuple[View, ...] = ("conversations", "items", "responses")
+"""The views whose documents go with their conversation."""
+
+USAGE: View = "usage"
 CONTEXT = "context"
 """The view in Redis: see `context_snapshots.py`."""
 
-VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 1}
+VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 1, "usage": 1}
 """Of each view: raised when what it holds is made differently from the same events."""
 
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
@@ -53,6 +60,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
     "responses": ((("tenant", 1), ("conversation_id", 1), ("id", 1)),),
+    "usage": ((("tenant", 1), ("date", 1), ("model", 1)),),
 }
 
 
@@ -73,6 +81,16 @@ class Update(Struct, frozen=True):
     add: dict[str, int] = {}
 
 
+class Add(Struct, frozen=True):
+    """Numbers that are added to a document, up to `position`; it begins as `document` where there is none."""
+
+    view: View
+    key: str
+    document: Document
+    add: dict[str, int]
+    position: int
+
+
 class Remove(Struct, frozen=True):
     """Every document of a conversation."""
 
@@ -81,7 +99,7 @@ class Remove(Struct, frozen=True):
     conversation_id: str
 
 
-Write = Insert | Update | Remove
+Write = Insert | Update | Add | Remove
 
 
 def key(tenant: str, ident: str) -> str:
@@ -107,12 +125,13 @@ def deletes(logged: Logged) -> bool:
 def writes(logged: Logged) -> Iterator[Write]:
     """What one event writes into all views, in order. Raises UnreadableEvent."""
     if deletes(logged):
-        for view in VIEWS:
+        for view in OF_CONVERSATIONS:
             yield Remove(view, logged.tenant, logged.conversation_id)
         return
     yield from _conversation(logged)
     yield from _items(logged)
     yield from _responses(logged)
+    yield from _usage(logged)
 
 
 def _conversation(recorded: Logged) -> Iterator[Write]:
@@ -243,3 +262,14 @@ def _responses(recorded: Logged) -> Iterator[Write]:
             )
         case _:
             return
+
+
+def _usage(recorded: Logged) -> Iterator[Write]:
+    event = recorded.event
+    if not isinstance(event, ReplyCompleted):
+        return
+    date, bucket = recorded.recorded_at.astimezone(UTC).date().isoformat(), bucket_of(recorded.conversation_id)
+    ident = key(recorded.tenant, f"{date}:{bucket}:{event.model}")
+    which = {"_id": ident, "tenant": recorded.tenant, "date": date, "model": event.model, "bucket": bucket}
+    amounts = {"replies": 1, **{name: getattr(event.usage, name) for name in Usage.__struct_fields__}}
+    yield Add("usage", ident, which, amounts, recorded.position)

@@ -3,7 +3,8 @@
 While that goes on it stays parked, claimed by this repair, so that no projector writes to it. Every step is a transaction that
 holds the claim (and says how far it has come, so that none is done twice when its answer was lost); the last one finds the
 view where it stands, writes what is missing up to there, and ends the parking. Broken off anywhere, it leaves the
-conversation parked, and the next repair begins anew. A deletion that comes meanwhile wins.
+conversation parked, and the next repair begins anew. A deletion that comes meanwhile wins. Totals are not taken back: to them
+is added what came since the conversation was parked.
 """
 
 import asyncio
@@ -27,7 +28,7 @@ from projections.context_snapshots import Snapshot, key, put
 from projections.mongo import MongoViews
 from projections.parking import Parked, is_of_the_event, parked_for
 from projections.positions import Fenced, Place, Positions
-from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS, Document, View, writes
+from projections.read_models import ALL_VIEWS, CONTEXT, OF_CONVERSATIONS, USAGE, VIEWS, Document, View, writes
 from projections.read_models import key as document_key
 from projections.snapshot_making import refill
 
@@ -90,7 +91,7 @@ class Repair:
         return [await self._repaired(view) for view in ALL_VIEWS if view in views]
 
     async def _repaired(self, view: str) -> Repaired:
-        if await self._positions.claim(view, self._ident, self._claim()) is None:
+        if not await self._positions.claim(view, self._ident, self._claim()):
             return Repaired(view=view, outcome="skipped")
         try:
             if view == CONTEXT:
@@ -122,7 +123,7 @@ class Repair:
 
     async def _documents(self, view: View) -> Parked | None:
         """Removes its documents and makes them anew; says what keeps it parked, if anything does."""
-        while await self._patiently(lambda: self._remove(view)):
+        while view in OF_CONVERSATIONS and await self._patiently(lambda: self._remove(view)):
             pass
         if self._head.deleted:
             await self._patiently(lambda: self._end_deleted(view))
@@ -159,16 +160,20 @@ class Repair:
     async def _fill(self, view: View, page: Sequence[Logged], version: int) -> tuple[bool, int]:
         """Writes a page's events behind `version`; says whether that was all there is for the view, and what it shows now."""
         async with self._step(view) as (session, place):
-            done = place.parked[self._ident].done
-            if done != version:
-                return False, done  # this step was done before, and its answer was lost
+            parked = place.parked[self._ident]
+            if parked.done != version:
+                return False, parked.done  # this step was done before, and its answer was lost
             shown = [logged for logged in page if logged.position <= place.position]
-            for tally in coalesce(it for it in chain.from_iterable(map(writes, shown)) if it.view == view).values():
+            missing = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
+            for tally in coalesce(it for it in chain.from_iterable(map(writes, missing)) if it.view == view).values():
                 await self._mongo.write(view, place.collection, tally, session)
             version = shown[-1].version if shown else version
             more = [] if len(shown) < len(page) else await self._reader.history(self._ident, after=version, limit=1)
             ended = len(shown) < len(page) or not more or more[0].position > place.position
-            await self._positions.claimed(view, self._ident, self._name, session, done=version, ends=ended)
+            counted = max(parked.position - 1, shown[-1].position) if shown and view == USAGE else None
+            await self._positions.claimed(
+                view, self._ident, self._name, session, done=version, counted=counted, ends=ended
+            )
         return ended, version
 
     async def _end_deleted(self, view: View) -> None:

@@ -1,6 +1,6 @@
 """Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back in all views.
 
-    python -m scripts.rebuild conversations|items|responses|context|all [--dry-run|--rollback|--cancel] [--workers N]
+    python -m scripts.rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
     python -m scripts.rebuild --conversation ID                         [--data DIR] [--json]
 
 A new collection is filled by several processes, brought up to date, compared with the one that is read, both at one position, and
@@ -59,6 +59,7 @@ class View(StrEnum):
     CONVERSATIONS = "conversations"
     ITEMS = "items"
     RESPONSES = "responses"
+    USAGE = "usage"
     CONTEXT = "context"
     ALL = "all"
 

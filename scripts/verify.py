@@ -18,7 +18,7 @@ from msgspec import Struct
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.logging import configure_logging
 from projections.positions import Positions
-from projections.read_models import ALL_VIEWS
+from projections.read_models import ALL_VIEWS, USAGE
 from scripts.progress import Report, progress
 from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
 from scripts.verification.differences import Difference
@@ -58,12 +58,15 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
         verified.differs(difference)
     streams = Streams(stores.pool, only)
     views, snapshots = Views(stores.database), Snapshots(stores.redis, stores.reader)
+    totals = await views.totals() if only is None else None
     while True:
         async with moment(stores.database) as at:
             if not (portion := await streams.next()):
                 break
             for stream in portion:
                 verified.events += stream.rows
+                if totals is not None:
+                    totals.take(stream)
                 for difference in stream.differences:
                     verified.differs(difference)
             async for difference in views.compare(portion, at):
@@ -72,13 +75,15 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
                 verified.differs(difference)
         verified.conversations += len(portion)
         report(min(verified.events, verified.position), verified.position)
-    if only is None:
+    if totals is not None:
+        for difference in totals.differences():
+            verified.differs(difference)
         async with moment(stores.database) as at:
             async for difference in views.strays(at, stores.reader):
                 verified.differs(difference)
         async for difference in snapshots.strays():
             verified.differs(difference)
-    verified.documents = views.documents
+    verified.documents = views.documents | ({} if totals is None else {USAGE: totals.count})
     verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent
     return verified
 

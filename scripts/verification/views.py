@@ -1,13 +1,14 @@
 """The views in MongoDB against a fold of the log, both at one position: MongoDB is read as it was at one moment."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from domain.events import ReplyCompleted
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.mongodb import Database
@@ -15,7 +16,7 @@ from projections.buckets import bucket_of, ident
 from projections.fold import Fold
 from projections.parking import Parked
 from projections.positions import Place, place_of
-from projections.read_models import ALL_VIEWS, POSITIONS, VIEWS, Document, View, key, writes
+from projections.read_models import ALL_VIEWS, OF_CONVERSATIONS, POSITIONS, USAGE, Document, View, key, writes
 from scripts.verification.differences import Difference, documents_that_differ
 from scripts.verification.streams import Stream
 
@@ -50,13 +51,42 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
         yield Moment(session, {place["_id"]: place_of(place) async for place in places})
 
 
+class Totals:
+    """What replies came to, as the view had it at the moment `at`, against all conversations, which are taken one by one."""
+
+    def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
+        self._at = at
+        self._found = found
+        self._folded = Fold()
+
+    def take(self, stream: Stream) -> None:
+        """Adds what the view must have of a conversation: up to where it stood, or where the conversation was parked."""
+        parked = self._at.parks(USAGE, stream.conversation_id)
+        position = self._at.position(USAGE, stream.conversation_id)
+        shown = position if parked is None else min(position, parked.position - 1)
+        for recorded in stream.events:
+            if isinstance(recorded.event, ReplyCompleted) and recorded.position <= shown:
+                for write in writes(recorded):
+                    if write.view == USAGE:
+                        self._folded.write(write)
+
+    def differences(self) -> Iterator[Difference]:
+        """What differs, when all have been taken. The last position of a total is left out: conversations come in any order."""
+        expected = self._folded.documents[USAGE]
+        yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
+
+    @property
+    def count(self) -> int:
+        return len(self._found)
+
+
 class Views:
     """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: set[tuple[str, str]] = set()
-        self.documents: dict[str, int] = dict.fromkeys(VIEWS, 0)
+        self.documents: dict[str, int] = dict.fromkeys(OF_CONVERSATIONS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """What differs in these conversations. One that a view has parked is named, and not compared in it."""
@@ -67,7 +97,7 @@ class Views:
                     yield _parked(view, stream.conversation_id, parked)
         streams = [stream for stream in streams if stream.readable]
         sound: list[Stream] = []
-        expected: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
+        expected: dict[View, dict[str, Document]] = {view: {} for view in OF_CONVERSATIONS}
         for stream in streams:
             try:
                 folded = _folded(stream, at)
@@ -78,14 +108,20 @@ class Views:
                 continue
             sound.append(stream)
             for view, documents in folded.items():
-                if at.parks(view, stream.conversation_id) is None:
+                if view in OF_CONVERSATIONS and at.parks(view, stream.conversation_id) is None:
                     expected[view] |= documents
-        for view in VIEWS:
+        for view in OF_CONVERSATIONS:
             shown = [stream for stream in sound if at.parks(view, stream.conversation_id) is None]
             found = {document["_id"]: document async for document in self._found(view, shown, at)}
             self.documents[view] += len(found)
             for difference in documents_that_differ(view, expected[view], found):
                 yield difference
+
+    async def totals(self) -> Totals:
+        """Those there are now."""
+        async with moment(self._database) as at:
+            collection = self._database[at.collection(USAGE)]
+            return Totals(at, {it["_id"]: it async for it in collection.find(session=at.session)})
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
         """Documents of conversations that the log does not have, and what is parked of them."""
@@ -93,7 +129,7 @@ class Views:
             for conversation_id, parked in place.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
                     yield _parked(place.view, conversation_id, parked)
-        for view in VIEWS:
+        for view in OF_CONVERSATIONS:
             async for tenant, conversation_id, count in self._conversations(view, at):
                 if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):
                     continue
@@ -123,6 +159,10 @@ class Views:
         stages: list[dict[str, Any]] = [{"$sort": {"tenant": 1, "conversation_id": 1}}, {"$group": group}]
         async for found in await self._database[at.collection(view)].aggregate(stages, session=at.session):
             yield found["_id"].get("tenant"), found["_id"].get("conversation_id"), found["count"]
+
+
+def _without_positions(documents: Mapping[str, Document]) -> dict[str, Document]:
+    return {ident: {**document, "position": 0} for ident, document in documents.items()}
 
 
 def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:

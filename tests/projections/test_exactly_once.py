@@ -109,7 +109,7 @@ async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_the
     places = await world.all_places()
     with pytest.raises(ViewDiverged, match="there already"):
         await MongoViews(world.database).apply(places, batch[-1].position, batch)
-    assert await world.held() == {"conversations": {}, "items": {planted["_id"]: planted}, "responses": {}}
+    assert await world.held() == {**{view: {} for view in VIEWS}, "items": {planted["_id"]: planted}}
     assert (await world.places())["items"].position == 0
 
 

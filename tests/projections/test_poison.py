@@ -17,7 +17,7 @@ from projections.context_view import ContextView
 from projections.mongo import MongoViews
 from projections.parking import MOST_PARKED, ViewDiverged, is_of_the_event, parked_for
 from projections.positions import Fenced, Place, standings
-from projections.read_models import ALL_VIEWS, CONTEXT
+from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS
 from projections.runner import Runner
 from projections.sink import Sink
 from scripts.rebuild import parked as parked_by_view
@@ -179,7 +179,7 @@ async def test_given_a_deletion_that_nobody_can_read_then_it_takes_effect_all_th
     await insert_unreadable(live.settings, victim, "conversation.deleted")
     await live.until(live.shown)
     assert await nothing_parked(live)
-    assert await live.held() == {"conversations": {}, "items": {}, "responses": {}}
+    assert await live.held() == {view: {} for view in VIEWS}
 
 
 async def test_given_two_projectors_when_an_event_can_not_be_applied_then_one_parks_it_and_both_leave_it_out(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from infrastructure.embedded.directory import free_port
 from infrastructure.settings import Settings
+from projections.read_models import ALL_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
 from tests.queries.store import Writer
@@ -66,7 +67,7 @@ async def test_given_a_running_projector_then_it_tells_how_it_is_and_ends_cleanl
         process.send_signal(signal.SIGTERM)
         said, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
     head = await world.reader.last_position()
-    for view in ("conversations", "items", "responses", "context"):
+    for view in ALL_VIEWS:
         assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics
     assert f"conversation_store_projection_head {head}.0" in metrics
     assert process.returncode == 0

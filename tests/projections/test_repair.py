@@ -244,3 +244,36 @@ async def test_given_views_that_no_projector_has_begun_with_when_a_conversation_
     assert await world.held() == {view: {} for view in VIEWS}
     await world.catch_up()
     assert await world.is_exact()
+
+
+async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_repair_counts_each_once(
+    write: Writer, world: World
+) -> None:
+    victim = await write.start()
+    for _ in range(2):
+        await _reply(write, victim)
+    await write.append(victim, "between")
+    between = await world.reader.head(victim)
+    assert between is not None
+    await _reply(write, victim)
+    state = await poison(world.settings, victim, between.version)
+    await world.catch_up()
+    await _reply(write, victim)
+    await write_everything(write)
+    await world.catch_up()
+    assert await parked_everywhere(world, victim)
+    assert (await _repair(world, victim))["usage"] == "parked"
+    await cure(world.settings, victim, between.version, state)
+    broken_off = asyncio.create_task(_repair(world, victim))
+    await asyncio.wait({broken_off}, timeout=0.05)
+    broken_off.cancel()
+    await asyncio.wait({broken_off})
+    await _repair(world, victim)
+    await _repair(world, victim)
+    await world.catch_up()
+    assert await world.is_exact()
+
+
+async def _reply(write: Writer, conversation_id: str) -> None:
+    response_id, given = await write.ask(conversation_id, "?")
+    await write.answer(conversation_id, response_id, given, "!")

@@ -13,7 +13,7 @@ import pytest
 
 from infrastructure.ids import mint, uuid_of
 from projections.context_snapshots import key
-from projections.read_models import CONTEXT
+from projections.read_models import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
 from scripts.verification.differences import Difference
 from scripts.verify import Verified, verify
@@ -69,7 +69,7 @@ async def test_given_views_that_do_not_keep_up_then_it_says_so(write: Writer, wo
     await write.start("two")
     verified = await _verify(world)
     assert {(it.where, it.what, it.note) for it in verified.differences} == {
-        (view, "behind", "at 2 of 4") for view in ("conversations", "items", "responses", CONTEXT)
+        (view, "behind", "at 2 of 4") for view in ALL_VIEWS
     }
 
 
@@ -101,6 +101,10 @@ async def _change_usage(world: World, ids: dict[str, str]) -> None:
     await world.database["responses"].update_one(
         {"conversation_id": ids["answered"], "status": "completed"}, {"$inc": {"usage.input_tokens": 1}}
     )
+
+
+async def _change_total(world: World, ids: dict[str, str]) -> None:
+    await world.database["usage"].update_one({"tenant": "default"}, {"$inc": {"output_tokens": -1}})
 
 
 async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
@@ -136,6 +140,7 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_keep_deleted_item, "items", "extra"),
         (_add_stray_item, "items", "extra"),
         (_change_usage, "responses", "different"),
+        (_change_total, "usage", "different"),
         (_change_snapshot, CONTEXT, "different"),
         (_lose_snapshot_item, CONTEXT, "different"),
         (_age_snapshot, CONTEXT, "stale"),

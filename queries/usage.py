@@ -1,0 +1,63 @@
+"""GET /v1/usage: what the tenant's replies came to, by day (UTC) and model, as the providers counted it.
+
+`{object:"list", data:[{object:"usage", date, model, replies, input_tokens, output_tokens, cached_tokens, reasoning_tokens}]}`, in
+order of date and model. Replies of conversations that were deleted since are counted; those that failed are not.
+"""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Response
+
+from domain.events import Usage
+from infrastructure.http.app import reads
+from infrastructure.http.errors import ApiError
+from infrastructure.http.shapes import json_response
+from queries.caller import Called
+
+router = APIRouter(tags=["usage"])
+
+USUAL_DAYS: Final = 31
+MOST_DAYS: Final = 366
+AMOUNTS: Final = ("replies", *Usage.__struct_fields__)
+
+
+@reads(router, "/v1/usage")
+async def get_usage(
+    called: Called,
+    start: Annotated[date | None, Query(description="The first day; a month before `end` where it is absent.")] = None,
+    end: Annotated[date | None, Query(description="The last day; today where it is absent.")] = None,
+    model: Annotated[str | None, Query(description="Only this model's.")] = None,
+) -> Response:
+    """What replies came to, day by day."""
+    last = end or datetime.now(UTC).date()
+    first = start or last - timedelta(days=min(USUAL_DAYS, (last - date.min).days) - 1)
+    if first > last:
+        raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
+    if (last - first).days >= MOST_DAYS:
+        raise ApiError(
+            400, f"`start` and `end` are more than {MOST_DAYS} days apart.", code="invalid_value", param="start"
+        )
+    read = await called.read_everything("usage")
+    where: dict[str, Any] = {
+        "tenant": called.principal.tenant,
+        "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
+    }
+    if model is not None:
+        where["model"] = model
+    sums = {name: {"$sum": f"${name}"} for name in AMOUNTS}
+    shown = {
+        "_id": 0,
+        "object": {"$literal": "usage"},
+        "date": "$_id.date",
+        "model": "$_id.model",
+        **dict.fromkeys(AMOUNTS, 1),
+    }
+    pipeline = [
+        {"$match": where},
+        {"$group": {"_id": {"date": "$date", "model": "$model"}, **sums}},
+        {"$sort": {"_id": 1}},
+        {"$project": shown},
+    ]
+    body = {"object": "list", "data": await called.select(read, "usage", pipeline)}
+    return json_response(body, headers=read.headers)

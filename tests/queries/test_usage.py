@@ -1,0 +1,58 @@
+"""Totals of replies: exact, by day and model, whatever became of the conversations."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.queries.store import Projector, Writer
+
+
+async def _reply(write: Writer, conversation_id: str, text: str) -> None:
+    response_id, given = await write.ask(conversation_id, "?")
+    await write.answer(conversation_id, response_id, given, text)
+
+
+async def _usage(api: httpx.AsyncClient, **asked: str) -> Any:
+    answer = await api.get("/v1/usage", params=asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_included(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    await projector.catch_up()
+    assert await _usage(api) == []
+    kept = [await write.start("a") for _ in range(3)]
+    for conversation_id in kept:
+        await _reply(write, conversation_id, "one")
+        await _reply(write, conversation_id, "two")
+    gone = await write.start("b")
+    await _reply(write, gone, "three")
+    failed, _ = await write.ask(kept[0], "?")
+    await write.fail(kept[0], failed)
+    foreign = await write.of("other").start("c")
+    await _reply(write.of("other"), foreign, "four")
+    await write.delete(gone)
+    await projector.catch_up()
+
+    [day] = await _usage(api)
+
+    today = datetime.now(UTC).date().isoformat()
+    assert (day["object"], day["date"], day["replies"]) == ("usage", today, 7)
+    assert day["input_tokens"] > 0
+    assert await _usage(api, start=today, end=today, model=day["model"]) == [day]
+    assert await _usage(api, model="another") == []
+    assert await _usage(api, end="2020-01-01") == []
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"start": "2026-02-02", "end": "2026-02-01"}, {"start": "2020-01-01", "end": "2026-01-01"}, {"end": "never"}],
+)
+async def test_days_that_can_not_be_are_a_400(api: httpx.AsyncClient, asked: dict[str, str]) -> None:
+    answer = await api.get("/v1/usage", params=asked)
+
+    assert (answer.status_code, answer.json()["error"]["param"] in asked) == (400, True)
