@@ -199,14 +199,22 @@ class Positions:
         transaction. Without, the move may be forgotten again when MongoDB fails over.
         """
         collection = self._collection if session else self._lax
-        state = {"$cond": [{"$gte": [new, "$target"]}, "live", "$state"]}
-        changes: list[Document] = [{"$set": {"position": new, "state": state}}]
+        moved = [place.moved(new, released) for place in places]
+        arrived = {after.ident for before, after in zip(places, moved, strict=True) if before.state != after.state}
+        if arrived and any(place.state != "live" for place in moved):
+            return [
+                place
+                for arrives in (True, False)
+                if (some := [place for place in places if (place.ident in arrived) is arrives])
+                for place in await self.advance(some, new, released, session)
+            ]
+        change: Document = {"$set": {"position": new, **({"state": "live"} if arrived else {})}}
         if released:
-            changes += [{"$set": {"epoch": _NEXT_EPOCH}}, {"$unset": [_parked(ident) for ident in released]}]
-        moved = await collection.update_many(_at(places), changes, session=session)
-        if moved.matched_count != len(places):
+            change |= {"$inc": {"epoch": 1}, "$unset": {_parked(ident): "" for ident in released}}
+        found = await collection.update_many(_at(places), change, session=session)
+        if found.matched_count != len(places):
             raise Fenced((place.view for place in places), places[0].position)
-        return [place.moved(new, released) for place in places]
+        return moved
 
     async def hold(self, place: Place, session: AsyncClientSession) -> None:
         """Makes the session's transaction fail if the view leaves its place before it commits. Raises Fenced."""
