@@ -33,12 +33,18 @@ from projections.read_models import Document, View, deletes, writes
 
 ROOT = Path(__file__).parents[1]
 PAGE_EVENTS = 4_000
+PAGE_BYTES = 8 * 1024 * 1024
+"""Of states as they are stored; one event at least."""
 
 _DUPLICATE_KEY = 11000
+_COLUMNS = (
+    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+)
 _PAGE = (
-    "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
-    " FROM events WHERE notification_id > %s AND notification_id <= %s"
-    " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id LIMIT %s"
+    f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS}, sum(octet_length(state)) OVER (ORDER BY notification_id)"  # noqa: S608
+    " - octet_length(state) AS before FROM events WHERE notification_id > %s AND notification_id <= %s"
+    " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id LIMIT %s) AS page"
+    " WHERE before < %s ORDER BY notification_id"
 )
 
 
@@ -108,7 +114,7 @@ def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked])
 
 
 def _page(connection: psycopg.Connection[Any], share: Share, position: int) -> list[Logged]:
-    asked = (position, share.until, BUCKETS, list(share.buckets), PAGE_EVENTS)
+    asked = (position, share.until, BUCKETS, list(share.buckets), PAGE_EVENTS, PAGE_BYTES)
     return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
 
 

@@ -27,10 +27,6 @@ REMOVED_AT_ONCE = 500
 _MANY: frozenset[str] = frozenset({"items", "responses"})
 """The views that have any number of documents of a conversation."""
 
-_SAFE = WriteConcern(w="majority", j=True)
-_FAST = WriteConcern(w=1, j=False)
-"""For batches: where MongoDB forgets one when it fails, it forgets the position with it, and the batch comes again from the log."""
-
 _DUPLICATE_KEY = 11000
 _TRANSIENT = ("TransientTransactionError", "UnknownTransactionCommitResult")
 
@@ -131,7 +127,7 @@ class MongoViews:
     async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
         tallies = list(_tallies(places, batch))
         gone = {ident for place in places for ident in released(batch, place.parked)}
-        async with self.transaction([place.view for place in places], places[0].position, _FAST) as session:
+        async with self.transaction([place.view for place in places], places[0].position) as session:
             moved = await self._positions.advance(places, new, gone, session)
             for view, collection, tally in tallies:
                 await self.write(view, collection, tally, session)
@@ -148,16 +144,14 @@ class MongoViews:
             await self._database[place.collection].delete_many({"_id": {"$in": idents}}, session=session)
 
     @asynccontextmanager
-    async def transaction(
-        self, views: Collection[str], position: int, concern: WriteConcern = _SAFE
-    ) -> AsyncIterator[AsyncClientSession]:
+    async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
         """A transaction of views that stand at `position`. Raises Fenced when it meets another one."""
         _ = self.holder
         assert self._session is not None
         try:
             async with await self._session.start_transaction(
                 read_concern=ReadConcern("snapshot"),
-                write_concern=concern,
+                write_concern=WriteConcern(w="majority", j=True),
                 read_preference=ReadPreference.PRIMARY,
             ):
                 yield self._session

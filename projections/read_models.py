@@ -57,6 +57,8 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     "conversations": (
         (("tenant", 1), ("listed", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("owner", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
     "responses": ((("tenant", 1), ("conversation_id", 1), ("id", 1)),),

@@ -1,15 +1,17 @@
 """A rebuild beside the living: new generations of views, filled, brought up to date, compared, and swapped, while users read on.
 
 Each step is on record in MongoDB (`generations.py`): broken off anywhere, the next run goes on from there. Readers see the view
-as it was up to the swap, and as it is from then on.
+as it was up to the swap, and as it is from then on. One rebuild runs at a time.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+import psycopg
 from msgspec import Struct
 from redis.asyncio import Redis
 
@@ -33,6 +35,9 @@ _NOTE_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
 _LONGEST_PAUSE = 0.05
 
+_LOCK = 7_203_914_411
+"""The advisory lock under which one process at a time does this."""
+
 T = TypeVar("T")
 
 
@@ -49,8 +54,12 @@ class Rebuilt(Struct, frozen=True, kw_only=True):
     swap_seconds: float | None = None
 
 
+class AnotherRebuild(Exception):
+    """Another process is at it: nothing was done."""
+
+
 class Rebuild:
-    """The rebuild of some views. Raises PyMongoError, psycopg.Error and FillingFailed; then run it again."""
+    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error and FillingFailed: then run it again."""
 
     def __init__(
         self,
@@ -74,6 +83,10 @@ class Rebuild:
 
     async def run(self, *, swaps: bool = True) -> Rebuilt:
         """Makes the views anew, compares, and exchanges them; without `swaps` it drops the new ones again instead."""
+        async with self._alone():
+            return await self._run(swaps=swaps)
+
+    async def _run(self, *, swaps: bool) -> Rebuilt:
         began = time.monotonic()
         until = await EventReader(self._pool).last_position()
         fillings = await self._generations.begin(self._views, until, self._workers)
@@ -91,14 +104,25 @@ class Rebuild:
 
     async def roll_back(self) -> Rebuilt | None:
         """Brings back the views that were kept at the last swap; None where nothing was kept."""
-        self._views = await self._generations.bring_back(self._views)
-        if not self._views:
-            return None
-        return await self._swapped(Rebuilt(compared=await self._compared(), events=0, filling_seconds=0.0))
+        async with self._alone():
+            self._views = await self._generations.bring_back(self._views)
+            if not self._views:
+                return None
+            return await self._swapped(Rebuilt(compared=await self._compared(), events=0, filling_seconds=0.0))
 
     async def cancel(self) -> list[View]:
         """Drops what was begun or kept; says of which views there was anything."""
-        return await self._generations.cancel(self._views)
+        async with self._alone():
+            return await self._generations.cancel(self._views)
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        connection = await psycopg.AsyncConnection.connect(self._settings.postgres_url, autocommit=True)
+        async with connection:
+            [(taken,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
+            if not taken:
+                raise AnotherRebuild
+            yield
 
     async def _fill(self, fillings: Sequence[Filling]) -> None:
         """Fills collections that are equally far, in as many processes as they have shares."""

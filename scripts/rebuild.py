@@ -11,8 +11,8 @@ it is needed. A view that no projector has begun with yet is filled in its place
 
 A conversation is brought back where it is parked, or made anew in all views where it is not: see `projections/repair.py`.
 
-Ends with 0 when all is rebuilt, 1 when something is parked still, nothing is kept, there is no such conversation, or a dry run finds
-a difference, 2 when it was asked wrongly, 3 when a store is away.
+Ends with 0 when all is rebuilt, 1 when something is parked still, nothing is kept, another rebuild is under way, there is no such
+conversation, or a dry run finds a difference, 2 when it was asked wrongly, 3 when a store is away.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from projections.mongo import MongoViews
 from projections.positions import Positions, Standing
 from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS
 from projections.read_models import View as MongoView
-from projections.rebuilding import Rebuild, Rebuilt, patiently
+from projections.rebuilding import AnotherRebuild, Rebuild, Rebuilt, patiently
 from projections.rebuilding import Report as PhaseReport
 from projections.repair import Repair, Repaired
 from projections.runner import Runner
@@ -232,6 +232,9 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
     try:
         with progress(f"rebuilding {view}", quiet=as_json) as report:
             done = on_stores(data, work, interrupted=INTERRUPTED)
+    except AnotherRebuild as error:
+        typer.echo("Another rebuild is under way: wait for it, or interrupt it.", err=True)
+        raise typer.Exit(1) from error
     except FillingFailed as error:
         typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
         raise typer.Exit(AWAY) from error

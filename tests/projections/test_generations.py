@@ -102,6 +102,16 @@ async def test_a_way_back_shows_what_came_meanwhile_too(write: Writer, world: Wo
     assert "items_2" not in await world.database.list_collection_names()
 
 
+async def test_of_two_rebuilds_at_once_one_does_nothing(write: Writer, world: World) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    both = [rebuild_of(world, ["items"]).run() for _ in range(2)]
+    outcomes = await asyncio.gather(*both, return_exceptions=True)
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AnotherRebuild", "Rebuilt"]
+    assert (await collections(world))["items"] == "items_2"
+    assert await world.is_exact()
+
+
 async def test_what_is_kept_makes_room_for_the_next(write: Writer, world: World) -> None:
     await write_everything(write)
     await world.catch_up()

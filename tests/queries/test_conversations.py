@@ -6,8 +6,9 @@ import httpx
 import pytest
 from openai.types.conversations import Conversation
 
-from domain.commands import DescribeConversation
+from domain.commands import DescribeConversation, EndConversation
 from infrastructure.ids import mint
+from projections.buckets import BUCKETS
 from tests.queries.store import Projector, Writer
 
 
@@ -156,3 +157,29 @@ async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
     assert ids(found) == [described, started]
     assert [conversation["metadata"] for conversation in found["data"]] == [metadata, metadata]
     assert len(ids(await listed(api))) == 4
+
+
+@pytest.mark.parametrize("asked", [{"owner": "rare"}, {"metadata[topic]": "rare"}, {"status": "ended"}, {}])
+async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
+    asked: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    for _ in range(60):
+        await write.start(metadata={"topic": "usual"}, owner="usual")
+    rare = await write.start(metadata={"topic": "rare"}, owner="rare")
+    await write.do(rare, EndConversation())
+    await projector.catch_up()
+    database = projector.views
+    await database.command("profile", 2)
+    try:
+        found = ids(await listed(api, limit=1, **asked))
+    finally:
+        await database.command("profile", 0)
+    [look] = (
+        await database["system.profile"]
+        .find({"command.aggregate": "conversations", "ns": {"$regex": "conversations$"}})
+        .to_list()
+    )
+    await database["system.profile"].drop()
+
+    assert found == [rare]
+    assert look["docsExamined"] <= 2 + BUCKETS  # and where the view stands in each bucket
