@@ -8,10 +8,11 @@ from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.mongodb import Database, Document
-from projections.buckets import ALL_BUCKETS, ident
+from projections.buckets import ALL_BUCKETS, ident, idents
 from projections.coalesce import conversation_of
+from projections.generations import GenerationGone
 from projections.positions import OTHER, Fenced
-from projections.read_models import POSITIONS, View
+from projections.read_models import POSITIONS, USAGE, View
 
 READ_AT_ONCE = 5_000
 MOST_NAMED = 20
@@ -22,7 +23,8 @@ _encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB has an 
 class Comparison(Struct, kw_only=True):
     """What a comparison at `position` found. A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys.
 
-    `named`: the `_id`s of the first documents that differ. Documents of parked conversations are left out.
+    `named`: the `_id`s of the first documents that differ. Documents of parked conversations are left out; totals can not be
+    compared while there are any, and have no digest then.
     """
 
     view: View
@@ -35,14 +37,18 @@ class Comparison(Struct, kw_only=True):
 
 
 async def compare(database: Database, view: View) -> Comparison:
-    """Compares a view with its other generation. Raises Fenced when they do not stand at one position, and PyMongoError."""
+    """Compares a view with its other generation. Raises Fenced when they do not stand at one position, GenerationGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
         places = {it["_id"]: it async for it in database[POSITIONS].find(session=session)}
+        if not places.keys() >= {*idents([view, f"{view}{OTHER}"])}:
+            raise GenerationGone(view)
         pairs = [(places[ident(view, it)], places[ident(f"{view}{OTHER}", it)]) for it in ALL_BUCKETS]
         if any(live["position"] != other["position"] for live, other in pairs):
             raise Fenced((view,), pairs[0][0]["position"])
         parked = {name for pair in pairs for place in pair for name in place.get("parked", {})}
         found = Comparison(view=view, position=max(live["position"] for live, _ in pairs), named=[])
+        if view == USAGE and parked:
+            return found
         digest, other_digest = sha256(), sha256()
         shown = _documents(database, pairs[0][0]["collection"], session, parked)
         made = _documents(database, pairs[0][1]["collection"], session, parked)

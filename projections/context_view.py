@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 import structlog
 from msgspec import UNSET, Struct
+from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
 from domain.events import (
@@ -138,10 +139,14 @@ class ContextView:
     async def end_others(self, holders: Sequence[UUID]) -> None:
         """Nothing: Redis knows no transactions that are left open."""
 
-    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
+    async def begin_anew(
+        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+    ) -> None:
         """Removes all snapshots, and goes through the log again. Raises Fenced."""
         async with self._mongo.transaction((view,), 0) as session:
-            if not await self._positions.begin_anew(view, view, target, session, only_first=only_first):
+            if not await self._positions.begin_anew(
+                view, view, target, session, only_first=only_first, only_ahead_of=only_ahead_of
+            ):
                 return
         await self._remove_all()
 
@@ -184,8 +189,8 @@ class ContextView:
     async def _advance(self, places: Sequence[Place], new: int, gone: Collection[str] = ()) -> list[Place]:
         try:
             return await self._positions.advance(places, new, gone)
-        except Fenced:
-            # Others went on meanwhile. Where Redis lost what they wrote, ours would be an old snapshot that nobody replaces: better none.
+        except (Fenced, PyMongoError):
+            # Others may have gone on. Where Redis lost what they wrote, ours would be an old snapshot that nobody replaces: better none.
             touched = sorted(self._touched)
             for at in range(0, len(touched), _SCANNED_AT_ONCE):
                 await self._redis.unlink(*touched[at : at + _SCANNED_AT_ONCE])

@@ -32,26 +32,21 @@ from projections.parking import Parked, parked_for, released
 from projections.read_models import Document, View, deletes, writes
 
 ROOT = Path(__file__).parents[1]
-PAGE_EVENTS = 4_000
-PAGE_BYTES = 8 * 1024 * 1024
-"""Of states as they are stored; one event at least."""
+PAGE_POSITIONS = 8_000
+"""A page ends at a multiple of it, whoever fills what: so one that is written again, after a kill, holds the same as before."""
 
 _DUPLICATE_KEY = 11000
-_COLUMNS = (
-    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
-)
 _PAGE = (
-    f"SELECT {_COLUMNS} FROM (SELECT {_COLUMNS}, sum(octet_length(state)) OVER (ORDER BY notification_id)"  # noqa: S608
-    " - octet_length(state) AS before FROM events WHERE notification_id > %s AND notification_id <= %s"
-    " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id LIMIT %s) AS page"
-    " WHERE before < %s ORDER BY notification_id"
+    "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+    " FROM events WHERE notification_id > %s AND notification_id <= %s"
+    " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
 
 
 class Share(Struct, frozen=True, kw_only=True):
     """What one process fills: of each view's collection the documents of the conversations in its buckets, up to `until`.
 
-    Those that are `parked` are left out. One that is taken up again must have the same buckets: then its pages are the same.
+    Those that are `parked` are left out.
     """
 
     postgres_url: str
@@ -76,12 +71,15 @@ class News(Struct, frozen=True):
 
 def fill(share: Share) -> Iterator[News]:
     """Fills it, with news after each page. Raises psycopg.Error and PyMongoError; then go on from there."""
-    client: MongoClient[Document] = MongoClient(share.mongodb_url, w=1)
+    # What is noted as filled must still be there when MongoDB was killed meanwhile: so each write waits for the journal.
+    client: MongoClient[Document] = MongoClient(share.mongodb_url, w="majority", journal=True)
     with client, psycopg.connect(share.postgres_url, autocommit=True) as connection:
         database = client[share.database]
         collections = {view: database[name] for view, name in share.collections.items()}
         position, parked = share.after, set(share.parked)
-        while page := _page(connection, share, position):
+        while position < share.until:
+            end = min(share.until, (position // PAGE_POSITIONS + 1) * PAGE_POSITIONS)
+            page = _page(connection, share, position, end)
             found = _unreadable(page, parked)
             parked |= found.keys()
             gone = released(page, parked)
@@ -89,10 +87,8 @@ def fill(share: Share) -> Iterator[News]:
             for view, tally in coalesce(write for write in made if write.view in collections).items():
                 _write(collections[view], view, tally)
             parked -= gone
-            position = page[-1].position
-            kept = {ident: why for ident, why in found.items() if ident not in gone}
-            yield News(share.number, position, kept, sorted(gone))
-    yield News(share.number, share.until)
+            position = end
+            yield News(share.number, position, found, sorted(gone))
 
 
 def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
@@ -113,8 +109,8 @@ def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked])
     return ident in found and logged.position < found[ident].position
 
 
-def _page(connection: psycopg.Connection[Any], share: Share, position: int) -> list[Logged]:
-    asked = (position, share.until, BUCKETS, list(share.buckets), PAGE_EVENTS, PAGE_BYTES)
+def _page(connection: psycopg.Connection[Any], share: Share, after: int, end: int) -> list[Logged]:
+    asked = (after, end, BUCKETS, list(share.buckets))
     return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
 
 
@@ -156,7 +152,8 @@ def _update(ident: str, change: Change) -> UpdateOne:
     where: Document = {"_id": ident}
     if change.add:
         operators["$inc"] = change.add
-        where["position"] = {"$lt": change.set["position"]}  # what is added must not be added twice
+    if "position" in change.set:
+        where["position"] = {"$lt": change.set["position"]}  # nothing is added twice, and nothing made as it was before
     return UpdateOne(where, operators)
 
 

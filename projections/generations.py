@@ -5,7 +5,7 @@ generation, its places stand beside them, of the view `items+`:
 
     filling     several processes fill it up to `target`, each its share of the buckets (`filling.py`)
     rebuilding  projectors bring it forward like any view, until it stands where the view stands, and on from there
-    kept        it was the view until the last swap; nobody writes to it until it is brought forward for a way back
+    kept        it was the view until the last swap; nobody writes to it until it is brought forward for a way back (`back`)
 
 A swap exchanges the two collections in one transaction, both views at one position in each bucket: a reader has either, and
 misses nothing. What is kept is dropped when the next generation begins, or by `cancel`.
@@ -17,13 +17,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from pymongo import UpdateMany, UpdateOne
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.mongodb import Database, Document
-from projections.buckets import ALL_BUCKETS, bucket_of, ident, shares
-from projections.filling import News
+from projections.buckets import ALL_BUCKETS, bucket_of, ident, idents, shares
+from projections.filling import PAGE_POSITIONS, News
 from projections.mongo import MongoViews, make_indexes, unused
 from projections.positions import OTHER, Fenced
-from projections.read_models import POSITIONS, VERSIONS, VIEWS, View
+from projections.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
 
 
 class Filling(Struct, frozen=True, kw_only=True):
@@ -40,6 +41,10 @@ class Filling(Struct, frozen=True, kw_only=True):
     parked: frozenset[str] = frozenset()
 
 
+class GenerationGone(Exception):
+    """The other generation is not there any more: the view began anew meanwhile, or someone dropped it. Begin again."""
+
+
 class Generations:
     """The other generations of views. Raises PyMongoError."""
 
@@ -54,14 +59,14 @@ class Generations:
         return [view for view in VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def begin(self, views: Sequence[View], until: int, workers: int) -> list[Filling]:
-        """What is to be filled: new collections, or those that were begun before and not finished."""
+        """What is to be filled: new collections, or those that were begun before and not finished. Raises Fenced."""
         return [filling for view in views if (filling := await self._begin(view, until, workers)) is not None]
 
     async def _begin(self, view: View, until: int, workers: int) -> Filling | None:
         others = await self._places(_other(view))
-        if others and others[0]["state"] == "filling":
+        if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGE_POSITIONS:
             return _filling(view, others)
-        if others and others[0]["state"] != "kept":
+        if others and others[0]["state"] in ("rebuilding", "live") and not others[0].get("back"):
             return None  # filled already: it is being brought up to date
         used = {place["collection"] for place in [*await self._places(view), *others]}
         collection = unused(view, used)
@@ -76,6 +81,7 @@ class Generations:
                 "collection": collection,
                 "state": "filling",
                 "share": number,
+                "pages": PAGE_POSITIONS,
                 "position": 0,
                 "target": until,
                 "version": VERSIONS[view],
@@ -86,12 +92,19 @@ class Generations:
             for bucket in its
         ]
         async with self._mongo.transaction((view,), 0) as session:
-            await self._positions.delete_many({"view": _other(view)}, session=session)
+            dropped = await self._delete(view, session)
             await self._positions.insert_many(places, session=session)
         # After that: a read that began before the last swap knows by the places that what it read was still there.
-        for kept in {place["collection"] for place in others}:
+        for kept in dropped:
             await self._database.drop_collection(kept)
         return _filling(view, places)
+
+    async def _delete(self, view: View, session: AsyncClientSession) -> set[str]:
+        """Forgets the other generation, and says which collections that were: nobody else's any more once this is committed."""
+        its = {"view": _other(view)}
+        collections = {place["collection"] async for place in self._positions.find(its, session=session)}
+        await self._positions.delete_many(its, session=session)
+        return collections
 
     async def _places(self, view: str) -> list[Document]:
         return await self._positions.find({"view": view}).sort("bucket").to_list()
@@ -104,7 +117,9 @@ class Generations:
             UpdateMany({**others, "bucket": bucket_of(it)}, {"$set": {f"parked.{it}": msgspec.to_builtins(parked)}})
             for it, parked in news.parked.items()
         ]
-        changes += [UpdateMany(others, {"$unset": {f"parked.{it}": ""}}) for it in news.released]
+        # Totals still have to count what came before a deletion: there it stays parked.
+        letting_go = {**others, "view": {"$in": [_other(view) for view in views if view != USAGE]}}
+        changes += [UpdateMany(letting_go, {"$unset": {f"parked.{it}": ""}}) for it in news.released]
         changes += [UpdateMany({**others, "share": it}, {"$set": {"position": at}}) for it, at in reached.items()]
         await self._positions.bulk_write(changes)
 
@@ -112,24 +127,30 @@ class Generations:
         """From now on projectors bring them forward, from the position up to which they were filled."""
         forward: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
-            {"$unset": "share"},
+            {"$unset": ["share", "pages"]},
         ]
         await self._positions.update_many({"view": {"$in": list(map(_other, views))}, "state": "filling"}, forward)
 
     async def bring_back(self, views: Sequence[View]) -> list[View]:
         """Has what was kept brought forward, and returns the views of which something was kept."""
-        kept = {document["view"] async for document in self._positions.find({"state": "kept"})}
+        either = {"$or": [{"state": "kept"}, {"back": True}]}
+        kept = {document["view"] async for document in self._positions.find(either)}
         found = [view for view in views if _other(view) in kept]
-        change = {"$set": {"state": "rebuilding"}, "$inc": {"epoch": 1}}
+        change = {"$set": {"state": "rebuilding", "back": True}, "$inc": {"epoch": 1}}
         await self._positions.update_many({"view": {"$in": list(map(_other, found))}, "state": "kept"}, change)
         return found
 
     async def behind(self, views: Sequence[View]) -> dict[View, tuple[int, int]]:
-        """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is)."""
+        """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is).
+
+        Raises GenerationGone.
+        """
         found = {it["_id"]: it["position"] async for it in self._positions.find({}, {"position": 1})}
+        if gone := [view for view in views if not found.keys() >= {*idents([view, _other(view)])}]:
+            raise GenerationGone(", ".join(gone))
         behind: dict[View, tuple[int, int]] = {}
         for view in views:
-            pairs = [(found.get(ident(_other(view), it), 0), found.get(ident(view, it), 0)) for it in ALL_BUCKETS]
+            pairs = [(found[ident(_other(view), it)], found[ident(view, it)]) for it in ALL_BUCKETS]
             elsewhere = [(other, live) for other, live in pairs if other != live]
             if elsewhere:
                 behind[view] = min(elsewhere)
@@ -150,11 +171,11 @@ class Generations:
             await self._positions.bulk_write(changes, session=session)
 
     async def cancel(self, views: Sequence[View]) -> list[View]:
-        """Drops the other generations, whatever state they are in, and says of which views there were any."""
+        """Drops the other generations, whatever state they are in, and says of which views there were any. Raises Fenced."""
         dropped: list[View] = []
         for view in views:
-            collections = {place["collection"] for place in await self._places(_other(view))}
-            await self._positions.delete_many({"view": _other(view)})
+            async with self._mongo.transaction((view,), 0) as session:
+                collections = await self._delete(view, session)
             for collection in collections:
                 await self._database.drop_collection(collection)
                 dropped.append(view)
@@ -185,7 +206,7 @@ def _exchanged(view: View, live: Document | None, other: Document | None) -> lis
     was = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
     return [
         UpdateOne({"_id": live["_id"]}, _set(shown)),
-        UpdateOne({"_id": other["_id"]}, _set({**was, "state": "kept"})),
+        UpdateOne({"_id": other["_id"]}, _set({**was, "state": "kept", "back": None})),
     ]
 
 

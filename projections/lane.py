@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 import psycopg
 import redis.exceptions
 import structlog
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import ConnectionFailure, OperationFailure
 
 from infrastructure.event_log.reader import Logged
 from infrastructure.metrics import Metrics
@@ -69,6 +69,8 @@ class Lane:
         self._troubles = Troubles()
         self.places: dict[str, Place] = {}
         """By their `ident`."""
+        self.outdone: dict[int, int] = {}
+        """Buckets that are held here under a lease that MongoDB knows a newer one of: that one."""
 
     @property
     def ready(self) -> bool:
@@ -131,8 +133,7 @@ class Lane:
         await self._settle()
         held = self._held
         if held.silent:
-            await self._sink.end_others(sorted(held.silent))
-            self._held = Held(self._held.leases, self._held.silent - held.silent)
+            await self._end_silent(held)
         found = await self._positions.load_to_move(self._views)
         if missing := set(self._views) - {place.view for place in found}:
             head = await self._feed.last_position()
@@ -144,9 +145,22 @@ class Lane:
         if any(place.lease < held.leases.get(place.bucket, 0) for place in found):
             await self._positions.enter(self._views, held.leases)
             found = await self._positions.load_to_move(self._views)
+        self.outdone = {
+            place.bucket: max(place.lease, self.outdone.get(place.bucket, 0))
+            for place in found
+            if place.lease > held.leases.get(place.bucket, place.lease)
+        }
         self._take({place.ident: place for place in found if place.lease == held.leases.get(place.bucket)})
         self._known = held.leases == self._held.leases
         self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
+
+    async def _end_silent(self, held: Held) -> None:
+        try:
+            await self._sink.end_others(sorted(held.silent))
+        except OperationFailure as error:
+            # MongoDB ends what they left open by itself, only later.
+            log.warning("sessions_not_ended", error_type=type(error).__name__)
+        self._held = Held(self._held.leases, self._held.silent - held.silent)
 
     def _take(self, places: Mapping[str, Place]) -> None:
         """From now on these are the places to move."""
@@ -171,7 +185,7 @@ class Lane:
         for view, place in ahead.items():
             log.error("projection_ahead_of_log", projection=view, position=place.position, log_ends_at=last)
             if view == place.shows:
-                await self._sink.begin_anew(view, last)
+                await self._sink.begin_anew(view, last, only_ahead_of=last)
             else:
                 await self._positions.forget(view)
         return True

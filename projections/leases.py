@@ -30,6 +30,8 @@ _TAKE = """
     ON CONFLICT (bucket) DO UPDATE SET holder = excluded.holder, lease = greatest(projection_leases.lease + 1, excluded.lease)
 """
 
+_OUTBID = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE bucket = %s"
+
 
 class Held(Struct, frozen=True):
     """The buckets a projector holds, each with its lease; and whom it took some from who had fallen silent."""
@@ -45,8 +47,12 @@ class Leases:
         self._pool = pool
         self._holder = holder
 
-    async def renew(self) -> Held:
-        """Says that this projector is alive, and takes or gives back what makes its part an equal one."""
+    async def renew(self, outdone: Mapping[int, int] | None = None) -> Held:
+        """Says that this projector is alive, and takes or gives back what makes its part an equal one.
+
+        `outdone`: leases newer than its own that MongoDB knows of its buckets. Where Postgres says that they are its own all
+        the same (it came back from an older backup), it takes them anew.
+        """
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
@@ -62,6 +68,9 @@ class Leases:
             mine = [bucket for bucket in ALL_BUCKETS if holders[bucket] == self._holder]
             part = _part(alive.index(self._holder), len(alive))
             free = [bucket for bucket in ALL_BUCKETS if holders[bucket] not in alive][: max(0, part - len(mine))]
+            for bucket in mine:
+                if bucket in (outdone or {}):
+                    await connection.execute(_OUTBID, ((outdone or {})[bucket], bucket))
             if free:
                 await connection.execute(_TAKE, (free, self._holder))
             elif len(mine) > part:

@@ -19,7 +19,7 @@ from projections.buckets import bucket_of
 from projections.coalesce import Change, Tally
 from projections.parking import ViewDiverged, released
 from projections.positions import OTHER, Fenced, Place, Positions
-from projections.read_models import INDEXES, VIEWS, Document, deletes, key, writes
+from projections.read_models import INDEXES, USAGE, VIEWS, Document, deletes, key, writes
 
 REMOVED_AT_ONCE = 500
 """Documents of deleted conversations in one transaction: each has a time limit, and must fit into MongoDB's cache."""
@@ -65,7 +65,9 @@ class MongoViews:
         for place in {place.view: place for place in await self._positions.load(VIEWS)}.values():
             await make_indexes(self._database, place.shows, place.collection)
 
-    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
+    async def begin_anew(
+        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+    ) -> None:
         """A new collection becomes the view; what it was before is dropped, as is its other generation. Raises Fenced."""
         shown = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
         names = await self._collections(view)
@@ -73,12 +75,14 @@ class MongoViews:
         collection = unused(view, taken)
         await make_indexes(self._database, view, collection)
         async with self.transaction((view,), 0) as session:
-            if not await self._positions.begin_anew(view, collection, target, session, only_first=only_first):
+            if not await self._positions.begin_anew(
+                view, collection, target, session, only_first=only_first, only_ahead_of=only_ahead_of
+            ):
                 return
+        # Only what was there before: another may have begun anew since.
         used = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
-        for name in set(await self._collections(view)) - used:
+        for name in set(taken) - used:
             await self._database.drop_collection(name)
-        await self.prepare()  # another's new collection may have gone with them, and be this view's by now
 
     async def _collections(self, view: str) -> list[str]:
         """All collections that are or were the view."""
@@ -128,7 +132,10 @@ class MongoViews:
         tallies = list(_tallies(places, batch))
         gone = {ident for place in places for ident in released(batch, place.parked)}
         async with self.transaction([place.view for place in places], places[0].position) as session:
-            moved = await self._positions.advance(places, new, gone, session)
+            moved: list[Place] = []
+            # What a deleted conversation came to is still to be counted: totals keep it parked.
+            for some, let_go in _by_release(places, gone):
+                moved += await self._positions.advance(some, new, let_go, session)
             for view, collection, tally in tallies:
                 await self.write(view, collection, tally, session)
         return moved
@@ -227,6 +234,15 @@ def _tallies(places: Sequence[Place], batch: Sequence[Logged]) -> Iterator[tuple
                     if write.view == view:
                         tally.take(write)
         yield view, collection, tally
+
+
+def _by_release(places: Sequence[Place], gone: Collection[str]) -> list[tuple[list[Place], Collection[str]]]:
+    """The places that let go of deleted conversations, and those that do not."""
+    if not gone:
+        return [([*places], ())]
+    lets_go: list[Place] = [place for place in places if place.shows != USAGE]
+    keeps = [place for place in places if place.shows == USAGE]
+    return [(some, let_go) for some, let_go in ((lets_go, gone), (keeps, ())) if some]
 
 
 def _shows(place: Place, logged: Logged) -> bool:

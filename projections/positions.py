@@ -160,14 +160,23 @@ class Positions:
         await self._collection.delete_many({"view": view})
 
     async def begin_anew(
-        self, view: str, collection: str, target: int, session: AsyncClientSession, *, only_first: bool
+        self,
+        view: str,
+        collection: str,
+        target: int,
+        session: AsyncClientSession,
+        *,
+        only_first: bool = False,
+        only_ahead_of: int | None = None,
     ) -> bool:
         """As part of the session's transaction: the view stands before the first event, in this collection, nothing is parked.
 
-        Its other generation is forgotten. With `only_first`, nothing is changed, and False returned, where it has places.
+        Its other generation is forgotten. Nothing is changed, and False returned, with `only_first` where it has places, and with
+        `only_ahead_of` where it shows nothing behind that position.
         """
-        there = await self._collection.count_documents({"view": view}, session=session)
-        if there and only_first:
+        places = [it["position"] async for it in self._collection.find({"view": view}, session=session)]
+        there = len(places)
+        if there and (only_first or (only_ahead_of is not None and max(places) <= only_ahead_of)):
             return False
         begun: Document = {
             "collection": collection,
@@ -182,8 +191,8 @@ class Positions:
             await self._collection.update_many({"view": view}, change, session=session)
             return True
         first = {"view": view, "epoch": 0, "lease": 0, **begun}
-        places = [{"_id": ident(view, bucket), "bucket": bucket, **first} for bucket in ALL_BUCKETS]
-        await self._collection.insert_many(places, session=session)
+        every = [{"_id": ident(view, bucket), "bucket": bucket, **first} for bucket in ALL_BUCKETS]
+        await self._collection.insert_many(every, session=session)
         return True
 
     async def advance(

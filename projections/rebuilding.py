@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import psycopg
 from msgspec import Struct
@@ -59,7 +59,7 @@ class AnotherRebuild(Exception):
 
 
 class Rebuild:
-    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error and FillingFailed: then run it again."""
+    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error, FillingFailed, GenerationGone: then run it again."""
 
     def __init__(
         self,
@@ -80,6 +80,7 @@ class Rebuild:
         self._workers = workers
         self._report = report
         self._generations = Generations(database)
+        self._lock: psycopg.AsyncConnection[tuple[Any, ...]]
 
     async def run(self, *, swaps: bool = True) -> Rebuilt:
         """Makes the views anew, compares, and exchanges them; without `swaps` it drops the new ones again instead."""
@@ -89,7 +90,7 @@ class Rebuild:
     async def _run(self, *, swaps: bool) -> Rebuilt:
         began = time.monotonic()
         until = await EventReader(self._pool).last_position()
-        fillings = await self._generations.begin(self._views, until, self._workers)
+        fillings = await patiently(lambda: self._generations.begin(self._views, until, self._workers))
         heed_cancellation()
         for alike in _alike(fillings):
             await self._fill(alike)
@@ -98,7 +99,7 @@ class Rebuild:
         done = sum(filling.until for filling in fillings[:1])
         rebuilt = Rebuilt(compared=await self._compared(), events=done, filling_seconds=seconds)
         if not swaps:
-            await self._generations.cancel(self._views)
+            await self._cancel()
             return rebuilt
         return await self._swapped(rebuilt)
 
@@ -113,7 +114,10 @@ class Rebuild:
     async def cancel(self) -> list[View]:
         """Drops what was begun or kept; says of which views there was anything."""
         async with self._alone():
-            return await self._generations.cancel(self._views)
+            return await self._cancel()
+
+    async def _cancel(self) -> list[View]:
+        return await patiently(lambda: self._generations.cancel(self._views))
 
     @asynccontextmanager
     async def _alone(self) -> AsyncIterator[None]:
@@ -122,6 +126,7 @@ class Rebuild:
             [(taken,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
             if not taken:
                 raise AnotherRebuild
+            self._lock = connection
             yield
 
     async def _fill(self, fillings: Sequence[Filling]) -> None:
@@ -186,6 +191,7 @@ class Rebuild:
 
     async def _swapped(self, rebuilt: Rebuilt) -> Rebuilt:
         self._report("swapping", 0, len(self._views))
+        await self._lock.execute("SELECT 1")  # where that was lost, another may be at it
         taken = 0.0
 
         async def swap() -> None:

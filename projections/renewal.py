@@ -11,7 +11,7 @@ from infrastructure.mongodb import Database
 from infrastructure.postgres import Pool
 from infrastructure.settings import Settings
 from projections.filling import FillingFailed
-from projections.generations import Generations
+from projections.generations import GenerationGone, Generations
 from projections.read_models import View
 from projections.rebuilding import AnotherRebuild, Rebuild
 
@@ -32,7 +32,7 @@ async def renew(settings: Settings, pool: Pool, database: Database, redis: Redis
             await _renew(outdated, settings, pool, database, redis)
         except AnotherRebuild:
             log.debug("renewal_waits_for_another")
-        except (psycopg.Error, PyMongoError, FillingFailed) as error:
+        except (psycopg.Error, PyMongoError, FillingFailed, GenerationGone) as error:
             log.warning("renewal_waits", exc_info=error)
         await asyncio.sleep(AGAIN_SECONDS)
 

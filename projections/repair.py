@@ -125,7 +125,7 @@ class Repair:
         """Removes its documents and makes them anew; says what keeps it parked, if anything does."""
         while view in OF_CONVERSATIONS and await self._patiently(lambda: self._remove(view)):
             pass
-        if self._head.deleted:
+        if self._head.deleted and view in OF_CONVERSATIONS:
             await self._patiently(lambda: self._end_deleted(view))
             return None
         version, limit = 0, EVENTS_AT_ONCE

@@ -109,7 +109,7 @@ class Runner:
         """Keeps this projector's part of the buckets. While Postgres is away there is nothing to read either."""
         while True:
             try:
-                held = await leases.renew()
+                held = await leases.renew({bucket: it for lane in self._lanes for bucket, it in lane.outdone.items()})
             except psycopg.Error as error:
                 log.warning("leases_wait", error_type=type(error).__name__)
             else:

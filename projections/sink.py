@@ -16,8 +16,14 @@ class Sink(Protocol):
     async def prepare(self) -> None:
         """Makes what the views need before their first write."""
 
-    async def begin_anew(self, view: str, target: int, *, only_first: bool = False) -> None:
-        """From now on the view is empty, and live when it has come to `target`; with `only_first` only where it was never begun."""
+    async def begin_anew(
+        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+    ) -> None:
+        """From now on the view is empty, and live when it has come to `target`.
+
+        With `only_first` only where it was never begun, with `only_ahead_of` only where it shows more than that position. Raises
+        Fenced.
+        """
 
     async def end_others(self, holders: Sequence[UUID]) -> None:
         """Breaks off what these projectors, who have fallen silent, have begun and not committed."""

@@ -34,6 +34,7 @@ from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
 from projections.context_view import ContextView
 from projections.filling import FillingFailed
+from projections.generations import GenerationGone
 from projections.mongo import MongoViews
 from projections.positions import Positions, Standing
 from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS
@@ -235,6 +236,9 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
     except AnotherRebuild as error:
         typer.echo("Another rebuild is under way: wait for it, or interrupt it.", err=True)
         raise typer.Exit(1) from error
+    except GenerationGone as error:
+        typer.echo("The views began anew meanwhile. Run this again.", err=True)
+        raise typer.Exit(1) from error
     except FillingFailed as error:
         typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
         raise typer.Exit(AWAY) from error
@@ -256,6 +260,7 @@ def _in_words(done: _Done, does: Does) -> str:
     if done.rebuilt is not None:
         for each in done.rebuilt.compared:
             said = f"equal, {each.digest[:16]}" if not each.different else f"{each.different:,} differ: {each.named}"
+            said = said if each.digest else "not compared beside parked conversations"
             lines.append(f"{each.view}: {each.documents:,} documents at position {each.position}, {said}")
         if done.events_per_second:
             lines.append(f"filled at {done.events_per_second:,} events/s")

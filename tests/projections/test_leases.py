@@ -105,7 +105,7 @@ async def test_given_two_projectors_when_one_is_gone_then_the_other_has_its_buck
     with projector(world.settings) as one, projector(world.settings) as two:
         await write_everything(write)
         await world.until(world.shown)
-        await world.until(lambda: _shared_by(world, 2))
+        await world.until(lambda: shared_by(world, 2))
         one.send_signal(signum)
         began = time.monotonic()
         await write_everything(write)
@@ -114,7 +114,7 @@ async def test_given_two_projectors_when_one_is_gone_then_the_other_has_its_buck
         assert await world.is_sound()
         if signum == signal.SIGSTOP:
             one.send_signal(signal.SIGCONT)
-            await world.until(lambda: _shared_by(world, 2))
+            await world.until(lambda: shared_by(world, 2))
             await write_everything(write)
             await world.until(world.shown)
             assert await world.is_sound()
@@ -128,6 +128,6 @@ async def _holders(world: World) -> set[object]:
     return {holder for (holder,) in rows}
 
 
-async def _shared_by(world: World, count: int) -> bool:
+async def shared_by(world: World, count: int) -> bool:
     holders = await _holders(world)
     return None not in holders and len(holders) == count
