@@ -42,7 +42,7 @@ def test_the_curl_lines_answer(running: System, tmp_path: Path) -> None:
         items = [{"type": "message", "role": "user", "content": f"{n}"} for n in range(3)]
         conversation = client.conversations.create(items=items)  # type: ignore[arg-type]  # plain dicts are what it takes
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl")]
-    assert len(lines) == 7
+    assert len(lines) == 8
     for line in lines:
         command = line.replace("localhost:8000", running.base_url.removeprefix("http://")).replace(
             "curl -s", "curl -sf"

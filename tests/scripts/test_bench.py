@@ -100,16 +100,6 @@ def assert_reads_are_measured(figures: dict[str, Any]) -> None:
         assert 0 < figure["p50_ms"] <= figure["p99_ms"]
 
 
-def test_reads_are_measured_by_themselves(tmp_path: Path) -> None:
-    status, results, err = bench(tmp_path, "read")
-
-    assert status == 0, err
-    figures = {figure["name"]: figure for figure in results["figures"]}
-    assert_reads_are_measured(figures)
-    assert not any("append," in name for name in figures)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_store_that_does_not_run_is_said_plainly(tmp_path: Path) -> None:
     status, _, err = bench(tmp_path, "append", "--data", str(tmp_path))
 
