@@ -55,10 +55,6 @@ class Place(Struct, frozen=True):
         """What its documents are: the view, or the view that it is another generation of."""
         return self.view.removesuffix(OTHER)
 
-    def leaves_out(self, conversation_id: str) -> bool:
-        """Whether it says nothing of this conversation: it has it parked, or it is another bucket's."""
-        return conversation_id in self.parked or bucket_of(conversation_id) != self.bucket
-
     def moved(self, position: int, released: Collection[str] = ()) -> "Place":
         """Where it stands after an advance to `position`, with which these conversations were let go."""
         is_there = self.state == "live" or position >= self.target

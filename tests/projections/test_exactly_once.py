@@ -44,7 +44,7 @@ async def test_given_two_runners_on_the_same_views_when_events_come_then_nothing
     await world.catch_up()
     stop.set()
     await asyncio.gather(*running)
-    assert await world.is_exact()
+    assert await world.is_sound()  # where buckets changed hands, a snapshot may be absent, and never old
 
 
 async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_the_late_one_is_fenced(
