@@ -8,10 +8,13 @@ from msgspec import Struct
 
 from domain.commands import (
     AppendItems,
+    CancelReply,
     Command,
+    CompactContext,
     CompleteReply,
     DescribeConversation,
     FailReply,
+    InterruptReply,
     NewItem,
     RequestReply,
     StartConversation,
@@ -125,8 +128,10 @@ def _size(command: Command) -> int:
             return _items_size(command.input) + len(command.parameters)
         case CompleteReply():
             return _items_size((*command.input, *command.output)) + 5 * len(command.delta_lengths)
-        case FailReply():
-            return _ROW_BYTES + 4 * len(command.partial_output)
+        case FailReply() | CancelReply() | InterruptReply():
+            return _items_size(command.output) + 5 * len(command.delta_lengths)
+        case CompactContext():
+            return _ROW_BYTES + 4 * len(command.summary)
         case _:
             return _ROW_BYTES
 

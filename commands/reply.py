@@ -18,14 +18,14 @@ from commands.carry_out import Caller
 from commands.reply_events import StreamEvent
 from domain.commands import CompleteReply, FailReply, NewItem, RequestReply
 from domain.errors import Refused
-from domain.events import Timing, Usage
+from domain.events import InputItem, Timing, Usage
 from domain.items import as_output, as_stored
 from infrastructure.event_log.work import Appended
 from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import mint, minted_seconds
-from infrastructure.model import ModelFailed, Piece, count_in
+from infrastructure.model import ChatPiece, ModelFailed, count_in
 from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
@@ -196,7 +196,7 @@ class Reply:
             for event in reply_events.added(self._item_id):
                 await emit(event)
 
-    def _note(self, piece: Piece) -> None:
+    def _note(self, piece: ChatPiece) -> None:
         self._finish_reason = piece.finish_reason or self._finish_reason
         self._usage = piece.usage or self._usage
         self._model = piece.model or self._model
@@ -244,11 +244,18 @@ class Reply:
             response_id=self._request.response_id,
             code=failure.code,
             message=failure.message,
-            partial_output="".join(self._text),
+            output=self._partial(),
+            delta_lengths=tuple(len(text) for text in self._text),
         )
         await self._called.append(self._conversation_id, command)
         self._observe("failed")
         log.warning("reply_failed", response_id=self._request.response_id, code=failure.code)
+
+    def _partial(self) -> tuple[InputItem, ...]:
+        if self._first is None:
+            return ()
+        said = reply_events.message("".join(self._text), "incomplete")
+        return (InputItem(item_id=self._item_id, item=as_stored(said)),)
 
     async def _counted_usage(self) -> Usage:
         """The provider's count; ours where it gave none."""

@@ -5,7 +5,7 @@ Handlers in `commands/` make these; `decide` answers them with events or refuses
 
 from msgspec import UNSET, Struct, UnsetType
 
-from domain.events import ContextPolicy, InputItem, Shown, Timing, Usage
+from domain.events import ContextPolicy, Fork, InputItem, Shown, Timing, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
@@ -33,6 +33,8 @@ class StartConversation(Command, frozen=True, kw_only=True):
     context_policy: ContextPolicy = ContextPolicy()
     listed: bool = True
     items: tuple[NewItem, ...] = ()
+    forked_from: Fork | None = None
+    family: str | None = None
 
 
 class DescribeConversation(Command, frozen=True, kw_only=True):
@@ -55,8 +57,24 @@ class RetractItem(Command, frozen=True, kw_only=True):
         return (self.item_id,)
 
 
+class PinItem(Command, frozen=True, kw_only=True):
+    item_id: str
+
+    @property
+    def touches(self) -> tuple[str, ...]:
+        return (self.item_id,)
+
+
+class UnpinItem(Command, frozen=True, kw_only=True):
+    item_id: str
+
+    @property
+    def touches(self) -> tuple[str, ...]:
+        return (self.item_id,)
+
+
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start` begins a conversation of the reply's own, in the same breath."""
+    """`start` begins a conversation of the reply's own, in the same breath; `below`: the head it must still have."""
 
     response_id: str
     model: str
@@ -64,6 +82,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
     input: tuple[InputItem, ...]
     shown: Shown
     start: StartConversation | None = None
+    below: str | None | UnsetType = UNSET
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
@@ -78,13 +97,59 @@ class CompleteReply(Command, frozen=True, kw_only=True):
     finish_reason: str
     timing: Timing
     delta_lengths: tuple[int, ...] = ()
+    cost: int | None = None
 
 
 class FailReply(Command, frozen=True, kw_only=True):
     response_id: str
     code: str
     message: str
-    partial_output: str = ""
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
+
+
+class CancelReply(Command, frozen=True, kw_only=True):
+    response_id: str
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
+
+
+class InterruptReply(Command, frozen=True, kw_only=True):
+    response_id: str
+    code: str
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
+
+
+class DeleteReply(Command, frozen=True, kw_only=True):
+    response_id: str
+
+    @property
+    def touches(self) -> tuple[str, ...]:
+        return (self.response_id,)
+
+
+class CompactContext(Command, frozen=True, kw_only=True):
+    """`replaces`: the version of the summary that the new one takes in, 0 for none; it must still stand."""
+
+    compaction_id: str
+    summary: str
+    first: str
+    last: str
+    depth: int
+    count: int
+    tokens_before: int
+    tokens_after: int
+    model: str
+    replaces: int = 0
+
+
+class UndoCompaction(Command, frozen=True, kw_only=True):
+    pass
+
+
+class RedoCompaction(Command, frozen=True, kw_only=True):
+    pass
 
 
 class EndConversation(Command, frozen=True, kw_only=True):

@@ -11,6 +11,10 @@ from msgspec import UNSET, Struct
 from msgspec.structs import replace
 
 from domain.events import (
+    REPLY_ENDS,
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ContextPolicy,
     ConversationDeleted,
     ConversationDescribed,
@@ -19,15 +23,23 @@ from domain.events import (
     ConversationStarted,
     Event,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
-    ReplyCompleted,
-    ReplyFailed,
+    ItemUnpinned,
+    ReplyDeleted,
     ReplyRequested,
 )
 
+UNDOABLE = 16
+"""How many compactions back one can go."""
+
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
-    """`head` and `depth` are the last item's of the active branch; None and 0 while there is none."""
+    """`head` and `depth` are the last item's of the active branch; None and 0 while there is none.
+
+    `summaries` are versions of ContextCompacted events, each of which took in the one before it: the last stands. `undone` are
+    those that can be redone, the last one first.
+    """
 
     id: str
     tenant: str
@@ -44,17 +56,27 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     head: str | None = None
     depth: int = 0
     running: tuple[str, ...] = ()
+    pinned: tuple[str, ...] = ()
+    summaries: tuple[int, ...] = ()
+    undone: tuple[int, ...] = ()
+
+    @property
+    def summary(self) -> int:
+        """The version of the ContextCompacted that stands; 0 while none does."""
+        return self.summaries[-1] if self.summaries else 0
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """What the log says of one item that a command touches."""
+    """What the log says of one item, or response, that a command touches. A response has no place; `retracted`: it is deleted."""
 
-    branch: int
-    depth: int
+    branch: int = 0
+    depth: int = 0
     retracted: bool = False
 
 
-def evolve(state: Conversation | None, event: Event) -> Conversation:
+def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
+    state: Conversation | None, event: Event
+) -> Conversation:
     """The conversation after `event`. The first event is a ConversationStarted; anything may follow."""
     if isinstance(event, ConversationStarted):
         return Conversation(
@@ -68,6 +90,8 @@ def evolve(state: Conversation | None, event: Event) -> Conversation:
             metadata=event.metadata,
             context_policy=event.context_policy,
             listed=event.listed,
+            head=event.forked_from.item_id if event.forked_from else None,
+            depth=event.forked_from.depth if event.forked_from else 0,
         )
     if state is None:
         raise ValueError(f"A stream began with {event.topic}, not with {ConversationStarted.topic}")
@@ -84,9 +108,20 @@ def evolve(state: Conversation | None, event: Event) -> Conversation:
             return replace(state, version=version, **changes)
         case ReplyRequested():
             return replace(state, version=version, running=(*state.running, event.response_id))
-        case ReplyCompleted() | ReplyFailed():
-            running = tuple(response for response in state.running if response != event.response_id)
-            return replace(state, version=version, running=running)
+        case _ if isinstance(event, REPLY_ENDS):
+            return replace(state, version=version, running=_without(state.running, event.response_id))
+        case ItemRetracted() if event.item_id in state.pinned:
+            return replace(state, version=version, pinned=_without(state.pinned, event.item_id))
+        case ItemPinned() | ItemUnpinned():
+            return replace(state, version=version, pinned=event.pinned)
+        case ContextCompacted():
+            return replace(state, version=version, summaries=(*state.summaries, version)[-UNDOABLE:], undone=())
+        case CompactionUndone():
+            undone = (state.summary, *state.undone)
+            return replace(state, version=version, summaries=state.summaries[:-1], undone=undone)
+        case CompactionRedone():
+            summaries = (*state.summaries, event.active)
+            return replace(state, version=version, summaries=summaries, undone=state.undone[1:])
         case ConversationEnded():
             return replace(state, version=version, status="ended")
         case ConversationReopened():
@@ -102,10 +137,16 @@ def evolve_item(known: KnownItem | None, event: Event) -> KnownItem | None:
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth)
-        case ItemRetracted() if known is not None:
+        case ReplyRequested():
+            return KnownItem()
+        case ItemRetracted() | ReplyDeleted() if known is not None:
             return replace(known, retracted=True)
         case _:
             return known
+
+
+def _without(ids: tuple[str, ...], ident: str) -> tuple[str, ...]:
+    return tuple(each for each in ids if each != ident)
 
 
 def fold(events: Iterable[Event]) -> Conversation | None:

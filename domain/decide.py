@@ -6,21 +6,45 @@ from msgspec import UNSET
 
 from domain.commands import (
     AppendItems,
+    CancelReply,
     Command,
+    CompactContext,
     CompleteReply,
     DeleteConversation,
+    DeleteReply,
     DescribeConversation,
     EndConversation,
     FailReply,
+    InterruptReply,
     NewItem,
+    PinItem,
+    RedoCompaction,
     ReopenConversation,
     RequestReply,
     RetractItem,
     StartConversation,
+    UndoCompaction,
+    UnpinItem,
 )
 from domain.conversation import Conversation, KnownItem
-from domain.errors import ConversationExists, ConversationIsEnded, ConversationNotFound, ItemNotFound, ReplyIsOver
+from domain.errors import (
+    ConversationExists,
+    ConversationIsEnded,
+    ConversationLocked,
+    ConversationNotFound,
+    HeadHasMoved,
+    ItemNotFound,
+    NothingToUndo,
+    ReplyIsOver,
+    ReplyIsRunning,
+    ResponseNotFound,
+    SummaryHasChanged,
+    TooManyPins,
+)
 from domain.events import (
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ConversationDeleted,
     ConversationDescribed,
     ConversationEnded,
@@ -29,14 +53,21 @@ from domain.events import (
     Event,
     InputItem,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
+    ItemUnpinned,
+    ReplyCancelled,
     ReplyCompleted,
+    ReplyDeleted,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyRequested,
 )
 
+MOST_PINS = 64
 
-def decide(
+
+def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
     conversation_id: str, state: Conversation | None, command: Command, known: Mapping[str, KnownItem]
 ) -> tuple[Event, ...]:
     """The events that follow from `command`; none at all where it changes nothing.
@@ -56,23 +87,21 @@ def decide(
             return tuple(_below_head(state, command.items, command.author))
         case RetractItem():
             return _retract(command, known.get(command.item_id))
+        case PinItem():
+            return _pin(state, command, known.get(command.item_id))
+        case UnpinItem():
+            return _unpin(state, command, known.get(command.item_id))
         case DescribeConversation():
             return _describe(state, command)
         case RequestReply():
-            _must_be_active(state)
+            _may_reply(state, command)
             return (_requested(command),)
-        case CompleteReply():
-            return _complete(state, command)
-        case FailReply():
-            _must_be_running(state, command.response_id)
-            return (
-                ReplyFailed(
-                    response_id=command.response_id,
-                    code=command.code,
-                    message=command.message,
-                    partial_output=command.partial_output,
-                ),
-            )
+        case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
+            return _end_reply(state, command)
+        case DeleteReply():
+            return _delete_reply(state, command, known.get(command.response_id))
+        case CompactContext() | UndoCompaction() | RedoCompaction():
+            return _compact(state, command)
         case EndConversation():
             return () if state.status == "ended" else (ConversationEnded(reason=command.reason),)
         case ReopenConversation():
@@ -88,9 +117,13 @@ def _must_be_active(state: Conversation) -> None:
         raise ConversationIsEnded(state.id)
 
 
-def _must_be_running(state: Conversation, response_id: str) -> None:
-    if response_id not in state.running:
-        raise ReplyIsOver(response_id)
+def _may_reply(state: Conversation, command: RequestReply) -> None:
+    """One turn at a time."""
+    _must_be_active(state)
+    if state.running:
+        raise ConversationLocked(state.id)
+    if command.below is not UNSET and command.below != state.head:
+        raise HeadHasMoved(state.id)
 
 
 def _start(state: Conversation | None, command: StartConversation) -> tuple[Event, ...]:
@@ -100,14 +133,19 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
         conversation_id=command.conversation_id,
         tenant=command.tenant,
         owner=command.owner,
-        family=command.conversation_id,
+        family=command.family or command.conversation_id,
         title=command.title,
         instructions=command.instructions,
         metadata=command.metadata,
         context_policy=command.context_policy,
         listed=command.listed,
+        forked_from=(origin := command.forked_from),
     )
-    return (started, *_chain(command.items, author=command.owner, parent=None, branch=0, depth=0, response_id=None))
+    parent, depth = (origin.item_id, origin.depth) if origin else (None, 0)
+    return (
+        started,
+        *_chain(command.items, author=command.owner, parent=parent, branch=0, depth=depth, response_id=None),
+    )
 
 
 def _below_head(
@@ -157,6 +195,26 @@ def _retract(command: RetractItem, item: KnownItem | None) -> tuple[Event, ...]:
     return (ItemRetracted(item_id=command.item_id, branch=item.branch, depth=item.depth),)
 
 
+def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple[Event, ...]:
+    if item is None or item.retracted:
+        raise ItemNotFound(command.item_id)
+    if command.item_id in state.pinned:
+        return ()
+    if len(state.pinned) >= MOST_PINS:
+        raise TooManyPins(MOST_PINS)
+    pinned = (*state.pinned, command.item_id)
+    return (ItemPinned(item_id=command.item_id, branch=item.branch, depth=item.depth, pinned=pinned),)
+
+
+def _unpin(state: Conversation, command: UnpinItem, item: KnownItem | None) -> tuple[Event, ...]:
+    if item is None or item.retracted:
+        raise ItemNotFound(command.item_id)
+    if command.item_id not in state.pinned:
+        return ()
+    pinned = tuple(each for each in state.pinned if each != command.item_id)
+    return (ItemUnpinned(item_id=command.item_id, pinned=pinned),)
+
+
 def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event, ...]:
     changes = {
         name: value
@@ -166,8 +224,42 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
     return (ConversationDescribed(**changes),) if changes else ()
 
 
+def _end_reply(
+    state: Conversation, command: CompleteReply | FailReply | CancelReply | InterruptReply
+) -> tuple[Event, ...]:
+    if command.response_id not in state.running:
+        raise ReplyIsOver(command.response_id)
+    match command:
+        case CompleteReply():
+            return _complete(state, command)
+        case FailReply():
+            return (
+                ReplyFailed(
+                    response_id=command.response_id,
+                    code=command.code,
+                    message=command.message,
+                    output=command.output,
+                    delta_lengths=command.delta_lengths,
+                ),
+            )
+        case CancelReply():
+            return (
+                ReplyCancelled(
+                    response_id=command.response_id, output=command.output, delta_lengths=command.delta_lengths
+                ),
+            )
+        case InterruptReply():
+            return (
+                ReplyInterrupted(
+                    response_id=command.response_id,
+                    code=command.code,
+                    output=command.output,
+                    delta_lengths=command.delta_lengths,
+                ),
+            )
+
+
 def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
-    _must_be_running(state, command.response_id)
     joined = _below_head(state, (*command.input, *command.output), command.author, command.response_id)
     completed = ReplyCompleted(
         response_id=command.response_id,
@@ -178,5 +270,34 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         finish_reason=command.finish_reason,
         timing=command.timing,
         delta_lengths=command.delta_lengths,
+        cost=command.cost,
     )
     return (*joined, completed)
+
+
+def _delete_reply(state: Conversation, command: DeleteReply, reply: KnownItem | None) -> tuple[Event, ...]:
+    if reply is None or reply.retracted:
+        raise ResponseNotFound(command.response_id)
+    if command.response_id in state.running:
+        raise ReplyIsRunning(command.response_id)
+    return (ReplyDeleted(response_id=command.response_id),)
+
+
+def _compact(state: Conversation, command: CompactContext | UndoCompaction | RedoCompaction) -> tuple[Event, ...]:
+    match command:
+        case CompactContext():
+            if command.replaces != state.summary:
+                raise SummaryHasChanged(state.id)
+            return (
+                ContextCompacted(
+                    **{name: getattr(command, name) for name in ContextCompacted.__struct_fields__},
+                ),
+            )
+        case UndoCompaction():
+            if not state.summaries:
+                raise NothingToUndo(state.id, "undo")
+            return (CompactionUndone(active=state.summaries[-2] if len(state.summaries) > 1 else 0),)
+        case RedoCompaction():
+            if not state.undone:
+                raise NothingToUndo(state.id, "redo")
+            return (CompactionRedone(active=state.undone[0]),)

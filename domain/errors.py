@@ -8,7 +8,13 @@
     ├── Forbidden
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
-    │   └── ReplyIsOver
+    │   ├── ConversationLocked     (a reply runs in it)
+    │   ├── HeadHasMoved
+    │   ├── ReplyIsOver
+    │   ├── ReplyIsRunning
+    │   ├── SummaryHasChanged
+    │   ├── NothingToUndo
+    │   └── TooManyPins
     └── ContextTooLong
 
 Which HTTP status each one has stands in one table: `infrastructure/http/errors.py`.
@@ -63,6 +69,50 @@ class ReplyIsOver(Forbidden):
 
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Response {response_id} has ended already.")
+
+
+class ConversationLocked(Forbidden):
+    """It is worth a retry: the reply that runs will end."""
+
+    code = "conversation_locked"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"A response is in progress in conversation {conversation_id}: try again when it has ended.")
+
+
+class HeadHasMoved(Forbidden):
+    code = "head_moved"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has gone on meanwhile.")
+
+
+class ReplyIsRunning(Forbidden):
+    code = "response_in_progress"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"Response {response_id} is in progress: cancel it first.")
+
+
+class SummaryHasChanged(Forbidden):
+    code = "summary_changed"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Another summary of conversation {conversation_id} was made meanwhile.")
+
+
+class NothingToUndo(Forbidden):
+    code = "nothing_to_undo"
+
+    def __init__(self, conversation_id: str, verb: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has no compaction to {verb}.")
+
+
+class TooManyPins(Forbidden):
+    code = "too_many_pins"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A conversation has at most {most} pinned items: unpin one first.")
 
 
 class ContextTooLong(Refused):

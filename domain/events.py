@@ -10,23 +10,27 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a conversation a model is shown: `budget` and `reserve` (for the answer) in tokens; None asks the model's window."""
+    """How much of a conversation a model is shown: `budget` and `reserve` (for the answer) in tokens; None asks the model's window.
 
-    strategy: Literal["newest_turns"] = "newest_turns"
+    `newest_turns` forgets what no longer fits, `rolling_summary` has a model write a summary of it.
+    """
+
+    strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
     budget: int | None = None
     reserve: int | None = None
 
 
-class Fork(Struct, frozen=True, kw_only=True):
-    """Where a fork left its origin."""
+class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Where a fork left its origin: below this item, of this depth (0: before the first), as the origin was at `version`."""
 
     conversation_id: str
     item_id: str
     version: int
+    depth: int = 0
 
 
 class InputItem(Struct, frozen=True, kw_only=True):
-    """An item that a reply was asked with: it joins the conversation when the reply completes."""
+    """An item that is kept with a reply: what it was asked with joins the conversation when the reply completes."""
 
     item_id: str
     item: bytes
@@ -41,10 +45,20 @@ class ShownRange(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
+class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Items of the path that a model was not shown, and why. `first` and `count` are None where nobody read back to the first."""
+
+    reason: str
+    first: str | None = None
+    last: str | None = None
+    count: int | None = None
+
+
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the request's body again from the log.
 
-    `version` is the conversation's version the ranges were read at, `request_sha256` the SHA-256 of the body that was sent.
+    `version` is the conversation's version the ranges were read at, `request_sha256` the SHA-256 of the body that was sent;
+    `summary` the id of the compaction whose summary stood before them.
     """
 
     version: int
@@ -55,6 +69,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     renderer: int
     request_sha256: bytes
     summary: str | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -86,6 +101,12 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 DESCRIPTION = "description"
 """What the rows are indexed by that say how a conversation is described, so that a long one need not be read for them."""
+
+PINS = "pins"
+"""What the rows are indexed by that say which items are pinned; the last of them says all."""
+
+SUMMARY = "summary"
+"""What the rows are indexed by that say which summary stands; the last of them says which."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -153,6 +174,34 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
         return self.item_id
 
 
+class ItemPinned(Event, frozen=True, kw_only=True):
+    """A model is shown the item whatever else fits. `pinned`: all that are pinned now, this one last."""
+
+    topic = "item.pinned"
+
+    item_id: str
+    branch: int
+    depth: int
+    pinned: tuple[str, ...]
+
+    @property
+    def row_id(self) -> str:
+        return PINS
+
+
+class ItemUnpinned(Event, frozen=True, kw_only=True):
+    """`pinned`: those that still are."""
+
+    topic = "item.unpinned"
+
+    item_id: str
+    pinned: tuple[str, ...]
+
+    @property
+    def row_id(self) -> str:
+        return PINS
+
+
 class ReplyRequested(Event, frozen=True, kw_only=True):
     """`parameters` is the JSON text of what the caller set; the input's items are not in the conversation yet."""
 
@@ -170,7 +219,11 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
 
 
 class ReplyCompleted(Event, frozen=True, kw_only=True):
-    """Appended together with an ItemAppended for each of its items. `delta_lengths`: characters in each streamed piece."""
+    """Appended together with an ItemAppended for each of its items.
+
+    `delta_lengths`: characters in each streamed piece, of one item after the other. `cost`: billionths of a US dollar, None
+    where the model's price is not known.
+    """
 
     topic = "reply.completed"
 
@@ -182,6 +235,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     finish_reason: str
     timing: Timing
     delta_lengths: tuple[int, ...] = ()
+    cost: int | None = None
 
     @property
     def row_id(self) -> str:
@@ -189,7 +243,10 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
 
 
 class ReplyFailed(Event, frozen=True, kw_only=True):
-    """No item joins the conversation; what had arrived is kept here. `code` and `message` are ours, free of content."""
+    """No item joins the conversation; `output` is what had arrived, the last item perhaps a part of one.
+
+    `code` and `message` are ours, free of content. `partial_output` was its text, before `output` was kept.
+    """
 
     topic = "reply.failed"
 
@@ -197,10 +254,102 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
     code: str
     message: str
     partial_output: str = ""
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
 
     @property
     def row_id(self) -> str:
         return self.response_id
+
+
+class ReplyCancelled(Event, frozen=True, kw_only=True):
+    """Somebody stopped it. No item joins the conversation; `output` is what had arrived."""
+
+    topic = "reply.cancelled"
+
+    response_id: str
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
+
+    @property
+    def row_id(self) -> str:
+        return self.response_id
+
+
+class ReplyInterrupted(Event, frozen=True, kw_only=True):
+    """The process that ran it, or the client that waited for it, went away. `output` is what had arrived, as far as it is known."""
+
+    topic = "reply.interrupted"
+
+    response_id: str
+    code: str
+    output: tuple[InputItem, ...] = ()
+    delta_lengths: tuple[int, ...] = ()
+
+    @property
+    def row_id(self) -> str:
+        return self.response_id
+
+
+class ReplyDeleted(Event, frozen=True, kw_only=True):
+    """The response can no longer be asked for. The items that joined the conversation stay."""
+
+    topic = "reply.deleted"
+
+    response_id: str
+
+    @property
+    def row_id(self) -> str:
+        return self.response_id
+
+
+class ContextCompacted(Event, frozen=True, kw_only=True):
+    """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
+
+    `first` is the path's first item, `depth` that of `last`; `replaces` the version of the summary that this one took in, 0 for
+    none. Tokens of what it stands for, and of itself.
+    """
+
+    topic = "context.compacted"
+
+    compaction_id: str
+    summary: str
+    first: str
+    last: str
+    depth: int
+    count: int
+    tokens_before: int
+    tokens_after: int
+    model: str
+    replaces: int = 0
+
+    @property
+    def row_id(self) -> str:
+        return SUMMARY
+
+
+class CompactionUndone(Event, frozen=True, kw_only=True):
+    """`active`: the version of the ContextCompacted that stands now, 0 for none."""
+
+    topic = "context.compaction_undone"
+
+    active: int
+
+    @property
+    def row_id(self) -> str:
+        return SUMMARY
+
+
+class CompactionRedone(Event, frozen=True, kw_only=True):
+    """`active`: the version of the ContextCompacted that stands again."""
+
+    topic = "context.compaction_redone"
+
+    active: int
+
+    @property
+    def row_id(self) -> str:
+        return SUMMARY
 
 
 class ConversationEnded(Event, frozen=True, kw_only=True):
@@ -222,11 +371,23 @@ EVENTS: tuple[type[Event], ...] = (
     ConversationDescribed,
     ItemAppended,
     ItemRetracted,
+    ItemPinned,
+    ItemUnpinned,
     ReplyRequested,
     ReplyCompleted,
     ReplyFailed,
+    ReplyCancelled,
+    ReplyInterrupted,
+    ReplyDeleted,
+    ContextCompacted,
+    CompactionUndone,
+    CompactionRedone,
     ConversationEnded,
     ConversationReopened,
     ConversationDeleted,
 )
+REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
+ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
+"""How a reply ends: exactly one of these follows its ReplyRequested."""
+
 BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}

@@ -22,7 +22,7 @@ from domain.events import (
     ShownRange,
 )
 from domain.items import Item, from_stored
-from domain.rendering import PER_MESSAGE_TOKENS, RENDERER, counted_text, fixed_tokens, render_chat, request_sha256
+from domain.rendering import CHAT, PER_MESSAGE_TOKENS, counted_text, fixed_tokens, render, request_sha256
 from infrastructure.event_log.reader import Recorded
 from infrastructure.model import Model
 from infrastructure.tokens import count_off_loop, encoding_for
@@ -107,14 +107,21 @@ class Contexts:
         snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id)
         chosen = await self.choose(conversation_id, version, asked, snapshot)
         items = [*(each.item for each in chosen.items), *(item for _, item in asked.input)]
-        body = render_chat(asked.model, chosen.instructions, items, asked.parameters)
+        body = render(
+            CHAT,
+            model=asked.model,
+            instructions=chosen.instructions,
+            summary=None,
+            items=items,
+            parameters=asked.parameters,
+        )
         shown = Shown(
             version=chosen.tail.version,
             ranges=_ranges(chosen.items),
             budget=chosen.budget,
             tokens=chosen.tokens,
             encoding=chosen.encoding,
-            renderer=RENDERER,
+            renderer=CHAT,
             request_sha256=request_sha256(body),
         )
         return Context(body=body, shown=shown)

@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from domain.errors import ContextTooLong, Forbidden, NotFound, Refused
+from domain.errors import ContextTooLong, ConversationLocked, Forbidden, NotFound, Refused, SummaryHasChanged
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.model import ModelFailed
@@ -89,6 +89,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return error
         case NotFound():
             return ApiError(404, str(error), code=error.code)
+        case ConversationLocked() | SummaryHasChanged():
+            return ApiError(409, str(error), code=error.code, retry=True)
         case Forbidden():
             return ApiError(409, str(error), code=error.code)
         case ContextTooLong():

@@ -157,8 +157,8 @@ def test_a_reply_that_was_asked_for_completes_though_the_conversation_ended() ->
 
 
 def test_a_failed_reply_leaves_no_item() -> None:
-    given(started(), REQUESTED).when(FailReply(response_id="resp_1", code="c", message="m", partial_output="p")).then(
-        ReplyFailed(response_id="resp_1", code="c", message="m", partial_output="p")
+    given(started(), REQUESTED).when(FailReply(response_id="resp_1", code="c", message="m", output=(ASKED,))).then(
+        ReplyFailed(response_id="resp_1", code="c", message="m", output=(ASKED,))
     )
 
 

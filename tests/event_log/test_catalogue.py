@@ -5,6 +5,9 @@ import pytest
 from domain.events import (
     BY_TOPIC,
     EVENTS,
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ContextPolicy,
     ConversationDeleted,
     ConversationDescribed,
@@ -15,9 +18,15 @@ from domain.events import (
     Fork,
     InputItem,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
+    ItemUnpinned,
+    LeftOut,
+    ReplyCancelled,
     ReplyCompleted,
+    ReplyDeleted,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyRequested,
     Shown,
     ShownRange,
@@ -51,6 +60,8 @@ EXAMPLES: tuple[Event, ...] = (
         response_id="resp_1",
     ),
     ItemRetracted(item_id="msg_1", branch=0, depth=2),
+    ItemPinned(item_id="msg_1", branch=0, depth=2, pinned=("msg_0", "msg_1")),
+    ItemUnpinned(item_id="msg_1", pinned=("msg_0",)),
     ReplyRequested(
         response_id="resp_1",
         model="m",
@@ -78,22 +89,100 @@ EXAMPLES: tuple[Event, ...] = (
         delta_lengths=(1, 2),
     ),
     ReplyFailed(response_id="resp_1", code="c", message="m", partial_output="p"),
+    ReplyCancelled(response_id="resp_1", output=(InputItem(item_id="msg_1", item=b"{}"),), delta_lengths=(1, 2)),
+    ReplyInterrupted(
+        response_id="resp_1", code="c", output=(InputItem(item_id="msg_1", item=b"{}"),), delta_lengths=(1, 2)
+    ),
+    ReplyDeleted(response_id="resp_1"),
+    ContextCompacted(
+        compaction_id="cmp_1",
+        summary="s",
+        first="msg_1",
+        last="msg_2",
+        depth=2,
+        count=2,
+        tokens_before=9,
+        tokens_after=1,
+        model="m",
+        replaces=3,
+    ),
+    CompactionUndone(active=3),
+    CompactionRedone(active=4),
     ConversationEnded(reason="r"),
     ConversationReopened(),
     ConversationDeleted(),
 )
+
+GROWN: tuple[Event, ...] = (
+    ConversationStarted(
+        conversation_id="conv_1",
+        tenant="acme",
+        owner="ann",
+        family="conv_0",
+        context_policy=ContextPolicy(strategy="rolling_summary"),
+        forked_from=Fork(conversation_id="conv_0", item_id="msg_0", version=3, depth=4),
+    ),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=b"{}",
+        input=(),
+        shown=Shown(
+            version=4,
+            ranges=(),
+            budget=100,
+            tokens=12,
+            encoding="o200k_base",
+            renderer=2,
+            request_sha256=b"\x01\x02",
+            left_out=(LeftOut(reason="budget", first="msg_1", last="msg_2", count=2),),
+        ),
+    ),
+    ReplyCompleted(
+        response_id="resp_1",
+        model="m",
+        input_ids=(),
+        output_ids=(),
+        usage=Usage(),
+        finish_reason="stop",
+        timing=Timing(first_ms=5, total_ms=6),
+        cost=7,
+    ),
+    ReplyFailed(
+        response_id="resp_1",
+        code="c",
+        message="m",
+        output=(InputItem(item_id="msg_1", item=b"{}"),),
+        delta_lengths=(1, 2),
+    ),
+)
+"""Events that got more fields since they were first written."""
 
 FROZEN: dict[str, str] = {
     "conversation.started": "018aaf636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30a57469746c65a154ac696e737472756374696f6e73a149a86d6574616461746181a16ba176ae636f6e746578745f706f6c69637982a662756467657401a77265736572766502a66c6973746564c2ab666f726b65645f66726f6d83af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03",
     "conversation.described": "0184a57469746c65c0ac696e737472756374696f6e73a149a86d6574616461746180ae636f6e746578745f706f6c69637980",
     "item.appended": "0188a76974656d5f6964a56d73675f31a9706172656e745f6964a56d73675f30a66272616e636801a5646570746802a46974656dc40f7b22726f6c65223a2275736572227da6617574686f72a3616e6ea772657669736573a56d73675f39ab726573706f6e73655f6964a6726573705f31",
     "item.retracted": "0183a76974656d5f6964a56d73675f31a66272616e636800a5646570746802",
+    "item.pinned": "0184a76974656d5f6964a56d73675f31a66272616e636800a5646570746802a670696e6e656492a56d73675f30a56d73675f31",
+    "item.unpinned": "0182a76974656d5f6964a56d73675f31a670696e6e656491a56d73675f30",
     "reply.requested": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e7075749182a76974656d5f6964a56d73675f31a46974656dc4027b7da573686f776e88a776657273696f6e04a672616e6765739184a56669727374a56d73675f31a46c617374a56d73675f32a5636f756e7402a6746f6b656e7309a662756467657464a6746f6b656e730ca8656e636f64696e67aa6f3230306b5f62617365a872656e646572657201ae726571756573745f736861323536c4020102a773756d6d617279a173",
     "reply.completed": "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647391a56d73675f31aa6f75747075745f69647391a56d73675f32a5757361676584ac696e7075745f746f6b656e7301ad6f75747075745f746f6b656e7302ad6361636865645f746f6b656e7303b0726561736f6e696e675f746f6b656e7304ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ad64656c74615f6c656e67746873920102",
     "reply.failed": "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a76d657373616765a16dae7061727469616c5f6f7574707574a170",
+    "reply.cancelled": "0183ab726573706f6e73655f6964a6726573705f31a66f75747075749182a76974656d5f6964a56d73675f31a46974656dc4027b7dad64656c74615f6c656e67746873920102",
+    "reply.interrupted": "0184ab726573706f6e73655f6964a6726573705f31a4636f6465a163a66f75747075749182a76974656d5f6964a56d73675f31a46974656dc4027b7dad64656c74615f6c656e67746873920102",
+    "reply.deleted": "0181ab726573706f6e73655f6964a6726573705f31",
+    "context.compacted": "018aad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16da87265706c6163657303",
+    "context.compaction_undone": "0181a661637469766503",
+    "context.compaction_redone": "0181a661637469766504",
     "conversation.ended": "0181a6726561736f6ea172",
     "conversation.reopened": "0180",
     "conversation.deleted": "0180",
+}
+GROWN_FROZEN: dict[str, str] = {
+    "conversation.started": "0186af636f6e766572736174696f6e5f6964a6636f6e765f31a674656e616e74a461636d65a56f776e6572a3616e6ea666616d696c79a6636f6e765f30ae636f6e746578745f706f6c69637981a87374726174656779af726f6c6c696e675f73756d6d617279ab666f726b65645f66726f6d84af636f6e766572736174696f6e5f6964a6636f6e765f30a76974656d5f6964a56d73675f30a776657273696f6e03a5646570746804",
+    "reply.requested": "0185ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16daa706172616d6574657273c4027b7da5696e70757490a573686f776e88a776657273696f6e04a672616e67657390a662756467657464a6746f6b656e730ca8656e636f64696e67aa6f3230306b5f62617365a872656e646572657202ae726571756573745f736861323536c4020102a86c6566745f6f75749184a6726561736f6ea6627564676574a56669727374a56d73675f31a46c617374a56d73675f32a5636f756e7402",
+    "reply.completed": "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647390aa6f75747075745f69647390a5757361676580ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306a4636f737407",
+    "reply.failed": "0185ab726573706f6e73655f6964a6726573705f31a4636f6465a163a76d657373616765a16da66f75747075749182a76974656d5f6964a56d73675f31a46974656dc4027b7dad64656c74615f6c656e67746873920102",
 }
 """Written on 2026-11-22 by the first version. A line that changes is an event that can no longer be read."""
 
@@ -105,10 +194,12 @@ def test_every_event_has_an_example_and_a_topic_of_its_own() -> None:
 
 def test_the_bytes_of_every_topic_are_what_they_always_were() -> None:
     assert {example.topic: encode(example).hex() for example in EXAMPLES} == FROZEN
+    assert {example.topic: encode(example).hex() for example in GROWN} == GROWN_FROZEN
 
 
 def test_what_was_written_once_is_read_as_it_was() -> None:
     assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in FROZEN.items()) == EXAMPLES
+    assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in GROWN_FROZEN.items()) == GROWN
 
 
 def test_a_large_event_is_compressed_and_comes_back_whole() -> None:

@@ -10,6 +10,9 @@ from msgspec import Struct
 from openai import AsyncOpenAI
 from openai.types.chat import ChatCompletionChunk
 
+from domain.events import Usage
+from domain.rendering import CHAT
+from infrastructure.model.pieces import Began, Finished, Grew, Piece, Said
 from infrastructure.settings import Settings
 
 MODELS_KEPT_SECONDS = 30.0
@@ -33,7 +36,7 @@ WINDOWS = (
 DEFAULT_WINDOW = 4_096
 
 
-class Piece(Struct, frozen=True, kw_only=True):
+class ChatPiece(Struct, frozen=True, kw_only=True):
     """One piece of a streamed answer. `finish_reason` and `usage` come with the last ones."""
 
     text: str = ""
@@ -114,7 +117,7 @@ class Model:
                 self._models_at = time.monotonic()
             return self._models
 
-    async def stream_chat(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
+    async def stream_chat(self, body: Mapping[str, Any]) -> AsyncIterator[ChatPiece]:
         """The answer to a rendered body, piece by piece. Retried by the client before the first piece, never after.
 
         Raises ModelFailed: the provider is away, too slow, refuses, breaks off, or answers something else.
@@ -139,6 +142,49 @@ class Model:
         if not finished:
             raise ModelFailed("model_error", "The model provider's answer broke off.")
 
+    @property
+    def renderer(self) -> int:
+        """The renderer of the bodies that the provider is sent."""
+        return CHAT
+
+    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
+        """The answer to a body that `renderer` rendered. Retried by the client before the first piece, never after.
+
+        Raises ModelFailed: the provider is away, too slow, refuses, breaks off, or answers something else.
+        """
+        began = False
+        reason, usage, model = "stop", None, None
+        async for piece in self.stream_chat(body):
+            reason, usage, model = piece.finish_reason or reason, piece.usage or usage, piece.model or model
+            if piece.text:
+                if not began:
+                    began = True
+                    yield Began({"type": "message", "role": "assistant"})
+                yield Grew(piece.text)
+        counted = None
+        if usage is not None:
+            counted = Usage(
+                input_tokens=count_in(usage, "prompt_tokens"),
+                output_tokens=count_in(usage, "completion_tokens"),
+                cached_tokens=count_in(usage, "prompt_tokens_details", "cached_tokens"),
+                reasoning_tokens=count_in(usage, "completion_tokens_details", "reasoning_tokens"),
+            )
+        yield Finished(reason, counted, model)
+
+    async def say(self, body: Mapping[str, Any]) -> Said:
+        """The text of an answer, once it is whole. Raises ModelFailed."""
+        text: list[str] = []
+        finished = Finished("stop")
+        async for piece in self.stream(body):
+            match piece:
+                case Grew():
+                    text.append(piece.text)
+                case Finished():
+                    finished = piece
+                case _:
+                    pass
+        return Said("".join(text), finished.usage, finished.model)
+
     def _need_client(self) -> AsyncOpenAI:
         if self._client is None:
             raise ModelFailed("model_error", "No model provider is configured: set OPENAI_BASE_URL.")
@@ -160,19 +206,19 @@ def as_failure(error: Exception) -> ModelFailed:
             return ModelFailed("model_error", "The model provider's answer could not be understood.")
 
 
-def _piece(chunk: Any) -> Piece:
+def _piece(chunk: Any) -> ChatPiece:
     """One chunk of `/chat/completions`. Raises on anything that is not one: the client itself does not look."""
     if not isinstance(chunk, ChatCompletionChunk):
         raise TypeError(f"Not a chunk: {type(chunk).__name__}")
     model = _text(chunk.model)
     usage = chunk.usage.model_dump(warnings="none") if chunk.usage is not None else None
     if not chunk.choices:
-        return Piece(usage=usage, model=model)
+        return ChatPiece(usage=usage, model=model)
     choice = chunk.choices[0]
     text = _text(choice.delta.content) or _text(choice.delta.refusal) or ""
     text.encode()  # raises where half a character is all there is
     text = text.replace("\0", "")  # nothing here could store it, and no client send it back
-    return Piece(text=text, finish_reason=_text(choice.finish_reason), usage=usage, model=model)
+    return ChatPiece(text=text, finish_reason=_text(choice.finish_reason), usage=usage, model=model)
 
 
 def _text(value: Any) -> str | None:
