@@ -1,10 +1,12 @@
 """What every verb does with its command: hand it to the log, and answer with where it stands."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from fastapi import Response
 from msgspec import Struct
+from redis.asyncio import Redis
 
 from domain.commands import (
     AppendItems,
@@ -32,6 +34,10 @@ from infrastructure.ids import mint_uuid
 from infrastructure.metrics import Metrics
 from infrastructure.model import Model
 from infrastructure.principal import Principal
+from infrastructure.replies.live import LiveWriter
+
+if TYPE_CHECKING:
+    from commands.running import RunningReplies
 
 _ROW_BYTES = 400
 """About what an event's row takes beside the item in it."""
@@ -46,6 +52,9 @@ class Wiring(Struct, frozen=True):
     contexts: Contexts
     metrics: Metrics
     keep_keys: timedelta
+    redis: Redis
+    live: LiveWriter
+    running: "RunningReplies"
 
 
 class Caller(Struct, frozen=True):
@@ -56,6 +65,8 @@ class Caller(Struct, frozen=True):
     request_id: str
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
+    hung_up: Callable[[], Awaitable[None]]
+    """Returns when the client has hung up; for a request whose body was read."""
 
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None

@@ -1,191 +1,118 @@
-"""POST /v1/responses: asks a model for a reply, in a conversation or in an unlisted one of the reply's own."""
+"""POST /v1/responses: asks a model for a reply, in a conversation, behind another response, or on its own."""
 
-from typing import Annotated, Any, Literal
+from collections.abc import AsyncIterator
 
 import msgspec
 from fastapi import Response
 from fastapi.responses import StreamingResponse
-from pydantic import Field, StringConstraints
+from msgspec import UNSET
+from msgspec.structs import replace
 
-from commands.bodies import Body, Instructions, Metadata, new_items
 from commands.carry_out import Caller
+from commands.placing import Place, place_of
 from commands.recorded_reply import Kept, RecordedReply
-from commands.reply import Reply
+from commands.reply import Reply, heard, streamed
+from commands.response_body import LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
-from domain.commands import NewItem, RequestReply, StartConversation
-from domain.errors import ConversationNotFound
+from domain.commands import NewItem, RequestReply
+from domain.errors import ConversationLocked, HeadHasMoved
 from domain.events import InputItem
-from domain.items import as_output, from_stored
-from infrastructure.context import Asked
+from domain.items import from_stored
+from infrastructure.context import Asked, Context
 from infrastructure.event_log.log import utc_now
 from infrastructure.http import shapes
-from infrastructure.http.errors import ApiError
-from infrastructure.http.paths import checked
-from infrastructure.ids import CONVERSATION, RESPONSE, mint
-
-MOST_INPUT_ITEMS = 200
-LARGEST_REQUEST = 4 * 1024 * 1024
-"""Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
+from infrastructure.ids import RESPONSE, mint
 
 _SSE = "text/event-stream; charset=utf-8"
-_KEPT = ("instructions", "temperature", "top_p", "max_output_tokens", "metadata", "truncation")
-_HARMLESS: dict[str, tuple[Any, ...]] = {
-    "background": (False,),
-    "previous_response_id": (),
-    "store": (True,),
-    "text": ({"format": {"type": "text"}}, {}),
-    "tools": ([],),
-    "tool_choice": ("auto", "none"),
-    "context_management": ([],),
-    "reasoning": ({},),
-    "prompt": (),
-    "max_tool_calls": (),
-    "top_logprobs": (0,),
-}
-"""Parameters that this store does not act on yet, and the values of each that ask for nothing; null always does."""
-
-
-class ConversationRef(Body):
-    id: str
-
-
-class CreateResponse(Body):
-    """The request of the Responses API. What can not be honoured yet is refused by name, not ignored."""
-
-    input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
-    conversation: str | ConversationRef | None = None
-    model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
-    instructions: Instructions | None = None
-    stream: bool | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    metadata: Metadata | None = None
-    truncation: Literal["auto", "disabled"] | None = None
-
-    background: Any = None
-    previous_response_id: Any = None
-    store: Any = None
-    text: Any = None
-    tools: Any = None
-    tool_choice: Any = None
-    context_management: Any = None
-    reasoning: Any = None
-    prompt: Any = None
-    max_tool_calls: Any = None
-    top_logprobs: Any = None
-
-    include: list[str] | None = None
-    parallel_tool_calls: bool | None = None
-    stream_options: dict[str, Any] | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    user: str | None = None
-
-    @property
-    def conversation_id(self) -> str | None:
-        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
-
-    def parameters(self) -> dict[str, Any]:
-        """What the caller set of what a reply goes by."""
-        return {name: value for name in _KEPT if (value := getattr(self, name)) is not None}
-
+_STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 router, serves = verb("POST", "/v1/responses", CreateResponse, largest=LARGEST_REQUEST)
 
 
 @serves
 async def create_response(called: Caller, body: CreateResponse) -> Response:
-    """Answers with the Response, or with its stream of events."""
-    _refuse_what_is_not_honoured(body)
+    """Answers with the Response, or with its stream of events; at once with a queued one where it is for the background."""
+    body.check()
     reply = await _request_reply(body, called)
+    goes_on = bool(body.background) or called.idempotency is not None
+    if isinstance(reply, RecordedReply):
+        if body.stream:
+            return _stream(reply.stream(await reply.recorded()), await reply.begun())
+        answer, headers = await (reply.now() if body.background else reply.whole())
+        return shapes.json_response(answer, headers=headers)
     if body.stream:
-        headers = {**await reply.begun(), "cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(reply.stream(), media_type=_SSE, headers=headers)
-    answer, headers = await reply.whole()
+        return _stream(streamed(reply, goes_on), await reply.begun())
+    answer, headers = reply.queued() if body.background else await heard(reply, called.hung_up, goes_on)
     return shapes.json_response(answer, headers=headers)
+
+
+def _stream(sent: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
+    return StreamingResponse(sent, media_type=_SSE, headers={**headers, **_STREAMED})
 
 
 async def _request_reply(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
     wiring = called.wiring
-    if called.idempotency is not None:
+    if called.idempotency is not None and body.stored:
         first = await wiring.reader.first_answer(
             called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
         )
         if first is not None:
-            return RecordedReply(wiring.reader, msgspec.json.decode(first.answer, type=Kept))
-    given = _input(body)
-    conversation_id = body.conversation_id
-    version = 0
-    if conversation_id is not None:
-        checked(conversation_id, CONVERSATION, "conversation")
-        head = await wiring.reader.head(conversation_id)
-        if head is None or head.deleted or head.tenant != called.principal.tenant:
-            raise ConversationNotFound(conversation_id)
-        version = head.version
-    model = body.model or await wiring.model.default_model()
-    asked = Asked(
-        model=model,
-        parameters=body.parameters(),
-        input=[(new.item_id, from_stored(new.item)) for new in given],
-    )
-    context = await wiring.contexts.assemble(called.principal.tenant, conversation_id, version, asked)
-    start = None
-    if conversation_id is None:
-        conversation_id = mint(CONVERSATION)
-        start = StartConversation(
-            conversation_id=conversation_id,
-            tenant=called.principal.tenant,
-            owner=called.principal.subject,
-            listed=False,
-        )
+            return RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
+    items = body.items()
+    place = await place_of(called, body)
+    model = await model_of(body, called)
+    try:
+        return await _ask(body, called, place, model, items)
+    except (HeadHasMoved, ConversationLocked):
+        if not place.in_place:
+            raise
+        return await _ask(body, called, place.beside(), model, items)
+
+
+async def model_of(body: CreateResponse, called: Caller) -> str:
+    """The model to ask. Raises ApiError (400) where it is not known, ModelFailed where nobody can say which there is."""
+    return body.model or await called.wiring.model.default_model()
+
+
+async def _ask(
+    body: CreateResponse, called: Caller, place: Place, model: str, given: tuple[NewItem, ...]
+) -> Reply | RecordedReply:
+    wiring = called.wiring
+    items = (*place.taken_up, *given)
+    asked, context = await context_of(body, called, place, model, items)
     command = RequestReply(
         response_id=mint(RESPONSE),
         model=model,
         parameters=msgspec.json.encode(asked.parameters),
-        input=tuple(InputItem(item_id=new.item_id, item=new.item) for new in given),
+        input=tuple(InputItem(item_id=new.item_id, item=new.item) for new in items),
         shown=context.shown,
-        start=start,
+        start=None if place.in_place else place.start,
+        below=place.below if place.in_place else UNSET,
     )
-    kept = msgspec.json.encode(Kept(conversation_id, command.response_id))
-    requested = await called.append(conversation_id, command, lambda _: kept)
+    if not body.stored:
+        reply = Reply(called, "", command, context.body, None)
+        wiring.running.begin(reply)
+        return reply
+    kept = msgspec.json.encode(Kept(place.conversation_id, command.response_id))
+    requested = await called.append(place.conversation_id, command, lambda _: kept)
     if requested.replayed:
         assert requested.answer is not None
-        return RecordedReply(wiring.reader, msgspec.json.decode(requested.answer, type=Kept))
-    return Reply(called, conversation_id, command, context.body, requested)
+        return RecordedReply(called, msgspec.json.decode(requested.answer, type=Kept))
+    reply = Reply(called, place.conversation_id, command, context.body, requested)
+    wiring.running.begin(reply)
+    return reply
 
 
-def _input(body: CreateResponse) -> tuple[NewItem, ...]:
-    if isinstance(body.input, str):
-        return new_items([{"type": "message", "role": "user", "content": body.input}], "input")
-    if body.input is None and body.conversation is None:
-        raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
-    given = body.input or []
-    if len(given) > MOST_INPUT_ITEMS:
-        raise ApiError(400, f"`input` has more than {MOST_INPUT_ITEMS} items.", code="invalid_value", param="input")
-    if not given and body.conversation is None:
-        raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
-    items = new_items(given, "input")
-    # As they are given back: that may be longer than they came.
-    if sum(len(as_output(new.item_id, new.item)) for new in items) > LARGEST_REQUEST:
-        raise ApiError(413, f"`input` is larger than {LARGEST_REQUEST} bytes.", code="request_too_large", param="input")
-    return items
-
-
-def _refuse_what_is_not_honoured(body: CreateResponse) -> None:
-    if body.conversation is not None and body.previous_response_id is not None:
-        raise ApiError(
-            400,
-            "`previous_response_id` and `conversation` exclude each other.",
-            code="mutually_exclusive_parameters",
-            param="previous_response_id",
-        )
-    for name, harmless in _HARMLESS.items():
-        value = getattr(body, name)
-        if value is not None and value not in harmless:
-            raise ApiError(
-                400, f"`{name}` with this value is not supported here.", code="unsupported_parameter", param=name
-            )
+async def context_of(
+    body: CreateResponse, called: Caller, place: Place, model: str, items: tuple[NewItem, ...]
+) -> tuple[Asked, Context]:
+    """What the model is asked, and what it is shown. Raises ContextTooLong, and ApiError (400) for an output that answers no call."""
+    asked = Asked(
+        model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
+    )
+    context = await called.wiring.contexts.assemble(called.principal.tenant, place.shown_of, place.version, asked)
+    if place.forks:
+        # A fork begins with what its origin shows there: its own first version.
+        context = replace(context, shown=replace(context.shown, version=1))
+    return asked, context

@@ -11,17 +11,20 @@ from fastapi import FastAPI
 
 from commands import (
     add_items,
+    cancel_response,
+    count_input_tokens,
     create_conversation,
     create_response,
     delete_conversation,
     delete_item,
+    delete_response,
     end_conversation,
     import_conversations,
     reopen_conversation,
     update_conversation,
 )
 from commands.carry_out import Wiring
-from commands.reply import endings
+from commands.running import RunningReplies
 from infrastructure import redis
 from infrastructure.context import Contexts
 from infrastructure.event_log.log import EventLog
@@ -29,10 +32,13 @@ from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import Check, DirectApp, health_router, make_app
 from infrastructure.http.serve import serve
+from infrastructure.ids import mint_uuid
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
 from infrastructure.model import Model
 from infrastructure.postgres import make_pool
+from infrastructure.replies.leases import ReplyLeases
+from infrastructure.replies.live import LiveWriter
 from infrastructure.settings import Settings
 from projections.context_snapshots import snapshots_of
 
@@ -47,6 +53,9 @@ VERBS = (
     end_conversation,
     reopen_conversation,
     create_response,
+    count_input_tokens,
+    cancel_response,
+    delete_response,
     import_conversations,
 )
 
@@ -61,12 +70,26 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         await pool.open(wait=False)
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
+        followed = redis.connect(settings)  # waits for what comes, up to a second at a time
         model = Model(settings)
         keep_keys = timedelta(hours=settings.idempotency_hours)
-        events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys)
+        owner = mint_uuid()
+        events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=owner)
         events.open()
+        live = LiveWriter(snapshots)
+        live.start()
+        running = RunningReplies(ReplyLeases(pool, owner), events, snapshots)
+        running.open()
         app.state.wiring = Wiring(
-            events, reader, model, Contexts(reader, model, snapshots_of(snapshots)), metrics, keep_keys
+            events,
+            reader,
+            model,
+            Contexts(reader, model, snapshots_of(snapshots)),
+            metrics,
+            keep_keys,
+            followed,
+            live,
+            running,
         )
         checks.update(_checks(reader, model))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
@@ -74,10 +97,12 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             yield
         finally:
             migrating.cancel()
-            await endings()
+            await running.close()
+            await live.close()
             await events.close()
             await model.close()
             await snapshots.aclose()
+            await followed.aclose()
             await pool.close()
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))

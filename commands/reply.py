@@ -1,64 +1,47 @@
-"""One reply while it runs: the provider's pieces become the Responses API's events, and its end goes on record.
+"""One reply while it runs: the provider's pieces become the events of its stream, and its end goes on record.
 
-`response.completed` is sent after the commit. A streaming client that hangs up stops the provider, unless its request has a
-key to come back with; what had arrived is kept with the response, as is what had arrived when the provider failed.
+Whoever listens reads the events at a pace of their own; the provider waits for nobody. What ends a stream is told after the
+commit. However it ends, what had arrived is kept.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Literal
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
-from commands import reply_events
 from commands.carry_out import Caller
-from commands.reply_events import StreamEvent
-from domain.commands import CompleteReply, FailReply, NewItem, RequestReply
-from domain.errors import Refused
-from domain.events import InputItem, Timing, Usage
-from domain.items import as_output, as_stored
-from infrastructure.event_log.work import Appended
+from domain.commands import CancelReply, Command, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
+from domain.errors import ConversationNotFound, ReplyIsOver
+from domain.events import ReplyRequested, Timing, Usage
+from domain.items import as_output
+from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable
 from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
-from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
-from infrastructure.ids import mint, minted_seconds
-from infrastructure.model import ChatPiece, ModelFailed, count_in
+from infrastructure.http.response_object import INCOMPLETE_REASONS, Status
+from infrastructure.model import ModelFailed
+from infrastructure.model.pieces import Finished
+from infrastructure.replies import events
+from infrastructure.replies.output import Output
+from infrastructure.replies.record import INTERRUPTIONS, Record, begun, read, response_of
 from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-Emit = Callable[[StreamEvent], Awaitable[None]]
+LONGEST_PAUSE_SECONDS = 5.0
+PATIENCE_SECONDS = 25.0
+"""How long those who listen wait for the end of a reply to be on record, while the log is away."""
 
-BUFFERED_EVENTS = 256
-"""Events a slow reader may be behind before the provider is read more slowly."""
-
-_running: set[asyncio.Task[Any]] = set()
-"""Replies under way, whoever listens; held so that they are not collected."""
-
-_ending: set[asyncio.Task[None]] = set()
-"""Ends being put on record of replies that were stopped."""
-
-
-async def endings() -> None:
-    """Stops the replies that still run, and waits until the end of each is on record. The process is about to end."""
-    stopped = list(_running)
-    for reply in stopped:
-        reply.cancel(STOPPING)
-    await asyncio.gather(*stopped, return_exceptions=True)
-    while _ending:
-        await asyncio.wait(set(_ending))
-
-
-STOPPING = "The server was stopped."
-HUNG_UP = "The client hung up."
+Stop = Literal["client_closed", "server_stopped", "cancelled"]
 
 
 class Reply:
-    """A reply that has been requested. Take it `whole` or as a `stream`, once."""
+    """A reply that has been requested. `run` it once; `whole` and `stream` may be taken by anybody, at any time.
+
+    `off_record` is a reply that nothing is kept of: there is no conversation, and `requested` is None.
+    """
 
     def __init__(
         self,
@@ -66,223 +49,298 @@ class Reply:
         conversation_id: str,
         request: RequestReply,
         body: Mapping[str, Any],
-        requested: Appended,
+        requested: Appended | None,
     ) -> None:
-        self._requested = requested
-        self._goes_on = called.idempotency is not None
-        self._heard = True
+        self.response_id = request.response_id
+        self.conversation_id = conversation_id
         self._called = replace(called, if_match=None, idempotency=None)  # they were for the request
-        self._conversation_id = conversation_id
         self._request = request
+        self._requested = requested
+        self._asked = ReplyRequested(
+            response_id=request.response_id,
+            model=request.model,
+            parameters=request.parameters,
+            input=request.input,
+            shown=request.shown,
+        )
         self._body = body
-        self._parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
-        self._item_id = mint("msg")
+        self._output = Output()
         self._started = time.perf_counter()
         self._first: float | None = None
-        self._text: list[str] = []
-        self._finish_reason = "stop"
-        self._model = request.model
-        self._usage: Mapping[str, Any] | None = None
+        self._sent: list[bytes] = []
+        self._news = asyncio.Event()
+        self._over = False
+        self._failure: Exception | None = None
+        self._ended: tuple[bytes, dict[str, str]] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._settling = False
+        self._entered = False
+        self._stop: Stop | None = None
+        self._last_word: bytes | None = None
+
+    @property
+    def on_record(self) -> bool:
+        return self._requested is not None
+
+    @property
+    def seconds(self) -> float:
+        """For how long it has been under way."""
+        return time.perf_counter() - self._started
+
+    def start(self) -> "asyncio.Task[None]":
+        """Runs it as a task that ends when its end is on record, whatever becomes of whoever asked for it."""
+        self._task = asyncio.create_task(self._run())
+        return self._task
+
+    def stop(self, why: Stop) -> None:
+        """Stops the provider; what came is kept. One whose answer is whole already ends as if nobody had asked."""
+        if self._settling:
+            return
+        self._stop = why
+        if self._task is not None and self._entered:
+            self._task.cancel()
 
     async def begun(self) -> dict[str, str]:
         """The headers that its stream begins with."""
-        return answer_headers(self._requested)
+        return answer_headers(self._requested) if self._requested is not None else {}
+
+    def queued(self) -> tuple[bytes, dict[str, str]]:
+        """The Response of a reply in the background, and its headers."""
+        assert self._requested is not None
+        return response_of(self._asked, self._shown_in, "queued"), answer_headers(self._requested)
 
     async def whole(self) -> tuple[bytes, dict[str, str]]:
-        """The finished Response, and its headers. Raises ModelFailed, when that is on record."""
-        return await asyncio.shield(self._start(self._finish()))
-
-    async def _finish(self) -> tuple[bytes, dict[str, str]]:
-        async def nobody(_: StreamEvent) -> None:
-            return
-
-        try:
-            await self._take_pieces(nobody)
-        except ModelFailed as failure:
-            await self._fail(failure)
-            raise
-        response, appended = await self._complete()
-        return response, answer_headers(appended)
+        """The finished Response, and its headers. Raises ModelFailed, when that is on record, and what kept the end from the record."""
+        while not self._over:
+            await self._news.wait()
+        if self._failure is not None:
+            raise self._failure
+        assert self._ended is not None
+        return self._ended
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The reply's server-sent events. Whatever happens after the first of them is told in the stream."""
-        events: asyncio.Queue[StreamEvent | None] = asyncio.Queue(BUFFERED_EVENTS)
-        producer = self._start(self._produce(events))
+        """The reply's server-sent events from the first on. Whatever happens is told in the stream."""
+        at = 0
+        while True:
+            if at < len(self._sent):
+                rest = self._sent[at:]
+                at += len(rest)
+                yield b"".join(rest)
+            elif self._over:
+                if self._last_word is not None:
+                    yield self._last_word
+                return
+            else:
+                await self._news.wait()
+
+    async def _run(self) -> None:
+        self._entered = True
         try:
-            sequence = 0
-            while (event := await events.get()) is not None:
-                yield reply_events.sse(event, sequence)
-                sequence += 1
-        finally:
-            self._heard = False
-            while not events.empty():  # lets go of a producer that waits for room
-                events.get_nowait()
-            if not self._goes_on:
-                producer.cancel(HUNG_UP)
-
-    def _start(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Runs it as a task that puts the reply's end on record also when it is stopped."""
-
-        async def run() -> T:
-            try:
-                return await work
-            except asyncio.CancelledError as stopped:
-                reason = STOPPING if STOPPING in stopped.args else HUNG_UP
-                abandoned = asyncio.create_task(self._abandon(reason))
-                _ending.add(abandoned)
-                abandoned.add_done_callback(_ending.discard)
-                raise
-
-        task = asyncio.create_task(run())
-        _running.add(task)
-        task.add_done_callback(_running.discard)
-        return task
-
-    async def _produce(self, events: "asyncio.Queue[StreamEvent | None]") -> None:
-        async def emit(event: StreamEvent) -> None:
-            if self._heard:
-                await events.put(event)
-
-        try:
-            await self._tell(emit)
-        except Exception as error:
-            api_error = as_api_error(error)
-            log.exception("reply_broke_off", response_id=self._request.response_id)
-            await emit({"type": "error", "code": api_error.code, "message": api_error.message, "param": None})
-        if self._heard:
-            await events.put(None)
-
-    async def _tell(self, emit: Emit) -> None:
-        """Runs the reply to its end on record, and emits all its events."""
-        for event in reply_events.opened(self._response("in_progress")):
-            await emit(event)
-        try:
-            await self._take_pieces(emit)
+            if self._stop is not None:
+                raise asyncio.CancelledError
+            for event in begun(self._asked, self._shown_in):
+                self._tell(event)
+            finished = await self._take_pieces()
+            self._settling = True
+            await self._complete(finished)
+        except asyncio.CancelledError:
+            self._settling = True
+            await self._end_stopped(self._stop or "server_stopped")
         except ModelFailed as failure:
-            await self._fail(failure)
-            failed = self._response("failed", error={"code": failure.code, "message": failure.message})
-            await emit(reply_events.ended("failed", failed))
-            return
-        status = "incomplete" if self._finish_reason in INCOMPLETE_REASONS else "completed"
-        for event in reply_events.done(self._item_id, "".join(self._text), status):
-            await emit(event)
-        response, _ = await self._complete()
-        await emit(reply_events.ended(status, response))
+            self._settling = True
+            await self._end_failed(failure)
+        except Exception as error:
+            self._settling = True
+            log.exception("reply_broke_off", response_id=self.response_id)
+            await self._end_failed(ModelFailed("internal_error", "Something went wrong here."), error)
+        finally:
+            self._over = True
+            self._ring()
 
-    async def _abandon(self, reason: str) -> None:
-        """Puts on record that the reply was stopped; one that had ended by then stays as it ended."""
-        code = "client_closed" if reason == HUNG_UP else "interrupted"
-        try:
-            await self._fail(ModelFailed(code, reason))
-        except Refused as refused:
-            log.info("reply_had_ended", response_id=self._request.response_id, code=refused.code)
-        except Exception:
-            log.exception("reply_end_not_recorded", response_id=self._request.response_id)
-
-    async def _take_pieces(self, emit: Emit) -> None:
-        """Reads the provider to its end, and emits the events of one message that grows."""
-        async for piece in self._called.wiring.model.stream_chat(self._body):
-            self._note(piece)
-            if not piece.text:
-                continue
+    async def _take_pieces(self) -> Finished:
+        """Reads the provider to its end."""
+        finished = Finished("stop")
+        async for piece in self._called.wiring.model.stream(self._body):
             if self._first is None:
                 self._first = time.perf_counter()
-                for event in reply_events.added(self._item_id):
-                    await emit(event)
-            self._text.append(piece.text)
-            await emit(reply_events.delta(self._item_id, piece.text))
-        if self._first is None:
-            self._first = time.perf_counter()
-            for event in reply_events.added(self._item_id):
-                await emit(event)
+            if isinstance(piece, Finished):
+                finished = piece
+                continue
+            for event in self._output.take(piece):
+                self._tell(event)
+        return finished
 
-    def _note(self, piece: ChatPiece) -> None:
-        self._finish_reason = piece.finish_reason or self._finish_reason
-        self._usage = piece.usage or self._usage
-        self._model = piece.model or self._model
+    def _tell(self, event: events.StreamEvent) -> None:
+        """Adds the event to the stream: for those who listen here, and for those who follow it elsewhere."""
+        sequence = len(self._sent)
+        sent = events.sse(event, sequence)
+        self._sent.append(sent)
+        if self._requested is not None:
+            self._called.wiring.live.write(self.response_id, sequence, sent)
+        self._ring()
 
-    async def _complete(self) -> tuple[bytes, Appended]:
-        """Puts the reply's end on record, its items joining the conversation; returns the Response."""
-        finished = time.perf_counter()
-        usage = await self._counted_usage()
-        reason = INCOMPLETE_REASONS.get(self._finish_reason)
-        status = "incomplete" if reason else "completed"
-        said = reply_events.message("".join(self._text), status)
-        output = NewItem(item_id=self._item_id, item=as_stored(said))
-        appended = await self._called.append(
-            self._conversation_id,
-            CompleteReply(
-                response_id=self._request.response_id,
-                model=self._model,
-                author=self._called.principal.subject,
-                input=self._request.input,
-                output=(output,),
-                usage=usage,
-                finish_reason=self._finish_reason,
-                timing=Timing(
-                    first_ms=round(((self._first or finished) - self._started) * 1000),
-                    total_ms=round((finished - self._started) * 1000),
-                ),
-                delta_lengths=tuple(len(text) for text in self._text),
+    def _ring(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    async def _complete(self, finished: Finished) -> None:
+        """Puts the reply's end on record, its items joining the conversation, and tells of it."""
+        reason = INCOMPLETE_REASONS.get(finished.finish_reason)
+        status: Status = "incomplete" if reason else "completed"
+        for event in self._output.finish(status):
+            self._tell(event)
+        ended = time.perf_counter()
+        usage = finished.usage or await self._counted_usage()
+        model = finished.model or self._request.model
+        cost = self._called.wiring.model.cost(model, usage)
+        command = CompleteReply(
+            response_id=self.response_id,
+            model=model,
+            author=self._called.principal.subject,
+            input=self._request.input,
+            output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in self._output.items()),
+            usage=usage,
+            finish_reason=finished.finish_reason,
+            timing=Timing(
+                first_ms=round(((self._first or ended) - self._started) * 1000),
+                total_ms=round((ended - self._started) * 1000),
             ),
+            delta_lengths=self._output.lengths,
+            cost=cost,
         )
-        self._observe(status)
+        facts: dict[str, Any] = {
+            "model": model,
+            "output": [as_output(kept.item_id, kept.item) for kept in command.output],
+            "usage": usage,
+            "incomplete_reason": reason,
+            "cost": cost,
+        }
+        await self._end(command, status, facts)
         metrics = self._called.wiring.metrics
         metrics.reply_tokens.labels("input").inc(usage.input_tokens)
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
-        body = self._response(
-            status,
-            output=[as_output(output.item_id, output.item)],
-            usage=usage,
-            incomplete_reason=reason,
-            completed_at=appended.recorded_at.timestamp(),
-        )
-        return body, appended
 
-    async def _fail(self, failure: ModelFailed) -> None:
+    async def _end_failed(self, failure: ModelFailed, error: Exception | None = None) -> None:
+        log.warning("reply_failed", response_id=self.response_id, code=failure.code)
+        self._failure = error or failure
         command = FailReply(
-            response_id=self._request.response_id,
+            response_id=self.response_id,
             code=failure.code,
             message=failure.message,
-            output=self._partial(),
-            delta_lengths=tuple(len(text) for text in self._text),
+            output=self._output.items(),
+            delta_lengths=self._output.lengths,
         )
-        await self._called.append(self._conversation_id, command)
-        self._observe("failed")
-        log.warning("reply_failed", response_id=self._request.response_id, code=failure.code)
+        await self._end(command, "failed", {"error": {"code": failure.code, "message": failure.message}})
 
-    def _partial(self) -> tuple[InputItem, ...]:
-        if self._first is None:
-            return ()
-        said = reply_events.message("".join(self._text), "incomplete")
-        return (InputItem(item_id=self._item_id, item=as_stored(said)),)
+    async def _end_stopped(self, why: Stop) -> None:
+        kept, lengths = self._output.items(), self._output.lengths
+        if why == "cancelled":
+            await self._end(
+                CancelReply(response_id=self.response_id, output=kept, delta_lengths=lengths), "cancelled", {}
+            )
+            return
+        command = InterruptReply(response_id=self.response_id, code=why, output=kept, delta_lengths=lengths)
+        await self._end(command, "incomplete", {"error": {"code": why, "message": INTERRUPTIONS[why]}})
 
-    async def _counted_usage(self) -> Usage:
-        """The provider's count; ours where it gave none."""
-        given = self._usage
-        if given is None:
-            [output] = await count_off_loop(["".join(self._text)])
-            return Usage(input_tokens=self._request.shown.tokens, output_tokens=output)
-        return Usage(
-            input_tokens=count_in(given, "prompt_tokens"),
-            output_tokens=count_in(given, "completion_tokens"),
-            cached_tokens=count_in(given, "prompt_tokens_details", "cached_tokens"),
-            reasoning_tokens=count_in(given, "completion_tokens_details", "reasoning_tokens"),
-        )
-
-    def _observe(self, status: str) -> None:
+    async def _end(self, command: Command, status: Status, facts: dict[str, Any]) -> None:
+        """Puts the end on record, however long that takes, and tells of it when it is there."""
+        facts = {"output": [as_output(kept.item_id, kept.item) for kept in self._output.items()], **facts}
         metrics = self._called.wiring.metrics
         metrics.replies.labels(status).inc()
         metrics.reply_seconds.observe(time.perf_counter() - self._started)
+        if self._requested is None:
+            self._tell_end(status, {**facts, "completed_at": time.time()})
+            return
+        try:
+            appended = await self._settled(command)
+        except (ConversationNotFound, ReplyIsOver) as refused:
+            # The conversation was deleted, or another process took this one for dead. What that one put on record stands.
+            log.warning("reply_had_ended", response_id=self.response_id, code=refused.code)
+            self._tell_error(refused)
+            return
+        if isinstance(appended, Record):
+            self._tell(events.ended(appended.status, response := appended.response()))
+            self._ended = response, {}
+            return
+        self._tell_end(status, {**facts, "completed_at": appended.recorded_at.timestamp()}, answer_headers(appended))
 
-    def _response(self, status: Any, **known: Any) -> bytes:
-        facts: dict[str, Any] = {"output": [], "usage": None, "error": None, "incomplete_reason": None, **known}
-        return response_object(
-            response_id=self._request.response_id,
-            conversation_id=self._conversation_id,
-            created_at=minted_seconds(self._request.response_id),
-            status=status,
-            model=self._model,
-            parameters=self._parameters,
-            **facts,
-        )
+    async def _settled(self, command: Command) -> Appended | Record:
+        """Appends the reply's end, again and again while the log is away; a Record where an earlier try turns out to have done it.
+
+        What a model said is not given up for a log that is away: only the process's own end ends this. Those who listen are
+        told that it takes too long.
+        """
+        pause = 0.1
+        doubtful = False
+        since = time.monotonic()
+        while True:
+            try:
+                return await self._called.append(self.conversation_id, command)
+            except (LogUnavailable, LogBusy) as error:
+                doubtful = doubtful or isinstance(error, LogUnavailable)
+                log.warning("reply_end_waits", response_id=self.response_id, error_type=type(error).__name__)
+                if not self._over and time.monotonic() - since > PATIENCE_SECONDS:
+                    self._tell_error(error)
+            except ReplyIsOver:
+                if doubtful and (record := await self._as_it_ended(command)) is not None:
+                    return record
+                raise
+            await asyncio.sleep(pause)  # the only wait there is: nothing tells us that the log is back
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _as_it_ended(self, command: Command) -> Record | None:
+        """The record, if the end in it is this command's."""
+        record = await read(self._called.wiring.reader, self.conversation_id, self.response_id)
+        mine = [kept.item_id for kept in getattr(command, "output", ())]
+        same = record.end is not None and [kept.item_id for kept in record.output] == mine
+        return record if same else None
+
+    def _tell_end(self, status: Status, facts: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        response = response_of(self._asked, self._shown_in, status, **facts)
+        self._ended = response, headers or {}
+        self._tell(events.ended(status, response))
+
+    def _tell_error(self, error: Exception) -> None:
+        """Ends the streams that are listened to here; whoever follows the record will see how it ends there."""
+        api_error = as_api_error(error)
+        event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
+        self._last_word = events.sse(event, len(self._sent))
+        self._failure = self._failure or error
+        self._over = True
+        self._ring()
+
+    async def _counted_usage(self) -> Usage:
+        """Our count, where the provider gave none."""
+        [output] = await count_off_loop([self._output.text])
+        return Usage(input_tokens=self._request.shown.tokens, output_tokens=output)
+
+    @property
+    def _shown_in(self) -> str | None:
+        """The conversation that a Response names."""
+        return self.conversation_id if self._requested is not None else None
+
+
+async def heard(reply: Reply, hung_up: Callable[[], Awaitable[None]], goes_on: bool) -> tuple[bytes, dict[str, str]]:
+    """The whole reply, for a client that may hang up: that stops it, unless it `goes_on`."""
+    whole = asyncio.ensure_future(reply.whole())
+    gone = asyncio.ensure_future(hung_up())
+    try:
+        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not whole.done() and not goes_on:
+            reply.stop("client_closed")
+        return await whole
+    finally:
+        whole.cancel()
+        gone.cancel()
+
+
+async def streamed(reply: Reply, goes_on: bool) -> AsyncIterator[bytes]:
+    """The reply's stream, for a client that may hang up: that stops it, unless it `goes_on`."""
+    over = False
+    try:
+        async for sent in reply.stream():
+            yield sent
+        over = True
+    finally:
+        if not over and not goes_on:
+            reply.stop("client_closed")

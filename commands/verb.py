@@ -5,6 +5,7 @@ FastAPI describes the routes (`/docs`); that its dependencies are not asked at e
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import APIRouter
@@ -17,12 +18,12 @@ from infrastructure.http.app import DirectRoute
 from infrastructure.http.body import LARGEST_BODY, read, validated
 from infrastructure.http.headers import idempotency, if_match
 from infrastructure.http.paths import checked
-from infrastructure.ids import CONVERSATION
+from infrastructure.ids import CONVERSATION, RESPONSE
 from infrastructure.principal import DEFAULT
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None}
+_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
 _HEADERS = {"If-Match": "Versions the command may be decided on.", "Idempotency-Key": "Makes the command repeatable."}
 
 
@@ -52,6 +53,7 @@ def verb(
                 request.scope["state"]["request_id"],
                 if_match(request.headers),
                 idempotency(request, raw),
+                partial(_hung_up, request),
             )
             given: list[Any] = [checked(request.path_params[name], _PREFIXES[name], name) for name in names]
             if body is not None:
@@ -73,6 +75,11 @@ def verb(
         return handler
 
     return router, serves
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _described(names: Sequence[str], body: type[BaseModel] | None, *, optional: bool) -> dict[str, Any]:

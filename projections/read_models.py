@@ -26,14 +26,17 @@ from domain.events import (
     ConversationStarted,
     ItemAppended,
     ItemRetracted,
+    ReplyCancelled,
     ReplyCompleted,
+    ReplyDeleted,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyRequested,
     Usage,
 )
 from domain.items import as_output, from_stored, shaped, type_of
 from infrastructure.event_log.reader import Logged
-from infrastructure.http.response_object import INCOMPLETE_REASONS
+from infrastructure.replies.record import error_of, kept_output, status_of
 from projections.buckets import bucket_of
 
 Document = dict[str, Any]
@@ -47,7 +50,7 @@ USAGE: View = "usage"
 CONTEXT = "context"
 """The view in Redis: see `context_snapshots.py`."""
 
-VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 1, "usage": 1}
+VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 2, "usage": 2}
 """Of each view: raised when what it holds is made differently from the same events."""
 
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
@@ -237,8 +240,11 @@ def _responses(recorded: Logged) -> Iterator[Write]:
                     "created_at": microseconds(recorded.recorded_at),
                     "completed_at": None,
                     "usage": None,
+                    "cost": None,
                     "finish_reason": None,
                     "error": None,
+                    "output": [],
+                    "deleted": False,
                 },
             )
         case ReplyCompleted():
@@ -246,22 +252,29 @@ def _responses(recorded: Logged) -> Iterator[Write]:
                 "responses",
                 key(recorded.tenant, event.response_id),
                 {
-                    "status": "incomplete" if event.finish_reason in INCOMPLETE_REASONS else "completed",
+                    "status": status_of(event),
                     "model": event.model,
                     "completed_at": microseconds(recorded.recorded_at),
                     "usage": msgspec.to_builtins(event.usage),
+                    "cost": event.cost,
                     "finish_reason": event.finish_reason,
                     "output_ids": list(event.output_ids),
                 },
             )
-        case ReplyFailed():
-            error = {"code": event.code, "message": event.message}
-            at = microseconds(recorded.recorded_at)
+        case ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
             yield Update(
                 "responses",
                 key(recorded.tenant, event.response_id),
-                {"status": "failed", "completed_at": at, "error": error},
+                {
+                    "status": status_of(event),
+                    "completed_at": microseconds(recorded.recorded_at),
+                    "error": error_of(event),
+                    "output": [as_output(kept.item_id, kept.item).decode() for kept in kept_output(event)],
+                },
             )
+        case ReplyDeleted():
+            nothing: Document = {"deleted": True, "parameters": "{}", "input": [], "output": [], "output_ids": []}
+            yield Update("responses", key(recorded.tenant, event.response_id), nothing)
         case _:
             return
 
@@ -274,4 +287,5 @@ def _usage(recorded: Logged) -> Iterator[Write]:
     ident = key(recorded.tenant, f"{date}:{bucket}:{event.model}")
     which = {"_id": ident, "tenant": recorded.tenant, "date": date, "model": event.model, "bucket": bucket}
     amounts = {"replies": 1, **{name: getattr(event.usage, name) for name in Usage.__struct_fields__}}
+    amounts["cost"] = event.cost or 0
     yield Add("usage", ident, which, amounts, recorded.position)

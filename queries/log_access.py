@@ -5,7 +5,7 @@ be away none waits at all: one probe in the background finds out when it is back
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -13,7 +13,7 @@ import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader, Head, Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.postgres import Pool
 
@@ -128,7 +128,7 @@ class LogAccess:
 
 
 class PatientReader:
-    """What a context is read with: every look-up ends soon. Raises LogAway."""
+    """What contexts and replies are read with: every look-up ends soon. Raises LogAway."""
 
     def __init__(self, log: LogAccess) -> None:
         self._log = log
@@ -140,3 +140,12 @@ class PatientReader:
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
         return await self._log.ask(lambda reader: reader.item(conversation_id, item_id))
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids))
+
+    async def head(self, conversation_id: str) -> Head | None:
+        return await self._log.ask(lambda reader: reader.head(conversation_id))
+
+    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
+        return await self._log.ask(lambda reader: reader.conversation_of(tenant, response_id))

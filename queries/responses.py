@@ -1,27 +1,35 @@
-"""GET /v1/responses/{id} and …/input_items: a reply that was asked for, from the view of them."""
+"""GET /v1/responses/{id} and …/input_items: a reply that was asked for, from the view of them; and its stream, from the log and Redis."""
 
 from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import StreamingResponse
 from msgspec import Struct
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from domain.errors import ConversationNotFound, ResponseNotFound
-from domain.events import Usage
+from domain.events import ReplyCompleted, Usage
 from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
+from infrastructure.http.headers import placed
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
+from infrastructure.replies import live, record
+from infrastructure.replies.following import follow
+from infrastructure.replies.record import Record
 from projections.read_models import Document, key
 from queries.caller import Called, Caller
 from queries.consistency import Read
-from queries.log_access import LogAway, conversation_parked
+from queries.log_access import LogAway, PatientReader, conversation_parked
 from queries.paging import Include, Paged, cut
 
 router = APIRouter(tags=["responses"])
 
 _MICROSECONDS = 1_000_000
+_SSE = "text/event-stream; charset=utf-8"
 
 
 class _Identified(Struct):
@@ -33,16 +41,55 @@ _identified = msgspec.json.Decoder(_Identified)
 
 @reads(router, "/v1/responses/{response_id}", dependencies=[Include])
 async def get_response(
-    response_id: ResponseId, called: Called, stream: Annotated[bool, Query(description="Not yet.")] = False
+    response_id: ResponseId,
+    called: Called,
+    stream: Annotated[bool, Query(description="Its events instead, those still to come included.")] = False,
+    starting_after: Annotated[
+        int | None, Query(ge=0, le=2**53, description="With `stream`: the last event that is known already.")
+    ] = None,
+    include_obfuscation: Annotated[bool, Query(description="Nothing is obfuscated here.")] = False,  # noqa: ARG001
 ) -> Response:
     """The Response, one that is still running included."""
     if stream:
-        raise ApiError(
-            400, "A stream of a response can not be resumed yet.", code="unsupported_parameter", param="stream"
-        )
+        return await _stream(called, response_id, -1 if starting_after is None else starting_after)
+    if starting_after is not None:
+        raise ApiError(400, "`starting_after` needs `stream`.", code="invalid_value", param="starting_after")
     read, document = await _find(called, response_id)
-    output = await _output(called, read, document["output_ids"])
+    output = [item.encode() for item in document["output"]]
+    output = output or await _output(called, read, document["output_ids"])
     return shapes.json_response(_render(document, output), headers=read.headers)
+
+
+async def _stream(called: Caller, response_id: str, after: int) -> Response:
+    """The events past `after`: of a reply that has ended all the rest, of one that runs those that come as well."""
+    reader, redis = PatientReader(called.sources.log), called.sources.redis
+    found = await record.find(reader, called.principal.tenant, response_id)
+
+    async def look() -> Record:
+        return await record.read(reader, found.conversation_id, response_id)
+
+    if await _is_past_the_end(redis, found, after):
+        raise ApiError(400, "`starting_after` is past the newest event.", code="invalid_value", param="starting_after")
+    headers = {
+        **placed(found.last.position, found.last.version),
+        "cache-control": "no-cache",
+        "x-accel-buffering": "no",
+    }
+    return StreamingResponse(follow(redis, look, found, after), media_type=_SSE, headers=headers)
+
+
+async def _is_past_the_end(redis: Redis, found: Record, after: int) -> bool:
+    """Whether no event has this number yet. The last one ever may be asked for what follows: nothing does."""
+    if after < 0:
+        return False
+    if found.end is not None:
+        # Of a reply that was cut off more may have been told than was known when that was put on record.
+        return isinstance(found.end, ReplyCompleted) and after >= sum(1 for _ in found.events())
+    try:
+        last = await live.last_number(redis, found.response_id)
+    except (RedisError, OSError):
+        return False
+    return last is not None and after > last
 
 
 @reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
@@ -87,7 +134,7 @@ async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Docu
 
 async def _document(called: Caller, read: Read, response_id: str) -> Document:
     document = await called.find(read, "responses", response_id)
-    if document is None:
+    if document is None or document["deleted"]:
         raise ResponseNotFound(response_id)
     return document
 
@@ -120,4 +167,5 @@ def _render(document: Document, output: list[bytes]) -> bytes:
         error=document["error"],
         incomplete_reason=INCOMPLETE_REASONS.get(document["finish_reason"]) if incomplete else None,
         completed_at=None if completed_at is None else completed_at / _MICROSECONDS,
+        cost=document["cost"],
     )

@@ -1,6 +1,7 @@
 """GET /v1/usage: what the tenant's replies came to, by day (UTC) and model, as the providers counted it.
 
-`{object:"list", data:[{object:"usage", date, model, replies, input_tokens, output_tokens, cached_tokens, reasoning_tokens}]}`, in
+`{object:"list", data:[{object:"usage", date, model, replies, input_tokens, output_tokens, cached_tokens, reasoning_tokens,
+cost_usd}]}`, in
 order of date and model. Replies of conversations that were deleted since are counted; those that failed are not.
 """
 
@@ -19,7 +20,8 @@ router = APIRouter(tags=["usage"])
 
 USUAL_DAYS: Final = 31
 MOST_DAYS: Final = 366
-AMOUNTS: Final = ("replies", *Usage.__struct_fields__)
+AMOUNTS: Final = ("replies", *Usage.__struct_fields__, "cost")
+NANODOLLARS: Final = 1_000_000_000
 
 
 @reads(router, "/v1/usage")
@@ -51,7 +53,8 @@ async def get_usage(
         "object": {"$literal": "usage"},
         "date": "$_id.date",
         "model": "$_id.model",
-        **dict.fromkeys(AMOUNTS, 1),
+        **dict.fromkeys(AMOUNTS[:-1], 1),
+        "cost_usd": {"$divide": ["$cost", NANODOLLARS]},
     }
     pipeline = [
         {"$match": where},

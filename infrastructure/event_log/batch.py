@@ -16,13 +16,16 @@ from domain.commands import DeleteConversation
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
-from domain.events import Event, ReplyRequested
+from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.codec import decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Row, Write
 from infrastructure.event_log.streams import Stream, Streams, fold
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
+
+_BEGINS = frozenset({ReplyRequested.topic})
+_ENDS = frozenset(end.topic for end in REPLY_ENDS)
 
 
 class Outcome(Struct):
@@ -69,14 +72,22 @@ class Plan(Struct, eq=False):
 class Deciding:
     """One batch: decides one command after the other, each on the state that those before it lead to.
 
-    A key whose first answer was kept before `keys_since` counts as new.
+    A key whose first answer was kept before `keys_since` counts as new. `owner`: the process that runs the replies asked for.
     """
 
-    def __init__(self, recorder: ConversationRecorder, streams: Streams, now: datetime, keys_since: datetime) -> None:
+    def __init__(
+        self,
+        recorder: ConversationRecorder,
+        streams: Streams,
+        now: datetime,
+        keys_since: datetime,
+        owner: UUID | None = None,
+    ) -> None:
         self._recorder = recorder
         self._streams = streams
         self._now = now
         self._keys_since = keys_since
+        self._owner = owner
         self._held: dict[str, Stream] = {}
         self._rows: list[Row] = []
         self._ends: dict[str, Stream] = {}
@@ -123,15 +134,18 @@ class Deciding:
         write = Write(
             rows=self._rows,
             held=self._held_versions(batch),
-            responses=[
-                (number, row.item_id or "")
-                for number, row in enumerate(self._rows, 1)
-                if row.topic == ReplyRequested.topic
-            ],
+            responses=self._rows_of(_BEGINS),
+            owner=self._owner,
+            over=self._rows_of(_ENDS),
+            deleted=[row.originator_id for row in self._rows if row.topic == ConversationDeleted.topic],
             answers=[_first_answer(outcome) for outcome in outcomes if outcome.has_key],
             keys_since=self._keys_since,
         )
         return Plan(outcomes, write, self._ends, races)
+
+    def _rows_of(self, topics: frozenset[str]) -> list[tuple[int, str]]:
+        """The replies whose rows have these topics: (row, from 1; response id)."""
+        return [(number, row.item_id or "") for number, row in enumerate(self._rows, 1) if row.topic in topics]
 
     def _held_versions(self, batch: Sequence[Work]) -> dict[UUID, int]:
         """The version of each stream that the batch is decided on; 0 for one that is new."""

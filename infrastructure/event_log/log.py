@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import structlog
 from eventsourcing.persistence import PersistenceError
@@ -26,7 +27,8 @@ def utc_now() -> datetime:
 class EventLog:
     """Appends for one process, on its event loop. Open it once, in a `main.py`; close it when no request is left.
 
-    `keep_keys`: how long the first answer of an idempotency key is given again.
+    `keep_keys`: how long the first answer of an idempotency key is given again. `owner`: the process, as the one that runs the
+    replies which are asked for through it.
     """
 
     def __init__(
@@ -35,10 +37,11 @@ class EventLog:
         metrics: Metrics,
         clock: Callable[[], datetime] = utc_now,
         keep_keys: timedelta = timedelta(days=1),
+        owner: UUID | None = None,
     ) -> None:
         self._datastore = Datastore(postgres_url)
         self._recorder = ConversationRecorder(self._datastore)
-        self._writer = Writer(self._recorder, clock, metrics, keep_keys)
+        self._writer = Writer(self._recorder, clock, metrics, keep_keys, owner)
         self._keep_keys = keep_keys
         self._sweeping: asyncio.Task[None] | None = None
 

@@ -1,5 +1,6 @@
 """Reading the log back: one conversation forwards or backwards, all of it in order of position, and where things stand."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -180,6 +181,13 @@ class EventReader:
         return await self._recorded(
             sql.SQL("SELECT {} FROM events WHERE originator_id = %s AND item_id = %s ORDER BY originator_version"),
             (uuid_of(conversation_id), item_id),
+        )
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
+        """Every event that names one of these items (or responses), ascending."""
+        return await self._recorded(
+            sql.SQL("SELECT {} FROM events WHERE originator_id = %s AND item_id = ANY(%s) ORDER BY originator_version"),
+            (uuid_of(conversation_id), list(item_ids)),
         )
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:

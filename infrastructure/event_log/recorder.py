@@ -68,13 +68,17 @@ class FirstAnswer(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True):
     """What one transaction writes: rows, and beside them whose each new response is, and first answers of keys.
 
-    `held` has the version of each stream that it was decided on; `responses` are (row, from 1; response id). A key whose answer
-    was kept before `keys_since` is taken for a new one.
+    `held` has the version of each stream that it was decided on; `responses` and `over` are the replies that rows begin and end:
+    (row, from 1; response id), of which `owner` runs those that begin. `deleted` streams take theirs with them. A key whose
+    answer was kept before `keys_since` is taken for a new one.
     """
 
     rows: Sequence[Row]
     held: Mapping[UUID, int] = {}
     responses: Sequence[tuple[int, str]] = ()
+    owner: UUID | None = None
+    over: Sequence[tuple[int, str]] = ()
+    deleted: Sequence[UUID] = ()
     answers: Sequence[FirstAnswer] = ()
     keys_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
 
@@ -253,7 +257,7 @@ _TYPES = (
         "text[]",
         "bytea[]",
     ),
-    *("int[]", "text[]"),  # responses
+    *("int[]", "text[]", "uuid[]", "int[]", "text[]", "uuid[]"),  # replies
     *("int[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # keys
 )
 _INSERT = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in _TYPES)})"
@@ -279,6 +283,10 @@ def parameters(write: Write) -> list[Encoded]:
         columns.byteas([row.chain_hash for row in rows]),
         columns.ints([row for row, _ in write.responses]),
         columns.texts([response_id for _, response_id in write.responses]),
+        columns.uuids([write.owner]),
+        columns.ints([row for row, _ in write.over]),
+        columns.texts([response_id for _, response_id in write.over]),
+        columns.uuids(write.deleted),
         columns.ints([answer.row for answer in answers]),
         columns.texts([answer.key for answer in answers]),
         columns.byteas([answer.fingerprint for answer in answers]),

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -63,13 +64,19 @@ class Writer:
     """The one task of this process that appends. For one event loop."""
 
     def __init__(
-        self, recorder: ConversationRecorder, clock: Callable[[], datetime], metrics: Metrics, keep_keys: timedelta
+        self,
+        recorder: ConversationRecorder,
+        clock: Callable[[], datetime],
+        metrics: Metrics,
+        keep_keys: timedelta,
+        owner: UUID | None = None,
     ) -> None:
         self._recorder = recorder
         self._line = recorder.line()
         self._clock = clock
         self._metrics = metrics
         self._keep_keys = keep_keys
+        self._owner = owner
         self._streams = Streams()
         self._snapshotter = Snapshotter(recorder)
         self._queue: deque[Waiting] = deque()
@@ -243,7 +250,7 @@ class Writer:
 
     def _deciding(self) -> Deciding:
         now = self._clock()
-        return Deciding(self._recorder, self._streams, now, now - self._keep_keys)
+        return Deciding(self._recorder, self._streams, now, now - self._keep_keys, self._owner)
 
     def _settle(self, plan: Plan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
         """The results of a plan that is durable, or that had nothing to append. Never raises: it must not be decided again."""

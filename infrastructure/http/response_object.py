@@ -17,12 +17,16 @@ INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "
 """A provider's finish reason -> the reason of `incomplete_details`. Any other finish is a complete answer."""
 
 _ECHOED: Final[Mapping[str, Any]] = {
+    "background": False,
+    "context_management": None,
     "instructions": None,
     "max_output_tokens": None,
     "max_tool_calls": None,
     "metadata": {},
     "parallel_tool_calls": True,
     "reasoning": {"effort": None, "summary": None},
+    "service_tier": None,
+    "store": True,
     "temperature": None,
     "text": {"format": {"type": "text"}},
     "tool_choice": "auto",
@@ -50,11 +54,12 @@ def response_object(
     error: Mapping[str, Any] | None,
     incomplete_reason: str | None,
     completed_at: float | None = None,
+    cost: int | None = None,
 ) -> bytes:
     """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced as they are.
 
     `parameters`: the request's own, by its own keys. `error`: `{code, message}`; a code that the SDK does not know is
-    given as `server_error`, with ours in `type`.
+    given as `server_error`, with ours in `type`. `cost`: billionths of a US dollar.
     """
     body = {
         "id": response_id,
@@ -68,8 +73,7 @@ def response_object(
         "error": None if error is None else _error(error),
         "incomplete_details": None if incomplete_reason is None else {"reason": incomplete_reason},
         "usage": None if usage is None else usage_object(usage),
-        "background": False,
-        "store": True,
+        "cost_usd": None if cost is None else cost / 1_000_000_000,
         **{name: _given(parameters, name, default) for name, default in _ECHOED.items()},
     }
     return msgspec.json.encode(body)[:-1] + b',"output":' + json_array(output) + b"}"

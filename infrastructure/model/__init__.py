@@ -92,6 +92,10 @@ class Model:
         name = model.rsplit("/", 1)[-1].lower()
         return 1.0 if name.startswith(("gpt-", "o1", "o3", "o4")) else 0.8
 
+    def cost(self, model: str, usage: Usage) -> int | None:  # noqa: ARG002 - soon
+        """What the tokens cost, in billionths of a US dollar; None where the model's price is not known."""
+        return None
+
     async def default_model(self) -> str:
         """The model of a reply that names none. Raises ModelFailed when the provider can not say."""
         if self._settings.default_model:

@@ -1,0 +1,28 @@
+"""DELETE /v1/responses/{id}: the response can no longer be asked for; items that joined its conversation stay there."""
+
+from fastapi import Response
+
+from commands.carry_out import Caller
+from commands.verb import verb
+from domain.commands import DeleteReply
+from domain.errors import ConversationNotFound, ResponseNotFound
+from infrastructure.event_log.work import Appended
+from infrastructure.http import shapes
+
+router, serves = verb("DELETE", "/v1/responses/{response_id}")
+
+
+@serves
+async def delete_response(called: Caller, response_id: str) -> Response:
+    """Answers that it is deleted; 409 while it runs."""
+    conversation_id = await called.wiring.reader.conversation_of(called.principal.tenant, response_id)
+    if conversation_id is None:
+        raise ResponseNotFound(response_id)
+
+    def answer(_: Appended) -> bytes:
+        return shapes.encode({"id": response_id, "object": "response", "deleted": True})
+
+    try:
+        return await called.carry_out(conversation_id, DeleteReply(response_id=response_id), answer)
+    except ConversationNotFound as error:
+        raise ResponseNotFound(response_id) from error

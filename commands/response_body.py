@@ -1,0 +1,220 @@
+"""The request of the Responses API: what of it is kept with a reply, and what is refused by name. Shapes: `openai_surface.md`."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
+from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it brings no types
+from pydantic import Field, StringConstraints
+
+from commands.bodies import Body, Instructions, Metadata, new_items
+from domain.commands import NewItem
+from domain.items import as_output
+from infrastructure.http.errors import ApiError
+
+MOST_INPUT_ITEMS = 200
+LARGEST_REQUEST = 4 * 1024 * 1024
+"""Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
+
+MOST_TOOLS = 128
+FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
+
+_KEPT = (
+    "background",
+    "context_management",
+    "include",
+    "instructions",
+    "max_output_tokens",
+    "max_tool_calls",
+    "metadata",
+    "parallel_tool_calls",
+    "previous_response_id",
+    "reasoning",
+    "service_tier",
+    "store",
+    "temperature",
+    "text",
+    "tool_choice",
+    "tools",
+    "top_p",
+    "truncation",
+)
+"""What is on record with a reply, as the caller set it."""
+
+_HARMLESS: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
+"""Parameters that nothing here acts on, and the values of each that ask for nothing; null always does."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+Include = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+]
+
+
+class ConversationRef(Body):
+    id: str
+
+
+class Compaction(Body):
+    type: Literal["compaction"]
+    compact_threshold: Annotated[int, Field(ge=1, le=2**31)] | None = None
+
+
+class CreateResponse(Body):
+    """What can not be honoured is refused by name, not ignored."""
+
+    input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
+    conversation: str | ConversationRef | None = None
+    previous_response_id: str | None = None
+    model: Name | None = None
+    instructions: Instructions | None = None
+    stream: bool | None = None
+    background: bool | None = None
+    store: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    metadata: Metadata | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Field(ge=1)] | None = None
+    text: dict[str, Any] | None = None
+    reasoning: dict[str, Any] | None = None
+    context_management: Annotated[list[Compaction], Field(max_length=1)] | None = None
+    include: list[Include] | None = None
+
+    prompt: Any = None
+    top_logprobs: Any = None
+    stream_options: dict[str, Any] | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    user: str | None = None
+
+    @property
+    def conversation_id(self) -> str | None:
+        return self.conversation.id if isinstance(self.conversation, ConversationRef) else self.conversation
+
+    @property
+    def stored(self) -> bool:
+        return self.store is not False
+
+    def parameters(self) -> dict[str, Any]:
+        """What the caller set of what a reply goes by."""
+        given = self.model_dump(mode="json", include=set(_KEPT), exclude_none=True)
+        return {name: given[name] for name in _KEPT if name in given}
+
+    def items(self) -> tuple[NewItem, ...]:
+        """The input, as items with ids of their own. Raises ApiError."""
+        if isinstance(self.input, str):
+            return new_items([{"type": "message", "role": "user", "content": self.input}], "input")
+        goes_on = self.conversation is not None or self.previous_response_id is not None
+        if self.input is None and not goes_on:
+            raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
+        given = self.input or []
+        if len(given) > MOST_INPUT_ITEMS:
+            raise ApiError(400, f"`input` has more than {MOST_INPUT_ITEMS} items.", code="invalid_value", param="input")
+        if not given and not goes_on:
+            raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
+        items = new_items(given, "input")
+        # As they are given back: that may be longer than they came.
+        if sum(len(as_output(new.item_id, new.item)) for new in items) > LARGEST_REQUEST:
+            raise ApiError(
+                413, f"`input` is larger than {LARGEST_REQUEST} bytes.", code="request_too_large", param="input"
+            )
+        return items
+
+    def check(self) -> None:
+        """Raises ApiError (400) for what no single field shows to be wrong."""
+        if self.conversation is not None and self.previous_response_id is not None:
+            raise ApiError(
+                400,
+                "`previous_response_id` and `conversation` exclude each other.",
+                code="mutually_exclusive_parameters",
+                param="previous_response_id",
+            )
+        if not self.stored and (self.background or self.conversation is not None):
+            other = "background" if self.background else "conversation"
+            raise ApiError(
+                400,
+                f"A response with `{other}` is stored: `store` can not be false.",
+                code="mutually_exclusive_parameters",
+                param="store",
+            )
+        for name, harmless in _HARMLESS.items():
+            value = getattr(self, name)
+            if value is not None and value not in harmless:
+                raise _unsupported(name)
+        for index, tool in enumerate(self.tools or ()):
+            _check_tool(tool, f"tools[{index}]")
+        self._check_tool_choice()
+        self._check_text()
+
+    def _check_tool_choice(self) -> None:
+        choice = self.tool_choice
+        names = {tool.get("name") for tool in self.tools or ()}
+        if choice == "required" and not self.tools:
+            raise _invalid("tool_choice", "`required` needs `tools`")
+        if isinstance(choice, dict):
+            if not isinstance(choice.get("type"), str):
+                raise _invalid("tool_choice.type", "it is a string")
+            if choice["type"] in ("function", "custom") and choice.get("name") not in names:
+                raise _invalid("tool_choice.name", "no tool of this name is in `tools`")
+
+    def _check_text(self) -> None:
+        form = (self.text or {}).get("format")
+        if form is None:
+            return
+        if not isinstance(form, dict) or form.get("type") not in ("text", "json_object", "json_schema"):
+            raise _invalid("text.format.type", "one of text, json_object, json_schema")
+        if form["type"] == "json_schema":
+            if not isinstance(form.get("name"), str):
+                raise _invalid("text.format.name", "it is a string")
+            check_schema(form.get("schema"), "text.format.schema", str(form["name"]), "invalid_json_schema")
+
+
+def check_schema(schema: Any, param: str, name: str, code: str) -> None:
+    """Raises ApiError (400) where it is no JSON Schema of an object."""
+    if isinstance(schema, dict):
+        try:
+            Draft202012Validator.check_schema(schema)
+        except (SchemaError, RecursionError, ValueError, TypeError) as error:
+            where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
+            problem = f"it is not valid at {where!r}" if where else "it is not valid"
+        else:
+            if schema.get("type", "object") == "object":
+                return
+            problem = "its `type` must be 'object'"
+    else:
+        problem = "it is an object"
+    raise ApiError(400, f"Invalid schema for {name[:64]!r}: {problem}.", code=code, param=param)
+
+
+def _check_tool(tool: dict[str, Any], param: str) -> None:
+    if not isinstance(tool.get("type"), str):
+        raise _invalid(f"{param}.type", "it is a string")
+    if tool["type"] in ("function", "custom"):
+        name = tool.get("name")
+        if not isinstance(name, str) or re.fullmatch(FUNCTION_NAME, name) is None:
+            raise _invalid(f"{param}.name", "letters, digits, - and _, at most 64 of them")
+    if tool["type"] == "function":
+        if not isinstance(tool.get("description", ""), str | None):
+            raise _invalid(f"{param}.description", "it is a string")
+        if tool.get("parameters") is not None:
+            check_schema(tool["parameters"], f"{param}.parameters", tool["name"], "invalid_function_parameters")
+
+
+def _invalid(param: str, what: str) -> ApiError:
+    return ApiError(400, f"Invalid `{param}`: {what}.", code="invalid_value", param=param)
+
+
+def _unsupported(param: str) -> ApiError:
+    return ApiError(400, f"`{param}` with this value is not supported here.", code="unsupported_parameter", param=param)

@@ -1,0 +1,89 @@
+-- Which process runs a reply, as long as it runs; a process is alive until its moment passes (infrastructure/replies/leases.py).
+CREATE TABLE api_processes (
+    id uuid PRIMARY KEY,
+    alive_until timestamptz NOT NULL
+);
+
+ALTER TABLE responses
+    ADD COLUMN owner uuid,
+    ADD COLUMN running boolean NOT NULL DEFAULT false,
+    ADD COLUMN cancelling boolean NOT NULL DEFAULT false;
+
+-- What was asked for before this and never ended has no process any more that would end it.
+UPDATE responses AS r SET running = true
+WHERE NOT EXISTS (SELECT FROM events AS e WHERE e.originator_id = r.conversation_id AND e.item_id = r.response_id
+                  AND e.topic IN ('reply.completed', 'reply.failed'))
+  AND NOT EXISTS (SELECT FROM events AS e WHERE e.originator_id = r.conversation_id AND e.topic = 'conversation.deleted'
+                  AND e.originator_version = (SELECT max(l.originator_version) FROM events AS l
+                                              WHERE l.originator_id = r.conversation_id));
+
+CREATE INDEX responses_running_idx ON responses (owner) WHERE running;
+CREATE INDEX responses_running_in_idx ON responses (conversation_id) WHERE running;
+
+-- As in 0004, whose function stays for processes that still run the code before this; and the replies that the rows begin
+-- (`response_rows`, from 1) belong to `owners[1]` until rows end them (`over_rows`, from 1) or delete their conversation.
+CREATE FUNCTION append_at_once(
+    held uuid[], held_versions bigint[],
+    originator_ids uuid[], originator_versions bigint[], topics text[], states bytea[], tenant_ids text[], item_ids text[],
+    recorded timestamptz[], subjects text[], command_ids uuid[], correlation_ids text[], chain_hashes bytea[],
+    response_rows int[], response_ids text[], owners uuid[], over_rows int[], over_ids text[], deleted uuid[],
+    key_rows int[], keys text[], key_fingerprints bytea[], key_answers bytea[], keys_since timestamptz
+) RETURNS bigint[] LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    positions bigint[];
+BEGIN
+    LOCK TABLE append_turn IN EXCLUSIVE MODE;
+    PERFORM FROM unnest(held, held_versions) AS h (id, version) CROSS JOIN LATERAL (
+        SELECT FROM events WHERE originator_id = h.id AND originator_version > h.version LIMIT 1
+    ) AS newer LIMIT 1;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    IF cardinality(keys) > 0 THEN
+        -- LATERAL with an order of its own keeps this a look-up by primary key, whatever the planner believes of the table.
+        PERFORM FROM unnest(key_rows, keys) AS k (at, key) CROSS JOIN LATERAL (
+            SELECT FROM idempotency_keys AS kept
+            WHERE kept.tenant_id = tenant_ids[k.at] AND kept.key = k.key AND kept.recorded_at >= keys_since
+            ORDER BY kept.tenant_id, kept.key LIMIT 1
+        ) AS used LIMIT 1;
+        IF FOUND THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    NOTIFY events;
+    WITH inserted AS (
+        INSERT INTO events (originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject,
+                            command_id, correlation_id, chain_hash)
+        SELECT * FROM unnest(originator_ids, originator_versions, topics, states, tenant_ids, item_ids, recorded, subjects,
+                             command_ids, correlation_ids, chain_hashes)
+        RETURNING notification_id
+    )
+    SELECT array_agg(notification_id ORDER BY notification_id) INTO positions FROM inserted;
+    IF cardinality(response_ids) > 0 THEN
+        INSERT INTO responses (tenant_id, response_id, conversation_id, owner, running)
+        SELECT tenant_ids[r.at], r.id, originator_ids[r.at], owners[1], true
+        FROM unnest(response_rows, response_ids) AS r (at, id);
+    END IF;
+    IF cardinality(over_ids) > 0 THEN
+        FOR at IN 1 .. cardinality(over_ids) LOOP
+            UPDATE responses SET running = false
+            WHERE tenant_id = tenant_ids[over_rows[at]] AND response_id = over_ids[at];
+        END LOOP;
+    END IF;
+    IF cardinality(deleted) > 0 THEN
+        UPDATE responses SET running = false WHERE running AND conversation_id = ANY (deleted);
+    END IF;
+    IF cardinality(keys) > 0 THEN
+        INSERT INTO idempotency_keys AS kept
+            (tenant_id, key, fingerprint, command_id, conversation_id, version, position, answer, recorded_at)
+        SELECT tenant_ids[k.at], k.key, k.fingerprint, command_ids[k.at], originator_ids[k.at], originator_versions[k.at],
+               positions[k.at], k.answer, recorded[k.at]
+        FROM unnest(key_rows, keys, key_fingerprints, key_answers) AS k (at, key, fingerprint, answer)
+        ON CONFLICT (tenant_id, key) DO UPDATE SET
+            fingerprint = excluded.fingerprint, command_id = excluded.command_id,
+            conversation_id = excluded.conversation_id, version = excluded.version, position = excluded.position,
+            answer = excluded.answer, recorded_at = excluded.recorded_at
+        WHERE kept.recorded_at < keys_since;
+    END IF;
+    RETURN positions;
+END $$;

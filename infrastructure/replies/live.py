@@ -1,0 +1,148 @@
+"""The live tail of replies in Redis: what runs in one process is followed from any other.
+
+    stream:{response_id}   STREAM, an entry for each event of the reply's stream: its id is `1-{sequence_number}`, its field `d`
+                           the event as it is sent
+
+A stream is written by the process that runs the reply, and goes some time after its end. Redis may lose it at any time: what
+follows a hole is not read (`Hole`), and a follower waits for the record of the whole instead. Both sides import this.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from infrastructure.replies import events
+
+KEPT_SECONDS = 3600
+"""How long a stream that grows no more is kept: a reply's provider may think for long between two pieces."""
+
+KEPT_AFTER_SECONDS = 600
+"""How long a stream is kept after its reply's end; later, its events are made again from the record."""
+
+MOST_WAITING_BYTES = 32 * 1024 * 1024
+"""Of events that wait to be written. While Redis is slow or away, what is more is not kept: the record has it all in the end."""
+
+BLOCK_MILLISECONDS = 1_000
+AT_ONCE = 512
+
+log = structlog.get_logger(__name__)
+
+
+def key(response_id: str) -> str:
+    """The key of a reply's stream."""
+    return f"stream:{response_id}"
+
+
+class Hole(Exception):
+    """Redis does not have what comes next, though it may have what comes later."""
+
+
+class LiveWriter:
+    """Writes the events of this process's replies, all that wait in one round trip. Never raises, never waits."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+        self._waiting: deque[tuple[str, int, bytes]] = deque()
+        self._bytes = 0
+        self._ready = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self) -> None:
+        """Writes what waits, if Redis takes it."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self._waiting:
+            await self._write()
+
+    def write(self, response_id: str, sequence: int, sent: bytes) -> None:
+        """Puts an event in line."""
+        if self._bytes > MOST_WAITING_BYTES:
+            return
+        self._waiting.append((response_id, sequence, sent))
+        self._bytes += len(sent)
+        self._ready.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._ready.wait()
+            self._ready.clear()
+            while self._waiting:
+                await self._write()
+
+    async def _write(self) -> None:
+        batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
+        self._bytes -= sum(len(sent) for _, _, sent in batch)
+        kept: dict[str, int] = {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for response_id, sequence, sent in batch:
+            pipeline.xadd(key(response_id), {"d": sent}, id=f"1-{sequence}")
+            kept[response_id] = KEPT_AFTER_SECONDS if events.is_terminal(sent) else KEPT_SECONDS
+        for response_id, seconds in kept.items():
+            pipeline.expire(key(response_id), seconds)
+        try:
+            # What a first try had written already is refused, by its id, when it is tried again.
+            await pipeline.execute(raise_on_error=False)
+        except (RedisError, OSError) as error:
+            log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
+
+
+async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:
+    """The events past `after` as they come, each with its sequence number; ends with the terminal one, or when none came for a second.
+
+    Raises Hole where Redis has lost some, RedisError when it is away.
+    """
+    while True:
+        start = f"1-{after}" if after >= 0 else "0"
+        answer: Any = await redis.xread({key(response_id): start}, count=AT_ONCE, block=BLOCK_MILLISECONDS)
+        entries = _entries(answer)
+        if not entries:
+            return
+        for ident, fields in entries:
+            sequence = int(ident.partition(b"-")[2])
+            if sequence != after + 1:
+                raise Hole
+            after = sequence
+            sent: bytes = fields[b"d"]
+            yield sequence, sent
+            if events.is_terminal(sent):
+                return
+
+
+async def told_so_far(redis: Redis, response_id: str) -> list[bytes]:
+    """The events of a stream from its beginning to its end or its first hole. Raises RedisError."""
+    sent: list[bytes] = []
+    entries: Any = await redis.xrange(key(response_id))
+    for ident, fields in entries:
+        if int(ident.partition(b"-")[2]) != len(sent):
+            break
+        sent.append(fields[b"d"])
+    return sent
+
+
+async def last_number(redis: Redis, response_id: str) -> int | None:
+    """The sequence number of the newest event there is; None when there is no stream. Raises RedisError."""
+    try:
+        entries: Any = await redis.xrevrange(key(response_id), count=1)
+    except ResponseError:
+        return None
+    return int(entries[0][0].partition(b"-")[2]) if entries else None
+
+
+def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """The entries of the one stream in an answer to XREAD, in either version of the protocol."""
+    if not answer:
+        return []
+    if isinstance(answer, dict):
+        [(entries,)] = answer.values()
+        return list(entries)
+    return list(answer[0][1])
