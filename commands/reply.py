@@ -68,6 +68,7 @@ class Reply:
         self._started = time.perf_counter()
         self._first: float | None = None
         self._sent: list[bytes] = []
+        self._safe = 0
         self._news = asyncio.Event()
         self._over = False
         self._failure: Exception | None = None
@@ -122,11 +123,11 @@ class Reply:
         """The reply's server-sent events from the first on. Whatever happens is told in the stream."""
         at = 0
         while True:
-            if at < len(self._sent):
-                rest = self._sent[at:]
+            if at < self._safe:
+                rest = self._sent[at : self._safe]
                 at += len(rest)
                 yield b"".join(rest)
-            elif self._over:
+            elif self._over and at == len(self._sent):
                 if self._last_word is not None:
                     yield self._last_word
                 return
@@ -175,8 +176,14 @@ class Reply:
         sequence = len(self._sent)
         sent = events.sse(event, sequence)
         self._sent.append(sent)
-        if self._requested is not None:
-            self._called.wiring.live.write(self.response_id, sequence, sent)
+        if self.on_record:
+            self._called.wiring.live.write(self.response_id, sequence, sent, self._written)
+        else:
+            self._written(sequence)
+
+    def _written(self, sequence: int) -> None:
+        """Redis has the events up to this one, or can not be had: whoever listens may see them."""
+        self._safe = max(self._safe, sequence + 1)
         self._ring()
 
     def _ring(self) -> None:

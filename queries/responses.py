@@ -6,8 +6,6 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from msgspec import Struct
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ReplyCompleted, Usage
@@ -17,7 +15,8 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
-from infrastructure.replies import live, record
+from infrastructure.ids import minted_seconds
+from infrastructure.replies import record
 from infrastructure.replies.following import follow
 from infrastructure.replies.record import Record
 from projections.read_models import Document, key
@@ -68,7 +67,7 @@ async def _stream(called: Caller, response_id: str, after: int) -> Response:
     async def look() -> Record:
         return await record.read(reader, found.conversation_id, response_id)
 
-    if await _is_past_the_end(redis, found, after):
+    if _is_past_the_end(found, after):
         raise ApiError(400, "`starting_after` is past the newest event.", code="invalid_value", param="starting_after")
     headers = {
         **placed(found.last.position, found.last.version),
@@ -78,18 +77,9 @@ async def _stream(called: Caller, response_id: str, after: int) -> Response:
     return StreamingResponse(follow(redis, look, found, after), media_type=_SSE, headers=headers)
 
 
-async def _is_past_the_end(redis: Redis, found: Record, after: int) -> bool:
-    """Whether no event has this number yet. The last one ever may be asked for what follows: nothing does."""
-    if after < 0:
-        return False
-    if found.end is not None:
-        # Of a reply that was cut off more may have been told than was known when that was put on record.
-        return isinstance(found.end, ReplyCompleted) and after >= sum(1 for _ in found.events())
-    try:
-        last = await live.last_number(redis, found.response_id)
-    except (RedisError, OSError):
-        return False
-    return last is not None and after > last
+def _is_past_the_end(found: Record, after: int) -> bool:
+    """Whether a reply that has completed has no event of this number. Of others nobody can say: a client may be ahead of Redis and of the record."""
+    return isinstance(found.end, ReplyCompleted) and after >= sum(1 for _ in found.events())
 
 
 @reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
@@ -158,7 +148,7 @@ def _render(document: Document, output: list[bytes]) -> bytes:
     return response_object(
         response_id=document["id"],
         conversation_id=document["conversation_id"],
-        created_at=document["created_at"] / _MICROSECONDS,
+        created_at=minted_seconds(document["id"]),
         status=document["status"],
         model=document["model"],
         output=output,

@@ -8,13 +8,14 @@ follows a hole is not read (`Hole`), and a follower waits for the record of the 
 """
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
 from infrastructure.replies import events
 
@@ -27,8 +28,14 @@ KEPT_AFTER_SECONDS = 600
 MOST_WAITING_BYTES = 32 * 1024 * 1024
 """Of events that wait to be written. While Redis is slow or away, what is more is not kept: the record has it all in the end."""
 
+AWAY_SECONDS = 1.0
+"""For how long Redis is not written to when it was away."""
+
 BLOCK_MILLISECONDS = 1_000
 AT_ONCE = 512
+
+Written = Callable[[int], None]
+"""Is told the number of the newest event that Redis has."""
 
 log = structlog.get_logger(__name__)
 
@@ -43,12 +50,17 @@ class Hole(Exception):
 
 
 class LiveWriter:
-    """Writes the events of this process's replies, all that wait in one round trip. Never raises, never waits."""
+    """Writes the events of this process's replies, all that wait in one round trip. Never raises, never waits.
+
+    Whoever wrote an event is told when Redis has it: a client should have seen nothing that is lost when this process dies. While
+    Redis is away they are told at once.
+    """
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._waiting: deque[tuple[str, int, bytes]] = deque()
+        self._waiting: deque[tuple[str, int, bytes, Written]] = deque()
         self._bytes = 0
+        self._away_until = 0.0
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -64,11 +76,12 @@ class LiveWriter:
         if self._waiting:
             await self._write()
 
-    def write(self, response_id: str, sequence: int, sent: bytes) -> None:
-        """Puts an event in line."""
-        if self._bytes > MOST_WAITING_BYTES:
+    def write(self, response_id: str, sequence: int, sent: bytes, written: Written) -> None:
+        """Puts an event in line; `written` is called with its number when nobody need wait for it any more."""
+        if self._bytes > MOST_WAITING_BYTES or time.monotonic() < self._away_until:
+            written(sequence)
             return
-        self._waiting.append((response_id, sequence, sent))
+        self._waiting.append((response_id, sequence, sent, written))
         self._bytes += len(sent)
         self._ready.set()
 
@@ -81,10 +94,10 @@ class LiveWriter:
 
     async def _write(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-        self._bytes -= sum(len(sent) for _, _, sent in batch)
+        self._bytes -= sum(len(sent) for _, _, sent, _ in batch)
         kept: dict[str, int] = {}
         pipeline = self._redis.pipeline(transaction=False)
-        for response_id, sequence, sent in batch:
+        for response_id, sequence, sent, _ in batch:
             pipeline.xadd(key(response_id), {"d": sent}, id=f"1-{sequence}")
             kept[response_id] = KEPT_AFTER_SECONDS if events.is_terminal(sent) else KEPT_SECONDS
         for response_id, seconds in kept.items():
@@ -93,7 +106,12 @@ class LiveWriter:
             # What a first try had written already is refused, by its id, when it is tried again.
             await pipeline.execute(raise_on_error=False)
         except (RedisError, OSError) as error:
+            self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
+        finally:
+            newest = {response_id: (written, sequence) for response_id, sequence, _, written in batch}
+            for written, sequence in newest.values():
+                written(sequence)
 
 
 async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:
@@ -127,15 +145,6 @@ async def told_so_far(redis: Redis, response_id: str) -> list[bytes]:
             break
         sent.append(fields[b"d"])
     return sent
-
-
-async def last_number(redis: Redis, response_id: str) -> int | None:
-    """The sequence number of the newest event there is; None when there is no stream. Raises RedisError."""
-    try:
-        entries: Any = await redis.xrevrange(key(response_id), count=1)
-    except ResponseError:
-        return None
-    return int(entries[0][0].partition(b"-")[2]) if entries else None
 
 
 def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -190,7 +190,9 @@ async def test_a_stream_whose_provider_fails_says_so_and_keeps_the_part_that_cam
     assert events[-1]["type"] == "response.failed"
     failed = log.events(conversation_id)[-1]
     assert isinstance(failed, ReplyFailed)
-    assert failed.partial_output == "partial"
+    [said] = [json.loads(kept.item) for kept in failed.output]
+    assert said["content"][0]["text"] == "partial"
+    assert said["status"] == "incomplete"
 
 
 async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
@@ -218,8 +220,8 @@ async def test_what_does_not_fit_is_left_out_in_whole_turns(
 
 async def test_a_parameter_that_can_not_be_honoured_is_refused_by_name(api: httpx.AsyncClient, log: Log) -> None:
     for name, value in {
-        "background": True,
-        "tools": [{"type": "web_search"}],
+        "prompt": {"id": "p"},
+        "top_logprobs": 3,
         "previous_response_id": "resp_1",
         "nope": 1,
     }.items():
@@ -229,11 +231,20 @@ async def test_a_parameter_that_can_not_be_honoured_is_refused_by_name(api: http
     assert log.count() == 0
 
 
-async def test_concurrent_replies_and_appends_lose_nothing(api: httpx.AsyncClient, log: Log) -> None:
+async def test_concurrent_replies_take_turns_and_with_appends_between_them_nothing_is_lost(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create(api)
     path = f"/v1/conversations/{conversation_id}/items"
+
+    async def in_turn(text: str) -> None:
+        while (answer := await ask(api, text, conversation=conversation_id)).status_code == 409:
+            assert answer.json()["error"]["code"] == "conversation_locked"
+            assert answer.headers["x-should-retry"] == "true"
+        assert answer.status_code == 200
+
     await asyncio.gather(
-        *(ask(api, f"q{n}", conversation=conversation_id) for n in range(5)),
+        *(in_turn(f"q{n}") for n in range(5)),
         *(api.post(path, json={"items": [message(f"m{n}")]}) for n in range(10)),
     )
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]

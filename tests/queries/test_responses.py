@@ -102,13 +102,3 @@ async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: W
     assert await page(after=ids[4], before=ids[1], limit=5) == ([ids[3], ids[2]], False)
     unknown = await api.get(f"/v1/responses/{response_id}/input_items", params={"after": "msg_" + "0" * 32})
     assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "after")
-
-
-async def test_a_stream_of_a_response_can_not_be_resumed_yet(
-    api: httpx.AsyncClient, write: Writer, live: Projector
-) -> None:
-    response_id, _ = await write.ask(await write.start(), "a")
-
-    answer = await api.get(f"/v1/responses/{response_id}", params={"stream": "true"})
-
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "stream")
