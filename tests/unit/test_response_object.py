@@ -33,8 +33,8 @@ def rendered(**changes: Any) -> Response:
             **changes,
         }
     )
-    # `store` is in the API's answers, and not among the SDK's fields.
-    assert set(msgspec.json.decode(body)) - set(Response.model_fields) == {"store"}
+    # `store` and `context_management` are in the API's answers, and not among the SDK's fields; the cost is our own.
+    assert set(msgspec.json.decode(body)) - set(Response.model_fields) == {"store", "context_management", "cost_usd"}
     return Response.model_validate_json(body)
 
 

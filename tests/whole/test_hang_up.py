@@ -1,14 +1,15 @@
 """A client that goes away in the middle of a stream, and an api process that is told to stop: the end is on record."""
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
 
 import httpx2
 import pytest
-from openai import OpenAI, OpenAIError
+from openai import APITimeoutError, OpenAI, OpenAIError
 
-from domain.events import ReplyFailed
+from domain.events import ReplyInterrupted
 from tests.log import Log
 from tests.provider import Exchange, Provider
 from tests.provider import provider as running_provider
@@ -37,9 +38,9 @@ def endless(exchange: Exchange) -> None:
         pause.wait(0.01)
 
 
-def failed(running: System, conversation_id: str) -> ReplyFailed | None:
+def cut_off(running: System, conversation_id: str) -> ReplyInterrupted | None:
     last = Log(running.env["POSTGRES_URL"]).events(conversation_id)[-1]
-    return last if isinstance(last, ReplyFailed) else None
+    return last if isinstance(last, ReplyInterrupted) else None
 
 
 def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
@@ -53,14 +54,28 @@ def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
             break
     stream.close()
     assert provider.hung_up.wait(10)
-    wait_until(lambda: failed(running, conversation.id), 10, "the reply's end on record")
-    end = failed(running, conversation.id)
+    wait_until(lambda: cut_off(running, conversation.id), 10, "the reply's end on record")
+    end = cut_off(running, conversation.id)
     assert end is not None
     assert end.code == "client_closed"
-    assert end.partial_output.startswith("0 1 2 3 4 5 ")
+    [said] = end.output
+    assert json.loads(said.item)["content"][0]["text"].startswith("0 1 2 3 4 5 ")
     provider.script = working
     reply = client.responses.create(input="again", conversation=conversation.id)
     assert reply.output_text == "Hello, world!"
+
+
+def test_a_client_that_hangs_up_on_a_whole_answer_stops_the_provider_too(
+    running: System, client: OpenAI, provider: Provider
+) -> None:
+    working, provider.script = provider.script, endless
+    provider.hung_up.clear()
+    conversation = client.conversations.create()
+    with pytest.raises(APITimeoutError):
+        client.responses.create(input="go", conversation=conversation.id, timeout=1.0)
+    assert provider.hung_up.wait(10)
+    wait_until(lambda: cut_off(running, conversation.id), 10, "the reply's end on record")
+    provider.script = working
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
@@ -88,7 +103,7 @@ def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_re
     asking.join(30)
     provider.script = working
     running.wait_ready()
-    wait_until(lambda: failed(running, conversation.id), 20, "the reply's end on record")
+    wait_until(lambda: cut_off(running, conversation.id), 20, "the reply's end on record")
     assert client.responses.create(input="again", conversation=conversation.id).output_text == "Hello, world!"
 
 
