@@ -1,9 +1,9 @@
-"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|rebuild|all]`.
+"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|stream|rebuild|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
-either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `all` both, and the memory
-of all processes. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; it is not part of `all`.
+either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `stream` how soon a
+reply speaks; `all` all of it, and the memory of all processes. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; it is not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -25,7 +25,7 @@ import uvloop
 from msgspec import Struct
 
 from scripts import running
-from scripts.benchmarks import in_process, rebuilding, site, under_rebuild, visibility
+from scripts.benchmarks import in_process, rebuilding, site, streaming, under_rebuild, visibility
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
@@ -42,6 +42,7 @@ class What(StrEnum):
 
     APPEND = "append"
     READ = "read"
+    STREAM = "stream"
     REBUILD = "rebuild"
     ALL = "all"
 
@@ -65,6 +66,8 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
             _append(board, data, sizes, report)
         if what in (What.READ, What.ALL):
             _read(board, data, sizes, report)
+        if what in (What.STREAM, What.ALL):
+            _stream(board, sizes)
         if what is What.REBUILD:
             rebuilding.load(data)
             for number in range(sizes.runs):
@@ -116,6 +119,13 @@ def _read(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
             uvloop.run(reading.delete())
 
 
+def _stream(board: Board, sizes: Sizes) -> None:
+    with site.floor_server("provider") as provider_url, site.own_store(provider=provider_url) as place:
+        [base_url] = site.api_urls(place)
+        for _ in range(sizes.runs):
+            uvloop.run(streaming.run(board, provider_url, base_url, site.process(place, "api"), sizes.seconds))
+
+
 @contextmanager
 def _conversations(base_url: str) -> Iterator[list[str]]:
     """Empty conversations to append to, deleted at the end."""
@@ -150,7 +160,7 @@ def main(
         _stop(str(problem), MISUSED)
     except site.DidNotStart as problem:
         _stop(f"the store did not start:\n{problem}", AWAY)
-    except (OSError, subprocess.CalledProcessError, NotAnswered, visibility.NotVisible) as problem:
+    except (OSError, subprocess.CalledProcessError, NotAnswered, streaming.BrokeOff, visibility.NotVisible) as problem:
         _stop(f"{type(problem).__name__}: {problem}", AWAY)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _stop("interrupted", INTERRUPTED)

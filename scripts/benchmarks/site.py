@@ -37,16 +37,19 @@ class DidNotStart(Exception):
 
 
 @contextmanager
-def own_store(*arguments: str) -> Iterator[Path]:
-    """Starts a store on a new directory and a free port, without a model; yields the directory, which is removed at the end.
+def own_store(*arguments: str, provider: str | None = None) -> Iterator[Path]:
+    """Starts a store on a new directory and a free port; yields the directory, which is removed at the end. Without a `provider`, no model.
 
     `arguments` are more of those of `scripts/up`.
     """
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as place:
         data = Path(place) / "data"
-        up = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), "--no-model", *arguments)
+        up = (str(ROOT / "scripts" / "up"), "--port", "0", "--data", str(data), *arguments)
+        up = (*up, "--no-model") if provider is None else up
         command = launched(up, os.getpid(), SIGTERM, None)  # it ends with us, however we end
         outside = {name: value for name, value in os.environ.items() if name not in _SERVERS}
+        if provider is not None:
+            outside["OPENAI_BASE_URL"] = f"{provider}/v1"
         with subprocess.Popen(  # noqa: S603 - our own script
             command,
             env=outside,
@@ -155,6 +158,11 @@ def durability(settings: Settings) -> dict[str, Any]:
         for name in ("save", "appendonly"):
             found[f"redis.{name}"] = redis.config_get(name)[name] or "never"
     return found
+
+
+def process(data: Path, name: str) -> psutil.Process:
+    """A process of the store."""
+    return psutil.Process(int((data / "run" / f"{name}.pid").read_text()))
 
 
 def memory(data: Path) -> dict[str, dict[str, int]]:

@@ -81,7 +81,11 @@ def test_a_cancelled_reply_keeps_what_it_had_said_and_its_conversation_goes_on(c
     conversation = client.conversations.create()
     said = ""
     with client.responses.create(
-        input="Tell me a long story.", conversation=conversation.id, background=True, stream=True, max_output_tokens=LONG
+        input="Tell me a long story.",
+        conversation=conversation.id,
+        background=True,
+        stream=True,
+        max_output_tokens=LONG,
     ) as stream:
         for event in stream:
             if event.type == "response.created":
@@ -118,7 +122,12 @@ def test_what_the_official_api_refuses_is_refused_alike(client: OpenAI) -> None:
     broken = {"type": "function", "name": "f", "parameters": {"type": "objekt"}, "strict": False}
     unanswered = {"type": "function_call_output", "call_id": "call_1", "output": "4"}
     for code, param, status, call in (
-        ("mutually_exclusive_parameters", "previous_response_id", 400, {"conversation": "conv_1", "previous_response_id": "resp_1"}),
+        (
+            "mutually_exclusive_parameters",
+            "previous_response_id",
+            400,
+            {"conversation": "conv_1", "previous_response_id": "resp_1"},
+        ),
         ("previous_response_not_found", "previous_response_id", 400, {"previous_response_id": "resp_1"}),
         ("invalid_function_parameters", "tools[0].parameters", 400, {"tools": [broken]}),
         ("invalid_value", "max_output_tokens", 400, {"max_output_tokens": -1}),
