@@ -126,7 +126,7 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
         if head is None or head.deleted or head.tenant != called.principal.tenant:
             raise ConversationNotFound(conversation_id)
         version = head.version
-    model = body.model or await wiring.model.default_model()
+    model = body.model or await wiring.model.default_model(called.principal.tenant)
     asked = Asked(
         model=model,
         parameters=body.parameters(),

@@ -61,7 +61,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         await pool.open(wait=False)
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
-        model = Model(settings)
+        model = Model(settings, metrics)
         keep_keys = timedelta(hours=settings.idempotency_hours)
         events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys)
         events.open()

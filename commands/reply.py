@@ -25,7 +25,8 @@ from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import mint, minted_seconds
-from infrastructure.model import ChatPiece, ModelFailed, count_in
+from infrastructure.model import ModelFailed
+from infrastructure.model.pieces import Began, Finished, Grew
 from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
@@ -82,7 +83,7 @@ class Reply:
         self._text: list[str] = []
         self._finish_reason = "stop"
         self._model = request.model
-        self._usage: Mapping[str, Any] | None = None
+        self._usage: Usage | None = None
 
     async def begun(self) -> dict[str, str]:
         """The headers that its stream begins with."""
@@ -181,25 +182,30 @@ class Reply:
 
     async def _take_pieces(self, emit: Emit) -> None:
         """Reads the provider to its end, and emits the events of one message that grows."""
-        async for piece in self._called.wiring.model.stream_chat(self._body):
-            self._note(piece)
-            if not piece.text:
-                continue
-            if self._first is None:
-                self._first = time.perf_counter()
-                for event in reply_events.added(self._item_id):
-                    await emit(event)
-            self._text.append(piece.text)
-            await emit(reply_events.delta(self._item_id, piece.text))
+        speaks = False
+        async for piece in self._called.wiring.model.stream(self._body):
+            match piece:
+                case Began():
+                    speaks = piece.item["type"] == "message"
+                case Grew() if speaks:
+                    await self._grow(piece.text, emit)
+                case Finished():
+                    self._finish_reason, self._usage = piece.finish_reason, piece.usage
+                    self._model = piece.model or self._model
+                case _:
+                    pass
         if self._first is None:
             self._first = time.perf_counter()
             for event in reply_events.added(self._item_id):
                 await emit(event)
 
-    def _note(self, piece: ChatPiece) -> None:
-        self._finish_reason = piece.finish_reason or self._finish_reason
-        self._usage = piece.usage or self._usage
-        self._model = piece.model or self._model
+    async def _grow(self, text: str, emit: Emit) -> None:
+        if self._first is None:
+            self._first = time.perf_counter()
+            for event in reply_events.added(self._item_id):
+                await emit(event)
+        self._text.append(text)
+        await emit(reply_events.delta(self._item_id, text))
 
     async def _complete(self) -> tuple[bytes, Appended]:
         """Puts the reply's end on record, its items joining the conversation; returns the Response."""
@@ -263,12 +269,7 @@ class Reply:
         if given is None:
             [output] = await count_off_loop(["".join(self._text)])
             return Usage(input_tokens=self._request.shown.tokens, output_tokens=output)
-        return Usage(
-            input_tokens=count_in(given, "prompt_tokens"),
-            output_tokens=count_in(given, "completion_tokens"),
-            cached_tokens=count_in(given, "prompt_tokens_details", "cached_tokens"),
-            reasoning_tokens=count_in(given, "completion_tokens_details", "reasoning_tokens"),
-        )
+        return given
 
     def _observe(self, status: str) -> None:
         metrics = self._called.wiring.metrics

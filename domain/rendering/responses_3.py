@@ -105,7 +105,8 @@ def unsendable(items: Sequence[Item]) -> dict[int, str]:
 def _inexpressible(item: Item) -> str | None:
     kind = type_of(item)
     if kind == "reasoning":
-        return None if isinstance(item.get("encrypted_content"), str) else "reasoning"
+        cipher = item.get("encrypted_content")
+        return None if isinstance(cipher, str) and cipher else "reasoning"
     if kind not in _TYPES or (kind == "compaction" and summary_of(item) is None):
         return "not_expressible"
     return None
