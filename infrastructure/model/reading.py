@@ -14,6 +14,9 @@ from infrastructure.model.failures import too_long
 LONGEST_EVENT = 8 * 1024 * 1024
 """Bytes. An image in base64 fits."""
 
+LINE_BYTES = 64
+"""What a line takes beside its text."""
+
 LAST_BYTES_SECONDS = 0.5
 """How long the end of an answer is waited for when nothing more can come: then its connection can be used again."""
 
@@ -28,18 +31,26 @@ async def events(
     Raises TimeoutError when there is none for `timeout` seconds, whatever else comes; httpx2.HTTPError; ModelFailed.
     """
     data: list[bytes] = []
-    rest = b""
+    line: list[bytes] = []
+    size = 0
     chunks = response.aiter_bytes()
     since = time.monotonic()
     async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) + sum(map(len, data)) > LONGEST_EVENT:
+        first, *others = chunk.split(b"\n")
+        line.append(first)
+        size += len(chunk)
+        if size > LONGEST_EVENT:
             raise too_long()
-        for line in lines:
-            line = line.removesuffix(b"\r")  # noqa: PLW2901 - the same line
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" "))
-            elif not line and data:
+        for other in others:
+            whole = b"".join(line).removesuffix(b"\r")
+            line = [other]
+            if whole.startswith(b"data:"):
+                data.append(whole[5:].removeprefix(b" "))
+                size += LINE_BYTES
+            elif not whole:
+                size = 0
+                if not data:
+                    continue
                 event = b"\n".join(data)
                 if event == b"[DONE]":
                     await _finish(chunks)
@@ -52,8 +63,9 @@ async def events(
                 since = time.monotonic()
         if time.monotonic() - since > timeout:
             raise TimeoutError
+    rest = b"".join(line).rstrip()
     if rest.startswith(b"data:"):  # no provider should end without the blank line; some do
-        data.append(rest.strip()[5:].removeprefix(b" "))
+        data.append(rest[5:].removeprefix(b" "))
     if data and data != [b"[DONE]"]:
         yield b"\n".join(data)
 
