@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -130,18 +131,29 @@ async def test_a_provider_that_refuses_is_there(chat: Model, provider: Provider,
 
 
 async def test_a_provider_that_answers_5xx_is_left_alone_until_it_answers(
-    chat: Model, provider: Provider, monkeypatch: pytest.MonkeyPatch
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("infrastructure.model.breaker.OPEN_SECONDS", 0.3)
+    metrics = Metrics()
+    model = Model(Settings(openai_base_url=provider.url), metrics)
     working, provider.script = provider.script, lambda exchange: exchange.json(500, {}, x_should_retry="false")
     for _ in range(FAILURES):
-        assert await code_of(chat) == "model_error"
-    assert await code_of(chat) == "model_unavailable"
+        assert await code_of(model) == "model_error"
+    assert await code_of(model) == "model_unavailable"
     assert len(provider.requests) == FAILURES
+
+    provider.script = lambda _: time.sleep(0.2)
     await asyncio.sleep(0.3)
+    probe = asyncio.create_task(pieces_of(model))
+    await asyncio.sleep(0.05)
+    assert await code_of(model) == "model_unavailable"  # one at a time
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
+
     provider.script = working
-    assert len(await pieces_of(chat)) == 6
-    assert len(await pieces_of(chat)) == 6
+    assert len(await pieces_of(model)) == 6  # the probe that was given up let it through
+    assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 0
+    await model.close()
 
 
 async def test_a_reader_that_goes_before_the_answer_is_no_failure(chat: Model, provider: Provider) -> None:
