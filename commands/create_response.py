@@ -18,9 +18,11 @@ from domain.commands import NewItem, RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved
 from domain.events import InputItem
 from domain.items import from_stored
+from domain.rendering.expressible import inexpressible
 from infrastructure.context import Asked, Context
 from infrastructure.event_log.log import utc_now
 from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
 
 _SSE = "text/event-stream; charset=utf-8"
@@ -72,7 +74,13 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
 
 async def model_of(body: CreateResponse, called: Caller) -> str:
     """The model to ask. Raises ApiError (400) where it is not known, ModelFailed where nobody can say which there is."""
-    return body.model or await called.wiring.model.default_model()
+    model = called.wiring.model
+    if body.model is None:
+        return await model.default_model(called.principal.tenant)
+    if not await model.known(body.model):
+        message = f"The requested model {body.model[:64]!r} does not exist."
+        raise ApiError(400, message, code="model_not_found", param="model")
+    return body.model
 
 
 async def _ask(
@@ -111,6 +119,10 @@ async def context_of(
     asked = Asked(
         model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
     )
+    new = [item for _, item in asked.input[len(place.taken_up) :]]
+    if (refusal := inexpressible(called.wiring.model.renderer, asked.parameters, new)) is not None:
+        param, message = refusal
+        raise ApiError(400, message, code="unsupported_parameter", param=param)
     context = await called.wiring.contexts.assemble(called.principal.tenant, place.shown_of, place.version, asked)
     if place.forks:
         # A fork begins with what its origin shows there: its own first version.

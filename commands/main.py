@@ -71,7 +71,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
         followed = redis.connect(settings)  # waits for what comes, up to a second at a time
-        model = Model(settings)
+        model = Model(settings, metrics)
         keep_keys = timedelta(hours=settings.idempotency_hours)
         owner = mint_uuid()
         events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=owner)

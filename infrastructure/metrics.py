@@ -77,6 +77,9 @@ class Metrics:
         self.reply_tokens = Counter(
             "reply_tokens_total", "Tokens the models reported, `input` and `output`.", ["direction"], **common
         )
+        self.model_unavailable = Gauge(
+            "model_unavailable", "1 while the model provider is taken for down, and requests fail at once.", **common
+        )
         self.projection_position = Gauge(
             "projection_position", "The last position a projection has made visible.", ["projection"], **common
         )

@@ -1,12 +1,26 @@
 """Every environment variable the store reads, in one class. Anything may import it; only a `main.py` constructs it."""
 
 import ipaddress
+import json
 from functools import cached_property
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class ModelSettings(BaseModel):
+    """What `MODELS` says of a model; what it leaves out is known by the model's name. Prices in US dollars for 1,000,000 tokens."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    window: Annotated[int, Field(gt=0)] | None = None
+    encoding: Literal["o200k_base", "cl100k_base"] | None = None
+    safety: Annotated[float, Field(gt=0, le=1)] | None = None
+    input_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    cached_input_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    output_price: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
 
 
 class Settings(BaseSettings):
@@ -28,6 +42,18 @@ class Settings(BaseSettings):
     openai_api_key: SecretStr = Field(SecretStr("none"), description="The key sent to `OPENAI_BASE_URL`.")
     default_model: str = Field(
         "", description="The model of a reply that names none. Empty: the first the provider lists."
+    )
+    default_models: Annotated[dict[str, str], NoDecode] = Field(
+        {}, description='`DEFAULT_MODEL` of single tenants: `{"tenant": "model"}`.'
+    )
+    model_api: Literal["chat", "responses"] = Field(
+        "chat", description="What the provider is asked with: `/chat/completions`, or `/responses`."
+    )
+    models: Annotated[dict[str, ModelSettings], NoDecode] = Field(
+        {},
+        description="What is known of models better than by their names, any of: "
+        '`{"name": {"window": 8192, "encoding": "o200k_base", "safety": 0.8, "input_price": 1, "cached_input_price": 0.1, '
+        '"output_price": 2}}`. Prices in US dollars for 1,000,000 tokens.',
     )
     model_window: int = Field(
         0, ge=0, description="The models' context window in tokens; 0: known by the model's name."
@@ -52,6 +78,17 @@ class Settings(BaseSettings):
         False,
         description="Says that only a trusted network reaches this process, so that `AUTH_MODE=none` may leave loopback.",
     )
+
+    @field_validator("default_models", "models", mode="before")
+    @classmethod
+    def _object_of(cls, given: Any) -> Any:
+        """A variable is JSON text; an empty one is as none."""
+        if not isinstance(given, str):
+            return given
+        try:
+            return json.loads(given) if given.strip() else {}
+        except RecursionError as error:
+            raise ValueError("is nested too deeply") from error
 
     @model_validator(mode="after")
     def _no_open_door(self) -> Self:

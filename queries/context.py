@@ -33,7 +33,8 @@ async def get_context(
     (version, headers), snapshot = await asyncio.gather(
         _version(called, conversation_id), contexts.snapshot(called.principal.tenant, conversation_id)
     )
-    asked = Asked(model=model or await called.sources.model.default_model(), parameters={})
+    named = model or await called.sources.model.default_model(called.principal.tenant)
+    asked = Asked(model=named, parameters={})
     chosen = await contexts.choose(conversation_id, version, asked, snapshot)
     body = {
         "object": "conversation.context",

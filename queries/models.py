@@ -1,9 +1,12 @@
-"""GET /v1/models: what the configured provider offers, as it says itself."""
+"""GET /v1/models: what the configured provider offers, as it says itself, and what is known here of each."""
+
+from typing import Any
 
 from fastapi import APIRouter, Response
 
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
+from infrastructure.model import ModelFacts
 from queries.caller import Called
 
 router = APIRouter(tags=["models"])
@@ -13,4 +16,14 @@ router = APIRouter(tags=["models"])
 async def list_models(called: Called) -> Response:
     """The models; none where no provider is configured."""
     model = called.sources.model
-    return json_response({"object": "list", "data": await model.list_models() if model.configured else []})
+    offered = await model.list_models() if model.configured else []
+    return json_response({"object": "list", "data": [{**each, **_known(model.facts(each["id"]))} for each in offered]})
+
+
+def _known(facts: ModelFacts) -> dict[str, Any]:
+    """The window in tokens, what counts them, and the price in US dollars for 1,000,000 tokens where it is known."""
+    price = None
+    if facts.input_price is not None and facts.output_price is not None:
+        cached = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
+        price = {"input": facts.input_price, "cached_input": cached, "output": facts.output_price}
+    return {"window": facts.window, "encoding": facts.encoding, "price": price}

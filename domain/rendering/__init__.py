@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from domain.items import Item, content_parts, text_of, type_of
-from domain.rendering import chat_1, chat_2
+from domain.rendering import chat_1, chat_2, responses_3
+from domain.rendering.parts import summary_of, text_of_part
 
 CHAT = 2
 RESPONSES = 3
@@ -24,6 +25,15 @@ PER_MESSAGE_TOKENS = 4
 
 PER_IMAGE_TOKENS = 1_105
 """What an image is counted as: OpenAI's figure for one of 1024 x 1024 pixels in high detail, 765, and some room."""
+
+PER_FILE_TOKENS = 2_000
+"""What a file is counted as: a few pages. Nobody but the provider knows; a text's length is added."""
+
+CIPHER_PER_TOKEN = 5
+"""Characters of base64 to a token: 4 characters of text are some 5 of base64, and a cipher is no shorter than its text."""
+
+_UNREAD = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
+"""The fields of an item that are an image."""
 
 
 def render(
@@ -35,15 +45,31 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, with its usage. `items` that are `unsendable` are not in it."""
-    if renderer == 1:
-        return chat_1.render(model, instructions, items, parameters)
-    return chat_2.render(model, instructions, summary, items, parameters)
+    """The body of the request: always streamed, with its usage. `items` that are `unsendable` are not in it.
+
+    An unknown renderer is a ValueError.
+    """
+    match renderer:
+        case 1:
+            return chat_1.render(model, instructions, items, parameters)
+        case 2:
+            return chat_2.render(model, instructions, summary, items, parameters)
+        case 3:
+            return responses_3.render(model, instructions, summary, items, parameters)
+    raise ValueError(f"No renderer {renderer}")
 
 
-def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:  # noqa: ARG001 - soon
+def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
     """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`."""
-    return {}
+    match renderer:
+        case 1:
+            sent = ("message", "function_call", "function_call_output")
+            return {index: "not_expressible" for index, item in enumerate(items) if type_of(item) not in sent}
+        case 2:
+            return chat_2.unsendable(items)
+        case 3:
+            return responses_3.unsendable(items)
+    raise ValueError(f"No renderer {renderer}")
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
@@ -58,35 +84,49 @@ def request_sha256(body: Mapping[str, Any]) -> bytes:
 
 
 def counted_text(item: Item) -> str:
-    """All the text of an item that is sent, for counting."""
+    """All the text of an item that a model reads, for counting. What is not text (images, files, ciphers) has `fixed_tokens`."""
     match type_of(item):
         case "message":
             return text_of(item)
         case "function_call":
             return f"{item['name']}\n{item['arguments']}"
-        case "function_call_output":
-            return _output_text(item)
-        case _:
+        case "custom_tool_call":
+            return f"{item['name']}\n{item['input']}"
+        case "function_call_output" | "custom_tool_call_output":
+            output = item["output"]
+            return output if isinstance(output, str) else "\n".join(text_of_part(part) or "" for part in output)
+        case "compaction":
+            return summary_of(item) or ""
+        case "reasoning":
             return ""
+        case _:
+            unread = (*_UNREAD.get(type_of(item), ()), "id")
+            return msgspec.json.encode({name: value for name, value in item.items() if name not in unread}).decode()
 
 
 def fixed_tokens(item: Item) -> int:
     """What an item costs beside its text."""
-    if not is_sent(item):
+    match type_of(item):
+        case "message":
+            return PER_MESSAGE_TOKENS + sum(map(_part_tokens, content_parts(item)))
+        case "function_call_output" | "custom_tool_call_output" if isinstance(item["output"], list):
+            return PER_MESSAGE_TOKENS + sum(map(_part_tokens, item["output"]))
+        case "reasoning":
+            cipher = item.get("encrypted_content")
+            return PER_MESSAGE_TOKENS + len(cipher) // CIPHER_PER_TOKEN if isinstance(cipher, str) else 0
+        case "computer_call_output" | "image_generation_call":
+            return PER_MESSAGE_TOKENS + PER_IMAGE_TOKENS
+        case _:
+            return PER_MESSAGE_TOKENS
+
+
+def _part_tokens(part: Any) -> int:
+    if not isinstance(part, dict):
         return 0
-    images = 0
-    if type_of(item) == "message":
-        images = sum(part.get("type") == "input_image" for part in content_parts(item))
-    return PER_MESSAGE_TOKENS + images * PER_IMAGE_TOKENS
-
-
-def is_sent(item: Item) -> bool:
-    """Whether a renderer may send the item at all."""
-    return type_of(item) in ("message", "function_call", "function_call_output")
-
-
-def _output_text(item: Item) -> str:
-    output = item["output"]
-    if isinstance(output, str):
-        return output
-    return "\n".join(str(part.get("text") or "") for part in output if isinstance(part, dict))
+    if part.get("type") in ("input_image", "computer_screenshot"):
+        return PER_IMAGE_TOKENS
+    if part.get("type") == "input_file":
+        data = part.get("file_data")
+        is_text = isinstance(data, str) and data.startswith(("data:text/", "data:application/json"))
+        return PER_FILE_TOKENS + (len(data) // CIPHER_PER_TOKEN if is_text and isinstance(data, str) else 0)
+    return 0

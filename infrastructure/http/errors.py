@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any
 
 import structlog
@@ -115,8 +116,13 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
         case RedisError():
             return ApiError(503, "The snapshots are not available right now.", code="snapshots_unavailable")
+        case ModelFailed(code="model_not_found"):
+            return ApiError(400, error.message, code=error.code, param="model")
+        case ModelFailed(code="context_length_exceeded"):
+            return ApiError(400, error.message, code=error.code, param="input")
         case ModelFailed():
-            return ApiError(504 if error.timed_out else 502, error.message, code=error.code)
+            later = {} if error.retry_after is None else {"retry-after": str(ceil(error.retry_after))}
+            return ApiError(504 if error.timed_out else 502, error.message, code=error.code, headers=later)
         case RequestValidationError():
             return invalid(error.errors()[0])
         case HTTPException(status_code=404):

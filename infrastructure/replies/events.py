@@ -126,7 +126,8 @@ def with_text(item: Item, text: str, status: str) -> Item:
     """An output item as it is kept: with its text, where a text is what it has."""
     match type_of(item):
         case "message":
-            return {**item, "status": status, "content": [part(text)]}
+            content = item.get("content") if text_of_output(item) == text else None
+            return {**item, "status": status, "content": content or [part(text)]}
         case "function_call":
             return {**item, "arguments": text, "status": status}
         case "custom_tool_call":
@@ -143,11 +144,11 @@ def text_of_output(item: Item) -> str:
     """The text that an output item grew by; empty where it has none."""
     match type_of(item):
         case "message" | "reasoning":
-            return "".join(str(each.get("text", "")) for each in item.get("content") or ())
+            return "".join(str(each.get("text") or each.get("refusal") or "") for each in item.get("content") or ())
         case "function_call":
-            return str(item["arguments"])
+            return str(item.get("arguments", ""))
         case "custom_tool_call":
-            return str(item["input"])
+            return str(item.get("input", ""))
         case _:
             return ""
 

@@ -59,10 +59,12 @@ class Output:
                 self._growing.texts.append(piece.text)
                 self._lengths.append(len(piece.text))
                 yield events.delta(self._growing.item_id, len(self._done), self._growing.item, piece.text)
-            case Whole():
-                if self._growing is not None:
-                    self._growing.item = {**self._growing.item, **piece.fields}
-                    yield from self._close("completed")
+            case Whole() if self._growing is not None:
+                growing = self._growing
+                growing.item = {**growing.item, **piece.fields}
+                if not growing.texts and (text := events.text_of_output(growing.item)):
+                    yield from self.take(Grew(text))  # it came all at once
+                yield from self._close("completed")
             case _:
                 pass
 

@@ -62,6 +62,7 @@ def test_the_names_and_labels_are_these(metrics: Metrics) -> None:
         "conversation_store_replies": ("status",),
         "conversation_store_reply_seconds": (),
         "conversation_store_reply_tokens": ("direction",),
+        "conversation_store_model_unavailable": (),
         "conversation_store_projection_position": ("projection",),
         "conversation_store_projection_head": (),
         "conversation_store_projection_lag_seconds": ("projection",),
