@@ -5,7 +5,7 @@ be away none waits at all: one probe in the background finds out when it is back
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -138,5 +138,15 @@ class PatientReader:
             lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
         )
 
-    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.item(conversation_id, item_id))
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids, until=until))
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.standing(conversation_id, until=until))
+
+    async def conversation(
+        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
+    ) -> list[Recorded]:
+        return await self._log.ask(
+            lambda reader: reader.conversation(conversation_id, limit=limit, after=after, until=until)
+        )

@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from domain.items import Item, content_parts, text_of, type_of
+from domain.items import Item, text_of, type_of
 from domain.rendering import chat_1, chat_2
+from domain.rendering.orphans import orphans
 
 CHAT = 2
 RESPONSES = 3
@@ -24,6 +25,9 @@ PER_MESSAGE_TOKENS = 4
 
 PER_IMAGE_TOKENS = 1_105
 """What an image is counted as: OpenAI's figure for one of 1024 x 1024 pixels in high detail, 765, and some room."""
+
+PER_FILE_TOKENS = 8_192
+"""What a file is counted as whose bytes are not here: some ten dense pages."""
 
 
 def render(
@@ -41,9 +45,12 @@ def render(
     return chat_2.render(model, instructions, summary, items, parameters)
 
 
-def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:  # noqa: ARG001 - soon
+def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
     """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`."""
-    return {}
+    if renderer == 1:
+        return {}
+    inexpressible = {index: "not_expressible" for index, item in enumerate(items) if not is_sent(item)}
+    return {**orphans(items), **inexpressible}
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
@@ -71,13 +78,29 @@ def counted_text(item: Item) -> str:
 
 
 def fixed_tokens(item: Item) -> int:
-    """What an item costs beside its text."""
-    if not is_sent(item):
-        return 0
-    images = 0
-    if type_of(item) == "message":
-        images = sum(part.get("type") == "input_image" for part in content_parts(item))
-    return PER_MESSAGE_TOKENS + images * PER_IMAGE_TOKENS
+    """What an item costs beside its text, whatever type it is.
+
+    An image is PER_IMAGE_TOKENS wherever it stands. A file is counted as what its base64 text stands for at 3 bytes a token, which
+    is more than text takes; one that is only named, by id or URL, as PER_FILE_TOKENS.
+    """
+    return PER_MESSAGE_TOKENS + sum(_part_tokens(part) for part in _parts(item))
+
+
+def _part_tokens(part: Mapping[str, Any]) -> int:
+    match part.get("type"):
+        case "input_image":
+            return PER_IMAGE_TOKENS
+        case "input_file":
+            data = part.get("file_data")
+            return len(data) // 4 if isinstance(data, str) else PER_FILE_TOKENS
+        case _:
+            return 0
+
+
+def _parts(item: Item) -> Sequence[Mapping[str, Any]]:
+    """The parts that a message, or a tool's output, is made of."""
+    parts = item.get("content") if type_of(item) == "message" else item.get("output")
+    return [part for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
 
 
 def is_sent(item: Item) -> bool:

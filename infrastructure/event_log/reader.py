@@ -1,5 +1,6 @@
 """Reading the log back: one conversation forwards or backwards, all of it in order of position, and where things stand."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -7,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from domain.events import Event
+from domain.events import DESCRIPTION, PINS, SUMMARY, Event
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
 from infrastructure.event_log.work import IdempotencyKey, KeyReused
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -101,6 +102,17 @@ _BACKWARDS = sql.SQL(
     _PAGE.format(where="originator_id = %s AND originator_version <= %s", order="originator_version DESC")
 )
 
+_NAMED = "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
+_LAST = " ORDER BY originator_version DESC LIMIT 1"
+_STANDING = sql.SQL(
+    f"{_NAMED}'{DESCRIPTION}' UNION ALL ({_NAMED}'{PINS}'{_LAST}) UNION ALL ({_NAMED}'{SUMMARY}'{_LAST})"
+    " ORDER BY originator_version"
+)
+_ITEMS = sql.SQL(
+    "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= %s"
+    " ORDER BY originator_version"
+)
+
 
 class EventReader:
     """Reads the log. Raises psycopg.Error when Postgres is away, UnreadableEvent for a row this code can not read."""
@@ -182,6 +194,17 @@ class EventReader:
             (uuid_of(conversation_id), item_id),
         )
 
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
+        """Every event with version <= `until` that names any of these items, ascending."""
+        rows = await self._rows(_ITEMS.format(_COLUMNS), (uuid_of(conversation_id), list(item_ids), until))
+        return [_recorded(row) for row in rows]
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        """The events with version <= `until` that say how a conversation is described, and the last each that say which items
+        are pinned and which summary stands; ascending. They are few, however long it is."""
+        rows = await self._rows(_STANDING.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
+        return [_recorded(row) for row in rows]
+
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
         """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
 
@@ -221,7 +244,9 @@ class EventReader:
         rows = await self._rows(statement.format(_COLUMNS), parameters)
         return [_recorded(row) for row in rows]
 
-    async def _rows(self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    async def _rows(
+        self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
+    ) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(statement, parameters, binary=True)
             return await cursor.fetchall()
