@@ -11,13 +11,18 @@ from fastapi import FastAPI
 
 from commands import (
     add_items,
+    compact_conversation,
     create_conversation,
     create_response,
     delete_conversation,
     delete_item,
     end_conversation,
     import_conversations,
+    pin_item,
+    redo_compaction,
     reopen_conversation,
+    undo_compaction,
+    unpin_item,
     update_conversation,
 )
 from commands.carry_out import Wiring
@@ -44,6 +49,11 @@ VERBS = (
     update_conversation,
     delete_conversation,
     delete_item,
+    pin_item,
+    unpin_item,
+    compact_conversation,
+    undo_compaction,
+    redo_compaction,
     end_conversation,
     reopen_conversation,
     create_response,

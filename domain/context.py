@@ -92,7 +92,8 @@ def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
             if chosen.tokens <= budget:
                 return chosen
     last = possible[-1] if possible else len(known.pins)
-    raise ContextTooLong(known.always + total - skipped[last] + before[last], budget)
+    # Where the beginning of the newest turn is not even known, it is longer than what fits.
+    raise ContextTooLong(max(known.always + total - skipped[last] + before[last], budget + 1), budget)
 
 
 def turns_from(known: Known, unsendable: Unsendable) -> list[int]:

@@ -4,19 +4,20 @@ It comes from a snapshot where there is one of the right version, else from the 
 the budget is full: never from the read models, never by folding the whole conversation. Commands ask with it, queries show it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from domain.context import BUDGET, SUMMARIZED, Candidate, Known, Selection, on_record, select
 from domain.errors import ContextTooLong
-from domain.events import ContextPolicy, LeftOut, Shown, ShownRange
+from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRange
 from domain.items import Item
 from domain.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
 from infrastructure.event_log.reader import Recorded
 from infrastructure.item_counts import ItemCounts
 from infrastructure.model import Model
+from infrastructure.path import path
 from infrastructure.rendered_again import Again, rendered_again
 from infrastructure.tail import EMPTY, SUMMARY_TOKENS, Reader, Tail, TailItem, needed, other_halves, tail_from_log
 from infrastructure.tokens import DEFAULT_ENCODING, count_off_loop, encoding_for
@@ -77,8 +78,12 @@ class Contexts:
 
     async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Context:
         """The context of a conversation at `version`, its head; None has nothing in it yet."""
+        return self.context(asked, await self.chosen(tenant, conversation_id, version, asked))
+
+    async def chosen(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Chosen:
+        """What of a conversation at `version`, its head, is shown."""
         snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id, asked.model)
-        return self.context(asked, await self.choose(conversation_id, version, asked, snapshot))
+        return await self.choose(conversation_id, version, asked, snapshot)
 
     def context(self, asked: Asked, chosen: Chosen) -> Context:
         """The request for what was chosen, and its record."""
@@ -157,6 +162,14 @@ class Contexts:
         if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
             return snapshot
         return await tail_from_log(self._reader, conversation_id, version, room, self._counts)
+
+    def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
+        """The items of the path at `version`, oldest first: all, or those after the item `after`."""
+        return path(self._reader, conversation_id, version, after=after)
+
+    async def counts(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
+        """What each (id, item) adds to a request."""
+        return await self._counts.of(items, encoding)
 
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """Which of `items` the provider is not sent, by index, and why."""

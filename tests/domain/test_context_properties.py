@@ -22,7 +22,7 @@ TEN_THOUSAND = 10_000
 A_FEW = 150
 
 unsent_by_chat = partial(unsendable, CHAT)
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=60)
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=60)
 call_ids = st.sampled_from("abcde")
 items: st.SearchStrategy[Item] = st.one_of(
     texts.map(lambda text: {"type": "message", "role": "user", "content": text}),
@@ -67,8 +67,8 @@ def check(drawn: tuple[Known, str, str | None], budget: int) -> None:
     everything = [*known.pins, *known.path, *known.input]
     try:
         chosen = select(known, budget, unsent_by_chat)
-    except ContextTooLong as refused:
-        assert refused.budget == budget < refused.tokens
+    except ContextTooLong:
+        check_refused(known, budget)
         return
     assert chosen == select(known, budget, unsent_by_chat)
     sent = [each.item for each in chosen.sent]
@@ -83,9 +83,7 @@ def check(drawn: tuple[Known, str, str | None], budget: int) -> None:
         if each.pinned and index not in alone:
             assert each.item_id in shown
     # The newest turn, whole: all that is asked, and what it goes on with.
-    named = {each.first for each in chosen.left_out if each.count == 1}
     assert all(each.item_id in shown or index in alone for index, each in enumerate(everything) if each in known.input)
-    assert named <= {each.item_id for each in everything}
     if not any(begins_turn(each.item) for each in known.input):
         begins = [n for n, each in enumerate(known.path) if begins_turn(each.item)]
         assert len(chosen.window) >= len(known.path) - max(begins, default=0)
@@ -104,6 +102,20 @@ def check(drawn: tuple[Known, str, str | None], budget: int) -> None:
     if known.whole:
         left = sum(each.count or 0 for each in chosen.left_out if each.reason != "summarized")
         assert left == len({each.item_id for each in everything} - shown)
+
+
+def check_refused(known: Known, budget: int) -> None:
+    """Not even the newest turn fits."""
+    with pytest.raises(ContextTooLong) as refused:
+        select(known, budget, unsent_by_chat)
+    assert refused.value.budget == budget < refused.value.tokens
+    if starts := turns_from(known, unsent_by_chat):
+        items = [each.item for each in (*known.pins, *known.path, *known.input)]
+        alone = unsent_by_chat(items)
+        needed = len(known.pins) + starts[-1]
+        parts = [*known.pins, *known.path, *known.input]
+        newest = sum(each.tokens for n, each in enumerate(parts) if n not in alone and (n >= needed or each.pinned))
+        assert refused.value.tokens >= known.always + newest
 
 
 def _texts(value: Any) -> list[str]:

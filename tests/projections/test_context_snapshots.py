@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 from domain.commands import DescribeConversation
 from domain.events import ContextPolicy, ConversationDeleted
-from infrastructure.context import tail_from_log
 from infrastructure.event_log.reader import Recorded
+from infrastructure.tail import tail_from_log
 from projections.context_snapshots import (
     MOST_BYTES,
     MOST_ITEMS,
