@@ -25,7 +25,8 @@ async def stretches(reader: Reader, conversation_id: str, version: int) -> list[
         assert isinstance(first.event, ConversationStarted)
         if (fork := first.event.forked_from) is None:
             return found
-        found.insert(0, Stretch(fork.conversation_id, fork.version, fork.depth))
+        deepest = fork.depth if found[0].deepest is None else min(found[0].deepest, fork.depth)
+        found.insert(0, Stretch(fork.conversation_id, fork.version, deepest))
 
 
 async def path(

@@ -219,7 +219,8 @@ class _Backwards:
             until = page[-1].version - 1
             first = page[-1].event
             if isinstance(first, ConversationStarted) and (fork := first.forked_from) is not None:
-                conversation_id, until, deepest = fork.conversation_id, fork.version, fork.depth
+                conversation_id, until = fork.conversation_id, fork.version
+                deepest = fork.depth if deepest is None else min(deepest, fork.depth)
                 if deepest <= self._above:
                     break
         self.whole = True
