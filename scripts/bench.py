@@ -1,9 +1,9 @@
-"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|rebuild|all]`.
+"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|context|rebuild|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
 either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `all` both, and the memory
-of all processes. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; it is not part of `all`.
+of all processes. `context` measures what assembling a context costs as a conversation grows. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; these two are not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -26,6 +26,7 @@ from msgspec import Struct
 
 from scripts import running
 from scripts.benchmarks import in_process, rebuilding, site, under_rebuild, visibility
+from scripts.benchmarks.assembling import Assembling
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
@@ -42,6 +43,7 @@ class What(StrEnum):
 
     APPEND = "append"
     READ = "read"
+    CONTEXT = "context"
     REBUILD = "rebuild"
     ALL = "all"
 
@@ -65,6 +67,8 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
             _append(board, data, sizes, report)
         if what in (What.READ, What.ALL):
             _read(board, data, sizes, report)
+        if what is What.CONTEXT:
+            _context(board, data, sizes, report)
         if what is What.REBUILD:
             rebuilding.load(data)
             for number in range(sizes.runs):
@@ -114,6 +118,19 @@ def _read(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
                 visibility.run(board, data, idents, sizes.seconds)
         finally:
             uvloop.run(reading.delete())
+
+
+def _context(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
+    settings = running.settings(data)
+    with site.scratch_database(settings) as postgres_url:
+        assembling = Assembling(settings, postgres_url, sizes.long)
+        try:
+            uvloop.run(assembling.prepare())
+            for number in range(sizes.runs):
+                report(number, sizes.runs)
+                uvloop.run(assembling.run(board))
+        finally:
+            uvloop.run(assembling.delete())
 
 
 @contextmanager
