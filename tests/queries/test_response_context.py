@@ -12,12 +12,13 @@ import msgspec
 import pytest
 
 from commands.main import create_app
-from domain.commands import DeleteReply
+from domain.commands import DeleteReply, DescribeConversation
 from domain.events import Fork, ReplyRequested
 from domain.rendering import request_sha256
 from infrastructure.ids import mint
 from infrastructure.metrics import Metrics
 from infrastructure.settings import Settings
+from infrastructure.tail import PAGE
 from tests.log import Log
 from tests.provider import Provider
 from tests.provider import provider as running_provider
@@ -181,6 +182,22 @@ async def test_what_is_unknown_or_deleted_alone_or_with_its_conversation_is_not_
     for response_id in (first, second, mint("resp")):
         answer = await api.get(f"/v1/responses/{response_id}/context")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
+    store: httpx.AsyncClient, settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("one")
+    ids = await write.append(conversation_id, "two", "three")
+    for number in range(PAGE + 1):
+        await write.do(conversation_id, DescribeConversation(title=str(number)))
+    await write.retract(conversation_id, ids[0])
+    answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})
+    await write.retract(conversation_id, ids[1])
+    async with open_api(settings) as api:
+        body = await response_context(api, answer.json()["id"])
+    assert body["request_sha256_matches"]
+    assert [each["content"] for each in body["request"]["messages"]] == ["one", "three", "hi"]
 
 
 async def test_what_a_fork_was_shown_of_its_origin_is_rendered_again_though_the_origin_goes_on(
