@@ -3,6 +3,7 @@
 It leaves room: what is kept as it is fills half the budget, the summary at most a quarter, so that it is not done at each turn.
 """
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from domain.rendering import render
 from infrastructure.context import Asked, Chosen, Context
 from infrastructure.ids import mint
 from infrastructure.model import ModelFailed
-from infrastructure.tail import SUMMARY_TOKENS
+from infrastructure.standing import SUMMARY_TOKENS
 from infrastructure.tokens import count, count_off_loop
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,9 @@ async def summarize(
             if found is None:
                 raise
             break
-        summary, begin = bounded(said.text, most, partial(count, encoding=chosen.encoding)), end
+        # Either may be long: counting it would hold up the event loop.
+        summary = await asyncio.to_thread(bounded, said.text, most, partial(count, encoding=chosen.encoding))
+        begin = end
         if not summary:
             log.warning("compaction_was_empty", conversation_id=conversation_id)
             break
@@ -154,7 +157,9 @@ async def _taken_in(called: Caller, conversation_id: str, chosen: Chosen, depth:
         if event.depth >= depth or size > room * MOST_CALLS:
             break
         item = from_stored(event.item)
-        text = shortened(transcript(item), room, partial(count, encoding=chosen.encoding))
+        text = transcript(item)
+        if len(text) > room:
+            text = await asyncio.to_thread(shortened, text, room, partial(count, encoding=chosen.encoding))
         [tokens] = await count_off_loop([text], chosen.encoding)
         taken.events.append(event)
         taken.items.append(item)

@@ -97,7 +97,7 @@ def bounded(text: str, most: int, count: Callable[[str], int]) -> str:
 
 def shortened(text: str, most: int, count: Callable[[str], int]) -> str:
     """The text, or its beginning and its end where it is longer than `most` tokens: no portion may be filled by one item."""
-    if len(text) <= most or count(text) <= most:
+    if count(text) <= most:
         return text
     half = max(1, most // 2 - 4)
     begin = bounded(text, half, count)

@@ -19,7 +19,8 @@ from infrastructure.item_counts import ItemCounts
 from infrastructure.model import Model
 from infrastructure.path import path
 from infrastructure.rendered_again import Again, rendered_again
-from infrastructure.tail import EMPTY, SUMMARY_TOKENS, Reader, Tail, TailItem, needed, other_halves, tail_from_log
+from infrastructure.standing import SUMMARY_TOKENS, Reader
+from infrastructure.tail import EMPTY, Tail, TailItem, needed, other_halves, tail_from_log
 from infrastructure.tokens import DEFAULT_ENCODING, count_off_loop, encoding_for
 
 DEFAULT_ANSWER = 1_024

@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from domain.events import ConversationStarted, ItemAppended, ItemRetracted
 from infrastructure.event_log.reader import Recorded
-from infrastructure.tail import PAGE, Reader, there
+from infrastructure.standing import Reader, there
+from infrastructure.tail import PAGE
 
 
 class Stretch(Struct, frozen=True):

@@ -14,7 +14,7 @@ from domain.rendering import render, request_sha256, unsendable
 from infrastructure.event_log.reader import Recorded
 from infrastructure.item_counts import ItemCounts
 from infrastructure.path import path
-from infrastructure.tail import SUMMARY_TOKENS, Reader, Summary, described, summary_of, there
+from infrastructure.standing import SUMMARY_TOKENS, Reader, Summary, described, summary_of, there
 from infrastructure.tokens import count_off_loop
 
 

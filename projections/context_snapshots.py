@@ -35,7 +35,8 @@ from redis.exceptions import RedisError
 from domain.events import ContextPolicy
 from domain.items import from_stored
 from infrastructure.context import Snapshots
-from infrastructure.tail import Summary, Tail, TailItem
+from infrastructure.standing import Summary
+from infrastructure.tail import Tail, TailItem
 
 log = structlog.get_logger(__name__)
 

@@ -31,7 +31,7 @@ from domain.events import (
 )
 from infrastructure.event_log.reader import EventReader, Logged
 from infrastructure.mongodb import Database
-from infrastructure.tail import summary_of
+from infrastructure.standing import summary_of
 from projections.buckets import bucket_of
 from projections.context_snapshots import (
     KEPT_SECONDS,

@@ -22,7 +22,7 @@ from domain.events import (
 from domain.items import from_stored
 from domain.rendering import counted_text, fixed_tokens
 from infrastructure.event_log.reader import EventReader, Recorded
-from infrastructure.tail import Standing, described, standing, summary_of, there
+from infrastructure.standing import Standing, described, standing, summary_of, there
 from infrastructure.tokens import count_off_loop
 from projections.context_snapshots import MOST_BYTES, MOST_ITEMS, Entry, Snapshot, put
 

@@ -15,7 +15,7 @@ from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_response
-from infrastructure.tail import Summary
+from infrastructure.standing import Summary
 from projections.buckets import bucket_of, ident
 from projections.read_models import CONTEXT
 from queries.caller import Called, Caller
