@@ -33,9 +33,9 @@ class Body(BaseModel):
 
 
 class Policy(Body):
-    """A conversation's context policy: a budget and a reserve for the answer, both in tokens."""
+    """A conversation's context policy: a budget and a reserve for the answer, both in tokens; and what becomes of the rest."""
 
-    strategy: Literal["newest_turns"] = "newest_turns"
+    strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
     reserve: Annotated[int, Field(ge=1, le=2**31)] | None = None
 

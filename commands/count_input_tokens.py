@@ -3,7 +3,7 @@
 from fastapi import Response
 
 from commands.carry_out import Caller
-from commands.create_response import context_of, model_of
+from commands.create_response import check_outputs, context_of, model_of, what_is_asked
 from commands.placing import place_of
 from commands.response_body import LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
@@ -17,5 +17,8 @@ async def count_input_tokens(called: Caller, body: CreateResponse) -> Response:
     """Answers `{object: "response.input_tokens", input_tokens}`, as this store counts them."""
     body.check()
     place = await place_of(called, body)
-    _, context = await context_of(body, called, place, await model_of(body, called), (*place.taken_up, *body.items()))
+    model = await model_of(body, called)
+    asked = what_is_asked(body, called, place, model, (*place.taken_up, *body.items()))
+    context = await context_of(called, place, asked)
+    check_outputs(asked, context)
     return shapes.json_response({"object": "response.input_tokens", "input_tokens": context.shown.tokens})

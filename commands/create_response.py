@@ -9,6 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
+from commands.compaction import make_room
 from commands.placing import Place, place_of
 from commands.recorded_reply import Kept, RecordedReply
 from commands.reply import Reply, heard, streamed
@@ -19,8 +20,10 @@ from domain.errors import ConversationLocked, HeadHasMoved
 from domain.events import InputItem
 from domain.items import from_stored
 from domain.rendering.expressible import inexpressible
+from domain.rendering.orphans import call_key, is_output
 from infrastructure.context import Asked, Context
 from infrastructure.event_log.log import utc_now
+from infrastructure.event_log.work import VersionMismatch
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
@@ -86,9 +89,17 @@ async def model_of(body: CreateResponse, called: Caller) -> str:
 async def _ask(
     body: CreateResponse, called: Caller, place: Place, model: str, given: tuple[NewItem, ...]
 ) -> Reply | RecordedReply:
-    wiring = called.wiring
     items = (*place.taken_up, *given)
-    asked, context = await context_of(body, called, place, model, items)
+    asked = what_is_asked(body, called, place, model, items)
+    if called.if_match is not None and place.version not in called.if_match:
+        raise VersionMismatch(place.version)
+    if place.shown_of is None or place.forks or not body.stored:
+        context = await context_of(called, place, asked)
+    else:
+        version, context = await make_room(called, place.shown_of, place.version, asked)
+        if called.if_match is not None:
+            called = replace(called, if_match=frozenset({version}))  # a summary was made, nothing else
+    check_outputs(asked, context)
     command = RequestReply(
         response_id=mint(RESPONSE),
         model=model,
@@ -99,23 +110,22 @@ async def _ask(
         below=place.below if place.in_place else UNSET,
     )
     if not body.stored:
-        reply = Reply(called, "", command, context.body, None)
-        wiring.running.begin(reply)
-        return reply
+        return _begun(Reply(called, "", command, context.body, None))
     kept = msgspec.json.encode(Kept(place.conversation_id, command.response_id))
     requested = await called.append(place.conversation_id, command, lambda _: kept)
     if requested.replayed:
         assert requested.answer is not None
         return RecordedReply(called, msgspec.json.decode(requested.answer, type=Kept))
-    reply = Reply(called, place.conversation_id, command, context.body, requested)
-    wiring.running.begin(reply)
+    return _begun(Reply(called, place.conversation_id, command, context.body, requested))
+
+
+def _begun(reply: Reply) -> Reply:
+    reply.called.wiring.running.begin(reply)
     return reply
 
 
-async def context_of(
-    body: CreateResponse, called: Caller, place: Place, model: str, items: tuple[NewItem, ...]
-) -> tuple[Asked, Context]:
-    """What the model is asked, and what it is shown. Raises ContextTooLong, and ApiError (400) for an output that answers no call."""
+def what_is_asked(body: CreateResponse, called: Caller, place: Place, model: str, items: tuple[NewItem, ...]) -> Asked:
+    """Raises ApiError (400) for what the provider's API can not express."""
     asked = Asked(
         model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
     )
@@ -123,8 +133,21 @@ async def context_of(
     if (refusal := inexpressible(called.wiring.model.renderer, asked.parameters, new)) is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=param)
-    context = await called.wiring.contexts.assemble(called.principal.tenant, place.shown_of, place.version, asked)
+    return asked
+
+
+async def context_of(called: Caller, place: Place, asked: Asked) -> Context:
+    """What the model is shown as things stand. Raises ContextTooLong."""
+    contexts = called.wiring.contexts
     if place.forks:
-        # A fork begins with what its origin shows there: its own first version.
-        context = replace(context, shown=replace(context.shown, version=1))
-    return asked, context
+        assert place.start is not None
+        return await contexts.of_fork(place.start, asked)
+    return await contexts.assemble(called.principal.tenant, place.shown_of, place.version, asked)
+
+
+def check_outputs(asked: Asked, context: Context) -> None:
+    """Raises ApiError (400) for an output in the input that answers no call."""
+    for ident, item in asked.input:
+        if is_output(item) and call_key(item) is not None and ident not in context.sent:
+            call_id = str(item.get("call_id"))[:64]
+            raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")

@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from commands import (
     add_items,
     cancel_response,
+    compact_conversation,
     count_input_tokens,
     create_conversation,
     create_response,
@@ -20,7 +21,11 @@ from commands import (
     delete_response,
     end_conversation,
     import_conversations,
+    pin_item,
+    redo_compaction,
     reopen_conversation,
+    undo_compaction,
+    unpin_item,
     update_conversation,
 )
 from commands.carry_out import Wiring
@@ -50,6 +55,11 @@ VERBS = (
     update_conversation,
     delete_conversation,
     delete_item,
+    pin_item,
+    unpin_item,
+    compact_conversation,
+    undo_compaction,
+    redo_compaction,
     end_conversation,
     reopen_conversation,
     create_response,

@@ -1,7 +1,8 @@
 """Where a reply belongs: in the conversation it names, behind the response it goes on from, or in an unlisted one of its own.
 
 A response's own conversation is unlisted. Who goes on from the last response in it is told below it; who goes on from an earlier
-one, or from one in a conversation that people see, begins a fork there, and shares what lies before.
+one, or from one in a conversation that people see, begins a fork there, and shares what lies before: items, instructions and
+policy, but neither pins nor summaries.
 """
 
 from msgspec import Struct
@@ -19,6 +20,7 @@ from infrastructure.http.paths import checked
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
 from infrastructure.replies.output import CUT_OFF
 from infrastructure.replies.record import Record, find
+from infrastructure.standing import standing
 
 PAGE = 50
 
@@ -110,7 +112,14 @@ async def _behind(called: Caller, response_id: str) -> Place:
     else:
         assert first.forked_from is not None
         fork = first.forked_from
-    start = _start(called, fork, first)
+    stands = await standing(reader, record.conversation_id, version)
+    start = replace(
+        _start(called),
+        forked_from=fork,
+        family=first.family,
+        instructions=stands.instructions,
+        context_policy=stands.policy,
+    )
     return Place(
         shown_of=record.conversation_id,
         version=version,
@@ -121,18 +130,14 @@ async def _behind(called: Caller, response_id: str) -> Place:
     )
 
 
-def _start(called: Caller, fork: Fork | None = None, origin: ConversationStarted | None = None) -> StartConversation:
-    """An unlisted conversation of the reply's own; a fork goes by its origin's policy and belongs to its family."""
-    start = StartConversation(
+def _start(called: Caller) -> StartConversation:
+    """An unlisted conversation of the reply's own."""
+    return StartConversation(
         conversation_id=mint(CONVERSATION),
         tenant=called.principal.tenant,
         owner=called.principal.subject,
         listed=False,
-        forked_from=fork,
     )
-    if origin is None:
-        return start
-    return replace(start, family=origin.family, context_policy=origin.context_policy)
 
 
 async def _head_at(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:

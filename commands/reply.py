@@ -53,7 +53,7 @@ class Reply:
     ) -> None:
         self.response_id = request.response_id
         self.conversation_id = conversation_id
-        self._called = replace(called, if_match=None, idempotency=None)  # they were for the request
+        self.called = replace(called, if_match=None, idempotency=None)  # they were for the request
         self._request = request
         self._requested = requested
         self._asked = ReplyRequested(
@@ -161,7 +161,7 @@ class Reply:
     async def _take_pieces(self) -> Finished:
         """Reads the provider to its end."""
         finished = Finished("stop")
-        async for piece in self._called.wiring.model.stream(self._body):
+        async for piece in self.called.wiring.model.stream(self._body):
             if self._first is None:
                 self._first = time.perf_counter()
             if isinstance(piece, Finished):
@@ -177,7 +177,7 @@ class Reply:
         sent = events.sse(event, sequence)
         self._sent.append(sent)
         if self.on_record:
-            self._called.wiring.live.write(self.response_id, sequence, sent, self._written)
+            self.called.wiring.live.write(self.response_id, sequence, sent, self._written)
         else:
             self._written(sequence)
 
@@ -199,11 +199,11 @@ class Reply:
         ended = time.perf_counter()
         usage = finished.usage or await self._counted_usage()
         model = finished.model or self._request.model
-        cost = self._called.wiring.model.cost(model, usage)
+        cost = self.called.wiring.model.cost(model, usage)
         command = CompleteReply(
             response_id=self.response_id,
             model=model,
-            author=self._called.principal.subject,
+            author=self.called.principal.subject,
             input=self._request.input,
             output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in self._output.items()),
             usage=usage,
@@ -223,7 +223,7 @@ class Reply:
             "cost": cost,
         }
         await self._end(command, status, facts)
-        metrics = self._called.wiring.metrics
+        metrics = self.called.wiring.metrics
         metrics.reply_tokens.labels("input").inc(usage.input_tokens)
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
 
@@ -252,7 +252,7 @@ class Reply:
     async def _end(self, command: Command, status: Status, facts: dict[str, Any]) -> None:
         """Puts the end on record, however long that takes, and tells of it when it is there."""
         facts = {"output": [as_output(kept.item_id, kept.item) for kept in self._output.items()], **facts}
-        metrics = self._called.wiring.metrics
+        metrics = self.called.wiring.metrics
         metrics.replies.labels(status).inc()
         metrics.reply_seconds.observe(time.perf_counter() - self._started)
         if self._requested is None:
@@ -282,7 +282,7 @@ class Reply:
         since = time.monotonic()
         while True:
             try:
-                return await self._called.append(self.conversation_id, command)
+                return await self.called.append(self.conversation_id, command)
             except (LogUnavailable, LogBusy) as error:
                 doubtful = doubtful or isinstance(error, LogUnavailable)
                 log.warning("reply_end_waits", response_id=self.response_id, error_type=type(error).__name__)
@@ -297,7 +297,7 @@ class Reply:
 
     async def _as_it_ended(self, command: Command) -> Record | None:
         """The record, if the end in it is this command's."""
-        record = await read(self._called.wiring.reader, self.conversation_id, self.response_id)
+        record = await read(self.called.wiring.reader, self.conversation_id, self.response_id)
         mine = [kept.item_id for kept in getattr(command, "output", ())]
         same = record.end is not None and [kept.item_id for kept in record.output] == mine
         return record if same else None

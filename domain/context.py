@@ -1,30 +1,66 @@
-"""Which part of a conversation a model is shown: the newest whole turns that fit. Pure; counts come from outside.
+"""Which part of a conversation a model is shown. Pure; counts come from outside, and the same input gives the same selection.
 
-A turn begins with a user's message and runs to the next one, so that an answer stays with its question and a tool's
-output with its call. A turn is never cut.
+A turn begins with a user's message and runs to the next one, so that an answer stays with its question. The newest whole
+turns that fit are shown: a turn is never cut, a call never parted from its output. Pinned items of older turns are shown too,
+with the other half of a pinned call or output. What the renderer can not send is not sent, not counted, and named.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import accumulate, groupby
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.errors import ContextTooLong
+from domain.events import LeftOut
 from domain.items import Item, type_of
+from domain.rendering.orphans import pairs
+
+BUDGET = "budget"
+SUMMARIZED = "summarized"
+
+Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
+"""Which of the items to send are not sent, by index, and why."""
 
 
 class Candidate(Struct, frozen=True, kw_only=True):
-    """An item of the path that could be shown. `tokens` is what it adds to a request."""
+    """An item that could be shown. `tokens` is what it adds to a request; `pinned`: it is shown whatever else fits."""
 
     item_id: str
     item: Item
     tokens: int
+    depth: int = 0
+    pinned: bool = False
+
+
+class Known(Struct, frozen=True, kw_only=True):
+    """What there is to choose from, each oldest first.
+
+    `path` are consecutive items up to the path's last, `whole` says that nothing but what is summarized lies before them, else
+    the items before the first beginning of a turn are a part of one. `pins` are pinned items before `path`, and their other
+    halves. `input` is new. `always` are the tokens of what is sent in any case: instructions, summary, tools. `summarized` is
+    what the summary stands for. `open`: what will be asked is not known yet.
+    """
+
+    path: Sequence[Candidate]
+    input: Sequence[Candidate] = ()
+    pins: Sequence[Candidate] = ()
+    always: int = 0
+    whole: bool = True
+    summarized: LeftOut | None = None
+    open: bool = False
 
 
 class Selection(Struct, frozen=True, kw_only=True):
-    """What is shown, oldest first, and how many of the candidates before it are not. `tokens` counts all that is sent."""
+    """What is shown: `pins` of older turns, then `window`, the path's end. `sent` are those of both and of the input that are sent.
 
-    shown: tuple[Candidate, ...]
-    left_out: int
+    `left_out` says what is not, and why; `tokens` counts all that is sent.
+    """
+
+    pins: tuple[Candidate, ...]
+    window: tuple[Candidate, ...]
+    sent: tuple[Candidate, ...]
+    left_out: tuple[LeftOut, ...]
     tokens: int
 
 
@@ -33,24 +69,127 @@ def begins_turn(item: Item) -> bool:
     return type_of(item) == "message" and item.get("role") == "user"
 
 
-def newest_turns(candidates: Sequence[Candidate], *, always: int, asked: int, budget: int, whole: bool) -> Selection:
-    """The longest run of whole turns at the end of `candidates` (oldest first) that fits beside what is always sent.
+def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
+    """The newest whole turns that fit in `budget` tokens beside what is always sent.
 
-    `always` are the tokens of the instructions, `asked` those of the new input; both are sent whatever happens.
-    `whole` says that the candidates begin where the conversation does; else the items before the first beginning of a
-    turn are a part of one, and not shown. Raises ContextTooLong when even the new input does not fit.
+    Raises ContextTooLong when not even the newest turn does: all the input, and where that has no user's message, the turn of
+    the path that it goes on with.
     """
-    needed = always + asked
-    if needed > budget:
-        raise ContextTooLong(needed, budget)
-    start = len(candidates)
-    total = needed
-    running = needed
-    for index in range(len(candidates) - 1, -1, -1):
-        running += candidates[index].tokens
-        if running > budget:
-            break
-        if begins_turn(candidates[index].item) or (index == 0 and whole):
-            start = index
-            total = running
-    return Selection(shown=tuple(candidates[start:]), left_out=start, tokens=total)
+    everything = [*known.pins, *known.path, *known.input]
+    items = [each.item for each in everything]
+    unsent = unsendable(items)
+    together = [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
+    kept = _kept(everything, together, unsent)
+    sizes = [0 if index in unsent else each.tokens for index, each in enumerate(everything)]
+    # What is sent when the window begins at an index: all that follows, and those before it that are kept.
+    before = [0, *accumulate(size if index in kept else 0 for index, size in enumerate(sizes))]
+    total = sum(sizes)
+    skipped = [0, *accumulate(sizes)]
+    possible = _starts(known, together, kept)
+    for start in possible:
+        if known.always + total - skipped[start] + before[start] <= budget:
+            chosen = _selection(known, start, kept, unsent, unsendable)
+            if chosen.tokens <= budget:
+                return chosen
+    last = possible[-1] if possible else len(known.pins)
+    # Where the beginning of the newest turn is not even known, it is longer than what fits.
+    raise ContextTooLong(max(known.always + total - skipped[last] + before[last], budget + 1), budget)
+
+
+def turns_from(known: Known, unsendable: Unsendable) -> list[int]:
+    """Where in `known.path` the window may begin, ascending; its length where it may be empty."""
+    items = [each.item for each in (*known.pins, *known.path, *known.input)]
+    unsent = unsendable(items)
+    together = [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
+    kept = _kept([*known.pins, *known.path, *known.input], together, unsent)
+    return [start - len(known.pins) for start in _starts(known, together, kept)]
+
+
+def _kept(
+    everything: Sequence[Candidate], together: Sequence[tuple[int, int]], unsent: Collection[int]
+) -> frozenset[int]:
+    """The indices of those that are sent wherever the window begins: pinned ones, and the other half of each."""
+    kept = {index for index, each in enumerate(everything) if each.pinned and index not in unsent}
+    for pair in together:
+        if kept & set(pair):
+            kept |= set(pair)
+    return frozenset(kept)
+
+
+def _starts(known: Known, together: Sequence[tuple[int, int]], kept: Collection[int]) -> list[int]:
+    """The indices of all items at which the window may begin, ascending."""
+    first = len(known.pins)
+    end = first + len(known.path)
+    parted = [0] * (end + 2)
+    for call, output in together:
+        if call not in kept and call < end:
+            parted[call + 1] += 1
+            parted[min(output, end) + 1] -= 1
+    parts = list(accumulate(parted))
+    begins = {first + index for index, each in enumerate(known.path) if begins_turn(each.item)}
+    if known.whole:
+        begins.add(first)
+    if known.open or any(begins_turn(each.item) for each in known.input):
+        begins.add(end)
+    return sorted(index for index in begins if not parts[index])
+
+
+def _selection(
+    known: Known, start: int, kept: Collection[int], unsent: Mapping[int, str], unsendable: Unsendable
+) -> Selection:
+    everything = [*known.pins, *known.path]
+    first = len(known.pins)
+    pins = [each for index, each in enumerate(everything[:start]) if index in kept]
+    # A pinned item that can not be sent is named too.
+    unsent_pins = [
+        (each, unsent[index]) for index, each in enumerate(everything[:start]) if each.pinned and index in unsent
+    ]
+    window = everything[start:]
+    shown = [*pins, *window, *known.input]
+    named = unsendable([each.item for each in shown])
+    sent = tuple(each for index, each in enumerate(shown) if index not in named)
+    left_out = [known.summarized] if known.summarized else []
+    out = [each for index, each in enumerate(everything[first:start], first) if index not in kept and not each.pinned]
+    if out or not known.whole:
+        left_out.append(
+            LeftOut(
+                reason=BUDGET,
+                first=out[0].item_id if known.whole else None,
+                last=out[-1].item_id if out else None,
+                count=len(out) if known.whole else None,
+            )
+        )
+    left_out += _ranges(unsent_pins)
+    left_out += _ranges([(each, named.get(index)) for index, each in enumerate(shown)])
+    return Selection(
+        pins=tuple(pins),
+        window=tuple(window),
+        sent=sent,
+        left_out=tuple(left_out),
+        tokens=known.always + sum(each.tokens for each in sent),
+    )
+
+
+def _ranges(reasons: Sequence[tuple[Candidate, str | None]] | Sequence[tuple[Candidate, str]]) -> list[LeftOut]:
+    """Neighbours that are left out for one reason, as one."""
+    found: list[LeftOut] = []
+    for reason, group in groupby(reasons, key=lambda each: each[1]):
+        if reason is not None:
+            ids = [each.item_id for each, _ in group]
+            found.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
+    return found
+
+
+def on_record(left_out: Sequence[LeftOut], most: int = 16) -> tuple[LeftOut, ...]:
+    """As much of it as an event keeps, however long the conversation is: where there are more than `most`, one for each reason."""
+    if len(left_out) <= most:
+        return tuple(left_out)
+    merged: dict[str, LeftOut] = {}
+    for each in left_out:
+        held = merged.get(each.reason)
+        if held is None:
+            merged[each.reason] = each
+        else:
+            count = None if held.count is None or each.count is None else held.count + each.count
+            merged[each.reason] = replace(held, last=each.last, count=count)
+    return tuple(merged.values())

@@ -14,6 +14,7 @@
     │   ├── ReplyIsRunning
     │   ├── SummaryHasChanged
     │   ├── NothingToUndo
+    │   ├── NothingToCompact
     │   └── TooManyPins
     └── ContextTooLong
 
@@ -106,6 +107,15 @@ class NothingToUndo(Forbidden):
 
     def __init__(self, conversation_id: str, verb: str) -> None:
         super().__init__(f"Conversation {conversation_id} has no compaction to {verb}.")
+
+
+class NothingToCompact(Forbidden):
+    """All of it, or nothing more of it, fits."""
+
+    code = "nothing_to_compact"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has nothing that a summary could stand for.")
 
 
 class TooManyPins(Forbidden):

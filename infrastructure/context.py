@@ -1,225 +1,243 @@
-"""A conversation's context: its newest items up to a budget, and the request a model is sent for them.
+"""A conversation's context: what of it a model is shown within a budget, and the request it is sent for that.
 
 It comes from a snapshot where there is one of the right version, else from the log, read backwards from the head until
 the budget is full: never from the read models, never by folding the whole conversation. Commands ask with it, queries show it.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
-from domain.context import Candidate, newest_turns
+from domain.commands import StartConversation
+from domain.context import BUDGET, SUMMARIZED, Candidate, Known, Selection, on_record, select
 from domain.errors import ContextTooLong
-from domain.events import (
-    DESCRIPTION,
-    ContextPolicy,
-    ConversationDescribed,
-    ConversationStarted,
-    ItemAppended,
-    ItemRetracted,
-    Shown,
-    ShownRange,
-)
-from domain.items import Item, from_stored
-from domain.rendering import CHAT, PER_MESSAGE_TOKENS, counted_text, fixed_tokens, render, request_sha256
+from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRange
+from domain.items import Item
+from domain.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
 from infrastructure.event_log.reader import Recorded
+from infrastructure.item_counts import ItemCounts
 from infrastructure.model import Model
-from infrastructure.tokens import count_off_loop, encoding_for
+from infrastructure.path import path
+from infrastructure.rendered_again import Again, rendered_again
+from infrastructure.standing import SUMMARY_TOKENS, Reader
+from infrastructure.tail import EMPTY, Tail, TailItem, needed, other_halves, tail_from_log, tail_of_fork
+from infrastructure.tokens import DEFAULT_ENCODING, count_off_loop
 
-PAGE = 200
 DEFAULT_ANSWER = 1_024
 """Tokens kept free for the answer where neither the request nor the policy says how many."""
 
 
-class TailItem(Struct, frozen=True, kw_only=True):
-    """An item of the path with its place; `tokens` as `o200k_base` counts what is sent of it."""
-
-    item_id: str
-    parent_id: str | None
-    depth: int
-    tokens: int
-    item: Item
-
-
-class Tail(Struct, frozen=True, kw_only=True):
-    """The end of a conversation at a version: its newest items, oldest first. `whole`: there are none before them."""
-
-    version: int
-    instructions: str | None
-    policy: ContextPolicy
-    items: tuple[TailItem, ...]
-    whole: bool
-
-
 class Asked(Struct, frozen=True, kw_only=True):
-    """What a reply is asked with: `parameters` as the request had them, the new items with their minted ids."""
+    """What a reply is asked with: `parameters` as the request had them, the new items with their minted ids.
+
+    `open`: what will be asked is not known yet.
+    """
 
     model: str
     parameters: Mapping[str, Any]
     input: Sequence[tuple[str, Item]] = ()
+    open: bool = False
 
 
 class Chosen(Struct, frozen=True, kw_only=True):
-    """The items of `tail` that a model is shown, after these instructions. `tokens`: all that is sent, counted by `encoding`."""
+    """What of `tail` a model is shown, after these instructions. `known` is what there was to choose from, counted by `encoding`."""
 
     tail: Tail
-    items: tuple[Candidate, ...]
+    known: Known
+    selection: Selection
     instructions: tuple[str, ...]
     budget: int
-    tokens: int
     encoding: str
+    summary_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all that is sent."""
+        return self.selection.tokens
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """What a model is sent: the request's body, and what goes on record."""
+    """What a model is sent: the request's body, and what goes on record. `sent`: the ids of the items in it."""
 
     body: dict[str, Any]
     shown: Shown
+    sent: frozenset[str] = frozenset()
 
 
-EMPTY = Tail(version=0, instructions=None, policy=ContextPolicy(), items=(), whole=True)
-
-Snapshots = Callable[[str, str], Awaitable[Tail | None]]
-"""(tenant, conversation_id) -> the snapshot there is, of whatever version; None also when snapshots are away."""
-
-
-class Reader(Protocol):
-    """What a context needs of the log: EventReader, or the query side's, whose look-ups end soon."""
-
-    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first; none only when there are none."""
-
-    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
-        """Every event that names this item, ascending."""
+Snapshots = Callable[[str, str, int], Awaitable[Tail | None]]
+"""(tenant, conversation_id, room in tokens) -> the snapshot there is, of whatever version, or as much of its end as fits and one
+item more; None also when snapshots are away."""
 
 
 class Contexts:
-    """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away."""
+    """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away. One for a process."""
 
     def __init__(self, reader: Reader, model: Model, snapshots: Snapshots) -> None:
         self._reader = reader
         self._model = model
         self._snapshots = snapshots
+        self._counts = ItemCounts()
 
     async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Context:
         """The context of a conversation at `version`, its head; None has nothing in it yet."""
-        snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id)
-        chosen = await self.choose(conversation_id, version, asked, snapshot)
-        items = [*(each.item for each in chosen.items), *(item for _, item in asked.input)]
+        return self.context(asked, await self.chosen(tenant, conversation_id, version, asked))
+
+    async def chosen(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Chosen:
+        """What of a conversation at `version`, its head, is shown."""
+        snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id, asked.model)
+        return await self.choose(conversation_id, version, asked, snapshot)
+
+    def context(self, asked: Asked, chosen: Chosen) -> Context:
+        """The request for what was chosen, and its record."""
+        summary = chosen.tail.summary
         body = render(
-            CHAT,
+            self._model.renderer,
             model=asked.model,
             instructions=chosen.instructions,
-            summary=None,
-            items=items,
+            summary=summary.text if summary else None,
+            items=[each.item for each in chosen.selection.sent],
             parameters=asked.parameters,
         )
         shown = Shown(
             version=chosen.tail.version,
-            ranges=_ranges(chosen.items),
+            ranges=_ranges(chosen.selection),
             budget=chosen.budget,
             tokens=chosen.tokens,
             encoding=chosen.encoding,
-            renderer=CHAT,
+            renderer=self._model.renderer,
             request_sha256=request_sha256(body),
+            summary=summary.compaction_id if summary else None,
+            left_out=on_record(chosen.selection.left_out),
         )
-        return Context(body=body, shown=shown)
+        return Context(body=body, shown=shown, sent=frozenset(each.item_id for each in chosen.selection.sent))
+
+    async def of_fork(self, start: StartConversation, asked: Asked) -> Context:
+        """The context that a fork has when it has just begun."""
+        tail = await tail_of_fork(self._reader, start, self._room(asked.model), self._counts)
+        return self.context(asked, await self._choose_from(tail, None, asked))
 
     async def choose(self, conversation_id: str | None, version: int, asked: Asked, snapshot: Tail | None) -> Chosen:
         """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version."""
-        window = self._model.window(asked.model)
         tail = EMPTY
         if conversation_id is not None:
-            tail = await self.tail(conversation_id, version, window, snapshot)
-        budget = self._budget(tail.policy, asked, window)
-        encoding = encoding_for(asked.model)
+            tail = await self.tail(conversation_id, version, self._room(asked.model), snapshot)
+        return await self._choose_from(tail, conversation_id, asked)
+
+    async def _choose_from(self, tail: Tail, conversation_id: str | None, asked: Asked) -> Chosen:
+        budget = self._budget(tail.policy, asked)
+        encoding = self._model.encoding(asked.model)
         given = asked.parameters.get("instructions")
-        instructions = [text for text in (tail.instructions, given) if text]
-        counts = await count_off_loop([*instructions, *(counted_text(item) for _, item in asked.input)], encoding)
-        always = sum(counts[: len(instructions)]) + PER_MESSAGE_TOKENS * bool(instructions)
-        new = sum(counts[len(instructions) :]) + sum(fixed_tokens(item) for _, item in asked.input)
-        candidates = [Candidate(item_id=each.item_id, item=each.item, tokens=each.tokens) for each in tail.items]
-        selection = newest_turns(candidates, always=always, asked=new, budget=budget, whole=tail.whole)
-        if asked.parameters.get("truncation") == "disabled" and (selection.left_out or not tail.whole):
-            raise ContextTooLong(always + new + sum(each.tokens for each in candidates), budget)
+        instructions = tuple(text for text in (tail.instructions, given) if text)
+        always, summary_tokens = await self._always(tail, instructions, asked.parameters, encoding)
+        halves = await other_halves(self._reader, conversation_id, tail, self._counts) if conversation_id else ()
+        pins = sorted((*tail.pins, *halves), key=lambda item: item.depth)
+        sizes = await self._counts.of(asked.input, encoding)
+        known = Known(
+            path=await self._candidates(tail.items, tail.pinned, encoding),
+            pins=await self._candidates(pins, tail.pinned, encoding),
+            input=[
+                Candidate(item_id=ident, item=item, tokens=size)
+                for (ident, item), size in zip(asked.input, sizes, strict=True)
+            ],
+            always=always + summary_tokens,
+            whole=tail.whole,
+            summarized=_summarized(tail),
+            open=asked.open,
+        )
+        selection = select(known, budget, self.unsendable)
+        if asked.parameters.get("truncation") == "disabled":
+            if any(each.reason == BUDGET for each in selection.left_out):
+                everything = sum(each.tokens for each in (*known.pins, *known.path, *known.input))
+                raise ContextTooLong(known.always + everything, budget)
         return Chosen(
             tail=tail,
-            items=selection.shown,
-            instructions=tuple(instructions),
+            known=known,
+            selection=selection,
+            instructions=instructions,
             budget=budget,
-            tokens=selection.tokens,
             encoding=encoding,
+            summary_tokens=summary_tokens,
         )
 
-    async def snapshot(self, tenant: str, conversation_id: str) -> Tail | None:
-        """The snapshot there is, of whatever version."""
-        return await self._snapshots(tenant, conversation_id)
+    async def rendered(self, conversation_id: str, requested: Recorded) -> Again:
+        """The body of an old request once more, from the log alone. Raises what `rendered_again` raises."""
+        return await rendered_again(self._reader, conversation_id, requested, self._counts)
 
-    async def tail(self, conversation_id: str, version: int, budget: int, snapshot: Tail | None) -> Tail:
-        """The conversation's end at `version`, at least `budget` tokens of it or all."""
-        if snapshot is not None and snapshot.version == version:
-            if snapshot.whole or sum(each.tokens for each in snapshot.items) >= budget:
-                return snapshot
-        return await tail_from_log(self._reader, conversation_id, version, budget)
+    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> Tail | None:
+        """As much of the snapshot there is, of whatever version, as this model has room for."""
+        return await self._snapshots(tenant, conversation_id, self._room(model))
 
-    def _budget(self, policy: ContextPolicy, asked: Asked, window: int) -> int:
+    async def tail(self, conversation_id: str, version: int, room: int, snapshot: Tail | None) -> Tail:
+        """The conversation's end at `version`: more than the `room` in tokens, or than its policy gives of that, or all."""
+        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
+            return snapshot
+        return await tail_from_log(self._reader, conversation_id, version, room, self._counts)
+
+    def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
+        """The items of the path at `version`, oldest first: all, or those after the item `after`."""
+        return path(self._reader, conversation_id, version, after=after)
+
+    async def counts(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
+        """What each (id, item) adds to a request."""
+        return await self._counts.of(items, encoding)
+
+    def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
+        """Which of `items` the provider is not sent, by index, and why."""
+        return unsendable(self._model.renderer, items)
+
+    def _room(self, model: str) -> int:
+        return int(self._model.window(model) * self._model.room(model))
+
+    def _budget(self, policy: ContextPolicy, asked: Asked) -> int:
         """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
+        window = self._model.window(asked.model)
         answer = asked.parameters.get("max_output_tokens") or policy.reserve or min(DEFAULT_ANSWER, window // 2)
-        room = max(0, int((window - answer) * self._model.room(asked.model)))
-        return min(room, policy.budget) if policy.budget is not None else room
+        return needed(policy, max(0, int((window - answer) * self._model.room(asked.model))))
 
+    async def _always(
+        self, tail: Tail, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
+    ) -> tuple[int, int]:
+        """The tokens of what is sent whatever is chosen, and those of the summary."""
+        texts = [*instructions, counted_parameters(parameters)]
+        summary = tail.summary
+        if summary is not None and encoding != DEFAULT_ENCODING:
+            texts.append(summary.text)
+        counts = await count_off_loop(texts, encoding)
+        summarized = 0
+        if summary is not None:
+            summarized = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
+        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summarized
 
-async def tail_from_log(reader: Reader, conversation_id: str, version: int, budget: int) -> Tail:
-    """The tail, read backwards from `version` in pages until `budget` tokens are there or the conversation begins."""
-    instructions, policy = await described(reader, conversation_id, version)
-    newest_first: list[TailItem] = []
-    retracted: set[str] = set()
-    tokens = 0
-    until = version
-    while until > 0 and tokens < budget:
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE)
-        appended: list[tuple[ItemAppended, Item]] = []
-        for recorded in page:
-            match recorded.event:
-                case ItemRetracted():
-                    retracted.add(recorded.event.item_id)
-                case ItemAppended() if recorded.event.item_id not in retracted:
-                    appended.append((recorded.event, from_stored(recorded.event.item)))
-                case _:
-                    pass
-        counts = await count_off_loop([counted_text(item) for _, item in appended])
-        for (event, item), count in zip(appended, counts, strict=True):
-            size = count + fixed_tokens(item)
-            tokens += size
-            newest_first.append(
-                TailItem(item_id=event.item_id, parent_id=event.parent_id, depth=event.depth, tokens=size, item=item)
+    async def _candidates(self, items: Sequence[TailItem], pinned: frozenset[str], encoding: str) -> list[Candidate]:
+        sizes = [each.tokens for each in items]
+        if encoding != DEFAULT_ENCODING:
+            sizes = await self._counts.of([(each.item_id, each.item) for each in items], encoding)
+        return [
+            Candidate(
+                item_id=each.item_id,
+                item=each.item,
+                tokens=size,
+                depth=each.depth,
+                pinned=each.item_id in pinned,
             )
-        until = page[-1].version - 1 if page else 0
-    return Tail(
-        version=version,
-        instructions=instructions,
-        policy=policy,
-        items=tuple(reversed(newest_first)),
-        whole=until == 0,
-    )
+            for each, size in zip(items, sizes, strict=True)
+        ]
 
 
-async def described(reader: Reader, conversation_id: str, version: int) -> tuple[str | None, ContextPolicy]:
-    """The instructions and the policy at `version`: the few events that say them, found by index."""
-    instructions: str | None = None
-    policy = ContextPolicy()
-    for recorded in await reader.item(conversation_id, DESCRIPTION):
-        event = recorded.event
-        if recorded.version > version or not isinstance(event, ConversationStarted | ConversationDescribed):
-            continue
-        instructions = instructions if event.instructions is UNSET else event.instructions
-        policy = policy if event.context_policy is UNSET else event.context_policy
-    return instructions, policy
+def _summarized(tail: Tail) -> LeftOut | None:
+    if (summary := tail.summary) is None:
+        return None
+    return LeftOut(reason=SUMMARIZED, first=summary.first, last=summary.last, count=summary.count)
 
 
-def _ranges(shown: Sequence[Candidate]) -> tuple[ShownRange, ...]:
-    if not shown:
-        return ()
-    tokens = sum(each.tokens for each in shown)
-    return (ShownRange(first=shown[0].item_id, last=shown[-1].item_id, count=len(shown), tokens=tokens),)
+def _ranges(selection: Selection) -> tuple[ShownRange, ...]:
+    """Each item of older turns is a range of its own; what of the window is not sent is counted with it, and named beside."""
+    sent = {each.item_id for each in selection.sent}
+    ranges = [_range([each], sent) for each in selection.pins]
+    return tuple([*ranges, _range(selection.window, sent)] if selection.window else ranges)
+
+
+def _range(items: Sequence[Candidate], sent: set[str]) -> ShownRange:
+    tokens = sum(each.tokens for each in items if each.item_id in sent)
+    return ShownRange(first=items[0].item_id, last=items[-1].item_id, count=len(items), tokens=tokens)

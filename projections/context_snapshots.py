@@ -5,29 +5,38 @@
         instructions       absent when there are none
         policy             JSON of the ContextPolicy
         branch head depth  of the path's last item; head is absent, and depth 0, while there is none
-        first              every item of the path from this depth on is here, but for those retracted
+        first              every item of the path from this depth on is here, but for those retracted; in a fork, its own items
         count bytes        of the items that are here
         i:{branch}:{depth} JSON {"id", "parent", "tokens", "item"}: the item as stored, tokens as `counted_text` of it in
                            o200k_base and `fixed_tokens` make them
+        made               how it was made: MADE; a snapshot that was made otherwise is as good as none
+        heavy              "1" where the pinned items are too large to be here: then the log has to say what a context is
+        pins               JSON of the ids of the pinned items, absent when there are none
+        pin:{id}           of each of those an entry as above, and its "depth", wherever it is
+        summary            JSON of the Summary that stands; absent when none does
         deleted            "1" on a tombstone, which has nothing else but its version, for a day
 
-At most the newest 512 items and 1 MB of them. A snapshot is only ever replaced by one of a higher version. It may be
-absent at any time: whoever misses it reads the log, and may `refill` it (`snapshot_making.py`). Commands and queries may
-import this module.
+At most the newest 512 items and 1 MB of them; and 1 MB of pinned ones. A snapshot is only ever replaced by one of a higher version. It may be
+absent at any time: whoever misses it reads the log, and may `refill` it (`snapshot_making.py`). To assemble a context its end is
+read alone (`read_context.lua`), as much as a model has room for. Commands and queries may import this module.
 """
 
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
 
 import msgspec
 import structlog
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from domain.events import ContextPolicy
 from domain.items import from_stored
-from infrastructure.context import Snapshots, Tail, TailItem
+from infrastructure.context import Snapshots
+from infrastructure.standing import Summary
+from infrastructure.tail import Tail, TailItem
 
 log = structlog.get_logger(__name__)
 
@@ -36,18 +45,33 @@ MOST_BYTES = 1_000_000
 KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
+MADE = "2"
+"""Raised when a snapshot holds other things than before, or counts otherwise."""
+
 TOMBSTONE_SECONDS = 24 * 3600
 KEY_PREFIX = "context:"
 ITEM_PREFIX = "i:"
+PIN_PREFIX = "pin:"
 
 
-class Entry(Struct, frozen=True):
-    """One item of a snapshot, as its field holds it."""
+class Entry(Struct, frozen=True, omit_defaults=True):
+    """One item of a snapshot, as its field holds it. `depth` where the field's name does not say it."""
 
     id: str
     parent: str | None
     tokens: int
     item: Raw
+    depth: int = 0
+
+    def tail_item(self, depth: int) -> TailItem:
+        """The item, of this depth."""
+        return TailItem(
+            item_id=self.id,
+            parent_id=self.parent,
+            depth=depth,
+            tokens=self.tokens,
+            item=from_stored(bytes(self.item)),
+        )
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -62,25 +86,29 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     depth: int = 0
     first: int = 1
     items: tuple[tuple[int, Entry], ...] = ()
+    pins: tuple[Entry, ...] = ()
+    summary: Summary | None = None
+    heavy: bool = False
 
     def tail(self) -> Tail:
         """What a context is assembled from."""
-        return Tail(
-            version=self.version,
-            instructions=self.instructions,
-            policy=self.policy,
-            items=tuple(
-                TailItem(
-                    item_id=entry.id,
-                    parent_id=entry.parent,
-                    depth=depth,
-                    tokens=entry.tokens,
-                    item=from_stored(bytes(entry.item)),
-                )
-                for depth, entry in self.items
-            ),
-            whole=self.first == 1,
-        )
+        above = self.summary.depth if self.summary else 0
+        return make_tail(self, [item for item in self.items if item[0] > above], whole=self.first <= above + 1)
+
+
+def make_tail(held: Snapshot, items: Sequence[tuple[int, Entry]], *, whole: bool) -> Tail:
+    """The tail with these of a snapshot's items, oldest first."""
+    ids = {entry.id for _, entry in items}
+    return Tail(
+        version=held.version,
+        instructions=held.instructions,
+        policy=held.policy,
+        items=tuple(entry.tail_item(depth) for depth, entry in items),
+        whole=whole or bool(items and items[0][1].parent is None),
+        pins=tuple(entry.tail_item(entry.depth) for entry in held.pins if entry.id not in ids),
+        pinned=frozenset(entry.id for entry in held.pins),
+        summary=held.summary,
+    )
 
 
 def key(tenant: str, conversation_id: str) -> str:
@@ -128,7 +156,12 @@ def from_fields(held: dict[str, str]) -> Snapshot:
         if name.startswith(ITEM_PREFIX)
     ]
     items.sort(key=lambda item: item[0])
+    if held.get("made") != MADE:
+        raise ValueError("made otherwise")
     return Snapshot(
+        heavy="heavy" in held,
+        pins=pins_of([value for name, value in held.items() if name.startswith(PIN_PREFIX)]),
+        summary=msgspec.json.decode(held["summary"], type=Summary) if "summary" in held else None,
         version=int(held["version"]),
         instructions=held.get("instructions"),
         policy=msgspec.json.decode(held["policy"], type=ContextPolicy),
@@ -140,14 +173,27 @@ def from_fields(held: dict[str, str]) -> Snapshot:
     )
 
 
+def pins_of(values: Iterable[str]) -> tuple[Entry, ...]:
+    """The entries of pinned items, oldest first."""
+    return tuple(sorted((msgspec.json.decode(value, type=Entry) for value in values), key=lambda entry: entry.depth))
+
+
 def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     """The hash of a snapshot. Texts, not bytes: the scripts' MessagePack knows no other strings."""
     if snapshot.deleted:
         return {"version": snapshot.version, "deleted": 1}
     items = {field(snapshot.branch, depth): msgspec.json.encode(entry).decode() for depth, entry in snapshot.items}
-    optional = {"instructions": snapshot.instructions, "head": snapshot.head}
+    pins = {f"{PIN_PREFIX}{entry.id}": msgspec.json.encode(entry).decode() for entry in snapshot.pins}
+    optional = {
+        "instructions": snapshot.instructions,
+        "head": snapshot.head,
+        "heavy": "1" if snapshot.heavy else None,
+        "pins": msgspec.json.encode([entry.id for entry in snapshot.pins]).decode() if pins else None,
+        "summary": msgspec.json.encode(snapshot.summary).decode() if snapshot.summary else None,
+    }
     return {
         "version": snapshot.version,
+        "made": MADE,
         "policy": msgspec.json.encode(snapshot.policy).decode(),
         "branch": snapshot.branch,
         "depth": snapshot.depth,
@@ -156,6 +202,7 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
         "bytes": sum(len(entry.encode()) for entry in items.values()),
         **{name: value for name, value in optional.items() if value is not None},
         **items,
+        **pins,
     }
 
 
@@ -170,15 +217,50 @@ async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapsho
     return bool(await done)
 
 
+_READ_END = resources.files(__package__).joinpath("read_context.lua").read_text()
+
+
+class _End(Struct, frozen=True, array_like=True):
+    """What `read_context.lua` answers."""
+
+    fields: dict[str, str]
+    pins: list[str]
+    items: list[str | int]
+    reached: bool
+
+
+async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) -> Tail | None:
+    """The end of the snapshot there is, of whatever version: one item more than fits in `room` tokens, or in what the policy gives.
+
+    None when there is none that can be read, or not that much of it. Raises redis.exceptions.RedisError.
+    """
+    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, MADE)
+    packed: bytes | None = await asked
+    if packed is None:
+        return None
+    try:
+        end = msgspec.msgpack.decode(packed, type=_End)
+        held = from_fields(end.fields)
+        newest_first = [
+            (int(depth), msgspec.json.decode(str(value), type=Entry))
+            for depth, value in zip(end.items[::2], end.items[1::2], strict=True)
+        ]
+        held = replace(held, pins=pins_of(end.pins))
+    except UNREADABLE:
+        log.warning("snapshot_unreadable", conversation_id=conversation_id)
+        return None
+    above = held.summary.depth if held.summary else 0
+    return make_tail(held, newest_first[::-1], whole=end.reached and held.first <= above + 1)
+
+
 def snapshots_of(redis: Redis) -> Snapshots:
     """Where contexts are assembled from when they can be; Redis away is a snapshot that is not there."""
 
-    async def snapshot(tenant: str, conversation_id: str) -> Tail | None:
+    async def snapshot(tenant: str, conversation_id: str, room: int) -> Tail | None:
         try:
-            found = await read_snapshot(redis, tenant, conversation_id)
+            return await read_tail(redis, tenant, conversation_id, room)
         except RedisError as error:
             log.warning("snapshots_away", error_type=type(error).__name__)
             return None
-        return None if found is None or found.deleted else found.tail()
 
     return snapshot

@@ -19,19 +19,27 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
 from domain.events import (
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ConversationDescribed,
     ConversationStarted,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
+    ItemUnpinned,
 )
 from infrastructure.event_log.reader import EventReader, Logged
 from infrastructure.mongodb import Database
+from infrastructure.standing import summary_of
 from projections.buckets import bucket_of
 from projections.context_snapshots import (
     KEPT_SECONDS,
     KEY_PREFIX,
+    MADE,
     MOST_BYTES,
     MOST_ITEMS,
+    PIN_PREFIX,
     Snapshot,
     field,
     key,
@@ -67,7 +75,8 @@ class Change(Struct):
     gone: dict[str, None] = {}
     appended: dict[str, ItemAppended] = {}
     deleted: bool = False
-    branched: bool = False
+    anew: bool = False
+    compacted: tuple[int, ContextCompacted] | None = None
 
     def take(self, logged: Logged) -> None:
         """Adds the next event of the conversation. Raises UnreadableEvent."""
@@ -80,13 +89,15 @@ class Change(Struct):
             case ConversationStarted():
                 self.fields |= {"branch": 0, "depth": 0, "policy": msgspec.json.encode(event.context_policy).decode()}
                 self._set("instructions", event.instructions)
+                if (fork := event.forked_from) is not None:
+                    self.fields |= {"depth": fork.depth, "first": fork.depth + 1, "head": fork.item_id}
             case ConversationDescribed():
                 if event.instructions is not UNSET:
                     self._set("instructions", event.instructions)
                 if event.context_policy is not UNSET:
                     self.fields["policy"] = msgspec.json.encode(event.context_policy).decode()
             case ItemAppended():
-                self.branched = self.branched or self.branch not in (None, event.branch)
+                self.anew = self.anew or self.branch not in (None, event.branch)
                 self.branch = event.branch
                 self.appended[field(event.branch, event.depth)] = event
                 self.fields |= {"branch": event.branch, "depth": event.depth, "head": event.item_id}
@@ -94,6 +105,11 @@ class Change(Struct):
                 name = field(event.branch, event.depth)
                 if self.appended.pop(name, None) is None:
                     self.gone[name] = None
+                self.gone[f"{PIN_PREFIX}{event.item_id}"] = None
+            case ItemPinned() | ItemUnpinned() | CompactionUndone() | CompactionRedone():
+                self.anew = True
+            case ContextCompacted():
+                self.compacted = self.version, event
             case _:
                 pass
 
@@ -204,10 +220,10 @@ class ContextView:
                 await put(
                     self._redis, change.tenant, change.conversation_id, Snapshot(version=change.version, deleted=True)
                 )
-        carried = [change for change in touched if not change.deleted and not change.branched]
+        carried = [change for change in touched if not change.deleted and not change.anew]
         answers = zip(carried, await self._answers(carried), strict=True)
         lost = [change for change, answer in answers if answer == _NOT_CONTINUED]
-        lost += [change for change in touched if change.branched and not change.deleted]
+        lost += [change for change in touched if change.anew and not change.deleted]
         for at in range(0, len(lost), _REFILLED_AT_ONCE):
             await asyncio.gather(*map(self._refill, lost[at : at + _REFILLED_AT_ONCE]))
 
@@ -235,10 +251,12 @@ class ContextView:
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.script_load(_CHANGE)
         for change in touched:
+            if (summary := await summary_of(change.compacted)) is not None:
+                change.fields["summary"] = msgspec.json.encode(summary).decode()
             told = {
                 "before": change.before,
                 "after": change.version,
-                "fields": change.fields,
+                "fields": {**change.fields, "made": MADE},
                 "gone": list(change.gone),
                 "items": [part for name in change.appended for part in (name, next(items))],
                 "most_items": MOST_ITEMS,

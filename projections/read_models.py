@@ -146,6 +146,7 @@ def _conversation(recorded: Logged) -> Iterator[Write]:
     seen: Document = {"version": recorded.version, "position": recorded.position, "updated_at": at}
     match event:
         case ConversationStarted():
+            fork = event.forked_from
             yield Insert(
                 "conversations",
                 ident,
@@ -163,8 +164,8 @@ def _conversation(recorded: Logged) -> Iterator[Write]:
                     "context_policy": msgspec.to_builtins(event.context_policy),
                     "created_at": at,
                     "branch": 0,
-                    "head": None,
-                    "depth": 0,
+                    "head": fork.item_id if fork else None,
+                    "depth": fork.depth if fork else 0,
                     "items": 0,
                     **seen,
                 },

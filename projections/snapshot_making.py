@@ -3,22 +3,26 @@
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Raw, Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from domain.events import (
-    ContextPolicy,
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ConversationDeleted,
-    ConversationDescribed,
     ConversationStarted,
     Event,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
+    ItemUnpinned,
 )
 from domain.items import from_stored
 from domain.rendering import counted_text, fixed_tokens
-from infrastructure.context import described
 from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.standing import Standing, described, standing, summary_of, there
 from infrastructure.tokens import count_off_loop
 from projections.context_snapshots import MOST_BYTES, MOST_ITEMS, Entry, Snapshot, put
 
@@ -48,7 +52,7 @@ async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
 async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot:
     """The snapshot at `version`, which the conversation has reached: read backwards, no further than it reaches back.
 
-    Instructions and policy come from the few events that say them, found by index. Raises psycopg.Error when Postgres is
+    What stands beside the items comes from the few events that say it, found by index. Raises psycopg.Error when Postgres is
     away.
     """
     end = _End()
@@ -58,7 +62,9 @@ async def snapshot_from_log(reader: EventReader, conversation_id: str, version: 
         for recorded in page:
             end.take(recorded.event)
         until = page[-1].version - 1 if page else 0
-    return await _snapshot(end, version, *await described(reader, conversation_id, version))
+    stands = await standing(reader, conversation_id, version)
+    pins = await there(reader, conversation_id, version, stands.pinned)
+    return await _snapshot(end, version, stands, [recorded.event for recorded in pins.values()])
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
@@ -68,20 +74,49 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
         if end.complete:
             break
         end.take(recorded.event)
-    instructions, policy = None, ContextPolicy()
+    first = events[0].event
+    pinned, compacted = _standing_of(events)
+    instructions, policy = described(events)
+    stands = Standing(
+        instructions=instructions,
+        policy=policy,
+        pinned=pinned,
+        compacted=compacted,
+        forked_from=first.forked_from if isinstance(first, ConversationStarted) else None,
+    )
+    pins = [it.event for it in events if isinstance(it.event, ItemAppended) and it.event.item_id in pinned]
+    return await _snapshot(end, events[-1].version, stands, pins)
+
+
+def _standing_of(events: Sequence[Recorded]) -> tuple[tuple[str, ...], tuple[int, ContextCompacted] | None]:
+    """What is pinned after these events, and which summary stands, at which version."""
+    pinned: tuple[str, ...] = ()
+    active = 0
     for recorded in events:
-        if isinstance(event := recorded.event, ConversationStarted | ConversationDescribed):
-            instructions = instructions if event.instructions is UNSET else event.instructions
-            policy = policy if event.context_policy is UNSET else event.context_policy
-    return await _snapshot(end, events[-1].version, instructions, policy)
+        match recorded.event:
+            case ItemPinned() | ItemUnpinned():
+                pinned = recorded.event.pinned
+            case ItemRetracted(item_id=item_id):
+                pinned = tuple(each for each in pinned if each != item_id)
+            case ContextCompacted():
+                active = recorded.version
+            case CompactionUndone() | CompactionRedone():
+                active = recorded.event.active
+            case _:
+                pass
+    compacted = events[active - 1].event if active else None
+    return pinned, (active, compacted) if isinstance(compacted, ContextCompacted) else None
 
 
-async def _snapshot(end: "_End", version: int, instructions: str | None, policy: ContextPolicy) -> Snapshot:
+async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequence[Event]) -> Snapshot:
     if end.deleted:
         return Snapshot(version=version, deleted=True)
     oldest_first = end.kept[::-1]
     items = list(zip((event.depth for event in oldest_first), await entries(oldest_first), strict=True))
-    first = end.first if end.complete else 1
+    fork = stands.forked_from
+    first = end.first if end.complete else fork.depth + 1 if fork else 1
+    pins = await _pins(pinned)
+    heavy = sum(len(msgspec.json.encode(entry)) for entry in pins) > MOST_BYTES
     size = sum(len(msgspec.json.encode(entry)) for _, entry in items)
     while size > MOST_BYTES:
         depth, entry = items.pop(0)
@@ -89,14 +124,24 @@ async def _snapshot(end: "_End", version: int, instructions: str | None, policy:
         size -= len(msgspec.json.encode(entry))
     return Snapshot(
         version=version,
-        instructions=instructions,
-        policy=policy,
+        instructions=stands.instructions,
+        policy=stands.policy,
         branch=end.head.branch if end.head else 0,
-        head=end.head.item_id if end.head else None,
-        depth=end.head.depth if end.head else 0,
+        head=end.head.item_id if end.head else fork.item_id if fork else None,
+        depth=end.head.depth if end.head else fork.depth if fork else 0,
         first=first,
         items=tuple(items),
+        pins=() if heavy else pins,
+        heavy=heavy,
+        summary=await summary_of(stands.compacted),
     )
+
+
+async def _pins(pinned: Sequence[Event]) -> tuple[Entry, ...]:
+    """The entries of pinned items, oldest first."""
+    appended = [event for event in pinned if isinstance(event, ItemAppended)]
+    found = zip(appended, await entries(appended), strict=True)
+    return tuple(sorted((replace(entry, depth=event.depth) for event, entry in found), key=lambda entry: entry.depth))
 
 
 class _End(Struct):

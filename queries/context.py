@@ -1,18 +1,21 @@
 """GET /v1/conversations/{id}/context: what a model would be sent now, with what was left out and why."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
 from pymongo.errors import PyMongoError
 
 from domain.errors import ConversationNotFound
+from domain.events import LeftOut
 from domain.items import shaped
-from infrastructure.context import Asked, Chosen
+from infrastructure.context import Asked
 from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_response
+from infrastructure.standing import Summary
 from projections.buckets import bucket_of, ident
 from projections.read_models import CONTEXT
 from queries.caller import Called, Caller
@@ -28,13 +31,15 @@ async def get_context(
     called: Called,
     model: Annotated[str | None, Query(min_length=1, max_length=256, description="Default: that of a reply.")] = None,
 ) -> Response:
-    """Answers with the items, oldest first, and their tokens as they are counted for the budget."""
+    """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
     contexts = called.sources.contexts
-    (version, headers), snapshot = await asyncio.gather(
-        _version(called, conversation_id), contexts.snapshot(called.principal.tenant, conversation_id)
+    asked = Asked(
+        model=model or await called.sources.model.default_model(called.principal.tenant), parameters={}, open=True
     )
-    named = model or await called.sources.model.default_model(called.principal.tenant)
-    asked = Asked(model=named, parameters={})
+    (version, headers), snapshot = await asyncio.gather(
+        _version(called, conversation_id, asked.model),
+        contexts.snapshot(called.principal.tenant, conversation_id, asked.model),
+    )
     chosen = await contexts.choose(conversation_id, version, asked, snapshot)
     body = {
         "object": "conversation.context",
@@ -43,22 +48,46 @@ async def get_context(
         "budget": chosen.budget,
         "tokens": chosen.tokens,
         "items": [
-            {"id": each.item_id, "tokens": each.tokens, "item": shaped(each.item_id, each.item)}
-            for each in chosen.items
+            {
+                "id": each.item_id,
+                "tokens": each.tokens,
+                "pinned": each.pinned,
+                "item": shaped(each.item_id, each.item),
+            }
+            for each in chosen.selection.sent
         ],
-        "left_out": _left_out(chosen),
-        "summary": None,
+        "left_out": left_out_shape(chosen.selection.left_out),
+        "summary": summary_shape(chosen.tail.summary, chosen.summary_tokens),
     }
     return json_response(body, headers=headers)
 
 
-async def _version(called: Caller, conversation_id: str) -> tuple[int, dict[str, str]]:
+def left_out_shape(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
+    """What was left out; null is what is not known where nobody read back to the first item."""
+    return [{"from": each.first, "to": each.last, "count": each.count, "reason": each.reason} for each in left_out]
+
+
+def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None:
+    """The summary that stands before the items, with the `tokens` that it was counted as."""
+    if summary is None:
+        return None
+    return {
+        "id": summary.compaction_id,
+        "text": summary.text,
+        "tokens": tokens,
+        "from": summary.first,
+        "to": summary.last,
+        "count": summary.count,
+    }
+
+
+async def _version(called: Caller, conversation_id: str, model: str) -> tuple[int, dict[str, str]]:
     """The version to assemble at, and what the answer says of it: the snapshot's, unverified, while Postgres is away."""
     tenant = called.principal.tenant
     try:
         head = await called.sources.log.ask(lambda reader: reader.head(conversation_id))
     except LogAway:
-        tail = await called.sources.contexts.snapshot(tenant, conversation_id)
+        tail = await called.sources.contexts.snapshot(tenant, conversation_id, model)
         if tail is None:
             raise
         await _check_not_parked(called, conversation_id)
@@ -76,21 +105,3 @@ async def _check_not_parked(called: Caller, conversation_id: str) -> None:
         return
     if conversation_id in seen.get(ident(CONTEXT, bucket_of(conversation_id)), NOWHERE).parked:
         raise conversation_parked()
-
-
-def _left_out(chosen: Chosen) -> list[dict[str, Any]]:
-    """The items before those shown, retracted ones not. Null is what is not known where they were not read back to the first."""
-    items = chosen.tail.items
-    shown = len(chosen.items)
-    before = items[: len(items) - shown]
-    whole = chosen.tail.whole or bool(items and items[0].parent_id is None)
-    if whole and not before:
-        return []
-    return [
-        {
-            "from": before[0].item_id if whole else None,
-            "to": before[-1].item_id if before else None,
-            "count": len(before) if whole else None,
-            "reason": "budget",
-        }
-    ]

@@ -138,14 +138,21 @@ class PatientReader:
             lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
         )
 
-    async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.item(conversation_id, item_id))
-
-    async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids))
-
     async def head(self, conversation_id: str) -> Head | None:
         return await self._log.ask(lambda reader: reader.head(conversation_id))
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
         return await self._log.ask(lambda reader: reader.conversation_of(tenant, response_id))
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids, until=until))
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.standing(conversation_id, until=until))
+
+    async def conversation(
+        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
+    ) -> list[Recorded]:
+        return await self._log.ask(
+            lambda reader: reader.conversation(conversation_id, limit=limit, after=after, until=until)
+        )

@@ -15,12 +15,23 @@ from infrastructure.model import Model
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from projections.context_snapshots import snapshots_of
-from queries import context, conversations, events, health, items, models, projections_status, responses, usage
+from queries import (
+    context,
+    conversations,
+    events,
+    health,
+    items,
+    models,
+    projections_status,
+    response_context,
+    responses,
+    usage,
+)
 from queries.caller import Sources
 from queries.consistency import Consistency
 from queries.log_access import LogAccess, PatientReader
 
-RESOURCES = (conversations, items, events, context, responses, models, usage, projections_status)
+RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 
 MONGODB_SECONDS = 5.0
 POOL_CLOSE_SECONDS = 1.0

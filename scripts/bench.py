@@ -1,9 +1,10 @@
-"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|stream|rebuild|all]`.
+"""Measures the store, each figure beside a floor of the same run: `python -m scripts.bench [append|read|stream|context|rebuild|all]`.
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
 either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `stream` how soon a
-reply speaks; `all` all of it, and the memory of all processes. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; it is not part of `all`.
+reply speaks; `all` all of it, and the memory of all processes. `context` measures what assembling a context costs as a conversation
+grows. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; these two are not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -26,6 +27,7 @@ from msgspec import Struct
 
 from scripts import running
 from scripts.benchmarks import in_process, rebuilding, site, streaming, under_rebuild, visibility
+from scripts.benchmarks.assembling import Assembling
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board, Results, show
 from scripts.benchmarks.flat import LONG, Flat
@@ -43,6 +45,7 @@ class What(StrEnum):
     APPEND = "append"
     READ = "read"
     STREAM = "stream"
+    CONTEXT = "context"
     REBUILD = "rebuild"
     ALL = "all"
 
@@ -68,6 +71,8 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
             _read(board, data, sizes, report)
         if what in (What.STREAM, What.ALL):
             _stream(board, sizes)
+        if what is What.CONTEXT:
+            _context(board, data, sizes, report)
         if what is What.REBUILD:
             rebuilding.load(data)
             for number in range(sizes.runs):
@@ -124,6 +129,19 @@ def _stream(board: Board, sizes: Sizes) -> None:
         [base_url] = site.api_urls(place)
         for _ in range(sizes.runs):
             uvloop.run(streaming.run(board, provider_url, base_url, site.process(place, "api"), sizes.seconds))
+
+
+def _context(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
+    settings = running.settings(data)
+    with site.scratch_database(settings) as postgres_url:
+        assembling = Assembling(settings, postgres_url, sizes.long)
+        try:
+            uvloop.run(assembling.prepare())
+            for number in range(sizes.runs):
+                report(number, sizes.runs)
+                uvloop.run(assembling.run(board))
+        finally:
+            uvloop.run(assembling.delete())
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain.items import Item, content_parts, type_of
-from domain.rendering.orphans import orphans
-from domain.rendering.pairs import pairs
+from domain.rendering.orphans import orphans, pairs
 from domain.rendering.parts import SUMMARY, summary_of, text_of_part, without_nulls
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
@@ -80,7 +79,7 @@ def _inexpressible(item: Item) -> str | None:
 
 def _add_items(messages: list[dict[str, Any]], items: Sequence[Item]) -> None:
     left_out = unsendable(items)
-    answered = pairs(items)
+    answered = dict(pairs(items))
     owed: list[Item] = []
     for index, item in enumerate(items):
         if index in left_out or type_of(item) in OUTPUTS:

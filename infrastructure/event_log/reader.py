@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from domain.events import Event
+from domain.events import DESCRIPTION, PINS, SUMMARY, Event
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
 from infrastructure.event_log.work import IdempotencyKey, KeyReused
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -99,7 +99,21 @@ _FORWARDS = sql.SQL(
     )
 )
 _BACKWARDS = sql.SQL(
-    _PAGE.format(where="originator_id = %s AND originator_version <= %s", order="originator_version DESC")
+    _PAGE.format(
+        where="originator_id = %s AND originator_version <= coalesce(%s, originator_version)",
+        order="originator_version DESC",
+    )
+)
+
+_NAMED = "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
+_LAST = " ORDER BY originator_version DESC LIMIT 1"
+_STANDING = sql.SQL(
+    f"{_NAMED}'{DESCRIPTION}' UNION ALL ({_NAMED}'{PINS}'{_LAST}) UNION ALL ({_NAMED}'{SUMMARY}'{_LAST})"
+    " ORDER BY originator_version"
+)
+_ITEMS = sql.SQL(
+    "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
+    " ORDER BY originator_version"
 )
 
 
@@ -135,6 +149,15 @@ class EventReader:
             (tenant, response_id),
         )
         return conversation_id_of(rows[0][0]) if rows else None
+
+    async def is_locked(self, conversation_id: str) -> bool:
+        """Whether a reply runs in the conversation."""
+        return bool(
+            await self._rows(
+                sql.SQL("SELECT FROM responses WHERE conversation_id = %s AND running LIMIT 1"),
+                (uuid_of(conversation_id),),
+            )
+        )
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
         """What an idempotency key was answered, at `since` or later. Raises KeyReused when that was another request."""
@@ -183,12 +206,16 @@ class EventReader:
             (uuid_of(conversation_id), item_id),
         )
 
-    async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
-        """Every event that names one of these items (or responses), ascending."""
-        return await self._recorded(
-            sql.SQL("SELECT {} FROM events WHERE originator_id = %s AND item_id = ANY(%s) ORDER BY originator_version"),
-            (uuid_of(conversation_id), list(item_ids)),
-        )
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event with version <= `until` that names any of these items, ascending."""
+        rows = await self._rows(_ITEMS.format(_COLUMNS), (uuid_of(conversation_id), list(item_ids), until))
+        return [_recorded(row) for row in rows]
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        """The events with version <= `until` that say how a conversation is described, and the last each that say which items
+        are pinned and which summary stands; ascending. They are few, however long it is."""
+        rows = await self._rows(_STANDING.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
+        return [_recorded(row) for row in rows]
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
         """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
@@ -229,7 +256,9 @@ class EventReader:
         rows = await self._rows(statement.format(_COLUMNS), parameters)
         return [_recorded(row) for row in rows]
 
-    async def _rows(self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+    async def _rows(
+        self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
+    ) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(statement, parameters, binary=True)
             return await cursor.fetchall()

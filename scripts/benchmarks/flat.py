@@ -59,17 +59,17 @@ async def started(log: EventLog, items: int) -> str:
     """A new conversation with so many items; its id."""
     ident = mint(CONVERSATION)
     await log.append(
-        _work(ident, StartConversation(conversation_id=ident, tenant=DEFAULT.tenant, owner=DEFAULT.subject))
+        work(ident, StartConversation(conversation_id=ident, tenant=DEFAULT.tenant, owner=DEFAULT.subject))
     )
     for begun in range(0, items, _AT_ONCE):
-        await log.append(_work(ident, _say(min(_AT_ONCE, items - begun))))
+        await log.append(work(ident, _say(min(_AT_ONCE, items - begun))))
     return ident
 
 
 async def _timed(log: EventLog, ident: str) -> float:
     """Milliseconds of one append."""
     began = time.perf_counter()
-    await log.append(_work(ident, _say()))
+    await log.append(work(ident, _say()))
     return (time.perf_counter() - began) * 1000
 
 
@@ -77,7 +77,8 @@ def _say(items: int = 1) -> AppendItems:
     return AppendItems(items=tuple(NewItem(item_id=mint("msg"), item=_ITEM) for _ in range(items)), author="bench")
 
 
-def _work(ident: str, command: Command) -> Work:
+def work(ident: str, command: Command) -> Work:
+    """A command of the one who measures."""
     return Work(
         principal=DEFAULT, conversation_id=ident, command=command, command_id=mint_uuid(), correlation_id="bench"
     )

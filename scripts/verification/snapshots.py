@@ -10,6 +10,7 @@ from infrastructure.event_log.reader import EventReader, Recorded
 from projections.context_snapshots import (
     ITEM_PREFIX,
     KEY_PREFIX,
+    MADE,
     MOST_BYTES,
     MOST_ITEMS,
     READ,
@@ -46,7 +47,12 @@ class Snapshots:
             pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
         for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
             self._seen.add(key(stream.tenant, stream.conversation_id))
-            if packed == _EMPTY or not stream.readable or at.parks(CONTEXT, stream.conversation_id):
+            if (
+                packed == _EMPTY
+                or _made_otherwise(packed)
+                or not stream.readable
+                or at.parks(CONTEXT, stream.conversation_id)
+            ):
                 self.absent += 1
                 continue
             self.compared += 1
@@ -101,10 +107,22 @@ class Snapshots:
         return events
 
 
+def _made_otherwise(packed: bytes | RedisError) -> bool:
+    """Whether it was made by other code than this: nobody reads it any more."""
+    if isinstance(packed, RedisError):
+        return False
+    try:
+        fields = as_fields(packed)
+    except UNREADABLE:
+        return False
+    return "deleted" not in fields and "version" in fields and fields.get("made") != MADE
+
+
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
     """What two snapshots of one version have in common from the depth `first` on."""
-    for name in ("version", "deleted", "instructions", "policy", "branch", "head", "depth"):
+    for name in ("version", "deleted", "instructions", "policy", "branch", "head", "depth", "summary", "heavy"):
         yield name, getattr(snapshot, name)
+    yield "pins", [(entry.id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
     kept = [(depth, entry) for depth, entry in snapshot.items if depth >= first]
     yield "places", [(depth, entry.id, entry.parent, entry.tokens) for depth, entry in kept]
     yield "items", [bytes(entry.item).decode() for _, entry in kept]

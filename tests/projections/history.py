@@ -1,7 +1,15 @@
 """Histories that touch every event there is, for tests that compare whole views."""
 
-from domain.commands import DescribeConversation, EndConversation, ReopenConversation
-from domain.events import ContextPolicy
+from domain.commands import (
+    DescribeConversation,
+    EndConversation,
+    PinItem,
+    RedoCompaction,
+    ReopenConversation,
+    UndoCompaction,
+    UnpinItem,
+)
+from domain.events import ContextPolicy, Fork
 from tests.queries.store import Writer
 
 
@@ -34,6 +42,22 @@ async def write_everything(write: Writer) -> dict[str, str]:
     asked, given = await write.ask(deleted, "secret question")
     await write.answer(deleted, asked, given, "secret answer")
     await write.delete(deleted)
+    pinned = await write.start("first", "of all", "and more")
+    ids = await write.append(pinned, "pin me", "and me", "not me")
+    for item_id in ids:
+        await write.do(pinned, PinItem(item_id=item_id))
+    await write.do(pinned, UnpinItem(item_id=ids[2]))
+    await write.retract(pinned, ids[1])
+    compacted = await write.start("long ago")
+    ids = await write.append(compacted, "once", "upon", "a time")
+    await write.compact(compacted, ids[0], 2)
+    await write.append(compacted, "there was")
+    await write.compact(compacted, ids[1], 3)
+    await write.do(compacted, UndoCompaction())
+    await write.do(compacted, RedoCompaction())
+    await write.do(compacted, UndoCompaction())
+    fork = Fork(conversation_id=pinned, item_id=ids[0], version=4, depth=3)
+    forked = await write.start("elsewhere", forked_from=fork)
     other = await write.of("other").start("elsewhere")
     return {
         "plain": plain,
@@ -42,5 +66,8 @@ async def write_everything(write: Writer) -> dict[str, str]:
         "answered": answered,
         "ended": ended,
         "deleted": deleted,
+        "pinned": pinned,
+        "compacted": compacted,
+        "forked": forked,
         "other": other,
     }

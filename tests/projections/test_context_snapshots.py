@@ -7,10 +7,10 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from domain.commands import DescribeConversation
-from domain.events import ContextPolicy, ConversationDeleted
-from infrastructure.context import tail_from_log
+from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
+from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.reader import Recorded
+from infrastructure.tail import tail_from_log
 from projections.context_snapshots import (
     MOST_BYTES,
     MOST_ITEMS,
@@ -19,6 +19,7 @@ from projections.context_snapshots import (
     key,
     put,
     read_snapshot,
+    read_tail,
 )
 from projections.context_view import ContextView, changes
 from projections.positions import Fenced, Place
@@ -191,6 +192,140 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
     assert snapshot is not None
     assert snapshot.instructions == instructions
     assert snapshot == await snapshot_from_log(world.reader, conversation, 3)
+
+
+async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snapshot:
+    """Carries forward what is in the log, event by event at last; the snapshot is what the log says, and so is every end of it."""
+    head = await world.reader.head(conversation)
+    snapshot = await _read(world, conversation)
+    assert head is not None
+    assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
+    for room in rooms:
+        held = await read_tail(world.redis, TENANT, conversation, room)
+        assert held == await tail_from_log(world.reader, conversation, head.version, room)
+    return snapshot
+
+
+async def test_given_pinned_items_then_the_snapshot_has_them_wherever_they_are(write: Writer, world: World) -> None:
+    conversation = await write.start("one")
+    ids = await write.append(conversation, *("x" for _ in range(MOST_ITEMS + 10)))
+    for item_id in (ids[-1], ids[0], ids[1]):
+        await write.do(conversation, PinItem(item_id=item_id))
+    await _carry(world)
+    snapshot = await _equals_the_log(world, conversation, 0, 20, 1_000)
+    assert [entry.id for entry in snapshot.pins] == [ids[0], ids[1], ids[-1]]
+    after = await world.reader.last_position()
+    await write.do(conversation, UnpinItem(item_id=ids[1]))
+    await write.append(conversation, "y")
+    await _carry(world, after)
+    snapshot = await _equals_the_log(world, conversation, 0, 20)
+    assert [entry.id for entry in snapshot.pins] == [ids[0], ids[-1]]
+    after = await world.reader.last_position()
+    await write.retract(conversation, ids[0])
+    await write.append(conversation, "z")
+    await _carry(world, after)
+    snapshot = await _equals_the_log(world, conversation, 0, 20)
+    assert [entry.id for entry in snapshot.pins] == [ids[-1]]
+
+
+async def test_given_a_summary_then_the_snapshot_has_the_one_that_stands_and_no_more_is_read_than_follows_it(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    ids = await write.append(conversation, *("x" for _ in range(8)))
+    await _carry(world)
+    seen: list[str | None] = []
+    for depth, act in ((3, None), (5, None), (0, UndoCompaction()), (0, UndoCompaction()), (0, RedoCompaction())):
+        after = await world.reader.last_position()
+        if act is None:
+            await write.compact(conversation, ids[depth - 2], depth, f"To {depth}.")
+        else:
+            await write.do(conversation, act)
+        await _carry(world, after)
+        snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
+        seen.append(snapshot.summary.text if snapshot.summary else None)
+    assert seen == ["To 3.", "To 5.", "To 3.", None, "To 3."]
+    tail = await read_tail(world.redis, TENANT, conversation, 1_000)
+    assert tail is not None
+    assert [each.depth for each in tail.items] == [4, 5, 6, 7, 8, 9]
+    assert tail.whole
+
+
+async def test_given_a_fork_then_its_snapshot_begins_where_it_left_and_a_context_reads_on_in_the_origin(
+    write: Writer, world: World
+) -> None:
+    origin = await write.start("one")
+    ids = await write.append(origin, *(f"x{n}" for n in range(6)))
+    await write.retract(origin, ids[1])
+    fork = Fork(conversation_id=origin, item_id=ids[3], version=9, depth=5)
+    await write.retract(origin, ids[2])
+    conversation = await write.start("a", forked_from=fork)
+    await write.append(conversation, "b")
+    await _carry(world)
+    snapshot = await _equals_the_log(world, conversation, 5)
+    assert (snapshot.first, snapshot.depth, [depth for depth, _ in snapshot.items]) == (6, 7, [6, 7])
+    assert not snapshot.tail().whole
+    assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+    tail = await tail_from_log(world.reader, conversation, 3, 1_000)
+    assert [each.item["content"] for each in tail.items] == ["one", "x0", "x2", "x3", "a", "b"]
+    assert tail.whole
+    empty = await write.start(forked_from=fork)
+    await _carry(world, await world.reader.last_position() - 1)
+    snapshot = await _equals_the_log(world, empty)
+    assert (snapshot.first, snapshot.depth, snapshot.head, snapshot.items) == (6, 5, ids[3], ())
+
+
+async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origins(write: Writer, world: World) -> None:
+    first = await write.start("1", "2", "3")
+    second = await write.start("3b", forked_from=Fork(conversation_id=first, item_id="msg_x", version=3, depth=2))
+    third = await write.start("4c", forked_from=Fork(conversation_id=second, item_id="msg_x", version=2, depth=3))
+    tail = await tail_from_log(world.reader, third, 2, 1_000)
+    assert [each.item["content"] for each in tail.items] == ["1", "2", "3b", "4c"]
+    assert [each.depth for each in tail.items] == [1, 2, 3, 4]
+    early = await write.start("2d", forked_from=Fork(conversation_id=third, item_id="msg_x", version=2, depth=1))
+    assert [each.item["content"] for each in (await tail_from_log(world.reader, early, 2, 99)).items] == ["1", "2d"]
+
+
+async def test_given_a_policy_then_no_more_is_read_than_its_budget_and_one_item(write: Writer, world: World) -> None:
+    conversation = await write.start(*("x" for _ in range(50)), context_policy=ContextPolicy(budget=50))
+    await _carry(world)
+    await _equals_the_log(world, conversation, 0, 49, 50, 51, 1_000)
+    tail = await read_tail(world.redis, TENANT, conversation, 1_000)
+    assert tail is not None
+    assert sum(each.tokens for each in tail.items) == 55
+    assert not tail.whole
+
+
+async def test_given_pinned_items_of_more_than_a_megabyte_then_the_log_has_to_say_what_a_context_is(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    ids = await write.append(conversation, *("words " * 30_000 for _ in range(7)))
+    for item_id in ids:
+        await write.do(conversation, PinItem(item_id=item_id))
+    await _carry(world)
+    snapshot = await _equals_the_log(world, conversation)
+    assert (snapshot.heavy, snapshot.pins) == (True, ())
+    assert await read_tail(world.redis, TENANT, conversation, 10) is None
+    after = await world.reader.last_position()
+    await write.retract(conversation, ids[0])
+    await write.retract(conversation, ids[1])
+    await _carry(world, after)
+    snapshot = await _equals_the_log(world, conversation, 10)
+    assert (snapshot.heavy, len(snapshot.pins)) == (False, 5)
+
+
+async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the_next_event_makes_it_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    await _carry(world)
+    await world.redis.hdel(key(TENANT, conversation), "made")
+    assert await read_tail(world.redis, TENANT, conversation, 10) is None
+    assert await _read(world, conversation) is None
+    await write.append(conversation, "two")
+    await _carry(world, 2)
+    await _equals_the_log(world, conversation, 10)
 
 
 async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_past_then_no_old_snapshot_is_left(

@@ -41,8 +41,8 @@ async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, worl
     verified = await _verify(world)
     assert verified.differences == []
     assert verified.ok
-    assert (verified.events, verified.conversations) == (await world.reader.last_position(), 21)
-    assert (verified.snapshots, verified.snapshots_absent) == (21, 0)
+    assert (verified.events, verified.conversations) == (await world.reader.last_position(), 30)
+    assert (verified.snapshots, verified.snapshots_absent) == (30, 0)
     assert verified.documents == {view: len(documents) for view, documents in (await world.held()).items()}
 
 
@@ -52,7 +52,7 @@ async def test_given_no_snapshots_at_all_then_nothing_differs(write: Writer, wor
     await world.redis.flushdb()
     verified = await _verify(world)
     assert verified.ok
-    assert (verified.snapshots, verified.snapshots_absent) == (0, 7)
+    assert (verified.snapshots, verified.snapshots_absent) == (0, 10)
 
 
 async def test_given_events_that_are_appended_meanwhile_then_nothing_differs(write: Writer, live: World) -> None:

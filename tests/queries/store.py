@@ -9,8 +9,10 @@ import msgspec
 from domain.commands import (
     AppendItems,
     Command,
+    CompactContext,
     CompleteReply,
     DeleteConversation,
+    DescribeConversation,
     EndConversation,
     FailReply,
     NewItem,
@@ -80,6 +82,23 @@ class Writer:
 
     async def retract(self, conversation_id: str, item_id: str) -> Appended:
         return await self.do(conversation_id, RetractItem(item_id=item_id))
+
+    async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
+        """A summary stands for all items up to `last`, of this depth; the one before is taken in."""
+        nothing = await self.do(conversation_id, DescribeConversation())
+        command = CompactContext(
+            compaction_id=mint("cmp"),
+            summary=text,
+            first=last,
+            last=last,
+            depth=depth,
+            count=depth,
+            tokens_before=100,
+            tokens_after=5,
+            model="smol",
+            replaces=nothing.conversation.summary,
+        )
+        return await self.do(conversation_id, command)
 
     async def end(self, conversation_id: str) -> Appended:
         return await self.do(conversation_id, EndConversation())

@@ -7,8 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from domain.commands import PinItem
+from domain.events import ContextPolicy
 from infrastructure.context import Asked
 from infrastructure.settings import Settings
+from infrastructure.tokens import count
 from queries.log_access import LogAway
 from queries.main import open_sources
 from tests.queries.conftest import open_api
@@ -87,3 +90,40 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
             await sources.contexts.assemble("default", conversation_id, 2, asked)
         assert time.monotonic() - started < 4.0
         await postgres.mend()
+
+
+async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_marked(
+    small: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start("a")
+    ids = await write.append(conversation_id, "b", "c", "d")
+    await write.do(conversation_id, PinItem(item_id=ids[0]))
+    await write.compact(conversation_id, ids[1], 3, "They spelled.")
+
+    body = await context(small, conversation_id)
+
+    assert [(item["id"], item["pinned"]) for item in body["items"]] == [(ids[0], True), (ids[2], False)]
+    summary = body["summary"]
+    assert summary["id"].startswith("cmp_")
+    assert {name: summary[name] for name in ("text", "from", "to", "count")} == {
+        "text": "They spelled.",
+        "from": ids[1],
+        "to": ids[1],
+        "count": 3,
+    }
+    assert body["left_out"] == [{"from": ids[1], "to": ids[1], "count": 3, "reason": "summarized"}]
+    assert body["tokens"] == summary["tokens"] + sum(item["tokens"] for item in body["items"])
+
+
+async def test_the_budget_is_counted_as_the_model_counts(
+    settings: Settings, write: Writer, projector: Projector
+) -> None:
+    text = "Ünïcödé 雪が降る — نص عربي 🙂 " * 20
+    conversation_id = await write.start(*[text] * 20, context_policy=ContextPolicy(budget=3_000))
+    async with open_api(settings.model_copy(update={"default_model": MODEL})) as api:
+        for model, encoding in (("gpt-4", "cl100k_base"), ("gpt-4o", "o200k_base")):
+            answer = await api.get(f"/v1/conversations/{conversation_id}/context", params={"model": model})
+            body = answer.json()
+            each = count(text, encoding) + 4
+            assert {item["tokens"] for item in body["items"]} == {each}
+            assert body["tokens"] == each * len(body["items"]) <= 3_000 < each * (len(body["items"]) + 1)

@@ -12,7 +12,7 @@ from tests.servers import ROOT
 FINISH_SECONDS = 240.0
 
 
-def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+def bench(place: Path, *arguments: str, long: int = 600) -> tuple[int, dict[str, Any], str]:
     """(status, what it printed, what it said on stderr); its temporary files go to `place`."""
     command = (
         sys.executable,
@@ -25,7 +25,7 @@ def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
         "--runs",
         "1",
         "--long",
-        "600",
+        str(long),
         "--conversations",
         "50",
         "--json",
@@ -98,6 +98,18 @@ def assert_reads_are_measured(figures: dict[str, Any]) -> None:
         assert figures[floor]["value"] > 0
         assert figure["ratio"] > 0
         assert 0 < figure["p50_ms"] <= figure["p99_ms"]
+
+
+def test_a_context_of_a_long_conversation_stands_beside_that_of_a_short_one(tmp_path: Path) -> None:
+    status, results, err = bench(tmp_path, "context", long=1_200)
+
+    assert status == 0, err
+    figures = {figure["name"]: figure for figure in results["figures"]}
+    for how in ("with its snapshot", "from the log"):
+        long = figures[f"context of 1,200 items {how}"]
+        assert long["floor"] == f"context of 1,000 items {how}"
+        assert long["ratio"] > 0
+        assert 0 < long["p50_ms"] <= long["p99_ms"]
 
 
 def test_a_store_that_does_not_run_is_said_plainly(tmp_path: Path) -> None:

@@ -1,0 +1,15 @@
+"""POST /v1/conversations/{id}/compact/redo: the summary that was undone last stands again."""
+
+from fastapi import Response
+
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
+from domain.commands import RedoCompaction
+
+router, serves = verb("POST", "/v1/conversations/{conversation_id}/compact/redo")
+
+
+@serves
+async def redo_compaction(called: Caller, conversation_id: str) -> Response:
+    """Answers with the Conversation."""
+    return await called.carry_out(conversation_id, RedoCompaction(), conversation_answer)

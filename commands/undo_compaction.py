@@ -1,0 +1,15 @@
+"""POST /v1/conversations/{id}/compact/undo: models are shown the summary before the last one again, or the items themselves."""
+
+from fastapi import Response
+
+from commands.carry_out import Caller, conversation_answer
+from commands.verb import verb
+from domain.commands import UndoCompaction
+
+router, serves = verb("POST", "/v1/conversations/{conversation_id}/compact/undo")
+
+
+@serves
+async def undo_compaction(called: Caller, conversation_id: str) -> Response:
+    """Answers with the Conversation."""
+    return await called.carry_out(conversation_id, UndoCompaction(), conversation_answer)

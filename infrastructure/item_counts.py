@@ -1,0 +1,32 @@
+"""Token counts of items, kept so that nothing is counted twice: an item never changes, nor does its count in an encoding."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from domain.items import Item
+from domain.rendering import counted_text, fixed_tokens
+from infrastructure.tokens import count_off_loop
+
+MOST_COUNTS = 100_000
+"""Some 20 MB."""
+
+
+class ItemCounts:
+    """What items, by their ids, add to a request: the newest `most` counts. One for a process."""
+
+    def __init__(self, most: int = MOST_COUNTS) -> None:
+        self._most = most
+        self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
+
+    async def of(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
+        """The tokens of each (id, item), in order, as this encoding counts them."""
+        missing = [(ident, item) for ident, item in items if (ident, encoding) not in self._kept]
+        counts = await count_off_loop([counted_text(item) for _, item in missing], encoding)
+        fresh = {ident: count + fixed_tokens(item) for (ident, item), count in zip(missing, counts, strict=True)}
+        found = [fresh[ident] if ident in fresh else self._kept[ident, encoding] for ident, _ in items]
+        for (ident, _), tokens in zip(items, found, strict=True):
+            self._kept[ident, encoding] = tokens
+            self._kept.move_to_end((ident, encoding))
+        while len(self._kept) > self._most:
+            self._kept.popitem(last=False)
+        return found

@@ -1,0 +1,49 @@
+-- Reads the end of a snapshot: from its head down until there is one item more than fits. See context_snapshots.py for the shape.
+--
+-- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; and how a snapshot is made that can be read.
+-- Answers nil when there is none, it is a tombstone, or it has not all of that; else one MessagePack list:
+--   the fields that are not items, a map; the pinned items' entries, a list; depths and entries of items by turns, the newest
+--   first; whether there are no more of them here.
+local key, room = KEYS[1], tonumber(ARGV[1])
+local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
+  'deleted', 'made', 'heavy'}
+local held, fields = redis.call('HMGET', key, unpack(names)), {}
+for at, name in ipairs(names) do
+  fields[name] = held[at] or nil
+end
+if not fields.version or fields.deleted or fields.heavy or fields.made ~= ARGV[2] then
+  return false
+end
+
+local pins = {}
+if fields.pins then
+  for at, id in ipairs(cjson.decode(fields.pins)) do
+    pins[at] = redis.call('HGET', key, 'pin:' .. id)
+    if not pins[at] then
+      return false
+    end
+  end
+end
+
+room = math.min(room, cjson.decode(fields.policy).budget or room)
+local above = fields.summary and cjson.decode(fields.summary).depth or 0
+local last = math.max(tonumber(fields.first), above + 1)
+local left, tokens, items, depth = tonumber(fields.count), 0, {}, tonumber(fields.depth)
+
+while depth >= last and left > 0 and tokens <= room do
+  local entry = redis.call('HGET', key, 'i:' .. fields.branch .. ':' .. depth)
+  if entry then
+    items[#items + 1] = depth
+    items[#items + 1] = entry
+    tokens = tokens + tonumber(string.match(entry, '"tokens":(%d+)'))
+    left = left - 1
+  end
+  depth = depth - 1
+end
+
+fields.pins, fields.count = nil, nil
+local reached = depth < last or left == 0
+if tokens <= room and not (reached and tonumber(fields.first) <= above + 1) then
+  return false
+end
+return cmsgpack.pack({fields, pins, items, reached})

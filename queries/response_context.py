@@ -1,0 +1,50 @@
+"""GET /v1/responses/{id}/context: what the model was sent for a reply, rendered again from the log, at any later time."""
+
+from fastapi import APIRouter, Response
+
+from domain.errors import ResponseNotFound
+from domain.events import ReplyDeleted, ReplyRequested
+from domain.items import shaped
+from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.http.app import reads
+from infrastructure.http.paths import ResponseId
+from infrastructure.http.shapes import json_response
+from queries.caller import Called
+from queries.context import left_out_shape, summary_shape
+
+router = APIRouter(tags=["responses"])
+
+
+@reads(router, "/v1/responses/{response_id}/context")
+async def get_response_context(response_id: ResponseId, called: Called) -> Response:
+    """Answers with the `request` as it was sent, and whether its SHA-256 is the one on record. It always comes from the log."""
+    tenant = called.principal.tenant
+    requested = await called.sources.log.ask(lambda reader: _requested(reader, tenant, response_id))
+    if requested is None or not isinstance(request := requested.event, ReplyRequested):
+        raise ResponseNotFound(response_id)
+    again = await called.sources.contexts.rendered(requested.conversation_id, requested)
+    body = {
+        "object": "response.context",
+        "version": request.shown.version,
+        "model": request.model,
+        "budget": request.shown.budget,
+        "tokens": request.shown.tokens,
+        "items": [
+            {"id": each.item_id, "tokens": each.tokens, "item": shaped(each.item_id, each.item)} for each in again.items
+        ],
+        "left_out": left_out_shape(request.shown.left_out),
+        "summary": summary_shape(again.summary, again.summary_tokens),
+        "request": again.body,
+        "request_sha256_matches": again.matches,
+    }
+    return json_response(body)
+
+
+async def _requested(reader: EventReader, tenant: str, response_id: str) -> Recorded | None:
+    """What the reply was asked with; None where there is none, or it was deleted, alone or with its conversation."""
+    conversation_id = await reader.conversation_of(tenant, response_id)
+    head = await reader.head(conversation_id) if conversation_id else None
+    if conversation_id is None or head is None or head.deleted:
+        return None
+    events = await reader.item(conversation_id, response_id)
+    return None if any(isinstance(each.event, ReplyDeleted) for each in events) else events[0]

@@ -1,0 +1,237 @@
+"""What a model was sent for a reply, rendered again at any later time: byte for byte what the provider got.
+
+scripts/test tests/queries/test_response_context.py -m endless     five hundred histories
+"""
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from commands.main import create_app
+from domain.commands import DeleteReply, DescribeConversation
+from domain.events import Fork, ReplyRequested
+from domain.rendering import request_sha256
+from infrastructure.ids import mint
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from infrastructure.tail import PAGE
+from tests.log import Log
+from tests.provider import Provider
+from tests.provider import provider as running_provider
+from tests.queries.conftest import open_api
+from tests.queries.store import Writer
+
+FIVE_HUNDRED = 500
+A_FEW = 8
+SEED = 7
+BUDGET = 400
+WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "wörld", "مرحبا", "<|endoftext|>", "and so on")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture
+async def store(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    """The command API, with the scripted provider."""
+    changed = {"openai_base_url": provider.url, "model_window": 2_000, "default_model": "scripted"}
+    app = create_app(settings.model_copy(update=changed), Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
+
+
+async def response_context(api: httpx.AsyncClient, response_id: str) -> dict[str, Any]:
+    answer = await api.get(f"/v1/responses/{response_id}/context")
+    assert answer.status_code == 200, answer.text
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+class History:
+    """A random one: whatever can happen to a conversation, happens to it."""
+
+    def __init__(self, seed: int, store: httpx.AsyncClient) -> None:
+        self._random = random.Random(seed)
+        self._store = store
+        self._ids: list[str] = []
+        self.conversation_id = ""
+        self.responses: list[str] = []
+
+    async def happen(self, steps: int = 14) -> None:
+        policy = {"budget": BUDGET, "strategy": "newest_turns"}
+        started = await self._post("", instructions=self._text(), context_policy=policy)
+        self.conversation_id = started.json()["id"]
+        acts = (
+            self._say,
+            self._say,
+            self._ask,
+            self._ask,
+            self._pin,
+            self._retract,
+            self._compact,
+            self._undo,
+            self._describe,
+        )
+        await self._say()
+        await self._ask()
+        for _ in range(steps):
+            await self._random.choice(acts)()
+
+    async def _say(self) -> None:
+        call = {"type": "function_call", "call_id": mint("call"), "name": "look", "arguments": self._text()}
+        output = {"type": "function_call_output", "call_id": call["call_id"], "output": self._text()}
+        alone = {**output, "call_id": "nobody"}
+        reasoning = {"type": "reasoning", "summary": []}
+        items = [self._message("user"), call, output, self._message("assistant")]
+        for item in (alone, reasoning, call):
+            if self._random.random() < 0.2:
+                items.insert(self._random.randrange(1, 4), item)
+        answer = await self._post("/items", items=items * self._random.randint(1, 3))
+        self._ids += [each["id"] for each in answer.json()["data"]]
+
+    async def _ask(self) -> None:
+        given: dict[str, Any] = {"input": self._text(), "conversation": self.conversation_id}
+        if self._random.random() < 0.5:
+            given |= {"instructions": self._text(), "temperature": 0.5, "max_output_tokens": 50}
+        answer = await self._store.post("/v1/responses", json=given)
+        if answer.status_code == 200:
+            self.responses.append(answer.json()["id"])
+        else:
+            assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+    async def _pin(self) -> None:
+        await self._post(f"/items/{self._random.choice(self._ids)}/{self._random.choice(('pin', 'pin', 'unpin'))}")
+
+    async def _retract(self) -> None:
+        await self._store.delete(f"/v1/conversations/{self.conversation_id}/items/{self._random.choice(self._ids)}")
+
+    async def _compact(self) -> None:
+        await self._post("/compact")
+
+    async def _undo(self) -> None:
+        await self._post(f"/compact/{self._random.choice(('undo', 'redo'))}")
+
+    async def _describe(self) -> None:
+        await self._post("", instructions=self._random.choice((None, self._text())))
+
+    async def _post(self, path: str, **body: Any) -> httpx.Response:
+        ident = f"/{self.conversation_id}" if self.conversation_id else ""
+        answer = await self._store.post(f"/v1/conversations{ident}{path}", json=body or None)
+        assert answer.status_code < 500, answer.text
+        return answer
+
+    def _message(self, role: str) -> dict[str, Any]:
+        return {"type": "message", "role": role, "content": self._text()}
+
+    def _text(self) -> str:
+        return " ".join(self._random.choices(WORDS, k=self._random.randint(1, 20))) + "."
+
+
+@pytest.mark.parametrize("histories", [A_FEW, pytest.param(FIVE_HUNDRED, marks=pytest.mark.endless)])
+async def test_whatever_happened_since_a_request_is_rendered_as_the_provider_got_it(
+    histories: int, settings: Settings, store: httpx.AsyncClient, provider: Provider, log: Log
+) -> None:
+    summarized = 0
+    async with open_api(settings) as api:
+        for number in range(histories):
+            provider.requests.clear()
+            history = History(SEED + number, store)
+            await history.happen()
+            sent = {request_sha256(body) for body in provider.requests}
+            on_record = [event for event in log.events(history.conversation_id) if isinstance(event, ReplyRequested)]
+            assert [event.response_id for event in on_record] == history.responses
+            for event in on_record:
+                body = await response_context(api, event.response_id)
+                assert body["request"] in provider.requests
+                assert request_sha256(body["request"]) == event.shown.request_sha256
+                assert event.shown.request_sha256 in sent
+                assert body["request_sha256_matches"] is True
+                assert body["tokens"] == event.shown.tokens <= BUDGET
+                assert [each.reason for each in event.shown.left_out] == [each["reason"] for each in body["left_out"]]
+                summarized += body["summary"] is not None
+    assert summarized
+
+
+async def test_a_request_that_was_sent_otherwise_does_not_match(
+    store: httpx.AsyncClient, settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a")
+    response_id, _ = await write.ask(conversation_id, "b")
+    async with open_api(settings) as api:
+        body = await response_context(api, response_id)
+    assert (body["object"], body["request_sha256_matches"]) == ("response.context", False)
+    assert [item["item"]["content"][0]["text"] for item in body["items"]] == ["b"]
+
+
+async def test_what_is_unknown_or_deleted_alone_or_with_its_conversation_is_not_found(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    alone, together = await write.start("a"), await write.start("b")
+    (first, given), (second, _) = await write.ask(alone, "x"), await write.ask(together, "y")
+    await write.answer(alone, first, given, "answer")
+    await write.do(alone, DeleteReply(response_id=first))
+    await write.delete(together)
+    for response_id in (first, second, mint("resp")):
+        answer = await api.get(f"/v1/responses/{response_id}/context")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
+    store: httpx.AsyncClient, settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("one")
+    ids = await write.append(conversation_id, "two", "three")
+    for number in range(PAGE + 1):
+        await write.do(conversation_id, DescribeConversation(title=str(number)))
+    await write.retract(conversation_id, ids[0])
+    answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})
+    await write.retract(conversation_id, ids[1])
+    async with open_api(settings) as api:
+        body = await response_context(api, answer.json()["id"])
+    assert body["request_sha256_matches"]
+    assert [each["content"] for each in body["request"]["messages"]] == ["one", "three", "hi"]
+
+
+async def test_what_a_fork_was_shown_of_its_origin_is_rendered_again_though_the_origin_goes_on(
+    store: httpx.AsyncClient, settings: Settings, write: Writer, provider: Provider
+) -> None:
+    origin = await write.start("one")
+    ids = await write.append(origin, *(f"origin {n}" for n in range(6)))
+    await write.retract(origin, ids[1])
+    fork = Fork(conversation_id=origin, item_id=ids[4], version=9, depth=6)
+    conversation_id = await write.start("own", forked_from=fork)
+    answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})
+    assert answer.status_code == 200, answer.text
+    await write.retract(origin, ids[2])
+    await write.delete(origin)
+    async with open_api(settings) as api:
+        body = await response_context(api, answer.json()["id"])
+    assert body["request_sha256_matches"]
+    said = [each["content"] for each in body["request"]["messages"]]
+    assert said == ["one", "origin 0", "origin 2", "origin 3", "origin 4", "own", "hi"]
+
+
+async def test_what_is_on_record_of_a_reply_does_not_grow_with_its_conversation(
+    store: httpx.AsyncClient, write: Writer, log: Log
+) -> None:
+    sizes: list[int] = []
+    for items in (60, 600):
+        conversation_id = await write.start(*["some words"] * items)
+        answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})
+        assert answer.status_code == 200, answer.text
+        [event] = [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
+        sizes.append(len(msgspec.json.encode(event)))
+    assert abs(sizes[1] - sizes[0]) < 100
+
+
+@pytest.fixture
+def log(settings: Settings) -> Log:
+    return Log(settings.postgres_url)
