@@ -74,7 +74,12 @@ async def store(settings: Settings, provider: Provider) -> AsyncIterator[Store]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield Store(client, Caller(app.state.wiring, DEFAULT, "req_test", None, None))
+            yield Store(client, Caller(app.state.wiring, DEFAULT, "req_test", None, None, for_ever))
+
+
+async def for_ever() -> None:
+    """Nobody hangs up."""
+    await asyncio.Event().wait()
 
 
 def summarizes(exchange: Exchange) -> None:

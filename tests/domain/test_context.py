@@ -107,7 +107,7 @@ def test_what_is_alone_is_neither_sent_nor_counted_but_named() -> None:
     assert [(each.reason, each.first, each.count) for each in selection.left_out] == [
         ("orphaned_call", "msg_1", 1),
         ("orphaned_output", "msg_2", 1),
-        ("not_expressible", "msg_3", 1),
+        ("reasoning", "msg_3", 1),
     ]
 
 

@@ -66,7 +66,14 @@ async def test_a_refusal_is_told_by_its_code_and_what_may_pass_is_tried_again(
 
 @pytest.mark.parametrize(
     ("header", "seconds"),
-    [("7.5", 7.5), ("-1", None), ("nan", None), ("soon", None), ("1e9", None), (formatdate(time.time() + 3600), 3600)],
+    [
+        ("7.5", 7.5),
+        ("-1", None),
+        ("nan", None),
+        ("soon", None),
+        ("1e9", None),
+        pytest.param(formatdate(time.time() + 3600), 3600, id="a date"),
+    ],
 )
 async def test_a_rate_limit_says_when_to_come_back(
     chat: Model, provider: Provider, header: str, seconds: float | None
