@@ -17,7 +17,7 @@ from domain.commands import CompactContext
 from domain.compaction import AFTER, PROMPT, SO_FAR, bounded, kept_from, may_end, portions, shortened, transcript
 from domain.context import BUDGET
 from domain.errors import SummaryHasChanged
-from domain.events import ItemAppended
+from domain.events import ItemAppended, Usage
 from domain.items import Item, from_stored
 from domain.rendering import render
 from infrastructure.context import Asked, Chosen, Context
@@ -45,6 +45,14 @@ class Portion(Struct, frozen=True):
     items: list[Item]
     texts: list[str]
     sizes: list[int]
+
+
+class Written(Struct, frozen=True):
+    """A summary that a model wrote, of the first `covered` items, and the tokens that took."""
+
+    text: str
+    covered: int
+    usage: Usage
 
 
 async def make_room(called: Caller, conversation_id: str, version: int, asked: Asked) -> tuple[int, Context]:
@@ -107,28 +115,13 @@ async def summarize(
         return None
     old = chosen.tail.summary
     taken = await _taken_in(called, conversation_id, chosen, depth, room)
-    summary, covered, found = old.text if old else "", 0, None
-    begin = 0
-    for end in portions(taken.items, taken.sizes, room)[:MOST_CALLS]:
-        body = _body(
-            model.renderer, asked.model, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most
-        )
-        try:
-            said = await model.say(body)
-        except ModelFailed:
-            if found is None:
-                raise
-            break
-        # Either may be long: counting it would hold up the event loop.
-        summary = await asyncio.to_thread(bounded, said.text, most, partial(count, encoding=chosen.encoding))
-        begin = end
-        if not summary:
-            log.warning("compaction_was_empty", conversation_id=conversation_id)
-            break
-        if may_end(taken.items, end):
-            covered, found = end, summary
-    if found is None:
+    written = await write(
+        called, asked.model, prompt=prompt, summary=old.text if old else "", taken=taken, room=room, most=most
+    )
+    if written is None:
+        log.warning("compaction_was_empty", conversation_id=conversation_id)
         return None
+    covered, found = written.covered, written.text
     sizes = await contexts.counts(
         [(event.item_id, from_stored(event.item)) for event in taken.events[:covered]], chosen.encoding
     )
@@ -148,6 +141,41 @@ async def summarize(
     )
 
 
+async def write(
+    called: Caller, name: str, *, prompt: str, summary: str, taken: Portion, room: int, most: int
+) -> Written | None:
+    """Has the model `name` write a summary of at most `most` tokens, of `summary` and what follows it, in portions of `room` tokens.
+
+    Whatever MOST_CALLS cover, to the end of a turn. None where it said nothing. Raises ModelFailed when it failed before there was any.
+    """
+    model = called.wiring.model
+    encoding = model.encoding(name)
+    found: Written | None = None
+    spent = Usage()
+    begin = 0
+    for end in portions(taken.items, taken.sizes, room)[:MOST_CALLS]:
+        body = _body(model.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
+        try:
+            said = await model.say(body)
+        except ModelFailed:
+            if found is None:
+                raise
+            break
+        spent = _sum(spent, said.usage or Usage())
+        # Either may be long: counting it would hold up the event loop.
+        summary = await asyncio.to_thread(bounded, said.text, most, partial(count, encoding=encoding))
+        begin = end
+        if not summary:
+            break
+        if may_end(taken.items, end):
+            found = Written(summary, end, spent)
+    return found
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(**{name: getattr(one, name) + getattr(other, name) for name in Usage.__struct_fields__})
+
+
 async def _taken_in(called: Caller, conversation_id: str, chosen: Chosen, depth: int, room: int) -> Portion:
     """The items after the old summary and above `depth`, as many as MOST_CALLS portions hold."""
     taken = Portion([], [], [], [])
@@ -156,17 +184,21 @@ async def _taken_in(called: Caller, conversation_id: str, chosen: Chosen, depth:
     async for event in called.wiring.contexts.path(conversation_id, chosen.tail.version, old.last if old else None):
         if event.depth >= depth or size > room * MOST_CALLS:
             break
-        item = from_stored(event.item)
-        text = transcript(item)
-        if len(text) > room:
-            text = await asyncio.to_thread(shortened, text, room, partial(count, encoding=chosen.encoding))
-        [tokens] = await count_off_loop([text], chosen.encoding)
         taken.events.append(event)
-        taken.items.append(item)
-        taken.texts.append(text)
-        taken.sizes.append(tokens + 1)
-        size += tokens + 1
+        size += await take_in(taken, from_stored(event.item), room, chosen.encoding)
     return taken
+
+
+async def take_in(taken: Portion, item: Item, room: int, encoding: str) -> int:
+    """Adds an item to what a summary takes in, and says how many tokens that are; one longer than a portion is shortened in its middle."""
+    text = transcript(item)
+    if len(text) > room:
+        text = await asyncio.to_thread(shortened, text, room, partial(count, encoding=encoding))
+    [tokens] = await count_off_loop([text], encoding)
+    taken.items.append(item)
+    taken.texts.append(text)
+    taken.sizes.append(tokens + 1)
+    return tokens + 1
 
 
 def _body(renderer: int, model: str, *, prompt: str, summary: str, texts: Sequence[str], most: int) -> dict[str, Any]:

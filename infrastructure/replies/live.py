@@ -34,6 +34,16 @@ AWAY_SECONDS = 1.0
 BLOCK_MILLISECONDS = 1_000
 AT_ONCE = 512
 
+_APPEND = """
+for n, stream in ipairs(KEYS) do
+  local at = 3 * n - 2
+  redis.pcall('XADD', stream, '1-' .. ARGV[at], 'd', ARGV[at + 1])
+  redis.call('EXPIRE', stream, ARGV[at + 2])
+end
+"""
+# One call for a whole batch: the client takes longer over the answers to a thousand commands than Redis over the commands. What a first try
+# had written already is refused, by its id, when it is tried again.
+
 Written = Callable[[int], None]
 """Is told the number of the newest event that Redis has."""
 
@@ -57,7 +67,7 @@ class LiveWriter:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self._append = redis.register_script(_APPEND)
         self._waiting: deque[tuple[str, int, bytes, Written]] = deque()
         self._bytes = 0
         self._away_until = 0.0
@@ -95,16 +105,12 @@ class LiveWriter:
     async def _write(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(len(sent) for _, _, sent, _ in batch)
-        kept: dict[str, int] = {}
-        pipeline = self._redis.pipeline(transaction=False)
-        for response_id, sequence, sent, _ in batch:
-            pipeline.xadd(key(response_id), {"d": sent}, id=f"1-{sequence}")
-            kept[response_id] = KEPT_AFTER_SECONDS if events.is_terminal(sent) else KEPT_SECONDS
-        for response_id, seconds in kept.items():
-            pipeline.expire(key(response_id), seconds)
+        told: list[bytes | str | int] = []
+        for _, sequence, sent, _ in batch:
+            seconds = KEPT_AFTER_SECONDS if events.is_terminal(sent) else KEPT_SECONDS
+            told += (sequence, sent, seconds)
         try:
-            # What a first try had written already is refused, by its id, when it is tried again.
-            await pipeline.execute(raise_on_error=False)
+            await self._append(keys=[key(response_id) for response_id, _, _, _ in batch], args=told)
         except (RedisError, OSError) as error:
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)

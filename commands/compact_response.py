@@ -1,0 +1,97 @@
+"""POST /v1/responses/compact: a summary of an input, or of a chain of responses, to go on from with less. Nothing is kept."""
+
+import base64
+import time
+from typing import Any
+
+import msgspec
+from fastapi import Response
+
+from commands.bodies import Body, Instructions
+from commands.carry_out import Caller
+from commands.compaction import COMPACTION, MOST_CALLS, SMALLEST_PORTION, Portion, take_in, write
+from commands.create_response import model_of
+from commands.placing import Place, place_of
+from commands.response_body import LARGEST_REQUEST, CreateResponse, Name
+from commands.verb import verb
+from domain.compaction import PROMPT
+from domain.context import begins_turn
+from domain.items import Item, from_stored, shaped
+from infrastructure.http import shapes
+from infrastructure.http.errors import ApiError
+from infrastructure.http.response_object import usage_object
+from infrastructure.ids import RESPONSE, mint
+from infrastructure.tokens import count_off_loop
+
+LONGEST_SUMMARY = 1_024
+"""Tokens; or an eighth of the model's window, where that is less."""
+
+
+class CompactResponse(Body):
+    model: Name
+    input: str | list[Any] | None = None
+    previous_response_id: str | None = None
+    instructions: Instructions | None = None
+    prompt_cache_key: str | None = None
+    service_tier: str | None = None
+
+
+router, serves = verb("POST", "/v1/responses/compact", CompactResponse, largest=LARGEST_REQUEST)
+
+
+@serves
+async def compact_response(called: Caller, body: CompactResponse) -> Response:
+    """Answers with the users' messages and an item of type `compaction`, which stands for all, and can be sent as input."""
+    request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)
+    given = request.items()
+    place = await place_of(called, request)
+    name = await model_of(request, called)
+    model = called.wiring.model
+    most = min(LONGEST_SUMMARY, model.window(name) // 8)
+    prompt = PROMPT if body.instructions is None else f"{PROMPT}\n\n{body.instructions}"
+    encoding = model.encoding(name)
+    [prompt_tokens] = await count_off_loop([prompt], encoding)
+    room = int((model.window(name) - most) * model.room(name)) - prompt_tokens - most - SMALLEST_PORTION
+    taken = Portion([], [], [], [])
+    kept: list[Item] = []
+    size = 0
+    told = await _told_before(called, place)
+    for ident, item in [*told, *((new.item_id, from_stored(new.item)) for new in (*place.taken_up, *given))]:
+        if room < SMALLEST_PORTION or size > room * MOST_CALLS:
+            message = f"The input is more than the model {name[:64]!r} can summarize at once."
+            raise ApiError(400, message, code="context_length_exceeded", param="input")
+        size += await take_in(taken, item, room, encoding)
+        if begins_turn(item):
+            kept.append(shaped(ident, item))
+    written = await write(called, name, prompt=prompt, summary="", taken=taken, room=room, most=most)
+    if written is None or written.covered < len(taken.items):
+        raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
+    carried = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
+    answer = {
+        "id": mint(RESPONSE),
+        "object": "response.compaction",
+        "created_at": int(time.time()),
+        "output": [*kept, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": carried}],
+        "usage": usage_object(written.usage),
+    }
+    return shapes.json_response(answer)
+
+
+async def _told_before(called: Caller, place: Place) -> list[tuple[str, Item]]:
+    """All that the response to go on from was shown, or could have been, and what it answered; as long as that is no book."""
+    if place.shown_of is None:
+        return []
+    path = called.wiring.contexts.path(place.shown_of, place.version, None)
+    told: list[tuple[str, Item]] = []
+    size = 0
+    async for event in path:
+        size += len(event.item)
+        if size > LARGEST_REQUEST:
+            raise ApiError(
+                400,
+                "The responses before this one are too long to be summarized at once: compact their conversation.",
+                code="context_length_exceeded",
+                param="previous_response_id",
+            )
+        told.append((event.item_id, from_stored(event.item)))
+    return told
