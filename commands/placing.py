@@ -17,7 +17,7 @@ from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import checked
-from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
+from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_beside
 from infrastructure.replies.output import CUT_OFF
 from infrastructure.replies.record import Record, find
 from infrastructure.standing import standing
@@ -115,6 +115,7 @@ async def _behind(called: Caller, response_id: str) -> Place:
     stands = await standing(reader, record.conversation_id, version)
     start = replace(
         _start(called),
+        conversation_id=mint_beside(first.family),
         forked_from=fork,
         family=first.family,
         instructions=stands.instructions,

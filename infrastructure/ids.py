@@ -16,6 +16,12 @@ def mint(prefix: str) -> str:
     return f"{prefix}_{uuid_utils.uuid7().hex}"
 
 
+def mint_beside(other: str) -> str:
+    """A new id of the same kind, in the same bucket of the views: that is in an id's last byte (`projections/buckets.py`)."""
+    prefix, _, digits = other.rpartition("_")
+    return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
+
+
 def mint_uuid() -> UUID:
     """A new bare UUIDv7, for what no client ever names."""
     return UUID(int=uuid_utils.uuid7().int)

@@ -41,15 +41,16 @@ def test_the_curl_lines_answer(running: System, tmp_path: Path) -> None:
     with OpenAI(base_url=f"{running.base_url}/v1", api_key="any") as client:
         items = [{"type": "message", "role": "user", "content": f"{n}"} for n in range(3)]
         conversation = client.conversations.create(items=items)  # type: ignore[arg-type]  # plain dicts are what it takes
+        response = client.responses.create(input="hi", conversation=conversation.id, max_output_tokens=4)
     lines = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl")]
-    assert len(lines) == 8
+    assert len(lines) == 9
     for line in lines:
         command = line.replace("localhost:8000", running.base_url.removeprefix("http://")).replace(
             "curl -s", "curl -sf"
         )
         done = subprocess.run(
             ["bash", "-c", command],
-            env={**os.environ, "CONVERSATION": conversation.id},
+            env={**os.environ, "CONVERSATION": conversation.id, "RESPONSE": response.id},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -64,9 +64,10 @@ class History:
         self._ids: list[str] = []
         self.conversation_id = ""
         self.responses: list[str] = []
+        self.beside: list[str] = []
 
     async def happen(self, steps: int = 14) -> None:
-        policy = {"budget": BUDGET, "strategy": "newest_turns"}
+        policy = {"budget": BUDGET, "strategy": self._random.choice(("newest_turns", "rolling_summary"))}
         started = await self._post("", instructions=self._text(), context_policy=policy)
         self.conversation_id = started.json()["id"]
         acts = (
@@ -79,6 +80,7 @@ class History:
             self._compact,
             self._undo,
             self._describe,
+            self._go_on_beside,
         )
         await self._say()
         await self._ask()
@@ -104,6 +106,15 @@ class History:
         answer = await self._store.post("/v1/responses", json=given)
         if answer.status_code == 200:
             self.responses.append(answer.json()["id"])
+        else:
+            assert answer.json()["error"]["code"] == "context_length_exceeded"
+
+    async def _go_on_beside(self) -> None:
+        """In a fork, or further in one."""
+        previous = self._random.choice([*self.responses, *self.beside])
+        answer = await self._store.post("/v1/responses", json={"input": self._text(), "previous_response_id": previous})
+        if answer.status_code == 200:
+            self.beside.append(answer.json()["id"])
         else:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
@@ -157,6 +168,10 @@ async def test_whatever_happened_since_a_request_is_rendered_as_the_provider_got
                 assert body["tokens"] == event.shown.tokens <= BUDGET
                 assert [each.reason for each in event.shown.left_out] == [each["reason"] for each in body["left_out"]]
                 summarized += body["summary"] is not None
+            for response_id in history.beside:
+                body = await response_context(api, response_id)
+                assert body["request"] in provider.requests
+                assert body["request_sha256_matches"] is True
     assert summarized
 
 
