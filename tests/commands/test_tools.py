@@ -1,0 +1,161 @@
+"""Tools: calls go out in a reply, outputs come in with the next; what is alone is named and never sent."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from commands.main import create_app
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.commands.replying import ask, asked, error_of, events_of
+from tests.commands.test_conversations import create
+from tests.log import Log
+from tests.provider import Exchange, Provider
+from tests.provider import provider as running_provider
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "description": "Of a town.",
+    "parameters": {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]},
+    "strict": False,
+}
+EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture
+async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings.model_copy(update={"openai_base_url": provider.url, "model_window": 2000}), Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
+
+
+def calls(exchange: Exchange) -> None:
+    """Says a word, then asks for the weather of two towns."""
+    exchange.begin_stream()
+    exchange.piece("Looking")
+    for index, town in enumerate(("Ulm", "Graz")):
+        begun = {"name": "weather", "arguments": ""}
+        exchange.delta(tool_calls=[{"index": index, "id": f"call_{town}", "type": "function", "function": begun}])
+        for piece in ('{"town":', f' "{town}"}}'):
+            exchange.delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
+    exchange.piece(finish_reason="tool_calls")
+    exchange.end_stream()
+
+
+def output(town: str, said: str = "rain") -> dict[str, str]:
+    return {"type": "function_call_output", "call_id": f"call_{town}", "output": said}
+
+
+async def test_calls_go_out_and_their_outputs_come_in(api: httpx.AsyncClient, log: Log, provider: Provider) -> None:
+    conversation_id = await create(api)
+    working, provider.script = provider.script, calls
+    first = await asked(api, "Weather?", conversation=conversation_id, tools=[WEATHER], tool_choice="required")
+    assert [item["type"] for item in first["output"]] == ["message", "function_call", "function_call"]
+    assert [item["arguments"] for item in first["output"][1:]] == ['{"town": "Ulm"}', '{"town": "Graz"}']
+    assert first["status"] == "completed"
+    assert first["tools"] == [WEATHER]
+    sent = provider.requests[-1]
+    assert sent["tools"][0]["function"]["name"] == "weather"
+    assert sent["tool_choice"] == "required"
+    provider.script = working
+    await asked(api, [output("Graz", "sun"), output("Ulm")], conversation=conversation_id, tools=[WEATHER])
+    messages = provider.requests[-1]["messages"]
+    assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
+    assert [call["id"] for call in messages[1]["tool_calls"]] == ["call_Ulm", "call_Graz"]
+    said = {message["tool_call_id"]: message["content"] for message in messages[2:]}
+    assert said == {"call_Ulm": "rain", "call_Graz": "sun"}
+    assert log.topics(conversation_id).count("item.appended") == 7
+
+
+async def test_a_stream_of_calls_is_typed_and_the_same_again(api: httpx.AsyncClient, provider: Provider) -> None:
+    provider.script = calls
+    key = {"Idempotency-Key": "calls"}
+    request = {"input": "Weather?", "tools": [WEATHER], "stream": True}
+    first = events_of(await api.post("/v1/responses", json=request, headers=key))
+    for event in first:
+        EVENT.validate_python(event)
+    arguments = [event["delta"] for event in first if event["type"] == "response.function_call_arguments.delta"]
+    # Chunks of several calls may come in any order: the first call streams, the others follow whole.
+    assert arguments == ['{"town":', ' "Ulm"}', '{"town": "Graz"}']
+    assert [event["output_index"] for event in first if event["type"] == "response.output_item.done"] == [0, 1, 2]
+    assert events_of(await api.post("/v1/responses", json=request, headers=key)) == first
+
+
+async def test_a_call_that_got_no_output_is_not_sent_again_and_blocks_nothing(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    working, provider.script = provider.script, calls
+    first = await asked(api, "Weather?", tools=[WEATHER])
+    provider.script = working
+    await asked(api, "Never mind.", previous_response_id=first["id"])
+    assert [message["role"] for message in provider.requests[-1]["messages"]] == ["user", "assistant", "user"]
+    assert "tool_calls" not in provider.requests[-1]["messages"][1]
+    requested = [event for event in log.events(first["conversation"]["id"]) if event.topic == "reply.requested"][-1]
+    left_out = getattr(requested, "shown").left_out  # noqa: B009
+    assert [(each.reason, each.count) for each in left_out] == [("orphaned_call", 2)]
+
+
+async def test_an_output_for_no_call_is_refused_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
+    answer = await ask(api, [output("Ulm")])
+    assert error_of(answer) == (400, None, "input")
+    assert "call_Ulm" in answer.json()["error"]["message"]
+    assert log.count() == 0
+
+
+async def test_reasoning_that_a_provider_shows_is_kept_and_not_sent_back(
+    api: httpx.AsyncClient, provider: Provider
+) -> None:
+    def thinks(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.delta(reasoning_content="Hm, ")
+        exchange.delta(reasoning_content="yes.")
+        exchange.piece("Yes.")
+        exchange.piece(finish_reason="stop")
+        exchange.end_stream()
+
+    provider.script = thinks
+    events = events_of(await ask(api, "Is it?", stream=True))
+    for event in events:
+        EVENT.validate_python(event)
+    first = events[-1]["response"]
+    assert [item["type"] for item in first["output"]] == ["reasoning", "message"]
+    assert first["output"][0]["content"][0]["text"] == "Hm, yes."
+    await asked(api, "Sure?", previous_response_id=first["id"])
+    assert [message["content"] for message in provider.requests[-1]["messages"]] == ["Is it?", "Yes.", "Sure?"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "code", "param"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools[0].type"),
+        ({"tools": [{**WEATHER, "name": "no spaces"}]}, "invalid_value", "tools[0].name"),
+        ({"tools": [{**WEATHER, "parameters": {"type": 7}}]}, "invalid_function_parameters", "tools[0].parameters"),
+        ({"tools": [{"name": "weather"}]}, "invalid_value", "tools[0].type"),
+        ({"tool_choice": "required"}, "invalid_value", "tool_choice"),
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "name": "x"}}, "invalid_value", "tool_choice.name"),
+        ({"text": {"format": {"type": "xml"}}}, "invalid_value", "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "invalid_json_schema", "text.format.schema"),
+        ({"include": ["everything"]}, "invalid_value", "include[0]"),
+        ({"context_management": [{"type": "compaction", "compact_threshold": -1}]}, "invalid_value", "context_management[0].compact_threshold"),
+        ({"model": "nobody-knows-it"}, "model_not_found", "model"),
+        ({"input": [{"type": "computer_call", "call_id": "c"}]}, "unsupported_parameter", "input[0].type"),
+    ],
+)  # fmt: skip
+async def test_what_is_wrong_or_can_not_be_expressed_is_named(
+    api: httpx.AsyncClient, log: Log, parameters: dict[str, Any], code: str, param: str
+) -> None:
+    answer = await api.post("/v1/responses", json={"input": "x", **parameters})
+    assert error_of(answer) == (400, code, param)
+    assert log.count() == 0
