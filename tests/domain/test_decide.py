@@ -6,39 +6,64 @@ from hypothesis import strategies as st
 
 from domain.commands import (
     AppendItems,
+    CancelReply,
     Command,
+    CompactContext,
     CompleteReply,
     DeleteConversation,
+    DeleteReply,
     DescribeConversation,
     EndConversation,
     FailReply,
+    InterruptReply,
     NewItem,
+    PinItem,
+    RedoCompaction,
     ReopenConversation,
     RequestReply,
     RetractItem,
     StartConversation,
+    UndoCompaction,
+    UnpinItem,
 )
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
-from domain.decide import decide
+from domain.decide import MOST_PINS, decide
 from domain.errors import (
     ConversationExists,
     ConversationIsEnded,
+    ConversationLocked,
     ConversationNotFound,
+    HeadHasMoved,
     ItemNotFound,
+    NothingToUndo,
     Refused,
     ReplyIsOver,
+    ReplyIsRunning,
+    ResponseNotFound,
+    SummaryHasChanged,
+    TooManyPins,
 )
 from domain.events import (
+    REPLY_ENDS,
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
     ConversationDeleted,
     ConversationDescribed,
     ConversationEnded,
     ConversationReopened,
     Event,
+    Fork,
     InputItem,
     ItemAppended,
+    ItemPinned,
     ItemRetracted,
+    ItemUnpinned,
+    ReplyCancelled,
     ReplyCompleted,
+    ReplyDeleted,
     ReplyFailed,
+    ReplyInterrupted,
     ReplyRequested,
     Shown,
     Timing,
@@ -168,6 +193,111 @@ def test_a_reply_ends_once() -> None:
             given(started(), REQUESTED, end).when(command).refused(ReplyIsOver)
 
 
+def test_a_second_reply_waits_for_its_turn() -> None:
+    second = msgspec.structs.replace(REQUEST, response_id="resp_2")
+    given(started(), REQUESTED).when(second).refused(ConversationLocked)
+    for end in (
+        COMPLETED,
+        ReplyFailed(response_id="resp_1", code="c", message="m"),
+        ReplyCancelled(response_id="resp_1"),
+        ReplyInterrupted(response_id="resp_1", code="c"),
+    ):
+        given(started(), REQUESTED, end).when(second).then(msgspec.structs.replace(REQUESTED, response_id="resp_2"))
+
+
+def test_a_reply_below_an_item_is_refused_when_the_head_has_moved() -> None:
+    below = msgspec.structs.replace(REQUEST, below="msg_1")
+    there = (started(), appended("msg_1", 1, None))
+    given(*there).when(below).then(REQUESTED)
+    given(*there, appended("msg_2", 2, "msg_1")).when(below).refused(HeadHasMoved)
+    given(*there).when(msgspec.structs.replace(REQUEST, below=None)).refused(HeadHasMoved)
+
+
+def test_a_fork_goes_on_below_the_item_it_left_from() -> None:
+    fork = Fork(conversation_id="conv_0", item_id="msg_9", version=7, depth=4)
+    begun = started(family="conv_0", forked_from=fork, listed=False)
+    start = msgspec.structs.replace(START, forked_from=fork, family="conv_0", listed=False)
+    given().when(msgspec.structs.replace(REQUEST, start=start)).then(begun, REQUESTED)
+    given(begun, REQUESTED).when(COMPLETE).then(
+        appended("msg_q", 5, "msg_9", response_id="resp_1"),
+        appended("msg_a", 6, "msg_q", response_id="resp_1"),
+        COMPLETED,
+    )
+
+
+def test_a_cancelled_or_interrupted_reply_leaves_no_item_and_keeps_what_it_had_said() -> None:
+    given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))).then(
+        ReplyCancelled(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))
+    )
+    given(started(), REQUESTED).when(InterruptReply(response_id="resp_1", code="c", output=(ASKED,))).then(
+        ReplyInterrupted(response_id="resp_1", code="c", output=(ASKED,))
+    )
+
+
+def test_a_response_is_deleted_once_and_not_while_it_runs() -> None:
+    delete, deleted = DeleteReply(response_id="resp_1"), ReplyDeleted(response_id="resp_1")
+    given(started(), REQUESTED).when(delete).refused(ReplyIsRunning)
+    given(started(), REQUESTED, COMPLETED).when(delete).then(deleted)
+    given(started(), REQUESTED, COMPLETED, deleted).when(delete).refused(ResponseNotFound)
+    given(started()).when(delete).refused(ResponseNotFound)
+
+
+def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() -> None:
+    there = (started(), appended("msg_1", 1, None))
+    pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
+    given(*there).when(PinItem(item_id="msg_1")).then(pinned)
+    given(*there, pinned).when(PinItem(item_id="msg_1")).then()
+    given(*there, pinned).when(UnpinItem(item_id="msg_1")).then(ItemUnpinned(item_id="msg_1", pinned=()))
+    given(*there).when(UnpinItem(item_id="msg_1")).then()
+    gone = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    for command in (PinItem(item_id="msg_1"), UnpinItem(item_id="msg_1")):
+        given(*there, pinned, gone).when(command).refused(ItemNotFound)
+    state = given(*there, pinned, gone).state
+    assert state is not None
+    assert state.pinned == ()
+
+
+def test_so_many_items_are_pinned_and_no_more() -> None:
+    full = tuple(f"msg_{n}" for n in range(MOST_PINS))
+    there = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=full))
+    given(*there).when(PinItem(item_id="msg_x")).refused(TooManyPins)
+
+
+def test_a_summary_takes_in_the_one_that_stands_and_can_be_undone_and_redone() -> None:
+    first = compaction()
+    given(started()).when(compact()).then(first)
+    given(started(), first).when(compact()).refused(SummaryHasChanged)
+    second = msgspec.structs.replace(first, replaces=2)
+    given(started(), first).when(compact(replaces=2)).then(second)
+    given(started(), first, second).when(UndoCompaction()).then(CompactionUndone(active=2))
+    undone = (started(), first, second, CompactionUndone(active=2))
+    given(*undone).when(UndoCompaction()).then(CompactionUndone(active=0))
+    given(*undone).when(RedoCompaction()).then(CompactionRedone(active=3))
+    given(*undone).when(compact(replaces=3)).refused(SummaryHasChanged)
+    given(*undone, CompactionRedone(active=3)).when(RedoCompaction()).refused(NothingToUndo)
+    given(*undone, second).when(RedoCompaction()).refused(NothingToUndo)
+    given(started()).when(UndoCompaction()).refused(NothingToUndo)
+
+
+def compact(replaces: int = 0) -> CompactContext:
+    return CompactContext(**{name: getattr(compaction(replaces), name) for name in ContextCompacted.__struct_fields__})
+
+
+def compaction(replaces: int = 0) -> ContextCompacted:
+    return ContextCompacted(
+        compaction_id="cmp_1",
+        summary="s",
+        first="msg_1",
+        last="msg_2",
+        depth=2,
+        count=2,
+        tokens_before=9,
+        tokens_after=1,
+        model="m",
+        replaces=replaces,
+    )
+
+
 ids = st.integers(0, 9)
 commands: st.SearchStrategy[Command] = st.one_of(
     st.lists(ids, max_size=3).map(lambda ns: items(*(f"msg_new_{n}" for n in ns))),
@@ -175,6 +305,13 @@ commands: st.SearchStrategy[Command] = st.one_of(
     ids.map(lambda n: msgspec.structs.replace(REQUEST, response_id=f"resp_{n}")),
     ids.map(lambda n: msgspec.structs.replace(COMPLETE, response_id=f"resp_{n}")),
     ids.map(lambda n: FailReply(response_id=f"resp_{n}", code="c", message="m")),
+    ids.map(lambda n: CancelReply(response_id=f"resp_{n}")),
+    ids.map(lambda n: InterruptReply(response_id=f"resp_{n}", code="c")),
+    ids.map(lambda n: PinItem(item_id=f"msg_{n}")),
+    ids.map(lambda n: UnpinItem(item_id=f"msg_{n}")),
+    ids.map(lambda n: compact(replaces=n)),
+    st.just(UndoCompaction()),
+    st.just(RedoCompaction()),
     st.just(EndConversation()),
     st.just(ReopenConversation()),
     st.builds(DescribeConversation, title=st.sampled_from([None, "a", "b"])),
@@ -209,7 +346,12 @@ def test_whatever_is_asked_the_path_is_whole_and_every_reply_ends_at_most_once(a
     assert [event.depth for event in path] == list(range(1, len(path) + 1))
     assert [event.parent_id for event in path] == [None, *(event.item_id for event in path)][: len(path)]
     assert state.depth == len(path)
-    ended = [event.response_id for event in log if isinstance(event, ReplyCompleted | ReplyFailed)]
+    ended = [event.response_id for event in log if isinstance(event, REPLY_ENDS)]
     asked_for = [event.response_id for event in log if isinstance(event, ReplyRequested)]
     assert len(set(ended)) == len(ended)
     assert set(state.running) == set(asked_for) - set(ended)
+    assert len(state.running) <= 1
+    retracted = {event.item_id for event in log if isinstance(event, ItemRetracted)}
+    assert not retracted & set(state.pinned)
+    compacted = {version for version, event in enumerate(log, 1) if isinstance(event, ContextCompacted)}
+    assert {*state.summaries, *state.undone} <= compacted
