@@ -90,7 +90,9 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         events.open()
         live = LiveWriter(snapshots)
         live.start()
-        running = RunningReplies(ReplyLeases(pool, owner), events, snapshots)
+        says_alive = make_pool(settings.postgres_url, max_size=2)  # of its own: no crowd of requests may keep it waiting
+        await says_alive.open(wait=False)
+        running = RunningReplies(ReplyLeases(says_alive, owner), events, snapshots)
         running.open()
         app.state.wiring = Wiring(
             events,
@@ -115,6 +117,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             await model.close()
             await snapshots.aclose()
             await followed.aclose()
+            await says_alive.close()
             await pool.close()
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
