@@ -90,7 +90,9 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         events.open()
         live = LiveWriter(snapshots)
         live.start()
-        says_alive = make_pool(settings.postgres_url, max_size=2)  # of its own: no crowd of requests may keep it waiting
+        says_alive = make_pool(
+            settings.postgres_url, max_size=2
+        )  # of its own: no crowd of requests may keep it waiting
         await says_alive.open(wait=False)
         running = RunningReplies(ReplyLeases(says_alive, owner), events, snapshots)
         running.open()

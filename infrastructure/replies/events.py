@@ -14,6 +14,9 @@ from domain.items import Item, type_of
 
 StreamEvent = dict[str, Any]
 
+GROWING = ("message", "function_call", "custom_tool_call", "reasoning")
+"""The types of items that are told of while they grow. Of any other a stream tells when it is whole, as it is kept."""
+
 TERMINAL = ("completed", "incomplete", "failed")
 """What a stream ends with: `response.` and one of these. A reply that was cancelled is told as `incomplete`: no event is named for it."""
 
@@ -65,7 +68,7 @@ def added(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
         case "reasoning":
             begun |= {"summary": []}
         case _:
-            pass
+            begun = {**item, **begun}
     yield {"type": "response.output_item.added", "output_index": index, "item": begun}
     if type_of(item) == "message":
         yield {"type": "response.content_part.added", **_place(item_id, index), "part": part("")}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from domain.events import InputItem
-from domain.items import Item, as_stored, from_stored, prefix
+from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.ids import mint
 from infrastructure.model.pieces import Began, Grew, Piece, Whole
 from infrastructure.replies import events
@@ -22,6 +22,11 @@ class Growing(Struct):
     item_id: str
     item: Item
     texts: list[str]
+
+    @property
+    def is_told(self) -> bool:
+        """Whether a stream tells of it before it is whole."""
+        return type_of(self.item) in events.GROWING
 
     def whole(self, status: str) -> Item:
         return events.with_text(self.item, "".join(self.texts), status)
@@ -51,7 +56,8 @@ class Output:
             case Began():
                 yield from self._close("completed")
                 self._growing = Growing(mint(prefix(piece.item)), piece.item, [])
-                yield from events.added(self._growing.item_id, len(self._done), piece.item)
+                if self._growing.is_told:
+                    yield from events.added(self._growing.item_id, len(self._done), piece.item)
             case Grew():
                 if self._growing is None:
                     yield from self.take(Began(MESSAGE))
@@ -79,7 +85,7 @@ class Output:
         return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in self._items(CUT_OFF))
 
     def _items(self, status: str) -> Sequence[tuple[str, Item]]:
-        if self._growing is None:
+        if self._growing is None or not self._growing.is_told:
             return self._done
         return [*self._done, (self._growing.item_id, self._growing.whole(status))]
 
@@ -87,6 +93,8 @@ class Output:
         if (growing := self._growing) is not None:
             item, index, self._growing = growing.whole(status), len(self._done), None
             self._done.append((growing.item_id, item))
+            if not growing.is_told:
+                yield from events.added(growing.item_id, index, item)
             yield from events.done(growing.item_id, index, item)
 
 
