@@ -59,6 +59,7 @@ class Model:
                 api_key=settings.openai_api_key.get_secret_value(),
                 timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_SECONDS),
                 max_retries=RETRIES,
+                http_client=openai.DefaultAioHttpClient(),  # a stream over it takes half of what it takes over the default
             )
             self._listing = Listing(self._client)
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 
@@ -59,6 +60,8 @@ def as_failure(error: Exception) -> ModelFailed:
     match error:
         case ModelFailed():
             return error
+        case openai.APITimeoutError() if _is_no_connection(error):
+            return ModelFailed("model_error", "The model provider could not be reached.", unreachable=True)
         case openai.APITimeoutError() | httpx2.TimeoutException() | TimeoutError():
             message = "The model provider did not answer in time."
             return ModelFailed("model_timeout", message, timed_out=True, unreachable=True)
@@ -72,6 +75,15 @@ def as_failure(error: Exception) -> ModelFailed:
             return broke_off()
         case _:
             return not_understood()
+
+
+def _is_no_connection(error: BaseException | None) -> bool:
+    """Whether a connection was refused or broke: the client's transport calls that a time-out too."""
+    while error is not None:
+        if isinstance(error, aiohttp.ClientConnectionError):
+            return not isinstance(error, TimeoutError)
+        error = error.__cause__
+    return False
 
 
 def told(error: Any) -> ModelFailed:

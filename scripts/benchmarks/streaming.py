@@ -107,6 +107,8 @@ async def _first_word(reader: asyncio.StreamReader, asked: Asked) -> float:
             raise BrokeOff(asked.path)
         if first is None:
             seen += data
+            if not b"HTTP/1.1 200".startswith(seen[:12]):
+                raise BrokeOff(f"{asked.path}: {seen[:600].decode(errors='replace')}")
             if asked.mark in seen:
                 first = time.perf_counter()
         else:

@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from tests.servers import wait_until
 
-ANSWER = 24
-LONG = 400
+ANSWER = 8
+LONG = 200
 ORDER = [
     "response.created",
     "response.in_progress",
