@@ -196,3 +196,34 @@ async def test_input_tokens_are_those_of_all_that_would_be_sent(api: httpx.Async
     with_tools = await counted(input="two", tools=[tool])
     assert alone < min(behind, instructed, with_tools)
     assert log.count() == before
+
+
+async def test_a_chain_is_compacted_and_gone_on_from_with_less(
+    api: httpx.AsyncClient, log: Log, provider: Provider
+) -> None:
+    first = await asked(api, "My name is Ada.")
+    before = log.count()
+    provider.script = lambda exchange: exchange.say("Ada ", "likes tea.")
+    body = {"model": "scripted", "previous_response_id": first["id"], "input": "I like tea."}
+    answer = await api.post("/v1/responses/compact", json=body)
+    assert answer.status_code == 200, answer.text
+    assert log.count() == before
+    assert [item["type"] for item in answer.json()["output"]] == ["message", "message", "compaction"]
+    assert answer.json()["object"] == "response.compaction"
+    assert answer.json()["usage"]["output_tokens"] == 2
+    assert "Ada" in provider.requests[-1]["messages"][-1]["content"]
+    items = answer.json()["output"]
+    await asked(api, [items[-1], {"role": "user", "content": "Who am I?"}])
+    [summary, question] = shown(provider.requests[-1])
+    assert "Ada likes tea." in summary[1]
+    assert question == ("user", "Who am I?")
+
+
+async def test_what_can_not_be_compacted_is_refused(api: httpx.AsyncClient) -> None:
+    for body, error in (
+        ({"input": "x"}, (400, "invalid_value", "model")),
+        ({"model": "scripted"}, (400, "missing_required_parameter", "input")),
+        ({"model": "nobody", "input": "x"}, (400, "model_not_found", "model")),
+        ({"model": "scripted", "previous_response_id": mint("resp")}, (400, "previous_response_not_found", "previous_response_id")),
+    ):  # fmt: skip
+        assert error_of(await api.post("/v1/responses/compact", json=body)) == error

@@ -143,15 +143,3 @@ def test_what_the_official_api_refuses_is_refused_alike(client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as negative:
         client.conversations.create(extra_body={"context_policy": {"budget": -5}})
     assert negative.value.param == "context_policy.budget"
-
-
-def test_a_chain_is_compacted_and_gone_on_from(client: OpenAI) -> None:
-    first = client.responses.create(input="My name is Ada.", max_output_tokens=ANSWER)
-    compacted = client.responses.compact(model=str(first.model), previous_response_id=first.id, input="I like tea.")
-    assert [item.type for item in compacted.output] == ["message", "message", "compaction"]
-    assert compacted.usage.output_tokens > 0
-    again = client.responses.create(
-        input=[*(item.to_dict(warnings=False) for item in compacted.output), {"role": "user", "content": "Who am I?"}],  # type: ignore[list-item]
-        max_output_tokens=ANSWER,
-    )
-    assert again.output_text
