@@ -71,8 +71,10 @@ async def make_room(called: Caller, conversation_id: str, version: int, asked: A
         try:
             command = await summarize(called, conversation_id, chosen, asked, limit=limit)
             if command is not None:
-                unconditional = replace(called, if_match=None, idempotency=None)
-                version = (await unconditional.append(conversation_id, command)).version
+                # Under the condition of the request: what others append while the model writes must not slip by it.
+                conditions = None if called.if_match is None else frozenset({version})
+                summarizing = replace(called, if_match=conditions, idempotency=None)
+                version = (await summarizing.append(conversation_id, command)).version
         except ModelFailed as failure:
             log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
         except SummaryHasChanged:
