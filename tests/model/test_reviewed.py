@@ -1,6 +1,9 @@
 """What providers were seen to send over `/chat/completions`, and what they might."""
 
+import asyncio
 import json
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -108,3 +111,28 @@ async def test_anything_else_is_a_failure_with_nothing_of_it_in_its_words(
         await pieces_of(chat)
     assert failed.value.code == "model_error"
     assert "not streamed" not in str(failed.value)
+
+
+class Slow(list[str]):
+    """A provider's models, which it takes long to list."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(names)
+        self.may_go_on = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        self.may_go_on.wait(10)
+        return super().__iter__()
+
+
+async def test_who_asks_a_listed_model_does_not_wait_for_those_who_ask_others(chat: Model, provider: Provider) -> None:
+    assert await chat.known("scripted")
+    await asyncio.sleep(3.1)  # the list may be asked for again
+    provider.models = slow = Slow("scripted")
+    others = [asyncio.create_task(chat.known(f"other-{number}")) for number in range(50)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(1):
+        assert await chat.known("scripted")
+    slow.may_go_on.set()
+    assert not any(await asyncio.gather(*others))
+    assert provider.listed == 2
