@@ -136,3 +136,10 @@ async def test_who_asks_a_listed_model_does_not_wait_for_those_who_ask_others(ch
     slow.may_go_on.set()
     assert not any(await asyncio.gather(*others))
     assert provider.listed == 2
+
+
+async def test_what_a_content_filter_cut_off_is_no_summary(chat: Model, provider: Provider) -> None:
+    provider.script = lambda exchange: exchange.say("They", " talked", finish_reason="content_filter")
+    said = await chat.say({})
+    assert said.text == ""
+    assert said.usage is not None
