@@ -155,7 +155,10 @@ async def write(
     found: Written | None = None
     spent = Usage()
     begin = 0
-    for end in portions(taken.items, taken.sizes, room)[:MOST_CALLS]:
+    ends = portions(taken.items, taken.sizes, room)[:MOST_CALLS]
+    while ends and not may_end(taken.items, ends[-1]):
+        ends.pop()  # of no use: a turn that is longer than all portions would be told the model again and again
+    for end in ends:
         body = _body(model.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
         try:
             said = await model.say(body)

@@ -368,3 +368,16 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
     written.set()
     assert (await asked).status_code == 412
     assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
+
+
+async def test_a_turn_that_no_number_of_calls_covers_is_not_told_the_model_at_all(
+    store: Store, log: Log, provider: Provider
+) -> None:
+    conversation_id = await rolling(store)
+    question, *_ = talk(1)
+    long = [{"type": "message", "role": "assistant", "content": "word " * 2_000} for _ in range(16)]
+    await store.say(conversation_id, question, *long, *talk(2))
+    _, context = await store.context(conversation_id)
+    assert provider.requests == []
+    assert compactions(log, conversation_id) == []
+    assert budget_left_out(context) == [BUDGET]
