@@ -1,11 +1,11 @@
 """Summaries whatever was said: bounded in the tokens that count, never in the middle of a turn."""
 
 import random
+from typing import Any
 
 import pytest
 
 from domain.compaction import bounded, may_end, portions, shortened
-from domain.items import Item
 from infrastructure.tokens import ENCODINGS, count
 
 ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n", "x" * 40, "مرحبا ", "e.g. ", "!?")
@@ -25,7 +25,7 @@ def test_a_text_is_never_longer_than_it_may_be(encoding: str) -> None:
 def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but_where_it_must() -> None:
     picked = random.Random(4)
     for _ in range(300):
-        items: list[Item] = [
+        items: list[dict[str, Any]] = [
             {"type": "message", "role": picked.choice(("user", "assistant")), "content": "x"} for _ in range(30)
         ]
         sizes = [picked.randint(1, 10) for _ in items]
