@@ -14,7 +14,7 @@ from commands.create_response import model_of
 from commands.placing import Place, place_of
 from commands.response_body import LARGEST_REQUEST, CreateResponse, Name
 from commands.verb import verb
-from domain.compaction import PROMPT
+from domain.compaction import PROMPT, portions
 from domain.context import begins_turn
 from domain.items import Item, from_stored, shaped
 from infrastructure.http import shapes
@@ -56,13 +56,20 @@ async def compact_response(called: Caller, body: CompactResponse) -> Response:
     kept: list[Item] = []
     size = 0
     told = await _told_before(called, place)
+    too_long = ApiError(
+        400,
+        f"The input is more than the model {name[:64]!r} can summarize at once.",
+        code="context_length_exceeded",
+        param="input",
+    )
     for ident, item in [*told, *((new.item_id, from_stored(new.item)) for new in (*place.taken_up, *given))]:
         if room < SMALLEST_PORTION or size > room * MOST_CALLS:
-            message = f"The input is more than the model {name[:64]!r} can summarize at once."
-            raise ApiError(400, message, code="context_length_exceeded", param="input")
+            raise too_long
         size += await take_in(taken, item, room, encoding)
         if begins_turn(item):
             kept.append(shaped(ident, item))
+    if len(portions(taken.items, taken.sizes, room)) > MOST_CALLS:
+        raise too_long
     written = await write(called, name, prompt=prompt, summary="", taken=taken, room=room, most=most)
     if written is None or written.covered < len(taken.items):
         raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)

@@ -71,8 +71,10 @@ async def make_room(called: Caller, conversation_id: str, version: int, asked: A
         try:
             command = await summarize(called, conversation_id, chosen, asked, limit=limit)
             if command is not None:
-                unconditional = replace(called, if_match=None, idempotency=None)
-                version = (await unconditional.append(conversation_id, command)).version
+                # Under the condition of the request: what others append while the model writes must not slip by it.
+                conditions = None if called.if_match is None else frozenset({version})
+                summarizing = replace(called, if_match=conditions, idempotency=None)
+                version = (await summarizing.append(conversation_id, command)).version
         except ModelFailed as failure:
             log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
         except SummaryHasChanged:
@@ -153,7 +155,10 @@ async def write(
     found: Written | None = None
     spent = Usage()
     begin = 0
-    for end in portions(taken.items, taken.sizes, room)[:MOST_CALLS]:
+    ends = portions(taken.items, taken.sizes, room)[:MOST_CALLS]
+    while ends and not may_end(taken.items, ends[-1]):
+        ends.pop()  # of no use: a turn that is longer than all portions would be told the model again and again
+    for end in ends:
         body = _body(model.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
         try:
             said = await model.say(body)

@@ -100,7 +100,15 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 DESCRIPTION = "description"
-"""What the rows are indexed by that say how a conversation is described, so that a long one need not be read for them."""
+"""What the rows are indexed by that say how a conversation is described, so that a long one need not be read for them.
+
+Its first row, and changes that were written before those below had names of their own.
+"""
+
+INSTRUCTIONS = "instructions"
+POLICY = "policy"
+INSTRUCTIONS_AND_POLICY = "instructions and policy"
+"""What a change of these is indexed by: the last of each says all. One of a title or of metadata is nothing to a model."""
 
 PINS = "pins"
 """What the rows are indexed by that say which items are pinned; the last of them says all."""
@@ -139,8 +147,10 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     context_policy: ContextPolicy | UnsetType = UNSET
 
     @property
-    def row_id(self) -> str:
-        return DESCRIPTION
+    def row_id(self) -> str | None:
+        if self.context_policy is UNSET:
+            return None if self.instructions is UNSET else INSTRUCTIONS
+        return POLICY if self.instructions is UNSET else INSTRUCTIONS_AND_POLICY
 
 
 class ItemAppended(Event, frozen=True, kw_only=True):

@@ -20,10 +20,12 @@ class ItemCounts:
 
     async def of(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
         """The tokens of each (id, item), in order, as this encoding counts them."""
-        missing = [(ident, item) for ident, item in items if (ident, encoding) not in self._kept]
+        known = {ident: self._kept[ident, encoding] for ident, _ in items if (ident, encoding) in self._kept}
+        missing = [(ident, item) for ident, item in items if ident not in known]
         counts = await count_off_loop([counted_text(item) for _, item in missing], encoding)
-        fresh = {ident: count + fixed_tokens(item) for (ident, item), count in zip(missing, counts, strict=True)}
-        found = [fresh[ident] if ident in fresh else self._kept[ident, encoding] for ident, _ in items]
+        # What was known before may have been thrown away for others meanwhile.
+        known |= {ident: count + fixed_tokens(item) for (ident, item), count in zip(missing, counts, strict=True)}
+        found = [known[ident] for ident, _ in items]
         for (ident, _), tokens in zip(items, found, strict=True):
             self._kept[ident, encoding] = tokens
             self._kept.move_to_end((ident, encoding))

@@ -45,7 +45,7 @@ MOST_BYTES = 1_000_000
 KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
-MADE = "2"
+MADE = "3"
 """Raised when a snapshot holds other things than before, or counts otherwise."""
 
 TOMBSTONE_SECONDS = 24 * 3600

@@ -42,7 +42,8 @@ while depth >= last and left > 0 and tokens <= room do
 end
 
 fields.pins, fields.count = nil, nil
-local reached = depth < last or left == 0
+-- Where the last of them is already more than fits, nobody knows whether others lie before it: so says the log, too.
+local reached = tokens <= room and (depth < last or left == 0)
 if tokens <= room and not (reached and tonumber(fields.first) <= above + 1) then
   return false
 end

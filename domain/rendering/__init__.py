@@ -13,9 +13,9 @@ from typing import Any
 
 import msgspec
 
-from domain.items import Item, content_parts, text_of, type_of
+from domain.items import Item, content_parts, type_of
 from domain.rendering import chat_1, chat_2, responses_3
-from domain.rendering.parts import summary_of, text_of_part
+from domain.rendering.parts import SUMMARY, summary_of, text_of_part
 
 CHAT = 2
 RESPONSES = 3
@@ -31,6 +31,10 @@ PER_FILE_TOKENS = 2_000
 
 CIPHER_PER_TOKEN = 5
 """Characters of base64 to a token: 4 characters of text are some 5 of base64, and a cipher is no shorter than its text."""
+
+_SPOKEN = frozenset({"input_text", "output_text", "text", "refusal"})
+_NO_WORDS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
+"""Types of parts that `fixed_tokens` alone counts. A part of any other type may go out as it is, and is counted so."""
 
 _UNREAD = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
 """The fields of an item that are an image."""
@@ -75,6 +79,8 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
     """All the text of a request's parameters that a model reads, for counting: its tools, the form of its answer."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
+    if "tools" in read:  # nested, as one of the APIs has them
+        read["tools"] = [{"function": tool} for tool in read["tools"]]
     return msgspec.json.encode(read).decode() if read else ""
 
 
@@ -87,16 +93,17 @@ def counted_text(item: Item) -> str:
     """All the text of an item that a model reads, for counting. What is not text (images, files, ciphers) has `fixed_tokens`."""
     match type_of(item):
         case "message":
-            return text_of(item)
+            return "\n".join(map(_words, content_parts(item)))
         case "function_call":
             return f"{item['name']}\n{item['arguments']}"
         case "custom_tool_call":
             return f"{item['name']}\n{item['input']}"
         case "function_call_output" | "custom_tool_call_output":
             output = item["output"]
-            return output if isinstance(output, str) else "\n".join(text_of_part(part) or "" for part in output)
+            return output if isinstance(output, str) else "\n".join(map(_words, output))
         case "compaction":
-            return summary_of(item) or ""
+            summary = summary_of(item)
+            return "" if summary is None else SUMMARY + summary
         case "reasoning":
             return ""
         case _:
@@ -120,9 +127,22 @@ def fixed_tokens(item: Item) -> int:
             return PER_MESSAGE_TOKENS
 
 
+def _words(part: Any) -> str:
+    """All the text that is sent of a part."""
+    text = text_of_part(part)
+    kind = str(part.get("type")) if isinstance(part, dict) else ""
+    if kind in _SPOKEN and text is not None:
+        return text
+    if kind in _NO_WORDS:
+        return "\n".join(str(each) for each in (text, part.get("filename")) if each)
+    return msgspec.json.encode(part).decode()
+
+
 def _part_tokens(part: Any) -> int:
     if not isinstance(part, dict):
         return 0
+    if part.get("type") == "input_audio":
+        return PER_FILE_TOKENS
     if part.get("type") in ("input_image", "computer_screenshot"):
         return PER_IMAGE_TOKENS
     if part.get("type") == "input_file":

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from domain.events import DESCRIPTION, PINS, SUMMARY, Event
+from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY, Event
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
 from infrastructure.event_log.work import IdempotencyKey, KeyReused
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -107,9 +107,13 @@ _BACKWARDS = sql.SQL(
 
 _NAMED = "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
 _LAST = " ORDER BY originator_version DESC LIMIT 1"
-_STANDING = sql.SQL(
-    f"{_NAMED}'{DESCRIPTION}' UNION ALL ({_NAMED}'{PINS}'{_LAST}) UNION ALL ({_NAMED}'{SUMMARY}'{_LAST})"
-    " ORDER BY originator_version"
+STANDING = sql.SQL(
+    f"{_NAMED}'{DESCRIPTION}'"
+    + "".join(
+        f" UNION ALL ({_NAMED}'{name}'{_LAST})"
+        for name in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY)
+    )
+    + " ORDER BY originator_version"
 )
 _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
@@ -212,9 +216,9 @@ class EventReader:
         return [_recorded(row) for row in rows]
 
     async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events with version <= `until` that say how a conversation is described, and the last each that say which items
-        are pinned and which summary stands; ascending. They are few, however long it is."""
-        rows = await self._rows(_STANDING.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
+        """The events with version <= `until` that say what a conversation began with, and the last each that say which
+        instructions and policy it has, which items are pinned and which summary stands; ascending. They are few, however long it is."""
+        rows = await self._rows(STANDING.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
         return [_recorded(row) for row in rows]
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:

@@ -166,7 +166,7 @@ class Model:
         return cast("httpx2.Response", answer)  # the client's types do not say that `cast_to` goes before `stream_cls`
 
     async def say(self, body: Mapping[str, Any]) -> Said:
-        """The text of an answer's messages, once it is whole. Raises ModelFailed."""
+        """The text of an answer's messages, once it is whole; none of one that a content filter cut off. Raises ModelFailed."""
         text: list[str] = []
         speaks = False
         finished = Finished("stop")
@@ -180,6 +180,8 @@ class Model:
                     finished = piece
                 case _:
                     pass
+        if finished.finish_reason == "content_filter":
+            text.clear()
         return Said("".join(text), finished.usage, finished.model)
 
 

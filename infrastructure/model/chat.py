@@ -44,7 +44,8 @@ class _Delta(Struct):
 
 
 class _Choice(Struct):
-    delta: _Delta
+    index: int | None = None
+    delta: _Delta | None = None
     finish_reason: str | None = None
 
 
@@ -59,12 +60,30 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class _Made(Struct):
-    """A call that has begun: the index and the id the provider gave it, its key, and a custom tool's input so far."""
+    """A call that has begun: the index and the id the provider gave it, its key, a custom tool's input so far, its name, and
+    a function's arguments so far."""
 
     index: int | None
     id: str | None
     key: int
     custom: list[str] | None
+    name: str | None = None
+    arguments: list[str] = []
+
+    def is_followed_by(self, words: _Words) -> bool:
+        """Whether these are another call's, where the provider gives neither an id nor an index of its own: Gemini does not."""
+        if words.name != self.name:
+            return True
+        return bool((words.arguments or "").strip()) and _is_object("".join(self.arguments))
+
+
+def _is_object(text: str) -> bool:
+    """Whether it is the JSON of a whole object."""
+    try:
+        msgspec.json.decode(text, type=dict)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 class ChatAnswer:
@@ -89,8 +108,10 @@ class ChatAnswer:
         self._model = chunk.model or self._model
         if not chunk.choices:
             return []
-        choice = chunk.choices[0]
-        delta = choice.delta
+        choice = next((each for each in chunk.choices if not each.index), None)
+        if choice is None:  # of another answer, which nobody asked for
+            return []
+        delta = choice.delta or _Delta()
         for thought in (delta.reasoning_content, delta.reasoning):
             if thought and isinstance(thought, str):
                 self._say("reasoning", thought)
@@ -163,9 +184,11 @@ class ChatAnswer:
         if words.name and not self._turns.is_named(made.key):
             kind = "function_call" if made.custom is None else "custom_tool_call"
             name = words.name.replace("\0", "")
+            made.name = words.name
             self._turns.begin(made.key, {"type": kind, "call_id": self._call_id(made.id), "name": name})
         if made.custom is None:
             self._turns.grow(made.key, words.arguments or "")
+            made.arguments.append(words.arguments or "")
         else:
             self._turns.count(len(words.input or ""))
             made.custom.append((words.input or "").replace("\0", ""))
@@ -179,6 +202,8 @@ class ChatAnswer:
                 continue
             if words.name and self._turns.is_named(made.key):
                 if (call.id and made.id and call.id != made.id) or (call.index is None and not call.id):
+                    return None
+                if not call.id and made.is_followed_by(words):
                     return None
             made.id = made.id or call.id or None
             return made

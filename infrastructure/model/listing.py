@@ -39,7 +39,9 @@ class Listing:
             return self._models
 
     async def has(self, name: str) -> bool:
-        """Whether the provider lists the model; true where it lists nothing at all, or can not be asked."""
+        """Whether the provider lists the model, or listed it last; true where it lists nothing at all, or can not be asked."""
+        if _is_in(name, self._models):  # nobody waits for a list that another asks for
+            return True
         try:
             models = await self.models()
             if models and not _is_in(name, models):

@@ -17,6 +17,8 @@ LONGEST_EVENT = 8 * 1024 * 1024
 LINE_BYTES = 64
 """What a line takes beside its text."""
 
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 LAST_BYTES_SECONDS = 0.5
 """How long the end of an answer is waited for when nothing more can come: then its connection can be used again."""
 
@@ -42,7 +44,7 @@ async def events(
         if size > LONGEST_EVENT:
             raise too_long()
         for other in others:
-            whole = b"".join(line).removesuffix(b"\r")
+            whole = b"".join(line).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
             line = [other]
             if whole.startswith(b"data:"):
                 data.append(whole[5:].removeprefix(b" "))
@@ -52,6 +54,9 @@ async def events(
                 if not data:
                     continue
                 event = b"\n".join(data)
+                if not event.strip():  # some keep a connection alive with it
+                    data = []
+                    continue
                 if event == b"[DONE]":
                     await _finish(chunks)
                     return

@@ -50,11 +50,12 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class ResponsesAnswer:
-    """One answer. Its items are known by the id the provider gives them, or where it gives none by their index."""
+    """One answer. Its items are known by the id the provider gives them, or where it gives none, or each time another, by their index."""
 
     def __init__(self) -> None:
         self._turns = Turns()
         self._began: dict[str | int, Item] = {}
+        self._places: dict[int, str | int] = {}
         self._grown: dict[str | int, int] = {}
         self._ended: set[str | int] = set()
         self._bytes = 0
@@ -66,9 +67,14 @@ class ResponsesAnswer:
         if event.type in _DELTAS:
             self._grow(self._key(event.item_id, event.output_index), event.delta)
         elif event.type == "response.output_item.added":
-            self._begin(self._key_of(event), _an_item(event.item))
+            item = _an_item(event.item)
+            key = _id_of(event.item) or self._key(None, event.output_index)
+            if event.output_index is not None:
+                self._places[event.output_index] = key
+            self._begin(key, item)
         elif event.type == "response.output_item.done":
-            self._end(self._key_of(event), _an_item(event.item))
+            item = _an_item(event.item)
+            self._end(self._key(_id_of(event.item), event.output_index), item)
         elif event.type in _ENDS:
             response = event.response if isinstance(event.response, dict) else {}
             self._response = {"status": event.type.removeprefix("response."), **response}
@@ -88,13 +94,26 @@ class ResponsesAnswer:
         status = self._response.get("status")
         if status not in ("completed", "incomplete"):
             raise told(self._response.get("error"))
-        if not self._began:  # a provider that streams nothing but the end
-            output = self._response.get("output")
-            for index, item in enumerate(output if isinstance(output, list) else ()):
-                self._end(index, _an_item(item))
+        output = self._response.get("output")
+        self._take_what_was_not_streamed(output if isinstance(output, list) else [])
         for key in self._began.keys() - self._ended:
             self._turns.end(key)
         return [*self._turns.take(), Finished(self._reason(), _usage(self._response.get("usage")), self._model())]
+
+    def _take_what_was_not_streamed(self, output: list[Any]) -> None:
+        """Some stream nothing but the end, or not all items, or no end of one."""
+        begun = list(self._began)
+        for index, given in enumerate(output):
+            known = _id_of(given)
+            if known in self._began:
+                key: str | int = known
+            else:
+                key = begun[index] if index < len(begun) else -1 - index
+            if key in self._ended:
+                continue
+            item = _an_item(given)
+            if key not in self._began or type_of(self._began[key]) == type_of(item):
+                self._end(key, item)
 
     def _reason(self) -> str:
         assert self._response is not None
@@ -111,11 +130,11 @@ class ResponsesAnswer:
             raise not_understood()
         return model
 
-    def _key_of(self, event: _Event) -> str | int:
-        item_id = event.item.get("id") if isinstance(event.item, dict) else None
-        return self._key(item_id if isinstance(item_id, str) else None, event.output_index)
-
     def _key(self, item_id: str | None, index: int | None) -> str | int:
+        if item_id in self._began:
+            return item_id
+        if index is not None and (place := self._places.get(index)) is not None and place not in self._ended:
+            return place
         if item_id:
             return item_id
         if index is not None:
@@ -218,6 +237,11 @@ def _beside(item: Item, *names: str) -> Item:
 
 def _words(part: Item) -> Any:
     return part.get("refusal") if part.get("type") == "refusal" else part.get("text")
+
+
+def _id_of(item: Any) -> str | None:
+    item_id = item.get("id") if isinstance(item, dict) else None
+    return item_id if isinstance(item_id, str) and item_id else None
 
 
 def _an_item(given: Any) -> Item:

@@ -4,6 +4,7 @@ The longest conversation of the chitchat dataset, 2,895 messages, goes on for fi
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ from commands.compaction import MOST_CALLS, make_room
 from commands.main import create_app
 from domain.compaction import PROMPT
 from domain.context import BUDGET
-from domain.events import ContextCompacted, ItemAppended
+from domain.events import ContextCompacted, ItemAppended, ReplyRequested
 from domain.items import Item, from_stored
 from infrastructure.context import Asked, Context
 from infrastructure.ids import mint
@@ -338,3 +339,45 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, As
     head = await store.caller.wiring.reader.head(conversation_id)
     assert head is not None
     return DEFAULT.tenant, conversation_id, head.version, Asked(model=MODEL, parameters={}, open=True)
+
+
+@pytest.mark.parametrize("meddle", ["items", "compact"])
+async def test_given_if_match_when_others_append_while_the_summary_is_written_then_it_is_412(
+    meddle: str, store: Store, log: Log, provider: Provider
+) -> None:
+    conversation_id = await rolling(store)
+    await store.say(conversation_id, *talk(20))
+    head = await store.caller.wiring.reader.head(conversation_id)
+    assert head is not None
+    writing, written = threading.Event(), threading.Event()
+
+    def waits(exchange: Exchange) -> None:
+        if not writing.is_set():
+            writing.set()
+            assert written.wait(10)
+        summarizes(exchange)
+
+    provider.script = waits
+    given = {"conversation": conversation_id, "input": "And now?"}
+    headers = {"If-Match": f'"{head.version}"'}
+    asked = asyncio.create_task(store.api.post("/v1/responses", json=given, headers=headers))
+    await asyncio.to_thread(writing.wait, 10)
+    await store.say(conversation_id, *talk(1))
+    if meddle == "compact":
+        assert (await store.post(f"{conversation_id}/compact")).status_code == 200
+    written.set()
+    assert (await asked).status_code == 412
+    assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
+
+
+async def test_a_turn_that_no_number_of_calls_covers_is_not_told_the_model_at_all(
+    store: Store, log: Log, provider: Provider
+) -> None:
+    conversation_id = await rolling(store)
+    question, *_ = talk(1)
+    long = [{"type": "message", "role": "assistant", "content": "word " * 2_000} for _ in range(16)]
+    await store.say(conversation_id, question, *long, *talk(2))
+    _, context = await store.context(conversation_id)
+    assert provider.requests == []
+    assert compactions(log, conversation_id) == []
+    assert budget_left_out(context) == [BUDGET]

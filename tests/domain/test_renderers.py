@@ -318,7 +318,7 @@ def test_what_no_item_should_hold_is_no_trouble(renderer: int) -> None:
 
 def test_what_is_sent_is_counted() -> None:
     assert counted_text(ITEMS[10]) == "py\n1+1"
-    assert counted_text(ITEMS[14]) == "They met."
+    assert counted_text(ITEMS[14]) == "Summary of the conversation so far:\nThey met."
     assert "query" in counted_text(ITEMS[16])
     assert fixed_tokens(ITEMS[0]) == 4 + 1_105 + 3 * 2_000
     assert fixed_tokens({"type": "reasoning", "encrypted_content": "x" * 50}) == 4 + 10

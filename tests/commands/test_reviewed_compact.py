@@ -1,0 +1,43 @@
+"""POST /v1/responses/compact of what takes too many portions: refused before the model is asked, not after."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+
+from commands.main import create_app
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.provider import Provider
+from tests.provider import provider as running_provider
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture
+async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings.model_copy(update={"openai_base_url": provider.url, "model_window": 1_000}), Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
+
+
+async def test_given_turns_that_fill_more_than_eight_portions_then_it_is_a_400_and_the_model_is_not_asked(
+    api: httpx.AsyncClient, provider: Provider
+) -> None:
+    # A portion has room for some 470 tokens: one turn of these, and half of another.
+    turns = [
+        {"role": role, "content": "word " * words}
+        for _ in range(11)
+        for role, words in (("user", 10), ("assistant", 300))
+    ]
+    answer = await api.post("/v1/responses/compact", json={"model": "scripted", "input": turns})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "context_length_exceeded")
+    assert provider.requests == []
+    answer = await api.post("/v1/responses/compact", json={"model": "scripted", "input": turns[:8]})
+    assert answer.status_code == 200
+    assert [item["type"] for item in answer.json()["output"]] == ["message"] * 4 + ["compaction"]

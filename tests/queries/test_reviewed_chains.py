@@ -1,0 +1,200 @@
+"""Chains of replies, forks of forks, failed ones taken up again, over both APIs and both vocabularies: each request is rendered again as
+it was sent, whatever happened since.
+
+scripts/test tests/queries/test_reviewed_chains.py -m endless     a hundred histories
+"""
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from commands.main import create_app
+from domain.rendering import request_sha256
+from infrastructure.ids import mint
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+from infrastructure.tokens import count
+from tests.provider import Exchange, Provider
+from tests.provider import provider as running_provider
+from tests.queries.conftest import open_api
+
+WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on")
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture(params=["chat", "responses"])
+def api(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=["gpt-4", "gpt-4o"])
+def model(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def store(settings: Settings, provider: Provider, api: str, model: str) -> AsyncIterator[httpx.AsyncClient]:
+    changed = {
+        "openai_base_url": provider.url, "model_window": 700, "default_model": model, "model_api": api,
+    }  # fmt: skip
+    app = create_app(settings.model_copy(update=changed), Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
+
+
+class Chains:
+    def __init__(self, seed: int, store: httpx.AsyncClient, provider: Provider, api: str) -> None:
+        self.random = random.Random(seed)
+        self._store = store
+        self._provider = provider
+        self._api = api
+        self.responses: list[str] = []
+        self.failed = 0
+        self.conversations: list[str] = []
+        provider.script = self._script
+
+    def _script(self, exchange: Exchange) -> None:
+        if self.random.random() < 0.15:
+            exchange.begin_stream()
+            if self._api == "chat":
+                exchange.piece("half of")
+            return
+        text = self._text()
+        calls = self.random.random() < 0.2
+        if self._api == "chat":
+            exchange.begin_stream()
+            exchange.piece(text)
+            if calls:
+                exchange.delta(
+                    tool_calls=[{"index": 0, "id": mint("call"), "function": {"name": "f", "arguments": "{}"}}]
+                )
+            exchange.piece(finish_reason="stop")
+            exchange.end_stream()
+            return
+        items: list[dict[str, Any]] = [
+            {"id": "rs_1", "type": "reasoning", "summary": [], "encrypted_content": "gAAA"},
+            {"id": "msg_1", "type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]},
+        ]
+        if calls:
+            items.append(
+                {"id": "fc_1", "type": "function_call", "call_id": mint("call"), "name": "f", "arguments": "{}"}
+            )
+        exchange.answer(*items)
+
+    async def happen(self) -> None:
+        await self._begin()
+        for _ in range(12):
+            await self.random.choice((self._ask, self._ask, self._ask, self._go_on, self._go_on, self._go_on, self._go_on,
+                                      self._meddle, self._meddle, self._begin))()  # fmt: skip
+
+    async def _begin(self) -> None:
+        policy = {"strategy": self.random.choice(("newest_turns", "rolling_summary"))}
+        if self.random.random() < 0.5:
+            policy["budget"] = 300  # type: ignore[assignment]
+        answer = await self._store.post(
+            "/v1/conversations", json={"instructions": self._text(), "context_policy": policy}
+        )
+        assert answer.status_code == 200, answer.text
+        self.conversations.append(answer.json()["id"])
+        items = [{"role": role, "content": self._text()} for _ in range(4) for role in ("user", "assistant")]
+        await self._store.post(f"/v1/conversations/{self.conversations[-1]}/items", json={"items": items})
+
+    async def _ask(self) -> None:
+        where = {} if self.random.random() < 0.3 else {"conversation": self.random.choice(self.conversations)}
+        await self._respond(**where)
+
+    async def _go_on(self) -> None:
+        if self.responses:
+            await self._respond(previous_response_id=self.random.choice(self.responses[-4:]))
+
+    async def _respond(self, **fields: Any) -> None:
+        given: dict[str, Any] = {"input": self._text(), **fields}
+        if self.random.random() < 0.5:
+            given |= {"instructions": self._text(), "temperature": 1, "max_output_tokens": 50}
+        if self.random.random() < 0.3:
+            schema = {"type": "object", "properties": {"a": {"type": "number", "maximum": 10**25, "minimum": -1e-7}}}
+            given["tools"] = [{"type": "function", "name": "f", "description": self._text(), "parameters": schema}]
+        answer = await self._store.post("/v1/responses", json={**given, "stream": True})
+        if answer.status_code == 200:
+            told = [msgspec.json.decode(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+            response = told[-1]["response"]
+            self.responses.append(response["id"])
+            self.failed += response["status"] == "failed"
+            if self.random.random() < 0.5:
+                self.conversations.append(response["conversation"]["id"])
+        else:
+            code = answer.json()["error"]["code"]
+            assert code in ("context_length_exceeded", "response_in_progress", "model_error"), answer.text
+
+    async def _meddle(self) -> None:
+        path = f"/v1/conversations/{self.random.choice(self.conversations)}"
+        listed = (
+            await self._store.post(f"{path}/items", json={"items": [{"role": "user", "content": self._text()}]})
+        ).json()
+        item = listed["data"][0]["id"]
+        act = self.random.choice(("pin", "retract", "describe", "compact", "undo", "redo"))
+        match act:
+            case "pin":
+                answer = await self._store.post(f"{path}/items/{item}/pin")
+            case "retract":
+                answer = await self._store.delete(f"{path}/items/{item}")
+            case "describe":
+                answer = await self._store.post(path, json={"instructions": self._text()})
+            case "compact":
+                answer = await self._store.post(f"{path}/compact")
+            case _:
+                answer = await self._store.post(f"{path}/compact/{act}")
+        assert answer.status_code < 500 or answer.status_code == 502, answer.text
+
+    def _text(self) -> str:
+        return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 25))) + "."
+
+
+def _words(value: Any) -> int:
+    match value:
+        case str():
+            return 0
+        case dict():
+            own = sum(
+                count(value[name])
+                for name in ("content", "text", "arguments", "instructions")
+                if isinstance(value.get(name), str)
+            )
+            return own + sum(map(_words, value.values()))
+        case list():
+            return sum(map(_words, value))
+        case _:
+            return 0
+
+
+@pytest.mark.parametrize("histories", [2, pytest.param(25, marks=pytest.mark.endless)])
+async def test_whatever_happened_each_request_of_a_chain_is_rendered_as_it_was_sent(
+    histories: int, settings: Settings, store: httpx.AsyncClient, provider: Provider, api: str
+) -> None:
+    rendered = failed = 0
+    async with open_api(settings) as queries:
+        for seed in range(histories):
+            provider.requests.clear()
+            chains = Chains(seed, store, provider, api)
+            await chains.happen()
+            rendered, failed = rendered + len(chains.responses), failed + chains.failed
+            sent = {request_sha256(body) for body in provider.requests}
+            for response_id in chains.responses:
+                answer = await queries.get(f"/v1/responses/{response_id}/context")
+                assert answer.status_code == 200, answer.text
+                body = msgspec.json.decode(answer.content)
+                assert body["request_sha256_matches"] is True, (seed, response_id)
+                assert request_sha256(body["request"]) in sent
+                assert _words(body["request"]) <= body["tokens"] <= body["budget"]
+    assert rendered > 4 * histories
+    assert failed

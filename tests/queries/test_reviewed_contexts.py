@@ -1,0 +1,69 @@
+"""What a context costs does not grow with what was done to its conversation, nor with what is done to others."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from psycopg import sql
+
+from domain.commands import DescribeConversation, PinItem, UnpinItem
+from domain.events import ContextPolicy
+from infrastructure.event_log.reader import STANDING, EventReader
+from infrastructure.ids import uuid_of
+from infrastructure.postgres import Pool, make_pool
+from infrastructure.settings import Settings
+from infrastructure.standing import described
+from tests.queries.store import Writer
+
+SINCE_ALWAYS = 1_000_000
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    pool = make_pool(settings.postgres_url, max_size=2)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+async def test_given_many_changes_of_a_description_then_what_stands_is_a_few_events(write: Writer, pool: Pool) -> None:
+    conversation = await write.start("one", instructions="First.", context_policy=ContextPolicy(budget=1))
+    changes = (
+        {"metadata": {"a": "b"}},
+        {"title": "T"},
+        {"instructions": "Second."},
+        {"context_policy": ContextPolicy(budget=2)},
+        {"instructions": "Third.", "context_policy": ContextPolicy(budget=3)},
+        {"instructions": None, "title": None},
+        {"context_policy": ContextPolicy(), "metadata": {}},
+    )
+    reader = EventReader(pool)
+    versions: list[tuple[int, str | None, int | None]] = [(1, "First.", 1)]
+    for _ in range(5):
+        for change in changes:
+            done = await write.do(conversation, DescribeConversation(**change))
+            state = done.conversation
+            versions.append((state.version, state.instructions, state.context_policy.budget))
+    for version, instructions, budget in versions:
+        stands = await reader.standing(conversation, until=version)
+        assert len(stands) <= 4
+        assert described(stands) == (instructions, ContextPolicy(budget=budget))
+
+
+async def test_given_pins_everywhere_else_then_a_long_conversation_without_any_is_not_read_for_them(
+    write: Writer, pool: Pool
+) -> None:
+    long = await write.start("one")
+    for _ in range(20):
+        await write.append(long, *["x"] * 50)
+    pinned = await write.start()
+    [item_id] = await write.append(pinned, "pin me")
+    for _ in range(150):
+        await write.do(pinned, PinItem(item_id=item_id))
+        await write.do(pinned, UnpinItem(item_id=item_id))
+    async with pool.connection() as connection:
+        await connection.execute("ANALYZE events")
+        explain = sql.SQL("EXPLAIN (ANALYZE) ") + STANDING.format(sql.SQL("*"))
+        plan = await (await connection.execute(explain, {"stream": uuid_of(long), "until": SINCE_ALWAYS})).fetchall()
+    text = "\n".join(str(row[0]) for row in plan)
+    assert "events_item_idx" in text
+    assert "Removed by Filter" not in text
