@@ -37,7 +37,7 @@ router, serves = verb("POST", "/v1/responses", CreateResponse, largest=LARGEST_R
 @serves
 async def create_response(called: Caller, body: CreateResponse) -> Response:
     """Answers with the Response, or with its stream of events; at once with a queued one where it is for the background."""
-    body.check()
+    await body.check()
     reply = await _request_reply(body, called)
     goes_on = bool(body.background) or called.idempotency is not None
     if isinstance(reply, RecordedReply):
