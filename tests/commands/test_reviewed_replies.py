@@ -3,16 +3,28 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
+from uuid import UUID
 
 import httpx
+import psycopg
 import pytest
 
 from commands.main import create_app
+from commands.running import RunningReplies
+from domain.commands import RequestReply, StartConversation
+from domain.events import ReplyInterrupted, Shown
+from infrastructure import redis
+from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.work import Work
+from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.metrics import Metrics
+from infrastructure.postgres import Pool, make_pool
+from infrastructure.principal import DEFAULT
+from infrastructure.replies.leases import ALIVE_SECONDS, ReplyLeases
 from infrastructure.settings import Settings
-from tests.commands.replying import ask, error_of
+from tests.commands.replying import ask, error_of, until_over
 from tests.log import Log
 from tests.provider import Provider
 from tests.provider import provider as running_provider
@@ -74,3 +86,114 @@ async def test_schemas_of_any_size_keep_nobody_else_waiting(api: httpx.AsyncClie
     assert (await checked).status_code in (200, 400)  # it may not fit into the model
     too_large = await ask(api, "hi", tools=[function(properties={**large, "p": {"enum": ["x" * 300_000]}})])
     assert error_of(too_large) == (400, "invalid_function_parameters", "tools[0].parameters")
+
+
+async def asked_in(settings: Settings, owner: UUID, count: int = 1) -> list[str]:
+    """Conversations with a reply each, that was asked for in the process `owner` and runs nowhere."""
+    events = EventLog(settings.postgres_url, Metrics(), owner=owner)
+    events.open()
+    conversations = [mint("conv") for _ in range(count)]
+    for conversation_id in conversations:
+        request = RequestReply(
+            response_id=mint("resp"),
+            model="m",
+            parameters=b"{}",
+            input=(),
+            shown=Shown(version=0, ranges=(), budget=1, tokens=1, encoding="", renderer=2, request_sha256=b""),
+            start=StartConversation(conversation_id=conversation_id, tenant=DEFAULT.tenant, owner="ann"),
+        )
+        work = Work(
+            principal=DEFAULT,
+            conversation_id=conversation_id,
+            command=request,
+            command_id=mint_uuid(),
+            correlation_id="req_1",
+        )
+        await events.append(work)
+    await events.close()
+    return conversations
+
+
+@asynccontextmanager
+async def another(settings: Settings) -> AsyncIterator[Pool]:
+    """Another process, that looks after replies which run nowhere; and its pool."""
+    pool = make_pool(settings.postgres_url)
+    await pool.open(wait=True)
+    client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
+    events.open()
+    running = RunningReplies(ReplyLeases(pool, mint_uuid()), events, client)
+    running.open()
+    try:
+        yield pool
+    finally:
+        await running.close()
+        await events.close()
+        await client.aclose()
+        await pool.close()
+
+
+async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:
+    await until_over(lambda: True if isinstance(log.events(conversation_id)[-1], ReplyInterrupted) else None, seconds)
+
+
+async def test_a_conversation_that_can_not_be_read_keeps_no_other_locked(settings: Settings, log: Log) -> None:
+    spoiled, sound = await asked_in(settings, mint_uuid(), 2)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        spoil = "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s"
+        await connection.execute(spoil, (uuid_of(spoiled),))
+    async with another(settings):
+        await until_ended(log, sound, 3 * ALIVE_SECONDS)
+
+
+async def test_a_postgres_that_stood_still_costs_no_reply_whose_process_is_alive(settings: Settings, log: Log) -> None:
+    owner = mint_uuid()
+    [conversation_id] = await asked_in(settings, owner)
+    pool = make_pool(settings.postgres_url)
+    await pool.open(wait=True)
+    leases = ReplyLeases(pool, owner)
+
+    async def alive(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while True:
+                await leases.renew()
+                await asyncio.sleep(0.5)
+
+    async with another(settings):
+        with suppress(TimeoutError):
+            await alive(ALIVE_SECONDS + 2)
+        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+            await connection.execute("LOCK TABLE api_processes IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(ALIVE_SECONDS + 1)
+        await asyncio.sleep(0.4)  # this process is a little later than the other to say that it is alive
+        with suppress(TimeoutError):
+            await alive(2)
+        assert log.topics(conversation_id)[-1] == "reply.requested"
+        await until_ended(log, conversation_id, 3 * ALIVE_SECONDS)
+    await pool.close()
+
+
+async def test_many_replies_to_be_ended_while_redis_hangs_do_not_make_their_finder_count_as_dead(
+    settings: Settings, log: Log
+) -> None:
+    conversations = await asked_in(settings, mint_uuid(), 12)
+    connections: list[asyncio.StreamWriter] = []
+
+    async def hangs(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    server = await asyncio.start_server(hangs, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    longest = 0.0
+    async with another(settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})):
+        deadline = time.monotonic() + 60
+        while any(log.topics(each)[-1] == "reply.requested" for each in conversations):
+            assert time.monotonic() < deadline
+            [(late,)] = log.rows(
+                "SELECT 5 - extract(epoch FROM alive_until - clock_timestamp()) FROM api_processes"
+            ) or [(0,)]
+            longest = max(longest, float(late))
+            await asyncio.sleep(0.1)
+    for writer in connections:
+        writer.close()
+    server.close()
+    assert longest < ALIVE_SECONDS / 2
