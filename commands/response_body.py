@@ -22,6 +22,9 @@ MOST_INPUT_ITEMS = 200
 LARGEST_REQUEST = 4 * 1024 * 1024
 """Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
 
+LARGEST_INPUT = 2 * LARGEST_REQUEST
+"""Bytes, with what is taken up of replies that did not complete: they may follow one another."""
+
 MOST_TOOLS = 128
 LARGEST_SCHEMAS = 256 * 1024
 """Bytes of all the JSON Schemas of a request, as JSON text: checking so much takes some seconds, in a thread of its own."""
