@@ -20,7 +20,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.work import Work
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.metrics import Metrics
-from infrastructure.model.pieces import Began, Grew, Whole
+from infrastructure.model.pieces import Began, Grew, Piece, Whole
 from infrastructure.postgres import Pool, make_pool
 from infrastructure.principal import DEFAULT
 from infrastructure.replies import live
@@ -237,14 +237,15 @@ async def test_as_many_as_like_follow_replies_that_say_nothing(settings: Setting
 @pytest.mark.parametrize("kind", ["message", "function_call", "custom_tool_call", "reasoning", "web_search_call"])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_reply_that_was_cut_off_has_the_events_again_that_it_had(kind: str, whole: bool) -> None:
-    item = {
+    items: dict[str, dict[str, Any]] = {
         "message": {"role": "assistant"},
         "function_call": {"call_id": "c", "name": "f"},
         "custom_tool_call": {"call_id": "c", "name": "f"},
         "web_search_call": {"status": "in_progress", "action": {"query": "q"}},
-    }.get(kind, {})
+    }
     output = Output()
-    pieces = [Began({"type": "reasoning"}), Grew("so"), Whole({"summary": []}), Began({"type": kind, **item})]
+    pieces: list[Piece] = [Began({"type": "reasoning"}), Grew("so"), Whole({"summary": []})]
+    pieces.append(Began({"type": kind, **items.get(kind, {})}))
     if kind != "web_search_call":
         pieces += [Grew("a"), Grew("bc")]
     if whole:
@@ -270,3 +271,24 @@ async def test_replies_that_fail_one_after_the_other_do_not_add_up_to_more_than_
             previous = {"previous_response_id": events_of(answers[-1])[0]["response"]["id"]}
     assert [answer.status_code for answer in answers] == [200, 200, 413]
     assert error_of(answers[-1]) == (413, "request_too_large", "previous_response_id")
+
+
+async def test_who_cancels_as_a_reply_completes_learns_which_of_the_two_it_was(
+    apis: list[httpx.AsyncClient], log: Log
+) -> None:
+    async def raced(number: int) -> None:
+        queued = (await ask(apis[0], "hi", background=True)).json()
+        await asyncio.sleep(0.003 * number)
+        path = f"/v1/responses/{queued['id']}/cancel"
+        answers = await asyncio.gather(*(api.post(path) for api in apis))
+        topics = log.topics(queued["conversation"]["id"])
+        ends = [topic for topic in topics if topic in ("reply.completed", "reply.cancelled", "reply.interrupted")]
+        assert len(ends) == 1
+        for answer in answers:
+            if answer.status_code == 200:
+                assert answer.json()["status"] == ends[0].removeprefix("reply.")
+            else:
+                assert error_of(answer) == (400, "response_over", "response_id")
+                assert ends == ["reply.completed"]
+
+    await asyncio.gather(*map(raced, range(40)))
