@@ -15,7 +15,7 @@ router, serves = verb("POST", "/v1/responses/input_tokens", CreateResponse, larg
 @serves
 async def count_input_tokens(called: Caller, body: CreateResponse) -> Response:
     """Answers `{object: "response.input_tokens", input_tokens}`, as this store counts them."""
-    body.check()
+    await body.check()
     place = await place_of(called, body)
     model = await model_of(body, called)
     asked = what_is_asked(body, called, place, model, (*place.taken_up, *body.items()))

@@ -13,12 +13,12 @@ from commands.compaction import make_room
 from commands.placing import Place, place_of
 from commands.recorded_reply import Kept, RecordedReply
 from commands.reply import Reply, heard, streamed
-from commands.response_body import LARGEST_REQUEST, CreateResponse
+from commands.response_body import LARGEST_INPUT, LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
 from domain.commands import NewItem, RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved
 from domain.events import InputItem
-from domain.items import from_stored
+from domain.items import as_output, from_stored
 from domain.rendering.expressible import inexpressible
 from domain.rendering.orphans import call_key, is_output
 from infrastructure.context import Asked, Context
@@ -37,9 +37,9 @@ router, serves = verb("POST", "/v1/responses", CreateResponse, largest=LARGEST_R
 @serves
 async def create_response(called: Caller, body: CreateResponse) -> Response:
     """Answers with the Response, or with its stream of events; at once with a queued one where it is for the background."""
-    body.check()
+    await body.check()
     reply = await _request_reply(body, called)
-    goes_on = bool(body.background) or called.idempotency is not None
+    goes_on = bool(body.background) or (called.idempotency is not None and body.stored)
     if isinstance(reply, RecordedReply):
         if body.stream:
             return _stream(reply.stream(await reply.recorded()), await reply.begun())
@@ -125,7 +125,10 @@ def _begun(reply: Reply) -> Reply:
 
 
 def what_is_asked(body: CreateResponse, called: Caller, place: Place, model: str, items: tuple[NewItem, ...]) -> Asked:
-    """Raises ApiError (400) for what the provider's API can not express."""
+    """Raises ApiError for what the provider's API can not express (400), and for too much (413)."""
+    if place.taken_up and sum(len(as_output(new.item_id, new.item)) for new in items) > LARGEST_INPUT:
+        message = f"`input` and what the previous response was asked are larger than {LARGEST_INPUT} bytes together."
+        raise ApiError(413, message, code="request_too_large", param="previous_response_id")
     asked = Asked(
         model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
     )

@@ -9,12 +9,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Literal
 
+import psycopg
 import structlog
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
 from domain.commands import CancelReply, Command, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
-from domain.errors import ConversationNotFound, ReplyIsOver
+from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyRequested, Timing, Usage
 from domain.items import as_output
 from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable
@@ -137,10 +138,21 @@ class Reply:
     async def _run(self) -> None:
         self._entered = True
         try:
-            if self._stop is not None:
-                raise asyncio.CancelledError
+            await self._speak()
+        except Exception as error:
+            self._tell_error(error)  # it runs nowhere now, and is found and ended as one of those
+            raise
+        finally:
+            self._over = True
+            self._ring()
+
+    async def _speak(self) -> None:
+        """From the first event to the end on record."""
+        try:
             for event in begun(self._asked, self._shown_in):
                 self._tell(event)
+            if self._stop is not None:
+                raise asyncio.CancelledError
             finished = await self._take_pieces()
             self._settling = True
             await self._complete(finished)
@@ -154,9 +166,6 @@ class Reply:
             self._settling = True
             log.exception("reply_broke_off", response_id=self.response_id)
             await self._end_failed(ModelFailed("internal_error", "Something went wrong here."), error)
-        finally:
-            self._over = True
-            self._ring()
 
     async def _take_pieces(self) -> Finished:
         """Reads the provider to its end."""
@@ -260,7 +269,7 @@ class Reply:
             return
         try:
             appended = await self._settled(command)
-        except (ConversationNotFound, ReplyIsOver) as refused:
+        except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
             # The conversation was deleted, or another process took this one for dead. What that one put on record stands.
             log.warning("reply_had_ended", response_id=self.response_id, code=refused.code)
             self._tell_error(refused)
@@ -289,9 +298,16 @@ class Reply:
                 if not self._over and time.monotonic() - since > PATIENCE_SECONDS:
                     self._tell_error(error)
             except ReplyIsOver:
-                if doubtful and (record := await self._as_it_ended(command)) is not None:
+                if not doubtful:
+                    raise
+                try:
+                    record = await self._as_it_ended(command)
+                except psycopg.Error as error:
+                    log.warning("reply_end_waits", response_id=self.response_id, error_type=type(error).__name__)
+                else:
+                    if record is None:
+                        raise
                     return record
-                raise
             await asyncio.sleep(pause)  # the only wait there is: nothing tells us that the log is back
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 

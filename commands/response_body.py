@@ -1,10 +1,16 @@
 """The request of the Responses API: what of it is kept with a reply, and what is refused by name. Shapes: `openai_surface.md`."""
 
+import asyncio
 import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
+import msgspec
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
 from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it brings no types
+from msgspec import Struct
 from pydantic import Field, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, new_items
@@ -16,7 +22,16 @@ MOST_INPUT_ITEMS = 200
 LARGEST_REQUEST = 4 * 1024 * 1024
 """Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
 
+LARGEST_INPUT = 2 * LARGEST_REQUEST
+"""Bytes, with what is taken up of replies that did not complete: they may follow one another."""
+
 MOST_TOOLS = 128
+LARGEST_SCHEMAS = 256 * 1024
+"""Bytes of all the JSON Schemas of a request, as JSON text: checking so much takes some seconds, in a thread of its own."""
+
+KEPT_SCHEMAS = 256
+"""How many are known again: who calls tools sends the same ones with every request."""
+
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 _KEPT = (
@@ -44,6 +59,8 @@ _KEPT = (
 _HARMLESS: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
 """Parameters that nothing here acts on, and the values of each that ask for nothing; null always does."""
 
+_CHECKING = ThreadPoolExecutor(1, "schemas")
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Include = Literal[
     "file_search_call.results",
@@ -54,6 +71,15 @@ Include = Literal[
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
 ]
+
+
+class _Schema(Struct):
+    """A JSON Schema in a request; `name`: what it is the schema of."""
+
+    schema: Any
+    param: str
+    name: str
+    code: str
 
 
 class ConversationRef(Body):
@@ -132,7 +158,7 @@ class CreateResponse(Body):
             )
         return items
 
-    def check(self) -> None:
+    async def check(self) -> None:
         """Raises ApiError (400) for what no single field shows to be wrong."""
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
@@ -157,10 +183,12 @@ class CreateResponse(Body):
             _check_tool(tool, f"tools[{index}]")
         self._check_tool_choice()
         self._check_text()
+        if schemas := list(self._schemas()):
+            await asyncio.get_running_loop().run_in_executor(_CHECKING, _check_schemas, schemas)
 
     def _check_tool_choice(self) -> None:
         choice = self.tool_choice
-        names = {tool.get("name") for tool in self.tools or ()}
+        names = [tool.get("name") for tool in self.tools or ()]  # of whatever type
         if choice == "required" and not self.tools:
             raise _invalid("tool_choice", "`required` needs `tools`")
         if isinstance(choice, dict):
@@ -178,24 +206,46 @@ class CreateResponse(Body):
         if form["type"] == "json_schema":
             if not isinstance(form.get("name"), str):
                 raise _invalid("text.format.name", "it is a string")
-            check_schema(form.get("schema"), "text.format.schema", str(form["name"]), "invalid_json_schema")
+
+    def _schemas(self) -> Iterator[_Schema]:
+        """Those of functions and of the answer, once the rest is checked."""
+        for index, tool in enumerate(self.tools or ()):
+            if tool["type"] == "function" and tool.get("parameters") is not None:
+                param = f"tools[{index}].parameters"
+                yield _Schema(tool["parameters"], param, tool["name"], "invalid_function_parameters")
+        form = (self.text or {}).get("format") or {}
+        if form.get("type") == "json_schema":
+            yield _Schema(form.get("schema"), "text.format.schema", form["name"], "invalid_json_schema")
 
 
-def check_schema(schema: Any, param: str, name: str, code: str) -> None:
-    """Raises ApiError (400) where it is no JSON Schema of an object."""
-    if isinstance(schema, dict):
-        try:
-            Draft202012Validator.check_schema(schema)
-        except (SchemaError, RecursionError, ValueError, TypeError) as error:
-            where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
-            problem = f"it is not valid at {where!r}" if where else "it is not valid"
+def _check_schemas(schemas: list[_Schema]) -> None:
+    """Raises ApiError (400) where one is no JSON Schema of an object, or all are too large to be checked. Takes long."""
+    size = 0
+    for given in schemas:
+        encoded = msgspec.json.encode(given.schema)
+        size += len(encoded)
+        if size > LARGEST_SCHEMAS:
+            problem = f"the schemas of a request have at most {LARGEST_SCHEMAS} bytes"
+        elif (flaw := _flaw(encoded)) is not None:
+            problem = flaw
         else:
-            if schema.get("type", "object") == "object":
-                return
-            problem = "its `type` must be 'object'"
-    else:
-        problem = "it is an object"
-    raise ApiError(400, f"Invalid schema for {name[:64]!r}: {problem}.", code=code, param=param)
+            continue
+        message = f"Invalid schema for {given.name[:64]!r}: {problem}."
+        raise ApiError(400, message, code=given.code, param=given.param)
+
+
+@lru_cache(KEPT_SCHEMAS)
+def _flaw(encoded: bytes) -> str | None:
+    """What keeps a value, as JSON text, from being a JSON Schema of an object."""
+    schema = msgspec.json.decode(encoded)
+    if not isinstance(schema, dict):
+        return "it is an object"
+    try:
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, RecursionError, ValueError, TypeError, ArithmeticError) as error:
+        where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
+        return f"it is not valid at {where!r}" if where else "it is not valid"
+    return None if schema.get("type", "object") == "object" else "its `type` must be 'object'"
 
 
 def _check_tool(tool: dict[str, Any], param: str) -> None:
@@ -205,11 +255,8 @@ def _check_tool(tool: dict[str, Any], param: str) -> None:
         name = tool.get("name")
         if not isinstance(name, str) or re.fullmatch(FUNCTION_NAME, name) is None:
             raise _invalid(f"{param}.name", "letters, digits, - and _, at most 64 of them")
-    if tool["type"] == "function":
-        if not isinstance(tool.get("description", ""), str | None):
+        if tool["type"] == "function" and not isinstance(tool.get("description", ""), str | None):
             raise _invalid(f"{param}.description", "it is a string")
-        if tool.get("parameters") is not None:
-            check_schema(tool["parameters"], f"{param}.parameters", tool["name"], "invalid_function_parameters")
 
 
 def _invalid(param: str, what: str) -> ApiError:

@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from commands.reply import Reply
 from domain.commands import InterruptReply
@@ -27,6 +26,10 @@ from infrastructure.replies.output import told
 log = structlog.get_logger(__name__)
 
 FORGET_SECONDS = 3600.0
+LATE_SECONDS = ALIVE_SECONDS / 2
+"""Between two renewals: what kept this process from saying in time that it is alive may have kept the others from it as well."""
+
+ENDED_AT_ONCE = 10
 SUBJECT = "conversation-store"
 """Who is on record as having ended a reply whose process died."""
 
@@ -41,7 +44,9 @@ class RunningReplies:
         self._running: dict[str, Reply] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._watch: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._alive_since = 0.0
+        self._renewed_at = 0.0
         self._forgot_at = 0.0
 
     def open(self) -> None:
@@ -53,8 +58,9 @@ class RunningReplies:
             reply.stop("server_stopped")
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ALIVE_SECONDS)
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, self._ending):
+            if task is not None:
+                task.cancel()
         try:
             await self._leases.give_up()
         except psycopg.Error as error:
@@ -94,19 +100,23 @@ class RunningReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _look(self) -> None:
+        asked = time.monotonic()
         mine = await self._leases.renew()
         now = time.monotonic()
-        self._alive_since = self._alive_since or now
+        if not self._alive_since or now - self._renewed_at > LATE_SECONDS:
+            self._alive_since = now
+        self._renewed_at = now
         for response_id, reply in list(self._running.items()):
             known = mine.get(response_id)
             if known is not None and known.cancelling:
                 reply.stop("cancelled")
-            elif known is None and reply.on_record and reply.seconds > ALIVE_SECONDS:
+            elif known is None and reply.on_record and reply.seconds > now - asked + ALIVE_SECONDS:
                 reply.stop("cancelled")  # its conversation was deleted, or another process ended it
         if now - self._alive_since < ALIVE_SECONDS:
             return
-        for orphan in await self._leases.orphans(self._lost(mine)):
-            await self._interrupt(orphan)
+        if self._ending is None or self._ending.done():
+            # Beside this, which has to say in time that the process is alive, whatever Redis and the log do.
+            self._ending = asyncio.create_task(self._end_orphans(self._lost(mine), now))
         if now - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = now
             await self._leases.forget_the_dead()
@@ -115,13 +125,25 @@ class RunningReplies:
         """Replies that are this process's, and that it knows nothing of: it never heard that their requests were on record."""
         return [response_id for response_id, known in mine.items() if known.old and response_id not in self._running]
 
+    async def _end_orphans(self, lost: list[str], now: float) -> None:
+        try:
+            orphans = await self._leases.orphans(lost)
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("orphans_not_found", error_type=type(error).__name__)
+            return
+        if time.monotonic() - now > LATE_SECONDS:
+            return  # they were looked for after all had been kept waiting
+        for first in range(0, len(orphans), ENDED_AT_ONCE):
+            await asyncio.gather(*map(self._interrupt, orphans[first : first + ENDED_AT_ONCE]))
+
     async def _interrupt(self, orphan: Orphan) -> None:
         """Puts on record that the reply was cut off, with what the live tail has of it."""
         try:
             sent = await live.told_so_far(self._redis, orphan.response_id)
-        except (RedisError, OSError):
-            sent = []
-        output, lengths = told(map(events.read, sent))
+            output, lengths = told(map(events.read, sent))
+        except Exception as error:  # noqa: BLE001 - whatever Redis has: the conversation is not to stay locked for it
+            log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
+            sent, output, lengths = [], (), ()
         command = InterruptReply(
             response_id=orphan.response_id, code="process_died", output=output, delta_lengths=lengths
         )
@@ -139,5 +161,8 @@ class RunningReplies:
             log.info("reply_had_ended", response_id=orphan.response_id, code=refused.code)
         except (LogBusy, LogUnavailable) as error:
             log.warning("interruption_waits", response_id=orphan.response_id, error_type=type(error).__name__)
+        except Exception:
+            # A conversation that can not be read, say: it must not keep those after it locked.
+            log.exception("interruption_failed", response_id=orphan.response_id)
         else:
             log.warning("reply_interrupted", response_id=orphan.response_id, items=len(output))

@@ -6,6 +6,9 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from infrastructure.settings import Settings
 
+MOST_CONNECTIONS = 4096
+"""Who follows a reply holds one while nothing comes: as many as that can follow at once, and the rest look at its record."""
+
 
 def connect(settings: Settings, *, answer_seconds: float = 2.0) -> Redis:
     """A client that connects at its first use and gives back bytes; `await client.aclose()` ends it.
@@ -19,5 +22,6 @@ def connect(settings: Settings, *, answer_seconds: float = 2.0) -> Redis:
         socket_timeout=answer_seconds,
         socket_keepalive=True,
         health_check_interval=15,
+        max_connections=MOST_CONNECTIONS,
         retry=Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), retries=1),
     )

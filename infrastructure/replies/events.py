@@ -140,7 +140,7 @@ def with_text(item: Item, text: str, status: str) -> Item:
         case "reasoning":
             return {"summary": [], **item, "status": status}
         case _:
-            return {**item, "status": item.get("status", status)}
+            return {**item, "status": status if status == "incomplete" else item.get("status", status)}
 
 
 def text_of_output(item: Item) -> str:

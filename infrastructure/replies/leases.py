@@ -34,6 +34,7 @@ _ORPHANS = """
     SELECT tenant_id, response_id, conversation_id FROM responses AS r
     WHERE running AND (response_id = ANY (%s) OR NOT EXISTS (
         SELECT FROM api_processes AS p WHERE p.id = r.owner AND p.alive_until > clock_timestamp()))
+    AND requested_at < clock_timestamp() - make_interval(secs => %s)
     LIMIT 100
 """
 
@@ -76,9 +77,12 @@ class ReplyLeases:
             await connection.execute("DELETE FROM api_processes WHERE id = %s", (self._owner,))
 
     async def orphans(self, lost: list[str]) -> list[Orphan]:
-        """Replies whose process is not alive, and those of `lost` that still run."""
+        """Replies whose process is not alive, and those of `lost` that still run.
+
+        But the newest: a process that has just begun, or has its Postgres back, may take requests before it has said that it is alive.
+        """
         async with self._pool.connection() as connection:
-            rows = await connection.execute(_ORPHANS, (lost,))
+            rows = await connection.execute(_ORPHANS, (lost, ALIVE_SECONDS))
             return [
                 Orphan(str(tenant), str(response_id), conversation_id(UUID(str(stream))))
                 for tenant, response_id, stream in await rows.fetchall()
@@ -86,7 +90,9 @@ class ReplyLeases:
 
     async def cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""
-        async with self._pool.connection() as connection, connection.transaction():
+        # All at once: a process that stops in between would hold the row, and whoever appends the reply's end would wait for it, with
+        # the turn of all who append.
+        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute(
                 "UPDATE responses SET cancelling = true WHERE tenant_id = %s AND response_id = %s AND running",

@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from infrastructure.replies import events
 
@@ -119,7 +118,7 @@ class LiveWriter:
             told += (sequence, sent, seconds)
         try:
             await self._append(keys=[key(response_id) for response_id, _, _, _ in batch], args=told)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is: without this task every stream would stand still
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
         finally:

@@ -78,6 +78,16 @@ def test_a_client_that_hangs_up_on_a_whole_answer_stops_the_provider_too(
     provider.script = working
 
 
+def test_a_key_keeps_nothing_going_that_is_not_stored(running: System, client: OpenAI, provider: Provider) -> None:
+    working, provider.script = provider.script, endless
+    provider.hung_up.clear()
+    key = {"Idempotency-Key": "nothing-to-come-back-to"}
+    with pytest.raises(APITimeoutError):
+        client.responses.create(input="go", store=False, timeout=1.0, extra_headers=key)
+    assert provider.hung_up.wait(10)
+    provider.script = working
+
+
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_record(
     running: System, client: OpenAI, provider: Provider, streamed: bool
