@@ -24,6 +24,7 @@ from infrastructure.context import Asked, Chosen, Context
 from infrastructure.ids import mint
 from infrastructure.model import ModelFailed
 from infrastructure.standing import SUMMARY_TOKENS
+from infrastructure.tail import Tail
 from infrastructure.tokens import count, count_off_loop
 
 log = structlog.get_logger(__name__)
@@ -55,18 +56,23 @@ class Written(Struct, frozen=True):
     usage: Usage
 
 
-async def make_room(called: Caller, conversation_id: str, version: int, asked: Asked) -> tuple[int, Context]:
+async def make_room(
+    called: Caller, conversation_id: str, version: int, asked: Asked, snapshot: Tail | None = None
+) -> tuple[int, Context]:
     """The context of a conversation at `version`, its head, after a summary is made where its policy or the request wants one.
 
     Answers with the version that the context is of: a higher one where a summary was made. A model that fails, or says
-    nothing, is no obstacle. Raises what Contexts.assemble and Caller.append raise.
+    nothing, is no obstacle. `snapshot`: the one there is, where it was found already. Raises what Contexts.assemble and Caller.append raise.
     """
     contexts = called.wiring.contexts
     tenant = called.principal.tenant
     # What would be cut off is to be summarized first.
     lenient = {name: value for name, value in asked.parameters.items() if name != "truncation"}
-    chosen = await contexts.chosen(tenant, conversation_id, version, replace(asked, parameters=lenient))
+    snapshot = snapshot or await contexts.snapshot(tenant, conversation_id, asked.model)
+    chosen = await contexts.choose(conversation_id, version, replace(asked, parameters=lenient), snapshot)
     limit = wanted(chosen, asked.parameters)
+    if limit is None and lenient == asked.parameters:
+        return version, contexts.context(asked, chosen)
     if limit is not None and not await called.wiring.reader.is_locked(conversation_id):
         try:
             command = await summarize(called, conversation_id, chosen, asked, limit=limit)

@@ -1,5 +1,6 @@
 """POST /v1/responses: asks a model for a reply, in a conversation, behind another response, or on its own."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -26,7 +27,8 @@ from infrastructure.event_log.log import utc_now
 from infrastructure.event_log.work import VersionMismatch
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
-from infrastructure.ids import RESPONSE, mint
+from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
+from infrastructure.tail import Tail
 
 _SSE = "text/event-stream; charset=utf-8"
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -65,14 +67,22 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
         if first is not None:
             return RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
     items = body.items()
-    place = await place_of(called, body)
     model = await model_of(body, called)
+    place, early = await asyncio.gather(place_of(called, body), _early_snapshot(body, called, model))
     try:
-        return await _ask(body, called, place, model, items)
+        return await _ask(body, called, replace(place, snapshot=early), model, items)
     except (HeadHasMoved, ConversationLocked):
         if not place.in_place:
             raise
         return await _ask(body, called, place.beside(), model, items)
+
+
+async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | None:
+    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation."""
+    ident = body.conversation_id
+    if ident is None or not is_id(ident, CONVERSATION):
+        return None
+    return await called.wiring.contexts.snapshot(called.principal.tenant, ident, model)
 
 
 async def model_of(body: CreateResponse, called: Caller) -> str:
@@ -96,7 +106,7 @@ async def _ask(
     if place.shown_of is None or place.forks or not body.stored:
         context = await context_of(called, place, asked)
     else:
-        version, context = await make_room(called, place.shown_of, place.version, asked)
+        version, context = await make_room(called, place.shown_of, place.version, asked, place.snapshot)
         if called.if_match is not None:
             called = replace(called, if_match=frozenset({version}))  # a summary was made, nothing else
     check_outputs(asked, context)

@@ -21,6 +21,7 @@ from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_beside
 from infrastructure.replies.output import CUT_OFF
 from infrastructure.replies.record import Record, find
 from infrastructure.standing import standing
+from infrastructure.tail import Tail
 
 PAGE = 50
 
@@ -30,7 +31,8 @@ class Place(Struct, frozen=True, kw_only=True):
 
     `shown_of` at `version` is the conversation whose context the model is shown; None: there is none yet. `start` begins the
     reply's own conversation; without it the reply is in `shown_of`, and where `below` is given only as long as that is its head.
-    `taken_up`: items of a reply that did not complete, which join with the input.
+    `taken_up`: items of a reply that did not complete, which join with the input; `snapshot`: that of `shown_of`, of whatever
+    version, where one was found already.
     """
 
     shown_of: str | None
@@ -39,6 +41,7 @@ class Place(Struct, frozen=True, kw_only=True):
     in_place: bool = False
     below: str | None = None
     taken_up: tuple[NewItem, ...] = ()
+    snapshot: Tail | None = None
 
     @property
     def conversation_id(self) -> str:
@@ -121,11 +124,16 @@ async def _behind(called: Caller, response_id: str) -> Place:
         instructions=stands.instructions,
         context_policy=stands.policy,
     )
+    head = await reader.head(record.conversation_id)
+    assert head is not None
+    newest = last if head.version == version else await _head_at(reader, record.conversation_id, head.version)
+    is_last = fork.item_id == (newest.item_id if newest is not None else fork.item_id)
+    in_place = is_last and not first.listed
     return Place(
         shown_of=record.conversation_id,
-        version=version,
+        version=head.version if in_place else version,
         start=start,
-        in_place=not first.listed,
+        in_place=in_place,
         below=fork.item_id,
         taken_up=taken_up,
     )

@@ -327,7 +327,8 @@ class Reply:
         """Ends the streams that are listened to here; whoever follows the record will see how it ends there."""
         api_error = as_api_error(error)
         event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
-        self._last_word = events.sse(event, len(self._sent))
+        # It has the number of the last event: who goes on behind it gets what follows that.
+        self._last_word = events.sse(event, max(0, len(self._sent) - 1))
         self._failure = self._failure or error
         self._over = True
         self._ring()

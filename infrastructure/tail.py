@@ -3,6 +3,7 @@
 `commands/` and `queries/` get it from `infrastructure/context.py`; `projections/` makes the same of its snapshots.
 """
 
+import asyncio
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -69,10 +70,13 @@ async def tail_from_log(
 ) -> Tail:
     """The tail, read backwards from `version` until there is more than fits, or there is no more: in a fork on into its origin."""
     counts = counts or ItemCounts()
-    stands = await standing(reader, conversation_id, version)
+    stands, newest = await asyncio.gather(
+        standing(reader, conversation_id, version),
+        reader.conversation_backwards(conversation_id, until=version, limit=PAGE),
+    )
     summary = await summary_of(stands.compacted)
     backwards = _Backwards(needed(stands.policy, room), summary.depth if summary else 0, counts)
-    await backwards.read(reader, conversation_id, version)
+    await backwards.read(reader, conversation_id, version, newest=newest)
     items = tuple(reversed(backwards.newest_first))
     held = {each.item_id for each in items}
     older = await _pins(reader, conversation_id, version, [each for each in stands.pinned if each not in held], counts)
@@ -116,9 +120,18 @@ class _Backwards:
         self._tokens = 0
         self._retracted: set[str] = set()
 
-    async def read(self, reader: Reader, conversation_id: str, until: int, deepest: int | None = None) -> None:
+    async def read(
+        self,
+        reader: Reader,
+        conversation_id: str,
+        until: int,
+        deepest: int | None = None,
+        newest: Sequence[Recorded] | None = None,
+    ) -> None:
+        """Reads on from `newest`, the page that ends at `until`, where that is there already."""
         while until > 0:
-            page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE)
+            page = newest or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE)
+            newest = None
             if not page:
                 break
             if await self._take(page, deepest):

@@ -3,7 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 
+import psycopg
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,7 +28,7 @@ Look = Callable[[], Awaitable[Record]]
 async def follow(redis: Redis, look: Look, record: Record, after: int) -> AsyncIterator[bytes]:
     """The events past `after`, each once and in order, to the reply's end or this process's; comments while nothing comes.
 
-    `record` is what `look` gave last. Raises what `look` raises.
+    `record` is what `look` gave last. Raises what `look` raises, but for a log that is away: it will be back.
     """
     spoke = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
@@ -48,7 +50,8 @@ async def follow(redis: Redis, look: Look, record: Record, after: int) -> AsyncI
         if time.monotonic() - spoke >= HEARTBEAT_SECONDS:
             yield b": still here\n\n"
             spoke = time.monotonic()
-        record = await look()
+        with suppress(psycopg.OperationalError):  # without the log the tail goes on; only its end is not seen
+            record = await look()
 
 
 async def until_over(look: Look, record: Record, seconds: float) -> Record:

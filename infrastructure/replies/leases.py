@@ -11,7 +11,7 @@ from msgspec import Struct
 from infrastructure.ids import conversation_id
 from infrastructure.postgres import Pool
 
-ALIVE_SECONDS = 6.5
+ALIVE_SECONDS = 5.0
 """How long a process counts as alive after it has said so: longer than a busy machine makes one wait, shorter than people do."""
 
 RENEW_SECONDS = 0.5

@@ -27,7 +27,7 @@ KEPT_AFTER_SECONDS = 600
 MOST_WAITING_BYTES = 32 * 1024 * 1024
 """Of events that wait to be written. While Redis is slow or away, what is more is not kept: the record has it all in the end."""
 
-PAUSE_SECONDS = 0.005
+PAUSE_SECONDS = 0.002
 """From one write to the next, at least."""
 
 AWAY_SECONDS = 1.0

@@ -13,8 +13,8 @@ from starlette.types import Receive, Scope, Send
 from infrastructure.http.serve import serve
 from infrastructure.settings import Settings
 
-PIECES = 60
-PIECES_A_SECOND = 30.0
+PIECES = 40
+PIECES_A_SECOND = 10.0
 
 _MODELS = b'{"object":"list","data":[{"id":"even","object":"model","created":1,"owned_by":"us"}]}'
 _CHUNK = b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"even","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
