@@ -2,9 +2,9 @@
 
 It starts a store of its own for that, on a directory that it removes again. With `--data DIR` it measures the one that runs there, and
 deletes the conversations it made; their events stay. Two api processes, and the memory of one, are measured on stores of their own
-either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `stream` how soon a
-reply speaks; `all` all of it, and the memory of all processes. `context` measures what assembling a context costs as a conversation
-grows. `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; these two are not part of `all`.
+either way. `append` measures how fast events are written, `read` how soon they are shown and how fast they are read, `all` both, and the
+memory of all processes. `stream` measures how soon a reply speaks, `context` what assembling a context costs as a conversation
+grows; `rebuild` loads the chitchat dataset, and measures a rebuild of it, alone and while it is used; these three are not part of `all`.
 
 A ratio says more than a figure: one machine's figures swing from run to run, and what is beside it swings along.
 """
@@ -69,7 +69,7 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
             _append(board, data, sizes, report)
         if what in (What.READ, What.ALL):
             _read(board, data, sizes, report)
-        if what in (What.STREAM, What.ALL):
+        if what is What.STREAM:
             _stream(board, sizes)
         if what is What.CONTEXT:
             _context(board, data, sizes, report)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.servers import ROOT
 
 FINISH_SECONDS = 240.0
@@ -100,6 +102,18 @@ def assert_reads_are_measured(figures: dict[str, Any]) -> None:
         assert 0 < figure["p50_ms"] <= figure["p99_ms"]
 
 
+@pytest.mark.endless
+def test_a_reply_s_first_word_stands_beside_its_provider_s(tmp_path: Path) -> None:
+    status, results, err = bench(tmp_path, "stream")
+
+    assert status == 0, err
+    figures = {figure["name"]: figure for figure in results["figures"]}
+    first = figures["first word of a reply, 100 streams"]
+    assert first["floor"] == "the provider itself, 100 streams"
+    assert 0 < first["p50_ms"] <= first["p99_ms"]
+
+
+@pytest.mark.endless
 def test_a_context_of_a_long_conversation_stands_beside_that_of_a_short_one(tmp_path: Path) -> None:
     status, results, err = bench(tmp_path, "context", long=1_200)
 

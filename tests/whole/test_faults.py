@@ -45,7 +45,7 @@ FREEZE_SECONDS = 15.0
 SHORT_FREEZE_SECONDS = 3.0
 LAST_LINES = 12
 
-A_FEW = int(os.environ.get("FAULT_ROUNDS", "6"))
+A_FEW = int(os.environ.get("FAULT_ROUNDS", "4"))
 FIFTY = 50
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 

@@ -40,7 +40,7 @@ BOTH = 0.15
 AFTER_THE_LAST = 30
 REPEATED_IN_THE_END = 200
 
-A_FEW = int(os.environ.get("KILL_ROUNDS", "4"))
+A_FEW = int(os.environ.get("KILL_ROUNDS", "2"))
 A_HUNDRED = 100
 SEED = int(os.environ.get("KILL_SEED", "1"))
 

@@ -22,7 +22,7 @@ from tests.system import System
 from tests.whole.streams import Follower, endless, talkative
 
 APIS = {"api": "API_1_URL", "api-2": "API_2_URL"}
-A_FEW = int(os.environ.get("CUT_STREAMS", "24"))
+A_FEW = int(os.environ.get("CUT_STREAMS", "16"))
 TWO_HUNDRED = 200
 SEED = int(os.environ.get("CUT_SEED", "1"))
 AT_ONCE = 8
@@ -174,9 +174,9 @@ async def test_replies_whose_process_is_killed_are_incomplete_with_what_they_had
     restarted = time.monotonic()
     await asyncio.gather(*asking)
     provider.script = talkative(SEED)
-    for follower, conversation in zip(followers, conversations, strict=True):
-        response = await until(http, other, follower.response_id, "incomplete", 15)
-        assert time.monotonic() - restarted < 10
+    ended = [await until(http, other, follower.response_id, "incomplete", 15) for follower in followers]
+    assert time.monotonic() - restarted < 10
+    for follower, conversation, response in zip(followers, conversations, ended, strict=True):
         assert said(response).startswith(follower.text)
         items = (await http.get(f"{other}/v1/responses/{follower.response_id}/input_items")).json()["data"]
         assert items[0]["content"][0]["text"] == f"question of {conversation}"
