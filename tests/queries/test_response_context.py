@@ -96,7 +96,7 @@ class History:
         for item in (alone, reasoning, call):
             if self._random.random() < 0.2:
                 items.insert(self._random.randrange(1, 4), item)
-        answer = await self._post("/items", items=items * self._random.randint(1, 3))
+        answer = await self._post("/items", items=(items * self._random.randint(1, 3))[:20])
         self._ids += [each["id"] for each in answer.json()["data"]]
 
     async def _ask(self) -> None:
