@@ -43,6 +43,15 @@ def bench(place: Path, *arguments: str, long: int = 600) -> tuple[int, dict[str,
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
+def test_reads_stand_beside_their_floors_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    status, results, err = bench(tmp_path, "read")
+
+    assert status == 0, err
+    assert_reads_are_measured({figure["name"]: figure for figure in results["figures"]})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.endless
 def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path) -> None:
     status, results, err = bench(tmp_path, "all")
 
