@@ -48,6 +48,8 @@ def test_reads_stand_beside_their_floors_and_nothing_is_left_behind(tmp_path: Pa
 
     assert status == 0, err
     assert_reads_are_measured({figure["name"]: figure for figure in results["figures"]})
+    assert_durable(results["durability"])
+    assert {"cores", "memory_gb", "python"} <= set(results["machine"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -74,15 +76,19 @@ def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path)
         assert 0 < memory["ratio"] <= peak["ratio"]
     assert all(len(figure["runs"]) == 1 for figure in figures.values())
 
-    durable = results["durability"]
-    assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
-    assert durable["mongodb.journal"] is True
-    assert durable["mongodb.write_concern"] == "j=True, w=majority"
+    assert_durable(results["durability"])
 
     assert {"api", "projector", "postgres", "mongod", "valkey"} <= set(results["memory"])
     assert all(used["pss"] > 0 and used["rss"] > 0 for used in results["memory"].values())
     assert {"cores", "memory_gb", "python"} <= set(results["machine"])
     assert list(tmp_path.iterdir()) == []
+
+
+def assert_durable(durable: dict[str, Any]) -> None:
+    """What is measured is what survives a power cut."""
+    assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
+    assert durable["mongodb.journal"] is True
+    assert durable["mongodb.write_concern"] == "j=True, w=majority"
 
 
 def assert_reads_are_measured(figures: dict[str, Any]) -> None:
