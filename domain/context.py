@@ -146,7 +146,8 @@ def _selection(
     ]
     window = everything[start:]
     shown = [*pins, *window, *known.input]
-    named = unsendable([each.item for each in shown])
+    # Of all there is it is known; of a part of it, a call may be there without its output.
+    named = unsent if start == 0 else unsendable([each.item for each in shown])
     sent = tuple(each for index, each in enumerate(shown) if index not in named)
     left_out = [known.summarized] if known.summarized else []
     out = [each for index, each in enumerate(everything[first:start], first) if index not in kept and not each.pinned]

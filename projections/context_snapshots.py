@@ -7,8 +7,8 @@
         branch head depth  of the path's last item; head is absent, and depth 0, while there is none
         first              every item of the path from this depth on is here, but for those retracted; in a fork, its own items
         count bytes        of the items that are here
-        i:{branch}:{depth} JSON {"id", "parent", "tokens", "item"}: the item as stored, tokens as `counted_text` of it in
-                           o200k_base and `fixed_tokens` make them
+        i:{branch}:{depth} JSON {"tokens", "id", "parent", "item"}, in this order: the item as stored, tokens as
+                           `counted_text` of it in o200k_base and `fixed_tokens` make them
         made               how it was made: MADE; a snapshot that was made otherwise is as good as none
         heavy              "1" where the pinned items are too large to be here: then the log has to say what a context is
         pins               JSON of the ids of the pinned items, absent when there are none
@@ -33,7 +33,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from domain.events import ContextPolicy
-from domain.items import from_stored
+from domain.items import Item, from_stored
 from infrastructure.context import Snapshots
 from infrastructure.standing import Summary
 from infrastructure.tail import Tail, TailItem
@@ -45,7 +45,7 @@ MOST_BYTES = 1_000_000
 KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
-MADE = "3"
+MADE = "4"
 """Raised when a snapshot holds other things than before, or counts otherwise."""
 
 TOMBSTONE_SECONDS = 24 * 3600
@@ -55,11 +55,11 @@ PIN_PREFIX = "pin:"
 
 
 class Entry(Struct, frozen=True, omit_defaults=True):
-    """One item of a snapshot, as its field holds it. `depth` where the field's name does not say it."""
+    """One item of a snapshot, as its field holds it: its tokens first, where the script finds them at once. `depth` where the field's name does not say it."""
 
+    tokens: int
     id: str
     parent: str | None
-    tokens: int
     item: Raw
     depth: int = 0
 
@@ -93,18 +93,19 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def tail(self) -> Tail:
         """What a context is assembled from."""
         above = self.summary.depth if self.summary else 0
-        return make_tail(self, [item for item in self.items if item[0] > above], whole=self.first <= above + 1)
+        items = [entry.tail_item(depth) for depth, entry in self.items if depth > above]
+        return make_tail(self, items, whole=self.first <= above + 1)
 
 
-def make_tail(held: Snapshot, items: Sequence[tuple[int, Entry]], *, whole: bool) -> Tail:
+def make_tail(held: Snapshot, items: Sequence[TailItem], *, whole: bool) -> Tail:
     """The tail with these of a snapshot's items, oldest first."""
-    ids = {entry.id for _, entry in items}
+    ids = {item.item_id for item in items}
     return Tail(
         version=held.version,
         instructions=held.instructions,
         policy=held.policy,
-        items=tuple(entry.tail_item(depth) for depth, entry in items),
-        whole=whole or bool(items and items[0][1].parent is None),
+        items=tuple(items),
+        whole=whole or bool(items and items[0].parent_id is None),
         pins=tuple(entry.tail_item(entry.depth) for entry in held.pins if entry.id not in ids),
         pinned=frozenset(entry.id for entry in held.pins),
         summary=held.summary,
@@ -225,8 +226,22 @@ class _End(Struct, frozen=True, array_like=True):
 
     fields: dict[str, str]
     pins: list[str]
-    items: list[str | int]
+    depths: list[int]
+    entries: str
     reached: bool
+
+
+class _Read(Struct):
+    """An Entry whose item is read along."""
+
+    tokens: int
+    id: str
+    parent: str | None
+    item: Item
+
+
+_read_end = msgspec.msgpack.Decoder(_End).decode
+_read_entries = msgspec.json.Decoder(list[_Read]).decode
 
 
 async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) -> Tail | None:
@@ -239,13 +254,12 @@ async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) 
     if packed is None:
         return None
     try:
-        end = msgspec.msgpack.decode(packed, type=_End)
-        held = from_fields(end.fields)
+        end = _read_end(packed)
+        held = replace(from_fields(end.fields), pins=pins_of(end.pins))
         newest_first = [
-            (int(depth), msgspec.json.decode(str(value), type=Entry))
-            for depth, value in zip(end.items[::2], end.items[1::2], strict=True)
+            TailItem(item_id=read.id, parent_id=read.parent, depth=depth, tokens=read.tokens, item=read.item)
+            for depth, read in zip(end.depths, _read_entries(end.entries), strict=True)
         ]
-        held = replace(held, pins=pins_of(end.pins))
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None

@@ -44,7 +44,7 @@ async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
     items = [from_stored(event.item) for event in appended]
     counts = await count_off_loop([counted_text(item) for item in items])
     return [
-        Entry(event.item_id, event.parent_id, count + fixed_tokens(item), Raw(event.item))
+        Entry(count + fixed_tokens(item), event.item_id, event.parent_id, Raw(event.item))
         for event, item, count in zip(appended, items, counts, strict=True)
     ]
 

@@ -65,10 +65,10 @@ def _inexpressible(item: Item) -> str | None:
     kind = type_of(item)
     match kind:
         case "message":
-            parts = content_parts(item)
-            return (
-                "not_expressible" if parts and not any(expressible_part(item["role"], each) for each in parts) else None
-            )
+            parts = item["content"]
+            if not parts or isinstance(parts, str) or any(expressible_part(item["role"], each) for each in parts):
+                return None
+            return "not_expressible"
         case "compaction":
             return None if summary_of(item) is not None else "not_expressible"
         case "reasoning":

@@ -20,7 +20,9 @@ _OUTPUT = "_output"
 
 def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:
     """What a call and its output have in common: (the call's type, the call's id); None of any other item."""
-    kind = type_of(item).removesuffix(_OUTPUT)
+    if (kind := type_of(item)) == "message":
+        return None
+    kind = kind.removesuffix(_OUTPUT)
     return (kind, str(item.get("call_id") or item.get("id") or "")) if kind in CALLS else None
 
 
