@@ -11,9 +11,10 @@ from msgspec.structs import replace
 
 from commands.carry_out import Caller
 from commands.compaction import make_room
+from commands.listening import heard, streamed
 from commands.placing import Place, place_of
 from commands.recorded_reply import Kept, RecordedReply
-from commands.reply import Reply, heard, streamed
+from commands.reply import Reply
 from commands.response_body import LARGEST_INPUT, LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
 from domain.commands import NewItem, RequestReply

@@ -6,19 +6,19 @@ commit. However it ends, what had arrived is kept.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
-import psycopg
 import structlog
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
+from commands.settling import settle
 from domain.commands import CancelReply, Command, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
 from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyRequested, Timing, Usage
 from domain.items import as_output
-from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable
+from infrastructure.event_log.work import Appended
 from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, Status
@@ -26,22 +26,18 @@ from infrastructure.model import ModelFailed
 from infrastructure.model.pieces import Finished
 from infrastructure.replies import events
 from infrastructure.replies.output import Output
-from infrastructure.replies.record import INTERRUPTIONS, Record, begun, read, response_of
+from infrastructure.replies.record import INTERRUPTIONS, Record, begun, response_of
 from infrastructure.tokens import count_off_loop
 
 log = structlog.get_logger(__name__)
-
-LONGEST_PAUSE_SECONDS = 5.0
-PATIENCE_SECONDS = 25.0
-"""How long those who listen wait for the end of a reply to be on record, while the log is away."""
 
 Stop = Literal["client_closed", "server_stopped", "cancelled"]
 
 
 class Reply:
-    """A reply that has been requested. `run` it once; `whole` and `stream` may be taken by anybody, at any time.
+    """A reply that has been requested. `start` it once; `whole` and `stream` may be taken by anybody, at any time.
 
-    `off_record` is a reply that nothing is kept of: there is no conversation, and `requested` is None.
+    Where `requested` is None it is not `on_record`: nothing is kept of it, and there is no conversation.
     """
 
     def __init__(
@@ -268,7 +264,7 @@ class Reply:
             self._tell_end(status, {**facts, "completed_at": time.time()})
             return
         try:
-            appended = await self._settled(command)
+            appended = await settle(self.called, self.conversation_id, self.response_id, command, self._tell_late)
         except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
             # The conversation was deleted, or another process took this one for dead. What that one put on record stands.
             log.warning("reply_had_ended", response_id=self.response_id, code=refused.code)
@@ -280,43 +276,10 @@ class Reply:
             return
         self._tell_end(status, {**facts, "completed_at": appended.recorded_at.timestamp()}, answer_headers(appended))
 
-    async def _settled(self, command: Command) -> Appended | Record:
-        """Appends the reply's end, again and again while the log is away; a Record where an earlier try turns out to have done it.
-
-        What a model said is not given up for a log that is away: only the process's own end ends this. Those who listen are
-        told that it takes too long.
-        """
-        pause = 0.1
-        doubtful = False
-        since = time.monotonic()
-        while True:
-            try:
-                return await self.called.append(self.conversation_id, command)
-            except (LogUnavailable, LogBusy) as error:
-                doubtful = doubtful or isinstance(error, LogUnavailable)
-                log.warning("reply_end_waits", response_id=self.response_id, error_type=type(error).__name__)
-                if not self._over and time.monotonic() - since > PATIENCE_SECONDS:
-                    self._tell_error(error)
-            except ReplyIsOver:
-                if not doubtful:
-                    raise
-                try:
-                    record = await self._as_it_ended(command)
-                except psycopg.Error as error:
-                    log.warning("reply_end_waits", response_id=self.response_id, error_type=type(error).__name__)
-                else:
-                    if record is None:
-                        raise
-                    return record
-            await asyncio.sleep(pause)  # the only wait there is: nothing tells us that the log is back
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
-
-    async def _as_it_ended(self, command: Command) -> Record | None:
-        """The record, if the end in it is this command's."""
-        record = await read(self.called.wiring.reader, self.conversation_id, self.response_id)
-        mine = [kept.item_id for kept in getattr(command, "output", ())]
-        same = record.end is not None and [kept.item_id for kept in record.output] == mine
-        return record if same else None
+    def _tell_late(self, error: Exception) -> None:
+        """The end takes long to get on record: that is told, once, to those who listen."""
+        if not self._over:
+            self._tell_error(error)
 
     def _tell_end(self, status: Status, facts: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         response = response_of(self._asked, self._shown_in, status, **facts)
@@ -342,29 +305,3 @@ class Reply:
     def _shown_in(self) -> str | None:
         """The conversation that a Response names."""
         return self.conversation_id if self._requested is not None else None
-
-
-async def heard(reply: Reply, hung_up: Callable[[], Awaitable[None]], goes_on: bool) -> tuple[bytes, dict[str, str]]:
-    """The whole reply, for a client that may hang up: that stops it, unless it `goes_on`."""
-    whole = asyncio.ensure_future(reply.whole())
-    gone = asyncio.ensure_future(hung_up())
-    try:
-        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not whole.done() and not goes_on:
-            reply.stop("client_closed")
-        return await whole
-    finally:
-        whole.cancel()
-        gone.cancel()
-
-
-async def streamed(reply: Reply, goes_on: bool) -> AsyncIterator[bytes]:
-    """The reply's stream, for a client that may hang up: that stops it, unless it `goes_on`."""
-    over = False
-    try:
-        async for sent in reply.stream():
-            yield sent
-        over = True
-    finally:
-        if not over and not goes_on:
-            reply.stop("client_closed")
