@@ -23,6 +23,11 @@ Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 """Which of the items to send are not sent, by index, and why."""
 
 
+def _nothing(_: Sequence[Item]) -> Mapping[int, str]:
+    """Which are not sent, where all are."""
+    return {}
+
+
 class Candidate(Struct, frozen=True, kw_only=True):
     """An item that could be shown. `tokens` is what it adds to a request; `pinned`: it is shown whatever else fits."""
 
@@ -88,7 +93,9 @@ def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
     possible = _starts(known, together, kept)
     for start in possible:
         if known.always + total - skipped[start] + before[start] <= budget:
-            chosen = _selection(known, start, kept, unsent, unsendable)
+            # Where all is sent, and nothing belongs together, there is no call that a part of it could have without its output.
+            again = unsendable if unsent or together else _nothing
+            chosen = _selection(known, start, kept, unsent, again)
             if chosen.tokens <= budget:
                 return chosen
     last = possible[-1] if possible else len(known.pins)
@@ -146,8 +153,7 @@ def _selection(
     ]
     window = everything[start:]
     shown = [*pins, *window, *known.input]
-    # Of all there is it is known; of a part of it, a call may be there without its output.
-    named = unsent if start == 0 else unsendable([each.item for each in shown])
+    named = unsendable([each.item for each in shown])
     sent = tuple(each for index, each in enumerate(shown) if index not in named)
     left_out = [known.summarized] if known.summarized else []
     out = [each for index, each in enumerate(everything[first:start], first) if index not in kept and not each.pinned]
