@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from fastapi import Response
 from fastapi.responses import StreamingResponse
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
@@ -77,11 +77,11 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
         return await _ask(body, called, place.beside(), model, items)
 
 
-async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | None:
-    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation."""
+async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | UnsetType | None:
+    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation; UNSET where none is named."""
     ident = body.conversation_id
     if ident is None or not is_id(ident, CONVERSATION):
-        return None
+        return UNSET
     return await called.wiring.contexts.snapshot(called.principal.tenant, ident, model)
 
 
