@@ -88,7 +88,8 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         owner = mint_uuid()
         events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=owner)
         events.open()
-        live = LiveWriter(snapshots)
+        written = redis.connect(settings, answer_seconds=None)
+        live = LiveWriter(written)
         live.start()
         says_alive = make_pool(
             settings.postgres_url, max_size=2
@@ -117,6 +118,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             await live.close()
             await events.close()
             await model.close()
+            await written.aclose()
             await snapshots.aclose()
             await followed.aclose()
             await says_alive.close()

@@ -10,11 +10,11 @@ MOST_CONNECTIONS = 4096
 """Who follows a reply holds one while nothing comes: as many as that can follow at once, and the rest look at its record."""
 
 
-def connect(settings: Settings, *, answer_seconds: float = 2.0) -> Redis:
+def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     """A client that connects at its first use and gives back bytes; `await client.aclose()` ends it.
 
     A command that finds no server fails within about 2 s with redis.exceptions.ConnectionError, one that is not answered
-    after `answer_seconds` with TimeoutError. It is tried twice, so send what may arrive twice.
+    after `answer_seconds` with TimeoutError (None: whoever asks looks at the clock). It is tried twice, so send what may arrive twice.
     """
     return Redis.from_url(
         settings.redis_url,

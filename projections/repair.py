@@ -19,7 +19,8 @@ from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 from redis.asyncio import Redis
 
-from infrastructure.event_log.reader import EventReader, Head, Logged, Unread
+from infrastructure.event_log.heads import Head
+from infrastructure.event_log.reader import EventReader, Logged, Unread
 from infrastructure.ids import mint
 from infrastructure.mongodb import Database
 from projections.cancelling import heed_cancellation

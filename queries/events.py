@@ -18,7 +18,8 @@ from msgspec import UNSET, Struct
 
 from domain.errors import ConversationNotFound
 from domain.events import Event
-from infrastructure.event_log.reader import Head, Recorded
+from infrastructure.event_log.heads import Head
+from infrastructure.event_log.reader import Recorded
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag

@@ -13,7 +13,8 @@ import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import EventReader, Head, Recorded
+from infrastructure.event_log.heads import Head
+from infrastructure.event_log.reader import EventReader, Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.postgres import Pool
 

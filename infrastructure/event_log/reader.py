@@ -10,6 +10,7 @@ from psycopg import sql
 
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY, Event
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
+from infrastructure.event_log.heads import Head, Heads
 from infrastructure.event_log.work import IdempotencyKey, KeyReused
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -55,15 +56,6 @@ class Unread(Struct, frozen=True, kw_only=True):
 
 Logged = Recorded | Unread
 """What is in the log at one position."""
-
-
-class Head(Struct, frozen=True, kw_only=True):
-    """Where a conversation ends in the log now. `deleted`: its last event is its deletion."""
-
-    tenant: str
-    version: int
-    position: int
-    deleted: bool
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
@@ -126,20 +118,11 @@ class EventReader:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._heads = Heads(pool)
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last version: one look-up by primary key. None when it was never started."""
-        rows = await self._rows(
-            sql.SQL(
-                "SELECT tenant_id, originator_version, notification_id, topic FROM events"
-                " WHERE originator_id = %s ORDER BY originator_version DESC LIMIT 1"
-            ),
-            (uuid_of(conversation_id),),
-        )
-        if not rows:
-            return None
-        tenant, version, position, topic = rows[0]
-        return Head(tenant=tenant, version=version, position=position, deleted=topic == "conversation.deleted")
+        return await self._heads.of(conversation_id)
 
     async def last_position(self) -> int:
         """The position of the newest event of all; 0 while there is none."""

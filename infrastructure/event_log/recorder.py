@@ -20,7 +20,7 @@ from psycopg.sql import SQL
 
 from infrastructure.event_log import columns
 from infrastructure.event_log.columns import Encoded
-from infrastructure.event_log.line import Line
+from infrastructure.line import Line
 
 TABLE = "events"
 CHANNEL = TABLE

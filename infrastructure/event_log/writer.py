@@ -23,12 +23,12 @@ from psycopg.rows import tuple_row
 from domain.commands import StartConversation
 from infrastructure.event_log.batch import Deciding, Plan
 from infrastructure.event_log.columns import read_bigints
-from infrastructure.event_log.line import NotSent, Unanswered
 from infrastructure.event_log.recorder import ConversationRecorder, parameters
 from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
 from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
+from infrastructure.line import NotSent, Unanswered
 from infrastructure.metrics import Metrics
 
 BATCH_COMMANDS = 128

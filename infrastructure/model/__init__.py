@@ -33,6 +33,8 @@ __all__ = ["Model", "ModelFacts", "ModelFailed"]
 
 RETRIES = 2
 CONNECT_SECONDS = 5.0
+MOST_FACTS = 256
+"""Models whose facts are at hand: a reply asks for them some ten times."""
 
 
 class Answer(Protocol):
@@ -51,6 +53,7 @@ class Model:
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
+        self._facts: dict[str, ModelFacts] = {}
         self._client: AsyncOpenAI | None = None
         self._listing: Listing | None = None
         if settings.openai_base_url:
@@ -88,7 +91,12 @@ class Model:
 
     def facts(self, model: str) -> ModelFacts:
         """What is known of a model, whether the provider has it or not."""
-        return registry.facts(model, self._settings.models, self._settings.model_window)
+        known = self._facts.get(model)
+        if known is None:
+            if len(self._facts) >= MOST_FACTS:
+                self._facts.clear()
+            known = self._facts[model] = registry.facts(model, self._settings.models, self._settings.model_window)
+        return known
 
     def window(self, model: str) -> int:
         """The model's context window in tokens."""

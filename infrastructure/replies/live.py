@@ -11,12 +11,17 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as BrokenConnection
+from redis.exceptions import NoScriptError
 
 from infrastructure.replies import events
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
 
 KEPT_SECONDS = 3600
 """How long a stream that grows no more is kept: a reply's provider may think for long between two pieces."""
@@ -29,6 +34,9 @@ MOST_WAITING_BYTES = 32 * 1024 * 1024
 
 PAUSE_SECONDS = 0.002
 """From one write to the next, at least."""
+
+ANSWER_SECONDS = 0.5
+"""How long Redis may take over a write; then it is away."""
 
 AWAY_SECONDS = 1.0
 """For how long Redis is not written to when it was away."""
@@ -62,14 +70,16 @@ class Hole(Exception):
 
 
 class LiveWriter:
-    """Writes the events of this process's replies, all that wait in one round trip. Never raises, never waits.
+    """Writes the events of this process's replies, all that wait in one round trip, over a connection of its own. Never raises, never waits.
 
     Whoever wrote an event is told when Redis has it: a client should have seen nothing that is lost when this process dies. While
     Redis is away they are told at once.
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._append = redis.register_script(_APPEND)
+        self._pool = redis.connection_pool
+        self._connection: AbstractConnection | None = None
+        self._script = redis.register_script(_APPEND).sha
         self._waiting: deque[tuple[str, int, bytes, Written]] = deque()
         self._bytes = 0
         self._away_until = 0.0
@@ -87,6 +97,9 @@ class LiveWriter:
         await asyncio.gather(self._task, return_exceptions=True)
         if self._waiting:
             await self._write()
+        if self._connection is not None:
+            await self._connection.disconnect()
+            await self._pool.release(self._connection)
 
     def write(self, response_id: str, sequence: int, sent: bytes, written: Written) -> None:
         """Puts an event in line; `written` is called with its number when nobody need wait for it any more."""
@@ -112,12 +125,12 @@ class LiveWriter:
     async def _write(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
         self._bytes -= sum(len(sent) for _, _, sent, _ in batch)
-        told: list[bytes | str | int] = []
+        told: list[bytes | str | int] = [len(batch), *(key(response_id) for response_id, _, _, _ in batch)]
         for _, sequence, sent, _ in batch:
             seconds = KEPT_AFTER_SECONDS if events.is_terminal(sent) else KEPT_SECONDS
             told += (sequence, sent, seconds)
         try:
-            await self._append(keys=[key(response_id) for response_id, _, _, _ in batch], args=told)
+            await self._append(told)
         except Exception as error:  # noqa: BLE001 - whatever it is: without this task every stream would stand still
             self._away_until = time.monotonic() + AWAY_SECONDS
             log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
@@ -125,6 +138,21 @@ class LiveWriter:
             newest = {response_id: (written, sequence) for response_id, sequence, _, written in batch}
             for written, sequence in newest.values():
                 written(sequence)
+
+    async def _append(self, told: list[bytes | str | int]) -> None:
+        """The script's call; another where the connection had broken, or Redis has forgotten the script."""
+        try:
+            await self._call("EVALSHA", self._script, *told)
+        except (BrokenConnection, NoScriptError):
+            await self._call("EVAL", _APPEND, *told)
+
+    async def _call(self, *command: bytes | str | int) -> None:
+        """One round trip. What a client's layers do around it takes longer than Redis does, some hundred times a second."""
+        if self._connection is None:
+            self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library's
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await self._connection.send_command(*command, check_health=False)
+            await self._connection.read_response()
 
 
 async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:

@@ -20,7 +20,8 @@ from domain.events import (
     ReplyRequested,
 )
 from domain.items import as_output, from_stored
-from infrastructure.event_log.reader import Head, Recorded
+from infrastructure.event_log.heads import Head
+from infrastructure.event_log.reader import Recorded
 from infrastructure.http.response_object import INCOMPLETE_REASONS, Status, response_object
 from infrastructure.ids import minted_seconds
 from infrastructure.replies import events, output

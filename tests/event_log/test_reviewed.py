@@ -11,9 +11,9 @@ from psycopg import Cursor
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.batch import Plan
-from infrastructure.event_log.line import Line
 from infrastructure.event_log.recorder import ConversationRecorder, Row
 from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable
+from infrastructure.line import Line
 from infrastructure.settings import Settings
 from tests.event_log.cutting import cutting
 from tests.event_log.test_log import opened, say, start, texts, work

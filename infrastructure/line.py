@@ -52,13 +52,15 @@ class Line:
         then; and what Postgres says against the statement, a psycopg.Error: it did nothing.
         """
         pgconn = await self._connected()
-        self._answer, self._result = asyncio.get_running_loop().create_future(), None
+        answer: asyncio.Future[PGresult] = asyncio.get_running_loop().create_future()
+        self._answer, self._result = answer, None
         try:
             async with asyncio.timeout(seconds):
                 pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
                 self._flush()
-                result = await self._answer
+                result = await answer
         except BaseException as error:
+            answer.cancel()
             self.close()
             if isinstance(error, psycopg.Error | TimeoutError):
                 raise Unanswered(str(error) or f"nothing within {seconds} s") from error
@@ -72,8 +74,10 @@ class Line:
         raise Unanswered(str(said)) from said
 
     def close(self) -> None:
-        """Lets go of the connection; the next call makes another."""
-        self._answer = self._result = None
+        """Lets go of the connection; the next call makes another. Who waits for an answer is told."""
+        answer, self._answer, self._result = self._answer, None, None
+        if answer is not None and not answer.done():
+            answer.set_exception(psycopg.OperationalError("The connection was closed."))
         if self._connection is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._socket)
@@ -85,7 +89,7 @@ class Line:
         if self._connection is None:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    connection = await AsyncConnection.connect(**self._connect, autocommit=True)
+                    connection = await AsyncConnection.connect(**{**self._connect, "autocommit": True})
                     try:
                         if connection.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
                             await connection.execute(f"SET transaction_timeout = '{self._longest_seconds}s'".encode())
@@ -136,7 +140,7 @@ class Line:
             answer.set_result(result)
 
     def _broke(self, error: psycopg.Error) -> None:
-        answer, self._answer, self._result = self._answer, None, None
+        answer, self._answer = self._answer, None
         self.close()
         if answer is not None and not answer.done():
             answer.set_exception(error)
