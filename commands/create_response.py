@@ -17,7 +17,7 @@ from commands.reply import Reply, heard, streamed
 from commands.response_body import LARGEST_INPUT, LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
 from domain.commands import NewItem, RequestReply
-from domain.errors import ConversationLocked, HeadHasMoved
+from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
 from domain.rendering.expressible import inexpressible
@@ -59,13 +59,19 @@ def _stream(sent: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
 
 async def _request_reply(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
-    wiring = called.wiring
-    if called.idempotency is not None and body.stored:
-        first = await wiring.reader.first_answer(
-            called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
-        )
-        if first is not None:
-            return RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
+    if (recorded := await _recorded(body, called)) is not None:
+        return recorded
+    try:
+        return await _ask_in_place(body, called)
+    except (ApiError, Refused, VersionMismatch):
+        # What refuses it may come of this very request, which was sent before, and was not on record a moment ago.
+        if (recorded := await _recorded(body, called)) is None:
+            raise
+        return recorded
+
+
+async def _ask_in_place(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
+    """Where it belongs; or in a fork, where another was quicker to go on from the same response."""
     items = body.items()
     model = await model_of(body, called)
     place, early = await asyncio.gather(place_of(called, body), _early_snapshot(body, called, model))
@@ -75,6 +81,17 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
         if not place.in_place:
             raise
         return await _ask(body, called, place.beside(), model, items)
+
+
+async def _recorded(body: CreateResponse, called: Caller) -> RecordedReply | None:
+    """The reply that an earlier request of this key was answered with."""
+    if called.idempotency is None or not body.stored:
+        return None
+    wiring = called.wiring
+    first = await wiring.reader.first_answer(
+        called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
+    )
+    return None if first is None else RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
 
 
 async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | UnsetType | None:
