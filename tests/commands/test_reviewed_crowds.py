@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -22,8 +23,14 @@ class Slow:
         self.asked = 0
         self.all_asked = asyncio.Event()
         self.may_end = asyncio.Event()
+        self.answering: list[asyncio.Task[None] | None] = []
+
+    async def close(self) -> None:
+        self.may_end.set()
+        await asyncio.gather(*filter(None, self.answering), return_exceptions=True)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.answering.append(asyncio.current_task())
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
         await reader.readexactly(length)
@@ -35,6 +42,8 @@ class Slow:
         await self.may_end.wait()
         writer.write(CHUNK % (b"", b'"stop"') + b"data: [DONE]\n\n")
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 @pytest.fixture
@@ -52,6 +61,7 @@ async def api(settings: Settings, slow: Slow) -> AsyncIterator[httpx.AsyncClient
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
                 yield client
+        await slow.close()
 
 
 async def test_given_a_slow_provider_then_a_hundred_and_fifty_replies_are_all_asked_for_at_once(

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
@@ -17,16 +18,21 @@ EVENT = b"event: x\ndata: {}\n\n"
 async def hanging(settings: Settings) -> AsyncIterator[Settings]:
     """A Redis that takes connections and never answers."""
     over = asyncio.Event()
+    hanging: list[asyncio.Task[None] | None] = []
 
     async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hanging.append(asyncio.current_task())
         await over.wait()
         writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     yield settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"})
     over.set()
     server.close()
+    await asyncio.gather(*filter(None, hanging), return_exceptions=True)
 
 
 async def test_given_a_redis_that_hangs_from_the_first_event_on_then_nobody_waits_for_it_for_long(
