@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
@@ -57,18 +57,18 @@ class Written(Struct, frozen=True):
 
 
 async def make_room(
-    called: Caller, conversation_id: str, version: int, asked: Asked, snapshot: Tail | None = None
+    called: Caller, conversation_id: str, version: int, asked: Asked, snapshot: Tail | UnsetType | None = UNSET
 ) -> tuple[int, Context]:
     """The context of a conversation at `version`, its head, after a summary is made where its policy or the request wants one.
 
     Answers with the version that the context is of: a higher one where a summary was made. A model that fails, or says
-    nothing, is no obstacle. `snapshot`: the one there is, where it was found already. Raises what Contexts.assemble and Caller.append raise.
+    nothing, is no obstacle. `snapshot`: the one there is, where it was looked for already. Raises what Contexts.assemble and Caller.append raise.
     """
     contexts = called.wiring.contexts
-    tenant = called.principal.tenant
     # What would be cut off is to be summarized first.
     lenient = {name: value for name, value in asked.parameters.items() if name != "truncation"}
-    snapshot = snapshot or await contexts.snapshot(tenant, conversation_id, asked.model)
+    if snapshot is UNSET:
+        snapshot = await contexts.snapshot(called.principal.tenant, conversation_id, asked.model)
     chosen = await contexts.choose(conversation_id, version, replace(asked, parameters=lenient), snapshot)
     limit = wanted(chosen, asked.parameters)
     if limit is None and lenient == asked.parameters:
@@ -86,7 +86,7 @@ async def make_room(
         except SummaryHasChanged:
             head = await called.wiring.reader.head(conversation_id)
             version = head.version if head else version
-    return version, await contexts.assemble(tenant, conversation_id, version, asked)
+    return version, contexts.context(asked, await contexts.choose(conversation_id, version, asked, snapshot))
 
 
 def wanted(chosen: Chosen, parameters: Mapping[str, Any]) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import msgspec
 from fastapi import Response
 from fastapi.responses import StreamingResponse
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
@@ -18,7 +18,7 @@ from commands.reply import Reply
 from commands.response_body import LARGEST_INPUT, LARGEST_REQUEST, CreateResponse
 from commands.verb import verb
 from domain.commands import NewItem, RequestReply
-from domain.errors import ConversationLocked, HeadHasMoved
+from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
 from domain.rendering.expressible import inexpressible
@@ -60,13 +60,19 @@ def _stream(sent: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
 
 async def _request_reply(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
-    wiring = called.wiring
-    if called.idempotency is not None and body.stored:
-        first = await wiring.reader.first_answer(
-            called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
-        )
-        if first is not None:
-            return RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
+    if (recorded := await _recorded(body, called)) is not None:
+        return recorded
+    try:
+        return await _ask_in_place(body, called)
+    except (ApiError, Refused, VersionMismatch):
+        # What refuses it may come of this very request, which was sent before, and was not on record a moment ago.
+        if (recorded := await _recorded(body, called)) is None:
+            raise
+        return recorded
+
+
+async def _ask_in_place(body: CreateResponse, called: Caller) -> Reply | RecordedReply:
+    """Where it belongs; or in a fork, where another was quicker to go on from the same response."""
     items = body.items()
     model = await model_of(body, called)
     place, early = await asyncio.gather(place_of(called, body), _early_snapshot(body, called, model))
@@ -78,11 +84,22 @@ async def _request_reply(body: CreateResponse, called: Caller) -> Reply | Record
         return await _ask(body, called, place.beside(), model, items)
 
 
-async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | None:
-    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation."""
+async def _recorded(body: CreateResponse, called: Caller) -> RecordedReply | None:
+    """The reply that an earlier request of this key was answered with."""
+    if called.idempotency is None or not body.stored:
+        return None
+    wiring = called.wiring
+    first = await wiring.reader.first_answer(
+        called.principal.tenant, called.idempotency, since=utc_now() - wiring.keep_keys
+    )
+    return None if first is None else RecordedReply(called, msgspec.json.decode(first.answer, type=Kept))
+
+
+async def _early_snapshot(body: CreateResponse, called: Caller, model: str) -> Tail | UnsetType | None:
+    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation; UNSET where none is named."""
     ident = body.conversation_id
     if ident is None or not is_id(ident, CONVERSATION):
-        return None
+        return UNSET
     return await called.wiring.contexts.snapshot(called.principal.tenant, ident, model)
 
 

@@ -5,7 +5,7 @@ one, or from one in a conversation that people see, begins a fork there, and sha
 policy, but neither pins nor summaries.
 """
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from commands.carry_out import Caller
@@ -32,7 +32,7 @@ class Place(Struct, frozen=True, kw_only=True):
     `shown_of` at `version` is the conversation whose context the model is shown; None: there is none yet. `start` begins the
     reply's own conversation; without it the reply is in `shown_of`, and where `below` is given only as long as that is its head.
     `taken_up`: items of a reply that did not complete, which join with the input; `snapshot`: that of `shown_of`, of whatever
-    version, where one was found already.
+    version, where it was looked for already.
     """
 
     shown_of: str | None
@@ -41,7 +41,7 @@ class Place(Struct, frozen=True, kw_only=True):
     in_place: bool = False
     below: str | None = None
     taken_up: tuple[NewItem, ...] = ()
-    snapshot: Tail | None = None
+    snapshot: Tail | UnsetType | None = UNSET
 
     @property
     def conversation_id(self) -> str:

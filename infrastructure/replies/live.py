@@ -148,9 +148,9 @@ class LiveWriter:
 
     async def _call(self, *command: bytes | str | int) -> None:
         """One round trip. What a client's layers do around it takes longer than Redis does, some hundred times a second."""
-        if self._connection is None:
-            self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library's
         async with asyncio.timeout(ANSWER_SECONDS):
+            if self._connection is None:
+                self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library's
             await self._connection.send_command(*command, check_health=False)
             await self._connection.read_response()
 

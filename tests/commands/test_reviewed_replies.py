@@ -28,7 +28,9 @@ from infrastructure.replies.leases import ALIVE_SECONDS, ReplyLeases
 from infrastructure.replies.output import Output, opened_again
 from infrastructure.settings import Settings
 from tests.commands.replying import ask, asked, error_of, events_of, until_over
+from tests.commands.test_conversations import create
 from tests.log import Log
+from tests.model.test_reviewed import Slow
 from tests.provider import Exchange, Provider
 from tests.provider import provider as running_provider
 
@@ -292,3 +294,29 @@ async def test_who_cancels_as_a_reply_completes_learns_which_of_the_two_it_was(
                 assert ends == ["reply.completed"]
 
     await asyncio.gather(*map(raced, range(40)))
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"), [("hi", {"If-Match": '"2"'}), ([RESULT], {})], ids=["a condition", "an output"]
+)
+async def test_when_a_repeat_comes_while_the_first_is_carried_out_then_it_has_the_first_ones_answer(
+    apis: list[httpx.AsyncClient], provider: Provider, given: Any, headers: dict[str, str]
+) -> None:
+    conversation = await create(apis[0], items=[CALL])
+    headers = {"Idempotency-Key": "once", **headers}
+    body = {"input": given, "conversation": conversation, "model": "scripted"}
+    await asked(apis[0], "warm up", model="scripted")
+    listed = provider.listed
+    provider.models = slow = Slow("scripted")
+    repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
+    await until_over(lambda: provider.listed > listed or None)  # its key was looked up, its conversation was not
+    first = await apis[0].post("/v1/responses", json=body, headers=headers)
+    slow.may_go_on.set()
+    second = await repeat
+    assert (first.status_code, second.status_code) == (200, 200), (first.text, second.text)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["idempotent-replayed"] == "true"
