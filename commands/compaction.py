@@ -146,6 +146,8 @@ async def summarize(
         tokens_after=after,
         model=asked.model,
         replaces=old.version if old else 0,
+        usage=written.usage,
+        cost=model.cost(asked.model, written.usage),
     )
 
 

@@ -142,6 +142,8 @@ class CompactContext(Command, frozen=True, kw_only=True):
     tokens_after: int
     model: str
     replaces: int = 0
+    usage: Usage | None = None
+    cost: int | None = None
 
 
 class UndoCompaction(Command, frozen=True, kw_only=True):

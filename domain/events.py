@@ -317,7 +317,8 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
     `first` is the path's first item, `depth` that of `last`; `replaces` the version of the summary that this one took in, 0 for
-    none. Tokens of what it stands for, and of itself.
+    none. Tokens of what it stands for, and of itself; `usage` and `cost` are what the model's calls for it came to, the cost in
+    billionths of a US dollar, None where that is not known.
     """
 
     topic = "context.compacted"
@@ -332,6 +333,8 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     tokens_after: int
     model: str
     replaces: int = 0
+    usage: Usage | None = None
+    cost: int | None = None
 
     @property
     def row_id(self) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from domain.events import (
+    ContextCompacted,
     ConversationDeleted,
     ConversationDescribed,
     ConversationEnded,
@@ -50,7 +51,10 @@ USAGE: View = "usage"
 CONTEXT = "context"
 """The view in Redis: see `context_snapshots.py`."""
 
-VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 2, "usage": 2}
+SPENDING = (ReplyCompleted, ContextCompacted)
+"""The events of what a model was paid for."""
+
+VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 2, "usage": 3}
 """Of each view: raised when what it holds is made differently from the same events."""
 
 ALL_VIEWS: tuple[str, ...] = (*VIEWS, CONTEXT)
@@ -282,11 +286,13 @@ def _responses(recorded: Logged) -> Iterator[Write]:
 
 def _usage(recorded: Logged) -> Iterator[Write]:
     event = recorded.event
-    if not isinstance(event, ReplyCompleted):
+    if not isinstance(event, SPENDING) or event.usage is None:
         return
     date, bucket = recorded.recorded_at.astimezone(UTC).date().isoformat(), bucket_of(recorded.conversation_id)
     ident = key(recorded.tenant, f"{date}:{bucket}:{event.model}")
     which = {"_id": ident, "tenant": recorded.tenant, "date": date, "model": event.model, "bucket": bucket}
-    amounts = {"replies": 1, **{name: getattr(event.usage, name) for name in Usage.__struct_fields__}}
+    replied = isinstance(event, ReplyCompleted)
+    amounts = {"replies": int(replied), "summaries": int(not replied)}
+    amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
     amounts["cost"] = event.cost or 0
     yield Add("usage", ident, which, amounts, recorded.position)

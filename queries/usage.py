@@ -1,8 +1,8 @@
-"""GET /v1/usage: what the tenant's replies came to, by day (UTC) and model, as the providers counted it.
+"""GET /v1/usage: what the tenant's replies and summaries came to, by day (UTC) and model, as the providers counted it.
 
-`{object:"list", data:[{object:"usage", date, model, replies, input_tokens, output_tokens, cached_tokens, reasoning_tokens,
-cost_usd}]}`, in
-order of date and model. Replies of conversations that were deleted since are counted; those that failed are not.
+`{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
+reasoning_tokens, cost_usd}]}`, in order of date and model. Those of conversations that were deleted since are counted; replies that
+failed are not.
 """
 
 from datetime import UTC, date, datetime, timedelta
@@ -20,7 +20,7 @@ router = APIRouter(tags=["usage"])
 
 USUAL_DAYS: Final = 31
 MOST_DAYS: Final = 366
-AMOUNTS: Final = ("replies", *Usage.__struct_fields__, "cost")
+AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
 NANODOLLARS: Final = 1_000_000_000
 
 
@@ -31,7 +31,7 @@ async def get_usage(
     end: Annotated[date | None, Query(description="The last day; today where it is absent.")] = None,
     model: Annotated[str | None, Query(description="Only this model's.")] = None,
 ) -> Response:
-    """What replies came to, day by day."""
+    """What replies, and the summaries of contexts, came to, day by day."""
     last = end or datetime.now(UTC).date()
     first = start or last - timedelta(days=min(USUAL_DAYS, (last - date.min).days) - 1)
     if first > last:

@@ -8,7 +8,6 @@ from typing import Any
 from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from domain.events import ReplyCompleted
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.mongodb import Database
@@ -16,7 +15,7 @@ from projections.buckets import bucket_of, ident
 from projections.fold import Fold
 from projections.parking import Parked
 from projections.positions import Place, place_of
-from projections.read_models import ALL_VIEWS, OF_CONVERSATIONS, POSITIONS, USAGE, Document, View, key, writes
+from projections.read_models import ALL_VIEWS, OF_CONVERSATIONS, POSITIONS, SPENDING, USAGE, Document, View, key, writes
 from scripts.verification.differences import Difference, documents_that_differ
 from scripts.verification.streams import Stream
 
@@ -52,7 +51,7 @@ async def moment(database: Database) -> AsyncIterator[Moment]:
 
 
 class Totals:
-    """What replies came to, as the view had it at the moment `at`, against all conversations, which are taken one by one."""
+    """What replies and summaries came to, as the view had it at the moment `at`, against all conversations, which are taken one by one."""
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
@@ -65,7 +64,7 @@ class Totals:
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
         for recorded in stream.events:
-            if isinstance(recorded.event, ReplyCompleted) and recorded.position <= shown:
+            if isinstance(recorded.event, SPENDING) and recorded.position <= shown:
                 for write in writes(recorded):
                     if write.view == USAGE:
                         self._folded.write(write)

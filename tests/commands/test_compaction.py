@@ -117,6 +117,8 @@ async def test_what_falls_out_is_summarized_and_the_rest_fills_half_the_budget(s
     assert ids[compacted.count - 1] == compacted.last
     assert compacted.count % 2 == 0
     assert compacted.depth == compacted.count
+    assert compacted.usage is not None
+    assert (compacted.usage.input_tokens, compacted.usage.output_tokens > 0) == (7, True), "as the provider counted it"
     assert version == len(log.events(conversation_id)) == context.shown.version
     assert context.shown.summary == compacted.compaction_id
     assert context.shown.ranges[0].first == ids[compacted.count]

@@ -48,6 +48,27 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
     assert await _usage(api, end="2020-01-01") == []
 
 
+async def test_what_a_summary_took_is_counted_beside_the_replies(
+    api: httpx.AsyncClient, write: Writer, projector: Projector
+) -> None:
+    conversation_id = await write.start()
+    [item_id] = await write.append(conversation_id, "a")
+    await write.compact(conversation_id, item_id, 1)
+    await projector.catch_up()
+
+    [day] = await _usage(api)
+
+    spent = {name: day[name] for name in ("model", "replies", "summaries", "input_tokens", "output_tokens", "cost_usd")}
+    assert spent == {
+        "model": "smol",
+        "replies": 0,
+        "summaries": 1,
+        "input_tokens": 90,
+        "output_tokens": 5,
+        "cost_usd": 0.000007,
+    }
+
+
 @pytest.mark.parametrize(
     "asked",
     [{"start": "2026-02-02", "end": "2026-02-01"}, {"start": "2020-01-01", "end": "2026-01-01"}, {"end": "never"}],
