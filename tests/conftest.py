@@ -20,6 +20,17 @@ from infrastructure.settings import Settings
 from tests import servers
 from tests.system import System
 
+SLOW = ("whole", "scripts", "embedded", "projections")
+"""Where the files are that take long. They are begun first: in the end no worker is left alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def slow_first(item: pytest.Item) -> int:
+        directory = item.path.parent.name
+        return SLOW.index(directory) if directory in SLOW else len(SLOW)
+
+    items.sort(key=slow_first)  # otherwise in the order they were found in
+
 
 def _leads(config: pytest.Config) -> bool:
     return not hasattr(config, "workerinput")
