@@ -32,12 +32,12 @@ from infrastructure.http import shapes
 from infrastructure.http.headers import answer_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.metrics import Metrics
-from infrastructure.model import Model
 from infrastructure.principal import Principal
 from infrastructure.replies.live import LiveWriter
 
 if TYPE_CHECKING:
     from commands.running import RunningReplies
+    from infrastructure.model.provider import Model  # the scripts import this module, and need no provider
 
 _ROW_BYTES = 400
 """About what an event's row takes beside the item in it."""
@@ -48,7 +48,7 @@ class Wiring(Struct, frozen=True):
 
     log: EventLog
     reader: EventReader
-    model: Model
+    model: "Model"
     contexts: Contexts
     metrics: Metrics
     keep_keys: timedelta

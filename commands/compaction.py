@@ -22,7 +22,7 @@ from domain.items import Item, from_stored
 from domain.rendering import render
 from infrastructure.context import Asked, Chosen, Context
 from infrastructure.ids import mint
-from infrastructure.model import ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.standing import SUMMARY_TOKENS
 from infrastructure.tail import Tail
 from infrastructure.tokens import count, count_off_loop

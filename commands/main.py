@@ -41,7 +41,7 @@ from infrastructure.http.serve import serve
 from infrastructure.ids import mint_uuid
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
-from infrastructure.model import Model
+from infrastructure.model.provider import Model
 from infrastructure.postgres import make_pool
 from infrastructure.replies.leases import ReplyLeases
 from infrastructure.replies.live import LiveWriter

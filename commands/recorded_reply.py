@@ -8,7 +8,7 @@ from commands.carry_out import Caller
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
-from infrastructure.model import ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.replies.following import follow, until_over
 from infrastructure.replies.record import Record, read
 

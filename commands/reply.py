@@ -22,7 +22,7 @@ from infrastructure.event_log.work import Appended
 from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from infrastructure.http.response_object import INCOMPLETE_REASONS, Status
-from infrastructure.model import ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.model.pieces import Finished
 from infrastructure.replies import events
 from infrastructure.replies.output import Output

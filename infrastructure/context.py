@@ -5,7 +5,7 @@ the budget is full: never from the read models, never by folding the whole conve
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -17,12 +17,14 @@ from domain.items import Item
 from domain.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
 from infrastructure.event_log.reader import Recorded
 from infrastructure.item_counts import ItemCounts
-from infrastructure.model import Model
 from infrastructure.path import path
 from infrastructure.rendered_again import Again, rendered_again
 from infrastructure.standing import SUMMARY_TOKENS, Reader
 from infrastructure.tail import EMPTY, Tail, TailItem, needed, other_halves, tail_from_log, tail_of_fork
 from infrastructure.tokens import DEFAULT_ENCODING, count_off_loop
+
+if TYPE_CHECKING:  # the projectors import this module, and need no provider
+    from infrastructure.model.provider import Model
 
 DEFAULT_ANSWER = 1_024
 """Tokens kept free for the answer where neither the request nor the policy says how many."""
@@ -73,7 +75,7 @@ item more; None also when snapshots are away."""
 class Contexts:
     """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away. One for a process."""
 
-    def __init__(self, reader: Reader, model: Model, snapshots: Snapshots) -> None:
+    def __init__(self, reader: Reader, model: "Model", snapshots: Snapshots) -> None:
         self._reader = reader
         self._model = model
         self._snapshots = snapshots

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Header, Request
 from msgspec import Struct
@@ -12,13 +12,15 @@ from redis.asyncio import Redis
 from infrastructure.context import Contexts
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import Asking
-from infrastructure.model import Model
 from infrastructure.mongodb import Database
 from infrastructure.principal import Principal
 from projections.read_models import Document, View, key
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.log_access import LogAccess
 from queries.positions import places, with_places
+
+if TYPE_CHECKING:  # the scripts import this module, and need no provider
+    from infrastructure.model.provider import Model
 
 LARGEST = 2**63 - 1
 """The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
@@ -30,7 +32,7 @@ class Sources(Struct, frozen=True):
     log: LogAccess
     views: Database
     redis: Redis
-    model: Model
+    model: "Model"
     consistency: Consistency
     contexts: Contexts
 

@@ -11,7 +11,7 @@ from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.logging import configure_logging
 from infrastructure.metrics import Metrics
-from infrastructure.model import Model
+from infrastructure.model.provider import Model
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from projections.context_snapshots import snapshots_of

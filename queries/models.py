@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from infrastructure.model import ModelFacts
+from infrastructure.model.registry import ModelFacts
 from queries.caller import Called
 
 router = APIRouter(tags=["models"])

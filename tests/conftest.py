@@ -7,6 +7,7 @@ system      starts the whole system by its real command, `scripts/up` (see tests
 """
 
 import os
+import signal
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -20,12 +21,26 @@ from infrastructure.settings import Settings
 from tests import servers
 from tests.system import System
 
+SLOW = ("whole", "scripts", "embedded", "projections")
+"""Where the files are that take long. They are begun first: in the end no worker is left alone with one of them."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def slow_first(item: pytest.Item) -> int:
+        directory = item.path.parent.name
+        return SLOW.index(directory) if directory in SLOW else len(SLOW)
+
+    items.sort(key=slow_first)  # otherwise in the order they were found in
+
 
 def _leads(config: pytest.Config) -> bool:
     return not hasattr(config, "workerinput")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts this in the background has it ignored, and all that is started here would: tests interrupt scripts with it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if _leads(config):
         servers.begin_session()
 

@@ -64,12 +64,20 @@ def test_the_curl_lines_answer(running: System, tmp_path: Path) -> None:
 def test_the_tools_exist_and_say_what_they_do() -> None:
     modules = set(re.findall(r"python -m (scripts\.\w+)", README))
     assert modules == {f"scripts.{name}" for name in ("load", "replay", "verify", "rebuild", "bench")}
-    for module in modules:
-        done = subprocess.run(
-            [sys.executable, "-m", module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, "--help"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        assert done.returncode == 0, done.stderr
-        assert "--data" in done.stdout
+        for module in modules
+    ]
+    for process in started:
+        said, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+        assert "--data" in said
 
 
 def test_the_table_names_every_variable_with_its_default() -> None:

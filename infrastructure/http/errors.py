@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from domain.errors import ContextTooLong, ConversationLocked, Forbidden, NotFound, Refused, SummaryHasChanged
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
-from infrastructure.model import ModelFailed
+from infrastructure.model.failures import ModelFailed
 
 log = structlog.get_logger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from fastapi.responses import Response
+from starlette.responses import Response
 
 from infrastructure.ids import minted_seconds
 

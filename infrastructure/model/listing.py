@@ -7,7 +7,8 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI
 
-from infrastructure.model.failures import ModelFailed, as_failure
+from infrastructure.model.failures import ModelFailed
+from infrastructure.model.refusals import as_failure
 
 KEPT_SECONDS = 30.0
 REFRESHED_SECONDS = 3.0

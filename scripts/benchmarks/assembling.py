@@ -15,7 +15,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint
 from infrastructure.metrics import Metrics
-from infrastructure.model import Model
+from infrastructure.model.provider import Model
 from infrastructure.postgres import make_pool
 from infrastructure.principal import DEFAULT
 from infrastructure.settings import Settings

@@ -1,23 +1,34 @@
-"""The command API in this process, on the test's own servers."""
+"""The command API in this process, on the test's own servers.
 
-from collections.abc import AsyncIterator
+provider   a scripted provider of the test's own
+api        the command API; in a module with WITH_PROVIDER it asks `provider`, and these are its other settings
+log        what it has put on record
+"""
+
+from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 
-from commands.main import create_app
-from infrastructure.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.commands.replying import open_api
 from tests.log import Log
+from tests.provider import Provider
+from tests.provider import provider as running_provider
 
 
 @pytest.fixture
-async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, Metrics())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
-            yield client
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture
+async def api(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
+    if (others := getattr(request.module, "WITH_PROVIDER", None)) is not None:
+        provider: Provider = request.getfixturevalue("provider")
+        settings = settings.model_copy(update={"openai_base_url": provider.url, **others})
+    async with open_api(settings) as client:
+        yield client
 
 
 @pytest.fixture

@@ -2,9 +2,24 @@
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+
+from commands.main import create_app
+from infrastructure.metrics import Metrics
+from infrastructure.settings import Settings
+
+
+@asynccontextmanager
+async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings, Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+            yield client
 
 
 async def ask(api: httpx.AsyncClient, text: Any, **body: Any) -> httpx.Response:

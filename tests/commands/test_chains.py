@@ -2,35 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
-import pytest
 
-from commands.main import create_app
 from domain.events import ConversationStarted, ReplyCompleted
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
-from infrastructure.settings import Settings
 from tests.commands.replying import ask, asked, error_of, events_of, said, shown
 from tests.commands.test_conversations import create, message
 from tests.log import Log
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
 
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture
-async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings.model_copy(update={"openai_base_url": provider.url, "model_window": 2000}), Metrics())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield client
+WITH_PROVIDER = {"model_window": 2_000}
 
 
 async def test_a_chain_is_told_in_one_unlisted_conversation(

@@ -5,7 +5,7 @@ The longest conversation of the chitchat dataset, 2,895 messages, goes on for fi
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -29,7 +29,6 @@ from scripts.loading.sources import Chitchat, Conversation
 from tests.commands.test_conversations import create, message
 from tests.log import Log
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
 
 WINDOW = 4_000
 TURNS = 50
@@ -60,11 +59,6 @@ class Store(Struct):
 
     async def post(self, path: str, **body: Any) -> httpx.Response:
         return await self.api.post(f"/v1/conversations/{path}", json=body or None)
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
 
 
 @pytest.fixture

@@ -3,21 +3,18 @@
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from commands.main import create_app
 from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
 from domain.rendering import request_sha256
-from infrastructure.metrics import Metrics
-from infrastructure.settings import Settings
 from tests.commands.test_conversations import create, message
 from tests.log import Log
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
+
+WITH_PROVIDER = {"model_timeout": 2.5, "model_window": 2_000}
 
 EVENT_ORDER = [
     "response.created",
@@ -30,23 +27,6 @@ EVENT_ORDER = [
     "response.output_item.done",
     "response.completed",
 ]
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture
-async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(
-        settings.model_copy(update={"openai_base_url": provider.url, "model_timeout": 2.5, "model_window": 2000}),
-        Metrics(),
-    )
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield client
 
 
 async def ask(api: httpx.AsyncClient, text: str, **body: Any) -> httpx.Response:

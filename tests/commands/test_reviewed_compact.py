@@ -1,29 +1,10 @@
 """POST /v1/responses/compact of what takes too many portions: refused before the model is asked, not after."""
 
-from collections.abc import AsyncIterator, Iterator
-
 import httpx
-import pytest
 
-from commands.main import create_app
-from infrastructure.metrics import Metrics
-from infrastructure.settings import Settings
 from tests.provider import Provider
-from tests.provider import provider as running_provider
 
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture
-async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings.model_copy(update={"openai_base_url": provider.url, "model_window": 1_000}), Metrics())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield client
+WITH_PROVIDER = {"model_window": 1_000}
 
 
 async def test_given_turns_that_fill_more_than_eight_portions_then_it_is_a_400_and_the_model_is_not_asked(

@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,6 @@ import httpx
 import psycopg
 import pytest
 
-from commands.main import create_app
 from commands.running import RunningReplies
 from domain.commands import RequestReply, StartConversation
 from domain.events import ReplyInterrupted, Shown
@@ -27,36 +26,22 @@ from infrastructure.replies import live
 from infrastructure.replies.leases import ALIVE_SECONDS, ReplyLeases
 from infrastructure.replies.output import Output, opened_again
 from infrastructure.settings import Settings
-from tests.commands.replying import ask, asked, error_of, events_of, until_over
+from tests.commands.replying import ask, asked, error_of, events_of, open_api, until_over
 from tests.commands.test_conversations import create
 from tests.log import Log
 from tests.model.test_reviewed import Slow
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
+
+WITH_PROVIDER = {"model_window": 100_000}
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture
-async def apis(settings: Settings, provider: Provider) -> AsyncIterator[list[httpx.AsyncClient]]:
+async def apis(
+    settings: Settings, provider: Provider, api: httpx.AsyncClient
+) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two processes' command APIs."""
-    async with AsyncExitStack() as stack:
-        clients = []
-        for _ in range(2):
-            known = {"openai_base_url": provider.url, "model_window": 100_000}
-            app = create_app(settings.model_copy(update=known), Metrics())
-            await stack.enter_async_context(app.router.lifespan_context(app))
-            client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store", timeout=60)
-            clients.append(await stack.enter_async_context(client))
-        yield clients
-
-
-@pytest.fixture
-def api(apis: list[httpx.AsyncClient]) -> httpx.AsyncClient:
-    return apis[0]
+    async with open_api(settings.model_copy(update={"openai_base_url": provider.url, **WITH_PROVIDER})) as other:
+        yield [api, other]
 
 
 def function(**schema: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Tools: calls go out in a reply, outputs come in with the next; what is alone is named and never sent."""
 
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -8,14 +7,12 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from commands.main import create_app
-from infrastructure.metrics import Metrics
-from infrastructure.settings import Settings
 from tests.commands.replying import ask, asked, error_of, events_of
 from tests.commands.test_conversations import create
 from tests.log import Log
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
+
+WITH_PROVIDER = {"model_window": 2_000}
 
 WEATHER = {
     "type": "function",
@@ -25,20 +22,6 @@ WEATHER = {
     "strict": False,
 }
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture
-async def api(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings.model_copy(update={"openai_base_url": provider.url, "model_window": 2000}), Metrics())
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield client
 
 
 def calls(exchange: Exchange) -> None:

@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from infrastructure.model import Model
 from infrastructure.model.pieces import Began, Grew, Piece, Whole
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.provider import Provider
 from tests.provider import provider as running_provider

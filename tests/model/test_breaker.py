@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from infrastructure.metrics import Metrics
-from infrastructure.model import Model, ModelFailed
 from infrastructure.model.breaker import FAILURES, OPEN_SECONDS, WINDOW_SECONDS, Breaker
+from infrastructure.model.failures import ModelFailed
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.model.conftest import BODY, pieces_of
 from tests.provider import Provider

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from domain.events import Usage
-from infrastructure.model import Model, ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.model.pieces import Began, Finished, Grew
+from infrastructure.model.provider import Model
 from tests.model.conftest import joined, pieces_of
 from tests.provider import Exchange, Provider
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from infrastructure.model import Model, ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.model.pieces import Began
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.model.conftest import BODY, pieces_of
 from tests.provider import Exchange, Provider

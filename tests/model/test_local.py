@@ -6,8 +6,8 @@ import pytest
 
 from domain.rendering import render
 from infrastructure.embedded.model import MODEL
-from infrastructure.model import Model
 from infrastructure.model.pieces import Began, Finished
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.model.conftest import joined
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from infrastructure.model import Model, ModelFailed
+from infrastructure.model.failures import ModelFailed
 from infrastructure.model.pieces import Finished
+from infrastructure.model.provider import Model
 from tests.model.conftest import joined, pieces_of
 from tests.model.test_chat import MESSAGE, call, calls, streams
 from tests.provider import Exchange, Provider

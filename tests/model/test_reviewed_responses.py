@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from infrastructure.model import Model
 from infrastructure.model.pieces import Finished
+from infrastructure.model.provider import Model
 from tests.model.conftest import joined, pieces_of
 from tests.model.test_responses import MESSAGE, said
 from tests.provider import Exchange, Provider

@@ -2,7 +2,7 @@
 
 import base64
 
-from infrastructure.model import Model
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.model.conftest import joined, pieces_of
 from tests.model.test_chat import MESSAGE

@@ -24,7 +24,7 @@ from domain.events import ContextPolicy, Fork
 from domain.items import prefix
 from infrastructure.context import Asked, Context, Contexts
 from infrastructure.ids import mint
-from infrastructure.model import Model
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from infrastructure.tail import Tail, tail_from_log
 from projections.context_snapshots import read_tail, snapshots_of

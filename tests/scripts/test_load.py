@@ -158,15 +158,21 @@ def test_a_bad_line_stops_the_load_before_what_follows_it_unless_it_is_to_be_ski
 
 
 def test_what_can_not_be_loaded_is_said_plainly(tmp_path: Path) -> None:
-    def said(*arguments: str) -> tuple[int, str]:
-        command = (sys.executable, "-P", "-m", "scripts.load", *arguments, "--data", str(tmp_path))
-        outside = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
-        done = subprocess.run(
-            command, env={**outside, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
+    outside = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
+    refused = {
+        str(tmp_path / "missing.jsonl"): "neither 'chitchat' nor a file",
+        "chitchat": "start the store with scripts/up",
+    }
+    started = {
+        source: subprocess.Popen(
+            (sys.executable, "-P", "-m", "scripts.load", source, "--data", str(tmp_path)),
+            env={**outside, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        return done.returncode, done.stderr
-
-    status, err = said(str(tmp_path / "missing.jsonl"))
-    assert (status, "neither 'chitchat' nor a file" in err) == (2, True)
-    status, err = said("chitchat")
-    assert (status, "start the store with scripts/up" in err) == (2, True)
+        for source in refused
+    }
+    for source, process in started.items():
+        _, err = process.communicate(timeout=FINISH_SECONDS)
+        assert process.returncode == 2, err
+        assert refused[source] in err

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from domain.events import Usage
-from infrastructure.model import Model, ModelFailed
+from infrastructure.model.failures import ModelFailed
+from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
 from tests.provider import Provider
 from tests.provider import provider as running_provider

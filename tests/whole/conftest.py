@@ -1,18 +1,32 @@
 """The whole system, started by its real command, shared by the tests of a module."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
+import httpx
 import pytest
 from openai import OpenAI
 
+from tests.provider import Provider
+from tests.provider import provider as running_provider
 from tests.system import System
 
 
 @pytest.fixture(scope="module")
+def provider() -> Iterator[Provider]:
+    yield from running_provider()
+
+
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
-    """`scripts/up` in a directory of the module's own; with the module's own UP (arguments) and ENVIRONMENT."""
+    """`scripts/up` in a directory of the module's own; with the module's own UP (arguments) and ENVIRONMENT.
+
+    In a module that says WITH_PROVIDER it asks `provider`.
+    """
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})
+    if getattr(request.module, "WITH_PROVIDER", False):
+        provider: Provider = request.getfixturevalue("provider")
+        environment = {**environment, "OPENAI_BASE_URL": provider.url}
     system = System(tmp_path_factory.mktemp("whole") / "data", *arguments, environment=environment)
     yield system.start()
     system.stop()
@@ -22,4 +36,16 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
 def client(running: System) -> Iterator[OpenAI]:
     """The official SDK with nothing changed but `base_url`, and no retries that would hide a failure."""
     with OpenAI(base_url=f"{running.base_url}/v1", api_key="any", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def urls(running: System) -> list[str]:
+    """Where each of two api processes answers by itself."""
+    return [running.env["API_1_URL"], running.env["API_2_URL"]]
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=60) as client:
         yield client

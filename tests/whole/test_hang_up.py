@@ -3,7 +3,6 @@
 import json
 import signal
 import threading
-from collections.abc import Iterator
 
 import httpx2
 import pytest
@@ -12,30 +11,11 @@ from openai import APITimeoutError, OpenAI, OpenAIError
 from domain.events import ReplyInterrupted
 from tests.log import Log
 from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
 from tests.servers import wait_until
 from tests.system import System
+from tests.whole.streams import endless
 
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("hang-up") / "data", environment={"OPENAI_BASE_URL": provider.url})
-    yield system.start()
-    system.stop()
-
-
-def endless(exchange: Exchange) -> None:
-    """Speaks until nobody listens."""
-    exchange.begin_stream()
-    pause = threading.Event()
-    for n in range(10_000):
-        exchange.piece(f"{n} ")
-        pause.wait(0.01)
+WITH_PROVIDER = True
 
 
 def cut_off(running: System, conversation_id: str) -> ReplyInterrupted | None:

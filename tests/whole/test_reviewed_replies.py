@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import psycopg
@@ -13,33 +12,11 @@ from domain.events import REPLY_ENDS, ReplyInterrupted
 from tests.commands.replying import until_over
 from tests.log import Log
 from tests.provider import Provider
-from tests.provider import provider as running_provider
 from tests.system import System
 from tests.whole.streams import Follower, endless, talkative
 
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[System]:
-    place = tmp_path_factory.mktemp("replies") / "data"
-    system = System(place, "--apis", "2", environment={"OPENAI_BASE_URL": provider.url})
-    yield system.start()
-    system.stop()
-
-
-@pytest.fixture
-def urls(running: System) -> list[str]:
-    return [running.env["API_1_URL"], running.env["API_2_URL"]]
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=60) as client:
-        yield client
+UP = ("--apis", "2")
+WITH_PROVIDER = True
 
 
 @pytest.mark.parametrize("stream", [True, False])

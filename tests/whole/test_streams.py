@@ -9,7 +9,6 @@ import asyncio
 import os
 import random
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
@@ -17,39 +16,15 @@ import pytest
 from redis import Redis
 
 from tests.provider import Provider
-from tests.provider import provider as running_provider
 from tests.system import System
 from tests.whole.streams import Follower, endless, talkative
 
-APIS = {"api": "API_1_URL", "api-2": "API_2_URL"}
+UP = ("--apis", "2")
+WITH_PROVIDER = True
 A_FEW = int(os.environ.get("CUT_STREAMS", "16"))
 TWO_HUNDRED = 200
 SEED = int(os.environ.get("CUT_SEED", "1"))
 AT_ONCE = 8
-
-
-@pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
-
-
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Iterator[System]:
-    place = tmp_path_factory.mktemp("streams") / "data"
-    system = System(place, "--apis", "2", environment={"OPENAI_BASE_URL": provider.url})
-    yield system.start()
-    system.stop()
-
-
-@pytest.fixture
-def urls(running: System) -> list[str]:
-    return [running.env[variable] for variable in APIS.values()]
-
-
-@pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=60) as client:
-        yield client
 
 
 def said(response: dict[str, Any]) -> str:
