@@ -1,28 +1,16 @@
 """Where conversations end, looked up by many at a time over one connection."""
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import pytest
 
 from infrastructure.event_log.heads import Head
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, mint
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from tests.log import Log
 from tests.projections.conftest import write
 from tests.queries.store import Writer
 
 __all__ = ["write"]
-
-
-@pytest.fixture
-async def reader(settings: Settings) -> AsyncIterator[EventReader]:
-    pool = make_pool(settings.postgres_url)
-    await pool.open()
-    yield EventReader(pool)
-    await pool.close()
 
 
 async def test_given_many_who_ask_at_once_when_some_go_away_then_each_other_is_told_the_end_of_its_own_conversation(

@@ -1,12 +1,6 @@
 """Pages of one conversation are bounded in bytes, and join to the whole."""
 
-from collections.abc import AsyncIterator
-
-import pytest
-
 from infrastructure.event_log.reader import EventReader
-from infrastructure.postgres import make_pool
-from infrastructure.settings import Settings
 from tests.projections.conftest import write
 from tests.queries.store import Writer
 
@@ -14,14 +8,6 @@ __all__ = ["write"]
 
 SIZE = 5_000
 BOUND = 12_000
-
-
-@pytest.fixture
-async def reader(settings: Settings) -> AsyncIterator[EventReader]:
-    pool = make_pool(settings.postgres_url)
-    await pool.open()
-    yield EventReader(pool)
-    await pool.close()
 
 
 async def test_pages_forwards_are_bounded_in_bytes_once_read(write: Writer, reader: EventReader) -> None:

@@ -1,0 +1,17 @@
+"""What tests of the log share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from infrastructure.event_log.reader import EventReader
+from infrastructure.postgres import make_pool
+from infrastructure.settings import Settings
+
+
+@pytest.fixture
+async def reader(settings: Settings) -> AsyncIterator[EventReader]:
+    pool = make_pool(settings.postgres_url)
+    await pool.open()
+    yield EventReader(pool)
+    await pool.close()
