@@ -24,9 +24,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         return line
 
     async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the library's
+        await super().close(timeout)
         for line in self._lines:
             line.close()
-        await super().close(timeout)
 
     async def putconn(self, conn: AsyncConnection[tuple[object, ...]]) -> None:
         await asyncio.shield(super().putconn(conn))

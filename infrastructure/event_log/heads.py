@@ -45,6 +45,7 @@ class Heads:
     """For one event loop. Connects when it is first asked, and lets go of the connection with the pool."""
 
     def __init__(self, pool: Pool) -> None:
+        self._pool = pool
         self._line = pool.line("heads", ["uuid[]"], _HEADS)
         self._waiting: _Asked = []
         self._asking: asyncio.Task[None] | None = None
@@ -82,7 +83,7 @@ class Heads:
         try:
             answer = await self._line.call(asked, ANSWER_SECONDS)
         except Unanswered as error:
-            if isinstance(error.__cause__, TimeoutError):
+            if self._pool.closed or isinstance(error.__cause__, TimeoutError):
                 raise
             answer = await self._line.call(asked, ANSWER_SECONDS)
         assert answer is not None

@@ -2,9 +2,13 @@
 
 import asyncio
 
+import psycopg
+import pytest
+
 from infrastructure.event_log.heads import Head
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, mint
+from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from tests.log import Log
 from tests.projections.conftest import write
@@ -45,6 +49,36 @@ async def test_given_an_idle_connection_that_was_cut_when_an_end_is_asked_for_th
     )
     assert cut == [(True,)]
     assert await reader.head(ident) == before
+
+
+async def test_given_an_end_that_is_asked_for_when_the_pool_is_closed_then_who_waits_is_told_and_nothing_connects_again(
+    write: Writer, settings: Settings
+) -> None:
+    ident = await write.start("x")
+    pool = make_pool(settings.postgres_url)
+    await pool.open()
+    reader = EventReader(pool)
+    assert await reader.head(ident)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
+        await other.execute("LOCK TABLE events")
+        asking = asyncio.create_task(reader.head(ident))
+        async with asyncio.timeout(5):
+            while await _waiting(settings) != 1:  # noqa: ASYNC110 - Postgres tells nobody
+                await asyncio.sleep(0.01)
+        await pool.close()
+        async with asyncio.timeout(1):
+            with pytest.raises(psycopg.OperationalError):
+                await asking
+
+
+async def _waiting(settings: Settings) -> int:
+    """The look-ups that wait for a lock."""
+    rows = await asyncio.to_thread(
+        Log(settings.postgres_url).rows,
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+        " AND starts_with(query, 'PREPARE heads') AND wait_event_type = 'Lock'",
+    )
+    return len(rows)
 
 
 async def test_given_an_end_that_was_told_when_more_is_appended_then_the_new_end_is_told(
