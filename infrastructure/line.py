@@ -52,19 +52,22 @@ class Line:
         then; and what Postgres says against the statement, a psycopg.Error: it did nothing.
         """
         pgconn = await self._connected()
-        answer: asyncio.Future[PGresult] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[PGresult] = loop.create_future()
         self._answer, self._result = answer, None
+        late = loop.call_later(seconds, self._broke, psycopg.OperationalError(f"nothing within {seconds} s"))
         try:
-            async with asyncio.timeout(seconds):
-                pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
-                self._flush()
-                result = await answer
+            pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
+            self._flush()
+            result = await answer
         except BaseException as error:
             answer.cancel()
             self.close()
-            if isinstance(error, psycopg.Error | TimeoutError):
-                raise Unanswered(str(error) or f"nothing within {seconds} s") from error
+            if isinstance(error, psycopg.Error):
+                raise Unanswered(str(error)) from error
             raise
+        finally:
+            late.cancel()
         if result.status == ExecStatus.TUPLES_OK:
             return result.get_value(0, 0)
         said = error_from_result(result)

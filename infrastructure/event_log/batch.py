@@ -51,21 +51,21 @@ class Outcome(Struct):
 
 
 class Plan(Struct, eq=False):
-    """A decided batch: an outcome for each command, and what to write for all of them.
+    """A decided batch: an outcome for each command, what to write for all of them, and the streams' new ends.
 
-    `races` counts the commands whose stream another process had appended to since this one looked last.
+    `last_rows`: where each stream's last row stands. `races` counts the commands whose stream another process had appended to since this one looked last.
     """
 
     outcomes: list[Outcome]
     write: Write
     ends: dict[str, Stream]
+    last_rows: dict[str, int]
     races: int = 0
 
     def settle(self, positions: Sequence[int], streams: Streams) -> list[Appended | BaseException]:
         """What each caller is told, now that the rows are durable at `positions`; the cache learns the new ends."""
-        last = {row.originator_id: position for row, position in zip(self.write.rows, positions, strict=True)}
         for ident, end in self.ends.items():
-            streams.remember(ident, replace(end, position=last[uuid_of(ident)]))
+            streams.remember(ident, replace(end, position=positions[self.last_rows[ident]]))
         return [_told(outcome, positions) for outcome in self.outcomes]
 
 
@@ -141,7 +141,7 @@ class Deciding:
             answers=[_first_answer(outcome) for outcome in outcomes if outcome.has_key],
             keys_since=self._keys_since,
         )
-        return Plan(outcomes, write, self._ends, races)
+        return Plan(outcomes, write, self._ends, self._last_rows, races)
 
     def _rows_of(self, topics: frozenset[str]) -> list[tuple[int, str]]:
         """The replies whose rows have these topics: (row, from 1; response id)."""

@@ -96,7 +96,7 @@ class Datastore(PostgresDatastore):
             password=str(given.pop("password", "")),
             connect_timeout=5.0,
             pool_size=1,
-            max_overflow=2,
+            max_overflow=3,
             originator_id_type="uuid",
             # A process that was stopped, or whose machine is gone, must not keep the turn from everyone.
             idle_in_transaction_session_timeout=IDLE_SECONDS,

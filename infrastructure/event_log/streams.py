@@ -4,6 +4,7 @@ Those used last are in memory, bounded in bytes; older ones begin again from a s
 trusted: each batch reads what was committed since. A snapshot that is missing, or can not be read, costs time and nothing else.
 """
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterable
 from datetime import datetime
@@ -64,34 +65,37 @@ def from_snapshot(state: bytes) -> Stream | None:
 
 
 class Streams:
-    """The streams used last, least recently used first. For one thread."""
+    """The streams used last, least recently used first. For any thread."""
 
     def __init__(self, most_bytes: int = CACHED_BYTES) -> None:
         self._cached: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
         self._most_bytes = most_bytes
         self._bytes = 0
+        self._turn = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._cached)
 
     def get(self, ident: str) -> Stream | None:
         """The end of this conversation's stream, if it is in memory."""
-        found = self._cached.get(ident)
-        if found is None:
-            return None
-        self._cached.move_to_end(ident)
-        return found[0]
+        with self._turn:
+            found = self._cached.get(ident)
+            if found is None:
+                return None
+            self._cached.move_to_end(ident)
+            return found[0]
 
     def remember(self, ident: str, stream: Stream) -> None:
         """Keeps it, and lets go of those not used for longest while there is too much; never of this one."""
-        if (before := self._cached.pop(ident, None)) is not None:
-            self._bytes -= before[1]
         size = _size(stream)
-        self._cached[ident] = (stream, size)
-        self._bytes += size
-        while self._bytes > self._most_bytes and len(self._cached) > 1:
-            _, (_, dropped) = self._cached.popitem(last=False)
-            self._bytes -= dropped
+        with self._turn:
+            if (before := self._cached.pop(ident, None)) is not None:
+                self._bytes -= before[1]
+            self._cached[ident] = (stream, size)
+            self._bytes += size
+            while self._bytes > self._most_bytes and len(self._cached) > 1:
+                _, (_, dropped) = self._cached.popitem(last=False)
+                self._bytes -= dropped
 
 
 def fold(held: dict[str, Stream], rows: Iterable[LogRow]) -> None:

@@ -1,14 +1,13 @@
-"""Group commit: one task per process takes the commands that wait, and commits them together, one lock and one fsync.
+"""Group commit: two tasks per process take by turns the commands that wait, and commit them together, one lock and one fsync.
 
-Whatever waits when the task is free makes the batch; a lone command does not wait for company. A batch is decided on what is in
-memory and sent in one round trip, which does nothing where that turned out to be old; then it is decided again under the lock, on
-what the log says. When the answer to a COMMIT is lost, the batch's rows are looked up under the lock before anything
-is decided again.
+While Postgres commits the batch of one, the other decides what came meanwhile. A lone command does not wait for company.
+A batch is decided on what is in memory and sent in one round trip, which does nothing where that turned out to be old; then it is decided
+again under the lock, on what the log says. When the answer to a COMMIT is lost, the batch's rows are looked up under the lock
+before anything is decided again.
 """
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -16,25 +15,21 @@ from uuid import UUID
 import psycopg
 import structlog
 from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
-from msgspec import Struct
 from msgspec.structs import replace
 from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
 from infrastructure.event_log.batch import Deciding, Plan
 from infrastructure.event_log.columns import read_bigints
+from infrastructure.event_log.queue import Queue, Waiting
 from infrastructure.event_log.recorder import ConversationRecorder, parameters
 from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
-from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable, VersionMismatch, Work
+from infrastructure.event_log.work import Appended, LogUnavailable, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
-from infrastructure.line import NotSent, Unanswered
+from infrastructure.line import Line, NotSent, Unanswered
 from infrastructure.metrics import Metrics
 
-BATCH_COMMANDS = 128
-BATCH_BYTES = 8 * 1024 * 1024
-WAITING_COMMANDS = 4096
-WAITING_BYTES = 128 * 1024 * 1024
 PATIENCE_SECONDS = 10.0
 LONGEST_SECONDS = 3 * PATIENCE_SECONDS
 """How long a caller waits at most, whatever happens."""
@@ -52,16 +47,8 @@ _UNSETTLED = (
 log = structlog.get_logger(__name__)
 
 
-class Waiting(Struct, eq=False):
-    """A command in the queue and the caller that awaits it."""
-
-    work: Work
-    future: "asyncio.Future[Appended]"
-    since: float
-
-
 class Writer:
-    """The one task of this process that appends. For one event loop."""
+    """What appends for this process. For one event loop."""
 
     def __init__(
         self,
@@ -72,119 +59,78 @@ class Writer:
         owner: UUID | None = None,
     ) -> None:
         self._recorder = recorder
-        self._line = recorder.line()
         self._clock = clock
         self._metrics = metrics
         self._keep_keys = keep_keys
         self._owner = owner
+        self._queue = Queue()
         self._streams = Streams()
         self._snapshotter = Snapshotter(recorder)
-        self._queue: deque[Waiting] = deque()
-        self._queued_bytes = 0
-        self._idle: asyncio.Future[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
-        self._batch: Sequence[Waiting] = ()
-        self._task: asyncio.Task[None] | None = None
         self._watch: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._snapshotter.start()
-        self._task = asyncio.create_task(self._run())
+        self._tasks = [asyncio.create_task(self._run(self._recorder.line())) for _ in range(2)]
         self._let_go_of_late_callers()
 
     async def close(self) -> None:
         """Commits what is queued, then stops."""
         self._closing = True
-        self._wake()
-        if self._task is not None:
-            await self._task
+        self._queue.close()
+        for task in self._tasks:
+            await task
         if self._watch is not None:
             self._watch.cancel()
-        self._line.close()
         await asyncio.to_thread(self._snapshotter.close)
 
     def submit(self, work: Work) -> "asyncio.Future[Appended]":
         """A future that is done when the command is durable or refused. Raises LogBusy."""
-        if self._closing or len(self._queue) >= WAITING_COMMANDS or self._queued_bytes > WAITING_BYTES:
-            raise LogBusy
-        future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queue.append(Waiting(work, future, time.monotonic()))
-        self._queued_bytes += work.size
-        self._wake()
-        return future
-
-    def _wake(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        return self._queue.put(work)
 
     def _let_go_of_late_callers(self) -> None:
         """Once a second: whom Postgres keeps waiting, neither answering nor breaking off, is told so after LONGEST_SECONDS."""
-        since = time.monotonic() - LONGEST_SECONDS
-        for waiting in self._batch:
-            if waiting.since < since:
-                _tell(waiting.future, LogUnavailable(unknown=True))
-        while self._queue and self._queue[0].since < since:
-            late = self._queue.popleft()
-            self._queued_bytes -= late.work.size
-            _tell(late.future, LogUnavailable(unknown=False))
+        self._queue.let_go(time.monotonic() - LONGEST_SECONDS)
         self._watch = asyncio.get_running_loop().call_later(1.0, self._let_go_of_late_callers)
 
-    async def _run(self) -> None:
-        await self._line.open()
-        while self._queue or not self._closing:
-            if not self._queue:
-                self._idle = asyncio.get_running_loop().create_future()
-                await (
-                    self._idle
-                )  # what else is ready in this turn of the event loop gets into the queue before this goes on
-                continue
-            self._batch = batch = self._take()
+    async def _run(self, line: Line) -> None:
+        await line.open()
+        while batch := await self._queue.take():
             started = time.perf_counter()
-            results = await self._results_in_time(batch)
-            for waiting, result in zip(batch, results, strict=True):
-                _tell(waiting.future, result)
+            results = await self._results_in_time(line, batch)
+            self._queue.done(batch, results)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
+        line.close()
 
-    def _take(self) -> list[Waiting]:
-        """What waits now, bounded in commands and bytes."""
-        batch: list[Waiting] = []
-        size = 0
-        while self._queue and len(batch) < BATCH_COMMANDS:
-            size += self._queue[0].work.size
-            if batch and size > BATCH_BYTES:
-                break
-            batch.append(self._queue.popleft())
-            self._queued_bytes -= batch[-1].work.size
-        return batch
-
-    async def _results_in_time(self, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
+    async def _results_in_time(self, line: Line, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
         """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
         if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
             return [LogUnavailable(unknown=False) for _ in batch]
         try:
-            return await self._results([waiting.work for waiting in batch])
+            return await self._results(line, [waiting.work for waiting in batch])
         except Exception:
             log.exception("batch_failed", commands=len(batch))
             return [LogUnavailable(unknown=True) for _ in batch]
 
-    async def _results(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _results(self, line: Line, batch: list[Work]) -> Sequence[Appended | BaseException]:
         try:
-            return await self._append(batch)
+            return await self._append(line, batch)
         except Exception as error:
             # Something in one command upset the whole batch; alone, each succeeds or fails on its own.
             if len(batch) > 1:
-                return [result for work in batch for result in await self._results([work])]
+                return [result for work in batch for result in await self._results(line, [work])]
             log.exception("append_failed", conversation_id=batch[0].conversation_id)
             return [error]
 
-    async def _append(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _append(self, line: Line, batch: list[Work]) -> Sequence[Appended | BaseException]:
         """Appends the batch, through lost connections, until it is settled or PATIENCE_SECONDS have passed."""
         give_up = time.monotonic() + (PATIENCE_SECONDS if not self._closing else 1.0)
         in_doubt: list[Plan] = []
         pause = 0.0
         while True:
             try:
-                return await self._attempt(batch, in_doubt)
+                return await self._attempt(line, batch, in_doubt)
             except _UNSETTLED as error:
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
                 if time.monotonic() + pause > give_up:
@@ -197,16 +143,16 @@ class Writer:
             await asyncio.sleep(pause)  # the only wait there is: nothing tells us that a server is back
             pause = min(1.0, pause * 2 or 0.05)
 
-    async def _attempt(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
+    async def _attempt(self, line: Line, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
         """One try. `in_doubt` gets each plan that was sent and not answered: one of them may be in the log, or come there late."""
         if cold := self._cold(batch):
             await asyncio.to_thread(self._load, cold)
-        if not in_doubt and (results := await self._append_at_once(batch, in_doubt)) is not None:
+        if not in_doubt and (results := await self._append_at_once(line, batch, in_doubt)) is not None:
             return results
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
 
     async def _append_at_once(
-        self, batch: list[Work], in_doubt: list[Plan]
+        self, line: Line, batch: list[Work], in_doubt: list[Plan]
     ) -> Sequence[Appended | BaseException] | None:
         """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
         deciding = self._deciding()
@@ -218,7 +164,7 @@ class Writer:
             return None
         encoded = parameters(plan.write)
         try:
-            positions = await self._line.call(encoded, PATIENCE_SECONDS)
+            positions = await line.call(encoded, PATIENCE_SECONDS)
         except NotSent:
             raise
         except psycopg.Error as error:
@@ -299,12 +245,3 @@ class Writer:
         for outcome in plan.outcomes:
             if isinstance(outcome.error, VersionMismatch):
                 self._metrics.append_conflicts.labels(reason="if_match").inc()
-
-
-def _tell(future: "asyncio.Future[Appended]", result: Appended | BaseException) -> None:
-    if future.done():
-        return  # the caller hung up; what was appended stays
-    if isinstance(result, BaseException):
-        future.set_exception(result)
-    else:
-        future.set_result(result)

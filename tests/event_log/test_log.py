@@ -13,8 +13,8 @@ from domain.commands import AppendItems, Command, EndConversation, NewItem, Retr
 from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.log import EventLog, utc_now
+from infrastructure.event_log.queue import WAITING_COMMANDS
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
-from infrastructure.event_log.writer import WAITING_COMMANDS
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.metrics import Metrics
 from infrastructure.principal import Principal
