@@ -4,6 +4,7 @@ It comes from a snapshot where there is one of the right version, else from the 
 the budget is full: never from the read models, never by folding the whole conversation. Commands ask with it, queries show it.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:  # the projectors import this module, and need no provider
 
 DEFAULT_ANSWER = 1_024
 """Tokens kept free for the answer where neither the request nor the policy says how many."""
+
+FROM_LOG_AT_ONCE = 4
+"""Contexts that are read from the log at a time: 128,000 tokens of short messages take some 17 MB until they are sent."""
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -80,6 +84,7 @@ class Contexts:
         self._model = model
         self._snapshots = snapshots
         self._counts = ItemCounts()
+        self._from_log = asyncio.Semaphore(FROM_LOG_AT_ONCE)
 
     async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Context:
         """The context of a conversation at `version`, its head; None has nothing in it yet."""
@@ -120,11 +125,18 @@ class Contexts:
         return self.context(asked, await self._choose_from(tail, None, asked))
 
     async def choose(self, conversation_id: str | None, version: int, asked: Asked, snapshot: Tail | None) -> Chosen:
-        """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version."""
-        tail = EMPTY
-        if conversation_id is not None:
-            tail = await self.tail(conversation_id, version, self._room(asked.model), snapshot)
-        return await self._choose_from(tail, conversation_id, asked)
+        """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version.
+
+        It is read from the log where that does not have more than the room in tokens, or than the policy gives of it, or all.
+        """
+        if conversation_id is None:
+            return await self._choose_from(EMPTY, None, asked)
+        room = self._room(asked.model)
+        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
+            return await self._choose_from(snapshot, conversation_id, asked)
+        async with self._from_log:
+            tail = await tail_from_log(self._reader, conversation_id, version, room, self._counts)
+            return await self._choose_from(tail, conversation_id, asked)
 
     async def _choose_from(self, tail: Tail, conversation_id: str | None, asked: Asked) -> Chosen:
         budget = self._budget(tail.policy, asked)
@@ -169,12 +181,6 @@ class Contexts:
     async def snapshot(self, tenant: str, conversation_id: str, model: str) -> Tail | None:
         """As much of the snapshot there is, of whatever version, as this model has room for."""
         return await self._snapshots(tenant, conversation_id, self._room(model))
-
-    async def tail(self, conversation_id: str, version: int, room: int, snapshot: Tail | None) -> Tail:
-        """The conversation's end at `version`: more than the `room` in tokens, or than its policy gives of that, or all."""
-        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
-            return snapshot
-        return await tail_from_log(self._reader, conversation_id, version, room, self._counts)
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
         """The items of the path at `version`, oldest first: all, or those after the item `after`."""

@@ -7,7 +7,7 @@ from domain.items import Item
 from domain.rendering import counted_text, fixed_tokens
 from infrastructure.tokens import count_off_loop
 
-MOST_COUNTS = 100_000
+MOST_COUNTS = 50_000
 """Some 20 MB."""
 
 

@@ -75,10 +75,10 @@ class OverHttp:
             floor, name = f"no-op, {_connections(connections)}", f"HTTP append, {_connections(connections)}"
             self._score(board, floor, self._noop_url, connections)
             appends = self._score(board, name, self._base_url, connections, floor=floor)
-        with self._projector_paused():
-            self._score(board, f"{name}, projector paused", self._base_url, MANY, floor=floor)
         half = appends.per_second / 2
         self._score(board, f"{name}, half load", self._base_url, MANY, rate=half)
+        with self._projector_paused():  # the last, for it leaves the projector far behind
+            self._score(board, f"{name}, projector paused", self._base_url, MANY, floor=floor)
 
     def _score(
         self, board: Board, name: str, url: str, connections: int, *, floor: str | None = None, rate: float = 0.0

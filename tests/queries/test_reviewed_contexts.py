@@ -1,5 +1,6 @@
 """What a context costs does not grow with what was done to its conversation, nor with what is done to others."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -7,11 +8,14 @@ from psycopg import sql
 
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.reader import STANDING, EventReader
+from infrastructure.context import FROM_LOG_AT_ONCE, Asked, Contexts
+from infrastructure.event_log.reader import STANDING, EventReader, Recorded
 from infrastructure.ids import uuid_of
+from infrastructure.model.provider import Model
 from infrastructure.postgres import Pool, make_pool
 from infrastructure.settings import Settings
 from infrastructure.standing import described
+from infrastructure.tail import Tail
 from tests.queries.store import Writer
 
 SINCE_ALWAYS = 1_000_000
@@ -67,3 +71,33 @@ async def test_given_pins_everywhere_else_then_a_long_conversation_without_any_i
     text = "\n".join(str(row[0]) for row in plan)
     assert "events_item_idx" in text
     assert "Removed by Filter" not in text
+
+
+class Counting(EventReader):
+    """Knows how many contexts were read at once."""
+
+    now = most = 0
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            return await super().standing(conversation_id, until=until)
+        finally:
+            self.now -= 1
+
+
+async def _no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> Tail | None:
+    return None
+
+
+async def test_given_many_contexts_without_a_snapshot_then_a_few_are_read_at_a_time(
+    write: Writer, pool: Pool, settings: Settings
+) -> None:
+    conversation = await write.start(*map(str, range(50)))
+    reader = Counting(pool)
+    contexts = Contexts(reader, Model(settings), _no_snapshot)
+    asked = Asked(model="gpt-4o", parameters={}, open=True)
+    found = await asyncio.gather(*(contexts.assemble("default", conversation, 51, asked) for _ in range(40)))
+    assert {len(context.sent) for context in found} == {50}
+    assert 1 < reader.most <= FROM_LOG_AT_ONCE
