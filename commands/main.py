@@ -36,7 +36,7 @@ from infrastructure.context import Contexts
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
-from infrastructure.http.app import Check, DirectApp, health_router, make_app
+from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.ids import mint_uuid
 from infrastructure.logging import configure_logging
@@ -130,7 +130,6 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         [*(verb.router for verb in VERBS), health],
         lifespan=lifespan,
         metrics=metrics,
-        kind=DirectApp,
     )
 
 

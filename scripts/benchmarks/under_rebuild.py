@@ -75,7 +75,7 @@ KINDS = (
 
 
 class Tally:
-    """What became of the reads, which took `seconds` in all."""
+    """What became of the reads, the last of which was answered after `seconds`."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -147,13 +147,13 @@ async def _load(base_url: str, idents: Sequence[str], until: asyncio.Task[Any]) 
                 if not connection.is_open:
                     connection = await Connection.open(base_url)
                 await _read(connection, kind, written, tally)
+                tally.seconds = time.perf_counter() - begin
         connection.close()
 
     try:
         await asyncio.gather(*map(repeat, opened))
     finally:
         until.cancel()
-    tally.seconds = time.perf_counter() - begin
     return tally
 
 
