@@ -19,7 +19,8 @@ from domain.errors import ConversationNotFound
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
 from infrastructure.event_log.chain import GENESIS, chain_hash
 from infrastructure.event_log.codec import decode, encode
-from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Row, Write
+from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Write
+from infrastructure.event_log.rows import Row
 from infrastructure.event_log.streams import Stream, Streams, fold
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of

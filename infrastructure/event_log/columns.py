@@ -1,4 +1,4 @@
-"""Columns of rows as Postgres' binary arrays (`array_send`): a batch is sent as one value a column, encoded here.
+"""Arrays as Postgres' `array_send` writes them: what a batch is sent as, encoded here.
 
 The driver's own dumper looks at every value's type in Python; here the column says it, and a batch of 16 costs a fifth.
 """
@@ -22,7 +22,8 @@ _EIGHT = _length(8)
 _FOUR = _length(4)
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_UUID, _BIGINT, _INT, _TEXT, _BYTEA, _TIMESTAMPTZ = 2950, 20, 23, 25, 17, 1184
+UUID_TYPE, BIGINT, INT, TEXT, BYTEA, TIMESTAMPTZ = 2950, 20, 23, 25, 17, 1184
+"""Types, by their numbers in `pg_type`."""
 
 
 class Encoded(bytes):
@@ -39,32 +40,28 @@ class EncodedDumper(Dumper):
 
 
 def uuids(values: Sequence[UUID | None]) -> Encoded:
-    return _array(_UUID, len(values), [_NULL if value is None else _SIXTEEN + value.bytes for value in values])
+    return array(UUID_TYPE, [_NULL if value is None else _SIXTEEN + value.bytes for value in values])
 
 
 def bigints(values: Sequence[int]) -> Encoded:
-    return _array(_BIGINT, len(values), [_EIGHT + _bigint(value) for value in values])
+    return array(BIGINT, [_EIGHT + _bigint(value) for value in values])
 
 
 def ints(values: Sequence[int]) -> Encoded:
-    return _array(_INT, len(values), [_FOUR + _length(value) for value in values])
+    return array(INT, [_FOUR + _length(value) for value in values])
 
 
 def texts(values: Sequence[str | None]) -> Encoded:
-    return _varying(_TEXT, [None if value is None else value.encode() for value in values])
+    return _varying(TEXT, [None if value is None else value.encode() for value in values])
 
 
 def byteas(values: Sequence[bytes]) -> Encoded:
-    return _varying(_BYTEA, values)
-
-
-def timestamps(values: Sequence[datetime]) -> Encoded:
-    return _array(_TIMESTAMPTZ, len(values), [_EIGHT + _microseconds(value) for value in values])
+    return _varying(BYTEA, values)
 
 
 def timestamp(value: datetime) -> Encoded:
     """One value, no array."""
-    return Encoded(_microseconds(value))
+    return Encoded(_bigint(microseconds(value)))
 
 
 def read_bigints(array: bytes) -> list[int]:
@@ -72,17 +69,19 @@ def read_bigints(array: bytes) -> list[int]:
     return [value for _, value in _ELEMENT.iter_unpack(array[_HEAD.size :])]
 
 
-def _array(kind: int, count: int, elements: list[bytes]) -> Encoded:
-    elements.insert(0, _HEAD.pack(1, 1, kind, count, 1))  # that there may be NULLs is no promise that there are
-    return Encoded(b"".join(elements))
+def array(kind: int, elements: Sequence[bytes]) -> Encoded:
+    """An array of one dimension; each element has its length in front."""
+    # That there may be NULLs is no promise that there are.
+    return Encoded(_HEAD.pack(1, 1, kind, len(elements), 1) + b"".join(elements))
 
 
 def _varying(kind: int, values: Sequence[bytes | None]) -> Encoded:
-    return _array(kind, len(values), [_NULL if value is None else _length(len(value)) + value for value in values])
+    return array(kind, [_NULL if value is None else _length(len(value)) + value for value in values])
 
 
-def _microseconds(value: datetime) -> bytes:
-    return _bigint((value - _EPOCH) // _MICROSECOND)
+def microseconds(value: datetime) -> int:
+    """Since 2000, in UTC: what a timestamptz is."""
+    return (value - _EPOCH) // _MICROSECOND
 
 
 psycopg.adapters.register_dumper(Encoded, EncodedDumper)

@@ -20,6 +20,7 @@ from psycopg.sql import SQL
 
 from infrastructure.event_log import columns
 from infrastructure.event_log.columns import Encoded
+from infrastructure.event_log.rows import Row, append_rows
 from infrastructure.line import Line
 
 TABLE = "events"
@@ -38,22 +39,6 @@ _NOTICE_SILENCE = {
     "tcp_user_timeout": 15_000,
 }
 """Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
-
-
-class Row(Struct, frozen=True, gc=False):
-    """A row of `events`: what the library stores of an event, and the columns that are ours."""
-
-    originator_id: UUID
-    originator_version: int
-    topic: str
-    state: bytes
-    tenant_id: str
-    item_id: str | None
-    recorded_at: datetime
-    subject: str
-    command_id: UUID | None
-    correlation_id: str
-    chain_hash: bytes
 
 
 class FirstAnswer(Struct, frozen=True, gc=False):
@@ -244,19 +229,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
 
 _TYPES = (
     *("uuid[]", "bigint[]"),  # held
-    *(
-        "uuid[]",
-        "bigint[]",
-        "text[]",
-        "bytea[]",
-        "text[]",
-        "text[]",
-        "timestamptz[]",
-        "text[]",
-        "uuid[]",
-        "text[]",
-        "bytea[]",
-    ),
+    "append_row[]",
     *("int[]", "text[]", "uuid[]", "int[]", "text[]", "uuid[]"),  # replies
     *("int[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # keys
 )
@@ -266,21 +239,11 @@ _INSERT_AT_ONCE = f"SELECT append_at_once({', '.join(f'${number}' for number in 
 
 def parameters(write: Write) -> list[Encoded]:
     """What `append_at_once` is called with."""
-    rows, answers = write.rows, write.answers
+    answers = write.answers
     return [
         columns.uuids(list(write.held)),
         columns.bigints(list(write.held.values())),
-        columns.uuids([row.originator_id for row in rows]),
-        columns.bigints([row.originator_version for row in rows]),
-        columns.texts([row.topic for row in rows]),
-        columns.byteas([row.state for row in rows]),
-        columns.texts([row.tenant_id for row in rows]),
-        columns.texts([row.item_id for row in rows]),
-        columns.timestamps([row.recorded_at for row in rows]),
-        columns.texts([row.subject for row in rows]),
-        columns.uuids([row.command_id for row in rows]),
-        columns.texts([row.correlation_id for row in rows]),
-        columns.byteas([row.chain_hash for row in rows]),
+        append_rows(write.rows),
         columns.ints([row for row, _ in write.responses]),
         columns.texts([response_id for _, response_id in write.responses]),
         columns.uuids([write.owner]),

@@ -11,7 +11,8 @@ from psycopg import Cursor
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.batch import Plan
-from infrastructure.event_log.recorder import ConversationRecorder, Row
+from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.rows import Row
 from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable
 from infrastructure.line import Line
 from infrastructure.settings import Settings
