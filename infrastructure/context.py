@@ -6,8 +6,10 @@ the budget is full: never from the read models, never by folding the whole conve
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 from msgspec import Struct
 
 from domain.commands import StartConversation
@@ -32,6 +34,9 @@ DEFAULT_ANSWER = 1_024
 
 FROM_LOG_AT_ONCE = 4
 """Contexts that are read from the log at a time: 128,000 tokens of short messages take some 17 MB until they are sent."""
+
+TURN_SECONDS = 10.0
+"""How long one waits for its turn to be read: as long as a statement of another's may take."""
 
 
 class Asked(Struct, frozen=True, kw_only=True):
@@ -134,9 +139,22 @@ class Contexts:
         room = self._room(asked.model)
         if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
             return await self._choose_from(snapshot, conversation_id, asked)
-        async with self._from_log:
+        async with self._turn():
             tail = await tail_from_log(self._reader, conversation_id, version, room, self._counts)
             return await self._choose_from(tail, conversation_id, asked)
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """One of the few that are read from the log at a time. Raises psycopg.OperationalError when none of them gets done."""
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await self._from_log.acquire()
+        except TimeoutError:
+            raise psycopg.OperationalError(f"no turn within {TURN_SECONDS} s") from None
+        try:
+            yield
+        finally:
+            self._from_log.release()
 
     async def _choose_from(self, tail: Tail, conversation_id: str | None, asked: Asked) -> Chosen:
         budget = self._budget(tail.policy, asked)

@@ -97,6 +97,7 @@ class Queue:
             late = self._waiting.popleft()
             self._bytes -= late.work.size
             late.tell(LogUnavailable(unknown=False))
+        self._wake()
 
     def _is_time(self) -> bool:
         """Whether a batch should be made of what waits: a lone command waits for no company, unless Postgres is busy anyway."""

@@ -53,6 +53,7 @@ class _Straight:
         self._routes = [route for route in router.routes if isinstance(route, APIRoute)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app: ASGIApp = self._router
         if scope["type"] == "http":
             for route in self._routes:
                 if scope["method"] in (route.methods or ()) and (found := route.path_regex.match(scope["path"])):
@@ -60,12 +61,12 @@ class _Straight:
                     if isinstance(route, DirectRoute):
                         response = await route.endpoint(Request(scope, receive))
                         await response(scope, receive, send)
-                    else:
-                        async with AsyncExitStack() as files:
-                            scope["fastapi_middleware_astack"] = files  # as FastAPI's outermost layer does
-                            await route.app(scope, receive, send)
-                    return
-        await self._router(scope, receive, send)
+                        return
+                    app = route.app
+                    break
+        async with AsyncExitStack() as files:
+            scope["fastapi_middleware_astack"] = files  # as FastAPI's outermost layer does
+            await app(scope, receive, send)
 
 
 def make_app(title: str, routers: list[APIRouter], *, lifespan: Lifespan, metrics: Metrics) -> FastAPI:

@@ -1,6 +1,7 @@
 """The queue: each command is in one batch, in its conversation's order, and batches under way share no conversation."""
 
 import asyncio
+import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,46 @@ async def test_many_are_shared_by_two_batches_and_few_wait_for_the_one_that_is_u
     await two.end(0)
     await two.end(0)
     assert await asyncio.gather(*futures, return_exceptions=True) == [FAILED] * len(futures)
+
+
+async def test_given_it_is_closed_when_the_last_that_wait_are_let_go_of_then_both_tasks_end() -> None:
+    queue = Queue()
+    two = Two(queue)
+    await turns()
+    first = queue.put(work(mint("conv"), EndConversation()))
+    await turns()
+    late = queue.put(work(mint("conv"), EndConversation()))
+    queue.close()
+    await turns()
+    queue.let_go(time.monotonic() + 1)
+    await two.end(0)
+    await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
+    assert [str(future.exception()) for future in (first, late)] == [
+        str(LogUnavailable(unknown=True)),
+        str(LogUnavailable(unknown=False)),
+    ]
+
+
+async def test_given_the_first_that_waits_is_let_go_of_then_those_behind_it_wait_no_longer() -> None:
+    queue = Queue()
+    two = Two(queue)
+    await turns()
+    busy = mint("conv")
+    futures = [queue.put(work(busy, EndConversation()))]
+    await turns()
+    futures.append(queue.put(work(busy, EndConversation())))
+    since = time.monotonic()
+    futures += [queue.put(work(mint("conv"), EndConversation())) for _ in range(WORTH_COMMANDS)]
+    await turns()
+    assert [len(batch) for batch in two.under_way] == [1]
+    queue.let_go(since)
+    await turns()
+    assert [len(batch) for batch in two.under_way] == [1, WORTH_COMMANDS]
+    queue.close()
+    await two.end(0)
+    await two.end(0)
+    await asyncio.gather(*two.tasks)
+    await asyncio.gather(*futures, return_exceptions=True)
 
 
 @pytest.fixture

@@ -336,7 +336,7 @@ async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_
     deletion = max(it.position for it in batch if isinstance(it.event, ConversationDeleted))
     await world.catch_up()
     before = [replace(place, position=0) for place in await world.all_places([CONTEXT])]
-    await world.redis.flushall()
+    await world.redis.flushdb()
     past = [it for it in batch if it.position < deletion]
     late = ContextView(world.redis, world.reader, world.database)
     with pytest.raises(Fenced):

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from psycopg import sql
 
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
+from infrastructure import context
 from infrastructure.context import FROM_LOG_AT_ONCE, Asked, Contexts
 from infrastructure.event_log.reader import STANDING, EventReader, Recorded
 from infrastructure.ids import uuid_of
@@ -101,3 +103,35 @@ async def test_given_many_contexts_without_a_snapshot_then_a_few_are_read_at_a_t
     found = await asyncio.gather(*(contexts.assemble("default", conversation, 51, asked) for _ in range(40)))
     assert {len(context.sent) for context in found} == {50}
     assert 1 < reader.most <= FROM_LOG_AT_ONCE
+
+
+class Silent(EventReader):
+    """Waits for a Postgres that says nothing until `speaks`."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.speaks = asyncio.Event()
+
+    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        await self.speaks.wait()
+        return await super().standing(conversation_id, until=until)
+
+
+async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_them_are_told(
+    write: Writer, pool: Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(context, "TURN_SECONDS", 0.2)
+    conversation = await write.start("a", "b")
+    reader = Silent(pool)
+    contexts = Contexts(reader, Model(settings), _no_snapshot)
+    asked = Asked(model="gpt-4o", parameters={}, open=True)
+
+    async def read() -> int:
+        return len((await contexts.assemble("default", conversation, 3, asked)).sent)
+
+    few = [asyncio.create_task(read()) for _ in range(FROM_LOG_AT_ONCE)]
+    await asyncio.sleep(0)
+    told = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 5)
+    assert [type(error) for error in told] == [psycopg.OperationalError] * 10
+    reader.speaks.set()
+    assert await asyncio.gather(*few, read()) == [2] * (FROM_LOG_AT_ONCE + 1)

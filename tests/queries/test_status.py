@@ -6,9 +6,11 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
+from infrastructure.metrics import Metrics
 from infrastructure.settings import Settings
 from projections.buckets import ALL_BUCKETS
 from projections.read_models import ALL_VIEWS, VIEWS
+from queries.main import create_app
 from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served
 from tests.queries.proxy import Proxy
@@ -32,6 +34,15 @@ async def test_the_models_are_those_of_the_provider(settings: Settings, model_pr
 
 async def test_without_a_provider_there_are_no_models(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/models")).json() == {"object": "list", "data": []}
+
+
+async def test_behind_a_prefix_that_the_server_knows_of_a_read_is_answered(settings: Settings) -> None:
+    app = create_app(settings, Metrics())
+    async with app.router.lifespan_context(app):
+        transport = httpx.ASGITransport(app, root_path="/store")
+        async with httpx.AsyncClient(transport=transport, base_url="http://store") as client:
+            answer = await client.get("/store/v1/models")
+    assert (answer.status_code, answer.json()["object"]) == (200, "list")
 
 
 async def test_a_provider_that_is_away_is_a_502(settings: Settings) -> None:
