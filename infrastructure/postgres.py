@@ -10,6 +10,14 @@ from infrastructure.line import Line
 
 STATEMENT_SECONDS = 10
 
+NOTICE_SILENCE = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
+
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     """A pool that gets every connection back, also from those who are cancelled while they wait for its lock to return one."""
@@ -39,6 +47,7 @@ def make_pool(postgres_url: str, *, max_size: int = 8) -> Pool:
         kwargs={
             "autocommit": True,
             "connect_timeout": 2,
+            **NOTICE_SILENCE,
             "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c default_transaction_read_only=on",
         },
         min_size=1,

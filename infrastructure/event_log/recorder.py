@@ -22,6 +22,7 @@ from infrastructure.event_log import columns
 from infrastructure.event_log.columns import Encoded
 from infrastructure.event_log.rows import Row, append_rows
 from infrastructure.line import Line
+from infrastructure.postgres import NOTICE_SILENCE
 
 TABLE = "events"
 CHANNEL = TABLE
@@ -31,14 +32,6 @@ LOCK_SECONDS = 10
 STATEMENT_SECONDS = 30
 IDLE_SECONDS = 10
 TRANSACTION_SECONDS = LOCK_SECONDS + STATEMENT_SECONDS
-
-_NOTICE_SILENCE = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
-"""Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
 
 
 class FirstAnswer(Struct, frozen=True, gc=False):
@@ -92,7 +85,7 @@ class Datastore(PostgresDatastore):
         assert isinstance(self.pool.kwargs, dict)
         kwargs = {name: value for name, value in self.pool.kwargs.items() if value != ""}
         fixed = {"options": options, "client_encoding": "UTF8"}
-        self.pool.kwargs = {"connect_timeout": 5, **_NOTICE_SILENCE, **kwargs, **given, **fixed}
+        self.pool.kwargs = {"connect_timeout": 5, **NOTICE_SILENCE, **kwargs, **given, **fixed}
 
     def register_type_adapters(self) -> None:
         """Nothing to look up, so that a recorder can be made while Postgres is away."""
