@@ -5,6 +5,7 @@ The driver's own dumper looks at every value's type in Python; here the column s
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from struct import Struct
 from uuid import UUID
 
@@ -71,8 +72,16 @@ def read_bigints(array: bytes) -> list[int]:
 
 def array(kind: int, elements: Sequence[bytes]) -> Encoded:
     """An array of one dimension; each element has its length in front."""
+    if not elements:
+        return _empty(kind)
     # That there may be NULLs is no promise that there are.
     return Encoded(_HEAD.pack(1, 1, kind, len(elements), 1) + b"".join(elements))
+
+
+@cache
+def _empty(kind: int) -> Encoded:
+    """Most columns of most batches."""
+    return Encoded(_HEAD.pack(1, 1, kind, 0, 1))
 
 
 def _varying(kind: int, values: Sequence[bytes | None]) -> Encoded:
