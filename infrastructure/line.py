@@ -48,14 +48,14 @@ class Line:
     async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
         """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
 
-        Raises NotSent; Unanswered, where nothing came back within `seconds` either: what became of the statement is unknown
+        Raises NotSent; Unanswered, and where nothing came back within `seconds` Silent: what became of the statement is unknown
         then; and what Postgres says against the statement, a psycopg.Error: it did nothing.
         """
         pgconn = await self._connected()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[PGresult] = loop.create_future()
         self._answer, self._result = answer, None
-        late = loop.call_later(seconds, self._broke, psycopg.OperationalError(f"nothing within {seconds} s"))
+        late = loop.call_later(seconds, self._broke, Silent(f"nothing within {seconds} s"))
         try:
             pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
             self._flush()
@@ -63,7 +63,7 @@ class Line:
         except BaseException as error:
             answer.cancel()
             self.close()
-            if isinstance(error, psycopg.Error):
+            if isinstance(error, psycopg.Error) and not isinstance(error, Silent):
                 raise Unanswered(str(error)) from error
             raise
         finally:
@@ -155,3 +155,7 @@ class NotSent(psycopg.OperationalError):
 
 class Unanswered(psycopg.OperationalError):
     """The connection was lost, or kept silent: what became of the statement is unknown."""
+
+
+class Silent(Unanswered):
+    """The server kept silent for as long as was waited."""

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from infrastructure.event_log.columns import uuids
 from infrastructure.ids import uuid_of
-from infrastructure.line import Unanswered
+from infrastructure.line import Silent, Unanswered
 from infrastructure.postgres import Pool
 
 ANSWER_SECONDS = 2.0
@@ -83,7 +83,7 @@ class Heads:
         try:
             answer = await self._line.call(asked, ANSWER_SECONDS)
         except Unanswered as error:
-            if self._pool.closed or isinstance(error.__cause__, TimeoutError):
+            if self._pool.closed or isinstance(error, Silent):
                 raise
             answer = await self._line.call(asked, ANSWER_SECONDS)
         assert answer is not None

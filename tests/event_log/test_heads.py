@@ -5,9 +5,11 @@ import asyncio
 import psycopg
 import pytest
 
+from infrastructure.event_log import heads
 from infrastructure.event_log.heads import Head
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, mint
+from infrastructure.line import Silent
 from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
 from tests.log import Log
@@ -69,6 +71,20 @@ async def test_given_an_end_that_is_asked_for_when_the_pool_is_closed_then_who_w
         async with asyncio.timeout(1):
             with pytest.raises(psycopg.OperationalError):
                 await asking
+
+
+async def test_given_a_postgres_that_keeps_silent_when_an_end_is_asked_for_then_who_asks_is_told_and_it_is_not_asked_again(
+    write: Writer, reader: EventReader, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ident = await write.start("x")
+    assert await reader.head(ident)
+    monkeypatch.setattr(heads, "ANSWER_SECONDS", 1.0)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
+        await other.execute("LOCK TABLE events")
+        async with asyncio.timeout(1.8):
+            with pytest.raises(Silent):
+                await reader.head(ident)
+    assert await reader.head(ident)
 
 
 async def _waiting(settings: Settings) -> int:
