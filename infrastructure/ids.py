@@ -5,6 +5,7 @@ from functools import lru_cache
 from uuid import UUID
 
 import uuid_utils
+from uuid_utils import compat
 
 CONVERSATION = "conv"
 RESPONSE = "resp"
@@ -24,7 +25,7 @@ def mint_beside(other: str) -> str:
 
 def mint_uuid() -> UUID:
     """A new bare UUIDv7, for what no client ever names."""
-    return UUID(int=uuid_utils.uuid7().int)
+    return compat.uuid7()
 
 
 def is_id(text: str, prefix: str | None = None) -> bool:

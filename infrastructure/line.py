@@ -58,7 +58,8 @@ class Line:
         late = loop.call_later(seconds, self._broke, Silent(f"nothing within {seconds} s"))
         try:
             pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
-            self._flush()
+            if pgconn.flush():
+                loop.add_writer(self._socket, self._flush)
             result = await answer
         except BaseException as error:
             answer.cancel()
@@ -108,15 +109,12 @@ class Line:
         return self._connection.pgconn
 
     def _flush(self) -> None:
-        """Sends what is left to send, now or when the socket takes it."""
+        """Sends what is left to send, when the socket takes it."""
         if self._connection is None:
             return
-        loop = asyncio.get_running_loop()
         try:
-            if self._connection.pgconn.flush():
-                loop.add_writer(self._socket, self._flush)
-            else:
-                loop.remove_writer(self._socket)
+            if not self._connection.pgconn.flush():
+                asyncio.get_running_loop().remove_writer(self._socket)
         except psycopg.Error as error:
             self._broke(error)
 

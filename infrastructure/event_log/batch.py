@@ -17,10 +17,10 @@ from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
-from infrastructure.event_log.chain import GENESIS, chain_hash
+from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Write
-from infrastructure.event_log.rows import Row
+from infrastructure.event_log.rows import Row, chained_row
 from infrastructure.event_log.streams import Stream, Streams, fold
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
@@ -203,7 +203,19 @@ class Deciding:
         rows: list[Row] = []
         for event in events:
             state = evolve(state, event)
-            row = _row(event, state.version, work, recorded_at, chained)
+            row = chained_row(
+                chained,
+                originator_id=uuid_of(ident),
+                version=state.version,
+                topic=event.topic,
+                state=encode(event),
+                tenant=work.principal.tenant,
+                item_id=event.row_id,
+                recorded_at=recorded_at,
+                subject=work.principal.subject,
+                command_id=work.command_id,
+                correlation_id=work.correlation_id,
+            )
             chained = row.chain_hash
             rows.append(row)
         assert state is not None
@@ -285,35 +297,4 @@ def _appended(outcome: Outcome, position: int) -> Appended:
         recorded_at=outcome.stream.recorded_at,
         events=outcome.events,
         answer=outcome.answer,
-    )
-
-
-def _row(event: Event, version: int, work: Work, recorded_at: datetime, previous: bytes) -> Row:
-    stream_id, topic, state, item_id = uuid_of(work.conversation_id), event.topic, encode(event), event.row_id
-    principal = work.principal
-    chained = chain_hash(
-        previous,
-        originator_id=stream_id,
-        version=version,
-        topic=topic,
-        state=state,
-        tenant=principal.tenant,
-        item_id=item_id,
-        recorded_at=recorded_at,
-        subject=principal.subject,
-        command_id=work.command_id,
-        correlation_id=work.correlation_id,
-    )
-    return Row(
-        stream_id,
-        version,
-        topic,
-        state,
-        principal.tenant,
-        item_id,
-        recorded_at,
-        principal.subject,
-        work.command_id,
-        work.correlation_id,
-        chained,
     )

@@ -1,6 +1,7 @@
 """The hash chain that runs through each stream: whoever has the last hash can prove that nothing before it was changed."""
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from struct import Struct
 from uuid import UUID
@@ -8,11 +9,18 @@ from uuid import UUID
 GENESIS = b""
 """What the first event of a stream has before it."""
 
+Sized = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+"""The columns of a row in the order of `sized`, each with its length in front (4 bytes, big endian)."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def chain_hash(
-    previous: bytes,
+def chain_hash(previous: bytes, columns: Sized) -> bytes:
+    """SHA-256 over the hash of the row before (GENESIS for the first) and the columns, every one with its length in front."""
+    return sha256(b"".join((_length(len(previous)), previous, *columns))).digest()
+
+
+def sized(
     *,
     originator_id: UUID,
     version: int,
@@ -24,48 +32,43 @@ def chain_hash(
     subject: str,
     command_id: UUID | None,
     correlation_id: str,
-) -> bytes:
-    """SHA-256 over the previous hash and each column of the row, every one with its length in front (4 bytes, big endian).
+) -> Sized:
+    """The columns of a row as they are hashed; but for the time, also as Postgres takes them (`rows.py`).
 
     UUIDs are their 16 bytes, texts UTF-8, the version and the time (microseconds since 1970, UTC) 8 bytes big endian;
     what is absent has the length 0xFFFFFFFF and no bytes.
     """
-    named, tenant_id = topic.encode(), tenant.encode()
-    caused, correlated = subject.encode(), correlation_id.encode()
-    item = b"" if item_id is None else item_id.encode()
-    command = b"" if command_id is None else command_id.bytes
-    return sha256(
-        b"".join(
-            (
-                _length(len(previous)),
-                previous,
-                _SIXTEEN,
-                originator_id.bytes,
-                _EIGHT,
-                version.to_bytes(8, "big"),
-                _length(len(named)),
-                named,
-                _length(len(state)),
-                state,
-                _length(len(tenant_id)),
-                tenant_id,
-                _ABSENT if item_id is None else _length(len(item)),
-                item,
-                _EIGHT,
-                ((recorded_at - _EPOCH) // _MICROSECOND).to_bytes(8, "big", signed=True),
-                _length(len(caused)),
-                caused,
-                _ABSENT if command_id is None else _SIXTEEN,
-                command,
-                _length(len(correlated)),
-                correlated,
-            )
-        )
-    ).digest()
+    return (
+        _SIXTEEN + originator_id.bytes,
+        _bigint(8, version),
+        _repeated(topic),
+        _length(len(state)) + state,
+        _repeated(tenant),
+        _ABSENT if item_id is None else _text(item_id),
+        _moment(recorded_at),
+        _repeated(subject),
+        _ABSENT if command_id is None else _SIXTEEN + command_id.bytes,
+        _text(correlation_id),
+    )
+
+
+def _text(value: str) -> bytes:
+    text = value.encode()
+    return _length(len(text)) + text
+
+
+_repeated = lru_cache(1024)(_text)
+"""For the texts that row after row has."""
+
+
+@lru_cache(64)
+def _moment(value: datetime) -> bytes:
+    """Kept, since the rows of a batch have the same."""
+    return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 
 _length = Struct(">I").pack
+_bigint = Struct(">Iq").pack
 _ABSENT = b"\xff\xff\xff\xff"
-_EIGHT = _length(8)
 _SIXTEEN = _length(16)
 _MICROSECOND = timedelta(microseconds=1)

@@ -19,8 +19,9 @@ from psycopg.rows import tuple_row
 from psycopg.sql import SQL
 
 from infrastructure.event_log import columns
+from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.columns import Encoded
-from infrastructure.event_log.rows import Row, append_rows
+from infrastructure.event_log.rows import Row, append_rows, chained_row
 from infrastructure.line import Line
 from infrastructure.postgres import NOTICE_SILENCE
 
@@ -252,18 +253,18 @@ def parameters(write: Write) -> list[Encoded]:
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """One of the library's own events, with nothing in our columns."""
+    """One of the library's own events, with nothing in our columns, and chained to nothing."""
     assert isinstance(event.originator_id, UUID)
-    return Row(
+    return chained_row(
+        GENESIS,
         originator_id=event.originator_id,
-        originator_version=event.originator_version,
+        version=event.originator_version,
         topic=event.topic,
         state=event.state,
-        tenant_id="",
+        tenant="",
         item_id=None,
         recorded_at=datetime.now(UTC),
         subject="",
         command_id=None,
         correlation_id="",
-        chain_hash=b"",
     )

@@ -76,6 +76,9 @@ class Streams:
     def __len__(self) -> int:
         return len(self._cached)
 
+    def __contains__(self, ident: str) -> bool:
+        return ident in self._cached
+
     def get(self, ident: str) -> Stream | None:
         """The end of this conversation's stream, if it is in memory."""
         with self._turn:

@@ -203,10 +203,9 @@ class Writer:
         try:
             results = plan.settle(positions, self._streams)
             self._count(plan)
-            for ident in plan.ends:
-                end = self._streams.get(ident)
-                if end is not None and end.wants_snapshot and self._snapshotter.offer(ident, end):
-                    self._streams.remember(ident, replace(end, snapshotted=end.state.version))
+            for ident, end in plan.ends.items():
+                if end.wants_snapshot and (kept := self._streams.get(ident)) and self._snapshotter.offer(ident, kept):
+                    self._streams.remember(ident, replace(kept, snapshotted=kept.state.version))
         except Exception:
             log.exception("settling_failed", commands=len(plan.outcomes))
             return [LogUnavailable(unknown=True) for _ in plan.outcomes]
@@ -215,7 +214,7 @@ class Writer:
     def _cold(self, batch: Sequence[Work]) -> list[str]:
         """The conversations of the batch that this process does not hold."""
         asked = {work.conversation_id for work in batch if not isinstance(work.command, StartConversation)}
-        return [ident for ident in asked if self._streams.get(ident) is None]
+        return [ident for ident in asked if ident not in self._streams]
 
     def _load(self, cold: Sequence[str]) -> None:
         """Reads streams before the lock is taken: a long one must not hold up everyone. Blocks."""

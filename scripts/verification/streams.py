@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from infrastructure.event_log.chain import GENESIS, chain_hash
+from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.codec import UnreadableEvent, decode
 from infrastructure.event_log.reader import Recorded
 from infrastructure.ids import conversation_id, uuid_of
@@ -100,8 +100,7 @@ class Stream:
             self._differs("version", row, f"position {row.position} follows {previous.position}")
         if row.tenant != self.tenant:
             self._differs("tenant", row, "another tenant than the version before it")
-        expected = chain_hash(
-            previous.chain_hash if previous else GENESIS,
+        columns = sized(
             originator_id=row.originator_id,
             version=row.version,
             topic=row.topic,
@@ -113,6 +112,7 @@ class Stream:
             command_id=row.command_id,
             correlation_id=row.correlation_id,
         )
+        expected = chain_hash(previous.chain_hash if previous else GENESIS, columns)
         if row.chain_hash != expected:
             self._differs("chain", row, f"expected {expected.hex()[:16]}, found {row.chain_hash.hex()[:16]}")
 

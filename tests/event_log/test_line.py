@@ -8,7 +8,7 @@ import pytest
 
 from domain.commands import ReopenConversation
 from infrastructure.event_log import recorder, writer
-from infrastructure.event_log.chain import GENESIS, chain_hash
+from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogUnavailable
@@ -52,7 +52,7 @@ def chain_holds(log: Log) -> bool:
     return all(
         chain_hash(
             hashes.get((row[0], row[1] - 1), GENESIS),
-            **dict(zip((*names, "correlation_id"), row[:10], strict=True)),
+            sized(**dict(zip((*names, "correlation_id"), row[:10], strict=True))),
         )
         == row[10]
         for row in rows
