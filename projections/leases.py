@@ -23,6 +23,9 @@ RENEW_SECONDS = 0.5
 _LOCK = 7_203_914_412
 """The advisory lock under which one projector at a time looks for buckets."""
 
+_BEGUN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
+"""A projector that is frozen inside must not keep the others out."""
+
 # The clock gives the least a new lease may be: so it rises even where Postgres came back from an older backup.
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
@@ -54,7 +57,7 @@ class Leases:
         the same (it came back from an older backup), it takes them anew.
         """
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
+            await connection.execute(_BEGUN)
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             await connection.execute("DELETE FROM projectors WHERE alive_until < clock_timestamp()")
             await connection.execute(
@@ -86,7 +89,7 @@ class Leases:
     async def give_back(self) -> None:
         """Gives back everything: this projector ends."""
         async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
+            await connection.execute(_BEGUN)
             await connection.execute("UPDATE projection_leases SET holder = NULL WHERE holder = %s", (self._holder,))
             await connection.execute("DELETE FROM projectors WHERE id = %s", (self._holder,))
 

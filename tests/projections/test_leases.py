@@ -4,10 +4,13 @@ import asyncio
 import signal
 import time
 from collections.abc import Sequence
+from typing import Any
 
+import psycopg
 import pytest
 
 from infrastructure.ids import mint_uuid
+from projections import leases as leases_module
 from projections.buckets import ALL_BUCKETS, BUCKETS
 from projections.leases import ALIVE_SECONDS, Held, Leases
 from projections.mongo import MongoViews
@@ -60,6 +63,27 @@ async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_high
     assert all(held.leases[bucket] > lease for bucket, lease in before.items())
     assert (await other.renew()).silent == frozenset()
     assert (await silent.renew()).leases == {}, "it is alive again, and waits until it is given its part"
+
+
+async def test_given_one_that_froze_while_it_looked_for_buckets_then_it_holds_nobody_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, awake, rows = asyncio.Event(), asyncio.Event(), leases_module._rows
+
+    async def freezes(*asked: Any) -> list[tuple[Any, ...]]:
+        monkeypatch.setattr(leases_module, "_rows", rows)
+        inside.set()
+        await awake.wait()
+        return await rows(*asked)
+
+    monkeypatch.setattr(leases_module, "_rows", freezes)
+    frozen = asyncio.create_task(Leases(world.pool, mint_uuid()).renew())
+    await inside.wait()
+    async with asyncio.timeout(TAKEN_OVER_SECONDS):
+        assert len((await Leases(world.pool, mint_uuid()).renew()).leases) == BUCKETS
+    awake.set()
+    with pytest.raises(psycopg.Error):
+        await frozen
 
 
 async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_still_rise(world: World) -> None:
