@@ -32,6 +32,7 @@ from domain.events import (
 from infrastructure.event_log.reader import EventReader, Logged
 from infrastructure.mongodb import Database
 from infrastructure.standing import summary_of
+from infrastructure.tokens import count_off_loop
 from projections.buckets import bucket_of
 from projections.context_snapshots import (
     KEPT_SECONDS,
@@ -137,6 +138,7 @@ class ContextView:
     """Writes the snapshots."""
 
     views: tuple[str, ...] = (CONTEXT,)
+    pace_seconds = 0.02
 
     def __init__(self, redis: Redis, reader: EventReader, database: Database) -> None:
         self._redis = redis
@@ -150,7 +152,9 @@ class ContextView:
         self._written_at = 0.0
 
     async def prepare(self) -> None:
-        """Nothing: Redis needs no schema."""
+        """Makes the places; Redis needs no schema. Reads the vocabulary that tokens are counted by, before the first event waits for it."""
+        await self._positions.prepare()
+        await count_off_loop([""])
 
     async def end_others(self, holders: Sequence[UUID]) -> None:
         """Nothing: Redis knows no transactions that are left open."""

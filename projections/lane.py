@@ -86,7 +86,7 @@ class Lane:
         """Moves the views forward until `stop`; a batch that was begun is finished first."""
         pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
         while not stop.is_set():
-            rings = self._bell.count
+            rings, began = self._bell.count, time.monotonic()
             try:
                 moved = await self._turn()
             except Fenced as error:
@@ -102,7 +102,10 @@ class Lane:
             else:
                 self._regained()
                 pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
-                if not moved and not await self._bell.wait(rings, IDLE_SECONDS):
+                early = self._sink.pace_seconds - (time.monotonic() - began)
+                if moved and early > 0:
+                    await _pause(stop, early)
+                elif not moved and not await self._bell.wait(rings, IDLE_SECONDS):
                     await self._idle(rings)
         await self._settle()
 

@@ -1,25 +1,27 @@
 """The views in MongoDB: a batch of events becomes one transaction with the new positions of the views it is for."""
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 from uuid import UUID
 
 from bson import Binary
-from pymongo import DeleteMany, IndexModel, ReadPreference, UpdateOne
+from msgspec import Struct
+from pymongo import IndexModel, ReadPreference
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
 from infrastructure.event_log.reader import Logged
+from infrastructure.mongo_line import Answer, together
 from infrastructure.mongodb import Database
 from projections.buckets import bucket_of
 from projections.coalesce import Change, Tally
 from projections.parking import ViewDiverged, released
-from projections.positions import OTHER, Fenced, Place, Positions
-from projections.read_models import INDEXES, USAGE, VIEWS, Document, deletes, key, writes
+from projections.positions import OTHER, Advance, Fenced, Place, Positions, advances
+from projections.read_models import INDEXES, POSITIONS, USAGE, VIEWS, Document, deletes, key, writes
 
 REMOVED_AT_ONCE = 500
 """Documents of deleted conversations in one transaction: each has a time limit, and must fit into MongoDB's cache."""
@@ -35,6 +37,7 @@ class MongoViews:
     """Writes the views that are collections."""
 
     views: tuple[str, ...] = VIEWS
+    pace_seconds = 0.0
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -44,10 +47,13 @@ class MongoViews:
     @property
     def holder(self) -> UUID:
         """The id of the one session that its transactions are in, by which others can end what it has left open."""
+        session_id: UUID = self._own_session().session_id["id"].as_uuid()
+        return session_id
+
+    def _own_session(self) -> AsyncClientSession:
         if self._session is None:
             self._session = self._database.client.start_session()
-        session_id: UUID = self._session.session_id["id"].as_uuid()
-        return session_id
+        return self._session
 
     async def close(self) -> None:
         """Gives the session back."""
@@ -62,6 +68,7 @@ class MongoViews:
 
     async def prepare(self) -> None:
         """Makes the indexes that are missing, and with them the collections."""
+        await self._positions.prepare()
         for place in {place.view: place for place in await self._positions.load(VIEWS)}.values():
             await make_indexes(self._database, place.shows, place.collection)
 
@@ -131,13 +138,17 @@ class MongoViews:
     async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
         tallies = list(_tallies(places, batch))
         gone = {ident for place in places for ident in released(batch, place.parked)}
-        async with self.transaction([place.view for place in places], places[0].position) as session:
-            moved: list[Place] = []
-            # What a deleted conversation came to is still to be counted: totals keep it parked.
-            for some, let_go in _by_release(places, gone):
-                moved += await self._positions.advance(some, new, let_go, session)
-            for view, collection, tally in tallies:
-                await self.write(view, collection, tally, session)
+        # What a deleted conversation came to is still to be counted: totals keep it parked.
+        steps = [step for some, let_go in _by_release(places, gone) for step in advances(some, new, let_go)]
+        statements = [it for view, collection, tally in tallies for it in _statements(view, collection, tally)]
+        moved: list[Place] = []
+        with _fenced([place.view for place in places], places[0].position):
+            async with together(self._database, self._own_session()) as send:
+                answers = await send([*map(_moving, steps), *(it.command for it in statements)])
+                for step, answer in zip(steps, answers[: len(steps)], strict=True):
+                    moved += step.done(answer.read()["n"])
+                for statement, answer in zip(statements, answers[len(steps) :], strict=True):
+                    statement.check(answer.read)
         return moved
 
     async def some(self, collection: str, where: Document, limit: int) -> list[str]:
@@ -153,54 +164,80 @@ class MongoViews:
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
         """A transaction of views that stand at `position`. Raises Fenced when it meets another one."""
-        _ = self.holder
-        assert self._session is not None
-        try:
-            async with await self._session.start_transaction(
+        with _fenced(views, position):
+            async with await self._own_session().start_transaction(
                 read_concern=ReadConcern("snapshot"),
                 write_concern=WriteConcern(w="majority", j=True),
                 read_preference=ReadPreference.PRIMARY,
             ):
-                yield self._session
-        except OperationFailure as error:
-            if any(map(error.has_error_label, _TRANSIENT)):
-                raise Fenced(views, position) from error
-            raise
+                yield self._own_session()
 
     async def write(self, view: str, name: str, tally: Tally, session: AsyncClientSession) -> None:
         """Writes what a batch comes to in one view, to the collection of that name. Raises ViewDiverged and PyMongoError."""
-        collection = self._database[name]
+        for statement in _statements(view, name, tally):
+            document = await self._database.command(statement.command, session=session)
+            statement.check(Answer(document).read)
+
+
+class Statement(Struct, frozen=True):
+    """A command to a view's collection, as MongoDB takes it; `changes` so many documents that must be there."""
+
+    view: str
+    command: Document
+    changes: int | None = None
+
+    def check(self, read: Callable[[], Document]) -> None:
+        """Raises ViewDiverged where its answer, once it is read, says that documents are missing, or there already; and what reading raises."""
         try:
-            if tally.updates:
-                updates = [UpdateOne({"_id": ident}, _operators(change)) for ident, change in tally.updates.items()]
-                updated = await collection.bulk_write(updates, ordered=False, session=session)
-                if updated.matched_count != len(updates):
-                    raise ViewDiverged(
-                        view, f"{len(updates) - updated.matched_count} documents that change are not there"
-                    )
-            if tally.removed and view == "conversations":
-                gone = [key(tenant, conversation_id) for tenant, conversation_id in tally.removed]
-                await collection.delete_many({"_id": {"$in": gone}}, session=session)
-            elif tally.removed:
-                removals = [DeleteMany({"tenant": t, "conversation_id": c}) for t, c in tally.removed]
-                await collection.bulk_write(removals, ordered=False, session=session)
-            if tally.sums:
-                sums = [
-                    UpdateOne(
-                        {"_id": ident},
-                        {"$setOnInsert": it.document, "$inc": it.add, "$max": {"position": it.position}},
-                        upsert=True,
-                    )
-                    for ident, it in tally.sums.items()
-                ]
-                await collection.bulk_write(sums, ordered=False, session=session)
-            if tally.inserts:
-                await collection.insert_many(tally.inserts.values(), ordered=False, session=session)
+            answer = read()
         except BulkWriteError as error:
             codes = {failed["code"] for failed in error.details.get("writeErrors", ())}
             if _DUPLICATE_KEY in codes:
-                raise ViewDiverged(view, "a document that comes in is there already") from error
+                raise ViewDiverged(self.view, "a document that comes in is there already") from error
             raise
+        if self.changes is not None and answer["n"] != self.changes:
+            raise ViewDiverged(self.view, f"{self.changes - answer['n']} documents that change are not there")
+
+
+def _statements(view: str, collection: str, tally: Tally) -> Iterator[Statement]:
+    """What writes a tally, in order."""
+    if tally.updates:
+        updates = [{"q": {"_id": ident}, "u": _operators(change)} for ident, change in tally.updates.items()]
+        yield Statement(view, {"update": collection, "updates": updates, "ordered": False}, changes=len(updates))
+    if tally.removed:
+        gone: list[Document] = [{"tenant": tenant, "conversation_id": ident} for tenant, ident in tally.removed]
+        if view == "conversations":
+            gone = [{"_id": {"$in": [key(tenant, ident) for tenant, ident in tally.removed]}}]
+        deletes = [{"q": which, "limit": 0} for which in gone]
+        yield Statement(view, {"delete": collection, "deletes": deletes, "ordered": False})
+    if tally.sums:
+        sums = [
+            {
+                "q": {"_id": ident},
+                "u": {"$setOnInsert": it.document, "$inc": it.add, "$max": {"position": it.position}},
+                "upsert": True,
+            }
+            for ident, it in tally.sums.items()
+        ]
+        yield Statement(view, {"update": collection, "updates": sums, "ordered": False})
+    if tally.inserts:
+        yield Statement(view, {"insert": collection, "documents": [*tally.inserts.values()], "ordered": False})
+
+
+def _moving(step: Advance) -> Document:
+    """The statement that moves places."""
+    return {"update": POSITIONS, "updates": [{"q": step.where, "u": step.change, "multi": True}]}
+
+
+@contextmanager
+def _fenced(views: Collection[str], position: int) -> Iterator[None]:
+    """Raises Fenced where a transaction of views that stand at `position` meets another one, or nobody knows whether it was committed."""
+    try:
+        yield
+    except OperationFailure as error:
+        if any(map(error.has_error_label, _TRANSIENT)):
+            raise Fenced(views, position) from error
+        raise
 
 
 async def make_indexes(database: Database, view: str, collection: str) -> None:

@@ -12,6 +12,8 @@ class Sink(Protocol):
     """A store with views: `MongoViews`, `ContextView`."""
 
     views: tuple[str, ...]
+    pace_seconds: float
+    """How soon after one batch the next may begin: a store that is done at once would take events one by one, at many times the cost."""
 
     async def prepare(self) -> None:
         """Makes what the views need before their first write."""
