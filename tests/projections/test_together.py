@@ -1,0 +1,172 @@
+"""Transactions whose statements travel together: all or nothing, whatever fails, and the next one goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.pool import AsyncConnection
+from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure
+
+from infrastructure.mongo_line import together
+from projections.mongo import MongoViews
+from projections.positions import Fenced, Positions
+from projections.read_models import POSITIONS, VIEWS
+from tests.projections.history import write_everything
+from tests.projections.world import World
+from tests.queries.store import Writer
+
+THINGS = "things"
+
+
+@pytest.fixture
+async def session(world: World) -> AsyncIterator[AsyncClientSession]:
+    await world.database[THINGS].insert_one({"_id": 0})
+    async with world.client.start_session() as session:
+        yield session
+
+
+def adds(*documents: dict[str, Any]) -> dict[str, Any]:
+    return {"insert": THINGS, "documents": list(documents), "ordered": False}
+
+
+async def held(world: World) -> list[Any]:
+    return sorted([it["_id"] async for it in world.database[THINGS].find({}, {"_id": 1})])
+
+
+async def test_given_statements_that_succeed_then_all_is_there_and_each_is_answered(
+    session: AsyncClientSession, world: World
+) -> None:
+    async with together(world.database, session) as send:
+        answers = await send(
+            [adds({"_id": 1}, {"_id": 2}), {"delete": THINGS, "deletes": [{"q": {"_id": 0}, "limit": 0}]}]
+        )
+        assert [answer.read()["n"] for answer in answers] == [2, 1]
+        [answer] = await send([adds({"_id": 3})])
+        assert answer.read()["n"] == 1
+        assert await held(world) == [0], "nothing is seen before the commit"
+    assert await held(world) == [1, 2, 3]
+
+
+async def test_given_a_statement_that_fails_then_nothing_is_there_and_the_session_goes_on(
+    session: AsyncClientSession, world: World
+) -> None:
+    async def fail() -> None:
+        async with together(world.database, session) as send:
+            good, bad, behind = await send([adds({"_id": 1}), adds({"_id": 0}), adds({"_id": 2})])
+            good.read()
+            with pytest.raises(OperationFailure):
+                behind.read()
+            bad.read()
+
+    with pytest.raises(BulkWriteError):
+        await fail()
+    assert await held(world) == [0]
+    async with together(world.database, session) as send:
+        for answer in await send([adds({"_id": 1})]):
+            answer.read()
+    assert await held(world) == [0, 1]
+
+
+async def test_given_a_failure_that_nobody_reads_then_the_commit_says_so(
+    session: AsyncClientSession, world: World
+) -> None:
+    with pytest.raises(OperationFailure):
+        async with together(world.database, session) as send:
+            await send([adds({"_id": 0})])
+    assert await held(world) == [0]
+
+
+async def test_given_more_than_travels_at_once_then_all_of_it_is_there(
+    session: AsyncClientSession, world: World
+) -> None:
+    large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
+    async with together(world.database, session) as send:
+        assert [answer.read()["n"] for answer in await send([adds(each) for each in large])] == [1, 1, 1]
+    assert await held(world) == [0, 1, 2, 3]
+
+
+async def test_given_a_document_too_large_then_it_is_refused_and_the_session_goes_on(
+    session: AsyncClientSession, world: World
+) -> None:
+    with pytest.raises(DocumentTooLarge):
+        async with together(world.database, session) as send:
+            await send([adds({"_id": 1}), adds({"_id": 2, "text": "x" * 17_000_000})])
+    async with together(world.database, session) as send:
+        await send([adds({"_id": 3})])
+    assert await held(world) == [0, 3]
+
+
+async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_and_the_session_goes_on(
+    session: AsyncClientSession, world: World
+) -> None:
+    async def write(number: int) -> None:
+        async with together(world.database, session) as send:
+            for answer in await send([adds({"_id": f"{number}a"}), adds({"_id": f"{number}b"})]):
+                answer.read()
+
+    await world.database[THINGS].delete_many({})
+    for number in range(40):
+        writing = asyncio.create_task(write(number))
+        await asyncio.wait([writing], timeout=number * 0.0002)
+        writing.cancel()
+        await asyncio.wait([writing])
+        assert writing.cancelled() or writing.exception() is None
+    await write(99)
+    found = await held(world)
+    assert found[-2:] == ["99a", "99b"]
+    assert [it[:-1] for it in found[::2]] == [it[:-1] for it in found[1::2]]
+
+
+async def test_given_the_session_was_killed_then_nothing_is_there(session: AsyncClientSession, world: World) -> None:
+    async def be_killed() -> None:
+        async with together(world.database, session) as send:
+            await send([adds({"_id": 1})])
+            await world.client.admin.command("killSessions", [session.session_id])
+
+    with pytest.raises(OperationFailure):
+        await be_killed()
+    assert await held(world) == [0]
+
+
+async def test_given_the_connection_breaks_inside_then_that_is_said_and_the_session_goes_on(
+    session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send_message = AsyncConnection.send_message
+
+    async def breaks(self: AsyncConnection, message: bytes, largest: int) -> None:
+        await send_message(self, message, largest)
+        if b"commitTransaction" in message:
+            self.conn.get_conn.transport.abort()
+
+    async def add(number: int) -> None:
+        async with together(world.database, session) as send:
+            await send([adds({"_id": number})])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncConnection, "send_message", breaks)
+        with pytest.raises(ConnectionFailure):
+            await add(1)
+    await add(2)
+    assert await held(world) in ([0, 2], [0, 1, 2]), "whether the first was committed nobody knows"
+
+
+async def test_given_a_place_left_its_position_then_that_is_said_and_not_that_its_documents_are_there_already(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    places, batch = await world.all_places(), await world.events()
+    behind = [replace(place, position=0) for place in places]
+    with pytest.raises(Fenced):
+        await MongoViews(world.database).apply(behind, batch[-1].position, batch)
+    assert await world.is_exact()
+
+
+async def test_places_live_in_small_pages(world: World) -> None:
+    await asyncio.gather(*(Positions(world.database).prepare() for _ in range(4)))
+    assert "memory_page_max" in str((await world.database[POSITIONS].options()).get("storageEngine"))
+    await world.catch_up()
+    assert len(await world.all_places()) == 8 * len(VIEWS)
