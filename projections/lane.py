@@ -254,15 +254,15 @@ class Lane:
         for logged in batch.events:
             by_bucket[bucket_of(logged.conversation_id)].append(logged)
         for place in moved:
-            before = self.places[place.ident]
-            self.places[place.ident] = place
-            its = [logged for logged in by_bucket[place.bucket] if logged.conversation_id not in place.parked]
+            name = place.ident
+            before, self.places[name] = self.places[name], place
             if before.state == "live":
-                shown[place.view] += its
+                its = by_bucket.get(place.bucket, ())
+                shown[place.view] += [logged for logged in its if logged.conversation_id not in place.parked]
             elif place.state == "live" and _state(self.places.values(), place.view) == "live":
                 log.info("projection_state", projection=place.view, state="live", position=place.position)
             _say_unparked(before, place)
-            self._troubles.written(place.ident, batch)
+            self._troubles.written(name, batch)
         self._measure({place.view for place in moved}, shown)
 
     def _measure(self, moved: Collection[str], shown: Mapping[str, Sequence[Logged]]) -> None:
@@ -313,6 +313,8 @@ def _state(places: Iterable[Place], view: str) -> str | None:
 
 
 def _say_unparked(before: Place, now: Place) -> None:
+    if now.parked is before.parked:
+        return
     for conversation_id in before.parked.keys() - now.parked.keys():
         log.info("projection_unparked", projection=now.view, conversation_id=conversation_id, position=now.position)
 

@@ -136,7 +136,7 @@ class MongoViews:
                 await self._remove_some(place, idents)
 
     async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
-        tallies = list(_tallies(places, batch))
+        tallies = _tallies(places, batch)
         gone = {ident for place in places for ident in released(batch, place.parked)}
         # What a deleted conversation came to is still to be counted: totals keep it parked.
         steps = [step for some, let_go in _by_release(places, gone) for step in advances(some, new, let_go)]
@@ -251,26 +251,23 @@ def unused(view: str, collections: Iterable[str]) -> str:
     return f"{view}_{1 + max(numbers)}" if numbers else view
 
 
-def _tallies(places: Sequence[Place], batch: Sequence[Logged]) -> Iterator[tuple[str, str, Tally]]:
+def _tallies(places: Sequence[Place], batch: Sequence[Logged]) -> list[tuple[str, str, Tally]]:
     """What the batch comes to in each collection of these places. Raises UnreadableEvent."""
     shown: defaultdict[tuple[str, str], dict[int, Place]] = defaultdict(dict)
     by_bucket: defaultdict[int, list[Place]] = defaultdict(list)
     for place in places:
         shown[place.shows, place.collection][place.bucket] = place
         by_bucket[place.bucket].append(place)
-    made = [
-        (logged, list(writes(logged)))
-        for logged in batch
-        if any(_shows(place, logged) for place in by_bucket[bucket_of(logged.conversation_id)])
-    ]
-    for (view, collection), its in shown.items():
-        tally = Tally()
-        for logged, all_of_it in made:
-            if (there := its.get(bucket_of(logged.conversation_id))) is not None and _shows(there, logged):
-                for write in all_of_it:
-                    if write.view == view:
-                        tally.take(write)
-        yield view, collection, tally
+    tallies = [(view, collection, Tally(), its) for (view, collection), its in shown.items()]
+    for logged in batch:
+        bucket = bucket_of(logged.conversation_id)
+        if not any(_shows(place, logged) for place in by_bucket[bucket]):
+            continue
+        for write in writes(logged):
+            for view, _, tally, its in tallies:
+                if view == write.view and (there := its.get(bucket)) is not None and _shows(there, logged):
+                    tally.take(write)
+    return [(view, collection, tally) for view, collection, tally, _ in tallies]
 
 
 def _by_release(places: Sequence[Place], gone: Collection[str]) -> list[tuple[list[Place], Collection[str]]]:

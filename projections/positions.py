@@ -61,12 +61,14 @@ class Place(Struct, frozen=True):
 
     def moved(self, position: int, released: Collection[str] = ()) -> "Place":
         """Where it stands after an advance to `position`, with which these conversations were let go."""
-        is_there = self.state == "live" or position >= self.target
+        state = "live" if position >= self.target else self.state
+        if not released:
+            return replace(self, position=position, state=state)
         return replace(
             self,
             position=position,
-            state="live" if is_there else "rebuilding",
-            epoch=self.epoch + bool(released),
+            state=state,
+            epoch=self.epoch + 1,
             parked={ident: parked for ident, parked in self.parked.items() if ident not in released},
         )
 
