@@ -132,13 +132,16 @@ class Deciding:
         return self._plan(batch, outcomes, races)
 
     def _plan(self, batch: Sequence[Work], outcomes: list[Outcome], races: int = 0) -> Plan:
+        topics = {row.topic for row in self._rows}
         write = Write(
             rows=self._rows,
             held=self._held_versions(batch),
-            responses=self._rows_of(_BEGINS),
+            responses=[] if topics.isdisjoint(_BEGINS) else self._rows_of(_BEGINS),
             owner=self._owner,
-            over=self._rows_of(_ENDS),
-            deleted=[row.originator_id for row in self._rows if row.topic == ConversationDeleted.topic],
+            over=[] if topics.isdisjoint(_ENDS) else self._rows_of(_ENDS),
+            deleted=[row.originator_id for row in self._rows if row.topic == ConversationDeleted.topic]
+            if ConversationDeleted.topic in topics
+            else [],
             answers=[_first_answer(outcome) for outcome in outcomes if outcome.has_key],
             keys_since=self._keys_since,
         )

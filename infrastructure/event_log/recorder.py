@@ -61,6 +61,11 @@ class Write(Struct, frozen=True):
     answers: Sequence[FirstAnswer] = ()
     keys_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
 
+    @property
+    def has_more(self) -> bool:
+        """Whether there is anything beside the rows."""
+        return bool(self.responses or self.over or self.deleted or self.answers)
+
 
 class Datastore(PostgresDatastore):
     """The library's connection pool, opened from a URL. No composite types: we create none."""
@@ -233,11 +238,14 @@ _INSERT_AT_ONCE = f"SELECT append_at_once({', '.join(f'${number}' for number in 
 
 def parameters(write: Write) -> list[Encoded]:
     """What `append_at_once` is called with."""
+    decided_on = [columns.uuids(list(write.held)), columns.bigints(list(write.held.values())), append_rows(write.rows)]
+    return [*decided_on, *(_beside(write) if write.has_more else _NOTHING), columns.timestamp(write.keys_since)]
+
+
+def _beside(write: Write) -> list[Encoded]:
+    """What is written beside the rows: replies, and first answers."""
     answers = write.answers
     return [
-        columns.uuids(list(write.held)),
-        columns.bigints(list(write.held.values())),
-        append_rows(write.rows),
         columns.ints([row for row, _ in write.responses]),
         columns.texts([response_id for _, response_id in write.responses]),
         columns.uuids([write.owner]),
@@ -248,8 +256,11 @@ def parameters(write: Write) -> list[Encoded]:
         columns.texts([answer.key for answer in answers]),
         columns.byteas([answer.fingerprint for answer in answers]),
         columns.byteas([answer.body for answer in answers]),
-        columns.timestamp(write.keys_since),
     ]
+
+
+_NOTHING = _beside(Write([]))
+"""Of most batches."""
 
 
 def _as_row(event: StoredEvent) -> Row:
