@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from bson.codec_options import DEFAULT_CODEC_OPTIONS
 from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import BulkWriteError, PyMongoError
+from pymongo.client_session_shared import _UNKNOWN_COMMIT_ERROR_CODES
+from pymongo.errors import BulkWriteError, DocumentTooLarge, OperationFailure, PyMongoError, WTimeoutError
 from pymongo.helpers_shared import _check_command_response
 from pymongo.message import _op_msg
 
@@ -56,26 +57,44 @@ async def together(database: Database, session: AsyncClientSession) -> AsyncIter
     number = session._server_session.transaction_id  # noqa: SLF001
     of_transaction = {"lsid": lsid, "txnNumber": number, "autocommit": False}
     begun = False
-    async with await database.client._conn_for_writes(None, "transaction") as connection:  # noqa: SLF001
+    try:
+        async with await database.client._conn_for_writes(None, "transaction") as connection:  # noqa: SLF001
 
-        async def send(statements: Sequence[Document]) -> list[Answer]:
-            nonlocal begun
-            commands = [{**statement, **of_transaction} for statement in statements]
-            if commands and not begun:
-                begun = True
-                commands[0] |= {"startTransaction": True, **_SNAPSHOT}
-            return await _sent(connection, database.name, commands)
+            async def send(statements: Sequence[Document]) -> list[Answer]:
+                nonlocal begun
+                commands = [{**statement, **of_transaction} for statement in statements]
+                if commands and not begun:
+                    begun = True
+                    commands[0] |= {"startTransaction": True, **_SNAPSHOT}
+                return await _sent(connection, database.name, commands)
 
-        try:
-            yield send
-        except BaseException:
-            if begun and not connection.closed:
-                with suppress(PyMongoError):  # most errors have ended it already
-                    await _sent(connection, "admin", [{"abortTransaction": 1, **of_transaction}])
-            raise
-        if begun:
-            [committed] = await _sent(connection, "admin", [{"commitTransaction": 1, **of_transaction, **_DURABLE}])
-            committed.read()
+            try:
+                yield send
+            except BaseException:
+                if begun and not connection.closed:
+                    with suppress(PyMongoError):  # most errors have ended it already
+                        await _sent(connection, "admin", [{"abortTransaction": 1, **of_transaction}])
+                raise
+            if begun:
+                [committed] = await _sent(connection, "admin", [{"commitTransaction": 1, **of_transaction, **_DURABLE}])
+                _read_commit(committed)
+    except BaseException:
+        if begun and connection.closed:
+            # The server goes on with it: it would hold its locks until the session's next one, or a minute.
+            with suppress(PyMongoError):
+                async with await database.client._conn_for_writes(None, "abortTransaction") as another:  # noqa: SLF001
+                    await _sent(another, "admin", [{"abortTransaction": 1, **of_transaction}])
+        raise
+
+
+def _read_commit(answer: Answer) -> None:
+    """Labels an error as the driver does, when it leaves open whether there was a commit: the server does not."""
+    try:
+        answer.read()
+    except OperationFailure as error:
+        if isinstance(error, WTimeoutError) or error.code in _UNKNOWN_COMMIT_ERROR_CODES:
+            error._add_error_label("UnknownTransactionCommitResult")  # noqa: SLF001
+        raise
 
 
 async def _sent(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
@@ -85,6 +104,8 @@ async def _sent(connection: "AsyncConnection", database: str, commands: Sequence
     largest = 0
     for command in commands:
         number, message, _, document = _op_msg(0, command, database, None, DEFAULT_CODEC_OPTIONS)
+        if len(message) > connection.max_message_size:  # the server would close the connection, and not say why
+            raise DocumentTooLarge(f"A statement of {len(message)} bytes, of {connection.max_message_size} at most")
         if under_way and sum(map(len, under_way.values())) + len(message) > _MOST_BYTES:
             answers += await _exchanged(connection, under_way, largest)
             under_way = {}

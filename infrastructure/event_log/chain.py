@@ -45,7 +45,7 @@ def sized(
         _length(len(state)) + state,
         _repeated(tenant),
         _ABSENT if item_id is None else _text(item_id),
-        _moment(recorded_at),
+        _moment(recorded_at.astimezone(UTC)),
         _repeated(subject),
         _ABSENT if command_id is None else _SIXTEEN + command_id.bytes,
         _text(correlation_id),
@@ -63,7 +63,7 @@ _repeated = lru_cache(1024)(_text)
 
 @lru_cache(64)
 def _moment(value: datetime) -> bytes:
-    """Kept, since the rows of a batch have the same."""
+    """Of a time in UTC: in another zone the hours that a clock goes twice are equal. Kept, since the rows of a batch have the same."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -1,7 +1,7 @@
 """Rows of `events` as a writer sends them: an array of `append_row` (migrations/0008), as Postgres' `record_send` writes it."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from struct import Struct as Layout
 from uuid import UUID
@@ -39,6 +39,7 @@ def chained_row(
     correlation_id: str,
 ) -> Row:
     """The row below the one with the hash `previous`. Its columns are brought into bytes once, for its own hash and for Postgres."""
+    recorded_at = recorded_at.astimezone(UTC)
     hashed = sized(
         originator_id=originator_id,
         version=version,
@@ -69,7 +70,7 @@ def append_rows(rows: Sequence[Row]) -> Encoded:
 
 @lru_cache(64)
 def _moment(value: datetime) -> bytes:
-    """Kept, since the rows of a batch have the same."""
+    """Of a time in UTC, as in `chain.py`. Kept, since the rows of a batch have the same."""
     return _timestamp(columns.TIMESTAMPTZ, 8, columns.microseconds(value))
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -14,6 +15,7 @@ from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFoun
 from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.queue import WAITING_COMMANDS
+from infrastructure.event_log.rows import chained_row
 from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.metrics import Metrics
@@ -194,6 +196,15 @@ async def test_the_chain_covers_every_column_and_time_never_runs_back(settings: 
         for name, value in changed.items():
             assert chain_hash(previous, sized(**{**facts, name: value})) != stored, name
         previous = stored
+
+
+def test_given_two_times_that_a_clock_shows_alike_then_they_are_hashed_and_written_as_the_two_they_are() -> None:
+    facts: dict[str, Any] = {"version": 1, "topic": "", "state": b"", "tenant": "", "item_id": None, "subject": ""}
+    facts |= {"originator_id": mint_uuid(), "command_id": None, "correlation_id": ""}
+    summer = datetime(2025, 10, 26, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    for shown in (summer, summer.replace(fold=1)):
+        here, in_utc = (chained_row(GENESIS, recorded_at=it, **facts) for it in (shown, shown.astimezone(UTC)))
+        assert (here.chain_hash, here.element) == (in_utc.chain_hash, in_utc.element)
 
 
 async def test_what_is_refused_is_refused_alone(events: EventLog, log: Log) -> None:

@@ -1,7 +1,7 @@
 """Transactions whose statements travel together: all or nothing, whatever fails, and the next one goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,8 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.pool import AsyncConnection
 from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure
 
-from infrastructure.mongo_line import together
+from infrastructure import mongo_line
+from infrastructure.mongo_line import Answer, together
 from projections.mongo import MongoViews
 from projections.positions import Fenced, Positions
 from projections.read_models import POSITIONS, VIEWS
@@ -152,6 +153,65 @@ async def test_given_the_connection_breaks_inside_then_that_is_said_and_the_sess
             await add(1)
     await add(2)
     assert await held(world) in ([0, 2], [0, 1, 2]), "whether the first was committed nobody knows"
+
+
+async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_are_free_at_once(
+    session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive_message, waits = AsyncConnection.receive_message, asyncio.Event()
+
+    async def says_so(self: AsyncConnection, request_id: int | None) -> Any:
+        waits.set()
+        return await receive_message(self, request_id)
+
+    async def add(session: AsyncClientSession) -> None:
+        async with together(world.database, session) as send:
+            for answer in await send([adds({"_id": 1})]):
+                answer.read()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(AsyncConnection, "receive_message", says_so)
+        adding = asyncio.create_task(add(session))
+        await waits.wait()
+        adding.cancel()
+        await asyncio.wait([adding])
+    assert adding.cancelled()
+    async with world.client.start_session() as another:
+        await add(another)
+    assert await held(world) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"ok": 0, "code": 262, "errmsg": "ExceededTimeLimit"},
+        {"ok": 1, "writeConcernError": {"code": 64, "errmsg": "waiting timed out", "errInfo": {"wtimeout": True}}},
+        {"ok": 1, "writeConcernError": {"code": 91, "errmsg": "ShutdownInProgress"}},
+    ],
+)
+async def test_given_nobody_knows_whether_it_was_committed_then_the_error_says_so_as_the_drivers_own_does(
+    session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+) -> None:
+    sent = mongo_line._sent
+
+    async def unsure(connection: AsyncConnection, database: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
+        answers = await sent(connection, database, commands)
+        return [Answer(answer)] if "commitTransaction" in commands[0] else answers
+
+    monkeypatch.setattr(mongo_line, "_sent", unsure)
+    with pytest.raises(OperationFailure) as raised:
+        async with together(world.database, session) as send:
+            await send([adds({"_id": 1})])
+    assert raised.value.has_error_label("UnknownTransactionCommitResult")
+
+
+async def test_given_a_statement_larger_than_a_message_may_be_then_it_is_said_that_it_is_too_large(
+    session: AsyncClientSession, world: World
+) -> None:
+    with pytest.raises(DocumentTooLarge):
+        async with together(world.database, session) as send:
+            await send([adds(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
+    assert await held(world) == [0]
 
 
 async def test_given_a_place_left_its_position_then_that_is_said_and_not_that_its_documents_are_there_already(
