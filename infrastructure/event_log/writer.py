@@ -1,6 +1,7 @@
 """Group commit: two tasks per process take by turns the commands that wait, and commit them together, one lock and one fsync.
 
-While Postgres commits the batch of one, the other decides what came meanwhile. A lone command does not wait for company.
+While Postgres commits the batch of one, the other decides what came meanwhile, and sends it behind, over the same connection. A lone
+command does not wait for company.
 A batch is decided on what is in memory and sent in one round trip, which does nothing where that turned out to be old; then it is decided
 again under the lock, on what the log says. When the answer to a COMMIT is lost, the batch's rows are looked up under the lock
 before anything is decided again.
@@ -27,7 +28,7 @@ from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
 from infrastructure.event_log.work import Appended, LogUnavailable, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
-from infrastructure.line import Line, NotSent, Unanswered
+from infrastructure.line import NotSent, Unanswered
 from infrastructure.metrics import Metrics
 
 PATIENCE_SECONDS = 10.0
@@ -66,13 +67,14 @@ class Writer:
         self._queue = Queue()
         self._streams = Streams()
         self._snapshotter = Snapshotter(recorder)
+        self._line = recorder.line()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._watch: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._snapshotter.start()
-        self._tasks = [asyncio.create_task(self._run(self._recorder.line())) for _ in range(2)]
+        self._tasks = [asyncio.create_task(self._run()) for _ in range(2)]
         self._let_go_of_late_callers()
 
     async def close(self) -> None:
@@ -81,6 +83,7 @@ class Writer:
         self._queue.close()
         for task in self._tasks:
             await task
+        self._line.close()
         if self._watch is not None:
             self._watch.cancel()
         await asyncio.to_thread(self._snapshotter.close)
@@ -94,43 +97,42 @@ class Writer:
         self._queue.let_go(time.monotonic() - LONGEST_SECONDS)
         self._watch = asyncio.get_running_loop().call_later(1.0, self._let_go_of_late_callers)
 
-    async def _run(self, line: Line) -> None:
-        await line.open()
+    async def _run(self) -> None:
+        await self._line.open()
         while batch := await self._queue.take():
             started = time.perf_counter()
-            results = await self._results_in_time(line, batch)
+            results = await self._results_in_time(batch)
             self._queue.done(batch, results)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
-        line.close()
 
-    async def _results_in_time(self, line: Line, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
+    async def _results_in_time(self, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
         """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
         if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
             return [LogUnavailable(unknown=False) for _ in batch]
         try:
-            return await self._results(line, [waiting.work for waiting in batch])
+            return await self._results([waiting.work for waiting in batch])
         except Exception:
             log.exception("batch_failed", commands=len(batch))
             return [LogUnavailable(unknown=True) for _ in batch]
 
-    async def _results(self, line: Line, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _results(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
         try:
-            return await self._append(line, batch)
+            return await self._append(batch)
         except Exception as error:
             # Something in one command upset the whole batch; alone, each succeeds or fails on its own.
             if len(batch) > 1:
-                return [result for work in batch for result in await self._results(line, [work])]
+                return [result for work in batch for result in await self._results([work])]
             log.exception("append_failed", conversation_id=batch[0].conversation_id)
             return [error]
 
-    async def _append(self, line: Line, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _append(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
         """Appends the batch, through lost connections, until it is settled or PATIENCE_SECONDS have passed."""
         give_up = time.monotonic() + (PATIENCE_SECONDS if not self._closing else 1.0)
         in_doubt: list[Plan] = []
         pause = 0.0
         while True:
             try:
-                return await self._attempt(line, batch, in_doubt)
+                return await self._attempt(batch, in_doubt)
             except _UNSETTLED as error:
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
                 if time.monotonic() + pause > give_up:
@@ -143,16 +145,16 @@ class Writer:
             await asyncio.sleep(pause)  # the only wait there is: nothing tells us that a server is back
             pause = min(1.0, pause * 2 or 0.05)
 
-    async def _attempt(self, line: Line, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
+    async def _attempt(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
         """One try. `in_doubt` gets each plan that was sent and not answered: one of them may be in the log, or come there late."""
         if cold := self._cold(batch):
             await asyncio.to_thread(self._load, cold)
-        if not in_doubt and (results := await self._append_at_once(line, batch, in_doubt)) is not None:
+        if not in_doubt and (results := await self._append_at_once(batch, in_doubt)) is not None:
             return results
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
 
     async def _append_at_once(
-        self, line: Line, batch: list[Work], in_doubt: list[Plan]
+        self, batch: list[Work], in_doubt: list[Plan]
     ) -> Sequence[Appended | BaseException] | None:
         """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
         deciding = self._deciding()
@@ -164,7 +166,7 @@ class Writer:
             return None
         encoded = parameters(plan.write)
         try:
-            positions = await line.call(encoded, PATIENCE_SECONDS)
+            positions = await self._line.call(encoded, PATIENCE_SECONDS)
         except NotSent:
             raise
         except psycopg.Error as error:
