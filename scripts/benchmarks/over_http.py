@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
+from typing import Any
 
 import msgspec
 
-from scripts.benchmarks.client import Job, Score, post
+from scripts.benchmarks.client import Job, NotAnswered, Score, post
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.site import child_environment
 from scripts.keepalive import Connection
@@ -19,6 +20,7 @@ from scripts.keepalive import Connection
 CONVERSATIONS = 1_000
 BEGINNERS = 20
 MANY = 32
+_CAUGHT_UP_SECONDS = 600.0
 TEXT = "A message of eighty characters, which is about what people write to one another."
 BODY = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": TEXT}]}).decode()
 
@@ -59,6 +61,26 @@ def measured(job: Job) -> Score:
     return msgspec.json.decode(done.stdout, type=Score)
 
 
+async def caught_up(base_url: str) -> None:
+    """Waits until all views show all there is: what is measured next has the machine to itself. Raises NotAnswered."""
+    connection = await Connection.open(base_url)
+    try:
+        async with asyncio.timeout(_CAUGHT_UP_SECONDS):
+            while any(it["position"] < it["head"] for it in await _projections(connection)):  # noqa: ASYNC110 - others do it
+                await asyncio.sleep(0.2)
+    except TimeoutError as error:
+        raise NotAnswered("the projector does not catch up") from error
+    finally:
+        connection.close()
+
+
+async def _projections(connection: Connection) -> Any:
+    answer = await connection.request("GET", "/v1/projections")
+    if answer.status != 200:
+        raise NotAnswered(f"{answer.status} {answer.body[:300].decode()}")
+    return answer.json()["data"]
+
+
 class OverHttp:
     """One store and one floor. `run` adds one run of everything to the board."""
 
@@ -79,6 +101,7 @@ class OverHttp:
         self._score(board, f"{name}, half load", self._base_url, MANY, rate=half)
         with self._projector_paused():  # the last, for it leaves the projector far behind
             self._score(board, f"{name}, projector paused", self._base_url, MANY, floor=floor)
+        asyncio.run(caught_up(self._base_url))
 
     def _score(
         self, board: Board, name: str, url: str, connections: int, *, floor: str | None = None, rate: float = 0.0
