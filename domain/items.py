@@ -122,11 +122,11 @@ def as_output(item_id: str, stored: bytes) -> bytes:
 def shaped(item_id: str, item: Item) -> Item:
     """An item as a client is given it: with our id, a type, a status, and content in parts."""
     kind = type_of(item)
-    given: Item = {"id": item_id, "type": kind, **item}
     if kind == "message":
-        given["status"] = item.get("status") or "completed"
-        given["content"] = content_parts(item)
-    elif kind in _REQUIRED_STRINGS and "status" not in item:
+        status = item.get("status") or "completed"
+        return {"id": item_id, "type": kind, **item, "content": content_parts(item), "status": status}
+    given: Item = {"id": item_id, "type": kind, **item}
+    if kind in _REQUIRED_STRINGS and "status" not in item:
         given["status"] = "completed"
     return given
 

@@ -52,6 +52,8 @@ def unsendable(items: Sequence[Item]) -> dict[int, str]:
     return {
         index: reason
         for index, item in enumerate(items)
+        # Text alone can always be said.
+        if not isinstance(item.get("content"), str) or item.get("type") != "message"
         if (reason := _inexpressible(item) or alone.get(index)) is not None
     }
 

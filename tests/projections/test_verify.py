@@ -112,7 +112,7 @@ async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
 
 
 async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(key("default", ids["plain"]), "i:0:1")
+    await world.redis.hdel(key("default", ids["plain"]), "i:0:0")
 
 
 async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
@@ -120,7 +120,7 @@ async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
 
 
 async def _break_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["plain"]), "i:0:1", "{")
+    await world.redis.hset(key("default", ids["plain"]), "i:0:0", "1 5\n{")
 
 
 async def _replace_snapshot(world: World, ids: dict[str, str]) -> None:
