@@ -131,6 +131,21 @@ def shaped(item_id: str, item: Item) -> Item:
     return given
 
 
+def as_given(item_id: str, item: Item) -> str:
+    """`shaped` as JSON text. A message of a type, a role and a text, which a context has hundreds of, need not be taken apart for it."""
+    content = item.get("content")
+    if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
+        return msgspec.json.encode(shaped(item_id, item)).decode()
+    text = msgspec.json.encode(content).decode()
+    role = item["role"]
+    part = (
+        f'{{"type":"output_text","text":{text},"annotations":[]}}'
+        if role == "assistant"
+        else f'{{"type":"input_text","text":{text}}}'
+    )
+    return f'{{"id":"{item_id}","type":"message","role":"{role}","content":[{part}],"status":"completed"}}'
+
+
 def content_parts(message: Item) -> list[Item]:
     """A message's content as parts; a plain string is one part, of the kind its role speaks in."""
     content = message["content"]

@@ -247,14 +247,14 @@ async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) 
     None when there is none that can be read, or not that much of it. Raises redis.exceptions.RedisError.
     """
     asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, MADE, BLOCK)
-    answer: tuple[bytes, bytes] | None = await asked
+    answer: list[bytes] | None = await asked
     if answer is None:
         return None
     try:
-        beside, lines = answer
+        beside, *blocks = answer
         end = _held(beside)
         held = replace(from_fields(end.fields), pins=pins_of(end.pins))
-        items = _candidates(lines)
+        items = _candidates(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None

@@ -2,9 +2,10 @@
 --
 -- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; how a snapshot is made that can be read; and how many
 -- items are to a block.
--- Answers nil when there is none, it is a tombstone, or it has not all of that; else a list of two:
---   MessagePack: the fields that are not items, a map, and the pinned items' entries, a list
---   the items' entries, the oldest first, a line each: those of the oldest block may be more than fit, or lie above `first`
+-- Answers nil when there is none, it is a tombstone, or it has not all of that; else a list:
+--   first, as MessagePack, the fields that are not items, a map, and the pinned items' entries, a list
+--   then the blocks, the newest first, as they are: to make one text of them here takes as long as all the rest. Of the oldest there
+--   may be more than fits, or is asked for
 local key, room, size = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
   'deleted', 'made', 'heavy'}
@@ -30,14 +31,14 @@ room = math.min(room, cjson.decode(fields.policy).budget or room)
 local above = fields.summary and cjson.decode(fields.summary).depth or 0
 local first = tonumber(fields.first)
 local block, oldest = math.floor(fields.depth / size), math.floor(math.max(first, above + 1) / size)
-local left, tokens, texts = tonumber(fields.count), 0, {}
+local left, tokens, blocks = tonumber(fields.count), 0, {}
 
 while block >= oldest and left > 0 and tokens <= room do
   local text = redis.call('HGET', key, 'i:' .. fields.branch .. ':' .. block)
   if text then
-    local items, sum, lines = string.match(text, '^(%d+) (%d+)\n()')
+    local items, sum = string.match(text, '^(%d+) (%d+)\n')
     left, tokens = left - items, tokens + sum
-    table.insert(texts, 1, string.sub(text, lines))
+    blocks[#blocks + 1] = text
   end
   block = block - 1
 end
@@ -47,4 +48,4 @@ if tokens <= room and first > above + 1 then
   return false
 end
 fields.pins, fields.count = nil, nil
-return {cmsgpack.pack({fields, pins}), table.concat(texts)}
+return {cmsgpack.pack({fields, pins}), unpack(blocks)}
