@@ -5,7 +5,7 @@ turns that fit are shown: a turn is never cut, a call never parted from its outp
 with the other half of a pinned call or output. What the renderer can not send is not sent, not counted, and named.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from msgspec import Struct
@@ -93,17 +93,16 @@ def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
     for index in kept:
         sizes[index] = 0
     skipped = [0, *accumulate(sizes)]
-    possible = _starts(known, items, together, kept)
-    for start in possible:
+    start = len(known.pins)
+    for start in _starts(known, items, together, kept):
         if total - skipped[start] <= budget:
             # Where all is sent, and nothing belongs together, there is no call that a part of it could have without its output.
             again = unsendable if unsent or together else _nothing
             chosen = _selection(known, start, kept, unsent, again)
             if chosen.tokens <= budget:
                 return chosen
-    last = possible[-1] if possible else len(known.pins)
     # Where the beginning of the newest turn is not even known, it is longer than what fits.
-    raise ContextTooLong(max(total - skipped[last], budget + 1), budget)
+    raise ContextTooLong(max(total - skipped[start], budget + 1), budget)
 
 
 def turns_from(known: Known, unsendable: Unsendable) -> list[int]:
@@ -134,24 +133,25 @@ def _kept(
 
 def _starts(
     known: Known, items: Sequence[Item], together: Sequence[tuple[int, int]], kept: Collection[int]
-) -> list[int]:
-    """The indices of all items at which the window may begin, ascending."""
+) -> Iterator[int]:
+    """The indices of all items at which the window may begin, ascending: one of the first few is as a rule the one."""
     first = len(known.pins)
     end = first + len(known.path)
-    begins = {index for index, item in enumerate(items[first:end], first) if begins_turn(item)}
-    if known.whole:
-        begins.add(first)
-    if known.open or any(map(begins_turn, items[end:])):
-        begins.add(end)
-    if not together:
-        return sorted(begins)
     parted = [0] * (end + 2)
     for call, output in together:
         if call not in kept and call < end:
             parted[call + 1] += 1
             parted[min(output, end) + 1] -= 1
     parts = list(accumulate(parted))
-    return sorted(index for index in begins if not parts[index])
+    for index in range(first, end + 1):
+        if index == first and known.whole:
+            begins = True
+        elif index == end:
+            begins = known.open or any(map(begins_turn, items[end:]))
+        else:
+            begins = begins_turn(items[index])
+        if begins and not parts[index]:
+            yield index
 
 
 def _selection(

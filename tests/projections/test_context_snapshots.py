@@ -12,6 +12,7 @@ from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.reader import Recorded
 from infrastructure.tail import tail_from_log
 from projections.context_snapshots import (
+    BLOCK,
     MOST_BYTES,
     MOST_ITEMS,
     TOMBSTONE_SECONDS,
@@ -20,6 +21,7 @@ from projections.context_snapshots import (
     put,
     read_snapshot,
     read_tail,
+    to_fields,
 )
 from projections.context_view import ContextView, changes
 from projections.positions import Fenced, Place
@@ -325,6 +327,92 @@ async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the
     await write.append(conversation, "two")
     await _carry(world, 2)
     await _equals_the_log(world, conversation, 10)
+
+
+async def _as_made_before(world: World, conversation: str) -> None:
+    """Puts there what the code before this one did: a field for each item, and how it was made."""
+    name = key(TENANT, conversation)
+    held: Any = await world.redis.hgetall(name)
+    lines = [line for field, block in held.items() if field.startswith(b"i:") for line in block.splitlines()[1:]]
+    await world.redis.hdel(name, *(field for field in held if field.startswith(b"i:")))
+    for line in lines:
+        entry = msgspec.json.decode(line)
+        old = {"tokens": entry["tokens"], "id": entry["item_id"], "parent": None, "item": entry["item"]}
+        await world.redis.hset(name, f"i:0:{entry['depth']}", msgspec.json.encode(old))
+    await world.redis.hset(name, "made", "4")
+
+
+async def test_given_snapshots_of_the_format_before_then_none_is_read_and_each_is_made_anew(
+    write: Writer, world: World
+) -> None:
+    touched, read = await write.start("one", "two"), await write.start("three")
+    await _carry(world)
+    after = await world.reader.last_position()
+    for conversation in (touched, read):
+        await _as_made_before(world, conversation)
+        assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+        assert await _read(world, conversation) is None
+    await write.append(touched, "four")
+    await _carry(world, after)
+    await _equals_the_log(world, touched, 0, 1_000)
+    await refill(world.reader, world.redis, TENANT, read, 2)
+    await _equals_the_log(world, read, 0, 1_000)
+    # And nothing is left of the old one.
+    assert b"i:0:1" not in await world.redis.hkeys(key(TENANT, touched))
+
+
+async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_this_code_makes_it_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    await _carry(world)
+    await world.redis.hset(key(TENANT, conversation), mapping={"made": "6", "i:0:0": "what nobody can read yet"})
+    assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+    await write.append(conversation, "two")
+    await _carry(world, 2)
+    await _equals_the_log(world, conversation, 0, 1_000)
+
+
+async def test_given_items_of_several_blocks_then_each_says_what_it_has_whoever_wrote_it_and_every_end_is_right(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start(*(f"x {n}" for n in range(BLOCK * 2 + 3)))
+    await _carry(world)
+    for item in ("y", "zz zz"):
+        after = await world.reader.last_position()
+        await write.append(conversation, item)
+        await _carry(world, after)
+    snapshot = await _equals_the_log(world, conversation, *range(0, 300, 7))
+    held: Any = await world.redis.hgetall(key(TENANT, conversation))
+    assert sorted(name for name in held if name.startswith(b"i:")) == [b"i:0:0", b"i:0:1", b"i:0:2"]
+    written = {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+    assert held == written
+
+
+async def test_given_retracted_items_in_the_middle_and_at_the_ends_of_blocks_then_their_lines_are_gone_and_no_others(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("first")
+    ids = await write.append(conversation, *(f"x {n}" for n in range(BLOCK * 3)))
+    await _carry(world)
+    for depth in (BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK + 1, *range(2, 9)):
+        after = await world.reader.last_position()
+        await write.retract(conversation, ids[depth - 2])
+        await _carry(world, after)
+        snapshot = await _equals_the_log(world, conversation, 0, 50, 1_000)
+        held: Any = await world.redis.hgetall(key(TENANT, conversation))
+        assert held == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+
+
+async def test_given_a_block_that_nobody_can_read_when_an_event_comes_then_the_snapshot_is_made_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    await _carry(world)
+    await world.redis.hset(key(TENANT, conversation), "i:0:0", "{")
+    await write.append(conversation, "three")
+    await _carry(world, 3)
+    await _equals_the_log(world, conversation, 0, 1_000)
 
 
 async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_past_then_no_old_snapshot_is_left(
