@@ -40,7 +40,7 @@ from domain.events import ContextPolicy
 from domain.items import from_stored
 from infrastructure.context import Snapshots
 from infrastructure.standing import Summary
-from infrastructure.tail import Tail, begins, needed
+from infrastructure.tail import Tail, begins
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
 BLOCK = 16
-"""How many depths share a field: an append writes its block again, and a read goes through them."""
+"""How many depths share a field: an append writes its block again. Fewer are more to read one by one."""
 
 MADE = "5"
 """Raised when a snapshot holds other things than before, or counts otherwise."""
@@ -234,6 +234,7 @@ class _Held(Struct, frozen=True, array_like=True):
 
     fields: dict[str, str]
     pins: list[str]
+    fits: bool
 
 
 _held = msgspec.msgpack.Decoder(_Held).decode
@@ -258,16 +259,7 @@ async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) 
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None
-    above = held.summary.depth if held.summary else 0
-    if items and items[0].depth <= above:
-        items = [each for each in items if each.depth > above]
-    # The oldest block may have more than one that is too many.
-    tokens, room = sum(each.tokens for each in items), needed(held.policy, room)
-    whole, begin = tokens <= room, 0
-    while tokens > room:
-        tokens -= items[begin].tokens
-        begin += 1
-    return make_tail(held, items[max(0, begin - 1) :], whole=whole)
+    return make_tail(held, items, whole=end.fits)
 
 
 def snapshots_of(redis: Redis) -> Snapshots:

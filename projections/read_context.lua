@@ -3,9 +3,9 @@
 -- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; how a snapshot is made that can be read; and how many
 -- items are to a block.
 -- Answers nil when there is none, it is a tombstone, or it has not all of that; else a list:
---   first, as MessagePack, the fields that are not items, a map, and the pinned items' entries, a list
---   then the blocks, the newest first, as they are: to make one text of them here takes as long as all the rest. Of the oldest there
---   may be more than fits, or is asked for
+--   first, as MessagePack, the fields that are not items, a map; the pinned items' entries, a list; and whether all that is here fits
+--   then the blocks, the newest first, each as it is but the oldest, which has its newline and the lines that are needed. To make
+--   one text of them here would take as long as all the rest
 local key, room, size = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
   'deleted', 'made', 'heavy'}
@@ -43,9 +43,23 @@ while block >= oldest and left > 0 and tokens <= room do
   block = block - 1
 end
 
+-- Of the oldest no more than one item that does not fit, and nothing that the summary stands for: its items may be large.
+local text = blocks[#blocks]
+if text then
+  local at = string.find(text, '\n', 1, true) + 1
+  while true do
+    local size, deep = string.match(text, '^{"tokens":(%d+),"depth":(%d+)', at)
+    if not size or (tonumber(deep) > above and tokens - size <= room) then
+      break
+    end
+    tokens, at = tokens - size, string.find(text, '\n', at, true) + 1
+  end
+  blocks[#blocks] = string.sub(text, at - 1)
+end
+
 -- Where all of it fits, it has to be all there is: what lies before is for the log.
 if tokens <= room and first > above + 1 then
   return false
 end
 fields.pins, fields.count = nil, nil
-return {cmsgpack.pack({fields, pins}), unpack(blocks)}
+return {cmsgpack.pack({fields, pins, tokens <= room}), unpack(blocks)}
