@@ -5,7 +5,7 @@ turns that fit are shown: a turn is never cut, a call never parted from its outp
 with the other half of a pinned call or output. What the renderer can not send is not sent, not counted, and named.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from msgspec import Struct
@@ -71,7 +71,7 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 def begins_turn(item: Item) -> bool:
     """Whether a turn begins with this item."""
-    return type_of(item) == "message" and item.get("role") == "user"
+    return item.get("role") == "user" and type_of(item) == "message"
 
 
 def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
@@ -83,33 +83,41 @@ def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
     everything = [*known.pins, *known.path, *known.input]
     items = [each.item for each in everything]
     unsent = unsendable(items)
-    together = [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
+    together = _together(items, unsent)
     kept = _kept(everything, together, unsent)
-    sizes = [0 if index in unsent else each.tokens for index, each in enumerate(everything)]
-    # What is sent when the window begins at an index: all that follows, and those before it that are kept.
-    before = [0, *accumulate(size if index in kept else 0 for index, size in enumerate(sizes))]
-    total = sum(sizes)
+    sizes = [each.tokens for each in everything]
+    for index in unsent:
+        sizes[index] = 0
+    total = known.always + sum(sizes)
+    # How much of it is not sent when the window begins at an index: those before it, but for those that are kept.
+    for index in kept:
+        sizes[index] = 0
     skipped = [0, *accumulate(sizes)]
-    possible = _starts(known, together, kept)
-    for start in possible:
-        if known.always + total - skipped[start] + before[start] <= budget:
+    start = len(known.pins)
+    for start in _starts(known, items, together, kept):
+        if total - skipped[start] <= budget:
             # Where all is sent, and nothing belongs together, there is no call that a part of it could have without its output.
             again = unsendable if unsent or together else _nothing
             chosen = _selection(known, start, kept, unsent, again)
             if chosen.tokens <= budget:
                 return chosen
-    last = possible[-1] if possible else len(known.pins)
     # Where the beginning of the newest turn is not even known, it is longer than what fits.
-    raise ContextTooLong(max(known.always + total - skipped[last] + before[last], budget + 1), budget)
+    raise ContextTooLong(max(total - skipped[start], budget + 1), budget)
 
 
 def turns_from(known: Known, unsendable: Unsendable) -> list[int]:
     """Where in `known.path` the window may begin, ascending; its length where it may be empty."""
-    items = [each.item for each in (*known.pins, *known.path, *known.input)]
+    everything = [*known.pins, *known.path, *known.input]
+    items = [each.item for each in everything]
     unsent = unsendable(items)
-    together = [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
-    kept = _kept([*known.pins, *known.path, *known.input], together, unsent)
-    return [start - len(known.pins) for start in _starts(known, together, kept)]
+    together = _together(items, unsent)
+    kept = _kept(everything, together, unsent)
+    return [start - len(known.pins) for start in _starts(known, items, together, kept)]
+
+
+def _together(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The indices of calls and their outputs, where both are sent."""
+    return [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
 
 
 def _kept(
@@ -123,8 +131,10 @@ def _kept(
     return frozenset(kept)
 
 
-def _starts(known: Known, together: Sequence[tuple[int, int]], kept: Collection[int]) -> list[int]:
-    """The indices of all items at which the window may begin, ascending."""
+def _starts(
+    known: Known, items: Sequence[Item], together: Sequence[tuple[int, int]], kept: Collection[int]
+) -> Iterator[int]:
+    """The indices of all items at which the window may begin, ascending: one of the first few is as a rule the one."""
     first = len(known.pins)
     end = first + len(known.path)
     parted = [0] * (end + 2)
@@ -133,30 +143,31 @@ def _starts(known: Known, together: Sequence[tuple[int, int]], kept: Collection[
             parted[call + 1] += 1
             parted[min(output, end) + 1] -= 1
     parts = list(accumulate(parted))
-    begins = {first + index for index, each in enumerate(known.path) if begins_turn(each.item)}
-    if known.whole:
-        begins.add(first)
-    if known.open or any(begins_turn(each.item) for each in known.input):
-        begins.add(end)
-    return sorted(index for index in begins if not parts[index])
+    for index in range(first, end + 1):
+        if index == first and known.whole:
+            begins = True
+        elif index == end:
+            begins = known.open or any(map(begins_turn, items[end:]))
+        else:
+            begins = begins_turn(items[index])
+        if begins and not parts[index]:
+            yield index
 
 
 def _selection(
     known: Known, start: int, kept: Collection[int], unsent: Mapping[int, str], unsendable: Unsendable
 ) -> Selection:
     everything = [*known.pins, *known.path]
-    first = len(known.pins)
-    pins = [each for index, each in enumerate(everything[:start]) if index in kept]
+    before, window = everything[:start], everything[start:]
+    pins = [each for index, each in enumerate(before) if index in kept]
     # A pinned item that can not be sent is named too.
-    unsent_pins = [
-        (each, unsent[index]) for index, each in enumerate(everything[:start]) if each.pinned and index in unsent
-    ]
-    window = everything[start:]
+    unsent_pins = [(each, unsent[index]) for index, each in enumerate(before) if each.pinned and index in unsent]
     shown = [*pins, *window, *known.input]
     named = unsendable([each.item for each in shown])
-    sent = tuple(each for index, each in enumerate(shown) if index not in named)
+    sent = tuple(each for index, each in enumerate(shown) if index not in named) if named else tuple(shown)
     left_out = [known.summarized] if known.summarized else []
-    out = [each for index, each in enumerate(everything[first:start], first) if index not in kept and not each.pinned]
+    first = len(known.pins)
+    out = [each for index, each in enumerate(before[first:], first) if index not in kept and not each.pinned]
     if out or not known.whole:
         left_out.append(
             LeftOut(
@@ -167,13 +178,14 @@ def _selection(
             )
         )
     left_out += _ranges(unsent_pins)
-    left_out += _ranges([(each, named.get(index)) for index, each in enumerate(shown)])
+    if named:
+        left_out += _ranges([(each, named.get(index)) for index, each in enumerate(shown)])
     return Selection(
         pins=tuple(pins),
         window=tuple(window),
         sent=sent,
         left_out=tuple(left_out),
-        tokens=known.always + sum(each.tokens for each in sent),
+        tokens=known.always + sum([each.tokens for each in sent]),
     )
 
 

@@ -122,13 +122,28 @@ def as_output(item_id: str, stored: bytes) -> bytes:
 def shaped(item_id: str, item: Item) -> Item:
     """An item as a client is given it: with our id, a type, a status, and content in parts."""
     kind = type_of(item)
-    given: Item = {"id": item_id, "type": kind, **item}
     if kind == "message":
-        given["status"] = item.get("status") or "completed"
-        given["content"] = content_parts(item)
-    elif kind in _REQUIRED_STRINGS and "status" not in item:
+        status = item.get("status") or "completed"
+        return {"id": item_id, "type": kind, **item, "content": content_parts(item), "status": status}
+    given: Item = {"id": item_id, "type": kind, **item}
+    if kind in _REQUIRED_STRINGS and "status" not in item:
         given["status"] = "completed"
     return given
+
+
+def as_given(item_id: str, item: Item) -> str:
+    """`shaped` as JSON text. A message of a type, a role and a text, which a context has hundreds of, need not be taken apart for it."""
+    content = item.get("content")
+    if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
+        return msgspec.json.encode(shaped(item_id, item)).decode()
+    text = msgspec.json.encode(content).decode()
+    role = item["role"]
+    part = (
+        f'{{"type":"output_text","text":{text},"annotations":[]}}'
+        if role == "assistant"
+        else f'{{"type":"input_text","text":{text}}}'
+    )
+    return f'{{"id":"{item_id}","type":"message","role":"{role}","content":[{part}],"status":"completed"}}'
 
 
 def content_parts(message: Item) -> list[Item]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from msgspec import Struct
+from msgspec.structs import replace
 
 from domain.commands import StartConversation
 from domain.context import BUDGET, SUMMARIZED, Candidate, Known, Selection, on_record, select
@@ -23,7 +24,7 @@ from infrastructure.item_counts import ItemCounts
 from infrastructure.path import path
 from infrastructure.rendered_again import Again, rendered_again
 from infrastructure.standing import SUMMARY_TOKENS, Reader
-from infrastructure.tail import EMPTY, Tail, TailItem, needed, other_halves, tail_from_log, tail_of_fork
+from infrastructure.tail import EMPTY, Tail, needed, other_halves, tail_from_log, tail_of_fork
 from infrastructure.tokens import DEFAULT_ENCODING, count_off_loop
 
 if TYPE_CHECKING:  # the projectors import this module, and need no provider
@@ -235,20 +236,14 @@ class Contexts:
             summarized = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
         return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summarized
 
-    async def _candidates(self, items: Sequence[TailItem], pinned: frozenset[str], encoding: str) -> list[Candidate]:
-        sizes = [each.tokens for each in items]
+    async def _candidates(
+        self, items: Sequence[Candidate], pinned: frozenset[str], encoding: str
+    ) -> Sequence[Candidate]:
+        """These items of a tail, with their pins, and counted by this encoding."""
         if encoding != DEFAULT_ENCODING:
             sizes = await self._counts.of([(each.item_id, each.item) for each in items], encoding)
-        return [
-            Candidate(
-                item_id=each.item_id,
-                item=each.item,
-                tokens=size,
-                depth=each.depth,
-                pinned=each.item_id in pinned,
-            )
-            for each, size in zip(items, sizes, strict=True)
-        ]
+            items = [replace(each, tokens=size) for each, size in zip(items, sizes, strict=True)]
+        return [replace(each, pinned=each.item_id in pinned) for each in items] if pinned else items
 
 
 def _summarized(tail: Tail) -> LeftOut | None:

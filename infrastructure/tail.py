@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from domain.commands import StartConversation
+from domain.context import Candidate
 from domain.events import (
     ContextPolicy,
     ConversationStarted,
     ItemAppended,
     ItemRetracted,
 )
-from domain.items import Item, from_stored
+from domain.items import from_stored
 from domain.rendering.orphans import call_key, is_output, pairs
 from infrastructure.event_log.reader import Recorded
 from infrastructure.item_counts import ItemCounts
@@ -26,29 +27,19 @@ PAGE = 200
 COUNTED_AT_ONCE = 32
 
 
-class TailItem(Struct, frozen=True, kw_only=True):
-    """An item of the path with its place; `tokens` as `o200k_base` counts what is sent of it."""
-
-    item_id: str
-    parent_id: str | None
-    depth: int
-    tokens: int
-    item: Item
-
-
 class Tail(Struct, frozen=True, kw_only=True):
     """The end of a conversation at a version: its newest items, oldest first.
 
     `whole`: nothing lies before them but what the summary stands for. `pins`: the pinned items before them, oldest first;
-    `pinned`: the ids of all that are.
+    `pinned`: the ids of all that are, which the items themselves do not say. Tokens are as `o200k_base` counts what is sent.
     """
 
     version: int
     instructions: str | None
     policy: ContextPolicy
-    items: tuple[TailItem, ...]
+    items: tuple[Candidate, ...]
     whole: bool
-    pins: tuple[TailItem, ...] = ()
+    pins: tuple[Candidate, ...] = ()
     pinned: frozenset[str] = frozenset()
     summary: Summary | None = None
 
@@ -63,6 +54,11 @@ EMPTY = Tail(version=0, instructions=None, policy=ContextPolicy(), items=(), who
 def needed(policy: ContextPolicy, room: int) -> int:
     """How many tokens of a conversation are enough where a model has room for so many."""
     return room if policy.budget is None else min(room, policy.budget)
+
+
+def begins(items: Sequence[Candidate]) -> bool:
+    """Whether these items of a path, oldest first, begin with its very first."""
+    return bool(items) and items[0].depth == 1
 
 
 async def tail_from_log(
@@ -85,7 +81,7 @@ async def tail_from_log(
         instructions=stands.instructions,
         policy=stands.policy,
         items=items,
-        whole=backwards.whole or bool(items and items[0].parent_id is None),
+        whole=backwards.whole or begins(items),
         pins=older,
         pinned=frozenset(stands.pinned) & (held | {each.item_id for each in older}),
         summary=summary,
@@ -104,7 +100,7 @@ async def tail_of_fork(reader: Reader, start: StartConversation, room: int, coun
         instructions=start.instructions,
         policy=start.context_policy,
         items=items,
-        whole=backwards.whole or bool(items and items[0].parent_id is None),
+        whole=backwards.whole or begins(items),
     )
 
 
@@ -112,7 +108,7 @@ class _Backwards:
     """The newest items of a path while they are read: more than `need` tokens of them, or all below the depth `above`."""
 
     def __init__(self, need: int, above: int, counts: ItemCounts) -> None:
-        self.newest_first: list[TailItem] = []
+        self.newest_first: list[Candidate] = []
         self.whole = False
         self._need = need
         self._above = above
@@ -171,27 +167,29 @@ class _Backwards:
         return at_summary
 
 
-async def counted(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[TailItem]:
+async def counted(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[Candidate]:
     """The items of these events with their tokens."""
     items = [from_stored(event.item) for event in appended]
     ids = [event.item_id for event in appended]
     sizes = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
     return [
-        TailItem(item_id=event.item_id, parent_id=event.parent_id, depth=event.depth, tokens=size, item=item)
+        Candidate(item_id=event.item_id, item=item, tokens=size, depth=event.depth)
         for event, item, size in zip(appended, items, sizes, strict=True)
     ]
 
 
 async def _pins(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
-) -> tuple[TailItem, ...]:
+) -> tuple[Candidate, ...]:
     found = await there(reader, conversation_id, version, item_ids)
     appended = [recorded.event for recorded in found.values() if isinstance(recorded.event, ItemAppended)]
     return tuple(sorted(await counted(appended, counts), key=lambda item: item.depth))
 
 
-async def other_halves(reader: Reader, conversation_id: str, tail: Tail, counts: ItemCounts) -> tuple[TailItem, ...]:
+async def other_halves(reader: Reader, conversation_id: str, tail: Tail, counts: ItemCounts) -> tuple[Candidate, ...]:
     """The calls and outputs that pinned items belong to, where they lie before the tail and within PAGE events of them."""
+    if not tail.pinned:
+        return ()
     known = [*tail.pins, *tail.items]
     together = {index for pair in pairs([each.item for each in known]) for index in pair}
     alone = [

@@ -6,21 +6,24 @@
         policy             JSON of the ContextPolicy
         branch head depth  of the path's last item; head is absent, and depth 0, while there is none
         first              every item of the path from this depth on is here, but for those retracted; in a fork, its own items
-        count bytes        of the items that are here
-        i:{branch}:{depth} JSON {"tokens", "id", "parent", "item"}, in this order: the item as stored, tokens as
-                           `counted_text` of it in o200k_base and `fixed_tokens` make them
+        count bytes        of the items that are here, and of the JSON they are here as
+        i:{branch}:{block} the items of BLOCK depths, from `block` times as many on: a line "{count} {tokens}" of all of them, then
+                           a line for each, by depth: JSON {"tokens", "depth", "item_id", "item"}, in this order: the item as
+                           stored, tokens as `counted_text` of it in o200k_base and `fixed_tokens` make them
         made               how it was made: MADE; a snapshot that was made otherwise is as good as none
         heavy              "1" where the pinned items are too large to be here: then the log has to say what a context is
         pins               JSON of the ids of the pinned items, absent when there are none
-        pin:{id}           of each of those an entry as above, and its "depth", wherever it is
+        pin:{id}           of each of those the JSON as above, wherever it is
         summary            JSON of the Summary that stands; absent when none does
         deleted            "1" on a tombstone, which has nothing else but its version, for a day
 
 At most the newest 512 items and 1 MB of them; and 1 MB of pinned ones. A snapshot is only ever replaced by one of a higher version. It may be
 absent at any time: whoever misses it reads the log, and may `refill` it (`snapshot_making.py`). To assemble a context its end is
-read alone (`read_context.lua`), as much as a model has room for. Commands and queries may import this module.
+read alone (`read_context.lua`), as much as a model has room for; block by block, since going through items one by one is what takes
+Redis its time. Commands and queries may import this module.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from typing import Any
@@ -32,11 +35,12 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from domain.context import Candidate
 from domain.events import ContextPolicy
-from domain.items import Item, from_stored
+from domain.items import from_stored
 from infrastructure.context import Snapshots
 from infrastructure.standing import Summary
-from infrastructure.tail import Tail, TailItem
+from infrastructure.tail import Tail, begins
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +49,10 @@ MOST_BYTES = 1_000_000
 KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
-MADE = "4"
+BLOCK = 16
+"""How many depths share a field: an append writes its block again. Fewer are more to read one by one."""
+
+MADE = "5"
 """Raised when a snapshot holds other things than before, or counts otherwise."""
 
 TOMBSTONE_SECONDS = 24 * 3600
@@ -54,24 +61,18 @@ ITEM_PREFIX = "i:"
 PIN_PREFIX = "pin:"
 
 
-class Entry(Struct, frozen=True, omit_defaults=True):
-    """One item of a snapshot, as its field holds it: its tokens first, where the script finds them at once. `depth` where the field's name does not say it."""
+class Entry(Struct, frozen=True):
+    """One item of a snapshot, as a line holds it: what the scripts look for first. Read with its item, it is a Candidate."""
 
     tokens: int
-    id: str
-    parent: str | None
+    depth: int
+    item_id: str
     item: Raw
-    depth: int = 0
 
-    def tail_item(self, depth: int) -> TailItem:
-        """The item, of this depth."""
-        return TailItem(
-            item_id=self.id,
-            parent_id=self.parent,
-            depth=depth,
-            tokens=self.tokens,
-            item=from_stored(bytes(self.item)),
-        )
+    def candidate(self) -> Candidate:
+        """The item, to choose from."""
+        item = from_stored(bytes(self.item))
+        return Candidate(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth)
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -85,7 +86,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     head: str | None = None
     depth: int = 0
     first: int = 1
-    items: tuple[tuple[int, Entry], ...] = ()
+    items: tuple[Entry, ...] = ()
     pins: tuple[Entry, ...] = ()
     summary: Summary | None = None
     heavy: bool = False
@@ -93,21 +94,21 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     def tail(self) -> Tail:
         """What a context is assembled from."""
         above = self.summary.depth if self.summary else 0
-        items = [entry.tail_item(depth) for depth, entry in self.items if depth > above]
+        items = [entry.candidate() for entry in self.items if entry.depth > above]
         return make_tail(self, items, whole=self.first <= above + 1)
 
 
-def make_tail(held: Snapshot, items: Sequence[TailItem], *, whole: bool) -> Tail:
+def make_tail(held: Snapshot, items: Sequence[Candidate], *, whole: bool) -> Tail:
     """The tail with these of a snapshot's items, oldest first."""
-    ids = {item.item_id for item in items}
+    ids = {item.item_id for item in items} if held.pins else set()
     return Tail(
         version=held.version,
         instructions=held.instructions,
         policy=held.policy,
         items=tuple(items),
-        whole=whole or bool(items and items[0].parent_id is None),
-        pins=tuple(entry.tail_item(entry.depth) for entry in held.pins if entry.id not in ids),
-        pinned=frozenset(entry.id for entry in held.pins),
+        whole=whole or begins(items),
+        pins=tuple(entry.candidate() for entry in held.pins if entry.item_id not in ids),
+        pinned=frozenset(entry.item_id for entry in held.pins),
         summary=held.summary,
     )
 
@@ -117,9 +118,21 @@ def key(tenant: str, conversation_id: str) -> str:
     return f"{KEY_PREFIX}{tenant}:{conversation_id}"
 
 
-def field(branch: int, depth: int) -> str:
-    """The field of an item."""
-    return f"{ITEM_PREFIX}{branch}:{depth}"
+def blocks_of(branch: int, entries: Iterable[Entry]) -> dict[str, str]:
+    """The fields of a branch's items, given by depth."""
+    lines: dict[str, list[str]] = {}
+    tokens: Counter[str] = Counter()
+    for entry in entries:
+        name = f"{ITEM_PREFIX}{branch}:{entry.depth // BLOCK}"
+        lines.setdefault(name, []).append(msgspec.json.encode(entry).decode())
+        tokens[name] += entry.tokens
+    return {name: "\n".join([f"{len(held)} {tokens[name]}", *held, ""]) for name, held in lines.items()}
+
+
+def entries_of(block: str) -> list[Entry]:
+    """The items of a block."""
+    _, _, lines = block.partition("\n")
+    return _entries(lines)
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
@@ -151,14 +164,10 @@ def from_fields(held: dict[str, str]) -> Snapshot:
     """The snapshot of a hash."""
     if "deleted" in held:
         return Snapshot(version=int(held["version"]), deleted=True)
-    items = [
-        (int(name.rpartition(":")[2]), msgspec.json.decode(value, type=Entry))
-        for name, value in held.items()
-        if name.startswith(ITEM_PREFIX)
-    ]
-    items.sort(key=lambda item: item[0])
     if held.get("made") != MADE:
         raise ValueError("made otherwise")
+    items = [entry for name, value in held.items() if name.startswith(ITEM_PREFIX) for entry in entries_of(value)]
+    items.sort(key=lambda entry: entry.depth)
     return Snapshot(
         heavy="heavy" in held,
         pins=pins_of([value for name, value in held.items() if name.startswith(PIN_PREFIX)]),
@@ -183,13 +192,12 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     """The hash of a snapshot. Texts, not bytes: the scripts' MessagePack knows no other strings."""
     if snapshot.deleted:
         return {"version": snapshot.version, "deleted": 1}
-    items = {field(snapshot.branch, depth): msgspec.json.encode(entry).decode() for depth, entry in snapshot.items}
-    pins = {f"{PIN_PREFIX}{entry.id}": msgspec.json.encode(entry).decode() for entry in snapshot.pins}
+    pins = {f"{PIN_PREFIX}{entry.item_id}": msgspec.json.encode(entry).decode() for entry in snapshot.pins}
     optional = {
         "instructions": snapshot.instructions,
         "head": snapshot.head,
         "heavy": "1" if snapshot.heavy else None,
-        "pins": msgspec.json.encode([entry.id for entry in snapshot.pins]).decode() if pins else None,
+        "pins": msgspec.json.encode([entry.item_id for entry in snapshot.pins]).decode() if pins else None,
         "summary": msgspec.json.encode(snapshot.summary).decode() if snapshot.summary else None,
     }
     return {
@@ -199,10 +207,10 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
         "branch": snapshot.branch,
         "depth": snapshot.depth,
         "first": snapshot.first,
-        "count": len(items),
-        "bytes": sum(len(entry.encode()) for entry in items.values()),
+        "count": len(snapshot.items),
+        "bytes": sum(len(msgspec.json.encode(entry)) for entry in snapshot.items),
         **{name: value for name, value in optional.items() if value is not None},
-        **items,
+        **blocks_of(snapshot.branch, snapshot.items),
         **pins,
     }
 
@@ -221,27 +229,17 @@ async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapsho
 _READ_END = resources.files(__package__).joinpath("read_context.lua").read_text()
 
 
-class _End(Struct, frozen=True, array_like=True):
-    """What `read_context.lua` answers."""
+class _Held(Struct, frozen=True, array_like=True):
+    """What `read_context.lua` answers beside the items."""
 
     fields: dict[str, str]
     pins: list[str]
-    depths: list[int]
-    entries: str
-    reached: bool
+    fits: bool
 
 
-class _Read(Struct):
-    """An Entry whose item is read along."""
-
-    tokens: int
-    id: str
-    parent: str | None
-    item: Item
-
-
-_read_end = msgspec.msgpack.Decoder(_End).decode
-_read_entries = msgspec.json.Decoder(list[_Read]).decode
+_held = msgspec.msgpack.Decoder(_Held).decode
+_entries = msgspec.json.Decoder(Entry).decode_lines
+_candidates = msgspec.json.Decoder(Candidate).decode_lines
 
 
 async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) -> Tail | None:
@@ -249,22 +247,19 @@ async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) 
 
     None when there is none that can be read, or not that much of it. Raises redis.exceptions.RedisError.
     """
-    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, MADE)
-    packed: bytes | None = await asked
-    if packed is None:
+    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, MADE, BLOCK)
+    answer: list[bytes] | None = await asked
+    if answer is None:
         return None
     try:
-        end = _read_end(packed)
+        beside, *blocks = answer
+        end = _held(beside)
         held = replace(from_fields(end.fields), pins=pins_of(end.pins))
-        newest_first = [
-            TailItem(item_id=read.id, parent_id=read.parent, depth=depth, tokens=read.tokens, item=read.item)
-            for depth, read in zip(end.depths, _read_entries(end.entries), strict=True)
-        ]
+        items = _candidates(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None
-    above = held.summary.depth if held.summary else 0
-    return make_tail(held, newest_first[::-1], whole=end.reached and held.first <= above + 1)
+    return make_tail(held, items, whole=end.fits)
 
 
 def snapshots_of(redis: Redis) -> Snapshots:

@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from hashlib import sha1
 from importlib import resources
+from itertools import islice
 from uuid import UUID
 
 import msgspec
@@ -35,6 +36,7 @@ from infrastructure.standing import summary_of
 from infrastructure.tokens import count_off_loop
 from projections.buckets import bucket_of
 from projections.context_snapshots import (
+    BLOCK,
     KEPT_SECONDS,
     KEY_PREFIX,
     MADE,
@@ -42,7 +44,6 @@ from projections.context_snapshots import (
     MOST_ITEMS,
     PIN_PREFIX,
     Snapshot,
-    field,
     key,
     put,
 )
@@ -74,6 +75,7 @@ class Change(Struct):
     branch: int | None = None
     fields: dict[str, str | int] = {}
     gone: dict[str, None] = {}
+    retracted: dict[str, tuple[int, int]] = {}
     appended: dict[str, ItemAppended] = {}
     deleted: bool = False
     anew: bool = False
@@ -100,12 +102,11 @@ class Change(Struct):
             case ItemAppended():
                 self.anew = self.anew or self.branch not in (None, event.branch)
                 self.branch = event.branch
-                self.appended[field(event.branch, event.depth)] = event
+                self.appended[event.item_id] = event
                 self.fields |= {"branch": event.branch, "depth": event.depth, "head": event.item_id}
             case ItemRetracted():
-                name = field(event.branch, event.depth)
-                if self.appended.pop(name, None) is None:
-                    self.gone[name] = None
+                if self.appended.pop(event.item_id, None) is None:
+                    self.retracted[event.item_id] = event.branch, event.depth
                 self.gone[f"{PIN_PREFIX}{event.item_id}"] = None
             case ItemPinned() | ItemUnpinned() | CompactionUndone() | CompactionRedone():
                 self.anew = True
@@ -251,7 +252,7 @@ class ContextView:
         if not touched:
             return []
         counted = await entries([event for change in touched for event in change.appended.values()])
-        items = iter(msgspec.json.encode(entry).decode() for entry in counted)
+        came = iter(counted)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.script_load(_CHANGE)
         for change in touched:
@@ -262,7 +263,13 @@ class ContextView:
                 "after": change.version,
                 "fields": {**change.fields, "made": MADE},
                 "gone": list(change.gone),
-                "items": [part for name in change.appended for part in (name, next(items))],
+                "retracted": [part for place in change.retracted.values() for part in place],
+                "items": [
+                    part
+                    for entry in islice(came, len(change.appended))
+                    for part in (entry.depth, entry.tokens, msgspec.json.encode(entry).decode())
+                ],
+                "block": BLOCK,
                 "most_items": MOST_ITEMS,
                 "most_bytes": MOST_BYTES,
                 "seconds": KEPT_SECONDS,

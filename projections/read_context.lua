@@ -1,11 +1,12 @@
--- Reads the end of a snapshot: from its head down until there is one item more than fits. See context_snapshots.py for the shape.
+-- Reads the end of a snapshot: block by block from its head down until there is more than fits. See context_snapshots.py for the shape.
 --
--- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; and how a snapshot is made that can be read.
--- Answers nil when there is none, it is a tombstone, or it has not all of that; else one MessagePack list:
---   the fields that are not items, a map; the pinned items' entries, a list; the depths of items, the newest first, and their
---   entries as one JSON list; whether there are no more of them here.
-local AT_ONCE = 64
-local key, room = KEYS[1], tonumber(ARGV[1])
+-- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; how a snapshot is made that can be read; and how many
+-- items are to a block.
+-- Answers nil when there is none, it is a tombstone, or it has not all of that; else a list:
+--   first, as MessagePack, the fields that are not items, a map; the pinned items' entries, a list; and whether all that is here fits
+--   then the blocks, the newest first, each as it is but the oldest, which has its newline and the lines that are needed. To make
+--   one text of them here would take as long as all the rest
+local key, room, size = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
   'deleted', 'made', 'heavy'}
 local held, fields = redis.call('HMGET', key, unpack(names)), {}
@@ -28,31 +29,37 @@ end
 
 room = math.min(room, cjson.decode(fields.policy).budget or room)
 local above = fields.summary and cjson.decode(fields.summary).depth or 0
-local last = math.max(tonumber(fields.first), above + 1)
-local left, tokens, depths, entries, depth = tonumber(fields.count), 0, {}, {}, tonumber(fields.depth)
+local first = tonumber(fields.first)
+local block, oldest = math.floor(fields.depth / size), math.floor(math.max(first, above + 1) / size)
+local left, tokens, blocks = tonumber(fields.count), 0, {}
 
-while depth >= last and left > 0 and tokens <= room do
-  local wanted = {}
-  for below = depth, math.max(last, depth - AT_ONCE + 1), -1 do
-    wanted[#wanted + 1] = 'i:' .. fields.branch .. ':' .. below
+while block >= oldest and left > 0 and tokens <= room do
+  local text = redis.call('HGET', key, 'i:' .. fields.branch .. ':' .. block)
+  if text then
+    local items, sum = string.match(text, '^(%d+) (%d+)\n')
+    left, tokens = left - items, tokens + sum
+    blocks[#blocks + 1] = text
   end
-  for _, entry in ipairs(redis.call('HMGET', key, unpack(wanted))) do
-    if entry and tokens <= room then
-      depths[#depths + 1] = depth
-      entries[#entries + 1] = entry
-      tokens = tokens + tonumber(string.match(entry, '^{"tokens":(%d+)'))
-      left = left - 1
-    end
-    if tokens <= room then
-      depth = depth - 1
-    end
-  end
+  block = block - 1
 end
 
-fields.pins, fields.count = nil, nil
--- Where the last of them is already more than fits, nobody knows whether others lie before it: so says the log, too.
-local reached = tokens <= room and (depth < last or left == 0)
-if tokens <= room and not (reached and tonumber(fields.first) <= above + 1) then
+-- Of the oldest no more than one item that does not fit, and nothing that the summary stands for: its items may be large.
+local text = blocks[#blocks]
+if text then
+  local at = string.find(text, '\n', 1, true) + 1
+  while true do
+    local size, deep = string.match(text, '^{"tokens":(%d+),"depth":(%d+)', at)
+    if not size or (tonumber(deep) > above and tokens - size <= room) then
+      break
+    end
+    tokens, at = tokens - size, string.find(text, '\n', at, true) + 1
+  end
+  blocks[#blocks] = string.sub(text, at - 1)
+end
+
+-- Where all of it fits, it has to be all there is: what lies before is for the log.
+if tokens <= room and first > above + 1 then
   return false
 end
-return cmsgpack.pack({fields, pins, depths, '[' .. table.concat(entries, ',') .. ']', reached})
+fields.pins, fields.count = nil, nil
+return {cmsgpack.pack({fields, pins, tokens <= room}), unpack(blocks)}

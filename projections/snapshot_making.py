@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import msgspec
 from msgspec import Raw, Struct
-from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from domain.events import (
@@ -44,7 +43,7 @@ async def entries(appended: Sequence[ItemAppended]) -> list[Entry]:
     items = [from_stored(event.item) for event in appended]
     counts = await count_off_loop([counted_text(item) for item in items])
     return [
-        Entry(count + fixed_tokens(item), event.item_id, event.parent_id, Raw(event.item))
+        Entry(count + fixed_tokens(item), event.depth, event.item_id, Raw(event.item))
         for event, item, count in zip(appended, items, counts, strict=True)
     ]
 
@@ -112,15 +111,15 @@ async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequenc
     if end.deleted:
         return Snapshot(version=version, deleted=True)
     oldest_first = end.kept[::-1]
-    items = list(zip((event.depth for event in oldest_first), await entries(oldest_first), strict=True))
+    items = await entries(oldest_first)
     fork = stands.forked_from
     first = end.first if end.complete else fork.depth + 1 if fork else 1
     pins = await _pins(pinned)
     heavy = sum(len(msgspec.json.encode(entry)) for entry in pins) > MOST_BYTES
-    size = sum(len(msgspec.json.encode(entry)) for _, entry in items)
+    size = sum(len(msgspec.json.encode(entry)) for entry in items)
     while size > MOST_BYTES:
-        depth, entry = items.pop(0)
-        first = depth + 1
+        entry = items.pop(0)
+        first = entry.depth + 1
         size -= len(msgspec.json.encode(entry))
     return Snapshot(
         version=version,
@@ -140,8 +139,7 @@ async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequenc
 async def _pins(pinned: Sequence[Event]) -> tuple[Entry, ...]:
     """The entries of pinned items, oldest first."""
     appended = [event for event in pinned if isinstance(event, ItemAppended)]
-    found = zip(appended, await entries(appended), strict=True)
-    return tuple(sorted((replace(entry, depth=event.depth) for event, entry in found), key=lambda entry: entry.depth))
+    return tuple(sorted(await entries(appended), key=lambda entry: entry.depth))
 
 
 class _End(Struct):

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
+from msgspec import Raw
 from pymongo.errors import PyMongoError
 
+from domain.context import Candidate
 from domain.errors import ConversationNotFound
 from domain.events import LeftOut
-from domain.items import shaped
+from domain.items import as_given
 from infrastructure.context import Asked
 from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
-from infrastructure.http.shapes import json_response
+from infrastructure.http.shapes import json_array, json_response
 from infrastructure.standing import Summary
 from projections.buckets import bucket_of, ident
 from projections.read_models import CONTEXT
@@ -47,19 +49,17 @@ async def get_context(
         "model": asked.model,
         "budget": chosen.budget,
         "tokens": chosen.tokens,
-        "items": [
-            {
-                "id": each.item_id,
-                "tokens": each.tokens,
-                "pinned": each.pinned,
-                "item": shaped(each.item_id, each.item),
-            }
-            for each in chosen.selection.sent
-        ],
+        "items": Raw(json_array([_item(each) for each in chosen.selection.sent])),
         "left_out": left_out_shape(chosen.selection.left_out),
         "summary": summary_shape(chosen.tail.summary, chosen.summary_tokens),
     }
     return json_response(body, headers=headers)
+
+
+def _item(each: Candidate) -> bytes:
+    pinned = "true" if each.pinned else "false"
+    given = as_given(each.item_id, each.item)
+    return f'{{"id":"{each.item_id}","tokens":{each.tokens},"pinned":{pinned},"item":{given}}}'.encode()
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:

@@ -48,12 +48,14 @@ def render(
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
     """Which items are not sent, by index, and why."""
-    alone = orphans(items)
-    return {
-        index: reason
+    # Text alone can always be said.
+    others = [
+        (index, item)
         for index, item in enumerate(items)
-        if (reason := _inexpressible(item) or alone.get(index)) is not None
-    }
+        if item.get("type") != "message" or not isinstance(item["content"], str)
+    ]
+    alone = orphans(items) if others else {}
+    return {index: reason for index, item in others if (reason := _inexpressible(item) or alone.get(index)) is not None}
 
 
 def expressible_part(role: str, part: Item) -> bool:

@@ -18,6 +18,11 @@ CALLS = (
 _OUTPUT = "_output"
 
 
+def beside_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
+    """The items, by index, but for those that say they are messages: no calls, and in a long conversation nearly all there is."""
+    return [(index, item) for index, item in enumerate(items) if item.get("type") != "message"]
+
+
 def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:
     """What a call and its output have in common: (the call's type, the call's id); None of any other item."""
     if (kind := type_of(item)) == "message":
@@ -39,7 +44,7 @@ def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
     """
     waiting: dict[tuple[str, str], int] = {}
     found: list[tuple[int, int]] = []
-    for index, item in enumerate(items):
+    for index, item in beside_messages(items):
         if (key := call_key(item)) is None:
             continue
         if not is_output(item):
@@ -54,6 +59,6 @@ def orphans(items: Sequence[Item]) -> dict[int, str]:
     together = {index for pair in pairs(items) for index in pair}
     return {
         index: "orphaned_output" if is_output(item) else "orphaned_call"
-        for index, item in enumerate(items)
+        for index, item in beside_messages(items)
         if index not in together and call_key(item) is not None
     }

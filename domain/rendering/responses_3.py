@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from domain.items import Item, type_of
-from domain.rendering.orphans import orphans
+from domain.rendering.orphans import beside_messages, orphans
 from domain.rendering.parts import SUMMARY, summary_of, without_nulls
 
 _PASSED_ON = (
@@ -97,7 +97,7 @@ def unsendable(items: Sequence[Item]) -> dict[int, str]:
     alone = orphans(items)
     return {
         index: reason
-        for index, item in enumerate(items)
+        for index, item in beside_messages(items)
         if (reason := _inexpressible(item) or alone.get(index)) is not None
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
+import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
@@ -17,6 +18,7 @@ from projections.context_snapshots import (
     UNREADABLE,
     Snapshot,
     as_fields,
+    blocks_of,
     from_fields,
     key,
 )
@@ -122,10 +124,10 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
     """What two snapshots of one version have in common from the depth `first` on."""
     for name in ("version", "deleted", "instructions", "policy", "branch", "head", "depth", "summary", "heavy"):
         yield name, getattr(snapshot, name)
-    yield "pins", [(entry.id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
-    kept = [(depth, entry) for depth, entry in snapshot.items if depth >= first]
-    yield "places", [(depth, entry.id, entry.parent, entry.tokens) for depth, entry in kept]
-    yield "items", [bytes(entry.item).decode() for _, entry in kept]
+    yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
+    kept = [entry for entry in snapshot.items if entry.depth >= first]
+    yield "places", [(entry.depth, entry.item_id, entry.tokens) for entry in kept]
+    yield "items", [bytes(entry.item).decode() for entry in kept]
 
 
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) -> dict[str, tuple[str, str]]:
@@ -140,10 +142,15 @@ def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) ->
 
 
 def _miscounted(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Where the count or the bytes that a snapshot keeps are not those of its items."""
+    """Where what a snapshot keeps of its items, and its blocks of theirs, is not so: counts, bytes, tokens, and who is in which."""
     if "deleted" in fields:
         return {}
-    sizes = [len(value.encode()) for name, value in fields.items() if name.startswith(ITEM_PREFIX)]
-    counted = {"count": str(len(sizes)), "bytes": str(sum(sizes))}
-    kept = {name: fields.get(name, "nothing") for name in counted}
-    return {name: (counted[name], kept[name]) for name in counted if counted[name] != kept[name]}
+    held = from_fields(fields)
+    counted = {
+        "count": str(len(held.items)),
+        "bytes": str(sum(len(msgspec.json.encode(entry)) for entry in held.items)),
+        **blocks_of(held.branch, held.items),
+    }
+    blocks = {name for name in fields if name.startswith(ITEM_PREFIX)}
+    kept = {name: fields.get(name, "nothing") for name in {*counted, *blocks}}
+    return {name: (counted.get(name, "nothing"), value) for name, value in kept.items() if counted.get(name) != value}

@@ -12,6 +12,7 @@ from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.reader import Recorded
 from infrastructure.tail import tail_from_log
 from projections.context_snapshots import (
+    BLOCK,
     MOST_BYTES,
     MOST_ITEMS,
     TOMBSTONE_SECONDS,
@@ -20,6 +21,7 @@ from projections.context_snapshots import (
     put,
     read_snapshot,
     read_tail,
+    to_fields,
 )
 from projections.context_view import ContextView, changes
 from projections.positions import Fenced, Place
@@ -51,7 +53,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
     assert snapshot is not None
     assert (snapshot.version, snapshot.head, snapshot.depth, snapshot.branch, snapshot.first) == (4, last, 3, 0, 1)
     assert (snapshot.instructions, snapshot.policy) == ("Be brief.", ContextPolicy(budget=70))
-    assert [(depth, entry.tokens, msgspec.json.decode(entry.item)["content"]) for depth, entry in snapshot.items] == [
+    assert [(entry.depth, entry.tokens, msgspec.json.decode(entry.item)["content"]) for entry in snapshot.items] == [
         (1, 5, "hello"),
         (2, 5, "you"),
         (3, 8, "there, my friend"),
@@ -163,10 +165,9 @@ async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Wri
     assert snapshot is not None
     assert (len(snapshot.items), snapshot.first) == (5, 3)
     held: Any = await world.redis.hgetall(key(TENANT, conversation))
-    assert (
-        int(held[b"bytes"]) == sum(len(value) for name, value in held.items() if name.startswith(b"i:")) <= MOST_BYTES
-    )
-    assert int(held[b"count"]) == 5
+    lines = [line for name, block in held.items() if name.startswith(b"i:") for line in block.splitlines()[1:]]
+    assert int(held[b"bytes"]) == sum(map(len, lines)) <= MOST_BYTES
+    assert int(held[b"count"]) == len(lines) == 5
 
 
 async def test_given_an_item_larger_than_a_snapshot_then_the_snapshot_has_no_items(write: Writer, world: World) -> None:
@@ -213,19 +214,19 @@ async def test_given_pinned_items_then_the_snapshot_has_them_wherever_they_are(w
         await write.do(conversation, PinItem(item_id=item_id))
     await _carry(world)
     snapshot = await _equals_the_log(world, conversation, 0, 20, 1_000)
-    assert [entry.id for entry in snapshot.pins] == [ids[0], ids[1], ids[-1]]
+    assert [entry.item_id for entry in snapshot.pins] == [ids[0], ids[1], ids[-1]]
     after = await world.reader.last_position()
     await write.do(conversation, UnpinItem(item_id=ids[1]))
     await write.append(conversation, "y")
     await _carry(world, after)
     snapshot = await _equals_the_log(world, conversation, 0, 20)
-    assert [entry.id for entry in snapshot.pins] == [ids[0], ids[-1]]
+    assert [entry.item_id for entry in snapshot.pins] == [ids[0], ids[-1]]
     after = await world.reader.last_position()
     await write.retract(conversation, ids[0])
     await write.append(conversation, "z")
     await _carry(world, after)
     snapshot = await _equals_the_log(world, conversation, 0, 20)
-    assert [entry.id for entry in snapshot.pins] == [ids[-1]]
+    assert [entry.item_id for entry in snapshot.pins] == [ids[-1]]
 
 
 async def test_given_a_summary_then_the_snapshot_has_the_one_that_stands_and_no_more_is_read_than_follows_it(
@@ -263,7 +264,7 @@ async def test_given_a_fork_then_its_snapshot_begins_where_it_left_and_a_context
     await write.append(conversation, "b")
     await _carry(world)
     snapshot = await _equals_the_log(world, conversation, 5)
-    assert (snapshot.first, snapshot.depth, [depth for depth, _ in snapshot.items]) == (6, 7, [6, 7])
+    assert (snapshot.first, snapshot.depth, [entry.depth for entry in snapshot.items]) == (6, 7, [6, 7])
     assert not snapshot.tail().whole
     assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
     tail = await tail_from_log(world.reader, conversation, 3, 1_000)
@@ -326,6 +327,92 @@ async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the
     await write.append(conversation, "two")
     await _carry(world, 2)
     await _equals_the_log(world, conversation, 10)
+
+
+async def _as_made_before(world: World, conversation: str) -> None:
+    """Puts there what the code before this one did: a field for each item, and how it was made."""
+    name = key(TENANT, conversation)
+    held: Any = await world.redis.hgetall(name)
+    lines = [line for field, block in held.items() if field.startswith(b"i:") for line in block.splitlines()[1:]]
+    await world.redis.hdel(name, *(field for field in held if field.startswith(b"i:")))
+    for line in lines:
+        entry = msgspec.json.decode(line)
+        old = {"tokens": entry["tokens"], "id": entry["item_id"], "parent": None, "item": entry["item"]}
+        await world.redis.hset(name, f"i:0:{entry['depth']}", msgspec.json.encode(old))
+    await world.redis.hset(name, "made", "4")
+
+
+async def test_given_snapshots_of_the_format_before_then_none_is_read_and_each_is_made_anew(
+    write: Writer, world: World
+) -> None:
+    touched, read = await write.start("one", "two"), await write.start("three")
+    await _carry(world)
+    after = await world.reader.last_position()
+    for conversation in (touched, read):
+        await _as_made_before(world, conversation)
+        assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+        assert await _read(world, conversation) is None
+    await write.append(touched, "four")
+    await _carry(world, after)
+    await _equals_the_log(world, touched, 0, 1_000)
+    await refill(world.reader, world.redis, TENANT, read, 2)
+    await _equals_the_log(world, read, 0, 1_000)
+    # And nothing is left of the old one.
+    assert b"i:0:1" not in await world.redis.hkeys(key(TENANT, touched))
+
+
+async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_this_code_makes_it_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    await _carry(world)
+    await world.redis.hset(key(TENANT, conversation), mapping={"made": "6", "i:0:0": "what nobody can read yet"})
+    assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+    await write.append(conversation, "two")
+    await _carry(world, 2)
+    await _equals_the_log(world, conversation, 0, 1_000)
+
+
+async def test_given_items_of_several_blocks_then_each_says_what_it_has_whoever_wrote_it_and_every_end_is_right(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start(*(f"x {n}" for n in range(BLOCK * 2 + 3)))
+    await _carry(world)
+    for item in ("y", "zz zz"):
+        after = await world.reader.last_position()
+        await write.append(conversation, item)
+        await _carry(world, after)
+    snapshot = await _equals_the_log(world, conversation, *range(0, 300, 7))
+    held: Any = await world.redis.hgetall(key(TENANT, conversation))
+    assert sorted(name for name in held if name.startswith(b"i:")) == [b"i:0:0", b"i:0:1", b"i:0:2"]
+    written = {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+    assert held == written
+
+
+async def test_given_retracted_items_in_the_middle_and_at_the_ends_of_blocks_then_their_lines_are_gone_and_no_others(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("first")
+    ids = await write.append(conversation, *(f"x {n}" for n in range(BLOCK * 3)))
+    await _carry(world)
+    for depth in (BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK + 1, *range(2, 9)):
+        after = await world.reader.last_position()
+        await write.retract(conversation, ids[depth - 2])
+        await _carry(world, after)
+        snapshot = await _equals_the_log(world, conversation, 0, 50, 1_000)
+        held: Any = await world.redis.hgetall(key(TENANT, conversation))
+        assert held == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
+
+
+async def test_given_a_block_that_nobody_can_read_when_an_event_comes_then_the_snapshot_is_made_anew(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    await _carry(world)
+    await world.redis.hset(key(TENANT, conversation), "i:0:0", "{")
+    await write.append(conversation, "three")
+    await _carry(world, 3)
+    await _equals_the_log(world, conversation, 0, 1_000)
 
 
 async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_past_then_no_old_snapshot_is_left(

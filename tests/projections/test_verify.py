@@ -112,7 +112,14 @@ async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
 
 
 async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(key("default", ids["plain"]), "i:0:1")
+    await world.redis.hdel(key("default", ids["plain"]), "i:0:0")
+
+
+async def _miscount_snapshot_block(world: World, ids: dict[str, str]) -> None:
+    name = key("default", ids["plain"])
+    block: Any = await world.redis.hget(name, "i:0:0")
+    count, _, rest = block.decode().partition(" ")
+    await world.redis.hset(name, "i:0:0", f"{count} 1{rest}")
 
 
 async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
@@ -120,7 +127,7 @@ async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
 
 
 async def _break_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["plain"]), "i:0:1", "{")
+    await world.redis.hset(key("default", ids["plain"]), "i:0:0", "1 5\n{")
 
 
 async def _replace_snapshot(world: World, ids: dict[str, str]) -> None:
@@ -143,6 +150,7 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_change_total, "usage", "different"),
         (_change_snapshot, CONTEXT, "different"),
         (_lose_snapshot_item, CONTEXT, "different"),
+        (_miscount_snapshot_block, CONTEXT, "different"),
         (_age_snapshot, CONTEXT, "stale"),
         (_break_snapshot, CONTEXT, "unreadable"),
         (_replace_snapshot, CONTEXT, "unreadable"),

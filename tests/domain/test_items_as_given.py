@@ -1,0 +1,31 @@
+"""An item as JSON text is the item as it is shaped, whatever it is."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from domain.items import as_given, shaped
+
+TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        {"type": "message", "role": "user", "content": TEXT},
+        {"type": "message", "role": "assistant", "content": TEXT},
+        {"type": "message", "role": "developer", "content": ""},
+        {"content": TEXT, "role": "system", "type": "message"},
+        {"role": "user", "content": TEXT},
+        {"role": "user", "content": TEXT, "extra": 1},
+        {"type": "message", "role": "assistant", "content": TEXT, "status": "incomplete"},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": TEXT}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": TEXT}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "unknown", "role": "user", "content": TEXT},
+        {"type": "reasoning", "summary": [], "content": TEXT},
+    ],
+)
+def test_an_item_as_json_is_the_item_as_it_is_shaped(item: dict[str, Any]) -> None:
+    assert msgspec.json.decode(as_given("msg_1", item)) == shaped("msg_1", item)
