@@ -86,13 +86,14 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
 
 def _append(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
     settings, base_url = running.settings(data), running.base_url(data)
+    for _ in range(sizes.runs):  # first of all: the servers have nothing else to do yet
+        with site.scratch_database(settings) as postgres_url:
+            in_process.run(board, postgres_url, sizes.seconds)
     with _conversations(base_url) as idents, site.floor_server("noop") as noop_url:
         over_http = OverHttp(base_url, noop_url, idents, data, sizes.seconds)
         for number in range(sizes.runs):
             report(number, sizes.runs)
             over_http.run(board)
-            with site.scratch_database(settings) as postgres_url:
-                in_process.run(board, postgres_url, sizes.seconds)
     with site.scratch_database(settings) as postgres_url:
         flat = Flat(postgres_url, sizes.long)
         uvloop.run(flat.prepare())
