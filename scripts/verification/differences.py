@@ -7,11 +7,16 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from projections.context_snapshots import ITEM_PREFIX, PIN_PREFIX
+
 What = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
 ]
 
 _WRITTEN = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
+_IN_SNAPSHOTS = ("pins", "summary", ITEM_PREFIX, PIN_PREFIX)
+"""What the names of a context snapshot's fields begin with that hold the same."""
+
 _LONGEST = 80
 
 
@@ -62,7 +67,7 @@ _ABSENT: Any = object()
 def _told(name: str, value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
-    if name not in _WRITTEN or value is None:
+    if value is None or not (name in _WRITTEN or name.startswith(_IN_SNAPSHOTS)):
         return repr(value)[:_LONGEST]
     text = (
         value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr)

@@ -3,13 +3,11 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
-import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from infrastructure.event_log.reader import EventReader, Recorded
 from projections.context_snapshots import (
-    ITEM_PREFIX,
     KEY_PREFIX,
     MADE,
     MOST_BYTES,
@@ -18,9 +16,9 @@ from projections.context_snapshots import (
     UNREADABLE,
     Snapshot,
     as_fields,
-    blocks_of,
     from_fields,
     key,
+    to_fields,
 )
 from projections.read_models import CONTEXT
 from projections.snapshot_making import snapshot_of
@@ -94,8 +92,8 @@ class Snapshots:
             note = f"version {due[-1].version} was projected"
             return [Difference(CONTEXT, "stale", stream.conversation_id, name, held.version, note=note)]
         expected = await snapshot_of(events[: held.version])
-        unlike = fields_that_differ(dict(_comparable(expected, held.first)), dict(_comparable(held, held.first)))
-        unlike |= _beyond_bounds(events[: held.version], expected, held) | _miscounted(fields)
+        unlike = fields_that_differ(dict(_comparable(expected, held.first)), dict(_comparable(held, 0)))
+        unlike |= _beyond_bounds(events[: held.version], expected, held) | _not_as_written(fields)
         if not unlike:
             return []
         return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, fields=unlike)]
@@ -131,26 +129,20 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
 
 
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) -> dict[str, tuple[str, str]]:
-    """A snapshot may reach back less far than one made now, but only where it once was full."""
-    if held.deleted or held.first <= expected.first:
+    """A snapshot may reach back less far than one made now, but only where it once was full; and never further."""
+    if held.deleted or held.first == expected.first:
         return {}
+    reached = {"first": (str(expected.first), str(held.first))}
+    if held.first < expected.first:
+        return reached
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
     # What an entry has beside its item: ids, a number and names.
     if len(items) > MOST_ITEMS or sum(len(item) + 160 for item in items) > MOST_BYTES:
         return {}
-    return {"first": (str(expected.first), str(held.first))}
+    return reached
 
 
-def _miscounted(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Where what a snapshot keeps of its items, and its blocks of theirs, is not so: counts, bytes, tokens, and who is in which."""
-    if "deleted" in fields:
-        return {}
-    held = from_fields(fields)
-    counted = {
-        "count": str(len(held.items)),
-        "bytes": str(sum(len(msgspec.json.encode(entry)) for entry in held.items)),
-        **blocks_of(held.branch, held.items),
-    }
-    blocks = {name for name in fields if name.startswith(ITEM_PREFIX)}
-    kept = {name: fields.get(name, "nothing") for name in {*counted, *blocks}}
-    return {name: (counted.get(name, "nothing"), value) for name, value in kept.items() if counted.get(name) != value}
+def _not_as_written(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
+    """Where a hash is not what its own items and pins are written as: counts, bytes, tokens, who is in which block, who is pinned."""
+    written = {name: str(value) for name, value in to_fields(from_fields(fields)).items()}
+    return fields_that_differ(written, fields)

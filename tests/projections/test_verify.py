@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from domain.commands import PinItem
 from infrastructure.ids import mint, uuid_of
 from projections.context_snapshots import key
 from projections.read_models import ALL_VIEWS, CONTEXT
@@ -122,6 +123,14 @@ async def _miscount_snapshot_block(world: World, ids: dict[str, str]) -> None:
     await world.redis.hset(name, "i:0:0", f"{count} 1{rest}")
 
 
+async def _forget_who_is_pinned(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hdel(key("default", ids["pinned"]), "pins")
+
+
+async def _pretend_that_a_fork_has_all(world: World, ids: dict[str, str]) -> None:
+    await world.redis.hset(key("default", ids["forked"]), "first", 1)
+
+
 async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
     await world.redis.hset(key("default", ids["plain"]), "version", 2)
 
@@ -151,6 +160,8 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_change_snapshot, CONTEXT, "different"),
         (_lose_snapshot_item, CONTEXT, "different"),
         (_miscount_snapshot_block, CONTEXT, "different"),
+        (_forget_who_is_pinned, CONTEXT, "different"),
+        (_pretend_that_a_fork_has_all, CONTEXT, "different"),
         (_age_snapshot, CONTEXT, "stale"),
         (_break_snapshot, CONTEXT, "unreadable"),
         (_replace_snapshot, CONTEXT, "unreadable"),
@@ -211,6 +222,37 @@ async def test_given_a_difference_in_what_someone_wrote_then_it_is_told_without_
     (difference,) = (await _verify(world)).differences
     assert difference.fields == {"title": ("None", "sha256:7dd530c4d36d (4 bytes)")}
     assert "else" not in str(difference)
+
+
+async def test_given_differences_in_a_snapshot_then_they_are_told_without_what_anyone_wrote(
+    write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    pinned = await write.start("A secret, and a pinned one.")
+    (item_id,) = await write.append(pinned, "Another secret.")
+    await write.do(pinned, PinItem(item_id=item_id))
+    await write.compact(pinned, item_id, 2, "The summary is a secret, too.")
+    await world.catch_up()
+    await _miscount_snapshot_block(world, ids)
+    name = key("default", pinned)
+    await world.redis.hdel(name, f"pin:{item_id}", "summary")
+    block: Any = await world.redis.hget(name, "i:0:0")
+    await world.redis.hset(name, "i:0:0", block.replace(b"Another", b"No"))
+    differences = (await _verify(world)).differences
+    assert {it.conversation_id for it in differences} == {ids["plain"], pinned}
+    told = [str(it) for it in differences]
+    assert not [it for it in told if "hello" in it or "secret" in it or "content" in it or "The s" in it]
+
+
+async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first_then_that_is_found(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("words " * 200_000, "two", "three")
+    await world.catch_up()
+    assert (await _verify(world)).ok
+    await world.redis.hset(key("default", conversation), "first", 3)
+    (difference,) = (await _verify(world)).differences
+    assert (difference.where, difference.what) == (CONTEXT, "different")
 
 
 async def test_given_the_command_line_then_its_status_and_its_json_tell(
