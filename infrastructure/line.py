@@ -18,7 +18,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format
 
 if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
+    from psycopg.pq.abc import PGconn, PGresult
 
 CONNECT_SECONDS = 5.0
 
@@ -70,6 +70,7 @@ class Line:
             pgconn.pipeline_sync()
             if pgconn.flush():
                 loop.add_writer(self._socket, self._flush)
+            self._read(pgconn)
             result = await answer
         except BaseException as error:
             answer.cancel()
@@ -138,9 +139,11 @@ class Line:
         """Sends what is left to send, when the socket takes it."""
         if self._connection is None:
             return
+        pgconn = self._connection.pgconn
         try:
-            if not self._connection.pgconn.flush():
+            if not pgconn.flush():
                 asyncio.get_running_loop().remove_writer(self._socket)
+            self._read(pgconn)
         except psycopg.Error as error:
             self._broke(error)
 
@@ -150,23 +153,30 @@ class Line:
         pgconn = self._connection.pgconn
         try:
             pgconn.consume_input()
-            while self._answers and not pgconn.is_busy():
-                result = pgconn.get_result()
-                if result is None:  # the end of what the statement gives; whether it is committed comes behind
-                    if pgconn.status != ConnStatus.OK:
-                        raise psycopg.OperationalError("The connection was lost.")
-                    continue
-                if result.status == ExecStatus.PIPELINE_SYNC:
-                    self._answered()
-                elif self._result is None or result.status == ExecStatus.FATAL_ERROR:
-                    self._result = result
+            self._read(pgconn)
         except psycopg.Error as error:
             self._broke(error)
 
+    def _read(self, pgconn: "PGconn") -> None:
+        """Takes the answers that are with libpq. It fetches some while it sends, too, and the socket tells of those no more."""
+        ended = False
+        while self._answers and not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:  # the end of what the statement gives; whether it is committed comes behind
+                # Up to 14.10, 15.5 and 16.1 libpq loses count when a commit fails, and would say so for ever.
+                if ended or pgconn.status != ConnStatus.OK:
+                    raise psycopg.OperationalError("The connection was lost.")
+            elif result.status == ExecStatus.PIPELINE_SYNC:
+                self._answered()
+            elif self._result is None or result.status == ExecStatus.FATAL_ERROR:
+                self._result = result
+            ended = result is None
+
     def _answered(self) -> None:
+        if self._result is None:
+            raise psycopg.OperationalError("The server was done before it gave an answer.")
         answer, result = self._answers.popleft(), self._result
         self._result = None
-        assert result is not None
         if not answer.done():
             answer.set_result(result)
 

@@ -17,12 +17,13 @@ _SYNC = b"S\0\0\0\4"
 
 class Meddling(Enum):
     """`READY_IS_LOST`: the answer comes, but not the word that the server is ready. `READY_IS_GARBLED`: instead of it all
-    comes what is no message. `SYNC_IS_LOST`: the server never gets the last message, with which the append commits.
+    comes what is no message. `READY_COMES_TWICE`: the second one is nobody's. `SYNC_IS_LOST`: the server never gets the last message, with which the append commits.
     `LATE`: the client is cut off, and the server gets the append when `release` is set.
     """
 
     READY_IS_LOST = auto()
     READY_IS_GARBLED = auto()
+    READY_COMES_TWICE = auto()
     SYNC_IS_LOST = auto()
     LATE = auto()
 
@@ -135,6 +136,8 @@ class MeddlingProxy:
         if how is Meddling.LATE:
             if is_ready:
                 self.done.set()
+        elif how is Meddling.READY_COMES_TWICE:
+            client.sendall(message * 2 if is_ready else message)
         elif how is Meddling.READY_IS_GARBLED:
             if is_ready:
                 client.sendall(b"Z" + struct.pack("!i", 40_000) + b"I")

@@ -91,6 +91,18 @@ async def test_what_the_library_says_of_its_own_settles_nothing(settings: Settin
     assert texts(log, other) == ["y"]
 
 
+async def test_a_word_that_answers_nothing_leaves_nobody_waiting(settings: Settings, log: Log) -> None:
+    with meddling(settings.postgres_url) as proxy:
+        async with opened(proxy.url) as events:
+            one = await start(events)
+            proxy.meddle(Meddling.READY_COMES_TWICE)
+            async with asyncio.timeout(8):
+                answers = [await told(events.append(work(one, say(text)))) for text in ("x", "y")]
+    assert proxy.met == 1
+    assert answers == ["appended 2", "appended 3"]
+    assert texts(log, one) == ["x", "y"]
+
+
 async def test_an_append_that_comes_late_is_the_one_that_is_answered(settings: Settings, log: Log) -> None:
     with meddling(settings.postgres_url) as proxy:
         async with opened(proxy.url) as events:

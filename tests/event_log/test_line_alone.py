@@ -1,6 +1,7 @@
 """A line by itself: calls that follow each other over one connection, each a transaction of its own."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -47,6 +48,34 @@ async def test_calls_at_once_are_answered_each_with_its_own(line: Line) -> None:
 async def test_the_error_of_one_call_is_nobody_elses(line: Line) -> None:
     divided = psycopg.errors.DivisionByZero
     assert await said(*(call(line, number) for number in (1, 0, 2, 0, 4))) == [100, divided, 50, divided, 25]
+
+
+async def test_what_fails_at_its_commit_is_not_told_as_done_and_those_behind_it_are_done(settings: Settings) -> None:
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE once (number bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        line = Line(
+            {"conninfo": settings.postgres_url},
+            "once",
+            ["bigint"],
+            "INSERT INTO once VALUES ($1) RETURNING number",
+            60,
+        )
+        taken = psycopg.errors.UniqueViolation
+        assert await said(*(call(line, number) for number in (1, 1, 2, 2, 3))) == [1, taken, 2, taken, 3]
+        line.close()
+        await connection.execute("DROP TABLE once")
+
+
+async def test_an_answer_that_is_fetched_while_the_next_call_is_sent_is_told_at_once(settings: Settings) -> None:
+    statement = "SELECT length($2)::bigint FROM pg_sleep($1 / 1000.0)"
+    line = Line({"conninfo": settings.postgres_url}, "slept", ["bigint", "bytea"], statement, 60)
+    await line.open()
+    first = asyncio.create_task(line.call([(1).to_bytes(8), b"x"], 10.0))
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 - the answer is in the socket, and the event loop has not seen it
+    with pytest.raises(Silent):
+        await line.call([(5000).to_bytes(8), bytes(9_000_000)], 1.0)
+    assert await first == (1).to_bytes(8)
 
 
 async def test_large_calls_and_small_ones_keep_their_order(settings: Settings) -> None:
