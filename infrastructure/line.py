@@ -85,9 +85,8 @@ class Line:
         said = error_from_result(result)
         if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
             raise said
-        self._give_up(
-            connection
-        )  # the server gave the connection up, or libpq did: its last word is none on the statement
+        # The server gave the connection up, or libpq did: its last word is none on the statement.
+        self._give_up(connection)
         raise Unanswered(str(said)) from said
 
     def close(self) -> None:
