@@ -17,6 +17,11 @@ def test_postgres_is_durable(urls: dict[str, str], name: str) -> None:
         assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
 
 
+def test_a_new_segment_of_the_write_ahead_log_keeps_no_commit_waiting_for_long(urls: dict[str, str]) -> None:
+    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+        assert connection.execute("SHOW wal_segment_size").fetchone() == ("1MB",)
+
+
 def test_postgres_speaks_utf_8_in_a_locale_that_no_system_library_can_change(urls: dict[str, str]) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:
         row = connection.execute(
