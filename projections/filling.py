@@ -10,6 +10,7 @@ It ends with whoever started it, for then nobody reads that.
 """
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ from pymongo import DeleteMany, MongoClient, UpdateOne
 from pymongo.errors import BulkWriteError
 from pymongo.synchronous import collection as synchronous
 
-from infrastructure.event_log.codec import UnreadableEvent
+from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.reader import Logged, Unread, as_logged
 from projections.buckets import BUCKETS
 from projections.coalesce import Change, Sum, Tally, coalesce
@@ -35,12 +36,19 @@ ROOT = Path(__file__).parents[1]
 PAGE_POSITIONS = 8_000
 """A page ends at a multiple of it, whoever fills what: so one that is written again, after a kill, holds the same as before."""
 
+PART_BYTES = 16 * 1024 * 1024
+"""Of states once they are read: a page with more is written in parts, for a process must hold one of them several times over."""
+
+PAGES = f"{PAGE_POSITIONS} positions, {PART_BYTES} bytes"
+"""What was filled otherwise is filled from the start."""
+
 _DUPLICATE_KEY = 11000
 _PAGE = (
     "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
     " FROM events WHERE notification_id > %s AND notification_id <= %s"
     " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
+_ROWS_AT_ONCE = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
 class Share(Struct, frozen=True, kw_only=True):
@@ -79,14 +87,18 @@ def fill(share: Share) -> Iterator[News]:
         position, parked = share.after, set(share.parked)
         while position < share.until:
             end = min(share.until, (position // PAGE_POSITIONS + 1) * PAGE_POSITIONS)
-            page = _page(connection, share, position, end)
-            found = _unreadable(page, parked)
-            parked |= found.keys()
-            gone = released(page, parked)
-            made = (write for logged in page if _shows(logged, parked, found) for write in writes(logged))
-            for view, tally in coalesce(write for write in made if write.view in collections).items():
-                _write(collections[view], view, tally)
-            parked -= gone
+            found: dict[str, Parked] = {}
+            gone: set[str] = set()
+            for part in _parts(connection, share, position, end):
+                unreadable = _unreadable(part, parked)
+                parked |= unreadable.keys()
+                made = (write for logged in part if _shows(logged, parked, unreadable) for write in writes(logged))
+                for view, tally in coalesce(write for write in made if write.view in collections).items():
+                    _write(collections[view], view, tally)
+                let_go = released(part, parked)
+                parked -= let_go
+                found |= unreadable
+                gone |= let_go
             position = end
             yield News(share.number, position, found, sorted(gone))
 
@@ -109,9 +121,21 @@ def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked])
     return ident in found and logged.position < found[ident].position
 
 
-def _page(connection: psycopg.Connection[Any], share: Share, after: int, end: int) -> list[Logged]:
+def _parts(connection: psycopg.Connection[Any], share: Share, after: int, end: int) -> Iterator[list[Logged]]:
+    """The share's events up to `end`, in parts that are the same whenever they are read."""
     asked = (after, end, BUCKETS, list(share.buckets))
-    return [as_logged(row) for row in connection.execute(_PAGE, asked, binary=True)]
+    part: list[Logged] = []
+    size = 0
+    with connection.cursor(binary=True) as cursor:
+        for row in cursor.stream(_PAGE, asked, binary=True, size=_ROWS_AT_ONCE):
+            its = decoded_size(row[8])
+            if part and size + its > PART_BYTES:
+                yield part
+                part, size = [], 0
+            part.append(as_logged(row))
+            size += its
+    if part:
+        yield part
 
 
 def _write(collection: synchronous.Collection[Document], view: View, tally: Tally) -> None:
@@ -209,4 +233,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    # A page makes tens of thousands of objects that all live as long as it does, and no cycles: see projections/main.py.
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     main()

@@ -21,7 +21,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.mongodb import Database, Document
 from projections.buckets import ALL_BUCKETS, bucket_of, ident, idents, shares
-from projections.filling import PAGE_POSITIONS, News
+from projections.filling import PAGES, News
 from projections.mongo import MongoViews, make_indexes, unused
 from projections.positions import OTHER, Fenced
 from projections.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
@@ -64,7 +64,7 @@ class Generations:
 
     async def _begin(self, view: View, until: int, workers: int) -> Filling | None:
         others = await self._places(_other(view))
-        if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGE_POSITIONS:
+        if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGES:
             return _filling(view, others)
         if others and others[0]["state"] in ("rebuilding", "live") and not others[0].get("back"):
             return None  # filled already: it is being brought up to date
@@ -81,7 +81,7 @@ class Generations:
                 "collection": collection,
                 "state": "filling",
                 "share": number,
-                "pages": PAGE_POSITIONS,
+                "pages": PAGES,
                 "position": 0,
                 "target": until,
                 "version": VERSIONS[view],

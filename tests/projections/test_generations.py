@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from projections.filling import PAGE_POSITIONS, FillingFailed
+from projections.filling import PAGES, FillingFailed
 from projections.generations import Generations
 from projections.positions import OTHER
 from projections.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
@@ -131,7 +131,7 @@ async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(wr
     work = rebuild_of(world)
     await work._fill(begun)
     # As if it was killed after its writes and before the word of them: all of it is written once more.
-    again = {"state": "filling", "position": 0, "target": until, "pages": PAGE_POSITIONS}
+    again = {"state": "filling", "position": 0, "target": until, "pages": PAGES}
     await world.database[POSITIONS].update_many(
         {"view": {"$regex": "[+]$"}},
         [{"$set": {**again, "share": {"$mod": ["$bucket", 2]}}}],

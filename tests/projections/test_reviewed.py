@@ -1,7 +1,7 @@
 """What a hostile reader of the projections found, one by one: each of these was lost, doubled, dropped or stuck once."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -9,12 +9,13 @@ import pytest
 from domain.commands import DescribeConversation
 from projections import filling
 from projections.buckets import ALL_BUCKETS
+from projections.coalesce import Tally, coalesce
 from projections.filling import Share, fill
 from projections.generations import Filling, GenerationGone, Generations
 from projections.leases import RENEW_SECONDS
 from projections.mongo import MongoViews, make_indexes
 from projections.positions import OTHER
-from projections.read_models import POSITIONS, USAGE, VIEWS
+from projections.read_models import POSITIONS, USAGE, VIEWS, View, Write
 from projections.renewal import renew
 from projections.repair import Repair
 from tests.projections.history import write_everything
@@ -44,8 +45,9 @@ async def _reply(write: Writer, conversation_id: str) -> None:
     await write.answer(conversation_id, response_id, given, "!")
 
 
+@pytest.mark.parametrize("bound", ["PAGE_POSITIONS", "PART_BYTES"])
 async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_again_then_nothing_is_added_twice(
-    write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
+    bound: str, write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = await write.start("one")
     await write.do(conversation, DescribeConversation(title="T"))
@@ -53,7 +55,7 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     await _reply(write, conversation)
     await world.catch_up()
     until = await world.reader.last_position()
-    monkeypatch.setattr(filling, "PAGE_POSITIONS", 1)
+    monkeypatch.setattr(filling, bound, 1)
     generations = Generations(world.database)
     share = _share(world, await generations.begin(VIEWS, until, 1), until)
     for _ in range(2):
@@ -64,13 +66,40 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     assert await world.held() == await world.folded()
 
 
+async def test_given_a_page_of_large_events_when_it_is_filled_then_they_are_held_in_parts(
+    write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = await write.start(*["x" * 100_000] * 9)
+    await write.delete(await write.start(*["y" * 100_000] * 9))
+    await write.append(conversation, "z" * 100_000)
+    await world.catch_up()
+    until = await world.reader.last_position()
+    held: list[int] = []
+
+    def coalesce_and_count(made: Iterator[Write]) -> dict[View, Tally]:
+        tallies = coalesce(made)
+        held.append(len(tallies["items"].inserts))
+        return tallies
+
+    monkeypatch.setattr(filling, "PART_BYTES", 350_000)
+    monkeypatch.setattr(filling, "coalesce", coalesce_and_count)
+    generations = Generations(world.database)
+    share = _share(world, await generations.begin(VIEWS, until, 1), until)
+    assert len(await asyncio.to_thread(lambda: list(fill(share)))) == 1
+    assert len(held) > 6
+    assert max(held) == 3
+    await generations.filled(VIEWS)
+    done = await rebuild_of(world).run()
+    assert [each.different for each in done.compared] == [0] * len(VIEWS)
+
+
 async def test_given_a_filling_with_other_pages_when_a_rebuild_begins_then_it_begins_from_the_start(
     write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await write_everything(write)
     await world.catch_up()
     until = await world.reader.last_position()
-    monkeypatch.setattr("projections.generations.PAGE_POSITIONS", 3)
+    monkeypatch.setattr("projections.generations.PAGES", "3 positions")
     monkeypatch.setattr(filling, "PAGE_POSITIONS", 3)
     share = _share(world, await Generations(world.database).begin([USAGE], until, 1), until)
     await asyncio.to_thread(lambda: list(fill(share)))
