@@ -37,7 +37,10 @@ PAGE_POSITIONS = 8_000
 """A page ends at a multiple of it, whoever fills what: so one that is written again, after a kill, holds the same as before."""
 
 PART_BYTES = 16 * 1024 * 1024
-"""Of states once they are read: a page with more is written in parts, for a process must hold one of them several times over."""
+"""Of states once they are read: a page with more is written in parts, for a process must hold one of them several times over.
+
+A part that is written again must end where it did, or totals are added twice: where `decoded_size` changes, PAGES is to change too.
+"""
 
 PAGES = f"{PAGE_POSITIONS} positions, {PART_BYTES} bytes"
 """What was filled otherwise is filled from the start."""
@@ -48,6 +51,11 @@ _PAGE = (
     " FROM events WHERE notification_id > %s AND notification_id <= %s"
     " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
+_UNHURRIED = (
+    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
+)
+"""A page's statement lasts until MongoDB has taken all but its end: a limit that the URL, the role or the database sets would end it
+there every time. Postgres has the second from 17 on."""
 _ROWS_AT_ONCE = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
@@ -82,6 +90,7 @@ def fill(share: Share) -> Iterator[News]:
     # What is noted as filled must still be there when MongoDB was killed meanwhile: so each write waits for the journal.
     client: MongoClient[Document] = MongoClient(share.mongodb_url, w="majority", journal=True)
     with client, psycopg.connect(share.postgres_url, autocommit=True) as connection:
+        connection.execute(_UNHURRIED)
         database = client[share.database]
         collections = {view: database[name] for view, name in share.collections.items()}
         position, parked = share.after, set(share.parked)

@@ -29,6 +29,10 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
+    # As they would be with segments of the usual size: with those of 1 MB they would be 1 and 5 MB, and whoever commits much
+    # would wait for buffers.
+    "wal_buffers": "8MB",
+    "min_wal_size": "80MB",
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",

@@ -22,6 +22,14 @@ def test_a_new_segment_of_the_write_ahead_log_keeps_no_commit_waiting_for_long(u
         assert connection.execute("SHOW wal_segment_size").fetchone() == ("1MB",)
 
 
+@pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
+def test_small_segments_of_the_write_ahead_log_take_nothing_else_away(
+    urls: dict[str, str], name: str, value: str
+) -> None:
+    with psycopg.connect(urls["POSTGRES_URL"]) as connection:
+        assert connection.execute(f"SHOW {name}").fetchone() == (value,)
+
+
 def test_postgres_speaks_utf_8_in_a_locale_that_no_system_library_can_change(urls: dict[str, str]) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:
         row = connection.execute(

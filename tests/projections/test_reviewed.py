@@ -1,10 +1,14 @@
 """What a hostile reader of the projections found, one by one: each of these was lost, doubled, dropped or stuck once."""
 
 import asyncio
+import time
 from collections.abc import Iterator, Sequence
+from random import randbytes
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from domain.commands import DescribeConversation
 from projections import filling
@@ -91,6 +95,32 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_they_are_held
     await generations.filled(VIEWS)
     done = await rebuild_of(world).run()
     assert [each.different for each in done.compared] == [0] * len(VIEWS)
+
+
+async def test_given_a_database_with_a_statement_timeout_when_a_page_takes_longer_to_write_then_it_is_filled_all_the_same(
+    write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conversation = await write.start()
+    for _ in range(30):
+        await write.append(conversation, randbytes(700_000).hex())  # more than the sockets hold between them
+    until = await world.reader.last_position()
+    write_part = filling._write
+
+    def slowly(*arguments: Any) -> None:
+        time.sleep(0.02)
+        write_part(*arguments)
+
+    monkeypatch.setattr(filling, "PART_BYTES", 1)
+    monkeypatch.setattr(filling, "_ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(filling, "_write", slowly)
+    share = _share(world, await Generations(world.database).begin(VIEWS, until, 1), until)
+    async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
+        name = sql.Identifier(connection.info.dbname)
+        await connection.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '200ms'").format(name))
+        try:
+            assert len(await asyncio.to_thread(lambda: list(fill(share)))) == 1
+        finally:
+            await connection.execute(sql.SQL("ALTER DATABASE {} RESET statement_timeout").format(name))
 
 
 async def test_given_a_filling_with_other_pages_when_a_rebuild_begins_then_it_begins_from_the_start(
