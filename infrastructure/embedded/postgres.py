@@ -91,8 +91,8 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
             os.chown(path, account.uid, account.gid)
     initdb = (
         str(program.with_name("initdb")),
-        # A new segment of the write-ahead log is filled with zeros and synced first, while every commit waits: with the usual
-        # 16 MB for 60 ms, every few seconds until the first ones are used again, with 1 MB for four.
+        # A new segment of the write-ahead log is filled with zeros and synced first, while every commit waits: under load 60 ms
+        # for the usual 16 MB, every few seconds until the first ones are used again, and three for 1 MB.
         "--wal-segsize=1",
         *("-D", str(draft / "data"), "--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
