@@ -15,7 +15,9 @@ RUN useradd --system --uid 10001 --user-group --no-create-home --shell /usr/sbin
 COPY --from=dependencies /venv /venv
 WORKDIR /srv
 COPY commands commands
+COPY context context
 COPY queries queries
+COPY replies replies
 COPY projections projections
 COPY domain domain
 COPY infrastructure infrastructure

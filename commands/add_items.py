@@ -3,8 +3,8 @@
 from fastapi import Response
 
 from commands.bodies import Body, Items, new_items
-from commands.carry_out import Caller, items_answer
-from commands.verb import verb
+from commands.command_context import Caller, items_answer
+from commands.command_route import verb
 from domain.commands import AppendItems
 from infrastructure.http.body import LARGEST_BATCH
 

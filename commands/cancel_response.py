@@ -2,14 +2,14 @@
 
 from fastapi import Response
 
-from commands.carry_out import Caller
-from commands.verb import verb
+from commands.command_context import Caller
+from commands.command_route import verb
 from domain.events import ReplyCancelled
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
-from infrastructure.replies.following import until_over
-from infrastructure.replies.record import Record, find, read
+from replies.following import until_over
+from replies.record import Record, find, read
 
 WAIT_SECONDS = 10.0
 """Longer than it takes to find that the process which ran it is dead."""

@@ -6,14 +6,14 @@ from fastapi import Response
 from pydantic import StringConstraints
 
 from commands.bodies import Body, Instructions
-from commands.carry_out import Caller
-from commands.compaction import summarize
-from commands.verb import verb
+from commands.command_context import Caller
+from commands.command_route import verb
+from commands.summarize import summarize
+from context.assembly import Asked
 from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted
-from infrastructure.context import Asked
+from infrastructure.event_log.append_request import Appended
 from infrastructure.event_log.log import utc_now
-from infrastructure.event_log.work import Appended
 from infrastructure.http import shapes
 from infrastructure.http.headers import placed
 

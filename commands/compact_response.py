@@ -8,20 +8,20 @@ import msgspec
 from fastapi import Response
 
 from commands.bodies import Body, Instructions
-from commands.carry_out import Caller
-from commands.compaction import COMPACTION, MOST_CALLS, SMALLEST_PORTION, Portion, take_in, write
+from commands.command_context import Caller
+from commands.command_route import verb
 from commands.create_response import model_of
-from commands.placing import Place, place_of
+from commands.reply_target import Place, place_of
 from commands.response_body import LARGEST_REQUEST, CreateResponse, Name
-from commands.verb import verb
-from domain.compaction import PROMPT, portions
-from domain.context import begins_turn
+from commands.summarize import COMPACTION, MOST_CALLS, SMALLEST_PORTION, Portion, take_in, write
+from context.selection import begins_turn
+from context.summaries import PROMPT, portions
+from context.tokens import count_off_loop
 from domain.items import Item, from_stored, shaped
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
-from infrastructure.http.response_object import usage_object
 from infrastructure.ids import RESPONSE, mint
-from infrastructure.tokens import count_off_loop
+from replies.response_object import usage_object
 
 LONGEST_SUMMARY = 1_024
 """Tokens; or an eighth of the model's window, where that is less."""

@@ -2,11 +2,11 @@
 
 from fastapi import Response
 
-from commands.carry_out import Caller
+from commands.command_context import Caller
+from commands.command_route import verb
 from commands.create_response import check_outputs, context_of, model_of, what_is_asked
-from commands.placing import place_of
+from commands.reply_target import place_of
 from commands.response_body import LARGEST_REQUEST, CreateResponse
-from commands.verb import verb
 from infrastructure.http import shapes
 
 router, serves = verb("POST", "/v1/responses/input_tokens", CreateResponse, largest=LARGEST_REQUEST)

@@ -3,8 +3,8 @@
 from fastapi import Response
 
 from commands.bodies import Body, Instructions, Items, Metadata, Policy, Title, new_items
-from commands.carry_out import Caller, conversation_answer
-from commands.verb import verb
+from commands.command_context import Caller, conversation_answer
+from commands.command_route import verb
 from domain.commands import StartConversation
 from domain.events import ContextPolicy
 from infrastructure.http.body import LARGEST_BATCH

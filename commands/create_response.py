@@ -9,27 +9,27 @@ from fastapi.responses import StreamingResponse
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from commands.carry_out import Caller
-from commands.compaction import make_room
-from commands.listening import heard, streamed
-from commands.placing import Place, place_of
-from commands.recorded_reply import Kept, RecordedReply
-from commands.reply import Reply
+from commands.command_context import Caller
+from commands.command_route import verb
+from commands.reply_target import Place, place_of
 from commands.response_body import LARGEST_INPUT, LARGEST_REQUEST, CreateResponse
-from commands.verb import verb
+from commands.summarize import make_room
+from context.assembly import Asked, Context
+from context.history_backwards import Tail
+from context.rendering.expressible import inexpressible
+from context.rendering.orphans import call_key, is_output
 from domain.commands import NewItem, RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
-from domain.rendering.expressible import inexpressible
-from domain.rendering.orphans import call_key, is_output
-from infrastructure.context import Asked, Context
+from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.event_log.log import utc_now
-from infrastructure.event_log.work import VersionMismatch
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
-from infrastructure.tail import Tail
+from replies.client_disconnect import heard, streamed
+from replies.recorded_reply import Kept, RecordedReply
+from replies.running_reply import Reply
 
 _SSE = "text/event-stream; charset=utf-8"
 _STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}

@@ -2,10 +2,10 @@
 
 from fastapi import Response
 
-from commands.carry_out import Caller
-from commands.verb import verb
+from commands.command_context import Caller
+from commands.command_route import verb
 from domain.commands import DeleteConversation
-from infrastructure.event_log.work import Appended
+from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 
 router, serves = verb("DELETE", "/v1/conversations/{conversation_id}")

@@ -2,8 +2,8 @@
 
 from fastapi import Response
 
-from commands.carry_out import Caller, conversation_answer
-from commands.verb import verb
+from commands.command_context import Caller, conversation_answer
+from commands.command_route import verb
 from domain.commands import RetractItem
 
 router, serves = verb("DELETE", "/v1/conversations/{conversation_id}/items/{item_id}")

@@ -6,8 +6,8 @@ from fastapi import Response
 from pydantic import StringConstraints
 
 from commands.bodies import LONGEST_TEXT, Body
-from commands.carry_out import Caller, conversation_answer
-from commands.verb import verb
+from commands.command_context import Caller, conversation_answer
+from commands.command_route import verb
 from domain.commands import EndConversation as End
 
 

@@ -14,11 +14,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
-from commands.carry_out import Caller
-from commands.verb import verb
+from commands.command_context import Caller
+from commands.command_route import verb
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
-from infrastructure.event_log.work import Appended, IdempotencyKey
+from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
 from infrastructure.http.body import LARGEST_BATCH, validated
 from infrastructure.http.errors import ApiError, as_api_error

@@ -29,24 +29,24 @@ from commands import (
     unpin_item,
     update_conversation,
 )
-from commands.carry_out import Wiring
-from commands.running import RunningReplies
-from infrastructure import redis
-from infrastructure.context import Contexts
+from commands.command_context import Wiring
+from context.assembly import Contexts
+from context.snapshots import snapshots_of
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.ids import mint_uuid
-from infrastructure.logging import configure_logging
-from infrastructure.metrics import Metrics
-from infrastructure.model.provider import Model
-from infrastructure.postgres import make_pool
-from infrastructure.replies.leases import ReplyLeases
-from infrastructure.replies.live import LiveWriter
+from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.context_snapshots import snapshots_of
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import make_pool
+from replies.active_replies import RunningReplies
+from replies.leases import ReplyLeases
+from replies.live_events import LiveWriter
+from replies.provider.provider import Model
 
 log = structlog.get_logger(__name__)
 

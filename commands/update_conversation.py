@@ -4,8 +4,8 @@ from fastapi import Response
 from msgspec import UNSET
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title
-from commands.carry_out import Caller, conversation_answer
-from commands.verb import verb
+from commands.command_context import Caller, conversation_answer
+from commands.command_route import verb
 from domain.commands import DescribeConversation
 from domain.events import ContextPolicy
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from projections.read_models import Add, Document, Insert, Remove, Update, View, Write
+from projections.views.read_models import Add, Document, Insert, Remove, Update, View, Write
 
 
 class Change(Struct):

@@ -19,6 +19,21 @@ from msgspec import UNSET, Struct
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
+from context.conversation_settings import summary_of
+from context.snapshot_from_log import entries, refill
+from context.snapshots import (
+    BLOCK,
+    KEPT_SECONDS,
+    KEY_PREFIX,
+    MADE,
+    MOST_BYTES,
+    MOST_ITEMS,
+    PIN_PREFIX,
+    Snapshot,
+    key,
+    put,
+)
+from context.tokens import count_off_loop
 from domain.events import (
     CompactionRedone,
     CompactionUndone,
@@ -31,27 +46,12 @@ from domain.events import (
     ItemUnpinned,
 )
 from infrastructure.event_log.reader import EventReader, Logged
-from infrastructure.mongodb import Database
-from infrastructure.standing import summary_of
-from infrastructure.tokens import count_off_loop
-from projections.buckets import bucket_of
-from projections.context_snapshots import (
-    BLOCK,
-    KEPT_SECONDS,
-    KEY_PREFIX,
-    MADE,
-    MOST_BYTES,
-    MOST_ITEMS,
-    PIN_PREFIX,
-    Snapshot,
-    key,
-    put,
-)
-from projections.mongo import MongoViews
+from infrastructure.stores.mongodb import Database
+from projections.mongo_views import MongoViews
 from projections.parking import due, released
-from projections.positions import Fenced, Place, Positions
-from projections.read_models import CONTEXT, deletes
-from projections.snapshot_making import entries, refill
+from projections.view_positions import Fenced, Place, Positions
+from projections.views.partitions import bucket_of
+from projections.views.read_models import CONTEXT, deletes
 
 UNWRITTEN_SECONDS = 0.1
 """How long a position may be ahead of what MongoDB knows of it: after a kill, so much is done again."""

@@ -12,8 +12,8 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import AsyncConnection
 
-from infrastructure.postgres import Pool
-from projections.buckets import ALL_BUCKETS, BUCKETS
+from infrastructure.stores.postgres import Pool
+from projections.views.partitions import ALL_BUCKETS, BUCKETS
 
 ALIVE_SECONDS = 2.5
 """How long a projector counts as alive after it has said so."""

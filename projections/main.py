@@ -8,14 +8,14 @@ import psycopg
 import structlog
 import uvloop
 
-from infrastructure import mongodb, redis
 from infrastructure.event_log.migrate import migrate
-from infrastructure.logging import configure_logging
-from infrastructure.metrics import Metrics
-from infrastructure.postgres import make_pool
+from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.renewal import renew
-from projections.runner import Runner
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.postgres import make_pool
+from projections.projector import Runner
+from projections.rebuild.upgrade import renew
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 

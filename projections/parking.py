@@ -15,7 +15,7 @@ from pymongo.errors import BulkWriteError, PyMongoError
 
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged
-from projections.read_models import deletes
+from projections.views.read_models import deletes
 
 MOST_PARKED = 100
 """Conversations of one view. Where more can not be applied, it is not they that are at fault: the view stops."""

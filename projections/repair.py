@@ -19,19 +19,19 @@ from msgspec import Struct
 from pymongo.asynchronous.client_session import AsyncClientSession
 from redis.asyncio import Redis
 
-from infrastructure.event_log.heads import Head
+from context.snapshot_from_log import refill
+from context.snapshots import Snapshot, key, put
 from infrastructure.event_log.reader import EventReader, Logged, Unread
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import mint
-from infrastructure.mongodb import Database
-from projections.cancelling import heed_cancellation
+from infrastructure.stores.mongodb import Database
+from projections.cancellation import heed_cancellation
 from projections.coalesce import coalesce
-from projections.context_snapshots import Snapshot, key, put
-from projections.mongo import MongoViews
+from projections.mongo_views import MongoViews
 from projections.parking import Parked, is_of_the_event, parked_for
-from projections.positions import Fenced, Place, Positions
-from projections.read_models import ALL_VIEWS, CONTEXT, OF_CONVERSATIONS, USAGE, VIEWS, Document, View, writes
-from projections.read_models import key as document_key
-from projections.snapshot_making import refill
+from projections.view_positions import Fenced, Place, Positions
+from projections.views.read_models import ALL_VIEWS, CONTEXT, OF_CONVERSATIONS, USAGE, VIEWS, Document, View, writes
+from projections.views.read_models import key as document_key
 
 EVENTS_AT_ONCE = 200
 REMOVED_AT_ONCE = 500

@@ -16,11 +16,11 @@ from msgspec import Struct
 from domain.errors import ConversationNotFound
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.mongodb import Database
-from projections.buckets import bucket_of, idents, view_of
-from projections.read_models import View, key
+from infrastructure.stores.mongodb import Database
+from projections.views.partitions import bucket_of, idents, view_of
+from projections.views.read_models import View, key
 from queries.log_access import LogAccess, LogAway, Question, conversation_parked
-from queries.positions import NOWHERE, Place, Places, Positions, of_view
+from queries.view_positions import NOWHERE, Place, Places, Positions, of_view
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002

@@ -8,21 +8,21 @@ from fastapi import APIRouter, Query, Response
 from msgspec import Raw
 from pymongo.errors import PyMongoError
 
-from domain.context import Candidate
+from context.assembly import Asked
+from context.conversation_settings import Summary
+from context.selection import Candidate
 from domain.errors import ConversationNotFound
 from domain.events import LeftOut
 from domain.items import as_given
-from infrastructure.context import Asked
 from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
-from infrastructure.standing import Summary
-from projections.buckets import bucket_of, ident
-from projections.read_models import CONTEXT
-from queries.caller import Called, Caller
+from projections.views.partitions import bucket_of, ident
+from projections.views.read_models import CONTEXT
 from queries.log_access import LogAway, conversation_parked
-from queries.positions import NOWHERE
+from queries.query_context import Called, Caller
+from queries.view_positions import NOWHERE
 
 router = APIRouter(tags=["conversations"])
 

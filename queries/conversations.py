@@ -13,11 +13,11 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId, checked
 from infrastructure.ids import CONVERSATION
-from projections.read_models import Document
-from queries.caller import Called, Caller
+from projections.views.read_models import Document
 from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Paged, Param, fetch, unknown_cursor
+from queries.query_context import Called, Caller
 
 router = APIRouter(tags=["conversations"])
 

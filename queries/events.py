@@ -18,15 +18,15 @@ from msgspec import UNSET, Struct
 
 from domain.errors import ConversationNotFound
 from domain.events import Event
-from infrastructure.event_log.heads import Head
 from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
-from queries.caller import LARGEST, Called, Caller
 from queries.event_stream import follow
+from queries.query_context import LARGEST, Called, Caller
 
 router = APIRouter(tags=["events"])
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from infrastructure.http.app import Check
-from queries.caller import Sources
 from queries.projections_status import standings
+from queries.query_context import Sources
 
 NEEDED: Final = frozenset({"mongodb"})
 

@@ -11,10 +11,10 @@ from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ConversationId, ItemId
-from projections.read_models import Document, key
-from queries.caller import Called, Caller
+from projections.views.read_models import Document, key
 from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor
+from queries.query_context import Called, Caller
 
 router = APIRouter(tags=["items"])
 

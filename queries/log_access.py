@@ -13,10 +13,10 @@ import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.heads import Head
 from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
-from infrastructure.postgres import Pool
+from infrastructure.stores.postgres import Pool
 
 log = structlog.get_logger(__name__)
 

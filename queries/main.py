@@ -5,16 +5,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 
-from infrastructure import mongodb, redis
-from infrastructure.context import Contexts
+from context.assembly import Contexts
+from context.snapshots import snapshots_of
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
-from infrastructure.logging import configure_logging
-from infrastructure.metrics import Metrics
-from infrastructure.model.provider import Model
-from infrastructure.postgres import make_pool
+from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.context_snapshots import snapshots_of
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.postgres import make_pool
 from queries import (
     context,
     conversations,
@@ -27,9 +26,10 @@ from queries import (
     responses,
     usage,
 )
-from queries.caller import Sources
 from queries.consistency import Consistency
 from queries.log_access import LogAccess, PatientReader
+from queries.query_context import Sources
+from replies.provider.provider import Model
 
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 
+from context.models import ModelFacts
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from infrastructure.model.registry import ModelFacts
-from queries.caller import Called
+from queries.query_context import Called
 
 router = APIRouter(tags=["models"])
 

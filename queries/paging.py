@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id
-from projections.read_models import Document, View
-from queries.caller import Caller
+from projections.views.read_models import Document, View
 from queries.consistency import Read
+from queries.query_context import Caller
 
 DEFAULT_LIMIT = 20
 LARGEST_LIMIT = 100

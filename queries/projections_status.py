@@ -17,10 +17,10 @@ from msgspec import Struct, structs
 
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from projections.read_models import ALL_VIEWS
-from queries.caller import Called, Sources
+from projections.views.read_models import ALL_VIEWS
 from queries.log_access import LogAccess, LogAway
-from queries.positions import Place, of_view
+from queries.query_context import Called, Sources
+from queries.view_positions import Place, of_view
 
 router = APIRouter(tags=["projections"])
 

@@ -9,8 +9,8 @@ from infrastructure.event_log.reader import EventReader, Recorded
 from infrastructure.http.app import reads
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.shapes import json_response
-from queries.caller import Called
 from queries.context import left_out_shape, summary_shape
+from queries.query_context import Called
 
 router = APIRouter(tags=["responses"])
 

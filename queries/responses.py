@@ -14,16 +14,16 @@ from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
 from infrastructure.http.paths import ResponseId
-from infrastructure.http.response_object import INCOMPLETE_REASONS, response_object
 from infrastructure.ids import minted_seconds
-from infrastructure.replies import record
-from infrastructure.replies.following import follow
-from infrastructure.replies.record import Record
-from projections.read_models import Document, key
-from queries.caller import Called, Caller
+from projections.views.read_models import Document, key
 from queries.consistency import Read
 from queries.log_access import LogAway, PatientReader, conversation_parked
 from queries.paging import Include, Paged, cut
+from queries.query_context import Called, Caller
+from replies import record
+from replies.following import follow
+from replies.record import Record
+from replies.response_object import INCOMPLETE_REASONS, response_object
 
 router = APIRouter(tags=["responses"])
 

@@ -14,7 +14,7 @@ from domain.events import Usage
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
-from queries.caller import Called
+from queries.query_context import Called
 
 router = APIRouter(tags=["usage"])
 

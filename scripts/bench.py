@@ -25,7 +25,7 @@ import typer
 import uvloop
 from msgspec import Struct
 
-from scripts import running
+from scripts import store_location
 from scripts.benchmarks import in_process, rebuilding, site, streaming, under_rebuild, visibility
 from scripts.benchmarks.assembling import Assembling
 from scripts.benchmarks.client import NotAnswered
@@ -61,7 +61,7 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
     """Everything in turn. The store in `data` runs already."""
-    settings, base_url = running.settings(data), running.base_url(data)
+    settings, base_url = store_location.settings(data), store_location.base_url(data)
     board = Board()
     machine, durability = site.machine(), site.durability(settings)
     with progress("Measuring, runs", quiet=quiet) as report:
@@ -85,7 +85,7 @@ def measure(what: What, data: Path, sizes: Sizes, *, quiet: bool) -> Results:
 
 
 def _append(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
-    settings, base_url = running.settings(data), running.base_url(data)
+    settings, base_url = store_location.settings(data), store_location.base_url(data)
     for _ in range(sizes.runs):  # first of all: the servers have nothing else to do yet
         with site.scratch_database(settings) as postgres_url:
             in_process.run(board, postgres_url, sizes.seconds)
@@ -109,7 +109,7 @@ def _append(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
 
 
 def _read(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
-    settings, base_url = running.settings(data), running.base_url(data)
+    settings, base_url = store_location.settings(data), store_location.base_url(data)
     with (
         site.floor_server("floor_context", settings) as floor_url,
         _conversations(base_url) as idents,
@@ -133,7 +133,7 @@ def _stream(board: Board, sizes: Sizes) -> None:
 
 
 def _context(board: Board, data: Path, sizes: Sizes, report: Report) -> None:
-    settings = running.settings(data)
+    settings = store_location.settings(data)
     with site.scratch_database(settings) as postgres_url:
         assembling = Assembling(settings, postgres_url, sizes.long)
         try:
@@ -175,7 +175,7 @@ def main(
             place = data or stack.enter_context(site.own_store())
             sizes = Sizes(seconds=seconds, runs=runs, long=long, conversations=conversations)
             results = measure(what, place, sizes, quiet=as_json)
-    except running.NotRunning as problem:
+    except store_location.NotRunning as problem:
         _stop(str(problem), MISUSED)
     except site.DidNotStart as problem:
         _stop(f"the store did not start:\n{problem}", AWAY)

@@ -21,8 +21,8 @@ from commands import main as commands
 from infrastructure.http.observe import Observe
 from infrastructure.http.openapi import both_sides, docs_page
 from infrastructure.http.shapes import json_response
-from infrastructure.logging import configure_logging
-from infrastructure.metrics import Metrics
+from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
 

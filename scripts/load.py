@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infrastructure.settings import Settings
-from scripts import running
+from scripts import store_location
 from scripts.loading import check as checking
 from scripts.loading.finished import Finished
 from scripts.loading.loader import Loaded, Loader
@@ -127,14 +127,14 @@ def main(
         checks = check if check is not None else isinstance(what, Chitchat)
         asked = Asked(
             data=data,
-            base_url=base_url or running.base_url(data),
+            base_url=base_url or store_location.base_url(data),
             connections=connections,
             limit=limit,
             skip_bad=skip_bad,
-            stores=running.settings(data) if checks else None,
+            stores=store_location.settings(data) if checks else None,
         )
         report = uvloop.run(load(what, asked))
-    except (NotThere, running.NotRunning) as problem:
+    except (NotThere, store_location.NotRunning) as problem:
         _stop(str(problem), MISUSED)
     except BadLine as problem:
         _stop(f"{problem}\nNothing after it was sent. Mend it and run this again, or say --skip-bad.", MISUSED)

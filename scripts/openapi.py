@@ -8,7 +8,7 @@ from pathlib import Path
 
 from commands import main as commands
 from infrastructure.http.openapi import both_sides
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
 

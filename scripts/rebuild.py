@@ -30,19 +30,19 @@ import typer
 from msgspec import Struct
 
 from infrastructure.ids import CONVERSATION, is_id
-from infrastructure.logging import configure_logging
-from infrastructure.metrics import Metrics
+from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from projections.context_view import ContextView
-from projections.filling import FillingFailed
-from projections.generations import GenerationGone
-from projections.mongo import MongoViews
-from projections.positions import Positions, Standing
-from projections.read_models import ALL_VIEWS, CONTEXT, VIEWS
-from projections.read_models import View as MongoView
-from projections.rebuilding import AnotherRebuild, Rebuild, Rebuilt, patiently
-from projections.rebuilding import Report as PhaseReport
+from projections.mongo_views import MongoViews
+from projections.projector import Runner
+from projections.rebuild.backfill import FillingFailed
+from projections.rebuild.rebuild import AnotherRebuild, Rebuild, Rebuilt, patiently
+from projections.rebuild.rebuild import Report as PhaseReport
+from projections.rebuild.view_builds import GenerationGone
 from projections.repair import Repair, Repaired
-from projections.runner import Runner
+from projections.view_positions import Positions, Standing
+from projections.views.read_models import ALL_VIEWS, CONTEXT, VIEWS
+from projections.views.read_models import View as MongoView
 from scripts.progress import Report, progress
 from scripts.stores import AWAY, DATA, MISUSED, Data, Json, Stores, on_stores
 

@@ -16,7 +16,7 @@ from msgspec import Struct
 from domain.conversation import Conversation, evolve
 from infrastructure.event_log.reader import EventReader, Recorded
 from infrastructure.ids import CONVERSATION, is_id
-from infrastructure.logging import configure_logging
+from infrastructure.observability.logs import configure_logging
 from projections.fold import Fold
 from queries.events import event_json
 from scripts.stores import DATA, Data, Json, on_stores

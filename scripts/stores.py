@@ -13,12 +13,12 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from infrastructure import mongodb, redis
 from infrastructure.event_log.reader import EventReader
-from infrastructure.mongodb import Database
-from infrastructure.postgres import Pool, make_pool
 from infrastructure.settings import Settings
-from scripts.running import NotRunning, settings
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.mongodb import Database
+from infrastructure.stores.postgres import Pool, make_pool
+from scripts.store_location import NotRunning, settings
 
 Data = Annotated[Path, typer.Option("--data", help="The data directory of the scripts/up whose stores are meant.")]
 Json = Annotated[bool, typer.Option("--json", help="Say it in JSON, for programs.")]

@@ -16,9 +16,9 @@ import typer
 from msgspec import Struct
 
 from infrastructure.ids import CONVERSATION, is_id
-from infrastructure.logging import configure_logging
-from projections.positions import Positions
-from projections.read_models import ALL_VIEWS, USAGE
+from infrastructure.observability.logs import configure_logging
+from projections.view_positions import Positions
+from projections.views.read_models import ALL_VIEWS, USAGE
 from scripts.progress import Report, progress
 from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
 from scripts.verification.differences import Difference

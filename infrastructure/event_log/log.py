@@ -8,10 +8,10 @@ from uuid import UUID
 import structlog
 from eventsourcing.persistence import PersistenceError
 
+from infrastructure.event_log.append_request import Appended, Work
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
-from infrastructure.event_log.work import Appended, Work
 from infrastructure.event_log.writer import Writer
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 
 SWEEP_SECONDS = 3600
 SWEPT_AT_ONCE = 1000

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from infrastructure.event_log.work import Appended, LogBusy, LogUnavailable, Work
+from infrastructure.event_log.append_request import Appended, LogBusy, LogUnavailable, Work
 
 BATCH_COMMANDS = 128
 BATCH_BYTES = 8 * 1024 * 1024

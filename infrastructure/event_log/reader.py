@@ -9,12 +9,12 @@ from msgspec import Struct
 from psycopg import sql
 
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY, Event
+from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
-from infrastructure.event_log.heads import Head, Heads
-from infrastructure.event_log.work import IdempotencyKey, KeyReused
+from infrastructure.event_log.version_lookup import Head, Heads
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
-from infrastructure.postgres import Pool
+from infrastructure.stores.postgres import Pool
 
 
 class Recorded(Struct, frozen=True, kw_only=True):

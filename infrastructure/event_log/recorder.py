@@ -22,8 +22,8 @@ from infrastructure.event_log import columns
 from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.columns import Encoded
 from infrastructure.event_log.rows import Row, append_rows, chained_row
-from infrastructure.line import Line
-from infrastructure.postgres import NOTICE_SILENCE
+from infrastructure.stores.postgres import NOTICE_SILENCE
+from infrastructure.stores.postgres_pipeline import Line
 
 TABLE = "events"
 CHANNEL = TABLE

@@ -20,16 +20,16 @@ from msgspec.structs import replace
 from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
-from infrastructure.event_log.batch import Deciding, Plan
+from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch, Work
+from infrastructure.event_log.batch_decider import Deciding, Plan
 from infrastructure.event_log.columns import read_bigints
 from infrastructure.event_log.queue import Queue, Waiting
 from infrastructure.event_log.recorder import ConversationRecorder, parameters
 from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
-from infrastructure.event_log.work import Appended, LogUnavailable, VersionMismatch, Work
 from infrastructure.ids import conversation_id, uuid_of
-from infrastructure.line import NotSent, Unanswered
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
+from infrastructure.stores.postgres_pipeline import NotSent, Unanswered
 
 PATIENCE_SECONDS = 10.0
 LONGEST_SECONDS = 3 * PATIENCE_SECONDS

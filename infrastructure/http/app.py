@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from infrastructure.http.errors import add_error_handlers
 from infrastructure.http.observe import Observe
 from infrastructure.http.shapes import json_response
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 Check = Callable[[], Awaitable[bool]]

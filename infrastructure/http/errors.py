@@ -20,9 +20,9 @@ from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
 from domain.errors import ContextTooLong, ConversationLocked, Forbidden, NotFound, Refused, SummaryHasChanged
+from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.work import KeyReused, LogBusy, LogUnavailable, VersionMismatch
-from infrastructure.model.failures import ModelFailed
+from replies.provider.failures import ModelFailed
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,7 @@ import re
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from infrastructure.event_log.work import Appended, IdempotencyKey
+from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
 
 LONGEST_KEY = 255

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.http.errors import answer_error
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Request
 
+from infrastructure.access.principal import DEFAULT, Principal
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id
-from infrastructure.principal import DEFAULT, Principal
 
 
 async def conversation_id(conversation_id: Annotated[str, Path(description="`conv_…`")]) -> str:

@@ -7,21 +7,21 @@ SHORT, by turns. From the log each is assembled by a process that has counted no
 import time
 from statistics import median, quantiles
 
+from context.assembly import Asked, Contexts
+from context.history_backwards import Tail
+from context.snapshot_from_log import refill
+from context.snapshots import key, snapshots_of
 from domain.commands import DescribeConversation
 from domain.events import ContextPolicy
-from infrastructure import redis
-from infrastructure.context import Asked, Contexts
+from infrastructure.access.principal import DEFAULT
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
-from infrastructure.model.provider import Model
-from infrastructure.postgres import make_pool
-from infrastructure.principal import DEFAULT
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from infrastructure.tail import Tail
-from projections.context_snapshots import key, snapshots_of
-from projections.snapshot_making import refill
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import make_pool
+from replies.provider.provider import Model
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.flat import started, work
 

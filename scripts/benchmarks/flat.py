@@ -9,11 +9,11 @@ from statistics import median
 
 from domain.commands import AppendItems, Command, NewItem, StartConversation
 from domain.items import as_stored
+from infrastructure.access.principal import DEFAULT
+from infrastructure.event_log.append_request import Work
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.work import Work
 from infrastructure.ids import CONVERSATION, mint, mint_uuid
-from infrastructure.metrics import Metrics
-from infrastructure.principal import DEFAULT
+from infrastructure.observability.metrics import Metrics
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.over_http import TEXT
 

@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request, Response
 
-from infrastructure import redis
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.serve import serve
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import make_pool
 
 FLOOR_KEY = "bench:{conversation_id}"
 

@@ -16,7 +16,7 @@ from psycopg import sql
 from pymongo import MongoClient
 
 from infrastructure.event_log.recorder import CHANNEL
-from projections.read_models import POSITIONS, VIEWS
+from projections.views.read_models import POSITIONS, VIEWS
 
 READY = b"ready\n"
 LOOK_SECONDS = 0.002

@@ -9,12 +9,12 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import median, quantiles
 
-from infrastructure import redis
+from context.snapshots import READ, as_fields, key
+from infrastructure.access.principal import DEFAULT
 from infrastructure.event_log.log import EventLog
-from infrastructure.metrics import Metrics
-from infrastructure.principal import DEFAULT
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.context_snapshots import READ, as_fields, key
+from infrastructure.stores import redis
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.flat import started

@@ -20,9 +20,9 @@ from msgspec import Struct
 from pymongo import IndexModel, MongoClient
 
 from infrastructure.event_log.codec import decode
-from infrastructure.mongodb import Document
 from infrastructure.settings import Settings
-from projections.read_models import INDEXES, VIEWS
+from infrastructure.stores.mongodb import Document
+from projections.views.read_models import INDEXES, VIEWS
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.site import child_environment

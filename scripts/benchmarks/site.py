@@ -21,10 +21,10 @@ from psycopg import sql
 from pymongo import MongoClient
 from redis import Redis
 
-from infrastructure import mongodb
 from infrastructure.embedded.service import launched
 from infrastructure.event_log.migrate import migrate
 from infrastructure.settings import Settings
+from infrastructure.stores import mongodb
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STOP_SECONDS = 60.0

@@ -21,8 +21,8 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.settings import Settings
-from projections.read_models import VIEWS
-from scripts import running
+from projections.views.read_models import VIEWS
+from scripts import store_location
 from scripts.benchmarks import site
 from scripts.benchmarks.client import Job, NotAnswered
 from scripts.benchmarks.figures import Board
@@ -46,7 +46,7 @@ def run(board: Board, data: Path, idents: list[str], seconds: float) -> None:
 
     Raises NotVisible and NotAnswered.
     """
-    settings, base_url = running.settings(data), running.base_url(data)
+    settings, base_url = store_location.settings(data), store_location.base_url(data)
     paths = [f"/v1/conversations/{ident}/items" for ident in idents]
     for rate in RATES:
         job = Job(base_url=base_url, paths=paths, body=BODY, connections=MANY, seconds=seconds, rate=rate)

@@ -14,11 +14,11 @@ from msgspec import Struct
 
 from domain.events import ConversationDeleted, ConversationStarted, ItemAppended
 from domain.items import from_stored, text_of
-from infrastructure import mongodb
 from infrastructure.event_log.reader import EventReader
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
-from projections.positions import Positions
+from infrastructure.stores import mongodb
+from infrastructure.stores.postgres import make_pool
+from projections.view_positions import Positions
 from scripts.loading.sources import Conversation
 from scripts.progress import progress
 

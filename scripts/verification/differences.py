@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from projections.context_snapshots import ITEM_PREFIX, PIN_PREFIX
+from context.snapshots import ITEM_PREFIX, PIN_PREFIX
 
 What = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"

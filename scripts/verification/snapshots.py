@@ -6,8 +6,8 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
-from infrastructure.event_log.reader import EventReader, Recorded
-from projections.context_snapshots import (
+from context.snapshot_from_log import snapshot_of
+from context.snapshots import (
     KEY_PREFIX,
     MADE,
     MOST_BYTES,
@@ -20,8 +20,8 @@ from projections.context_snapshots import (
     key,
     to_fields,
 )
-from projections.read_models import CONTEXT
-from projections.snapshot_making import snapshot_of
+from infrastructure.event_log.reader import EventReader, Recorded
+from projections.views.read_models import CONTEXT
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
 from scripts.verification.views import Moment

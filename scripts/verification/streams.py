@@ -11,7 +11,7 @@ from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.codec import UnreadableEvent, decode
 from infrastructure.event_log.reader import Recorded
 from infrastructure.ids import conversation_id, uuid_of
-from infrastructure.postgres import Pool
+from infrastructure.stores.postgres import Pool
 from scripts.verification.differences import Difference, What
 
 _PAGE_ROWS = 4_000

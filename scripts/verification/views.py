@@ -10,12 +10,22 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
-from infrastructure.mongodb import Database
-from projections.buckets import bucket_of, ident
+from infrastructure.stores.mongodb import Database
 from projections.fold import Fold
 from projections.parking import Parked
-from projections.positions import Place, place_of
-from projections.read_models import ALL_VIEWS, OF_CONVERSATIONS, POSITIONS, SPENDING, USAGE, Document, View, key, writes
+from projections.view_positions import Place, place_of
+from projections.views.partitions import bucket_of, ident
+from projections.views.read_models import (
+    ALL_VIEWS,
+    OF_CONVERSATIONS,
+    POSITIONS,
+    SPENDING,
+    USAGE,
+    Document,
+    View,
+    key,
+    writes,
+)
 from scripts.verification.differences import Difference, documents_that_differ
 from scripts.verification.streams import Stream
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from commands.main import create_app
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 
 

@@ -12,19 +12,19 @@ import httpx
 import pytest
 from msgspec import Struct
 
-from commands.carry_out import Caller
-from commands.compaction import MOST_CALLS, make_room
+from commands.command_context import Caller
 from commands.main import create_app
-from domain.compaction import PROMPT
-from domain.context import BUDGET
+from commands.summarize import MOST_CALLS, make_room
+from context.assembly import Asked, Context
+from context.selection import BUDGET
+from context.summaries import PROMPT
+from context.tokens import count
 from domain.events import ContextCompacted, ItemAppended, ReplyRequested
 from domain.items import Item, from_stored
-from infrastructure.context import Asked, Context
+from infrastructure.access.principal import DEFAULT
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
-from infrastructure.principal import DEFAULT
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from infrastructure.tokens import count
 from scripts.loading.sources import Chitchat, Conversation
 from tests.commands.test_conversations import create, message
 from tests.log import Log

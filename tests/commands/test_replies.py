@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from context.rendering import request_sha256
 from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
-from domain.rendering import request_sha256
 from tests.commands.test_conversations import create, message
 from tests.log import Log
 from tests.provider import Exchange, Provider

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from commands.main import create_app
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.replying import asked
 

@@ -11,26 +11,26 @@ import httpx
 import psycopg
 import pytest
 
-from commands.running import RunningReplies
 from domain.commands import RequestReply, StartConversation
 from domain.events import ReplyInterrupted, Shown
-from infrastructure import redis
+from infrastructure.access.principal import DEFAULT
+from infrastructure.event_log.append_request import Work
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.work import Work
 from infrastructure.ids import mint, mint_uuid, uuid_of
-from infrastructure.metrics import Metrics
-from infrastructure.model.pieces import Began, Grew, Piece, Whole
-from infrastructure.postgres import Pool, make_pool
-from infrastructure.principal import DEFAULT
-from infrastructure.replies import live
-from infrastructure.replies.leases import ALIVE_SECONDS, ReplyLeases
-from infrastructure.replies.output import Output, opened_again
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import Pool, make_pool
+from replies import live_events
+from replies.active_replies import RunningReplies
+from replies.leases import ALIVE_SECONDS, ReplyLeases
+from replies.output import Output, opened_again
+from replies.provider.stream_parts import Began, Grew, Piece, Whole
 from tests.commands.replying import ask, asked, error_of, events_of, open_api, until_over
 from tests.commands.test_conversations import create
 from tests.log import Log
-from tests.model.test_reviewed import Slow
 from tests.provider import Exchange, Provider
+from tests.replies.provider.test_reviewed import Slow
 
 WITH_PROVIDER = {"model_window": 100_000}
 
@@ -215,7 +215,7 @@ async def test_as_many_as_like_follow_replies_that_say_nothing(settings: Setting
     client = redis.connect(settings)
 
     async def followed(number: int) -> list[tuple[int, bytes]]:
-        return [each async for each in live.tail(client, f"resp_{number}", -1)]
+        return [each async for each in live_events.tail(client, f"resp_{number}", -1)]
 
     assert await asyncio.gather(*map(followed, range(200))) == [[]] * 200
     await client.aclose()

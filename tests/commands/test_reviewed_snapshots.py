@@ -8,10 +8,10 @@ import pytest
 from msgspec.structs import replace
 
 from commands.main import create_app
-from infrastructure.context import Contexts
-from infrastructure.metrics import Metrics
+from context.assembly import Contexts
+from context.history_backwards import Tail
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from infrastructure.tail import Tail
 from tests.commands.replying import asked
 from tests.commands.test_conversations import create, message
 from tests.provider import Provider

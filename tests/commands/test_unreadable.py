@@ -5,7 +5,7 @@ import psycopg
 
 from commands.main import create_app
 from infrastructure.ids import uuid_of
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.test_bad_input import assert_openai_error
 from tests.commands.test_conversations import create, message

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -141,7 +141,16 @@ def test_every_named_volume_and_network_is_declared(compose: dict[str, Any]) -> 
 def test_the_image_holds_the_packages_and_the_build_context_nothing_else() -> None:
     copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
-    assert sorted(copied) == ["commands", "domain", "infrastructure", "projections", "queries", "scripts"]
+    assert sorted(copied) == [
+        "commands",
+        "context",
+        "domain",
+        "infrastructure",
+        "projections",
+        "queries",
+        "replies",
+        "scripts",
+    ]
     assert sorted(allowed) == sorted([*copied, "pyproject.toml", "requirements.lock"])
 
 

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from infrastructure.event_log.reader import EventReader
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import asyncio
 import psycopg
 import pytest
 
-from infrastructure.event_log import heads
-from infrastructure.event_log.heads import Head
+from infrastructure.event_log import version_lookup
 from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import CONVERSATION, mint
-from infrastructure.line import Silent
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
+from infrastructure.stores.postgres_pipeline import Silent
 from tests.log import Log
 from tests.projections.conftest import write
 from tests.queries.store import Writer
@@ -78,7 +78,7 @@ async def test_given_a_postgres_that_keeps_silent_when_an_end_is_asked_for_then_
 ) -> None:
     ident = await write.start("x")
     assert await reader.head(ident)
-    monkeypatch.setattr(heads, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(version_lookup, "ANSWER_SECONDS", 1.0)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
         await other.execute("LOCK TABLE events")
         async with asyncio.timeout(1.8):

@@ -8,14 +8,14 @@ import pytest
 
 from domain.commands import ReopenConversation
 from infrastructure.event_log import recorder, writer
+from infrastructure.event_log.append_request import Appended, IdempotencyKey, KeyReused, LogUnavailable
 from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
-from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogUnavailable
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
-from infrastructure.postgres import make_pool
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 from tests.event_log.meddling import Meddling, meddling
 from tests.event_log.test_log import opened, say, start, texts, work
 from tests.event_log.test_reviewed import keyed

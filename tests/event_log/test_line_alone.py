@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from infrastructure.line import Line, Silent, Unanswered
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres_pipeline import Line, Silent, Unanswered
 
 # One number in, one out; 0 is an error, a negative one takes as many seconds.
 STATEMENT = """

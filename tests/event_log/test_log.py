@@ -12,14 +12,14 @@ import pytest
 
 from domain.commands import AppendItems, Command, EndConversation, NewItem, RetractItem, StartConversation
 from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
 from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.queue import WAITING_COMMANDS
 from infrastructure.event_log.rows import chained_row
-from infrastructure.event_log.work import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
 from infrastructure.ids import mint, mint_uuid, uuid_of
-from infrastructure.metrics import Metrics
-from infrastructure.principal import Principal
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.event_log.cutting import cutting
 from tests.log import Log

@@ -10,14 +10,14 @@ import pytest
 
 from domain.commands import RetractItem
 from domain.events import ItemAppended
+from infrastructure.event_log.append_request import Appended
 from infrastructure.event_log.codec import encode
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
-from infrastructure.event_log.work import Appended
 from infrastructure.ids import mint, mint_uuid
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 from tests.event_log.delaying import Part, Way, delaying
 from tests.event_log.test_log import opened, say, start, work
 from tests.log import Log

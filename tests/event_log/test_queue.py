@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.commands import EndConversation
+from infrastructure.event_log.append_request import IdempotencyKey, LogUnavailable
 from infrastructure.event_log.queue import BATCH_BYTES, BATCH_COMMANDS, WORTH_COMMANDS, Queue, Waiting
-from infrastructure.event_log.work import IdempotencyKey, LogUnavailable
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.event_log.test_log import opened, say, start, texts, work

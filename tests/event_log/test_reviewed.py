@@ -10,12 +10,12 @@ from psycopg import Cursor
 
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
-from infrastructure.event_log.batch import Plan
+from infrastructure.event_log.append_request import Appended, IdempotencyKey, LogUnavailable
+from infrastructure.event_log.batch_decider import Plan
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import Row
-from infrastructure.event_log.work import Appended, IdempotencyKey, LogUnavailable
-from infrastructure.line import Line
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres_pipeline import Line
 from tests.event_log.cutting import cutting
 from tests.event_log.test_log import opened, say, start, texts, work
 from tests.log import Log

@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from infrastructure.event_log.log import EventLog
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.projections.world import SECONDS, World
 from tests.queries.store import Writer

@@ -8,7 +8,7 @@ from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from projections.fold import fold
 from projections.parking import Parked
-from projections.read_models import ALL_VIEWS, OF_CONVERSATIONS
+from projections.views.read_models import ALL_VIEWS, OF_CONVERSATIONS
 from tests.projections.world import World
 
 UNREADABLE = b"\x7fnonsense"

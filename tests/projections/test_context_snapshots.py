@@ -7,11 +7,9 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
-from domain.events import ContextPolicy, ConversationDeleted, Fork
-from infrastructure.event_log.reader import Recorded
-from infrastructure.tail import tail_from_log
-from projections.context_snapshots import (
+from context.history_backwards import tail_from_log
+from context.snapshot_from_log import refill, snapshot_from_log
+from context.snapshots import (
     BLOCK,
     MOST_BYTES,
     MOST_ITEMS,
@@ -23,10 +21,12 @@ from projections.context_snapshots import (
     read_tail,
     to_fields,
 )
+from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
+from domain.events import ContextPolicy, ConversationDeleted, Fork
+from infrastructure.event_log.reader import Recorded
 from projections.context_view import ContextView, changes
-from projections.positions import Fenced, Place
-from projections.read_models import CONTEXT
-from projections.snapshot_making import refill, snapshot_from_log
+from projections.view_positions import Fenced, Place
+from projections.views.read_models import CONTEXT
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
-from projections.buckets import BUCKETS
-from projections.mongo import MongoViews
+from projections.mongo_views import MongoViews
 from projections.parking import ViewDiverged
-from projections.positions import Fenced
-from projections.read_models import ALL_VIEWS, VIEWS
+from projections.view_positions import Fenced
+from projections.views.partitions import BUCKETS
+from projections.views.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from projections.filling import PAGES, FillingFailed
-from projections.generations import Generations
-from projections.positions import OTHER
-from projections.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
-from projections.rebuilding import Rebuild
-from projections.renewal import renew
+from projections.rebuild.backfill import PAGES, FillingFailed
+from projections.rebuild.rebuild import Rebuild
+from projections.rebuild.upgrade import renew
+from projections.rebuild.view_builds import Generations
+from projections.view_positions import OTHER
+from projections.views.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.world import SECONDS, World

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from infrastructure.event_log.reader import Recorded
-from projections.mongo import REMOVED_AT_ONCE, MongoViews
-from projections.positions import Fenced
+from projections.mongo_views import REMOVED_AT_ONCE, MongoViews
+from projections.view_positions import Fenced
 from tests.projections.world import World
 from tests.queries.store import Writer
 

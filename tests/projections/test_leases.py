@@ -11,11 +11,11 @@ import pytest
 
 from infrastructure.ids import mint_uuid
 from projections import leases as leases_module
-from projections.buckets import ALL_BUCKETS, BUCKETS
 from projections.leases import ALIVE_SECONDS, Held, Leases
-from projections.mongo import MongoViews
-from projections.positions import Fenced, Place
-from projections.read_models import VIEWS
+from projections.mongo_views import MongoViews
+from projections.view_positions import Fenced, Place
+from projections.views.partitions import ALL_BUCKETS, BUCKETS
+from projections.views.read_models import VIEWS
 from tests.projections.history import write_everything
 from tests.projections.test_process import projector
 from tests.projections.world import World

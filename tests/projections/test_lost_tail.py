@@ -4,8 +4,8 @@ import psycopg
 from structlog.testing import capture_logs
 
 from infrastructure.event_log.log import EventLog
-from infrastructure.metrics import Metrics
-from projections.read_models import ALL_VIEWS
+from infrastructure.observability.metrics import Metrics
+from projections.views.read_models import ALL_VIEWS
 from tests.projections.world import World
 from tests.queries.store import Writer
 from tests.servers import EMPTY_TABLES

@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from infrastructure.settings import Settings
-from projections.read_models import CONTEXT, INDEXES, VIEWS
-from projections.runner import Runner
+from projections.projector import Runner
+from projections.views.read_models import CONTEXT, INDEXES, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
 from tests.queries.proxy import Proxy

@@ -9,17 +9,17 @@ import redis.exceptions
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
+from context.snapshots import key
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged
-from projections.buckets import bucket_of, ident
-from projections.context_snapshots import key
 from projections.context_view import ContextView
-from projections.mongo import MongoViews
+from projections.mongo_views import MongoViews
 from projections.parking import MOST_PARKED, ViewDiverged, is_of_the_event, parked_for
-from projections.positions import Fenced, Place, standings
-from projections.read_models import ALL_VIEWS, CONTEXT, USAGE, VIEWS
-from projections.runner import Runner
-from projections.sink import Sink
+from projections.projector import Runner
+from projections.view_positions import Fenced, Place, standings
+from projections.view_store import Sink
+from projections.views.partitions import bucket_of, ident
+from projections.views.read_models import ALL_VIEWS, CONTEXT, USAGE, VIEWS
 from scripts.rebuild import parked as parked_by_view
 from scripts.rebuild import rebuild, repair
 from scripts.stores import Stores

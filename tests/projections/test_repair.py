@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from projections.read_models import ALL_VIEWS, VIEWS
 from projections.repair import EVENTS_AT_ONCE, Repair
+from projections.views.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.poison import (
     cure,

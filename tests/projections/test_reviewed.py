@@ -10,16 +10,16 @@ import pytest
 from psycopg import sql
 
 from domain.commands import DescribeConversation
-from projections import filling
-from projections.buckets import ALL_BUCKETS
-from projections.filling import Share, fill
-from projections.generations import Filling, GenerationGone, Generations
 from projections.leases import RENEW_SECONDS
-from projections.mongo import MongoViews, make_indexes
-from projections.positions import OTHER
-from projections.read_models import POSITIONS, USAGE, VIEWS
-from projections.renewal import renew
+from projections.mongo_views import MongoViews, make_indexes
+from projections.rebuild import backfill
+from projections.rebuild.backfill import Share, fill
+from projections.rebuild.upgrade import renew
+from projections.rebuild.view_builds import Filling, GenerationGone, Generations
 from projections.repair import Repair
+from projections.view_positions import OTHER
+from projections.views.partitions import ALL_BUCKETS
+from projections.views.read_models import POSITIONS, USAGE, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.test_generations import collections, rebuild_of
@@ -57,7 +57,7 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     await _reply(write, conversation)
     await world.catch_up()
     until = await world.reader.last_position()
-    monkeypatch.setattr(filling, bound, 1)
+    monkeypatch.setattr(backfill, bound, 1)
     generations = Generations(world.database)
     share = _share(world, await generations.begin(VIEWS, until, 1), until)
     for _ in range(2):
@@ -76,7 +76,7 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_they_are_held
     await write.append(conversation, "z" * 100_000)
     await world.catch_up()
     until = await world.reader.last_position()
-    monkeypatch.setattr(filling, "PART_BYTES", 350_000)
+    monkeypatch.setattr(backfill, "PART_BYTES", 350_000)
     generations = Generations(world.database)
     share = _share(world, await generations.begin(VIEWS, until, 1), until)
     await world.database.command("profile", 2)
@@ -97,8 +97,8 @@ async def test_given_a_database_with_a_statement_timeout_when_a_page_takes_longe
     for _ in range(30):
         await write.append(conversation, randbytes(700_000).hex())  # more than the sockets hold between them
     until = await world.reader.last_position()
-    monkeypatch.setattr(filling, "PART_BYTES", 1)
-    monkeypatch.setattr(filling, "_ROWS_AT_ONCE", 1)
+    monkeypatch.setattr(backfill, "PART_BYTES", 1)
+    monkeypatch.setattr(backfill, "_ROWS_AT_ONCE", 1)
     share = _share(world, await Generations(world.database).begin(VIEWS, until, 1), until)
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
@@ -115,8 +115,8 @@ async def test_given_a_filling_with_other_pages_when_a_rebuild_begins_then_it_be
     await write_everything(write)
     await world.catch_up()
     until = await world.reader.last_position()
-    monkeypatch.setattr("projections.generations.PAGES", "3 positions")
-    monkeypatch.setattr(filling, "PAGE_POSITIONS", 3)
+    monkeypatch.setattr("projections.rebuild.view_builds.PAGES", "3 positions")
+    monkeypatch.setattr(backfill, "PAGE_POSITIONS", 3)
     share = _share(world, await Generations(world.database).begin([USAGE], until, 1), until)
     await asyncio.to_thread(lambda: list(fill(share)))
     monkeypatch.undo()
@@ -232,7 +232,7 @@ async def test_given_a_write_conflict_when_a_view_is_renewed_then_it_is_renewed_
         await asyncio.sleep(0.2)
         await session.abort_transaction()
 
-    monkeypatch.setattr("projections.generations.make_indexes", meets_another)
+    monkeypatch.setattr("projections.rebuild.view_builds.make_indexes", meets_another)
     async with asyncio.timeout(SECONDS):
         await renew(world.settings, world.pool, world.database, world.redis)
     await session.end_session()

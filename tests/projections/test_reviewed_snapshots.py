@@ -9,6 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from context.assembly import Asked, Context, Contexts
+from context.history_backwards import Tail, tail_from_log
+from context.snapshots import read_tail, snapshots_of
 from domain.commands import (
     AppendItems,
     DescribeConversation,
@@ -22,13 +25,10 @@ from domain.commands import (
 from domain.errors import ContextTooLong, Refused
 from domain.events import ContextPolicy, Fork
 from domain.items import prefix
-from infrastructure.context import Asked, Context, Contexts
 from infrastructure.ids import mint
-from infrastructure.model.provider import Model
 from infrastructure.settings import Settings
-from infrastructure.tail import Tail, tail_from_log
-from projections.context_snapshots import read_tail, snapshots_of
 from projections.context_view import ContextView, changes
+from replies.provider.provider import Model
 from tests.projections.world import World
 from tests.queries.store import Writer
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from projections.positions import OTHER
-from projections.read_models import ALL_VIEWS, POSITIONS, VIEWS
+from projections.view_positions import OTHER
+from projections.views.read_models import ALL_VIEWS, POSITIONS, VIEWS
 from scripts.rebuild import rebuild
 from scripts.replay import replay
 from scripts.stores import Stores

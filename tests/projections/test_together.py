@@ -10,11 +10,11 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.pool import AsyncConnection
 from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure
 
-from infrastructure import mongo_line
-from infrastructure.mongo_line import Answer, together
-from projections.mongo import MongoViews
-from projections.positions import Fenced, Positions
-from projections.read_models import POSITIONS, VIEWS
+from infrastructure.stores import mongo_pipeline
+from infrastructure.stores.mongo_pipeline import Answer, together
+from projections.mongo_views import MongoViews
+from projections.view_positions import Fenced, Positions
+from projections.views.read_models import POSITIONS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer
@@ -192,13 +192,13 @@ async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_a
 async def test_given_nobody_knows_whether_it_was_committed_then_the_error_says_so_as_the_drivers_own_does(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
 ) -> None:
-    sent = mongo_line._sent
+    sent = mongo_pipeline._sent
 
     async def unsure(connection: AsyncConnection, database: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
         answers = await sent(connection, database, commands)
         return [Answer(answer)] if "commitTransaction" in commands[0] else answers
 
-    monkeypatch.setattr(mongo_line, "_sent", unsure)
+    monkeypatch.setattr(mongo_pipeline, "_sent", unsure)
     with pytest.raises(OperationFailure) as raised:
         async with together(world.database, session) as send:
             await send([adds({"_id": 1})])

@@ -11,10 +11,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from context.snapshots import key
 from domain.commands import PinItem
 from infrastructure.ids import mint, uuid_of
-from projections.context_snapshots import key
-from projections.read_models import ALL_VIEWS, CONTEXT
+from projections.views.read_models import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
 from scripts.verification.differences import Difference
 from scripts.verify import Verified, verify

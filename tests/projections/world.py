@@ -4,19 +4,19 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
-from infrastructure import mongodb, redis
+from context.snapshot_from_log import snapshot_from_log
+from context.snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
 from infrastructure.event_log.reader import EventReader, Recorded
-from infrastructure.metrics import Metrics
-from infrastructure.postgres import make_pool
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.context_snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.postgres import make_pool
 from projections.context_view import ContextView
 from projections.fold import fold
-from projections.mongo import MongoViews
-from projections.positions import Place, Positions, Standing
-from projections.read_models import ALL_VIEWS, VIEWS
-from projections.runner import Runner
-from projections.snapshot_making import snapshot_from_log
+from projections.mongo_views import MongoViews
+from projections.projector import Runner
+from projections.view_positions import Place, Positions, Standing
+from projections.views.read_models import ALL_VIEWS, VIEWS
 
 SECONDS = 30.0
 

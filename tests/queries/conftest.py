@@ -15,7 +15,7 @@ import pytest
 import uvicorn
 
 from infrastructure.event_log.log import EventLog
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
 from tests.queries.proxy import Proxy

@@ -21,18 +21,18 @@ from domain.commands import (
     StartConversation,
 )
 from domain.events import InputItem, Shown, Timing, Usage
-from infrastructure import mongodb, redis
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import Appended, Work
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.work import Appended, Work
 from infrastructure.ids import mint, mint_uuid
-from infrastructure.metrics import Metrics
-from infrastructure.postgres import make_pool
-from infrastructure.principal import Principal
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.mongo import MongoViews
-from projections.read_models import VIEWS
-from projections.rebuilding import patiently
-from projections.runner import Runner
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.postgres import make_pool
+from projections.mongo_views import MongoViews
+from projections.projector import Runner
+from projections.rebuild.rebuild import patiently
+from projections.views.read_models import VIEWS
 
 SHOWN = Shown(
     version=1, ranges=(), budget=100, tokens=10, encoding="o200k_base", renderer=1, request_sha256=bytes(range(32))

@@ -7,13 +7,13 @@ import httpx
 import psycopg
 import pytest
 
+from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
-from infrastructure.principal import Principal
 from infrastructure.settings import Settings
-from projections.read_models import POSITIONS, VIEWS, View
-from queries.caller import Caller
+from projections.views.read_models import POSITIONS, VIEWS, View
 from queries.log_access import LogAway
 from queries.main import open_sources
+from queries.query_context import Caller
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer

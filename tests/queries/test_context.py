@@ -7,11 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from context.assembly import Asked
+from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy
-from infrastructure.context import Asked
 from infrastructure.settings import Settings
-from infrastructure.tokens import count
 from queries.log_access import LogAway
 from queries.main import open_sources
 from tests.queries.conftest import open_api

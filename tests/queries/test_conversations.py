@@ -8,7 +8,7 @@ from openai.types.conversations import Conversation
 
 from domain.commands import DescribeConversation, EndConversation
 from infrastructure.ids import mint
-from projections.buckets import BUCKETS
+from projections.views.partitions import BUCKETS
 from tests.queries.store import Projector, Writer
 
 

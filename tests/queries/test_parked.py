@@ -5,11 +5,11 @@ import asyncio
 import httpx
 import pytest
 
+from context.snapshots import Snapshot, put
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
-from projections.buckets import bucket_of, ident
-from projections.context_snapshots import Snapshot, put
-from projections.read_models import ALL_VIEWS, CONTEXT, POSITIONS
+from projections.views.partitions import bucket_of, ident
+from projections.views.read_models import ALL_VIEWS, CONTEXT, POSITIONS
 from queries.main import open_sources
 from tests.queries.proxy import Proxy
 from tests.queries.store import Projector, Writer

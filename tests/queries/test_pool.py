@@ -3,8 +3,8 @@
 import asyncio
 from contextlib import suppress
 
-from infrastructure.postgres import make_pool
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 
 
 async def test_given_one_that_is_cancelled_while_it_returns_its_connection_then_the_pool_has_it_again(

@@ -5,7 +5,7 @@ from collections import Counter
 
 import httpx
 
-from projections.read_models import VIEWS
+from projections.views.read_models import VIEWS
 from tests.queries.store import Projector, Writer
 
 READERS = 4

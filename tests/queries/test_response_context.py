@@ -12,13 +12,13 @@ import msgspec
 import pytest
 
 from commands.main import create_app
+from context.history_backwards import PAGE
+from context.rendering import request_sha256
 from domain.commands import DeleteReply, DescribeConversation
 from domain.events import Fork, ReplyRequested
-from domain.rendering import request_sha256
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from infrastructure.tail import PAGE
 from tests.log import Log
 from tests.provider import Provider
 from tests.provider import provider as running_provider

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from commands.main import create_app
-from domain.rendering import request_sha256
+from context.rendering import request_sha256
+from context.tokens import count
 from infrastructure.ids import mint
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from infrastructure.tokens import count
 from tests.provider import Exchange, Provider
 from tests.provider import provider as running_provider
 from tests.queries.conftest import open_api

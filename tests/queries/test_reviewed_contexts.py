@@ -7,17 +7,17 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from context import assembly
+from context.assembly import FROM_LOG_AT_ONCE, Asked, Contexts
+from context.conversation_settings import described
+from context.history_backwards import Tail
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure import context
-from infrastructure.context import FROM_LOG_AT_ONCE, Asked, Contexts
 from infrastructure.event_log.reader import STANDING, EventReader, Recorded
 from infrastructure.ids import uuid_of
-from infrastructure.model.provider import Model
-from infrastructure.postgres import Pool, make_pool
 from infrastructure.settings import Settings
-from infrastructure.standing import described
-from infrastructure.tail import Tail
+from infrastructure.stores.postgres import Pool, make_pool
+from replies.provider.provider import Model
 from tests.queries.store import Writer
 
 SINCE_ALWAYS = 1_000_000
@@ -120,7 +120,7 @@ class Silent(EventReader):
 async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_them_are_told(
     write: Writer, pool: Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(context, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(assembly, "TURN_SECONDS", 0.2)
     conversation = await write.start("a", "b")
     reader = Silent(pool)
     contexts = Contexts(reader, Model(settings), _no_snapshot)

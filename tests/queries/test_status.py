@@ -6,10 +6,10 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from infrastructure.metrics import Metrics
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.buckets import ALL_BUCKETS
-from projections.read_models import ALL_VIEWS, VIEWS
+from projections.views.partitions import ALL_BUCKETS
+from projections.views.read_models import ALL_VIEWS, VIEWS
 from queries.main import create_app
 from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from redis.asyncio import Redis
 
-from infrastructure import redis
-from infrastructure.replies import events, live
-from infrastructure.replies.live import LiveWriter, told_so_far
 from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from replies import live_events, stream_events
+from replies.live_events import LiveWriter, told_so_far
 
 RESPONSE = "resp_live"
 
@@ -38,7 +38,9 @@ async def writer(its_own: Redis) -> AsyncIterator[LiveWriter]:
 
 
 def event(number: int) -> bytes:
-    return events.sse({"type": "response.output_text.delta", "delta": f"word {number} ", "item_id": "msg_1"}, number)
+    return stream_events.sse(
+        {"type": "response.output_text.delta", "delta": f"word {number} ", "item_id": "msg_1"}, number
+    )
 
 
 async def command(client: Redis, *words: str) -> None:
@@ -65,7 +67,7 @@ async def written(writer: LiveWriter, first: int, last: int) -> list[int]:
 async def test_given_many_events_when_they_are_written_then_they_are_there_in_order_before_anyone_is_told(
     writer: LiveWriter, kept: Redis
 ) -> None:
-    count = 3 * live.AT_ONCE
+    count = 3 * live_events.AT_ONCE
     told = await written(writer, 0, count - 1)
     assert told == sorted(told)
     assert await told_so_far(kept, RESPONSE) == [event(number) for number in range(count)]
@@ -87,7 +89,7 @@ async def test_given_a_redis_that_stands_still_when_an_event_is_written_then_who
     await written(writer, 0, 4)
     await command(kept, "CLIENT", "PAUSE", "3000", "WRITE")
     try:
-        async with asyncio.timeout(2 * live.ANSWER_SECONDS + 0.5):
+        async with asyncio.timeout(2 * live_events.ANSWER_SECONDS + 0.5):
             assert await written(writer, 5, 6) == [6]
             assert await written(writer, 7, 7) == [7], "while it is away nobody waits"
     finally:

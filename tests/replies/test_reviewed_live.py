@@ -7,9 +7,9 @@ from contextlib import suppress
 
 import pytest
 
-from infrastructure import redis
-from infrastructure.replies.live import LiveWriter
 from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from replies.live_events import LiveWriter
 
 EVENT = b"event: x\ndata: {}\n\n"
 

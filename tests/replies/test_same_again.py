@@ -24,10 +24,10 @@ from domain.events import (
 )
 from infrastructure.event_log.reader import Recorded
 from infrastructure.ids import mint
-from infrastructure.model.pieces import Began, Grew, Piece, Whole
-from infrastructure.replies import events
-from infrastructure.replies.output import Output, told
-from infrastructure.replies.record import Record, begun, kept_output
+from replies import stream_events
+from replies.output import Output, told
+from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.record import Record, begun, kept_output
 
 CONVERSATION = mint("conv")
 TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -82,12 +82,12 @@ def record(end: ReplyEnd, output: Output) -> Record:
     )
 
 
-def live(pieces: Sequence[Piece], output: Output) -> list[events.StreamEvent]:
+def live(pieces: Sequence[Piece], output: Output) -> list[stream_events.StreamEvent]:
     return [*begun(REQUESTED, CONVERSATION), *(event for piece in pieces for event in output.take(piece))]
 
 
-def sent(stream: Sequence[events.StreamEvent]) -> list[bytes]:
-    return [events.sse(event, number) for number, event in enumerate(stream)]
+def sent(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
+    return [stream_events.sse(event, number) for number, event in enumerate(stream)]
 
 
 @given(answers)
@@ -105,12 +105,12 @@ def test_a_reply_that_completed(pieces: list[Piece]) -> None:
         delta_lengths=output.lengths,
     )
     again = record(end, output)
-    whole = sent([*stream, events.ended("completed", again.response())])
+    whole = sent([*stream, stream_events.ended("completed", again.response())])
     assert again.stream() == whole
     for after in range(len(whole)):
         assert again.stream(after) == whole[after + 1 :]
     for each in whole:
-        TYPED.validate_python(events.read(each))
+        TYPED.validate_python(stream_events.read(each))
 
 
 @given(answers, st.integers(0, 30))
@@ -129,23 +129,23 @@ def test_a_reply_that_was_cut_off_anywhere(pieces: list[Piece], cut: int) -> Non
     )
     for end in ends:
         again = record(end, output)
-        assert again.stream() == sent([*stream, events.ended(again.status, again.response())])
+        assert again.stream() == sent([*stream, stream_events.ended(again.status, again.response())])
 
 
 @given(answers, st.integers(0, 30))
 def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[Piece], cut: int) -> None:
     output = Output()
     stream = live(pieces[:cut], output)
-    items, lengths = told(map(events.read, sent(stream)))
+    items, lengths = told(map(stream_events.read, sent(stream)))
     assert lengths == output.lengths
     assert [kept.item_id for kept in items] == [kept.item_id for kept in output.items()]
     mine = [msgspec.json.decode(kept.item) for kept in items]
     for found, real in zip(mine, (msgspec.json.decode(kept.item) for kept in output.items()), strict=True):
-        assert events.text_of_output(found) == events.text_of_output(real)
+        assert stream_events.text_of_output(found) == stream_events.text_of_output(real)
         assert found["type"] == real["type"]
 
 
 def test_a_failure_that_was_kept_before_items_were_has_its_text() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
     [kept] = kept_output(end)
-    assert events.text_of_output(msgspec.json.decode(kept.item)) == "half of"
+    assert stream_events.text_of_output(msgspec.json.decode(kept.item)) == "half of"

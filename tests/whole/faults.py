@@ -17,8 +17,8 @@ from redis.asyncio import Redis
 
 from infrastructure.event_log.recorder import CHANNEL
 from infrastructure.settings import Settings
-from projections.positions import Positions
-from projections.read_models import ALL_VIEWS
+from projections.view_positions import Positions
+from projections.views.read_models import ALL_VIEWS
 from scripts.stores import Stores, open_stores
 from tests.system import System
 from tests.whole.accounts import Tally

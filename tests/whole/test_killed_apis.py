@@ -21,9 +21,9 @@ from msgspec import Struct
 from domain.conversation import Conversation, fold
 from domain.events import Event, ItemAppended
 from domain.items import from_stored
+from infrastructure.access.principal import DEFAULT
 from infrastructure.event_log.codec import decode
 from infrastructure.ids import conversation_id as conversation_id_of
-from infrastructure.principal import DEFAULT
 from scripts.keepalive import Connection
 from tests.log import Log
 from tests.system import System

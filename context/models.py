@@ -1,0 +1,139 @@
+"""What is known of a model by its name: its window, its tokens, its price. The providers' own pages, as of October 2026.
+
+A window that is not sure is the smaller one, a price that is not sure is none. The setting MODELS says it better.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Struct
+
+from context.tokens import encoding_for
+from domain.events import Usage
+from infrastructure.settings import ModelSettings
+
+ESTIMATED = 0.8
+"""The part of a budget that is filled where tiktoken is not the model's own tokenizer, and counts short."""
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """`window` in tokens; `encoding` is what counts them; `safety` the part of a budget that is filled, 0 to 1.
+
+    Prices in US dollars for 1,000,000 tokens; None is not known. Cached input that has no price of its own has that of input.
+    """
+
+    window: int
+    encoding: str
+    safety: float
+    input_price: float | None = None
+    cached_input_price: float | None = None
+    output_price: float | None = None
+
+
+Price = tuple[float, float | None, float]
+"""Input, cached input, output."""
+
+_OPENAI: tuple[tuple[str, int, Price | None], ...] = (
+    ("gpt-5-pro", 400_000, (15, None, 120)),
+    ("gpt-5-mini", 400_000, (0.25, 0.025, 2)),
+    ("gpt-5-nano", 400_000, (0.05, 0.005, 0.4)),
+    ("gpt-5.1-codex-mini", 400_000, (0.25, 0.025, 2)),
+    ("gpt-5.1", 400_000, (1.25, 0.125, 10)),
+    ("gpt-5.", 400_000, None),
+    ("gpt-5", 400_000, (1.25, 0.125, 10)),
+    ("gpt-4.1-mini", 1_047_576, (0.4, 0.1, 1.6)),
+    ("gpt-4.1-nano", 1_047_576, (0.1, 0.025, 0.4)),
+    ("gpt-4.1", 1_047_576, (2, 0.5, 8)),
+    ("gpt-4o-mini", 128_000, (0.15, 0.075, 0.6)),
+    ("gpt-4o", 128_000, (2.5, 1.25, 10)),
+    ("chatgpt-4o", 128_000, None),
+    ("gpt-4-turbo", 128_000, (10, None, 30)),
+    ("gpt-4-32k", 32_768, (60, None, 120)),
+    ("gpt-4", 8_192, (30, None, 60)),
+    ("gpt-3.5", 16_385, (0.5, None, 1.5)),
+    ("gpt-oss", 131_072, None),
+    ("gpt-", 8_192, None),
+    ("o1-mini", 128_000, (1.1, 0.55, 4.4)),
+    ("o1-pro", 200_000, (150, None, 600)),
+    ("o1", 200_000, (15, 7.5, 60)),
+    ("o3-mini", 200_000, (1.1, 0.55, 4.4)),
+    ("o3-pro", 200_000, (20, None, 80)),
+    ("o3-deep", 200_000, (10, 2.5, 40)),
+    ("o3", 200_000, (2, 0.5, 8)),
+    ("o4-mini-deep", 200_000, (2, 0.5, 8)),
+    ("o4-mini", 200_000, (1.1, 0.275, 4.4)),
+    ("o4", 200_000, None),
+)
+"""By how a name begins; the first that fits. tiktoken counts as these do."""
+
+_OTHERS: tuple[tuple[str, int, Price | None], ...] = (
+    ("claude-opus-4-5", 200_000, (5, 0.5, 25)),
+    ("claude-opus-4", 200_000, (15, 1.5, 75)),
+    ("claude-sonnet-4", 200_000, (3, 0.3, 15)),
+    ("claude-haiku-4-5", 200_000, (1, 0.1, 5)),
+    ("claude-3-7-sonnet", 200_000, (3, 0.3, 15)),
+    ("claude-3-5-sonnet", 200_000, (3, 0.3, 15)),
+    ("claude-3-5-haiku", 200_000, (0.8, 0.08, 4)),
+    ("claude-3-haiku", 200_000, (0.25, 0.03, 1.25)),
+    ("claude", 200_000, None),
+    ("gemini-1.0", 32_768, None),
+    ("gemini", 1_048_576, None),
+    ("gemma-3", 32_768, None),
+    ("gemma", 8_192, None),
+    ("llama-4", 131_072, None),
+    ("llama-3.", 131_072, None),
+    ("llama3.", 131_072, None),
+    ("meta-llama-3.", 131_072, None),
+    ("llama-3", 8_192, None),
+    ("llama3", 8_192, None),
+    ("meta-llama-3", 8_192, None),
+    ("qwen", 32_768, None),
+    ("mistral-large", 131_072, None),
+    ("ministral", 131_072, None),
+    ("mistral", 32_768, None),
+    ("mixtral", 32_768, None),
+    ("codestral", 32_768, None),
+    ("deepseek", 65_536, None),
+    ("phi-4", 16_384, None),
+    ("phi-3", 4_096, None),
+    ("smollm3", 65_536, None),
+    ("smollm2", 4_096, None),
+)
+"""As _OPENAI, for models that have a tokenizer of their own."""
+
+_DEFAULT_WINDOW = 4_096
+
+
+def facts(name: str, settings: Mapping[str, ModelSettings], window: int = 0) -> ModelFacts:
+    """What is known of a model. `settings`: what MODELS says, by whole name; `window`: what MODEL_WINDOW says, 0 nothing."""
+    short = name.rsplit("/", 1)[-1].lower()
+    found = next((_facts(name, size, price, 1.0) for start, size, price in _OPENAI if short.startswith(start)), None)
+    if found is None:
+        others = (_facts(name, size, price, ESTIMATED) for start, size, price in _OTHERS if short.startswith(start))
+        found = next(others, _facts(name, _DEFAULT_WINDOW, None, ESTIMATED))
+    said = settings[name].model_dump(exclude_none=True) if name in settings else {}
+    if window:
+        said = {"window": window, **said}
+    return msgspec.structs.replace(found, **said)
+
+
+def cost(known: ModelFacts, usage: Usage) -> int | None:
+    """What a reply cost in billionths of a US dollar, rounded; None where a price is not known."""
+    if known.input_price is None or known.output_price is None:
+        return None
+    cached_price = known.input_price if known.cached_input_price is None else known.cached_input_price
+    cached = min(usage.cached_tokens, usage.input_tokens)
+    dollars = (usage.input_tokens - cached) * known.input_price + cached * cached_price
+    return round((dollars + usage.output_tokens * known.output_price) * 1000)  # the millionth part in billionths
+
+
+def _facts(name: str, window: int, price: Price | None, safety: float) -> ModelFacts:
+    input_price, cached, output_price = price or (None, None, None)
+    return ModelFacts(
+        window=window,
+        encoding=encoding_for(name),
+        safety=safety,
+        input_price=input_price,
+        cached_input_price=cached,
+        output_price=output_price,
+    )

@@ -1,0 +1,81 @@
+"""What a handler hands to the log, and what it gets back."""
+
+from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
+
+from msgspec import Struct
+
+from domain.commands import Command
+from domain.conversation import Conversation
+from domain.events import Event
+from infrastructure.access.principal import Principal
+
+
+class IdempotencyKey(Struct, frozen=True):
+    """A client's `Idempotency-Key` and the SHA-256 of the request that came with it."""
+
+    key: str
+    fingerprint: bytes
+
+
+class Appended(Struct, frozen=True, kw_only=True):
+    """A command that is durable. `events` is empty when it changed nothing, or when this is the first answer `replayed`.
+
+    `position` is that of the conversation's last event; `answer` the first answer's body, where a key was given.
+    """
+
+    conversation: Conversation
+    version: int
+    position: int
+    recorded_at: datetime
+    events: tuple[Event, ...] = ()
+    answer: bytes | None = None
+    replayed: bool = False
+
+
+class Work(Struct, frozen=True, kw_only=True):
+    """One command on one conversation. `if_match`: the versions it may be decided on; None asks for none.
+
+    `answer` renders the body to keep with `idempotency`; `size` is about how many bytes of events will come of it.
+    """
+
+    principal: Principal
+    conversation_id: str
+    command: Command
+    command_id: UUID
+    correlation_id: str
+    size: int = 0
+    if_match: frozenset[int] | None = None
+    idempotency: IdempotencyKey | None = None
+    answer: Callable[[Appended], bytes] | None = None
+
+
+class VersionMismatch(Exception):
+    """`If-Match` named another version than `current`. Nothing was appended."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__(f"The conversation is at version {current}.")
+        self.current = current
+
+
+class KeyReused(Exception):
+    """An idempotency key came again with another request. Nothing was appended."""
+
+    def __init__(self) -> None:
+        super().__init__("This Idempotency-Key was used for another request.")
+
+
+class LogUnavailable(Exception):
+    """Postgres is away, or too slow. Nothing was appended, unless it is `unknown`: then a key or `If-Match` settles it."""
+
+    def __init__(self, *, unknown: bool) -> None:
+        super().__init__("The event store did not answer in time.")
+        self.unknown = unknown
+
+
+class LogBusy(Exception):
+    """Too many commands are waiting already. Nothing was appended."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many commands are waiting to be appended.")

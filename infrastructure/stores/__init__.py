@@ -1,0 +1,1 @@
+"""Clients of Postgres, MongoDB and Redis."""

@@ -1,0 +1,96 @@
+"""Who reads, and what from: every route receives a `Caller`. For `queries/` only; `main.py` makes the sources."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from fastapi import Depends, Header, Request
+from msgspec import Struct
+from pymongo.asynchronous.collection import AsyncCollection
+from redis.asyncio import Redis
+
+from context.assembly import Contexts
+from infrastructure.access.principal import Principal
+from infrastructure.http.errors import ApiError
+from infrastructure.http.paths import Asking
+from infrastructure.stores.mongodb import Database
+from projections.views.read_models import Document, View, key
+from queries.consistency import Consistency, ConversationRead, Read
+from queries.log_access import LogAccess
+from queries.view_positions import places, with_places
+
+if TYPE_CHECKING:  # the scripts import this module, and need no provider
+    from replies.provider.provider import Model
+
+LARGEST = 2**63 - 1
+"""The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
+
+
+class Sources(Struct, frozen=True):
+    """What the routes of this process read from."""
+
+    log: LogAccess
+    views: Database
+    redis: Redis
+    model: "Model"
+    consistency: Consistency
+    contexts: Contexts
+
+
+class Caller(Struct, frozen=True):
+    """Who sent this request, and how new its answer must be at least."""
+
+    sources: Sources
+    principal: Principal
+    min_position: int
+
+    async def read(self, conversation_id: str, *views: View) -> ConversationRead:
+        """Returns when these views are current for the conversation. Raises what Consistency.conversation raises."""
+        return await self.sources.consistency.conversation(
+            self.principal.tenant, conversation_id, *views, min_position=self.min_position
+        )
+
+    async def read_everything(self, *views: View) -> Read:
+        """Returns when these views are current. Raises what Consistency.everything raises."""
+        return await self.sources.consistency.everything(self.principal.tenant, *views, min_position=self.min_position)
+
+    def collection(self, read: Read, view: View) -> AsyncCollection[Document]:
+        """What the view was when the read began: it is whole, and stays so, whatever takes its place meanwhile."""
+        return self.sources.views[read.collections[view]]
+
+    async def find(self, read: Read, view: View, ident: str, *fields: str) -> Document | None:
+        """The caller's document of this id; of it these fields, where any are named. None: there is none, surely.
+
+        Raises ApiError 503 when a view was reset since the read began, or it is parked what is read.
+        """
+        shown = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
+        found = await self.select(read, view, [{"$match": {"_id": key(self.principal.tenant, ident)}}, shown])
+        return found[0] if found else None
+
+    async def select(self, read: Read, view: View, pipeline: Sequence[Document]) -> list[Document]:
+        """What the pipeline gives of the view, without `_id`. Raises what Consistency.check raises."""
+        found = await (await self.collection(read, view).aggregate([*pipeline, with_places(read.places)])).to_list()
+        await self.sources.consistency.check(read, places(document for document in found if "_id" in document))
+        return [document for document in found if "_id" not in document]
+
+
+# Dependencies are coroutines though they await nothing: FastAPI runs plain functions in threads, which costs more than they do.
+
+
+async def min_position(
+    x_min_position: Annotated[str | None, Header(description="A position that the answer must show.")] = None,
+) -> int:
+    """The position in `X-Min-Position`; 0 where it is absent. Raises ApiError (400)."""
+    if x_min_position is None:
+        return 0
+    if re.fullmatch(r"[0-9]{1,19}", x_min_position) is None or int(x_min_position) > LARGEST:
+        raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
+    return int(x_min_position)
+
+
+async def caller(request: Request, principal: Asking, least: Annotated[int, Depends(min_position)]) -> Caller:
+    """The caller of this request."""
+    return Caller(request.app.state.sources, principal, least)
+
+
+Called = Annotated[Caller, Depends(caller)]

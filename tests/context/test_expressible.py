@@ -1,0 +1,72 @@
+"""What a provider's API has no word for is named before anything goes on record."""
+
+from typing import Any
+
+import pytest
+
+from context.rendering import CHAT, RESPONSES, render
+from context.rendering.expressible import inexpressible
+from tests.context.test_renderers import ITEMS, PARAMETERS
+
+TOOL = {"type": "function", "name": "f"}
+
+
+def user(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": list(parts)}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({}, None),
+        (PARAMETERS, None),
+        ({"tools": [TOOL, {"type": "web_search"}]}, "tools[1].type"),
+        ({"tools": ["f"]}, "tools[0]"),
+        ({"tools": {"type": "function"}}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
+        ({"tools": [TOOL], "tool_choice": {"type": "file_search"}}, "tool_choice.type"),
+        ({"tools": [TOOL], "tool_choice": "sometimes"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": ["auto"]}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "tools": [TOOL]}}, "tool_choice"),
+        (
+            {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "mcp"}]}},
+            "tool_choice.tools[0].type",
+        ),
+        ({"text": {"format": {"type": "grammar"}}}, "text.format.type"),
+        ({"text": 5}, "text"),
+        ({"reasoning": {"effort": "low", "summary": None}}, None),
+        ({"reasoning": {"summary": "auto"}}, "reasoning.summary"),
+        ({"top_logprobs": 0}, None),
+        ({"top_logprobs": 3}, "top_logprobs"),
+        ({"max_tool_calls": 1}, "max_tool_calls"),
+    ],
+)
+def test_a_parameter_that_chat_has_no_word_for_is_named(parameters: dict[str, Any], param: str | None) -> None:
+    refused = inexpressible(CHAT, parameters, [])
+    assert (refused and refused[0]) == param
+    if refused is None:
+        render(CHAT, model="m", instructions=[], summary=None, items=[], parameters=parameters)
+
+
+@pytest.mark.parametrize(
+    ("item", "in_chat", "in_responses"),
+    [
+        (user({"type": "input_text", "text": "hi"}), None, None),
+        (user({"type": "input_text", "text": "hi"}, {"type": "input_image", "file_id": "f"}), "content[1]", None),
+        (user({"type": "input_file", "file_id": "f"}), None, None),
+        (user({"type": "input_file", "file_url": "https://example.org/a"}), "content[0]", None),
+        ({"role": "assistant", "content": [{"type": "input_image", "image_url": "https://x"}]}, "content[0]", None),
+        ({"type": "reasoning", "summary": []}, None, None),
+        ({"type": "computer_call", "call_id": "c"}, "type", None),
+        ({"type": "of_tomorrow"}, "type", "type"),
+        ({"type": "compaction", "encrypted_content": "theirs"}, "encrypted_content", "encrypted_content"),
+        ({"type": "function_call_output", "call_id": "a", "output": "no call here, but perhaps before"}, None, None),
+        ({"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]}, "output[0]", None),
+    ],
+)
+def test_an_input_item_that_an_api_has_no_word_for_is_named(
+    item: dict[str, Any], in_chat: str | None, in_responses: str | None
+) -> None:
+    for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):
+        refused = inexpressible(renderer, {}, [ITEMS[3], item])
+        assert (refused and refused[0]) == (field and f"input[1].{field}")

@@ -1,0 +1,326 @@
+"""Renderers are on record with every reply: what each makes of the same conversation never changes again.
+
+A golden that fails means that a renderer was changed: write a new one instead.
+"""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from context.rendering import CHAT, RESPONSES, counted_text, fixed_tokens, render, request_sha256, unsendable
+from context.rendering.orphans import orphans
+
+OURS = "eyJzdW1tYXJ5IjoiVGhleSBtZXQuIn0="
+"""{"summary":"They met."} in base64."""
+
+ITEMS: list[dict[str, Any]] = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "input_text", "text": "What is this?"},
+            {"type": "input_image", "image_url": "https://example.org/y.png", "detail": "low"},
+            {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+            {"type": "input_file", "file_id": "file-1"},
+            {"type": "input_file", "file_url": "https://example.org/z.pdf"},
+        ],
+    },
+    {"type": "reasoning", "summary": [], "encrypted_content": "gAAA", "status": "completed"},
+    {"type": "reasoning", "content": [{"type": "reasoning_text", "text": "hm"}]},
+    {
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [{"type": "output_text", "text": "Let me look."}],
+    },
+    {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}", "status": "completed"},
+    {"type": "reasoning", "summary": []},
+    {"type": "function_call", "call_id": "c2", "name": "look", "arguments": '{"a":1'},
+    {"role": "user", "content": "meanwhile"},
+    {
+        "type": "function_call_output",
+        "call_id": "c2",
+        "output": [{"type": "input_text", "text": "two"}, {"type": "input_image", "file_id": "file-2"}],
+    },
+    {"type": "function_call_output", "call_id": "c1", "output": "one"},
+    {"type": "custom_tool_call", "call_id": "c3", "name": "py", "input": "1+1", "status": "completed"},
+    {"type": "custom_tool_call_output", "call_id": "c3", "output": "2"},
+    {"type": "function_call", "call_id": "c9", "name": "lost", "arguments": "{}"},
+    {"type": "function_call_output", "call_id": "c8", "output": "lost"},
+    {"type": "compaction", "encrypted_content": OURS},
+    {"type": "compaction", "encrypted_content": "not ours"},
+    {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
+    {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+    {"role": "developer", "content": "Be kind."},
+    {"type": "of_tomorrow", "a": 1},
+]
+
+PARAMETERS: dict[str, Any] = {
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "max_output_tokens": 5,
+    "metadata": {"ours": "alone"},
+    "truncation": "auto",
+    "previous_response_id": "resp_1",
+    "tools": [
+        {"type": "function", "name": "look", "description": None, "parameters": {"type": "object"}, "strict": True},
+        {
+            "type": "custom",
+            "name": "py",
+            "format": {"type": "grammar", "syntax": "lark", "definition": "start: NUMBER"},
+        },
+    ],
+    "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]},
+    "parallel_tool_calls": False,
+    "text": {"format": {"type": "json_schema", "name": "answer", "schema": {}, "strict": True}, "verbosity": "low"},
+    "reasoning": {"effort": "low"},
+}
+
+IN_CHAT: dict[str, Any] = {
+    "model": "m",
+    "messages": [
+        {"role": "system", "content": "a\n\nb"},
+        {"role": "system", "content": "Summary of the conversation so far:\nS"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is this?"},
+                {"type": "image_url", "image_url": {"url": "https://example.org/y.png", "detail": "low"}},
+                {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}},
+                {"type": "file", "file": {"file_id": "file-1"}},
+                {"type": "text", "text": "[input_file not shown]"},
+            ],
+        },
+        {
+            "role": "assistant",
+            "content": "Let me look.",
+            "tool_calls": [
+                {"id": "c1", "type": "function", "function": {"name": "look", "arguments": "{}"}},
+                {"id": "c2", "type": "function", "function": {"name": "look", "arguments": '{"a":1'}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "c1", "content": "one"},
+        {"role": "tool", "tool_call_id": "c2", "content": "two\n[input_image not shown]"},
+        {"role": "user", "content": "meanwhile"},
+        {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "c3", "type": "custom", "custom": {"name": "py", "input": "1+1"}}],
+        },
+        {"role": "tool", "tool_call_id": "c3", "content": "2"},
+        {"role": "system", "content": "Summary of the conversation so far:\nThey met."},
+        {"role": "assistant", "content": "No."},
+        {"role": "system", "content": "Be kind."},
+    ],
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "max_tokens": 5,
+    "tools": [
+        {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}, "strict": True}},
+        {
+            "type": "custom",
+            "custom": {
+                "name": "py",
+                "format": {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: NUMBER"}},
+            },
+        },
+    ],
+    "tool_choice": {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "look"}}]},
+    },
+    "parallel_tool_calls": False,
+    "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": {}, "strict": True}},
+    "verbosity": "low",
+    "reasoning_effort": "low",
+}
+
+IN_RESPONSES: dict[str, Any] = {
+    "model": "m",
+    "input": [
+        {"type": "message", "role": "system", "content": "Summary of the conversation so far:\nS"},
+        {
+            "type": "message",
+            "role": "user",
+            "content": [
+                {"type": "input_text", "text": "What is this?"},
+                {"type": "input_image", "image_url": "https://example.org/y.png", "detail": "low"},
+                {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="},
+                {"type": "input_file", "file_id": "file-1"},
+                {"type": "input_file", "file_url": "https://example.org/z.pdf"},
+            ],
+        },
+        {"type": "reasoning", "summary": [], "encrypted_content": "gAAA"},
+        {
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [{"type": "output_text", "text": "Let me look.", "annotations": []}],
+        },
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}", "status": "completed"},
+        {"type": "function_call", "call_id": "c2", "name": "look", "arguments": '{"a":1'},
+        {"type": "message", "role": "user", "content": "meanwhile"},
+        {
+            "type": "function_call_output",
+            "call_id": "c2",
+            "output": [{"type": "input_text", "text": "two"}, {"type": "input_image", "file_id": "file-2"}],
+        },
+        {"type": "function_call_output", "call_id": "c1", "output": "one"},
+        {"type": "custom_tool_call", "call_id": "c3", "name": "py", "input": "1+1"},
+        {"type": "custom_tool_call_output", "call_id": "c3", "output": "2"},
+        {"type": "message", "role": "system", "content": "Summary of the conversation so far:\nThey met."},
+        {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
+        {"type": "message", "role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"type": "message", "role": "developer", "content": "Be kind."},
+    ],
+    "stream": True,
+    "store": False,
+    "instructions": "a\n\nb",
+    "temperature": 0.5,
+    "top_p": 0.9,
+    "max_output_tokens": 5,
+    "tools": [
+        {"type": "function", "name": "look", "description": None, "parameters": {"type": "object"}, "strict": True},
+        {
+            "type": "custom",
+            "name": "py",
+            "format": {"type": "grammar", "syntax": "lark", "definition": "start: NUMBER"},
+        },
+    ],
+    "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]},
+    "parallel_tool_calls": False,
+    "text": {"format": {"type": "json_schema", "name": "answer", "schema": {}, "strict": True}, "verbosity": "low"},
+    "reasoning": {"effort": "low"},
+}
+
+
+def rendered(renderer: int) -> dict[str, Any]:
+    return render(renderer, model="m", instructions=["a", "b"], summary="S", items=ITEMS, parameters=PARAMETERS)
+
+
+def test_the_first_renderer_is_what_it_was() -> None:
+    assert request_sha256(rendered(1)).hex() == "df82756c55c734e51fd24cc018b9e3a5495471a1228201927583ba8dac15e092"
+
+
+def test_the_chat_renderer_stands_still() -> None:
+    assert rendered(CHAT) == IN_CHAT
+    assert request_sha256(rendered(2)).hex() == "930eea8005c0dfaa272ce3db5c88c5571096f4ab5af02e841d8a90efe535f327"
+
+
+def test_the_responses_renderer_stands_still() -> None:
+    assert rendered(RESPONSES) == IN_RESPONSES
+    assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
+
+
+def test_a_renderer_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(ValueError, match="No renderer 4"):
+        rendered(4)
+    with pytest.raises(ValueError, match="No renderer 4"):
+        unsendable(4, [])
+
+
+def test_what_is_not_sent_is_named_with_its_reason() -> None:
+    alone = {12: "orphaned_call", 13: "orphaned_output"}
+    not_expressible = {15: "not_expressible", 19: "not_expressible"}
+    no_reasoning = {2: "reasoning", 5: "reasoning"}
+    assert unsendable(CHAT, ITEMS) == {1: "reasoning", 16: "not_expressible"} | alone | not_expressible | no_reasoning
+    assert unsendable(RESPONSES, ITEMS) == alone | not_expressible | no_reasoning
+
+
+def test_what_is_unsendable_changes_nothing_of_what_is_sent() -> None:
+    for renderer, whole in ((CHAT, IN_CHAT), (RESPONSES, IN_RESPONSES)):
+        left_out = unsendable(renderer, ITEMS)
+        sendable = [item for index, item in enumerate(ITEMS) if index not in left_out]
+        assert unsendable(renderer, sendable) == {}
+        again = render(renderer, model="m", instructions=["a", "b"], summary="S", items=sendable, parameters=PARAMETERS)
+        assert again == whole
+
+
+def call(call_id: str, kind: str = "function_call") -> dict[str, Any]:
+    return {"type": kind, "call_id": call_id, "name": "f", "arguments": "", "input": ""}
+
+
+def output(call_id: str, kind: str = "function_call_output") -> dict[str, Any]:
+    return {"type": kind, "call_id": call_id, "output": ""}
+
+
+@pytest.mark.parametrize(
+    ("items", "alone"),
+    [
+        ([call("a"), output("a")], {}),
+        ([call("a"), call("b"), output("b"), output("a")], {}),
+        ([output("a"), call("a")], {0: "orphaned_output", 1: "orphaned_call"}),
+        ([call("a"), output("a"), output("a")], {2: "orphaned_output"}),
+        ([call("a"), call("a"), output("a")], {0: "orphaned_call"}),
+        ([call("a"), output("a"), call("a"), output("a")], {}),
+        ([call("a"), output("a", "custom_tool_call_output")], {0: "orphaned_call", 1: "orphaned_output"}),
+        ([call("a", "shell_call"), output("a", "shell_call_output")], {}),
+        ([{"type": "computer_call", "call_id": "a"}], {0: "orphaned_call"}),
+        ([{"type": "web_search_call"}, {"type": "mcp_call"}, {"role": "user", "content": "hi"}], {}),
+    ],
+)
+def test_calls_and_outputs_go_in_pairs(items: list[dict[str, Any]], alone: dict[int, str]) -> None:
+    assert orphans(items) == alone
+
+
+@pytest.mark.parametrize(
+    ("choice", "in_chat"),
+    [
+        ("auto", "auto"),
+        ("none", "none"),
+        ("required", "required"),
+        ({"type": "function", "name": "f"}, {"type": "function", "function": {"name": "f"}}),
+        ({"type": "custom", "name": "f"}, {"type": "custom", "custom": {"name": "f"}}),
+    ],
+)
+def test_a_choice_of_tools_is_said_in_chat(choice: Any, in_chat: Any) -> None:
+    parameters = {"tools": [{"type": "function", "name": "f"}], "tool_choice": choice}
+    for renderer, expected in ((CHAT, in_chat), (RESPONSES, choice)):
+        body = render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
+        assert body["tool_choice"] == expected
+
+
+def test_without_tools_nothing_is_said_of_their_choice() -> None:
+    parameters = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "text": {"format": {"type": "text"}}}
+    for renderer in (CHAT, RESPONSES):
+        body = render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
+        assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
+
+
+def test_nothing_of_ours_goes_out() -> None:
+    items = [{"id": "msg_1", **ITEMS[3]}]
+    for renderer in (CHAT, RESPONSES):
+        body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)
+        assert not {"metadata", "conversation", "previous_response_id", "truncation", "id"} & body.keys()
+        assert "msg_1" not in msgspec.json.encode(body).decode()
+        assert "resp_1" not in msgspec.json.encode(body).decode()
+
+
+@pytest.mark.parametrize("renderer", [1, CHAT, RESPONSES])
+def test_what_no_item_should_hold_is_no_trouble(renderer: int) -> None:
+    parts: list[Any] = [{"type": "input_image", "image_url": 5}, {"type": "refusal", "refusal": 7}, {"type": "odd"}]
+    odd: list[dict[str, Any]] = [
+        {"role": "user", "content": parts},
+        {"role": "user", "content": []},
+        {"type": "function_call", "call_id": "a", "name": "f", "arguments": ""},
+        {"type": "function_call_output", "call_id": "a", "output": [1, None, *parts]},
+        {"type": "compaction", "encrypted_content": 7},
+        {"type": "compaction", "encrypted_content": "/////w=="},
+        {"type": "x_call", "call_id": 5},
+    ]
+    render(renderer, model="m", instructions=[], summary=None, items=odd, parameters={})
+    for item in odd:
+        assert isinstance(counted_text(item), str)
+        assert fixed_tokens(item) >= 0
+
+
+def test_what_is_sent_is_counted() -> None:
+    assert counted_text(ITEMS[10]) == "py\n1+1"
+    assert counted_text(ITEMS[14]) == "Summary of the conversation so far:\nThey met."
+    assert "query" in counted_text(ITEMS[16])
+    assert fixed_tokens(ITEMS[0]) == 4 + 1_105 + 3 * 2_000
+    assert fixed_tokens({"type": "reasoning", "encrypted_content": "x" * 50}) == 4 + 10
+    picture = {"type": "computer_call_output", "call_id": "a", "output": {"image_url": "data:" + "x" * 10_000}}
+    assert len(counted_text(picture)) < 100

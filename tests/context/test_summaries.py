@@ -1,0 +1,38 @@
+"""Summaries whatever was said: bounded in the tokens that count, never in the middle of a turn."""
+
+import random
+from typing import Any
+
+import pytest
+
+from context.summaries import bounded, may_end, portions, shortened
+from context.tokens import ENCODINGS, count
+
+ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n", "x" * 40, "مرحبا ", "e.g. ", "!?")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_text_is_never_longer_than_it_may_be(encoding: str) -> None:
+    picked = random.Random(3)
+    for _ in range(400):
+        text = "".join(picked.choices(ALPHABET, k=picked.randint(1, 120)))
+        most = picked.randint(1, 60)
+        assert count(bounded(text, most, lambda part: count(part, encoding)), encoding) <= most
+        most += 16
+        assert count(shortened(text, most, lambda part: count(part, encoding)), encoding) <= most
+
+
+def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but_where_it_must() -> None:
+    picked = random.Random(4)
+    for _ in range(300):
+        items: list[dict[str, Any]] = [
+            {"type": "message", "role": picked.choice(("user", "assistant")), "content": "x"} for _ in range(30)
+        ]
+        sizes = [picked.randint(1, 10) for _ in items]
+        ends = portions(items, sizes, 25)
+        assert ends[-1] == len(items)
+        assert ends == sorted(set(ends))
+        for begin, end in zip([0, *ends], ends, strict=False):
+            assert sum(sizes[begin:end]) <= 25
+            if not may_end(items, end):
+                assert not any(each["role"] == "user" for each in items[begin + 1 : end + 1])

@@ -1,0 +1,81 @@
+"""What is counted is never less than what is sent, whatever people put into the parts of an item."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from context.rendering import CHAT, RESPONSES, counted_parameters, counted_text, fixed_tokens, render
+from context.tokens import count
+from domain.items import Item
+
+LONG = "a word and another " * 200
+MARKS = 40
+"""Tokens that the names of types take beside what they hold."""
+
+CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
+
+
+def compaction(summary: str) -> Item:
+    content = base64.b64encode(msgspec.json.encode({"summary": summary})).decode()
+    return {"type": "compaction", "encrypted_content": content}
+
+
+def message(role: str, *parts: dict[str, Any]) -> list[Item]:
+    return [{"type": "message", "role": role, "content": [{"type": "input_text", "text": "hi"}, *parts]}]
+
+
+def output(*parts: Any) -> list[Item]:
+    return [CALL, {"type": "function_call_output", "call_id": "c", "output": list(parts)}]
+
+
+def _strings(value: Any) -> Iterator[str]:
+    match value:
+        case str():
+            yield value
+        case dict():
+            for each in value.values():
+                yield from _strings(each)
+        case list():
+            for each in value:
+                yield from _strings(each)
+        case _:
+            pass
+
+
+@pytest.mark.parametrize("renderer", [CHAT, RESPONSES])
+@pytest.mark.parametrize(
+    "items",
+    [
+        message("user", {"type": LONG}),
+        message("user", {"type": "novel", "pages": [LONG, LONG]}),
+        message("user", {"type": "novel", "text": "short", "pages": [LONG, LONG]}),
+        message("assistant", {"type": "refusal", "refusal": LONG}),
+        message("assistant", {"type": "input_image", "text": LONG}),
+        message("user", {"type": "input_file", "filename": LONG, "file_data": "data:,x"}),
+        output({"type": LONG}, {"type": "novel", "pages": LONG}),
+        output(LONG, [LONG], {"type": [LONG]}, None, 1),
+        output({"type": "input_text", "text": LONG}),
+        [compaction("")],
+        [compaction(LONG)],
+        [CALL, {"type": "function_call_output", "call_id": "c", "output": LONG}],
+    ],
+)
+def test_no_part_is_sent_that_is_not_counted(items: list[Item], renderer: int) -> None:
+    body = render(renderer, model="m", instructions=(), summary=None, items=items, parameters={})
+    sent = body["messages"] if renderer == CHAT else body["input"]
+    unread = ("role", "id", "call_id", "tool_call_id", "status")
+    told = [{name: value for name, value in each.items() if name not in unread} for each in sent]
+    counted = sum(count(counted_text(item)) + fixed_tokens(item) for item in items)
+    assert sum(map(count, _strings(told))) <= counted + MARKS
+
+
+def test_tools_are_counted_as_either_api_has_them() -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "string"}}}
+    tools = [{"type": "function", "name": f"f{n}", "description": "Looks.", "parameters": schema} for n in range(100)]
+    parameters = {"tools": tools}
+    for renderer in (CHAT, RESPONSES):
+        body = render(renderer, model="m", instructions=(), summary=None, items=[], parameters=parameters)
+        assert count(msgspec.json.encode(body["tools"]).decode()) <= count(counted_parameters(parameters))

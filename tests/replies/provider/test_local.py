@@ -1,0 +1,48 @@
+"""The local model, in both APIs."""
+
+from typing import Any, Literal
+
+import pytest
+
+from context.rendering import render
+from infrastructure.embedded.model import MODEL
+from infrastructure.settings import Settings
+from replies.provider.provider import Model
+from replies.provider.stream_parts import Began, Finished
+from tests.replies.provider.conftest import joined
+
+TALK: list[dict[str, Any]] = [
+    {"role": "user", "content": "What is 40 + 2?"},
+    {"type": "function_call", "call_id": "call_1", "name": "add", "arguments": '{"a":40,"b":2}'},
+    {"type": "function_call_output", "call_id": "call_1", "output": "42"},
+    {"role": "assistant", "content": "It is 42."},
+    {"role": "user", "content": "Say hello."},
+]
+
+
+@pytest.mark.parametrize("api", ["chat", "responses"])
+async def test_the_local_model_is_shown_a_conversation_and_answers(
+    model_url: str, api: Literal["chat", "responses"]
+) -> None:
+    model = Model(Settings(openai_base_url=model_url, model_api=api))
+    body = render(
+        model.renderer,
+        model=MODEL,
+        instructions=["Be brief."],
+        summary="They greeted each other.",
+        items=TALK,
+        parameters={"max_output_tokens": 12, "temperature": 0.1},
+    )
+    pieces = [piece async for piece in model.stream(body)]
+    assert pieces[0] == Began({"type": "message", "role": "assistant"})
+    [(_, text)] = joined(pieces)
+    assert text.strip()
+    end = pieces[-1]
+    assert isinstance(end, Finished)
+    assert end.model == MODEL
+    assert end.usage is not None
+    assert 0 < end.usage.output_tokens <= 12
+    assert end.usage.input_tokens > 50
+    assert await model.known(MODEL)
+    assert not await model.known("gpt-nobody")
+    await model.close()
