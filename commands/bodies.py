@@ -10,20 +10,20 @@ from domain.items import InvalidItem, as_stored, check, prefix
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import mint
 
-MOST_ITEMS = 20
-LARGEST_ITEM = 1024 * 1024
+MAX_ITEMS = 20
+MAX_ITEM_BYTES = 1024 * 1024
 """Bytes of an item as JSON text."""
 
-MOST_PAIRS = 16
-LONGEST_TEXT = 512
-LONGEST_INSTRUCTIONS = 262_144
+MAX_PAIRS = 16
+MAX_TEXT_LENGTH = 512
+MAX_INSTRUCTIONS_LENGTH = 262_144
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MOST_PAIRS)]
-Title = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
-Instructions = Annotated[str, StringConstraints(max_length=LONGEST_INSTRUCTIONS)]
-Items = Annotated[list[Any], Field(max_length=MOST_ITEMS, description="Items of the Responses API, as many as 20.")]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_PAIRS)]
+Title = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
+Instructions = Annotated[str, StringConstraints(max_length=MAX_INSTRUCTIONS_LENGTH)]
+Items = Annotated[list[Any], Field(max_length=MAX_ITEMS, description="Items of the Responses API, as many as 20.")]
 
 
 class Body(BaseModel):
@@ -55,7 +55,7 @@ def _new_item(item: Any, param: str) -> NewItem:
         where = f"{param}.{error.param}" if error.param else param
         raise ApiError(400, f"Invalid `{where}`: {error}", code="invalid_value", param=where) from error
     stored = as_stored(checked)
-    if len(stored) > LARGEST_ITEM:
-        message = f"`{param}` is larger than {LARGEST_ITEM} bytes."
+    if len(stored) > MAX_ITEM_BYTES:
+        message = f"`{param}` is larger than {MAX_ITEM_BYTES} bytes."
         raise ApiError(413, message, code="item_too_large", param=param)
     return NewItem(item_id=mint(prefix(checked)), item=stored)

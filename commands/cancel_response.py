@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from domain.events import ReplyCancelled
 from infrastructure.http import shapes
@@ -18,14 +18,14 @@ router, serves = verb("POST", "/v1/responses/{response_id}/cancel")
 
 
 @serves
-async def cancel_response(called: Caller, response_id: str) -> Response:
+async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Answers with the Response; the same again for one that was cancelled before. 400 when it ended otherwise."""
-    reader = called.wiring.reader
-    record = await find(reader, called.principal.tenant, response_id)
+    reader = context.dependencies.reader
+    record = await find(reader, context.principal.tenant, response_id)
     if record.end is not None and not isinstance(record.end, ReplyCancelled):
         raise ApiError(400, f"Cannot cancel a {record.status} response.", code="response_over", param="response_id")
     if record.end is None:
-        await called.wiring.running.cancel(called.principal.tenant, response_id)
+        await context.dependencies.running.cancel(context.principal.tenant, response_id)
 
         async def look() -> Record:
             return await read(reader, record.conversation_id, response_id)

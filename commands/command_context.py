@@ -26,7 +26,7 @@ from domain.conversation import Conversation
 from domain.events import InputItem, ItemAppended
 from domain.items import as_output
 from infrastructure.access.principal import Principal
-from infrastructure.event_log.append_request import Appended, IdempotencyKey, LogUnavailable, Work
+from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http import shapes
@@ -43,7 +43,7 @@ _ROW_BYTES = 400
 """About what an event's row takes beside the item in it."""
 
 
-class Wiring(Struct, frozen=True):
+class Dependencies(Struct, frozen=True):
     """What the handlers of this process share; `main.py` makes it."""
 
     log: EventLog
@@ -57,10 +57,10 @@ class Wiring(Struct, frozen=True):
     running: "RunningReplies"
 
 
-class Caller(Struct, frozen=True):
+class CommandContext(Struct, frozen=True):
     """Who sent this request, under which conditions, and what answers it."""
 
-    wiring: Wiring
+    dependencies: Dependencies
     principal: Principal
     request_id: str
     if_match: frozenset[int] | None
@@ -81,8 +81,8 @@ class Caller(Struct, frozen=True):
     async def _append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None
     ) -> Appended:
-        return await self.wiring.log.append(
-            Work(
+        return await self.dependencies.log.append(
+            AppendRequest(
                 principal=self.principal,
                 conversation_id=conversation_id,
                 command=command,

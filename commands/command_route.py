@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from infrastructure.access.principal import DEFAULT
 from infrastructure.http.app import DirectRoute
-from infrastructure.http.body import LARGEST_BODY, read, validated
+from infrastructure.http.body import MAX_BODY_BYTES, read, validated
 from infrastructure.http.headers import idempotency, if_match
 from infrastructure.http.paths import checked
 from infrastructure.ids import CONVERSATION, RESPONSE
@@ -33,12 +33,12 @@ def verb(
     body: type[BaseModel] | None = None,
     *,
     optional: bool = False,
-    largest: int = LARGEST_BODY,
+    largest: int = MAX_BODY_BYTES,
     streamed: bool = False,
 ) -> tuple[APIRouter, Callable[[Handler], Handler]]:
     """A router of its own, and what registers the handler in it.
 
-    The handler is called with the Caller, each id in the path, and the body: None where it is `optional` and there is none,
+    The handler is called with the CommandContext, each id in the path, and the body: None where it is `optional` and there is none,
     its pieces as they come where it is `streamed`.
     """
     router = APIRouter(route_class=DirectRoute)
@@ -47,8 +47,8 @@ def verb(
     def serves(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             raw = b"" if streamed else await read(request, largest)
-            called = Caller(
-                request.app.state.wiring,
+            context = CommandContext(
+                request.app.state.dependencies,
                 DEFAULT,
                 request.scope["state"]["request_id"],
                 if_match(request.headers),
@@ -60,7 +60,7 @@ def verb(
                 given.append(None if optional and not raw else validated(body, raw))
             if streamed:
                 given.append(request.stream())
-            return await handler(called, *given)
+            return await handler(context, *given)
 
         tag = "items" if "/items" in path else "responses" if "/responses" in path else "conversations"
         router.add_api_route(

@@ -6,10 +6,10 @@ from fastapi import Response
 from pydantic import StringConstraints
 
 from commands.bodies import Body, Instructions
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from commands.summarize import summarize
-from context.assembly import Asked
+from context.assembly import ReplyRequest
 from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
@@ -29,28 +29,32 @@ router, serves = verb("POST", "/v1/conversations/{conversation_id}/compact", Com
 
 
 @serves
-async def compact_conversation(called: Caller, conversation_id: str, body: CompactConversation | None) -> Response:
+async def compact_conversation(
+    context: CommandContext, conversation_id: str, body: CompactConversation | None
+) -> Response:
     """Answers with the compaction. The turns that fit in half the budget stay as they are; every item stays readable."""
-    wiring, tenant = called.wiring, called.principal.tenant
-    if called.idempotency is not None:
-        first = await wiring.reader.first_answer(tenant, called.idempotency, since=utc_now() - wiring.keep_keys)
+    dependencies, tenant = context.dependencies, context.principal.tenant
+    if context.idempotency is not None:
+        first = await dependencies.reader.first_answer(
+            tenant, context.idempotency, since=utc_now() - dependencies.keep_keys
+        )
         if first is not None:
             headers = {**placed(first.position, first.version), "idempotent-replayed": "true"}
             return shapes.json_response(first.answer, headers=headers)
-    head = await wiring.reader.head(conversation_id)
+    head = await dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != tenant:
         raise ConversationNotFound(conversation_id)
     body = body or CompactConversation()
-    asked = Asked(
-        model=body.model or await wiring.model.default_model(called.principal.tenant), parameters={}, open=True
+    asked = ReplyRequest(
+        model=body.model or await dependencies.model.default_model(context.principal.tenant), parameters={}, open=True
     )
-    chosen = await wiring.contexts.chosen(tenant, conversation_id, head.version, asked)
+    chosen = await dependencies.contexts.chosen(tenant, conversation_id, head.version, asked)
     command = await summarize(
-        called, conversation_id, chosen, asked, limit=chosen.budget, instructions=body.instructions
+        context, conversation_id, chosen, asked, limit=chosen.budget, instructions=body.instructions
     )
     if command is None:
         raise NothingToCompact(conversation_id)
-    return await called.carry_out(conversation_id, command, _compaction)
+    return await context.carry_out(conversation_id, command, _compaction)
 
 
 def _compaction(appended: Appended) -> bytes:

@@ -8,12 +8,12 @@ import msgspec
 from fastapi import Response
 
 from commands.bodies import Body, Instructions
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from commands.create_response import model_of
-from commands.reply_target import Place, place_of
-from commands.response_body import LARGEST_REQUEST, CreateResponse, Name
-from commands.summarize import COMPACTION, MOST_CALLS, SMALLEST_PORTION, Portion, take_in, write
+from commands.reply_target import ReplyTarget, place_of
+from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
+from commands.summarize import COMPACTION, MAX_MODEL_CALLS, SMALLEST_PORTION, Portion, take_in, write
 from context.selection import begins_turn
 from context.summaries import PROMPT, portions
 from context.tokens import count_off_loop
@@ -23,7 +23,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
 from replies.response_object import usage_object
 
-LONGEST_SUMMARY = 1_024
+MAX_SUMMARY_TOKENS = 1_024
 """Tokens; or an eighth of the model's window, where that is less."""
 
 
@@ -36,18 +36,18 @@ class CompactResponse(Body):
     service_tier: str | None = None
 
 
-router, serves = verb("POST", "/v1/responses/compact", CompactResponse, largest=LARGEST_REQUEST)
+router, serves = verb("POST", "/v1/responses/compact", CompactResponse, largest=MAX_REQUEST_BYTES)
 
 
 @serves
-async def compact_response(called: Caller, body: CompactResponse) -> Response:
+async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the users' messages and an item of type `compaction`, which stands for all, and can be sent as input."""
     request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)
     given = request.items()
-    place = await place_of(called, request)
-    name = await model_of(request, called)
-    model = called.wiring.model
-    most = min(LONGEST_SUMMARY, model.window(name) // 8)
+    place = await place_of(context, request)
+    name = await model_of(request, context)
+    model = context.dependencies.model
+    most = min(MAX_SUMMARY_TOKENS, model.window(name) // 8)
     prompt = PROMPT if body.instructions is None else f"{PROMPT}\n\n{body.instructions}"
     encoding = model.encoding(name)
     [prompt_tokens] = await count_off_loop([prompt], encoding)
@@ -55,7 +55,7 @@ async def compact_response(called: Caller, body: CompactResponse) -> Response:
     taken = Portion([], [], [], [])
     kept: list[Item] = []
     size = 0
-    told = await _told_before(called, place)
+    told = await _told_before(context, place)
     too_long = ApiError(
         400,
         f"The input is more than the model {name[:64]!r} can summarize at once.",
@@ -63,14 +63,14 @@ async def compact_response(called: Caller, body: CompactResponse) -> Response:
         param="input",
     )
     for ident, item in [*told, *((new.item_id, from_stored(new.item)) for new in (*place.taken_up, *given))]:
-        if room < SMALLEST_PORTION or size > room * MOST_CALLS:
+        if room < SMALLEST_PORTION or size > room * MAX_MODEL_CALLS:
             raise too_long
         size += await take_in(taken, item, room, encoding)
         if begins_turn(item):
             kept.append(shaped(ident, item))
-    if len(portions(taken.items, taken.sizes, room)) > MOST_CALLS:
+    if len(portions(taken.items, taken.sizes, room)) > MAX_MODEL_CALLS:
         raise too_long
-    written = await write(called, name, prompt=prompt, summary="", taken=taken, room=room, most=most)
+    written = await write(context, name, prompt=prompt, summary="", taken=taken, room=room, most=most)
     if written is None or written.covered < len(taken.items):
         raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
     carried = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
@@ -84,16 +84,16 @@ async def compact_response(called: Caller, body: CompactResponse) -> Response:
     return shapes.json_response(answer)
 
 
-async def _told_before(called: Caller, place: Place) -> list[tuple[str, Item]]:
+async def _told_before(context: CommandContext, place: ReplyTarget) -> list[tuple[str, Item]]:
     """All that the response to go on from was shown, or could have been, and what it answered; as long as that is no book."""
     if place.shown_of is None:
         return []
-    path = called.wiring.contexts.path(place.shown_of, place.version, None)
+    path = context.dependencies.contexts.path(place.shown_of, place.version, None)
     told: list[tuple[str, Item]] = []
     size = 0
     async for event in path:
         size += len(event.item)
-        if size > LARGEST_REQUEST:
+        if size > MAX_REQUEST_BYTES:
             raise ApiError(
                 400,
                 "The responses before this one are too long to be summarized at once: compact their conversation.",

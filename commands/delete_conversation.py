@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from domain.commands import DeleteConversation
 from infrastructure.event_log.append_request import Appended
@@ -12,9 +12,9 @@ router, serves = verb("DELETE", "/v1/conversations/{conversation_id}")
 
 
 @serves
-async def delete_conversation(called: Caller, conversation_id: str) -> Response:
+async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
     """Answers with a receipt."""
-    return await called.carry_out(conversation_id, DeleteConversation(), _receipt)
+    return await context.carry_out(conversation_id, DeleteConversation(), _receipt)
 
 
 def _receipt(appended: Appended) -> bytes:

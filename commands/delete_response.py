@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from domain.commands import DeleteReply
 from domain.errors import ConversationNotFound, ResponseNotFound
@@ -13,9 +13,9 @@ router, serves = verb("DELETE", "/v1/responses/{response_id}")
 
 
 @serves
-async def delete_response(called: Caller, response_id: str) -> Response:
+async def delete_response(context: CommandContext, response_id: str) -> Response:
     """Answers that it is deleted; 409 while it runs."""
-    conversation_id = await called.wiring.reader.conversation_of(called.principal.tenant, response_id)
+    conversation_id = await context.dependencies.reader.conversation_of(context.principal.tenant, response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
 
@@ -23,6 +23,6 @@ async def delete_response(called: Caller, response_id: str) -> Response:
         return shapes.encode({"id": response_id, "object": "response", "deleted": True})
 
     try:
-        return await called.carry_out(conversation_id, DeleteReply(response_id=response_id), answer)
+        return await context.carry_out(conversation_id, DeleteReply(response_id=response_id), answer)
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error

@@ -14,23 +14,23 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.command_route import verb
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
-from infrastructure.http.body import LARGEST_BATCH, validated
+from infrastructure.http.body import MAX_BATCH_BYTES, validated
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
 LINES_AT_ONCE = 32
-LINE_BYTES_AT_ONCE = LARGEST_BATCH
+LINE_BYTES_AT_ONCE = MAX_BATCH_BYTES
 """Of the lines under way: each takes about ten times its size while it is."""
 
 ITEMS_AT_ONCE = 200
 BYTES_AT_ONCE = 1024 * 1024
-MOST_ERRORS = 100
+MAX_ERRORS = 100
 
 router, serves = verb("POST", "/v1/import", streamed=True)
 
@@ -44,7 +44,7 @@ class ImportedConversation(Body):
 
 
 class Report(Struct):
-    """What became of an import so far. `errors` has the first MOST_ERRORS; `failed` counts all."""
+    """What became of an import so far. `errors` has the first MAX_ERRORS; `failed` counts all."""
 
     conversations: int = 0
     items: int = 0
@@ -53,19 +53,19 @@ class Report(Struct):
 
 
 @serves
-async def import_conversations(called: Caller, body: AsyncIterator[bytes]) -> Response:
+async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
     """Answers when all is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
     report = Report(errors=[])
     under_way: dict[asyncio.Task[None], int] = {}
 
     async def take(number: int, line: bytes) -> None:
         try:
-            items = await _import_line(called, number, line)
+            items = await _import_line(context, number, line)
             report.items += items
             report.conversations += 1
         except Exception as error:  # noqa: BLE001 - what is wrong with a line is told of that line
             report.failed += 1
-            if len(report.errors) < MOST_ERRORS:
+            if len(report.errors) < MAX_ERRORS:
                 report.errors.append({"line": number, **as_api_error(error).body()})
 
     async for number, line in _lines(body):
@@ -84,37 +84,37 @@ def _is_full(under_way: Collection[int], size: int) -> bool:
     return len(under_way) >= LINES_AT_ONCE or (bool(under_way) and sum(under_way) + size > LINE_BYTES_AT_ONCE)
 
 
-async def _import_line(called: Caller, number: int, line: bytes) -> int:
+async def _import_line(context: CommandContext, number: int, line: bytes) -> int:
     """Makes one conversation durable, in as many commands as it takes, and returns how many items it has."""
-    if len(line) > LARGEST_BATCH:
-        raise ApiError(413, f"The line is larger than {LARGEST_BATCH} bytes.", code="request_too_large")
+    if len(line) > MAX_BATCH_BYTES:
+        raise ApiError(413, f"The line is larger than {MAX_BATCH_BYTES} bytes.", code="request_too_large")
     asked = validated(ImportedConversation, line)
     chunks = _chunks(new_items(asked.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(
         conversation_id=conversation_id,
-        tenant=called.principal.tenant,
-        owner=called.principal.subject,
+        tenant=context.principal.tenant,
+        owner=context.principal.subject,
         title=asked.title,
         instructions=asked.instructions,
         metadata=asked.metadata or {},
         context_policy=asked.context_policy.as_event() if asked.context_policy else ContextPolicy(),
         items=next(chunks),
     )
-    first = await _keyed(called, number, 0, line).append(conversation_id, start, _remember)
+    first = await _keyed(context, number, 0, line).append(conversation_id, start, _remember)
     conversation_id = first.answer.decode() if first.answer is not None else conversation_id
     for part, items in enumerate(chunks, 1):
-        command = AppendItems(items=items, author=called.principal.subject)
-        await _keyed(called, number, part, line).append(conversation_id, command, _remember)
+        command = AppendItems(items=items, author=context.principal.subject)
+        await _keyed(context, number, part, line).append(conversation_id, command, _remember)
     return len(asked.items or [])
 
 
-def _keyed(called: Caller, number: int, part: int, line: bytes) -> Caller:
+def _keyed(context: CommandContext, number: int, part: int, line: bytes) -> CommandContext:
     """The caller with the key of one command of one line; without one where the import has none."""
-    if called.idempotency is None:
-        return called
-    key = IdempotencyKey(f"{called.idempotency.key}\n{number}.{part}", shapes.sha256(line))
-    return replace(called, idempotency=key)
+    if context.idempotency is None:
+        return context
+    key = IdempotencyKey(f"{context.idempotency.key}\n{number}.{part}", shapes.sha256(line))
+    return replace(context, idempotency=key)
 
 
 def _remember(appended: Appended) -> bytes:
@@ -152,7 +152,7 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]
 
 
 def _grow(line: bytearray, piece: bytes) -> None:
-    line += piece[: LARGEST_BATCH + 1 - len(line)]
+    line += piece[: MAX_BATCH_BYTES + 1 - len(line)]
 
 
 def _fields(report: Report) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from commands import (
     unpin_item,
     update_conversation,
 )
-from commands.command_context import Wiring
+from commands.command_context import Dependencies
 from context.assembly import Contexts
 from context.snapshots import snapshots_of
 from infrastructure.event_log.log import EventLog
@@ -97,7 +97,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         await says_alive.open(wait=False)
         running = RunningReplies(ReplyLeases(says_alive, owner), events, snapshots)
         running.open()
-        app.state.wiring = Wiring(
+        app.state.dependencies = Dependencies(
             events,
             reader,
             model,

@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller, conversation_answer
+from commands.command_context import CommandContext, conversation_answer
 from commands.command_route import verb
 from domain.commands import PinItem
 
@@ -10,6 +10,6 @@ router, serves = verb("POST", "/v1/conversations/{conversation_id}/items/{item_i
 
 
 @serves
-async def pin_item(called: Caller, conversation_id: str, item_id: str) -> Response:
+async def pin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Answers with the Conversation. Pinning what is pinned changes nothing."""
-    return await called.carry_out(conversation_id, PinItem(item_id=item_id), conversation_answer)
+    return await context.carry_out(conversation_id, PinItem(item_id=item_id), conversation_answer)

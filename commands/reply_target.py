@@ -8,10 +8,10 @@ policy, but neither pins nor summaries.
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.response_body import CreateResponse
-from context.conversation_settings import standing
-from context.history_backwards import Tail
+from context.conversation_settings import settings_at
+from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
@@ -26,7 +26,7 @@ from replies.record import Record, find
 PAGE = 50
 
 
-class Place(Struct, frozen=True, kw_only=True):
+class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply belongs.
 
     `shown_of` at `version` is the conversation whose context the model is shown; None: there is none yet. `start` begins the
@@ -39,9 +39,9 @@ class Place(Struct, frozen=True, kw_only=True):
     version: int
     start: StartConversation | None = None
     in_place: bool = False
-    below: str | None = None
+    expected_head: str | None = None
     taken_up: tuple[NewItem, ...] = ()
-    snapshot: Tail | UnsetType | None = UNSET
+    snapshot: RecentItems | UnsetType | None = UNSET
 
     @property
     def conversation_id(self) -> str:
@@ -54,30 +54,30 @@ class Place(Struct, frozen=True, kw_only=True):
         """Whether it begins below what another conversation holds."""
         return not self.in_place and self.start is not None and self.start.forked_from is not None
 
-    def beside(self) -> "Place":
+    def beside(self) -> "ReplyTarget":
         """The fork that stands in where the place in `shown_of` was taken meanwhile."""
         return replace(self, in_place=False)
 
 
-async def place_of(called: Caller, body: CreateResponse) -> Place:
+async def place_of(context: CommandContext, body: CreateResponse) -> ReplyTarget:
     """Raises ConversationNotFound; ApiError where the response to go on from is unknown (400) or still runs (409)."""
     if body.previous_response_id is not None:
-        return await _behind(called, body.previous_response_id)
+        return await _behind(context, body.previous_response_id)
     if body.conversation_id is None:
-        return Place(shown_of=None, version=0, start=_start(called))
+        return ReplyTarget(shown_of=None, version=0, start=_start(context))
     conversation_id = checked(body.conversation_id, CONVERSATION, "conversation")
-    head = await called.wiring.reader.head(conversation_id)
-    if head is None or head.deleted or head.tenant != called.principal.tenant:
+    head = await context.dependencies.reader.head(conversation_id)
+    if head is None or head.deleted or head.tenant != context.principal.tenant:
         raise ConversationNotFound(conversation_id)
-    return Place(shown_of=conversation_id, version=head.version)
+    return ReplyTarget(shown_of=conversation_id, version=head.version)
 
 
-async def _behind(called: Caller, response_id: str) -> Place:
-    reader = called.wiring.reader
+async def _behind(context: CommandContext, response_id: str) -> ReplyTarget:
+    reader = context.dependencies.reader
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)
-        record = await find(reader, called.principal.tenant, response_id)
+        record = await find(reader, context.principal.tenant, response_id)
     except ResponseNotFound:
         raise ApiError(
             400,
@@ -101,13 +101,13 @@ async def _behind(called: Caller, response_id: str) -> Place:
     taken_up = () if whole else _taken_up(record)
     if last is None and first.forked_from is None:
         if first.listed or not await _is_empty(reader, record.conversation_id):
-            return Place(shown_of=None, version=0, start=_start(called), taken_up=taken_up)
-        return Place(
+            return ReplyTarget(shown_of=None, version=0, start=_start(context), taken_up=taken_up)
+        return ReplyTarget(
             shown_of=record.conversation_id,
             version=version,
-            start=_start(called),
+            start=_start(context),
             in_place=True,
-            below=None,
+            expected_head=None,
             taken_up=taken_up,
         )
     if last is not None:
@@ -115,9 +115,9 @@ async def _behind(called: Caller, response_id: str) -> Place:
     else:
         assert first.forked_from is not None
         fork = first.forked_from
-    stands = await standing(reader, record.conversation_id, version)
+    stands = await settings_at(reader, record.conversation_id, version)
     start = replace(
-        _start(called),
+        _start(context),
         conversation_id=mint_beside(first.family),
         forked_from=fork,
         family=first.family,
@@ -129,22 +129,22 @@ async def _behind(called: Caller, response_id: str) -> Place:
     newest = last if head.version == version else await _head_at(reader, record.conversation_id, head.version)
     is_last = fork.item_id == (newest.item_id if newest is not None else fork.item_id)
     in_place = is_last and not first.listed
-    return Place(
+    return ReplyTarget(
         shown_of=record.conversation_id,
         version=head.version if in_place else version,
         start=start,
         in_place=in_place,
-        below=fork.item_id,
+        expected_head=fork.item_id,
         taken_up=taken_up,
     )
 
 
-def _start(called: Caller) -> StartConversation:
+def _start(context: CommandContext) -> StartConversation:
     """An unlisted conversation of the reply's own."""
     return StartConversation(
         conversation_id=mint(CONVERSATION),
-        tenant=called.principal.tenant,
-        owner=called.principal.subject,
+        tenant=context.principal.tenant,
+        owner=context.principal.subject,
         listed=False,
     )
 

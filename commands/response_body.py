@@ -18,15 +18,15 @@ from domain.commands import NewItem
 from domain.items import as_output
 from infrastructure.http.errors import ApiError
 
-MOST_INPUT_ITEMS = 200
-LARGEST_REQUEST = 4 * 1024 * 1024
+MAX_INPUT_ITEMS = 200
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
 
-LARGEST_INPUT = 2 * LARGEST_REQUEST
+MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
 """Bytes, with what is taken up of replies that did not complete: they may follow one another."""
 
-MOST_TOOLS = 128
-LARGEST_SCHEMAS = 256 * 1024
+MAX_TOOLS = 128
+MAX_SCHEMAS_BYTES = 256 * 1024
 """Bytes of all the JSON Schemas of a request, as JSON text: checking so much takes some seconds, in a thread of its own."""
 
 KEPT_SCHEMAS = 256
@@ -107,7 +107,7 @@ class CreateResponse(Body):
     max_output_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     metadata: Metadata | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    tools: Annotated[list[dict[str, Any]], Field(max_length=MOST_TOOLS)] | None = None
+    tools: Annotated[list[dict[str, Any]], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
@@ -146,15 +146,15 @@ class CreateResponse(Body):
         if self.input is None and not goes_on:
             raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
         given = self.input or []
-        if len(given) > MOST_INPUT_ITEMS:
-            raise ApiError(400, f"`input` has more than {MOST_INPUT_ITEMS} items.", code="invalid_value", param="input")
+        if len(given) > MAX_INPUT_ITEMS:
+            raise ApiError(400, f"`input` has more than {MAX_INPUT_ITEMS} items.", code="invalid_value", param="input")
         if not given and not goes_on:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = new_items(given, "input")
         # As they are given back: that may be longer than they came.
-        if sum(len(as_output(new.item_id, new.item)) for new in items) > LARGEST_REQUEST:
+        if sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_REQUEST_BYTES:
             raise ApiError(
-                413, f"`input` is larger than {LARGEST_REQUEST} bytes.", code="request_too_large", param="input"
+                413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
             )
         return items
 
@@ -224,8 +224,8 @@ def _check_schemas(schemas: list[_Schema]) -> None:
     for given in schemas:
         encoded = msgspec.json.encode(given.schema)
         size += len(encoded)
-        if size > LARGEST_SCHEMAS:
-            problem = f"the schemas of a request have at most {LARGEST_SCHEMAS} bytes"
+        if size > MAX_SCHEMAS_BYTES:
+            problem = f"the schemas of a request have at most {MAX_SCHEMAS_BYTES} bytes"
         elif (flaw := _flaw(encoded)) is not None:
             problem = flaw
         else:

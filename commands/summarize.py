@@ -12,10 +12,10 @@ import structlog
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from commands.command_context import Caller
-from context.assembly import Asked, Chosen, Context
+from commands.command_context import CommandContext
+from context.assembly import Context, ContextChoice, ReplyRequest
 from context.conversation_settings import SUMMARY_TOKENS
-from context.history_backwards import Tail
+from context.history_backwards import RecentItems
 from context.rendering import render
 from context.selection import BUDGET
 from context.summaries import AFTER, PROMPT, SO_FAR, bounded, kept_from, may_end, portions, shortened, transcript
@@ -29,7 +29,7 @@ from replies.provider.failures import ModelFailed
 
 log = structlog.get_logger(__name__)
 
-MOST_CALLS = 8
+MAX_MODEL_CALLS = 8
 """Of the model, for one request; what that does not cover is left to the next."""
 
 SMALLEST_SUMMARY = 16
@@ -57,40 +57,44 @@ class Written(Struct, frozen=True):
 
 
 async def make_room(
-    called: Caller, conversation_id: str, version: int, asked: Asked, snapshot: Tail | UnsetType | None = UNSET
+    context: CommandContext,
+    conversation_id: str,
+    version: int,
+    asked: ReplyRequest,
+    snapshot: RecentItems | UnsetType | None = UNSET,
 ) -> tuple[int, Context]:
     """The context of a conversation at `version`, its head, after a summary is made where its policy or the request wants one.
 
     Answers with the version that the context is of: a higher one where a summary was made. A model that fails, or says
-    nothing, is no obstacle. `snapshot`: the one there is, where it was looked for already. Raises what Contexts.assemble and Caller.append raise.
+    nothing, is no obstacle. `snapshot`: the one there is, where it was looked for already. Raises what Contexts.assemble and CommandContext.append raise.
     """
-    contexts = called.wiring.contexts
+    contexts = context.dependencies.contexts
     # What would be cut off is to be summarized first.
     lenient = {name: value for name, value in asked.parameters.items() if name != "truncation"}
     if snapshot is UNSET:
-        snapshot = await contexts.snapshot(called.principal.tenant, conversation_id, asked.model)
+        snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, asked.model)
     chosen = await contexts.choose(conversation_id, version, replace(asked, parameters=lenient), snapshot)
     limit = wanted(chosen, asked.parameters)
     if limit is None and lenient == asked.parameters:
         return version, contexts.context(asked, chosen)
-    if limit is not None and not await called.wiring.reader.is_locked(conversation_id):
+    if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
         try:
-            command = await summarize(called, conversation_id, chosen, asked, limit=limit)
+            command = await summarize(context, conversation_id, chosen, asked, limit=limit)
             if command is not None:
                 # Under the condition of the request: what others append while the model writes must not slip by it.
-                conditions = None if called.if_match is None else frozenset({version})
-                summarizing = replace(called, if_match=conditions, idempotency=None)
+                conditions = None if context.if_match is None else frozenset({version})
+                summarizing = replace(context, if_match=conditions, idempotency=None)
                 version = (await summarizing.append(conversation_id, command)).version
         except ModelFailed as failure:
             log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
         except SummaryHasChanged:
-            head = await called.wiring.reader.head(conversation_id)
+            head = await context.dependencies.reader.head(conversation_id)
             version = head.version if head else version
     return version, contexts.context(asked, await contexts.choose(conversation_id, version, asked, snapshot))
 
 
-def wanted(chosen: Chosen, parameters: Mapping[str, Any]) -> int | None:
-    """The tokens to come well below by a summary; None where none is called for."""
+def wanted(chosen: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
+    """The tokens to come well below by a summary; None where none is context for."""
     thresholds = [
         each["compact_threshold"]
         for each in parameters.get("context_management") or ()
@@ -98,7 +102,7 @@ def wanted(chosen: Chosen, parameters: Mapping[str, Any]) -> int | None:
         and each.get("type") == "compaction"
         and isinstance(each.get("compact_threshold"), int)
     ]
-    if not thresholds and chosen.tail.policy.strategy != "rolling_summary":
+    if not thresholds and chosen.recent.policy.strategy != "rolling_summary":
         return None
     limit = min([chosen.budget, *thresholds])
     falls_out = any(each.reason == BUDGET for each in chosen.selection.left_out)
@@ -106,13 +110,19 @@ def wanted(chosen: Chosen, parameters: Mapping[str, Any]) -> int | None:
 
 
 async def summarize(
-    called: Caller, conversation_id: str, chosen: Chosen, asked: Asked, *, limit: int, instructions: str | None = None
+    context: CommandContext,
+    conversation_id: str,
+    chosen: ContextChoice,
+    asked: ReplyRequest,
+    *,
+    limit: int,
+    instructions: str | None = None,
 ) -> CompactContext | None:
     """The command that records a new summary: of the old one and what follows it, down to about half of `limit` tokens.
 
     None where nothing is to be summarized, or there is no room to. Raises ModelFailed when the model said nothing at all of use.
     """
-    contexts, model = called.wiring.contexts, called.wiring.model
+    contexts, model = context.dependencies.contexts, context.dependencies.model
     always = chosen.known.always - chosen.summary_tokens
     depth = kept_from(chosen.known, always, limit // 2, contexts.unsendable)
     most = limit // 4 - SUMMARY_TOKENS
@@ -121,10 +131,10 @@ async def summarize(
     room = int((model.window(asked.model) - most) * model.room(asked.model)) - prompt_tokens - most - SMALLEST_PORTION
     if depth is None or most < SMALLEST_SUMMARY or room < SMALLEST_PORTION:
         return None
-    old = chosen.tail.summary
-    taken = await _taken_in(called, conversation_id, chosen, depth, room)
+    old = chosen.recent.summary
+    taken = await _taken_in(context, conversation_id, chosen, depth, room)
     written = await write(
-        called, asked.model, prompt=prompt, summary=old.text if old else "", taken=taken, room=room, most=most
+        context, asked.model, prompt=prompt, summary=old.text if old else "", taken=taken, room=room, most=most
     )
     if written is None:
         log.warning("compaction_was_empty", conversation_id=conversation_id)
@@ -152,18 +162,18 @@ async def summarize(
 
 
 async def write(
-    called: Caller, name: str, *, prompt: str, summary: str, taken: Portion, room: int, most: int
+    context: CommandContext, name: str, *, prompt: str, summary: str, taken: Portion, room: int, most: int
 ) -> Written | None:
     """Has the model `name` write a summary of at most `most` tokens, of `summary` and what follows it, in portions of `room` tokens.
 
-    Whatever MOST_CALLS cover, to the end of a turn. None where it said nothing. Raises ModelFailed when it failed before there was any.
+    Whatever MAX_MODEL_CALLS cover, to the end of a turn. None where it said nothing. Raises ModelFailed when it failed before there was any.
     """
-    model = called.wiring.model
+    model = context.dependencies.model
     encoding = model.encoding(name)
     found: Written | None = None
     spent = Usage()
     begin = 0
-    ends = portions(taken.items, taken.sizes, room)[:MOST_CALLS]
+    ends = portions(taken.items, taken.sizes, room)[:MAX_MODEL_CALLS]
     while ends and not may_end(taken.items, ends[-1]):
         ends.pop()  # of no use: a turn that is longer than all portions would be told the model again and again
     for end in ends:
@@ -189,13 +199,17 @@ def _sum(one: Usage, other: Usage) -> Usage:
     return Usage(**{name: getattr(one, name) + getattr(other, name) for name in Usage.__struct_fields__})
 
 
-async def _taken_in(called: Caller, conversation_id: str, chosen: Chosen, depth: int, room: int) -> Portion:
-    """The items after the old summary and above `depth`, as many as MOST_CALLS portions hold."""
+async def _taken_in(
+    context: CommandContext, conversation_id: str, chosen: ContextChoice, depth: int, room: int
+) -> Portion:
+    """The items after the old summary and above `depth`, as many as MAX_MODEL_CALLS portions hold."""
     taken = Portion([], [], [], [])
-    old = chosen.tail.summary
+    old = chosen.recent.summary
     size = 0
-    async for event in called.wiring.contexts.path(conversation_id, chosen.tail.version, old.last if old else None):
-        if event.depth >= depth or size > room * MOST_CALLS:
+    async for event in context.dependencies.contexts.path(
+        conversation_id, chosen.recent.version, old.last if old else None
+    ):
+        if event.depth >= depth or size > room * MAX_MODEL_CALLS:
             break
         taken.events.append(event)
         size += await take_in(taken, from_stored(event.item), room, chosen.encoding)

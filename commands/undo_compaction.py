@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller, conversation_answer
+from commands.command_context import CommandContext, conversation_answer
 from commands.command_route import verb
 from domain.commands import UndoCompaction
 
@@ -10,6 +10,6 @@ router, serves = verb("POST", "/v1/conversations/{conversation_id}/compact/undo"
 
 
 @serves
-async def undo_compaction(called: Caller, conversation_id: str) -> Response:
+async def undo_compaction(context: CommandContext, conversation_id: str) -> Response:
     """Answers with the Conversation."""
-    return await called.carry_out(conversation_id, UndoCompaction(), conversation_answer)
+    return await context.carry_out(conversation_id, UndoCompaction(), conversation_answer)

@@ -2,7 +2,7 @@
 
 from fastapi import Response
 
-from commands.command_context import Caller, conversation_answer
+from commands.command_context import CommandContext, conversation_answer
 from commands.command_route import verb
 from domain.commands import UnpinItem
 
@@ -10,6 +10,6 @@ router, serves = verb("POST", "/v1/conversations/{conversation_id}/items/{item_i
 
 
 @serves
-async def unpin_item(called: Caller, conversation_id: str, item_id: str) -> Response:
+async def unpin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Answers with the Conversation. Unpinning what is not pinned changes nothing."""
-    return await called.carry_out(conversation_id, UnpinItem(item_id=item_id), conversation_answer)
+    return await context.carry_out(conversation_id, UnpinItem(item_id=item_id), conversation_answer)

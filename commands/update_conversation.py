@@ -4,7 +4,7 @@ from fastapi import Response
 from msgspec import UNSET
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title
-from commands.command_context import Caller, conversation_answer
+from commands.command_context import CommandContext, conversation_answer
 from commands.command_route import verb
 from domain.commands import DescribeConversation
 from domain.events import ContextPolicy
@@ -23,7 +23,7 @@ router, serves = verb("POST", "/v1/conversations/{conversation_id}", UpdateConve
 
 
 @serves
-async def update_conversation(called: Caller, conversation_id: str, body: UpdateConversation) -> Response:
+async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
     """Answers with the Conversation."""
     named = body.model_fields_set
     policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()
@@ -33,4 +33,4 @@ async def update_conversation(called: Caller, conversation_id: str, body: Update
         instructions=body.instructions if "instructions" in named else UNSET,
         context_policy=policy if "context_policy" in named else UNSET,
     )
-    return await called.carry_out(conversation_id, command, conversation_answer)
+    return await context.carry_out(conversation_id, command, conversation_answer)

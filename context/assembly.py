@@ -14,12 +14,19 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.conversation_settings import SUMMARY_TOKENS, Reader
-from context.history_backwards import EMPTY, Tail, needed, other_halves, tail_from_log, tail_of_fork
+from context.history_backwards import (
+    EMPTY,
+    RecentItems,
+    needed,
+    other_halves,
+    recent_items_from_log,
+    recent_items_of_fork,
+)
 from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
-from context.rerender import Again, rendered_again
-from context.selection import BUDGET, SUMMARIZED, Candidate, Known, Selection, on_record, select
+from context.rerender import Rerendered, rerender
+from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, on_record, select
 from context.tokens import DEFAULT_ENCODING, count_off_loop
 from domain.commands import StartConversation
 from domain.errors import ContextTooLong
@@ -40,7 +47,7 @@ TURN_SECONDS = 10.0
 """How long one waits for its turn to be read: as long as a statement of another's may take."""
 
 
-class Asked(Struct, frozen=True, kw_only=True):
+class ReplyRequest(Struct, frozen=True, kw_only=True):
     """What a reply is asked with: `parameters` as the request had them, the new items with their minted ids.
 
     `open`: what will be asked is not known yet.
@@ -52,11 +59,11 @@ class Asked(Struct, frozen=True, kw_only=True):
     open: bool = False
 
 
-class Chosen(Struct, frozen=True, kw_only=True):
+class ContextChoice(Struct, frozen=True, kw_only=True):
     """What of `tail` a model is shown, after these instructions. `known` is what there was to choose from, counted by `encoding`."""
 
-    tail: Tail
-    known: Known
+    recent: RecentItems
+    known: ContextInput
     selection: Selection
     instructions: tuple[str, ...]
     budget: int
@@ -77,7 +84,7 @@ class Context(Struct, frozen=True, kw_only=True):
     sent: frozenset[str] = frozenset()
 
 
-Snapshots = Callable[[str, str, int], Awaitable[Tail | None]]
+Snapshots = Callable[[str, str, int], Awaitable[RecentItems | None]]
 """(tenant, conversation_id, room in tokens) -> the snapshot there is, of whatever version, or as much of its end as fits and one
 item more; None also when snapshots are away."""
 
@@ -92,18 +99,20 @@ class Contexts:
         self._counts = ItemCounts()
         self._from_log = asyncio.Semaphore(FROM_LOG_AT_ONCE)
 
-    async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Context:
+    async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: ReplyRequest) -> Context:
         """The context of a conversation at `version`, its head; None has nothing in it yet."""
         return self.context(asked, await self.chosen(tenant, conversation_id, version, asked))
 
-    async def chosen(self, tenant: str, conversation_id: str | None, version: int, asked: Asked) -> Chosen:
+    async def chosen(
+        self, tenant: str, conversation_id: str | None, version: int, asked: ReplyRequest
+    ) -> ContextChoice:
         """What of a conversation at `version`, its head, is shown."""
         snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id, asked.model)
         return await self.choose(conversation_id, version, asked, snapshot)
 
-    def context(self, asked: Asked, chosen: Chosen) -> Context:
+    def context(self, asked: ReplyRequest, chosen: ContextChoice) -> Context:
         """The request for what was chosen, and its record."""
-        summary = chosen.tail.summary
+        summary = chosen.recent.summary
         body = render(
             self._model.renderer,
             model=asked.model,
@@ -113,7 +122,7 @@ class Contexts:
             parameters=asked.parameters,
         )
         shown = Shown(
-            version=chosen.tail.version,
+            version=chosen.recent.version,
             ranges=_ranges(chosen.selection),
             budget=chosen.budget,
             tokens=chosen.tokens,
@@ -125,12 +134,14 @@ class Contexts:
         )
         return Context(body=body, shown=shown, sent=frozenset(each.item_id for each in chosen.selection.sent))
 
-    async def of_fork(self, start: StartConversation, asked: Asked) -> Context:
+    async def of_fork(self, start: StartConversation, asked: ReplyRequest) -> Context:
         """The context that a fork has when it has just begun."""
-        tail = await tail_of_fork(self._reader, start, self._room(asked.model), self._counts)
-        return self.context(asked, await self._choose_from(tail, None, asked))
+        recent = await recent_items_of_fork(self._reader, start, self._room(asked.model), self._counts)
+        return self.context(asked, await self._choose_from(recent, None, asked))
 
-    async def choose(self, conversation_id: str | None, version: int, asked: Asked, snapshot: Tail | None) -> Chosen:
+    async def choose(
+        self, conversation_id: str | None, version: int, asked: ReplyRequest, snapshot: RecentItems | None
+    ) -> ContextChoice:
         """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version.
 
         It is read from the log where that does not have more than the room in tokens, or than the policy gives of it, or all.
@@ -141,8 +152,8 @@ class Contexts:
         if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
             return await self._choose_from(snapshot, conversation_id, asked)
         async with self._turn():
-            tail = await tail_from_log(self._reader, conversation_id, version, room, self._counts)
-            return await self._choose_from(tail, conversation_id, asked)
+            recent = await recent_items_from_log(self._reader, conversation_id, version, room, self._counts)
+            return await self._choose_from(recent, conversation_id, asked)
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -157,25 +168,27 @@ class Contexts:
         finally:
             self._from_log.release()
 
-    async def _choose_from(self, tail: Tail, conversation_id: str | None, asked: Asked) -> Chosen:
-        budget = self._budget(tail.policy, asked)
+    async def _choose_from(
+        self, recent: RecentItems, conversation_id: str | None, asked: ReplyRequest
+    ) -> ContextChoice:
+        budget = self._budget(recent.policy, asked)
         encoding = self._model.encoding(asked.model)
         given = asked.parameters.get("instructions")
-        instructions = tuple(text for text in (tail.instructions, given) if text)
-        always, summary_tokens = await self._always(tail, instructions, asked.parameters, encoding)
-        halves = await other_halves(self._reader, conversation_id, tail, self._counts) if conversation_id else ()
-        pins = sorted((*tail.pins, *halves), key=lambda item: item.depth)
+        instructions = tuple(text for text in (recent.instructions, given) if text)
+        always, summary_tokens = await self._always(recent, instructions, asked.parameters, encoding)
+        halves = await other_halves(self._reader, conversation_id, recent, self._counts) if conversation_id else ()
+        pins = sorted((*recent.pins, *halves), key=lambda item: item.depth)
         sizes = await self._counts.of(asked.input, encoding)
-        known = Known(
-            path=await self._candidates(tail.items, tail.pinned, encoding),
-            pins=await self._candidates(pins, tail.pinned, encoding),
+        known = ContextInput(
+            path=await self._candidates(recent.items, recent.pinned, encoding),
+            pins=await self._candidates(pins, recent.pinned, encoding),
             input=[
-                Candidate(item_id=ident, item=item, tokens=size)
+                ContextItem(item_id=ident, item=item, tokens=size)
                 for (ident, item), size in zip(asked.input, sizes, strict=True)
             ],
             always=always + summary_tokens,
-            whole=tail.whole,
-            summarized=_summarized(tail),
+            reaches_start=recent.reaches_start,
+            summarized=_summarized(recent),
             open=asked.open,
         )
         selection = select(known, budget, self.unsendable)
@@ -183,8 +196,8 @@ class Contexts:
             if any(each.reason == BUDGET for each in selection.left_out):
                 everything = sum(each.tokens for each in (*known.pins, *known.path, *known.input))
                 raise ContextTooLong(known.always + everything, budget)
-        return Chosen(
-            tail=tail,
+        return ContextChoice(
+            recent=recent,
             known=known,
             selection=selection,
             instructions=instructions,
@@ -193,11 +206,11 @@ class Contexts:
             summary_tokens=summary_tokens,
         )
 
-    async def rendered(self, conversation_id: str, requested: Recorded) -> Again:
+    async def rendered(self, conversation_id: str, requested: Recorded) -> Rerendered:
         """The body of an old request once more, from the log alone. Raises what `rendered_again` raises."""
-        return await rendered_again(self._reader, conversation_id, requested, self._counts)
+        return await rerender(self._reader, conversation_id, requested, self._counts)
 
-    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> Tail | None:
+    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
         """As much of the snapshot there is, of whatever version, as this model has room for."""
         return await self._snapshots(tenant, conversation_id, self._room(model))
 
@@ -216,18 +229,18 @@ class Contexts:
     def _room(self, model: str) -> int:
         return int(self._model.window(model) * self._model.room(model))
 
-    def _budget(self, policy: ContextPolicy, asked: Asked) -> int:
+    def _budget(self, policy: ContextPolicy, asked: ReplyRequest) -> int:
         """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
         window = self._model.window(asked.model)
         answer = asked.parameters.get("max_output_tokens") or policy.reserve or min(DEFAULT_ANSWER, window // 2)
         return needed(policy, max(0, int((window - answer) * self._model.room(asked.model))))
 
     async def _always(
-        self, tail: Tail, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
+        self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int]:
         """The tokens of what is sent whatever is chosen, and those of the summary."""
         texts = [*instructions, counted_parameters(parameters)]
-        summary = tail.summary
+        summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
             texts.append(summary.text)
         counts = await count_off_loop(texts, encoding)
@@ -237,8 +250,8 @@ class Contexts:
         return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summarized
 
     async def _candidates(
-        self, items: Sequence[Candidate], pinned: frozenset[str], encoding: str
-    ) -> Sequence[Candidate]:
+        self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
+    ) -> Sequence[ContextItem]:
         """These items of a tail, with their pins, and counted by this encoding."""
         if encoding != DEFAULT_ENCODING:
             sizes = await self._counts.of([(each.item_id, each.item) for each in items], encoding)
@@ -246,8 +259,8 @@ class Contexts:
         return [replace(each, pinned=each.item_id in pinned) for each in items] if pinned else items
 
 
-def _summarized(tail: Tail) -> LeftOut | None:
-    if (summary := tail.summary) is None:
+def _summarized(recent: RecentItems) -> LeftOut | None:
+    if (summary := recent.summary) is None:
         return None
     return LeftOut(reason=SUMMARIZED, first=summary.first, last=summary.last, count=summary.count)
 
@@ -259,6 +272,6 @@ def _ranges(selection: Selection) -> tuple[ShownRange, ...]:
     return tuple([*ranges, _range(selection.window, sent)] if selection.window else ranges)
 
 
-def _range(items: Sequence[Candidate], sent: set[str]) -> ShownRange:
+def _range(items: Sequence[ContextItem], sent: set[str]) -> ShownRange:
     tokens = sum(each.tokens for each in items if each.item_id in sent)
     return ShownRange(first=items[0].item_id, last=items[-1].item_id, count=len(items), tokens=tokens)

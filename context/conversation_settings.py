@@ -59,11 +59,11 @@ class Reader(Protocol):
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
 
-    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """How the conversation is described, which items are pinned and which summary stands, at `until`."""
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class ConversationSettings(Struct, frozen=True, kw_only=True):
     """What a few events, found by index, say of a conversation at a version. `compacted`: the summary that stands, and its version."""
 
     instructions: str | None
@@ -83,12 +83,12 @@ def described(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
     return instructions, policy
 
 
-async def standing(reader: Reader, conversation_id: str, version: int) -> Standing:
+async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
     """What stands at `version`."""
     pinned: tuple[str, ...] = ()
     compacted: tuple[int, ContextCompacted] | None = None
     forked_from: Fork | None = None
-    events = await reader.standing(conversation_id, until=version)
+    events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
         match recorded.event:
             case ConversationStarted():
@@ -104,7 +104,7 @@ async def standing(reader: Reader, conversation_id: str, version: int) -> Standi
             case _:
                 pass
     instructions, policy = described(events)
-    return Standing(
+    return ConversationSettings(
         instructions=instructions, policy=policy, pinned=pinned, compacted=compacted, forked_from=forked_from
     )
 
@@ -128,7 +128,9 @@ async def summary_of(compacted: tuple[int, ContextCompacted] | None) -> Summary 
     )
 
 
-async def there(reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]) -> dict[str, Recorded]:
+async def unretracted(
+    reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]
+) -> dict[str, Recorded]:
     """The ItemAppended of those of these items that are not retracted at `version`, by id."""
     found: dict[str, Recorded] = {}
     for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():

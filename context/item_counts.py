@@ -7,14 +7,14 @@ from context.rendering import counted_text, fixed_tokens
 from context.tokens import count_off_loop
 from domain.items import Item
 
-MOST_COUNTS = 50_000
+MAX_COUNTS = 50_000
 """Some 20 MB."""
 
 
 class ItemCounts:
     """What items, by their ids, add to a request: the newest `most` counts. One for a process."""
 
-    def __init__(self, most: int = MOST_COUNTS) -> None:
+    def __init__(self, most: int = MAX_COUNTS) -> None:
         self._most = most
         self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from context.conversation_settings import SUMMARY_TOKENS, Reader, Summary, described, summary_of, there
+from context.conversation_settings import SUMMARY_TOKENS, Reader, Summary, described, summary_of, unretracted
 from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.rendering import render, request_sha256, unsendable
@@ -26,7 +26,7 @@ class ShownItem(Struct, frozen=True, kw_only=True):
     tokens: int
 
 
-class Again(Struct, frozen=True, kw_only=True):
+class Rerendered(Struct, frozen=True, kw_only=True):
     """A body rendered again. `matches`: it has the SHA-256 on record. `items` are those that were sent, the input last.
 
     `summary_tokens` are what the summary was counted as.
@@ -39,7 +39,7 @@ class Again(Struct, frozen=True, kw_only=True):
     summary_tokens: int
 
 
-async def rendered_again(reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts) -> Again:
+async def rerender(reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts) -> Rerendered:
     """The body of the request that `requested`, a ReplyRequested, recorded. Raises psycopg.Error and UnreadableEvent."""
     request = requested.event
     assert isinstance(request, ReplyRequested)
@@ -49,7 +49,7 @@ async def rendered_again(reader: Reader, conversation_id: str, requested: Record
     instructions: tuple[str | None, ...] = (parameters.get("instructions"),)
     ids_and_items: list[tuple[str, Item]] = []
     if shown.version:
-        stands = await reader.standing(conversation_id, until=shown.version)
+        stands = await reader.settings_events(conversation_id, until=shown.version)
         instructions = (described(stands)[0], *instructions)
         summary = await _summary(reader, conversation_id, shown.version, shown.summary)
         alone = await _single(reader, conversation_id, shown)
@@ -69,7 +69,7 @@ async def rendered_again(reader: Reader, conversation_id: str, requested: Record
     )
     sizes = await counts.of(sent, shown.encoding)
     [counted] = await count_off_loop([summary.text if summary else ""], shown.encoding)
-    return Again(
+    return Rerendered(
         body=body,
         matches=request_sha256(body) == shown.request_sha256,
         items=tuple(
@@ -83,7 +83,7 @@ async def rendered_again(reader: Reader, conversation_id: str, requested: Record
 async def _single(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[tuple[str, Item]]]:
     """Those ranges that are one item of this conversation, found together."""
     ids = [each.first for each in shown.ranges if each.count == 1]
-    found = await there(reader, conversation_id, shown.version, ids)
+    found = await unretracted(reader, conversation_id, shown.version, ids)
     return {
         ident: [(ident, from_stored(recorded.event.item))]
         for ident, recorded in found.items()

@@ -28,7 +28,7 @@ def _nothing(_: Sequence[Item]) -> Mapping[int, str]:
     return {}
 
 
-class Candidate(Struct, frozen=True, kw_only=True):
+class ContextItem(Struct, frozen=True, kw_only=True):
     """An item that could be shown. `tokens` is what it adds to a request; `pinned`: it is shown whatever else fits."""
 
     item_id: str
@@ -38,7 +38,7 @@ class Candidate(Struct, frozen=True, kw_only=True):
     pinned: bool = False
 
 
-class Known(Struct, frozen=True, kw_only=True):
+class ContextInput(Struct, frozen=True, kw_only=True):
     """What there is to choose from, each oldest first.
 
     `path` are consecutive items up to the path's last, `whole` says that nothing but what is summarized lies before them, else
@@ -47,11 +47,11 @@ class Known(Struct, frozen=True, kw_only=True):
     what the summary stands for. `open`: what will be asked is not known yet.
     """
 
-    path: Sequence[Candidate]
-    input: Sequence[Candidate] = ()
-    pins: Sequence[Candidate] = ()
+    path: Sequence[ContextItem]
+    input: Sequence[ContextItem] = ()
+    pins: Sequence[ContextItem] = ()
     always: int = 0
-    whole: bool = True
+    reaches_start: bool = True
     summarized: LeftOut | None = None
     open: bool = False
 
@@ -62,9 +62,9 @@ class Selection(Struct, frozen=True, kw_only=True):
     `left_out` says what is not, and why; `tokens` counts all that is sent.
     """
 
-    pins: tuple[Candidate, ...]
-    window: tuple[Candidate, ...]
-    sent: tuple[Candidate, ...]
+    pins: tuple[ContextItem, ...]
+    window: tuple[ContextItem, ...]
+    sent: tuple[ContextItem, ...]
     left_out: tuple[LeftOut, ...]
     tokens: int
 
@@ -74,7 +74,7 @@ def begins_turn(item: Item) -> bool:
     return item.get("role") == "user" and type_of(item) == "message"
 
 
-def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
+def select(known: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
     """The newest whole turns that fit in `budget` tokens beside what is always sent.
 
     Raises ContextTooLong when not even the newest turn does: all the input, and where that has no user's message, the turn of
@@ -105,7 +105,7 @@ def select(known: Known, budget: int, unsendable: Unsendable) -> Selection:
     raise ContextTooLong(max(total - skipped[start], budget + 1), budget)
 
 
-def turns_from(known: Known, unsendable: Unsendable) -> list[int]:
+def turns_from(known: ContextInput, unsendable: Unsendable) -> list[int]:
     """Where in `known.path` the window may begin, ascending; its length where it may be empty."""
     everything = [*known.pins, *known.path, *known.input]
     items = [each.item for each in everything]
@@ -121,7 +121,7 @@ def _together(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[in
 
 
 def _kept(
-    everything: Sequence[Candidate], together: Sequence[tuple[int, int]], unsent: Collection[int]
+    everything: Sequence[ContextItem], together: Sequence[tuple[int, int]], unsent: Collection[int]
 ) -> frozenset[int]:
     """The indices of those that are sent wherever the window begins: pinned ones, and the other half of each."""
     kept = {index for index, each in enumerate(everything) if each.pinned and index not in unsent}
@@ -132,7 +132,7 @@ def _kept(
 
 
 def _starts(
-    known: Known, items: Sequence[Item], together: Sequence[tuple[int, int]], kept: Collection[int]
+    known: ContextInput, items: Sequence[Item], together: Sequence[tuple[int, int]], kept: Collection[int]
 ) -> Iterator[int]:
     """The indices of all items at which the window may begin, ascending: one of the first few is as a rule the one."""
     first = len(known.pins)
@@ -144,7 +144,7 @@ def _starts(
             parted[min(output, end) + 1] -= 1
     parts = list(accumulate(parted))
     for index in range(first, end + 1):
-        if index == first and known.whole:
+        if index == first and known.reaches_start:
             begins = True
         elif index == end:
             begins = known.open or any(map(begins_turn, items[end:]))
@@ -155,7 +155,7 @@ def _starts(
 
 
 def _selection(
-    known: Known, start: int, kept: Collection[int], unsent: Mapping[int, str], unsendable: Unsendable
+    known: ContextInput, start: int, kept: Collection[int], unsent: Mapping[int, str], unsendable: Unsendable
 ) -> Selection:
     everything = [*known.pins, *known.path]
     before, window = everything[:start], everything[start:]
@@ -168,13 +168,13 @@ def _selection(
     left_out = [known.summarized] if known.summarized else []
     first = len(known.pins)
     out = [each for index, each in enumerate(before[first:], first) if index not in kept and not each.pinned]
-    if out or not known.whole:
+    if out or not known.reaches_start:
         left_out.append(
             LeftOut(
                 reason=BUDGET,
-                first=out[0].item_id if known.whole else None,
+                first=out[0].item_id if known.reaches_start else None,
                 last=out[-1].item_id if out else None,
-                count=len(out) if known.whole else None,
+                count=len(out) if known.reaches_start else None,
             )
         )
     left_out += _ranges(unsent_pins)
@@ -189,7 +189,7 @@ def _selection(
     )
 
 
-def _ranges(reasons: Sequence[tuple[Candidate, str | None]] | Sequence[tuple[Candidate, str]]) -> list[LeftOut]:
+def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[ContextItem, str]]) -> list[LeftOut]:
     """Neighbours that are left out for one reason, as one."""
     found: list[LeftOut] = []
     for reason, group in groupby(reasons, key=lambda each: each[1]):

@@ -6,9 +6,9 @@ import msgspec
 from msgspec import Raw, Struct
 from redis.asyncio import Redis
 
-from context.conversation_settings import Standing, described, standing, summary_of, there
+from context.conversation_settings import ConversationSettings, described, settings_at, summary_of, unretracted
 from context.rendering import counted_text, fixed_tokens
-from context.snapshots import MOST_BYTES, MOST_ITEMS, Entry, Snapshot, put
+from context.snapshots import MAX_BYTES, MAX_ITEMS, Entry, Snapshot, put
 from context.tokens import count_off_loop
 from domain.events import (
     CompactionRedone,
@@ -61,8 +61,8 @@ async def snapshot_from_log(reader: EventReader, conversation_id: str, version: 
         for recorded in page:
             end.take(recorded.event)
         until = page[-1].version - 1 if page else 0
-    stands = await standing(reader, conversation_id, version)
-    pins = await there(reader, conversation_id, version, stands.pinned)
+    stands = await settings_at(reader, conversation_id, version)
+    pins = await unretracted(reader, conversation_id, version, stands.pinned)
     return await _snapshot(end, version, stands, [recorded.event for recorded in pins.values()])
 
 
@@ -76,7 +76,7 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
     first = events[0].event
     pinned, compacted = _standing_of(events)
     instructions, policy = described(events)
-    stands = Standing(
+    stands = ConversationSettings(
         instructions=instructions,
         policy=policy,
         pinned=pinned,
@@ -107,7 +107,7 @@ def _standing_of(events: Sequence[Recorded]) -> tuple[tuple[str, ...], tuple[int
     return pinned, (active, compacted) if isinstance(compacted, ContextCompacted) else None
 
 
-async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequence[Event]) -> Snapshot:
+async def _snapshot(end: "_End", version: int, stands: ConversationSettings, pinned: Sequence[Event]) -> Snapshot:
     if end.deleted:
         return Snapshot(version=version, deleted=True)
     oldest_first = end.kept[::-1]
@@ -115,9 +115,9 @@ async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequenc
     fork = stands.forked_from
     first = end.first if end.complete else fork.depth + 1 if fork else 1
     pins = await _pins(pinned)
-    heavy = sum(len(msgspec.json.encode(entry)) for entry in pins) > MOST_BYTES
+    pins_too_large = sum(len(msgspec.json.encode(entry)) for entry in pins) > MAX_BYTES
     size = sum(len(msgspec.json.encode(entry)) for entry in items)
-    while size > MOST_BYTES:
+    while size > MAX_BYTES:
         entry = items.pop(0)
         first = entry.depth + 1
         size -= len(msgspec.json.encode(entry))
@@ -130,8 +130,8 @@ async def _snapshot(end: "_End", version: int, stands: Standing, pinned: Sequenc
         depth=end.head.depth if end.head else fork.depth if fork else 0,
         first=first,
         items=tuple(items),
-        pins=() if heavy else pins,
-        heavy=heavy,
+        pins=() if pins_too_large else pins,
+        pins_too_large=pins_too_large,
         summary=await summary_of(stands.compacted),
     )
 
@@ -173,7 +173,7 @@ class _End(Struct):
             self.complete = True
         elif event.item_id in self._retracted:
             self.first = event.depth
-        elif len(self.kept) == MOST_ITEMS or self._size + len(event.item) > MOST_BYTES:
+        elif len(self.kept) == MAX_ITEMS or self._size + len(event.item) > MAX_BYTES:
             self.first = event.depth + 1
             self.complete = True
         else:

@@ -10,7 +10,7 @@
         i:{branch}:{block} the items of BLOCK depths, from `block` times as many on: a line "{count} {tokens}" of all of them, then
                            a line for each, by depth: JSON {"tokens", "depth", "item_id", "item"}, in this order: the item as
                            stored, tokens as `counted_text` of it in o200k_base and `fixed_tokens` make them
-        made               how it was made: MADE; a snapshot that was made otherwise is as good as none
+        made               how it was made: SNAPSHOT_FORMAT; a snapshot that was made otherwise is as good as none
         heavy              "1" where the pinned items are too large to be here: then the log has to say what a context is
         pins               JSON of the ids of the pinned items, absent when there are none
         pin:{id}           of each of those the JSON as above, wherever it is
@@ -37,22 +37,22 @@ from redis.exceptions import RedisError
 
 from context.assembly import Snapshots
 from context.conversation_settings import Summary
-from context.history_backwards import Tail, begins
-from context.selection import Candidate
+from context.history_backwards import RecentItems, begins
+from context.selection import ContextItem
 from domain.events import ContextPolicy
 from domain.items import from_stored
 
 log = structlog.get_logger(__name__)
 
-MOST_ITEMS = 512
-MOST_BYTES = 1_000_000
+MAX_ITEMS = 512
+MAX_BYTES = 1_000_000
 KEPT_SECONDS = 30 * 24 * 3600
 """How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
 
 BLOCK = 16
 """How many depths share a field: an append writes its block again. Fewer are more to read one by one."""
 
-MADE = "5"
+SNAPSHOT_FORMAT = "5"
 """Raised when a snapshot holds other things than before, or counts otherwise."""
 
 TOMBSTONE_SECONDS = 24 * 3600
@@ -62,17 +62,17 @@ PIN_PREFIX = "pin:"
 
 
 class Entry(Struct, frozen=True):
-    """One item of a snapshot, as a line holds it: what the scripts look for first. Read with its item, it is a Candidate."""
+    """One item of a snapshot, as a line holds it: what the scripts look for first. Read with its item, it is a ContextItem."""
 
     tokens: int
     depth: int
     item_id: str
     item: Raw
 
-    def candidate(self) -> Candidate:
+    def candidate(self) -> ContextItem:
         """The item, to choose from."""
         item = from_stored(bytes(self.item))
-        return Candidate(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth)
+        return ContextItem(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth)
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
@@ -89,24 +89,24 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     items: tuple[Entry, ...] = ()
     pins: tuple[Entry, ...] = ()
     summary: Summary | None = None
-    heavy: bool = False
+    pins_too_large: bool = False
 
-    def tail(self) -> Tail:
+    def recent(self) -> RecentItems:
         """What a context is assembled from."""
         above = self.summary.depth if self.summary else 0
         items = [entry.candidate() for entry in self.items if entry.depth > above]
-        return make_tail(self, items, whole=self.first <= above + 1)
+        return make_recent_items(self, items, reaches_start=self.first <= above + 1)
 
 
-def make_tail(held: Snapshot, items: Sequence[Candidate], *, whole: bool) -> Tail:
+def make_recent_items(held: Snapshot, items: Sequence[ContextItem], *, reaches_start: bool) -> RecentItems:
     """The tail with these of a snapshot's items, oldest first."""
     ids = {item.item_id for item in items} if held.pins else set()
-    return Tail(
+    return RecentItems(
         version=held.version,
         instructions=held.instructions,
         policy=held.policy,
         items=tuple(items),
-        whole=whole or begins(items),
+        reaches_start=reaches_start or begins(items),
         pins=tuple(entry.candidate() for entry in held.pins if entry.item_id not in ids),
         pinned=frozenset(entry.item_id for entry in held.pins),
         summary=held.summary,
@@ -164,12 +164,12 @@ def from_fields(held: dict[str, str]) -> Snapshot:
     """The snapshot of a hash."""
     if "deleted" in held:
         return Snapshot(version=int(held["version"]), deleted=True)
-    if held.get("made") != MADE:
+    if held.get("made") != SNAPSHOT_FORMAT:
         raise ValueError("made otherwise")
     items = [entry for name, value in held.items() if name.startswith(ITEM_PREFIX) for entry in entries_of(value)]
     items.sort(key=lambda entry: entry.depth)
     return Snapshot(
-        heavy="heavy" in held,
+        pins_too_large="heavy" in held,
         pins=pins_of([value for name, value in held.items() if name.startswith(PIN_PREFIX)]),
         summary=msgspec.json.decode(held["summary"], type=Summary) if "summary" in held else None,
         version=int(held["version"]),
@@ -196,13 +196,13 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     optional = {
         "instructions": snapshot.instructions,
         "head": snapshot.head,
-        "heavy": "1" if snapshot.heavy else None,
+        "heavy": "1" if snapshot.pins_too_large else None,
         "pins": msgspec.json.encode([entry.item_id for entry in snapshot.pins]).decode() if pins else None,
         "summary": msgspec.json.encode(snapshot.summary).decode() if snapshot.summary else None,
     }
     return {
         "version": snapshot.version,
-        "made": MADE,
+        "made": SNAPSHOT_FORMAT,
         "policy": msgspec.json.encode(snapshot.policy).decode(),
         "branch": snapshot.branch,
         "depth": snapshot.depth,
@@ -239,15 +239,15 @@ class _Held(Struct, frozen=True, array_like=True):
 
 _held = msgspec.msgpack.Decoder(_Held).decode
 _entries = msgspec.json.Decoder(Entry).decode_lines
-_candidates = msgspec.json.Decoder(Candidate).decode_lines
+_candidates = msgspec.json.Decoder(ContextItem).decode_lines
 
 
-async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) -> Tail | None:
+async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
     """The end of the snapshot there is, of whatever version: one item more than fits in `room` tokens, or in what the policy gives.
 
     None when there is none that can be read, or not that much of it. Raises redis.exceptions.RedisError.
     """
-    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, MADE, BLOCK)
+    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, SNAPSHOT_FORMAT, BLOCK)
     answer: list[bytes] | None = await asked
     if answer is None:
         return None
@@ -259,15 +259,15 @@ async def read_tail(redis: Redis, tenant: str, conversation_id: str, room: int) 
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None
-    return make_tail(held, items, whole=end.fits)
+    return make_recent_items(held, items, reaches_start=end.fits)
 
 
 def snapshots_of(redis: Redis) -> Snapshots:
     """Where contexts are assembled from when they can be; Redis away is a snapshot that is not there."""
 
-    async def snapshot(tenant: str, conversation_id: str, room: int) -> Tail | None:
+    async def snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
         try:
-            return await read_tail(redis, tenant, conversation_id, room)
+            return await read_recent_items(redis, tenant, conversation_id, room)
         except RedisError as error:
             log.warning("snapshots_away", error_type=type(error).__name__)
             return None

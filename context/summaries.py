@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from context.rendering import counted_text
 from context.rendering.orphans import call_key, is_output, pairs
-from context.selection import Known, Unsendable, begins_turn, turns_from
+from context.selection import ContextInput, Unsendable, begins_turn, turns_from
 from domain.items import Item, text_of, type_of
 
 PROMPT = (
@@ -33,7 +33,7 @@ def transcript(item: Item) -> str:
     return ""
 
 
-def kept_from(known: Known, always: int, room: int, unsendable: Unsendable) -> int | None:
+def kept_from(known: ContextInput, always: int, room: int, unsendable: Unsendable) -> int | None:
     """The depth of the first item that stays as it is, where the newest turns shall fill `room` tokens with all else that is sent.
 
     The newest turn stays in any case. `always`: as in `known`, without the old summary. None where a turn began that far back that it is not known.

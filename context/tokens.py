@@ -31,7 +31,7 @@ from tiktoken.load import check_hash
 ENCODINGS: Final = ("o200k_base", "cl100k_base")
 DEFAULT_ENCODING: Final = "o200k_base"
 
-LONGEST_PIECE: Final = 12_288
+MAX_PIECE_CHARACTERS: Final = 12_288
 """Characters. A multiple of 3 and of 128, so that cuts keep step with the groups of digits and the runs of spaces."""
 
 CUT_ERROR: Final = 8
@@ -58,7 +58,7 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
     for short texts only. Exact but for the bound in the module's docstring. An unknown encoding is a `ValueError`.
     """
     encode = _encoding(encoding).encode_ordinary
-    if len(text) <= LONGEST_PIECE:
+    if len(text) <= MAX_PIECE_CHARACTERS:
         return len(encode(text))
     return sum(len(encode(piece)) for piece in _pieces(text))
 
@@ -87,7 +87,7 @@ def encoding_for(model: str) -> str:
 
 def _pieces(text: str) -> Iterator[str]:
     start = 0
-    while len(text) - start > LONGEST_PIECE:
+    while len(text) - start > MAX_PIECE_CHARACTERS:
         cut = _cut(text, start)
         yield text[start:cut]
         start = cut
@@ -96,7 +96,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 def _cut(text: str, start: int) -> int:
     """Where the piece that begins at `start` ends: in its second half if it can, else before the run that fills it."""
-    middle, end = start + LONGEST_PIECE // 2, start + LONGEST_PIECE
+    middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
     if found := _EXACT_CUT.search(text, middle, end):
         return found.start()
     cut = end

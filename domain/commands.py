@@ -82,7 +82,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
     input: tuple[InputItem, ...]
     shown: Shown
     start: StartConversation | None = None
-    below: str | None | UnsetType = UNSET
+    expected_head: str | None | UnsetType = UNSET
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):

@@ -64,7 +64,7 @@ from domain.events import (
     ReplyRequested,
 )
 
-MOST_PINS = 64
+MAX_PINS = 64
 
 
 def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
@@ -122,7 +122,7 @@ def _may_reply(state: Conversation, command: RequestReply) -> None:
     _must_be_active(state)
     if state.running:
         raise ConversationLocked(state.id)
-    if command.below is not UNSET and command.below != state.head:
+    if command.expected_head is not UNSET and command.expected_head != state.head:
         raise HeadHasMoved(state.id)
 
 
@@ -200,8 +200,8 @@ def _pin(state: Conversation, command: PinItem, item: KnownItem | None) -> tuple
         raise ItemNotFound(command.item_id)
     if command.item_id in state.pinned:
         return ()
-    if len(state.pinned) >= MOST_PINS:
-        raise TooManyPins(MOST_PINS)
+    if len(state.pinned) >= MAX_PINS:
+        raise TooManyPins(MAX_PINS)
     pinned = (*state.pinned, command.item_id)
     return (ItemPinned(item_id=command.item_id, branch=item.branch, depth=item.depth, pinned=pinned),)
 

@@ -5,7 +5,7 @@
     │   ├── ConversationNotFound   (never started, or deleted)
     │   ├── ItemNotFound           (never appended, or retracted)
     │   └── ResponseNotFound       (never requested)
-    ├── Forbidden
+    ├── Conflict
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
     │   ├── ConversationLocked     (a reply runs in it)
@@ -47,32 +47,32 @@ class ResponseNotFound(NotFound):
         super().__init__(f"No response {response_id} exists here.")
 
 
-class Forbidden(Refused):
+class Conflict(Refused):
     code = "conflict"
 
 
-class ConversationIsEnded(Forbidden):
+class ConversationIsEnded(Conflict):
     code = "conversation_ended"
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} has ended: reopen it to go on.")
 
 
-class ConversationExists(Forbidden):
+class ConversationExists(Conflict):
     code = "conversation_exists"
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} exists already.")
 
 
-class ReplyIsOver(Forbidden):
+class ReplyIsOver(Conflict):
     code = "response_over"
 
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Response {response_id} has ended already.")
 
 
-class ConversationLocked(Forbidden):
+class ConversationLocked(Conflict):
     """It is worth a retry: the reply that runs will end."""
 
     code = "conversation_locked"
@@ -81,35 +81,35 @@ class ConversationLocked(Forbidden):
         super().__init__(f"A response is in progress in conversation {conversation_id}: try again when it has ended.")
 
 
-class HeadHasMoved(Forbidden):
+class HeadHasMoved(Conflict):
     code = "head_moved"
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Conversation {conversation_id} has gone on meanwhile.")
 
 
-class ReplyIsRunning(Forbidden):
+class ReplyIsRunning(Conflict):
     code = "response_in_progress"
 
     def __init__(self, response_id: str) -> None:
         super().__init__(f"Response {response_id} is in progress: cancel it first.")
 
 
-class SummaryHasChanged(Forbidden):
+class SummaryHasChanged(Conflict):
     code = "summary_changed"
 
     def __init__(self, conversation_id: str) -> None:
         super().__init__(f"Another summary of conversation {conversation_id} was made meanwhile.")
 
 
-class NothingToUndo(Forbidden):
+class NothingToUndo(Conflict):
     code = "nothing_to_undo"
 
     def __init__(self, conversation_id: str, verb: str) -> None:
         super().__init__(f"Conversation {conversation_id} has no compaction to {verb}.")
 
 
-class NothingToCompact(Forbidden):
+class NothingToCompact(Conflict):
     """All of it, or nothing more of it, fits."""
 
     code = "nothing_to_compact"
@@ -118,7 +118,7 @@ class NothingToCompact(Forbidden):
         super().__init__(f"Conversation {conversation_id} has nothing that a summary could stand for.")
 
 
-class TooManyPins(Forbidden):
+class TooManyPins(Conflict):
     code = "too_many_pins"
 
     def __init__(self, most: int) -> None:

@@ -94,7 +94,7 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     topic: ClassVar[str]
 
     @property
-    def row_id(self) -> str | None:
+    def row_key(self) -> str | None:
         """The item (or response) the event names, for the row's indexed column."""
         return None
 
@@ -132,7 +132,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
     forked_from: Fork | None = None
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return DESCRIPTION
 
 
@@ -147,7 +147,7 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
     context_policy: ContextPolicy | UnsetType = UNSET
 
     @property
-    def row_id(self) -> str | None:
+    def row_key(self) -> str | None:
         if self.context_policy is UNSET:
             return None if self.instructions is UNSET else INSTRUCTIONS
         return POLICY if self.instructions is UNSET else INSTRUCTIONS_AND_POLICY
@@ -168,7 +168,7 @@ class ItemAppended(Event, frozen=True, kw_only=True):
     response_id: str | None = None
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.item_id
 
 
@@ -180,7 +180,7 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
     depth: int
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.item_id
 
 
@@ -195,7 +195,7 @@ class ItemPinned(Event, frozen=True, kw_only=True):
     pinned: tuple[str, ...]
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return PINS
 
 
@@ -208,7 +208,7 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
     pinned: tuple[str, ...]
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return PINS
 
 
@@ -224,7 +224,7 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
     shown: Shown
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -248,7 +248,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     cost: int | None = None
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -268,7 +268,7 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -282,7 +282,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -297,7 +297,7 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
     delta_lengths: tuple[int, ...] = ()
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -309,7 +309,7 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
     response_id: str
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return self.response_id
 
 
@@ -337,7 +337,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     cost: int | None = None
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return SUMMARY
 
 
@@ -349,7 +349,7 @@ class CompactionUndone(Event, frozen=True, kw_only=True):
     active: int
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return SUMMARY
 
 
@@ -361,7 +361,7 @@ class CompactionRedone(Event, frozen=True, kw_only=True):
     active: int
 
     @property
-    def row_id(self) -> str:
+    def row_key(self) -> str:
         return SUMMARY
 
 

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection, sql
 
 from infrastructure.event_log.recorder import CHANNEL
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +38,7 @@ class Signal:
         return True
 
 
-class Bell(Signal):
+class AppendNotifications(Signal):
     """Rung by Postgres's NOTIFY while `listen` runs."""
 
     def __init__(self, postgres_url: str) -> None:
@@ -64,7 +64,7 @@ class Bell(Signal):
             finally:
                 self.listening = False
             await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 
     async def _connect(self) -> AsyncConnection[tuple[object, ...]]:
         return await AsyncConnection.connect(

@@ -25,10 +25,10 @@ from context.snapshots import (
     BLOCK,
     KEPT_SECONDS,
     KEY_PREFIX,
-    MADE,
-    MOST_BYTES,
-    MOST_ITEMS,
+    MAX_BYTES,
+    MAX_ITEMS,
     PIN_PREFIX,
+    SNAPSHOT_FORMAT,
     Snapshot,
     key,
     put,
@@ -49,8 +49,8 @@ from infrastructure.event_log.reader import EventReader, Logged
 from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
 from projections.parking import due, released
-from projections.view_positions import Fenced, Place, Positions
-from projections.views.partitions import bucket_of
+from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
+from projections.views.partitions import partition_of
 from projections.views.read_models import CONTEXT, deletes
 
 UNWRITTEN_SECONDS = 0.1
@@ -144,9 +144,9 @@ class ContextView:
     def __init__(self, redis: Redis, reader: EventReader, database: Database) -> None:
         self._redis = redis
         self._reader = reader
-        self._positions = Positions(database)
+        self._positions = ViewPositions(database)
         self._mongo = MongoViews(database)
-        self._unwritten: dict[str, tuple[Place, Place]] = {}
+        self._unwritten: dict[str, tuple[ViewPosition, ViewPosition]] = {}
         """By place: (where MongoDB has it, where it is)."""
         self._touched: set[str] = set()
         """The snapshots that were written since a position was."""
@@ -163,7 +163,7 @@ class ContextView:
     async def begin_anew(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
-        """Removes all snapshots, and goes through the log again. Raises Fenced."""
+        """Removes all snapshots, and goes through the log again. Raises PositionMoved."""
         async with self._mongo.transaction((view,), 0) as session:
             if not await self._positions.begin_anew(
                 view, view, target, session, only_first=only_first, only_ahead_of=only_ahead_of
@@ -171,15 +171,15 @@ class ContextView:
                 return
         await self._remove_all()
 
-    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+    async def apply(self, places: Sequence[ViewPosition], new: int, batch: Sequence[Logged]) -> list[ViewPosition]:
         """Carries the snapshots of the places' conversations forward, then moves the places to `new`; says where they stand then.
 
-        Of a parked conversation there is no snapshot any more: it would be an old one. Raises UnreadableEvent, Fenced,
+        Of a parked conversation there is no snapshot any more: it would be an old one. Raises UnreadableEvent, PositionMoved,
         RedisError, PyMongoError and psycopg.Error; then the batch is to come again.
         """
-        buckets = {place.bucket for place in places}
+        partitions = {place.partition for place in places}
         parked = {ident for place in places for ident in place.parked}
-        batch = [logged for logged in batch if bucket_of(logged.conversation_id) in buckets]
+        batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
         applied = due(batch, parked)
         if left_out := {key(it.tenant, it.conversation_id) for it in batch if it.conversation_id in parked}:
             await self._redis.unlink(*left_out)
@@ -200,17 +200,19 @@ class ContextView:
         """Writes down how far the snapshots are. Not with each batch: what comes twice changes nothing the second time."""
         unwritten, self._unwritten = list(self._unwritten.values()), {}
         self._written_at = time.monotonic()
-        together: defaultdict[tuple[int, int], list[Place]] = defaultdict(list)
+        together: defaultdict[tuple[int, int], list[ViewPosition]] = defaultdict(list)
         for known, place in unwritten:
             together[known.position, place.position].append(known)
         for (_, new), places in together.items():
             await self._advance(places, new)
         self._touched.clear()
 
-    async def _advance(self, places: Sequence[Place], new: int, gone: Collection[str] = ()) -> list[Place]:
+    async def _advance(
+        self, places: Sequence[ViewPosition], new: int, gone: Collection[str] = ()
+    ) -> list[ViewPosition]:
         try:
             return await self._positions.advance(places, new, gone)
-        except (Fenced, PyMongoError):
+        except (PositionMoved, PyMongoError):
             # Others may have gone on. Where Redis lost what they wrote, ours would be an old snapshot that nobody replaces: better none.
             touched = sorted(self._touched)
             for at in range(0, len(touched), _SCANNED_AT_ONCE):
@@ -261,7 +263,7 @@ class ContextView:
             told = {
                 "before": change.before,
                 "after": change.version,
-                "fields": {**change.fields, "made": MADE},
+                "fields": {**change.fields, "made": SNAPSHOT_FORMAT},
                 "gone": list(change.gone),
                 "retracted": [part for place in change.retracted.values() for part in place],
                 "items": [
@@ -270,8 +272,8 @@ class ContextView:
                     for part in (entry.depth, entry.tokens, msgspec.json.encode(entry).decode())
                 ],
                 "block": BLOCK,
-                "most_items": MOST_ITEMS,
-                "most_bytes": MOST_BYTES,
+                "most_items": MAX_ITEMS,
+                "most_bytes": MAX_BYTES,
                 "seconds": KEPT_SECONDS,
             }
             if change.branch is not None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from psycopg import AsyncConnection
 
 from infrastructure.stores.postgres import Pool
-from projections.views.partitions import ALL_BUCKETS, BUCKETS
+from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 
 ALIVE_SECONDS = 2.5
 """How long a projector counts as alive after it has said so."""
@@ -66,14 +66,16 @@ class Leases:
                 (self._holder, ALIVE_SECONDS),
             )
             alive = [ident for (ident,) in await _rows(connection, "SELECT id FROM projectors ORDER BY id")]
-            holders: dict[int, UUID | None] = dict.fromkeys(ALL_BUCKETS)
+            holders: dict[int, UUID | None] = dict.fromkeys(ALL_PARTITIONS)
             holders.update(await _rows(connection, "SELECT bucket, holder FROM projection_leases"))
-            mine = [bucket for bucket in ALL_BUCKETS if holders[bucket] == self._holder]
+            mine = [partition for partition in ALL_PARTITIONS if holders[partition] == self._holder]
             part = _part(alive.index(self._holder), len(alive))
-            free = [bucket for bucket in ALL_BUCKETS if holders[bucket] not in alive][: max(0, part - len(mine))]
-            for bucket in mine:
-                if bucket in (outdone or {}):
-                    await connection.execute(_OUTBID, ((outdone or {})[bucket], bucket))
+            free = [partition for partition in ALL_PARTITIONS if holders[partition] not in alive][
+                : max(0, part - len(mine))
+            ]
+            for partition in mine:
+                if partition in (outdone or {}):
+                    await connection.execute(_OUTBID, ((outdone or {})[partition], partition))
             if free:
                 await connection.execute(_TAKE, (free, self._holder))
             elif len(mine) > part:
@@ -83,7 +85,7 @@ class Leases:
             leases = await _rows(
                 connection, "SELECT bucket, lease FROM projection_leases WHERE holder = %s", self._holder
             )
-            silent = frozenset(holder for bucket in free if (holder := holders[bucket]) is not None)
+            silent = frozenset(holder for partition in free if (holder := holders[partition]) is not None)
             return Held(dict(leases), silent)
 
     async def give_back(self) -> None:
@@ -100,4 +102,4 @@ async def _rows(connection: AsyncConnection[Any], query: LiteralString, *paramet
 
 def _part(rank: int, count: int) -> int:
     """How many buckets the projector of this rank has, of `count` that are alive."""
-    return BUCKETS // count + (rank < BUCKETS % count)
+    return PARTITIONS // count + (rank < PARTITIONS % count)

@@ -14,10 +14,10 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
-from projections.projector import Runner
+from projections.projector import Projector
 from projections.rebuild.upgrade import renew
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +29,9 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
     client = mongodb.connect(settings, answer_seconds=60.0)
     snapshots = redis.connect(settings)
     database = mongodb.database(client, settings)
-    runner = Runner(postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots, metrics=metrics)
+    runner = Projector(
+        postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots, metrics=metrics
+    )
     renewing: asyncio.Task[None] | None = None
     with metrics.serve(settings.metrics_port, lambda: runner.ready, settings.host) as server:
         log.info("projector_started", port=server.port)
@@ -64,7 +66,7 @@ async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
             async with asyncio.timeout(pause):
                 await stop.wait()
         except TimeoutError:
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 
 
 async def _main() -> None:

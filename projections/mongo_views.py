@@ -19,8 +19,8 @@ from infrastructure.stores.mongo_pipeline import Answer, together
 from infrastructure.stores.mongodb import Database
 from projections.coalesce import Change, Tally
 from projections.parking import ViewDiverged, released
-from projections.view_positions import OTHER, Advance, Fenced, Place, Positions, advances
-from projections.views.partitions import bucket_of
+from projections.view_positions import OTHER, Advance, PositionMoved, ViewPosition, ViewPositions, advances
+from projections.views.partitions import partition_of
 from projections.views.read_models import INDEXES, POSITIONS, USAGE, VIEWS, Document, deletes, key, writes
 
 REMOVED_AT_ONCE = 500
@@ -41,7 +41,7 @@ class MongoViews:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._positions = Positions(database)
+        self._positions = ViewPositions(database)
         self._session: AsyncClientSession | None = None
 
     @property
@@ -75,7 +75,7 @@ class MongoViews:
     async def begin_anew(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
-        """A new collection becomes the view; what it was before is dropped, as is its other generation. Raises Fenced."""
+        """A new collection becomes the view; what it was before is dropped, as is its other generation. Raises PositionMoved."""
         shown = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
         names = await self._collections(view)
         taken = [name for name in names if name in shown or await self._database[name].find_one({}, {"_id": 1})]
@@ -98,15 +98,15 @@ class MongoViews:
     async def settle(self) -> None:
         """Nothing: positions are written with the views."""
 
-    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+    async def apply(self, places: Sequence[ViewPosition], new: int, batch: Sequence[Logged]) -> list[ViewPosition]:
         """Writes what the batch has for these places, which are at one position, and moves them to `new`.
 
         All of it or nothing, but where it deletes large conversations: then the views may stop in front of a deletion.
-        Says where the views stand then. Raises Fenced when a view was elsewhere (or may be: the commit's answer was lost),
+        Says where the views stand then. Raises PositionMoved when a view was elsewhere (or may be: the commit's answer was lost),
         UnreadableEvent, ViewDiverged, and PyMongoError.
         """
-        buckets = {place.bucket for place in places}
-        batch = [logged for logged in batch if bucket_of(logged.conversation_id) in buckets]
+        partitions = {place.partition for place in places}
+        batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
         while (index := await self._too_many(places, batch)) is not None:
             if index:
                 places = await self._commit(places, batch[index - 1].position, batch[:index])
@@ -114,7 +114,7 @@ class MongoViews:
             await self._remove(places, batch[0])
         return await self._commit(places, new, batch)
 
-    async def _too_many(self, places: Sequence[Place], batch: Sequence[Logged]) -> int | None:
+    async def _too_many(self, places: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
         """Where in the batch the deletion is with which more than REMOVED_AT_ONCE documents would go."""
         found = 0
         for index, logged in enumerate(batch):
@@ -126,7 +126,7 @@ class MongoViews:
                     return index
         return None
 
-    async def _remove(self, places: Sequence[Place], deleted: Logged) -> None:
+    async def _remove(self, places: Sequence[ViewPosition], deleted: Logged) -> None:
         """Removes a conversation's documents step by step. Its deletion is the next event of the views, where they stand.
 
         So that no event in between misses them, whoever goes on from here.
@@ -135,13 +135,13 @@ class MongoViews:
             while idents := await self.some(place.collection, _documents_of(deleted), REMOVED_AT_ONCE):
                 await self._remove_some(place, idents)
 
-    async def _commit(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+    async def _commit(self, places: Sequence[ViewPosition], new: int, batch: Sequence[Logged]) -> list[ViewPosition]:
         tallies = _tallies(places, batch)
         gone = {ident for place in places for ident in released(batch, place.parked)}
         # What a deleted conversation came to is still to be counted: totals keep it parked.
         steps = [step for some, let_go in _by_release(places, gone) for step in advances(some, new, let_go)]
         statements = [it for view, collection, tally in tallies for it in _statements(view, collection, tally)]
-        moved: list[Place] = []
+        moved: list[ViewPosition] = []
         with _fenced([place.view for place in places], places[0].position):
             async with together(self._database, self._own_session()) as send:
                 answers = await send([*map(_moving, steps), *(it.command for it in statements)])
@@ -155,15 +155,15 @@ class MongoViews:
         """The `_id`s of some documents."""
         return [found["_id"] async for found in self._database[collection].find(where, {"_id": 1}).limit(limit)]
 
-    async def _remove_some(self, place: Place, idents: Sequence[str]) -> None:
-        """Removes these documents of a view. Raises Fenced when it has left its place."""
+    async def _remove_some(self, place: ViewPosition, idents: Sequence[str]) -> None:
+        """Removes these documents of a view. Raises PositionMoved when it has left its place."""
         async with self.transaction((place.view,), place.position) as session:
             await self._positions.hold(place, session)
             await self._database[place.collection].delete_many({"_id": {"$in": idents}}, session=session)
 
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
-        """A transaction of views that stand at `position`. Raises Fenced when it meets another one."""
+        """A transaction of views that stand at `position`. Raises PositionMoved when it meets another one."""
         with _fenced(views, position):
             async with await self._own_session().start_transaction(
                 read_concern=ReadConcern("snapshot"),
@@ -231,12 +231,12 @@ def _moving(step: Advance) -> Document:
 
 @contextmanager
 def _fenced(views: Collection[str], position: int) -> Iterator[None]:
-    """Raises Fenced where a transaction of views that stand at `position` meets another one, or nobody knows whether it was committed."""
+    """Raises PositionMoved where a transaction of views that stand at `position` meets another one, or nobody knows whether it was committed."""
     try:
         yield
     except OperationFailure as error:
         if any(map(error.has_error_label, _TRANSIENT)):
-            raise Fenced(views, position) from error
+            raise PositionMoved(views, position) from error
         raise
 
 
@@ -251,42 +251,44 @@ def unused(view: str, collections: Iterable[str]) -> str:
     return f"{view}_{1 + max(numbers)}" if numbers else view
 
 
-def _tallies(places: Sequence[Place], batch: Sequence[Logged]) -> list[tuple[str, str, Tally]]:
+def _tallies(places: Sequence[ViewPosition], batch: Sequence[Logged]) -> list[tuple[str, str, Tally]]:
     """What the batch comes to in each collection of these places. Raises UnreadableEvent."""
-    shown: defaultdict[tuple[str, str], dict[int, Place]] = defaultdict(dict)
-    by_bucket: defaultdict[int, list[Place]] = defaultdict(list)
+    shown: defaultdict[tuple[str, str], dict[int, ViewPosition]] = defaultdict(dict)
+    by_partition: defaultdict[int, list[ViewPosition]] = defaultdict(list)
     for place in places:
-        shown[place.shows, place.collection][place.bucket] = place
-        by_bucket[place.bucket].append(place)
+        shown[place.shows, place.collection][place.partition] = place
+        by_partition[place.partition].append(place)
     tallies = [(view, collection, Tally(), its) for (view, collection), its in shown.items()]
     for logged in batch:
-        bucket = bucket_of(logged.conversation_id)
-        if not any(_shows(place, logged) for place in by_bucket[bucket]):
+        partition = partition_of(logged.conversation_id)
+        if not any(_shows(place, logged) for place in by_partition[partition]):
             continue
         for write in writes(logged):
             for view, _, tally, its in tallies:
-                if view == write.view and (there := its.get(bucket)) is not None and _shows(there, logged):
+                if view == write.view and (there := its.get(partition)) is not None and _shows(there, logged):
                     tally.take(write)
     return [(view, collection, tally) for view, collection, tally, _ in tallies]
 
 
-def _by_release(places: Sequence[Place], gone: Collection[str]) -> list[tuple[list[Place], Collection[str]]]:
+def _by_release(
+    places: Sequence[ViewPosition], gone: Collection[str]
+) -> list[tuple[list[ViewPosition], Collection[str]]]:
     """The places that let go of deleted conversations, and those that do not."""
     if not gone:
         return [([*places], ())]
-    lets_go: list[Place] = [place for place in places if place.shows != USAGE]
+    lets_go: list[ViewPosition] = [place for place in places if place.shows != USAGE]
     keeps = [place for place in places if place.shows == USAGE]
     return [(some, let_go) for some, let_go in ((lets_go, gone), (keeps, ())) if some]
 
 
-def _shows(place: Place, logged: Logged) -> bool:
+def _shows(place: ViewPosition, logged: Logged) -> bool:
     return logged.conversation_id not in place.parked or deletes(logged)
 
 
-def _shows_many_of(deleted: Logged, places: Sequence[Place]) -> list[Place]:
+def _shows_many_of(deleted: Logged, places: Sequence[ViewPosition]) -> list[ViewPosition]:
     """The places with any number of documents of the conversation."""
-    bucket = bucket_of(deleted.conversation_id)
-    return [place for place in places if place.shows in _MANY and place.bucket == bucket]
+    partition = partition_of(deleted.conversation_id)
+    return [place for place in places if place.shows in _MANY and place.partition == partition]
 
 
 def _documents_of(deleted: Logged) -> Document:

@@ -17,7 +17,7 @@ from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged
 from projections.views.read_models import deletes
 
-MOST_PARKED = 100
+MAX_PARKED = 100
 """Conversations of one view. Where more can not be applied, it is not they that are at fault: the view stops."""
 
 _DOCUMENT_AT_FAULT = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})

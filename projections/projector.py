@@ -13,13 +13,13 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
-from projections.append_notifications import Bell
+from projections.append_notifications import AppendNotifications
 from projections.context_view import ContextView
 from projections.feed import Feed
 from projections.leases import RENEW_SECONDS, Leases
 from projections.mongo_views import MongoViews
-from projections.view_positions import Place, Positions
-from projections.view_updater import POLL_SECONDS, Lane
+from projections.view_positions import ViewPosition, ViewPositions
+from projections.view_updater import POLL_SECONDS, ViewUpdater
 from projections.views.read_models import ALL_VIEWS
 
 _ARRIVAL_SECONDS = 0.01
@@ -27,7 +27,7 @@ _ARRIVAL_SECONDS = 0.01
 log = structlog.get_logger(__name__)
 
 
-class Runner:
+class Projector:
     """Moves views forward while it runs. Any number of runners share the work; all are to have the same views."""
 
     def __init__(
@@ -41,9 +41,9 @@ class Runner:
         views: Collection[str] = ALL_VIEWS,
     ) -> None:
         reader = EventReader(pool)
-        self._positions = Positions(database)
+        self._positions = ViewPositions(database)
         self._feed = Feed(reader)
-        self._bell = Bell(postgres_url)
+        self._bell = AppendNotifications(postgres_url)
         self._metrics = metrics
         self._views = tuple(views)
         self._pool = pool
@@ -51,7 +51,7 @@ class Runner:
         self._mongo = MongoViews(database)
         sinks = (self._mongo, ContextView(redis, reader, database))
         self._lanes = [
-            Lane(sink, views, positions=self._positions, feed=self._feed, bell=self._bell, metrics=metrics)
+            ViewUpdater(sink, views, positions=self._positions, feed=self._feed, bell=self._bell, metrics=metrics)
             for sink in sinks
             if not set(views).isdisjoint(sink.views)
         ]
@@ -62,7 +62,7 @@ class Runner:
         return all(lane.ready for lane in self._lanes)
 
     @property
-    def places(self) -> dict[str, Place]:
+    def places(self) -> dict[str, ViewPosition]:
         """Where its views stand, as far as it knows."""
         return {view: place for lane in self._lanes for view, place in lane.places.items()}
 
@@ -109,12 +109,14 @@ class Runner:
         """Keeps this projector's part of the buckets. While Postgres is away there is nothing to read either."""
         while True:
             try:
-                held = await leases.renew({bucket: it for lane in self._lanes for bucket, it in lane.outdone.items()})
+                held = await leases.renew(
+                    {partition: it for lane in self._lanes for partition, it in lane.outdone.items()}
+                )
             except psycopg.Error as error:
                 log.warning("leases_wait", error_type=type(error).__name__)
             else:
                 if held.silent or held.leases != self._held:
-                    log.info("buckets_held", buckets=sorted(held.leases), from_silent=len(held.silent))
+                    log.info("buckets_held", partitions=sorted(held.leases), from_silent=len(held.silent))
                     for lane in self._lanes:
                         lane.hold(held)
                     self._bell.ring()

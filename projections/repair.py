@@ -29,13 +29,13 @@ from projections.cancellation import heed_cancellation
 from projections.coalesce import coalesce
 from projections.mongo_views import MongoViews
 from projections.parking import Parked, is_of_the_event, parked_for
-from projections.view_positions import Fenced, Place, Positions
+from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
 from projections.views.read_models import ALL_VIEWS, CONTEXT, OF_CONVERSATIONS, USAGE, VIEWS, Document, View, writes
 from projections.views.read_models import key as document_key
 
 EVENTS_AT_ONCE = 200
 REMOVED_AT_ONCE = 500
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.2
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.005, 0.2
 
 T = TypeVar("T")
 
@@ -80,7 +80,7 @@ class Repair:
         self._reader = reader
         self._database = database
         self._mongo = MongoViews(database)
-        self._positions = Positions(database)
+        self._positions = ViewPositions(database)
         self._redis = redis
         self._progress = progress
         self._name = mint("repair")
@@ -215,8 +215,8 @@ class Repair:
         return found or last[-1]
 
     @asynccontextmanager
-    async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, Place]]:
-        """A transaction that holds the claim, and with it the view where it stands. Raises _ClaimLost, and Fenced: try again."""
+    async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
+        """A transaction that holds the claim, and with it the view where it stands. Raises _ClaimLost, and PositionMoved: try again."""
         async with self._mongo.transaction((view,), 0) as session:
             place = await self._positions.claimed(view, self._ident, self._name, session)
             if place is None:
@@ -231,9 +231,9 @@ class Repair:
             began = time.monotonic()
             try:
                 done = await step()
-            except Fenced:
+            except PositionMoved:
                 await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE, 2 * pause)
+                pause = min(_MAX_PAUSE_SECONDS, 2 * pause)
             else:
                 await asyncio.sleep(time.monotonic() - began)
                 heed_cancellation()

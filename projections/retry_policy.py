@@ -13,12 +13,12 @@ import structlog
 from msgspec import Struct
 
 from projections.feed import BATCH_EVENTS, Batch
-from projections.parking import MOST_PARKED, is_of_the_event
-from projections.view_positions import Place
+from projections.parking import MAX_PARKED, is_of_the_event
+from projections.view_positions import ViewPosition
 from projections.views.partitions import view_of
 
 TRIES = 3
-_FIRST_RETRY, _GROWTH, _LONGEST_RETRY = 0.5, 3.0, 30.0
+_FIRST_RETRY, _GROWTH, _MAX_RETRY = 0.5, 3.0, 30.0
 
 Verdict = Literal["narrowed", "waits", "park"]
 """A smaller batch is worth a try now; the same is worth one later; the conversation of its event is to be parked."""
@@ -26,7 +26,7 @@ Verdict = Literal["narrowed", "waits", "park"]
 log = structlog.get_logger(__name__)
 
 
-class Trouble(Struct):
+class RetryState(Struct):
     """Of one place: how many events it tries at once, how often the one at `event` failed, and when it is tried again."""
 
     limit: int
@@ -35,11 +35,11 @@ class Trouble(Struct):
     retry_at: float = 0.0
 
 
-class Troubles:
+class RetryPolicy:
     """Of the places of one lane, by their `ident`."""
 
     def __init__(self) -> None:
-        self._places: dict[str, Trouble] = {}
+        self._places: dict[str, RetryState] = {}
 
     def __contains__(self, place: str) -> bool:
         return place in self._places
@@ -63,9 +63,9 @@ class Troubles:
         trouble = self._places.get(place)
         return trouble is not None and trouble.retry_at > time.monotonic()
 
-    def failed(self, place: Place, batch: Batch, error: Exception) -> Verdict:
+    def failed(self, place: ViewPosition, batch: Batch, error: Exception) -> Verdict:
         """A batch of this place alone failed; an empty one could not be read."""
-        trouble = self._places.setdefault(place.ident, Trouble(BATCH_EVENTS))
+        trouble = self._places.setdefault(place.ident, RetryState(BATCH_EVENTS))
         if len(batch.events) > 1:
             trouble.limit = len(batch.events) // 2
             log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
@@ -75,11 +75,11 @@ class Troubles:
         if trouble.event != event:
             trouble.event, trouble.failures = event, 0
         trouble.limit = 1
-        pause = min(_LONGEST_RETRY, _FIRST_RETRY * _GROWTH**trouble.failures)
+        pause = min(_MAX_RETRY, _FIRST_RETRY * _GROWTH**trouble.failures)
         trouble.failures += 1
         trouble.retry_at = time.monotonic() + pause
         parkable = stuck_at is not None and is_of_the_event(error)
-        if parkable and trouble.failures >= TRIES and len(place.parked) < MOST_PARKED:
+        if parkable and trouble.failures >= TRIES and len(place.parked) < MAX_PARKED:
             return "park"
         log.error(
             "projection_stuck",
@@ -96,7 +96,7 @@ class Troubles:
 
     def parked(self, place: str) -> None:
         """The event that failed is nobody's trouble any more."""
-        self._places[place] = Trouble(limit=1)
+        self._places[place] = RetryState(limit=1)
 
     def written(self, place: str, batch: Batch) -> None:
         """A batch of the place was written: it may take twice as much next, and is out of trouble when it took all there was."""

@@ -27,7 +27,7 @@ from pymongo.errors import OperationFailure
 
 from infrastructure.stores.mongodb import Database, Document
 from projections.parking import Parked
-from projections.views.partitions import ALL_BUCKETS, bucket_of, ident
+from projections.views.partitions import ALL_PARTITIONS, ident, partition_of
 from projections.views.read_models import POSITIONS, VERSIONS
 
 log = structlog.get_logger(__name__)
@@ -36,11 +36,11 @@ OTHER = "+"
 """Behind a view's name: its other generation (`generations.py`)."""
 
 
-class Place(Struct, frozen=True):
+class ViewPosition(Struct, frozen=True):
     """Where a view stands in a bucket, and the conversations it leaves out."""
 
     view: str
-    bucket: int
+    partition: int
     position: int
     state: Literal["rebuilding", "live"]
     target: int
@@ -52,14 +52,14 @@ class Place(Struct, frozen=True):
     @property
     def ident(self) -> str:
         """Its `_id`."""
-        return ident(self.view, self.bucket)
+        return ident(self.view, self.partition)
 
     @property
     def shows(self) -> str:
         """What its documents are: the view, or the view that it is another generation of."""
         return self.view.removesuffix(OTHER)
 
-    def moved(self, position: int, released: Collection[str] = ()) -> "Place":
+    def moved(self, position: int, released: Collection[str] = ()) -> "ViewPosition":
         """Where it stands after an advance to `position`, with which these conversations were let go."""
         state = "live" if position >= self.target else self.state
         if not released:
@@ -73,7 +73,7 @@ class Place(Struct, frozen=True):
         )
 
 
-class Standing(Struct, frozen=True):
+class ViewStatus(Struct, frozen=True):
     """Where a whole view stands: as far as the bucket that is furthest behind."""
 
     view: str
@@ -83,16 +83,16 @@ class Standing(Struct, frozen=True):
     collection: str
 
 
-class Fenced(Exception):
+class PositionMoved(Exception):
     """The view is no longer where the writer read it: another projector moved it, or it was reset. Nothing was written."""
 
     def __init__(self, views: Iterable[str], position: int) -> None:
         super().__init__(f"{', '.join(sorted(set(views)))} left position {position} meanwhile")
 
 
-def place_of(document: Document) -> Place:
+def place_of(document: Document) -> ViewPosition:
     """The place that a document of `projections` says."""
-    return Place(
+    return ViewPosition(
         document["view"],
         document["bucket"],
         document["position"],
@@ -105,13 +105,13 @@ def place_of(document: Document) -> Place:
     )
 
 
-def standings(places: Iterable[Place]) -> dict[str, Standing]:
+def standings(places: Iterable[ViewPosition]) -> dict[str, ViewStatus]:
     """Where the views of these places stand."""
-    by_view: defaultdict[str, list[Place]] = defaultdict(list)
+    by_view: defaultdict[str, list[ViewPosition]] = defaultdict(list)
     for place in places:
         by_view[place.view].append(place)
     return {
-        view: Standing(
+        view: ViewStatus(
             view,
             min(place.position for place in all_of_it),
             "live" if all(place.state == "live" for place in all_of_it) else "rebuilding",
@@ -122,7 +122,7 @@ def standings(places: Iterable[Place]) -> dict[str, Standing]:
     }
 
 
-class Positions:
+class ViewPositions:
     """The places of the views, as MongoDB has them."""
 
     def __init__(self, database: Database) -> None:
@@ -146,15 +146,15 @@ class Positions:
             # Another was first; or it is a server without such options, and makes the collection at the first write.
             log.debug("positions_not_made", code=error.code)
 
-    async def load(self, views: Collection[str]) -> list[Place]:
+    async def load(self, views: Collection[str]) -> list[ViewPosition]:
         """The places of those of the views that have any."""
         return [place_of(it) async for it in self._collection.find({"view": {"$in": list(views)}})]
 
-    async def standings(self, views: Collection[str]) -> dict[str, Standing]:
+    async def standings(self, views: Collection[str]) -> dict[str, ViewStatus]:
         """Where those of the views stand that have a place."""
         return standings(await self.load(views))
 
-    async def load_to_move(self, views: Collection[str]) -> list[Place]:
+    async def load_to_move(self, views: Collection[str]) -> list[ViewPosition]:
         """As `load`, and with them their other generations where these are to be brought forward."""
         others = [f"{view}{OTHER}" for view in views]
         moving = {"view": {"$in": others}, "state": {"$in": ["rebuilding", "live"]}}
@@ -166,10 +166,10 @@ class Positions:
         held = [*views, *(f"{view}{OTHER}" for view in views)]
         entering = [
             UpdateMany(
-                {"view": {"$in": held}, "bucket": bucket, "lease": {"$lt": lease}},
+                {"view": {"$in": held}, "bucket": partition, "lease": {"$lt": lease}},
                 {"$set": {"lease": lease}, "$inc": {"epoch": 1}},
             )
-            for bucket, lease in leases.items()
+            for partition, lease in leases.items()
         ]
         await self._collection.bulk_write(entering, ordered=False)
 
@@ -209,41 +209,41 @@ class Positions:
             await self._collection.update_many({"view": view}, change, session=session)
             return True
         first = {"view": view, "epoch": 0, "lease": 0, **begun}
-        every = [{"_id": ident(view, bucket), "bucket": bucket, **first} for bucket in ALL_BUCKETS]
+        every = [{"_id": ident(view, partition), "bucket": partition, **first} for partition in ALL_PARTITIONS]
         await self._collection.insert_many(every, session=session)
         return True
 
     async def advance(
         self,
-        places: Sequence[Place],
+        places: Sequence[ViewPosition],
         new: int,
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
-    ) -> list[Place]:
+    ) -> list[ViewPosition]:
         """Moves all of the places, which are at one position, to `new`, and says where they stand then.
 
-        `released` are no longer parked: they were deleted. Raises Fenced when one is elsewhere. With a session, as part of its
+        `released` are no longer parked: they were deleted. Raises PositionMoved when one is elsewhere. With a session, as part of its
         transaction. Without, the move may be forgotten again when MongoDB fails over.
         """
         collection = self._collection if session else self._lax
-        moved: list[Place] = []
+        moved: list[ViewPosition] = []
         for advance in advances(places, new, released):
             found = await collection.update_many(advance.where, advance.change, session=session)
             moved += advance.done(found.matched_count)
         return moved
 
-    async def hold(self, place: Place, session: AsyncClientSession) -> None:
-        """Makes the session's transaction fail if the view leaves its place before it commits. Raises Fenced."""
+    async def hold(self, place: ViewPosition, session: AsyncClientSession) -> None:
+        """Makes the session's transaction fail if the view leaves its place before it commits. Raises PositionMoved."""
         found = await self._collection.update_one(_at([place]), {"$inc": {"held": 1}}, session=session)
         if not found.matched_count:
-            raise Fenced((place.view,), place.position)
+            raise PositionMoved((place.view,), place.position)
 
-    async def park(self, place: Place, conversation_id: str, parked: Parked) -> Place:
-        """From now on the view leaves this conversation out; says how it stands then. Raises Fenced."""
+    async def park(self, place: ViewPosition, conversation_id: str, parked: Parked) -> ViewPosition:
+        """From now on the view leaves this conversation out; says how it stands then. Raises PositionMoved."""
         entry = {_parked(conversation_id): msgspec.to_builtins(parked)}
         found = await self._collection.update_one(_at([place]), {"$set": entry, "$inc": {"epoch": 1}})
         if not found.matched_count:
-            raise Fenced((place.view,), place.position)
+            raise PositionMoved((place.view,), place.position)
         return replace(place, epoch=place.epoch + 1, parked={**place.parked, conversation_id: parked})
 
     async def claim(self, view: str, conversation_id: str, parked: Parked) -> bool:
@@ -269,7 +269,7 @@ class Positions:
         done: int | None = None,
         counted: int | None = None,
         ends: bool = False,
-    ) -> Place | None:
+    ) -> ViewPosition | None:
         """Where the view stands, and will until the session's transaction commits; None when the claim is lost.
 
         With the commit the repair has come to the version `done`, and the view adds up to the position `counted`; with `ends`, the
@@ -298,21 +298,21 @@ class Positions:
 class Advance(Struct, frozen=True):
     """A step of places that are changed alike: documents of POSITIONS, what is changed in them, and where they stand `after` it."""
 
-    before: Sequence[Place]
-    after: list[Place]
+    before: Sequence[ViewPosition]
+    after: list[ViewPosition]
     where: Document
     change: Document
 
-    def done(self, moved: int) -> list[Place]:
-        """Where the places stand when so many of their documents were found. Raises Fenced when one was elsewhere."""
+    def done(self, moved: int) -> list[ViewPosition]:
+        """Where the places stand when so many of their documents were found. Raises PositionMoved when one was elsewhere."""
         if moved != len(self.before):
-            raise Fenced((place.view for place in self.before), self.before[0].position)
+            raise PositionMoved((place.view for place in self.before), self.before[0].position)
         return self.after
 
 
-def advances(places: Sequence[Place], new: int, released: Collection[str] = ()) -> list[Advance]:
+def advances(places: Sequence[ViewPosition], new: int, released: Collection[str] = ()) -> list[Advance]:
     """The steps that move these places, which are at one position, to `new`. `released` are no longer parked."""
-    by_arrival: defaultdict[bool, list[tuple[Place, Place]]] = defaultdict(list)
+    by_arrival: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
     for place in places:
         moved = place.moved(new, released)
         by_arrival[place.state != moved.state].append((place, moved))
@@ -330,10 +330,10 @@ _NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
 
 
 def _of(view: str, conversation_id: str) -> Document:
-    return {"_id": ident(view, bucket_of(conversation_id))}
+    return {"_id": ident(view, partition_of(conversation_id))}
 
 
-def _at(places: Iterable[Place]) -> Document:
+def _at(places: Iterable[ViewPosition]) -> Document:
     """The documents of the places that have not moved."""
     alike: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for place in places:

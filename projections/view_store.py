@@ -5,10 +5,10 @@ from typing import Protocol
 from uuid import UUID
 
 from infrastructure.event_log.reader import Logged
-from projections.view_positions import Place
+from projections.view_positions import ViewPosition
 
 
-class Sink(Protocol):
+class ViewStore(Protocol):
     """A store with views: `MongoViews`, `ContextView`."""
 
     views: tuple[str, ...]
@@ -24,17 +24,17 @@ class Sink(Protocol):
         """From now on the view is empty, and live when it has come to `target`.
 
         With `only_first` only where it was never begun, with `only_ahead_of` only where it shows more than that position. Raises
-        Fenced.
+        PositionMoved.
         """
 
     async def end_others(self, holders: Sequence[UUID]) -> None:
         """Breaks off what these projectors, who have fallen silent, have begun and not committed."""
 
-    async def apply(self, places: Sequence[Place], new: int, batch: Sequence[Logged]) -> list[Place]:
+    async def apply(self, places: Sequence[ViewPosition], new: int, batch: Sequence[Logged]) -> list[ViewPosition]:
         """Writes into the views what the batch has for their places, all at one position, and moves them to `new`.
 
-        Says where they then are. Raises Fenced when they are elsewhere.
+        Says where they then are. Raises PositionMoved when they are elsewhere.
         """
 
     async def settle(self) -> None:
-        """Writes down the positions that it has not yet. Raises Fenced."""
+        """Writes down the positions that it has not yet. Raises PositionMoved."""

@@ -19,14 +19,14 @@ from pymongo.errors import ConnectionFailure, OperationFailure
 
 from infrastructure.event_log.reader import Logged
 from infrastructure.observability.metrics import Metrics
-from projections.append_notifications import Bell
+from projections.append_notifications import AppendNotifications
 from projections.feed import BATCH_EVENTS, Batch, Feed
 from projections.leases import Held
 from projections.parking import parked_for
-from projections.retry_policy import Troubles
-from projections.view_positions import Fenced, Place, Positions
-from projections.view_store import Sink
-from projections.views.partitions import bucket_of
+from projections.retry_policy import RetryPolicy
+from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
+from projections.view_store import ViewStore
+from projections.views.partitions import partition_of
 
 POLL_SECONDS = 0.5
 IDLE_SECONDS = 0.02
@@ -35,8 +35,8 @@ IDLE_SECONDS = 0.02
 BEHIND_EVENTS = 400
 """What a view that lags may take in one turn, so that those that keep up wait no longer for theirs."""
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_FIRST_FENCE, _LONGEST_FENCE = 0.01, 0.2
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
+_FIRST_FENCE, _MAX_FENCE = 0.01, 0.2
 _AWAY = (
     ConnectionFailure,
     psycopg.OperationalError,
@@ -49,11 +49,18 @@ _AWAY = (
 log = structlog.get_logger(__name__)
 
 
-class Lane:
+class ViewUpdater:
     """One store's views in one process. `moved` rings when one has moved."""
 
     def __init__(
-        self, sink: Sink, views: Collection[str], *, positions: Positions, feed: Feed, bell: Bell, metrics: Metrics
+        self,
+        sink: ViewStore,
+        views: Collection[str],
+        *,
+        positions: ViewPositions,
+        feed: Feed,
+        bell: AppendNotifications,
+        metrics: Metrics,
     ) -> None:
         self._sink = sink
         self._views = tuple(view for view in sink.views if view in views)
@@ -66,8 +73,8 @@ class Lane:
         self._held = Held({})
         self._look_again = 0.0
         self._away: str | None = "start"
-        self._troubles = Troubles()
-        self.places: dict[str, Place] = {}
+        self._troubles = RetryPolicy()
+        self.places: dict[str, ViewPosition] = {}
         """By their `ident`."""
         self.outdone: dict[int, int] = {}
         """Buckets that are held here under a lease that MongoDB knows a newer one of: that one."""
@@ -89,16 +96,16 @@ class Lane:
             rings, began = self._bell.count, time.monotonic()
             try:
                 moved = await self._turn()
-            except Fenced as error:
+            except PositionMoved as error:
                 # Another projector writes these views now, or someone reset them: see where they are.
                 log.debug("projection_fenced", reason=str(error))
                 self._known = False
                 await _pause(stop, fenced)
-                fenced = min(_LONGEST_FENCE, fenced * 2)
+                fenced = min(_MAX_FENCE, fenced * 2)
             except Exception as error:  # noqa: BLE001  # a projector that ends helps nobody: it says so, and tries again
                 self._lost(error)
                 await _pause(stop, pause)
-                pause = min(_LONGEST_PAUSE, pause * 2)
+                pause = min(_MAX_PAUSE_SECONDS, pause * 2)
             else:
                 self._regained()
                 pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
@@ -117,7 +124,7 @@ class Lane:
     async def _settle(self) -> None:
         try:
             await self._sink.settle()
-        except (Fenced, *_AWAY):
+        except (PositionMoved, *_AWAY):
             self._known = False
 
     async def _turn(self) -> bool:
@@ -145,15 +152,15 @@ class Lane:
             found = await self._positions.load_to_move(self._views)
         if await self._begun_anew(found):
             found = await self._positions.load_to_move(self._views)
-        if any(place.lease < held.leases.get(place.bucket, 0) for place in found):
+        if any(place.lease < held.leases.get(place.partition, 0) for place in found):
             await self._positions.enter(self._views, held.leases)
             found = await self._positions.load_to_move(self._views)
         self.outdone = {
-            place.bucket: max(place.lease, self.outdone.get(place.bucket, 0))
+            place.partition: max(place.lease, self.outdone.get(place.partition, 0))
             for place in found
-            if place.lease > held.leases.get(place.bucket, place.lease)
+            if place.lease > held.leases.get(place.partition, place.lease)
         }
-        self._take({place.ident: place for place in found if place.lease == held.leases.get(place.bucket)})
+        self._take({place.ident: place for place in found if place.lease == held.leases.get(place.partition)})
         self._known = held.leases == self._held.leases
         self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
 
@@ -165,7 +172,7 @@ class Lane:
             log.warning("sessions_not_ended", error_type=type(error).__name__)
         self._held = Held(self._held.leases, self._held.silent - held.silent)
 
-    def _take(self, places: Mapping[str, Place]) -> None:
+    def _take(self, places: Mapping[str, ViewPosition]) -> None:
         """From now on these are the places to move."""
         before = self.places
         self.places = dict(places)
@@ -178,7 +185,7 @@ class Lane:
             if state != was:
                 log.info("projection_state", projection=view, state=state, position=self._position(view))
 
-    async def _begun_anew(self, places: Sequence[Place]) -> bool:
+    async def _begun_anew(self, places: Sequence[ViewPosition]) -> bool:
         """Begins anew with views that show more than the log has, as after Postgres was restored from an older backup."""
         furthest = max(place.position for place in places)
         # A position is written after its events can be read. So the log ends behind it, or has lost it; asked twice to be sure.
@@ -193,20 +200,20 @@ class Lane:
                 await self._positions.forget(view)
         return True
 
-    def _groups(self) -> list[tuple[list[Place], int | None]]:
+    def _groups(self) -> list[tuple[list[ViewPosition], int | None]]:
         """The places to write together, those behind first, and how far each group may go."""
         alone = [place for name, place in self.places.items() if name in self._troubles]
-        together: defaultdict[int, list[Place]] = defaultdict(list)
+        together: defaultdict[int, list[ViewPosition]] = defaultdict(list)
         for name, place in self.places.items():
             if name not in self._troubles:
                 together[place.position].append(place)
         stops = sorted(together)
-        groups: list[tuple[list[Place], int | None]] = [
+        groups: list[tuple[list[ViewPosition], int | None]] = [
             (together[position], until) for position, until in zip(stops, [*stops[1:], None], strict=False)
         ]
         return groups + [([place], None) for place in alone if not self._troubles.waits(place.ident)]
 
-    async def _step(self, places: Sequence[Place], until: int | None) -> bool:
+    async def _step(self, places: Sequence[ViewPosition], until: int | None) -> bool:
         """One batch for places that stand together; says whether there may be more to do at once."""
         place = places[0]
         limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
@@ -217,7 +224,7 @@ class Lane:
             if not batch.events:
                 return False
             moved = await self._sink.apply(places, batch.end, batch.events)
-        except (Fenced, *_AWAY):
+        except (PositionMoved, *_AWAY):
             raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other places nor be skipped
             if len(places) > 1:
@@ -226,7 +233,7 @@ class Lane:
         self._applied(moved, batch)
         return True
 
-    async def _failed(self, place: Place, batch: Batch, error: Exception) -> bool:
+    async def _failed(self, place: ViewPosition, batch: Batch, error: Exception) -> bool:
         """A batch of one view failed; says whether there is something to do at once."""
         verdict = self._troubles.failed(place, batch, error)
         if verdict != "park":
@@ -248,16 +255,16 @@ class Lane:
         )
         return True
 
-    def _applied(self, moved: Sequence[Place], batch: Batch) -> None:
+    def _applied(self, moved: Sequence[ViewPosition], batch: Batch) -> None:
         shown: defaultdict[str, list[Logged]] = defaultdict(list)
-        by_bucket: defaultdict[int, list[Logged]] = defaultdict(list)
+        by_partition: defaultdict[int, list[Logged]] = defaultdict(list)
         for logged in batch.events:
-            by_bucket[bucket_of(logged.conversation_id)].append(logged)
+            by_partition[partition_of(logged.conversation_id)].append(logged)
         for place in moved:
             name = place.ident
             before, self.places[name] = self.places[name], place
             if before.state == "live":
-                its = by_bucket.get(place.bucket, ())
+                its = by_partition.get(place.partition, ())
                 shown[place.view] += [logged for logged in its if logged.conversation_id not in place.parked]
             elif place.state == "live" and _state(self.places.values(), place.view) == "live":
                 log.info("projection_state", projection=place.view, state="live", position=place.position)
@@ -306,13 +313,13 @@ class Lane:
 _DEBUG = 10
 
 
-def _state(places: Iterable[Place], view: str) -> str | None:
+def _state(places: Iterable[ViewPosition], view: str) -> str | None:
     """The state of a view, of what there is of it here."""
     states = {place.state for place in places if place.view == view}
     return None if not states else "live" if states == {"live"} else "rebuilding"
 
 
-def _say_unparked(before: Place, now: Place) -> None:
+def _say_unparked(before: ViewPosition, now: ViewPosition) -> None:
     if now.parked is before.parked:
         return
     for conversation_id in before.parked.keys() - now.parked.keys():

@@ -17,14 +17,14 @@ from domain.errors import ConversationNotFound
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.stores.mongodb import Database
-from projections.views.partitions import bucket_of, idents, view_of
+from projections.views.partitions import idents, partition_of, view_of
 from projections.views.read_models import View, key
 from queries.log_access import LogAccess, LogAway, Question, conversation_parked
-from queries.view_positions import NOWHERE, Place, Places, Positions, of_view
+from queries.view_positions import NOWHERE, Places, ViewPosition, ViewPositions, of_view
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
-LONGEST_PAUSE_SECONDS: Final = 0.05
+MAX_PAUSE_SECONDS: Final = 0.05
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Read(Struct, kw_only=True):
                 self.collections[view_of(name)] = place.collection
         self.repaired = self.repaired or repairs != self.repairs
 
-    def _places(self, seen: Places) -> list[Place]:
+    def _places(self, seen: Places) -> list[ViewPosition]:
         return [seen.get(name, NOWHERE) for name in self.places]
 
 
@@ -101,7 +101,7 @@ class Consistency:
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
         self._database = database
-        self.positions = Positions(database)
+        self.positions = ViewPositions(database)
 
     async def conversation(
         self, tenant: str, conversation_id: str, *views: View, min_position: int = 0
@@ -120,7 +120,7 @@ class Consistency:
         read = ConversationRead(
             tenant=tenant,
             views=needed,
-            places=idents(needed, [bucket_of(conversation_id)]),
+            places=idents(needed, [partition_of(conversation_id)]),
             position=max(known.position if known else 0, min_position),
             verified=known is not None,
             conversation_id=conversation_id,
@@ -204,7 +204,7 @@ class Consistency:
             if left <= 0:
                 raise _behind()
             await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
             seen = await self.positions.read()
         read.look(seen, begins=True)
 

@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Response
 from msgspec import Raw
 from pymongo.errors import PyMongoError
 
-from context.assembly import Asked
+from context.assembly import ReplyRequest
 from context.conversation_settings import Summary
-from context.selection import Candidate
+from context.selection import ContextItem
 from domain.errors import ConversationNotFound
 from domain.events import LeftOut
 from domain.items import as_given
@@ -18,10 +18,10 @@ from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
-from projections.views.partitions import bucket_of, ident
+from projections.views.partitions import ident, partition_of
 from projections.views.read_models import CONTEXT
 from queries.log_access import LogAway, conversation_parked
-from queries.query_context import Called, Caller
+from queries.query_context import QueryCall, QueryContext
 from queries.view_positions import NOWHERE
 
 router = APIRouter(tags=["conversations"])
@@ -30,17 +30,17 @@ router = APIRouter(tags=["conversations"])
 @reads(router, "/v1/conversations/{conversation_id}/context")
 async def get_context(
     conversation_id: ConversationId,
-    called: Called,
+    context: QueryCall,
     model: Annotated[str | None, Query(min_length=1, max_length=256, description="Default: that of a reply.")] = None,
 ) -> Response:
     """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
-    contexts = called.sources.contexts
-    asked = Asked(
-        model=model or await called.sources.model.default_model(called.principal.tenant), parameters={}, open=True
+    contexts = context.sources.contexts
+    asked = ReplyRequest(
+        model=model or await context.sources.model.default_model(context.principal.tenant), parameters={}, open=True
     )
     (version, headers), snapshot = await asyncio.gather(
-        _version(called, conversation_id, asked.model),
-        contexts.snapshot(called.principal.tenant, conversation_id, asked.model),
+        _version(context, conversation_id, asked.model),
+        contexts.snapshot(context.principal.tenant, conversation_id, asked.model),
     )
     chosen = await contexts.choose(conversation_id, version, asked, snapshot)
     body = {
@@ -51,12 +51,12 @@ async def get_context(
         "tokens": chosen.tokens,
         "items": Raw(json_array([_item(each) for each in chosen.selection.sent])),
         "left_out": left_out_shape(chosen.selection.left_out),
-        "summary": summary_shape(chosen.tail.summary, chosen.summary_tokens),
+        "summary": summary_shape(chosen.recent.summary, chosen.summary_tokens),
     }
     return json_response(body, headers=headers)
 
 
-def _item(each: Candidate) -> bytes:
+def _item(each: ContextItem) -> bytes:
     pinned = "true" if each.pinned else "false"
     given = as_given(each.item_id, each.item)
     return f'{{"id":"{each.item_id}","tokens":{each.tokens},"pinned":{pinned},"item":{given}}}'.encode()
@@ -81,27 +81,27 @@ def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None
     }
 
 
-async def _version(called: Caller, conversation_id: str, model: str) -> tuple[int, dict[str, str]]:
+async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[int, dict[str, str]]:
     """The version to assemble at, and what the answer says of it: the snapshot's, unverified, while Postgres is away."""
-    tenant = called.principal.tenant
+    tenant = context.principal.tenant
     try:
-        head = await called.sources.log.ask(lambda reader: reader.head(conversation_id))
+        head = await context.sources.log.ask(lambda reader: reader.head(conversation_id))
     except LogAway:
-        tail = await called.sources.contexts.snapshot(tenant, conversation_id, model)
-        if tail is None:
+        recent = await context.sources.contexts.snapshot(tenant, conversation_id, model)
+        if recent is None:
             raise
-        await _check_not_parked(called, conversation_id)
-        return tail.version, {"etag": etag(tail.version), "x-consistency": "unverified"}
+        await _check_not_parked(context, conversation_id)
+        return recent.version, {"etag": etag(recent.version), "x-consistency": "unverified"}
     if head is None or head.deleted or head.tenant != tenant:
         raise ConversationNotFound(conversation_id)
     return head.version, {"etag": etag(head.version)}
 
 
-async def _check_not_parked(called: Caller, conversation_id: str) -> None:
+async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
     """A parked conversation's snapshot may be an old one. Where MongoDB is away too, nobody knows; "unverified" it is in any case."""
     try:
-        seen = await called.sources.consistency.positions.read()
+        seen = await context.sources.consistency.positions.read()
     except PyMongoError:
         return
-    if conversation_id in seen.get(ident(CONTEXT, bucket_of(conversation_id)), NOWHERE).parked:
+    if conversation_id in seen.get(ident(CONTEXT, partition_of(conversation_id)), NOWHERE).parked:
         raise conversation_parked()

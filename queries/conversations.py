@@ -17,20 +17,20 @@ from projections.views.read_models import Document
 from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Paged, Param, fetch, unknown_cursor
-from queries.query_context import Called, Caller
+from queries.query_context import QueryCall, QueryContext
 
 router = APIRouter(tags=["conversations"])
 
-MOST_METADATA = 16
+MAX_METADATA = 16
 _METADATA = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 _SHOWN = ("id", "metadata", "status", "title", "instructions", "version")
 
 
 @reads(router, "/v1/conversations/{conversation_id}")
-async def get_conversation(conversation_id: ConversationId, called: Called) -> Response:
+async def get_conversation(conversation_id: ConversationId, context: QueryCall) -> Response:
     """The Conversation; its version is the `ETag`."""
-    read = await called.read(conversation_id, "conversations")
-    document = await called.find(read, "conversations", conversation_id, *_SHOWN)
+    read = await context.read(conversation_id, "conversations")
+    document = await context.find(read, "conversations", conversation_id, *_SHOWN)
     if document is None:  # deleted since
         raise ConversationNotFound(conversation_id)
     headers = {**read.headers, "etag": etag(document["version"])}
@@ -46,26 +46,26 @@ async def metadata_filter(request: Request) -> Mapping[str, str]:
     for name in asked:
         if "\0" in name:
             raise ApiError(400, "A key of `metadata` holds a NUL character.", code="invalid_value", param="metadata")
-    if len(asked) > MOST_METADATA:
-        raise ApiError(400, f"`metadata` has at most {MOST_METADATA} keys.", code="invalid_value", param="metadata")
+    if len(asked) > MAX_METADATA:
+        raise ApiError(400, f"`metadata` has at most {MAX_METADATA} keys.", code="invalid_value", param="metadata")
     return asked
 
 
 @reads(router, "/v1/conversations")
 async def list_conversations(
-    called: Called,
+    context: QueryCall,
     paging: Paged,
     metadata: Annotated[Mapping[str, str], Depends(metadata_filter)],
     status: Annotated[Literal["active", "ended"] | None, Query()] = None,
     owner: Annotated[str | None, Query()] = None,
 ) -> Response:
     """A page of the conversations that are listed, newest first. Also `metadata[key]=value`, as many as need be."""
-    read = await called.read_everything("conversations")
-    await _check_cursor(called, read, "after", paging.after)
-    await _check_cursor(called, read, "before", paging.before)
-    where = _where(called.principal.tenant, status, owner, metadata)
+    read = await context.read_everything("conversations")
+    await _check_cursor(context, read, "after", paging.after)
+    await _check_cursor(context, read, "before", paging.before)
+    where = _where(context.principal.tenant, status, owner, metadata)
     documents, has_more = await fetch(
-        called,
+        context,
         read,
         "conversations",
         where,
@@ -102,16 +102,16 @@ def _where(tenant: str, status: str | None, owner: str | None, metadata: Mapping
     return where
 
 
-async def _check_cursor(called: Caller, read: Read, param: Param, cursor: str | None) -> None:
+async def _check_cursor(context: QueryContext, read: Read, param: Param, cursor: str | None) -> None:
     """A cursor is a conversation of this tenant, one that was deleted since included: its id still has a place."""
     if cursor is None:
         return
     checked(cursor, CONVERSATION, param)
-    if await called.find(read, "conversations", cursor, "id") is not None:
+    if await context.find(read, "conversations", cursor, "id") is not None:
         return
     try:
-        head = await called.sources.log.ask(lambda reader: reader.head(cursor))
+        head = await context.sources.log.ask(lambda reader: reader.head(cursor))
     except LogAway:
         return
-    if head is None or head.tenant != called.principal.tenant:
+    if head is None or head.tenant != context.principal.tenant:
         raise unknown_cursor(param, "conversation")

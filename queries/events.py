@@ -26,12 +26,12 @@ from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
 from queries.event_stream import follow
-from queries.query_context import LARGEST, Called, Caller
+from queries.query_context import MAX_POSITION, QueryCall, QueryContext
 
 router = APIRouter(tags=["events"])
 
-LARGEST_LIMIT = 1000
-LARGEST_PAGE = 16_000_000
+MAX_LIMIT = 1000
+MAX_PAGE_BYTES = 16_000_000
 """Bytes. A page that reaches them ends there, however few events it has."""
 
 _CHUNK = 100
@@ -43,49 +43,49 @@ _STREAM = "text/event-stream"
 async def list_events(
     *,
     conversation_id: ConversationId,
-    called: Called,
+    context: QueryCall,
     request: Request,
-    after: Annotated[int, Query(ge=0, le=LARGEST, description="The version the page begins behind.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = 100,
+    after: Annotated[int, Query(ge=0, le=MAX_POSITION, description="The version the page begins behind.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
     last_event_id: Annotated[str | None, Header(description="Of a stream: the last version that arrived.")] = None,
 ) -> Response:
     """What happened to the conversation, oldest first; with `Accept: text/event-stream` as it happens."""
-    head = await _head(called, conversation_id)
+    head = await _head(context, conversation_id)
     headers = {"etag": etag(head.version)}
     if _STREAM not in request.headers.get("accept", ""):
-        return json_response(await _page(called, conversation_id, after, limit, head.version), headers=headers)
+        return json_response(await _page(context, conversation_id, after, limit, head.version), headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     start = after if last_event_id is None else _version(last_event_id)
     if request.method == "HEAD":
         return Response(headers=headers, media_type=_STREAM)
-    events = follow(called.sources.log, conversation_id, start, event_json)
+    events = follow(context.sources.log, conversation_id, start, event_json)
     return StreamingResponse(events, headers=headers, media_type=_STREAM)
 
 
-async def _head(called: Caller, conversation_id: str) -> Head:
-    head = await called.sources.log.ask(lambda reader: reader.head(conversation_id))
-    if head is None or head.tenant != called.principal.tenant or head.deleted:
+async def _head(context: QueryContext, conversation_id: str) -> Head:
+    head = await context.sources.log.ask(lambda reader: reader.head(conversation_id))
+    if head is None or head.tenant != context.principal.tenant or head.deleted:
         raise ConversationNotFound(conversation_id)
     return head
 
 
-async def _page(called: Caller, conversation_id: str, after: int, limit: int, until: int) -> bytes:
-    """Events with `after` < version <= `until`, `limit` at most, and no more than LARGEST_PAGE can be helped."""
+async def _page(context: QueryContext, conversation_id: str, after: int, limit: int, until: int) -> bytes:
+    """Events with `after` < version <= `until`, `limit` at most, and no more than MAX_PAGE_BYTES can be helped."""
     bodies: list[bytes] = []
     last, size = after, 0
-    while len(bodies) < limit and size < LARGEST_PAGE and last < until:
-        events = await _chunk(called, conversation_id, last, until, min(_CHUNK, limit - len(bodies)))
+    while len(bodies) < limit and size < MAX_PAGE_BYTES and last < until:
+        events = await _chunk(context, conversation_id, last, until, min(_CHUNK, limit - len(bodies)))
         for recorded in events:
             bodies.append(event_json(recorded))
             last = recorded.version
             size += len(bodies[-1])
-            if size >= LARGEST_PAGE:
+            if size >= MAX_PAGE_BYTES:
                 break
     return _list(bodies, last, has_more=last < until)
 
 
-async def _chunk(called: Caller, conversation_id: str, after: int, until: int, limit: int) -> Sequence[Recorded]:
-    return await called.sources.log.ask(
+async def _chunk(context: QueryContext, conversation_id: str, after: int, until: int, limit: int) -> Sequence[Recorded]:
+    return await context.sources.log.ask(
         lambda reader: reader.conversation(conversation_id, after=after, until=until, limit=limit)
     )
 
@@ -101,7 +101,7 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
 
 
 def _version(text: str) -> int:
-    if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > LARGEST:
+    if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:
         raise ApiError(
             400, "`Last-Event-ID` is a version of the conversation.", code="invalid_header", param="Last-Event-ID"
         )

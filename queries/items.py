@@ -14,7 +14,7 @@ from infrastructure.http.paths import ConversationId, ItemId
 from projections.views.read_models import Document, key
 from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor
-from queries.query_context import Called, Caller
+from queries.query_context import QueryCall, QueryContext
 
 router = APIRouter(tags=["items"])
 
@@ -25,7 +25,7 @@ BRANCH = 0
 @reads(router, "/v1/conversations/{conversation_id}/items", dependencies=[Include])
 async def list_items(
     conversation_id: ConversationId,
-    called: Called,
+    context: QueryCall,
     paging: Paged,
     as_of: Annotated[
         int | None, Query(ge=1, description="The version to read at; the newest where it is absent.")
@@ -34,19 +34,19 @@ async def list_items(
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted ones included."""
     # A cursor's place never changes: it may be looked up before it is known how new the view is.
     read, known = await asyncio.gather(
-        called.read(conversation_id, "items"), _known_depths(called, conversation_id, paging)
+        context.read(conversation_id, "items"), _known_depths(context, conversation_id, paging)
     )
     if as_of is not None and as_of > read.version:
         raise ApiError(
             400, f"`as_of` is after the conversation's version {read.version}.", code="invalid_value", param="as_of"
         )
-    after = await _depth(called, read, "after", paging.after, known)
-    before = await _depth(called, read, "before", paging.before, known)
+    after = await _depth(context, read, "after", paging.after, known)
+    before = await _depth(context, read, "before", paging.before, known)
     documents, has_more = await fetch(
-        called,
+        context,
         read,
         "items",
-        _where(called.principal.tenant, conversation_id, as_of or read.version),
+        _where(context.principal.tenant, conversation_id, as_of or read.version),
         field="depth",
         paging=paging,
         after=after,
@@ -54,17 +54,17 @@ async def list_items(
         fields=("id", "item"),
     )
     if len(documents) < paging.limit:
-        await called.sources.consistency.check_not_deleted(read)
+        await context.sources.consistency.check_not_deleted(read)
     bodies = [document["item"].encode() for document in documents]
     body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
     return shapes.json_response(body, headers=read.headers)
 
 
 @reads(router, "/v1/conversations/{conversation_id}/items/{item_id}", dependencies=[Include])
-async def get_item(conversation_id: ConversationId, item_id: ItemId, called: Called) -> Response:
+async def get_item(conversation_id: ConversationId, item_id: ItemId, context: QueryCall) -> Response:
     """The bare item. 404 when it is not of this conversation, or retracted."""
-    read = await called.read(conversation_id, "items")
-    document = await called.find(read, "items", item_id, "conversation_id", "version", "retracted_version", "item")
+    read = await context.read(conversation_id, "items")
+    document = await context.find(read, "items", item_id, "conversation_id", "version", "retracted_version", "item")
     if document is None or document["conversation_id"] != conversation_id or not _stands(document, read.version):
         raise ItemNotFound(item_id)
     return shapes.json_response(document["item"].encode(), headers=read.headers)
@@ -86,25 +86,25 @@ def _stands(document: Document, version: int) -> bool:
     return bool(document["version"] <= version) and (retracted is None or retracted > version)
 
 
-async def _known_depths(called: Caller, conversation_id: str, paging: Paging) -> dict[str, int]:
+async def _known_depths(context: QueryContext, conversation_id: str, paging: Paging) -> dict[str, int]:
     """Where the cursors stand, as far as the view shows it by now."""
-    cursors = [key(called.principal.tenant, cursor) for cursor in (paging.after, paging.before) if cursor is not None]
+    cursors = [key(context.principal.tenant, cursor) for cursor in (paging.after, paging.before) if cursor is not None]
     if not cursors:
         return {}
-    items = called.sources.views[called.sources.consistency.positions.last_collection("items")]
+    items = context.sources.views[context.sources.consistency.positions.last_collection("items")]
     which = {"_id": {"$in": cursors}, "conversation_id": conversation_id}
     return {found["id"]: found["depth"] async for found in items.find(which, {"_id": 0, "id": 1, "depth": 1})}
 
 
 async def _depth(
-    called: Caller, read: ConversationRead, param: Param, cursor: str | None, known: Mapping[str, int]
+    context: QueryContext, read: ConversationRead, param: Param, cursor: str | None, known: Mapping[str, int]
 ) -> int | None:
     """Where a cursor stands. Raises ApiError (400) when it is no item of this conversation."""
     if cursor is None:
         return None
     if cursor in known:
         return known[cursor]
-    document = await called.find(read, "items", cursor, "conversation_id", "depth")
+    document = await context.find(read, "items", cursor, "conversation_id", "depth")
     if document is None or document["conversation_id"] != read.conversation_id:
         raise unknown_cursor(param, "item of this conversation")
     depth: int = document["depth"]

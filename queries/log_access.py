@@ -148,8 +148,8 @@ class PatientReader:
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
-    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.standing(conversation_id, until=until))
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        return await self._log.ask(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None

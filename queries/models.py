@@ -7,15 +7,15 @@ from fastapi import APIRouter, Response
 from context.models import ModelFacts
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from queries.query_context import Called
+from queries.query_context import QueryCall
 
 router = APIRouter(tags=["models"])
 
 
 @reads(router, "/v1/models")
-async def list_models(called: Called) -> Response:
+async def list_models(context: QueryCall) -> Response:
     """The models; none where no provider is configured."""
-    model = called.sources.model
+    model = context.sources.model
     offered = await model.list_models() if model.configured else []
     return json_response({"object": "list", "data": [{**each, **_known(model.facts(each["id"]))} for each in offered]})
 

@@ -15,10 +15,10 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id
 from projections.views.read_models import Document, View
 from queries.consistency import Read
-from queries.query_context import Caller
+from queries.query_context import QueryContext
 
 DEFAULT_LIMIT = 20
-LARGEST_LIMIT = 100
+MAX_LIMIT = 100
 
 Param = Literal["after", "before"]
 T = TypeVar("T")
@@ -41,7 +41,7 @@ class Paging(Struct, frozen=True, kw_only=True):
 async def paging(
     after: Annotated[str | None, Query(description="The id the page begins behind.")] = None,
     before: Annotated[str | None, Query(description="The id the page ends before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=LARGEST_LIMIT)] = DEFAULT_LIMIT,
+    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
     order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "desc",
 ) -> Paging:
     for param, cursor in (("after", after), ("before", before)):
@@ -66,7 +66,7 @@ def unknown_cursor(param: Param, what: str) -> ApiError:
 
 
 async def fetch(
-    called: Caller,
+    context: QueryContext,
     read: Read,
     view: View,
     where: Document,
@@ -94,7 +94,7 @@ async def fetch(
         {"$limit": paging.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
     ]
-    documents = await called.select(read, view, pipeline)
+    documents = await context.select(read, view, pipeline)
     has_more = len(documents) > paging.limit
     page = documents[: paging.limit]
     return page[::-1] if paging.from_its_end else page, has_more

@@ -19,8 +19,8 @@ from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
 from projections.views.read_models import ALL_VIEWS
 from queries.log_access import LogAccess, LogAway
-from queries.query_context import Called, Sources
-from queries.view_positions import Place, of_view
+from queries.query_context import QueryCall, Sources
+from queries.view_positions import ViewPosition, of_view
 
 router = APIRouter(tags=["projections"])
 
@@ -28,7 +28,7 @@ USUAL_SECONDS: Final = 10.0
 """A view that is no further behind than this is on its way; any further, and something keeps it."""
 
 
-class Standing(Struct, frozen=True, kw_only=True):
+class ViewStatus(Struct, frozen=True, kw_only=True):
     """Where one view stands."""
 
     name: str
@@ -47,15 +47,15 @@ class Standing(Struct, frozen=True, kw_only=True):
 
 
 @reads(router, "/v1/projections")
-async def list_projections(called: Called) -> Response:
+async def list_projections(context: QueryCall) -> Response:
     """Where each view stands."""
-    found = await standings(called.sources, called.principal.tenant)
+    found = await standings(context.sources, context.principal.tenant)
     unverified = any(each.head is None for each in found)
     body = {"object": "list", "data": [structs.asdict(each) for each in found]}
     return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
 
 
-async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Standing]:
+async def standings(sources: Sources, tenant: str | None = None) -> Sequence[ViewStatus]:
     """All views, as they stand now, with what they have parked of this tenant's. Raises PyMongoError."""
     seen = await sources.consistency.positions.read()
     found = [_standing(view, of_view(seen, view), tenant) for view in ALL_VIEWS]
@@ -67,17 +67,17 @@ async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Sta
     return [structs.replace(each, head=head, lag_seconds=lags[each.position]) for each in found]
 
 
-def _standing(view: str, places: Sequence[Place], tenant: str | None) -> Standing:
+def _standing(view: str, places: Sequence[ViewPosition], tenant: str | None) -> ViewStatus:
     parked = {ident: entry for place in places for ident, entry in place.parked.items() if entry["tenant"] == tenant}
     states = {place.state for place in places}
-    return Standing(
+    return ViewStatus(
         name=view,
         version=places[0].version,
         state=next((state for state in ("absent", "rebuilding") if state in states), "live"),
         position=max(0, min(place.position for place in places)),
         partitions=tuple(
-            {"bucket": bucket, "position": max(0, place.position), "state": place.state}
-            for bucket, place in enumerate(places)
+            {"bucket": partition, "position": max(0, place.position), "state": place.state}
+            for partition, place in enumerate(places)
         ),
         parked=tuple(_parked(ident, entry) for ident, entry in sorted(parked.items())),
     )

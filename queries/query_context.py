@@ -1,4 +1,4 @@
-"""Who reads, and what from: every route receives a `Caller`. For `queries/` only; `main.py` makes the sources."""
+"""Who reads, and what from: every route receives a `QueryContext`. For `queries/` only; `main.py` makes the sources."""
 
 import re
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from queries.view_positions import places, with_places
 if TYPE_CHECKING:  # the scripts import this module, and need no provider
     from replies.provider.provider import Model
 
-LARGEST = 2**63 - 1
+MAX_POSITION = 2**63 - 1
 """The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
 
 
@@ -37,7 +37,7 @@ class Sources(Struct, frozen=True):
     contexts: Contexts
 
 
-class Caller(Struct, frozen=True):
+class QueryContext(Struct, frozen=True):
     """Who sent this request, and how new its answer must be at least."""
 
     sources: Sources
@@ -83,14 +83,14 @@ async def min_position(
     """The position in `X-Min-Position`; 0 where it is absent. Raises ApiError (400)."""
     if x_min_position is None:
         return 0
-    if re.fullmatch(r"[0-9]{1,19}", x_min_position) is None or int(x_min_position) > LARGEST:
+    if re.fullmatch(r"[0-9]{1,19}", x_min_position) is None or int(x_min_position) > MAX_POSITION:
         raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
     return int(x_min_position)
 
 
-async def caller(request: Request, principal: Asking, least: Annotated[int, Depends(min_position)]) -> Caller:
+async def caller(request: Request, principal: Asking, least: Annotated[int, Depends(min_position)]) -> QueryContext:
     """The caller of this request."""
-    return Caller(request.app.state.sources, principal, least)
+    return QueryContext(request.app.state.sources, principal, least)
 
 
-Called = Annotated[Caller, Depends(caller)]
+QueryCall = Annotated[QueryContext, Depends(caller)]

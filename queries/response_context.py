@@ -10,19 +10,19 @@ from infrastructure.http.app import reads
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.shapes import json_response
 from queries.context import left_out_shape, summary_shape
-from queries.query_context import Called
+from queries.query_context import QueryCall
 
 router = APIRouter(tags=["responses"])
 
 
 @reads(router, "/v1/responses/{response_id}/context")
-async def get_response_context(response_id: ResponseId, called: Called) -> Response:
+async def get_response_context(response_id: ResponseId, context: QueryCall) -> Response:
     """Answers with the `request` as it was sent, and whether its SHA-256 is the one on record. It always comes from the log."""
-    tenant = called.principal.tenant
-    requested = await called.sources.log.ask(lambda reader: _requested(reader, tenant, response_id))
+    tenant = context.principal.tenant
+    requested = await context.sources.log.ask(lambda reader: _requested(reader, tenant, response_id))
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
-    again = await called.sources.contexts.rendered(requested.conversation_id, requested)
+    again = await context.sources.contexts.rendered(requested.conversation_id, requested)
     body = {
         "object": "response.context",
         "version": request.shown.version,

@@ -19,7 +19,7 @@ from projections.views.read_models import Document, key
 from queries.consistency import Read
 from queries.log_access import LogAway, PatientReader, conversation_parked
 from queries.paging import Include, Paged, cut
-from queries.query_context import Called, Caller
+from queries.query_context import QueryCall, QueryContext
 from replies import record
 from replies.following import follow
 from replies.record import Record
@@ -41,7 +41,7 @@ _identified = msgspec.json.Decoder(_Identified)
 @reads(router, "/v1/responses/{response_id}", dependencies=[Include])
 async def get_response(
     response_id: ResponseId,
-    called: Called,
+    context: QueryCall,
     stream: Annotated[bool, Query(description="Its events instead, those still to come included.")] = False,
     starting_after: Annotated[
         int | None, Query(ge=0, le=2**53, description="With `stream`: the last event that is known already.")
@@ -50,19 +50,19 @@ async def get_response(
 ) -> Response:
     """The Response, one that is still running included."""
     if stream:
-        return await _stream(called, response_id, -1 if starting_after is None else starting_after)
+        return await _stream(context, response_id, -1 if starting_after is None else starting_after)
     if starting_after is not None:
         raise ApiError(400, "`starting_after` needs `stream`.", code="invalid_value", param="starting_after")
-    read, document = await _find(called, response_id)
+    read, document = await _find(context, response_id)
     output = [item.encode() for item in document["output"]]
-    output = output or await _output(called, read, document["output_ids"])
+    output = output or await _output(context, read, document["output_ids"])
     return shapes.json_response(_render(document, output), headers=read.headers)
 
 
-async def _stream(called: Caller, response_id: str, after: int) -> Response:
+async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
     """The events past `after`: of a reply that has ended all the rest, of one that runs those that come as well."""
-    reader, redis = PatientReader(called.sources.log), called.sources.redis
-    found = await record.find(reader, called.principal.tenant, response_id)
+    reader, redis = PatientReader(context.sources.log), context.sources.redis
+    found = await record.find(reader, context.principal.tenant, response_id)
 
     async def look() -> Record:
         return await record.read(reader, found.conversation_id, response_id)
@@ -83,36 +83,36 @@ def _is_past_the_end(found: Record, after: int) -> bool:
 
 
 @reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
-async def list_input_items(response_id: ResponseId, called: Called, paging: Paged) -> Response:
+async def list_input_items(response_id: ResponseId, context: QueryCall, paging: Paged) -> Response:
     """A page of the items the response was asked with, newest first."""
-    read, document = await _find(called, response_id)
+    read, document = await _find(context, response_id)
     items = [item.encode() for item in document["input"]]
     ids = [_identified.decode(item).id for item in items]
     page, page_ids, has_more = cut(items, ids, paging, "input item of this response")
     return shapes.json_response(shapes.item_list(page, page_ids, has_more=has_more), headers=read.headers)
 
 
-async def _find(called: Caller, response_id: str) -> tuple[Read, Document]:
+async def _find(context: QueryContext, response_id: str) -> tuple[Read, Document]:
     """The response's document once it is current. Raises ResponseNotFound, of a deleted conversation's too."""
-    tenant = called.principal.tenant
+    tenant = context.principal.tenant
     try:
-        conversation_id = await called.sources.log.ask(lambda reader: reader.conversation_of(tenant, response_id))
+        conversation_id = await context.sources.log.ask(lambda reader: reader.conversation_of(tenant, response_id))
     except LogAway:
-        return await _find_unverified(called, response_id)
+        return await _find_unverified(context, response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
     try:
-        read = await called.read(conversation_id, "responses", "items")
+        read = await context.read(conversation_id, "responses", "items")
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error
-    return read, await _document(called, read, response_id)
+    return read, await _document(context, read, response_id)
 
 
-async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Document]:
+async def _find_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
     """Which conversation it belongs to, the log knows before any view does; with the log away the view has to do."""
-    read = await called.read_everything("responses", "items")
+    read = await context.read_everything("responses", "items")
     try:
-        document = await _document(called, read, response_id)
+        document = await _document(context, read, response_id)
     except ResponseNotFound:
         if read.parked:
             raise conversation_parked() from None  # it may be of that one
@@ -122,20 +122,20 @@ async def _find_unverified(called: Caller, response_id: str) -> tuple[Read, Docu
     return read, document
 
 
-async def _document(called: Caller, read: Read, response_id: str) -> Document:
-    document = await called.find(read, "responses", response_id)
+async def _document(context: QueryContext, read: Read, response_id: str) -> Document:
+    document = await context.find(read, "responses", response_id)
     if document is None or document["deleted"]:
         raise ResponseNotFound(response_id)
     return document
 
 
-async def _output(called: Caller, read: Read, item_ids: list[str]) -> list[bytes]:
+async def _output(context: QueryContext, read: Read, item_ids: list[str]) -> list[bytes]:
     """The JSON texts of a reply's items, in order: from the view of items, so that no document holds what can grow."""
-    idents = [key(called.principal.tenant, item_id) for item_id in item_ids]
-    items = called.collection(read, "items").find({"_id": {"$in": idents}})
+    idents = [key(context.principal.tenant, item_id) for item_id in item_ids]
+    items = context.collection(read, "items").find({"_id": {"$in": idents}})
     found = {each["_id"]: each["item"].encode() async for each in items}
     if len(found) < len(idents):
-        await called.sources.consistency.check(read)
+        await context.sources.consistency.check(read)
         raise ResponseNotFound(item_ids[0])  # their conversation was deleted meanwhile
     return [found[ident] for ident in idents]
 

@@ -14,19 +14,19 @@ from domain.events import Usage
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
-from queries.query_context import Called
+from queries.query_context import QueryCall
 
 router = APIRouter(tags=["usage"])
 
 USUAL_DAYS: Final = 31
-MOST_DAYS: Final = 366
+MAX_DAYS: Final = 366
 AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
 NANODOLLARS: Final = 1_000_000_000
 
 
 @reads(router, "/v1/usage")
 async def get_usage(
-    called: Called,
+    context: QueryCall,
     start: Annotated[date | None, Query(description="The first day; a month before `end` where it is absent.")] = None,
     end: Annotated[date | None, Query(description="The last day; today where it is absent.")] = None,
     model: Annotated[str | None, Query(description="Only this model's.")] = None,
@@ -36,13 +36,13 @@ async def get_usage(
     first = start or last - timedelta(days=min(USUAL_DAYS, (last - date.min).days) - 1)
     if first > last:
         raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
-    if (last - first).days >= MOST_DAYS:
+    if (last - first).days >= MAX_DAYS:
         raise ApiError(
-            400, f"`start` and `end` are more than {MOST_DAYS} days apart.", code="invalid_value", param="start"
+            400, f"`start` and `end` are more than {MAX_DAYS} days apart.", code="invalid_value", param="start"
         )
-    read = await called.read_everything("usage")
+    read = await context.read_everything("usage")
     where: dict[str, Any] = {
-        "tenant": called.principal.tenant,
+        "tenant": context.principal.tenant,
         "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
     }
     if model is not None:
@@ -62,5 +62,5 @@ async def get_usage(
         {"$sort": {"_id": 1}},
         {"$project": shown},
     ]
-    body = {"object": "list", "data": await called.select(read, "usage", pipeline)}
+    body = {"object": "list", "data": await context.select(read, "usage", pipeline)}
     return json_response(body, headers=read.headers)

@@ -18,7 +18,7 @@ from projections.views.read_models import ALL_VIEWS, POSITIONS
 ANSWER_SECONDS: Final = 2.0
 
 
-class Place(Struct, frozen=True):
+class ViewPosition(Struct, frozen=True):
     """Where a view stands in a bucket, and which collection it is now. `live`: it is whole. `parked`: why, by conversation id."""
 
     position: int
@@ -34,19 +34,19 @@ class Place(Struct, frozen=True):
         return [ident for ident, parked in self.parked.items() if parked["tenant"] == tenant]
 
 
-NOWHERE: Final = Place(position=-1, live=False, state="absent")
+NOWHERE: Final = ViewPosition(position=-1, live=False, state="absent")
 """Where a view stands that no projector has begun with."""
 
-Places = Mapping[str, Place]
+Places = Mapping[str, ViewPosition]
 """By their `_id`: `items/3`."""
 
 
-def of_view(places: Places, view: str) -> list[Place]:
+def of_view(places: Places, view: str) -> list[ViewPosition]:
     """The view's place in each bucket."""
     return [places.get(name, NOWHERE) for name in idents([view])]
 
 
-class Positions:
+class ViewPositions:
     """Reads them. Those who ask while a read is under way share it."""
 
     def __init__(self, database: Database) -> None:
@@ -94,9 +94,9 @@ def with_places(names: Sequence[str]) -> Document:
 _SHOWN: Final = ("position", "state", "parked", "repairs", "collection", "version")
 
 
-def _place(document: Document) -> Place:
+def _place(document: Document) -> ViewPosition:
     state = document["state"]
-    return Place(
+    return ViewPosition(
         position=document["position"],
         live=state == "live",
         state=state,

@@ -15,11 +15,11 @@ from redis.asyncio import Redis
 from domain.commands import InterruptReply
 from domain.errors import Refused
 from infrastructure.access.principal import Principal
-from infrastructure.event_log.append_request import LogBusy, LogUnavailable, Work
+from infrastructure.event_log.append_request import AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid
 from replies import live_events, stream_events
-from replies.leases import ALIVE_SECONDS, RENEW_SECONDS, Mine, Orphan, ReplyLeases
+from replies.leases import ALIVE_SECONDS, RENEW_SECONDS, Orphan, OwnLease, ReplyLeases
 from replies.output import told
 from replies.running_reply import Reply
 
@@ -121,7 +121,7 @@ class RunningReplies:
             self._forgot_at = now
             await self._leases.forget_the_dead()
 
-    def _lost(self, mine: Mapping[str, Mine]) -> list[str]:
+    def _lost(self, mine: Mapping[str, OwnLease]) -> list[str]:
         """Replies that are this process's, and that it knows nothing of: it never heard that their requests were on record."""
         return [response_id for response_id, known in mine.items() if known.old and response_id not in self._running]
 
@@ -139,7 +139,7 @@ class RunningReplies:
     async def _interrupt(self, orphan: Orphan) -> None:
         """Puts on record that the reply was cut off, with what the live tail has of it."""
         try:
-            sent = await live_events.told_so_far(self._redis, orphan.response_id)
+            sent = await live_events.events_so_far(self._redis, orphan.response_id)
             output, lengths = told(map(stream_events.read, sent))
         except Exception as error:  # noqa: BLE001 - whatever Redis has: the conversation is not to stay locked for it
             log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
@@ -147,7 +147,7 @@ class RunningReplies:
         command = InterruptReply(
             response_id=orphan.response_id, code="process_died", output=output, delta_lengths=lengths
         )
-        work = Work(
+        work = AppendRequest(
             principal=Principal(orphan.tenant, SUBJECT),
             conversation_id=orphan.conversation_id,
             command=command,

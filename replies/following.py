@@ -12,11 +12,11 @@ from redis.exceptions import RedisError
 
 from infrastructure.http.serve import stopping
 from replies import live_events, stream_events
-from replies.live_events import Hole
+from replies.live_events import MissingEntries
 from replies.record import Record
 
 FIRST_PAUSE_SECONDS = 0.02
-LONGEST_PAUSE_SECONDS = 0.25
+MAX_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 15.0
 
 log = structlog.get_logger(__name__)
@@ -43,10 +43,10 @@ async def follow(redis: Redis, look: Look, record: Record, after: int) -> AsyncI
                 after, spoke, pause = sequence, time.monotonic(), FIRST_PAUSE_SECONDS
                 if stream_events.is_terminal(sent):
                     return
-        except (Hole, RedisError, OSError) as error:
+        except (MissingEntries, RedisError, OSError) as error:
             log.debug("live_tail_lost", response_id=record.response_id, error_type=type(error).__name__)
             await asyncio.sleep(pause)  # nothing tells of the end but the record
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
         if time.monotonic() - spoke >= HEARTBEAT_SECONDS:
             yield b": still here\n\n"
             spoke = time.monotonic()
@@ -60,6 +60,6 @@ async def until_over(look: Look, record: Record, seconds: float) -> Record:
     pause = FIRST_PAUSE_SECONDS
     while record.end is None and time.monotonic() < deadline:
         await asyncio.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        pause = min(2 * pause, MAX_PAUSE_SECONDS)
         record = await look()
     return record

@@ -39,7 +39,7 @@ _ORPHANS = """
 """
 
 
-class Mine(Struct, frozen=True):
+class OwnLease(Struct, frozen=True):
     """A reply that Postgres says runs in this process. `old`: it was asked for longer than GRACE_SECONDS ago."""
 
     cancelling: bool
@@ -61,14 +61,14 @@ class ReplyLeases:
         self._pool = pool
         self._owner = owner
 
-    async def renew(self) -> Mapping[str, Mine]:
+    async def renew(self) -> Mapping[str, OwnLease]:
         """Says that this process is alive; gives the replies that are its own, by id."""
         async with self._pool.connection() as connection, connection.transaction():
             # A lease that is lost with a crash is a process that counts as dead a moment early: it is not worth a wait for the disk.
             await connection.execute("SET LOCAL synchronous_commit = off; SET TRANSACTION READ WRITE")
             await connection.execute(_ALIVE, (self._owner, ALIVE_SECONDS))
             rows = await connection.execute(_MINE, (GRACE_SECONDS, self._owner))
-            return {str(response_id): Mine(bool(c), bool(old)) for response_id, c, old in await rows.fetchall()}
+            return {str(response_id): OwnLease(bool(c), bool(old)) for response_id, c, old in await rows.fetchall()}
 
     async def give_up(self) -> None:
         """Says that this process is no longer alive."""

@@ -29,7 +29,7 @@ KEPT_SECONDS = 3600
 KEPT_AFTER_SECONDS = 600
 """How long a stream is kept after its reply's end; later, its events are made again from the record."""
 
-MOST_WAITING_BYTES = 32 * 1024 * 1024
+MAX_WAITING_BYTES = 32 * 1024 * 1024
 """Of events that wait to be written. While Redis is slow or away, what is more is not kept: the record has it all in the end."""
 
 PAUSE_SECONDS = 0.002
@@ -65,7 +65,7 @@ def key(response_id: str) -> str:
     return f"stream:{response_id}"
 
 
-class Hole(Exception):
+class MissingEntries(Exception):
     """Redis does not have what comes next, though it may have what comes later."""
 
 
@@ -103,7 +103,7 @@ class LiveWriter:
 
     def write(self, response_id: str, sequence: int, sent: bytes, written: Written) -> None:
         """Puts an event in line; `written` is called with its number when nobody need wait for it any more."""
-        if self._bytes > MOST_WAITING_BYTES or time.monotonic() < self._away_until:
+        if self._bytes > MAX_WAITING_BYTES or time.monotonic() < self._away_until:
             written(sequence)
             return
         self._waiting.append((response_id, sequence, sent, written))
@@ -169,7 +169,7 @@ async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tupl
         for ident, fields in entries:
             sequence = int(ident.partition(b"-")[2])
             if sequence != after + 1:
-                raise Hole
+                raise MissingEntries
             after = sequence
             sent: bytes = fields[b"d"]
             yield sequence, sent
@@ -177,7 +177,7 @@ async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tupl
                 return
 
 
-async def told_so_far(redis: Redis, response_id: str) -> list[bytes]:
+async def events_so_far(redis: Redis, response_id: str) -> list[bytes]:
     """The events of a stream from its beginning to its end or its first hole. Raises RedisError."""
     sent: list[bytes] = []
     entries: Any = await redis.xrange(key(response_id))

@@ -8,7 +8,7 @@ from domain.events import InputItem
 from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.ids import mint
 from replies import stream_events
-from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 from replies.stream_events import StreamEvent
 
 MESSAGE: Item = {"type": "message", "role": "assistant"}
@@ -16,7 +16,7 @@ CUT_OFF = "incomplete"
 """The status of an item that did not come to its end."""
 
 
-class Growing(Struct):
+class PartialItem(Struct):
     """An output item that is under way; `texts` are the pieces it grew by."""
 
     item_id: str
@@ -37,7 +37,7 @@ class Output:
 
     def __init__(self) -> None:
         self._done: list[tuple[str, Item]] = []
-        self._growing: Growing | None = None
+        self._growing: PartialItem | None = None
         self._lengths: list[int] = []
 
     @property
@@ -53,23 +53,23 @@ class Output:
     def take(self, piece: Piece) -> Iterator[StreamEvent]:
         """The events that a piece leads to."""
         match piece:
-            case Began():
+            case ItemStarted():
                 yield from self._close("completed")
-                self._growing = Growing(mint(prefix(piece.item)), piece.item, [])
+                self._growing = PartialItem(mint(prefix(piece.item)), piece.item, [])
                 if self._growing.is_told:
                     yield from stream_events.added(self._growing.item_id, len(self._done), piece.item)
-            case Grew():
+            case ItemDelta():
                 if self._growing is None:
-                    yield from self.take(Began(MESSAGE))
+                    yield from self.take(ItemStarted(MESSAGE))
                     assert self._growing is not None
                 self._growing.texts.append(piece.text)
                 self._lengths.append(len(piece.text))
                 yield stream_events.delta(self._growing.item_id, len(self._done), self._growing.item, piece.text)
-            case Whole() if self._growing is not None:
+            case ItemDone() if self._growing is not None:
                 growing = self._growing
                 growing.item = {**growing.item, **piece.fields}
                 if not growing.texts and (text := stream_events.text_of_output(growing.item)):
-                    yield from self.take(Grew(text))  # it came all at once
+                    yield from self.take(ItemDelta(text))  # it came all at once
                 yield from self._close("completed")
             case _:
                 pass
@@ -77,7 +77,7 @@ class Output:
     def finish(self, status: str) -> Iterator[StreamEvent]:
         """The last item is whole, or as much of it as there will be (`status` says); an answer of nothing is an empty message."""
         if self._growing is None and not self._done:
-            yield from self.take(Began(MESSAGE))
+            yield from self.take(ItemStarted(MESSAGE))
         yield from self._close(status)
 
     def items(self) -> tuple[InputItem, ...]:

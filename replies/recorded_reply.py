@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
@@ -25,8 +25,8 @@ class Kept(Struct, frozen=True):
 class RecordedReply:
     """One reply, as the log has it. Raises psycopg.Error when that is away, ResponseNotFound when it was deleted."""
 
-    def __init__(self, called: Caller, kept: Kept) -> None:
-        self._wiring = called.wiring
+    def __init__(self, context: CommandContext, kept: Kept) -> None:
+        self._wiring = context.dependencies
         self._kept = kept
 
     async def recorded(self) -> Record:

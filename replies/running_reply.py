@@ -12,7 +12,7 @@ from typing import Any, Literal
 import structlog
 from msgspec.structs import replace
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from context.tokens import count_off_loop
 from domain.commands import CancelReply, Command, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
 from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
@@ -42,7 +42,7 @@ class Reply:
 
     def __init__(
         self,
-        called: Caller,
+        context: CommandContext,
         conversation_id: str,
         request: RequestReply,
         body: Mapping[str, Any],
@@ -50,7 +50,7 @@ class Reply:
     ) -> None:
         self.response_id = request.response_id
         self.conversation_id = conversation_id
-        self.called = replace(called, if_match=None, idempotency=None)  # they were for the request
+        self.context = replace(context, if_match=None, idempotency=None)  # they were for the request
         self._request = request
         self._requested = requested
         self._asked = ReplyRequested(
@@ -166,7 +166,7 @@ class Reply:
     async def _take_pieces(self) -> Finished:
         """Reads the provider to its end."""
         finished = Finished("stop")
-        async for piece in self.called.wiring.model.stream(self._body):
+        async for piece in self.context.dependencies.model.stream(self._body):
             if self._first is None:
                 self._first = time.perf_counter()
             if isinstance(piece, Finished):
@@ -182,7 +182,7 @@ class Reply:
         sent = stream_events.sse(event, sequence)
         self._sent.append(sent)
         if self.on_record:
-            self.called.wiring.live.write(self.response_id, sequence, sent, self._written)
+            self.context.dependencies.live.write(self.response_id, sequence, sent, self._written)
         else:
             self._written(sequence)
 
@@ -204,11 +204,11 @@ class Reply:
         ended = time.perf_counter()
         usage = finished.usage or await self._counted_usage()
         model = finished.model or self._request.model
-        cost = self.called.wiring.model.cost(model, usage)
+        cost = self.context.dependencies.model.cost(model, usage)
         command = CompleteReply(
             response_id=self.response_id,
             model=model,
-            author=self.called.principal.subject,
+            author=self.context.principal.subject,
             input=self._request.input,
             output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in self._output.items()),
             usage=usage,
@@ -228,7 +228,7 @@ class Reply:
             "cost": cost,
         }
         await self._end(command, status, facts)
-        metrics = self.called.wiring.metrics
+        metrics = self.context.dependencies.metrics
         metrics.reply_tokens.labels("input").inc(usage.input_tokens)
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
 
@@ -257,14 +257,14 @@ class Reply:
     async def _end(self, command: Command, status: Status, facts: dict[str, Any]) -> None:
         """Puts the end on record, however long that takes, and tells of it when it is there."""
         facts = {"output": [as_output(kept.item_id, kept.item) for kept in self._output.items()], **facts}
-        metrics = self.called.wiring.metrics
+        metrics = self.context.dependencies.metrics
         metrics.replies.labels(status).inc()
         metrics.reply_seconds.observe(time.perf_counter() - self._started)
         if self._requested is None:
             self._tell_end(status, {**facts, "completed_at": time.time()})
             return
         try:
-            appended = await settle(self.called, self.conversation_id, self.response_id, command, self._tell_late)
+            appended = await settle(self.context, self.conversation_id, self.response_id, command, self._tell_late)
         except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
             # The conversation was deleted, or another process took this one for dead. What that one put on record stands.
             log.warning("reply_had_ended", response_id=self.response_id, code=refused.code)

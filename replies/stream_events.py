@@ -102,11 +102,11 @@ def done(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
             yield {"type": "response.output_text.done", **place, "text": text, "logprobs": []}
             yield {"type": "response.content_part.done", **place, "part": part(text)}
         case "function_call":
-            called = {"item_id": item_id, "output_index": index, "name": item["name"], "arguments": text}
-            yield {"type": "response.function_call_arguments.done", **called}
+            context = {"item_id": item_id, "output_index": index, "name": item["name"], "arguments": text}
+            yield {"type": "response.function_call_arguments.done", **context}
         case "custom_tool_call":
-            called = {"item_id": item_id, "output_index": index, "input": text}
-            yield {"type": "response.custom_tool_call_input.done", **called}
+            context = {"item_id": item_id, "output_index": index, "input": text}
+            yield {"type": "response.custom_tool_call_input.done", **context}
         case "reasoning" if text:
             yield {"type": "response.reasoning_text.done", **_place(item_id, index), "text": text}
         case _:

@@ -34,13 +34,13 @@ from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
-from projections.projector import Runner
-from projections.rebuild.backfill import FillingFailed
+from projections.projector import Projector
+from projections.rebuild.backfill import BackfillFailed
 from projections.rebuild.rebuild import AnotherRebuild, Rebuild, Rebuilt, patiently
 from projections.rebuild.rebuild import Report as PhaseReport
-from projections.rebuild.view_builds import GenerationGone
+from projections.rebuild.view_builds import BuildGone
 from projections.repair import Repair, Repaired
-from projections.view_positions import Positions, Standing
+from projections.view_positions import ViewPositions, ViewStatus
 from projections.views.read_models import ALL_VIEWS, CONTEXT, VIEWS
 from projections.views.read_models import View as MongoView
 from scripts.progress import Report, progress
@@ -81,7 +81,7 @@ async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
     for view in views:
         sink = ContextView(stores.redis, stores.reader, database) if view == CONTEXT else MongoViews(database)
         await patiently(partial(sink.begin_anew, view, head))
-    runner = Runner(
+    runner = Projector(
         postgres_url=stores.settings.postgres_url,
         pool=stores.pool,
         database=database,
@@ -90,12 +90,12 @@ async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
     )
     stop = asyncio.Event()
     running: asyncio.Task[None] | None = None
-    seen: dict[str, Standing] = {}
+    seen: dict[str, ViewStatus] = {}
     moved_at = time.monotonic()
     try:
         while not seen or any(it.state != "live" or it.position < head for it in seen.values()):
             await asyncio.sleep(LOOK_SECONDS)
-            found = await Positions(database).standings(views)
+            found = await ViewPositions(database).standings(views)
             if found != seen:
                 seen, moved_at = found, time.monotonic()
             elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
@@ -128,7 +128,7 @@ async def repair(stores: Stores, conversation_id: str, report: Report) -> list[R
 
 async def parked(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
     """The conversations that these views have parked, by view."""
-    found = await Positions(stores.database).standings(views)
+    found = await ViewPositions(stores.database).standings(views)
     return {view: sorted(it.parked) for view, it in found.items() if it.parked}
 
 
@@ -205,7 +205,7 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
 
     async def work(stores: Stores) -> _Done | None:
         done = _Done(asked)
-        begun = await Positions(stores.database).standings(VIEWS)
+        begun = await ViewPositions(stores.database).standings(VIEWS)
         shown = [each for each in VIEWS if each in asked and each in begun]
         rest = [each for each in asked if each not in shown] if does is Does.REBUILD else []
         if rest:
@@ -236,10 +236,10 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
     except AnotherRebuild as error:
         typer.echo("Another rebuild is under way: wait for it, or interrupt it.", err=True)
         raise typer.Exit(1) from error
-    except GenerationGone as error:
+    except BuildGone as error:
         typer.echo("The views began anew meanwhile. Run this again.", err=True)
         raise typer.Exit(1) from error
-    except FillingFailed as error:
+    except BackfillFailed as error:
         typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
         raise typer.Exit(AWAY) from error
     if done is None:

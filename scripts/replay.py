@@ -99,7 +99,7 @@ def _as_text(replayed: Replayed) -> str:
 
 def _whose(recorded: Recorded) -> str:
     return "  ".join(
-        part for part in (recorded.event.row_id, f"by {recorded.subject}", recorded.correlation_id) if part
+        part for part in (recorded.event.row_key, f"by {recorded.subject}", recorded.correlation_id) if part
     )
 
 

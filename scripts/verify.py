@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
-from projections.view_positions import Positions
+from projections.view_positions import ViewPositions
 from projections.views.read_models import ALL_VIEWS, USAGE
 from scripts.progress import Report, progress
 from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
@@ -27,7 +27,7 @@ from scripts.verification.streams import Streams
 from scripts.verification.views import Views, moment
 
 _LOOK_SECONDS = 0.1
-_MOST_TOLD = 1_000
+_MAX_TOLD = 1_000
 
 
 class Verified(Struct, kw_only=True):
@@ -47,7 +47,7 @@ class Verified(Struct, kw_only=True):
     def differs(self, difference: Difference) -> None:
         self.ok = False
         self.different += 1
-        if len(self.differences) < _MOST_TOLD:
+        if len(self.differences) < _MAX_TOLD:
             self.differences.append(difference)
 
 
@@ -90,7 +90,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
 
 async def _behind(stores: Stores, position: int, wait: float) -> list[Difference]:
     """The views that do not show `position` after so many seconds."""
-    positions = Positions(stores.database)
+    positions = ViewPositions(stores.database)
     give_up = time.monotonic() + wait
     while True:
         places = await positions.standings(ALL_VIEWS)

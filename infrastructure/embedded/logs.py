@@ -5,14 +5,14 @@ import os
 import shutil
 from pathlib import Path
 
-LARGEST = 16 * 2**20
+MAX_LOG_BYTES = 16 * 2**20
 CHECK_SECONDS = 10.0
 
 
 async def keep_bounded(directory: Path) -> None:
     """Turns over each `*.log` that has grown past 16 MB, for as long as it runs: at most twice that for each child."""
     while True:
-        await asyncio.to_thread(turn_over, directory, LARGEST)
+        await asyncio.to_thread(turn_over, directory, MAX_LOG_BYTES)
         await asyncio.sleep(CHECK_SECONDS)
 
 

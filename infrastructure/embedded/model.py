@@ -15,7 +15,7 @@ from infrastructure.embedded.service import NotInstalledError, Service, answers_
 
 MODEL = "smollm2-135m"
 # The model was trained on 8,192 tokens: one slot holds no more. Four share a cache of two such windows.
-LONGEST_ANSWER_TOKENS = 512
+MAX_ANSWER_TOKENS = 512
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
 THREADS = 2
@@ -64,7 +64,7 @@ def main() -> None:
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
     # So small a model may talk without end: an answer that asks for no bound gets one, and the makers' own sampling.
-    params.n_predict = LONGEST_ANSWER_TOKENS
+    params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9
     params.sampling.penalty_repeat = 1.1

@@ -34,7 +34,7 @@ class Appended(Struct, frozen=True, kw_only=True):
     replayed: bool = False
 
 
-class Work(Struct, frozen=True, kw_only=True):
+class AppendRequest(Struct, frozen=True, kw_only=True):
     """One command on one conversation. `if_match`: the versions it may be decided on; None asks for none.
 
     `answer` renders the body to keep with `idempotency`; `size` is about how many bytes of events will come of it.

@@ -1,4 +1,4 @@
-"""Deciding a batch of commands on the streams they are for, ahead of the append lock or under it. The writer calls it.
+"""BatchDecider a batch of commands on the streams they are for, ahead of the append lock or under it. The writer calls it.
 
 What a batch needs of Postgres is read in a fixed number of round trips, however many commands it holds.
 """
@@ -17,7 +17,7 @@ from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
-from infrastructure.event_log.append_request import Appended, IdempotencyKey, KeyReused, VersionMismatch, Work
+from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, KeyReused, VersionMismatch
 from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder, FirstAnswer, Write
@@ -29,20 +29,20 @@ _BEGINS = frozenset({ReplyRequested.topic})
 _ENDS = frozenset(end.topic for end in REPLY_ENDS)
 
 
-class Outcome(Struct):
+class AppendOutcome(Struct):
     """What became of one command: its events, a first answer, or an error.
 
     `last_row`: where in the plan the last row of its stream stands that was there when it was decided, its own included.
     `answer` is the body that is kept with the command's key.
     """
 
-    work: Work
+    work: AppendRequest
     events: tuple[Event, ...] = ()
     last_row: int | None = None
     stream: Stream | None = None
     answer: bytes | None = None
     replayed: Appended | None = None
-    same_as: "Outcome | None" = None
+    same_as: "AppendOutcome | None" = None
     error: BaseException | None = None
 
     @property
@@ -51,13 +51,13 @@ class Outcome(Struct):
         return bool(self.events) and self.work.idempotency is not None and self.work.answer is not None
 
 
-class Plan(Struct, eq=False):
+class BatchPlan(Struct, eq=False):
     """A decided batch: an outcome for each command, what to write for all of them, and the streams' new ends.
 
     `last_rows`: where each stream's last row stands. `races` counts the commands whose stream another process had appended to since this one looked last.
     """
 
-    outcomes: list[Outcome]
+    outcomes: list[AppendOutcome]
     write: Write
     ends: dict[str, Stream]
     last_rows: dict[str, int]
@@ -70,7 +70,7 @@ class Plan(Struct, eq=False):
         return [_told(outcome, positions) for outcome in self.outcomes]
 
 
-class Deciding:
+class BatchDecider:
     """One batch: decides one command after the other, each on the state that those before it lead to.
 
     A key whose first answer was kept before `keys_since` counts as new. `owner`: the process that runs the replies asked for.
@@ -96,9 +96,9 @@ class Deciding:
         self._items: dict[tuple[str, str], KnownItem] = {}
         self._touched: set[tuple[str, str]] = set()
         self._first_answers: dict[tuple[str, str], tuple[bytes, Appended]] = {}
-        self._in_batch: dict[tuple[str, str], Outcome] = {}
+        self._in_batch: dict[tuple[str, str], AppendOutcome] = {}
 
-    def ahead(self, batch: Sequence[Work]) -> Plan | None:
+    def ahead(self, batch: Sequence[AppendRequest]) -> BatchPlan | None:
         """The batch decided on what is in memory, without a look at the log; None where that is not enough.
 
         It is enough for commands that touch no items, and when each of them leads to events: a refusal, or a command that
@@ -112,7 +112,7 @@ class Deciding:
             return None
         return self._plan(batch, outcomes)
 
-    def under_lock(self, curs: Cursor[Any], batch: Sequence[Work]) -> Plan:
+    def under_lock(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> BatchPlan:
         """The batch decided on what the log says. `curs` holds the append lock."""
         self._hold(batch)
         newer = self._recorder.select_since(curs, self._held_versions(batch))
@@ -131,7 +131,7 @@ class Deciding:
         races = sum(work.conversation_id in moved for work in batch) if moved else 0
         return self._plan(batch, outcomes, races)
 
-    def _plan(self, batch: Sequence[Work], outcomes: list[Outcome], races: int = 0) -> Plan:
+    def _plan(self, batch: Sequence[AppendRequest], outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:
         topics = {row.topic for row in self._rows}
         write = Write(
             rows=self._rows,
@@ -145,39 +145,39 @@ class Deciding:
             answers=[_first_answer(outcome) for outcome in outcomes if outcome.has_key],
             keys_since=self._keys_since,
         )
-        return Plan(outcomes, write, self._ends, self._last_rows, races)
+        return BatchPlan(outcomes, write, self._ends, self._last_rows, races)
 
     def _rows_of(self, topics: frozenset[str]) -> list[tuple[int, str]]:
         """The replies whose rows have these topics: (row, from 1; response id)."""
         return [(number, row.item_id or "") for number, row in enumerate(self._rows, 1) if row.topic in topics]
 
-    def _held_versions(self, batch: Sequence[Work]) -> dict[UUID, int]:
+    def _held_versions(self, batch: Sequence[AppendRequest]) -> dict[UUID, int]:
         """The version of each stream that the batch is decided on; 0 for one that is new."""
         asked = dict.fromkeys(work.conversation_id for work in batch)
         return {uuid_of(ident): held.state.version if (held := self._held.get(ident)) else 0 for ident in asked}
 
-    def _hold(self, batch: Sequence[Work]) -> None:
+    def _hold(self, batch: Sequence[AppendRequest]) -> None:
         """Takes the streams of the batch to itself: memory may let go of some of them while it takes in others."""
         for work in batch:
             if (held := self._streams.get(work.conversation_id)) is not None:
                 self._held[work.conversation_id] = held
 
-    def _outcome(self, work: Work) -> Outcome:
+    def _outcome(self, work: AppendRequest) -> AppendOutcome:
         try:
             if work.idempotency is not None and (first := self._first_answer(work, work.idempotency)) is not None:
                 return first
             return self._decide(work)
         except Exception as error:  # noqa: BLE001 - one command's failure, whatever it is, is its caller's alone
-            return Outcome(work, error=error)
+            return AppendOutcome(work, error=error)
 
-    def _first_answer(self, work: Work, idempotency: IdempotencyKey) -> Outcome | None:
+    def _first_answer(self, work: AppendRequest, idempotency: IdempotencyKey) -> AppendOutcome | None:
         """The answer that the command's key was given before, in the log or earlier in this batch."""
         key = (work.principal.tenant, idempotency.key)
         if (earlier := self._in_batch.get(key)) is not None:
             assert earlier.work.idempotency is not None
             if earlier.work.idempotency.fingerprint != idempotency.fingerprint:
                 raise KeyReused
-            return Outcome(work, same_as=earlier)
+            return AppendOutcome(work, same_as=earlier)
         if (kept := self._first_answers.get(key)) is not None:
             fingerprint, appended = kept
             if fingerprint != idempotency.fingerprint:
@@ -185,10 +185,10 @@ class Deciding:
             end = self._held.get(appended.conversation.id)
             if end is not None and end.state.status == "deleted" and not isinstance(work.command, DeleteConversation):
                 raise ConversationNotFound(appended.conversation.id)  # what was said in it is not told again
-            return Outcome(work, replayed=appended)
+            return AppendOutcome(work, replayed=appended)
         return None
 
-    def _decide(self, work: Work) -> Outcome:
+    def _decide(self, work: AppendRequest) -> AppendOutcome:
         ident = work.conversation_id
         end = self._ends.get(ident) or self._held.get(ident)
         state = end.state if end else None
@@ -198,7 +198,7 @@ class Deciding:
             raise VersionMismatch(state.version)
         known = {item: it for item in work.command.touches if (it := self._items.get((ident, item))) is not None}
         events = decide(ident, state, work.command, known)
-        outcome = Outcome(work, events, self._last_rows.get(ident), end)
+        outcome = AppendOutcome(work, events, self._last_rows.get(ident), end)
         if not events:
             return outcome
         recorded_at = max(self._now, end.recorded_at) if end else self._now
@@ -213,7 +213,7 @@ class Deciding:
                 topic=event.topic,
                 state=encode(event),
                 tenant=work.principal.tenant,
-                item_id=event.row_id,
+                item_id=event.row_key,
                 recorded_at=recorded_at,
                 subject=work.principal.subject,
                 command_id=work.command_id,
@@ -224,8 +224,8 @@ class Deciding:
         assert state is not None
         if self._touched:
             for event in events:
-                if event.row_id is not None:
-                    self._know(ident, event.row_id, event)
+                if event.row_key is not None:
+                    self._know(ident, event.row_key, event)
         self._rows += rows
         outcome.stream = self._ends[ident] = Stream(state, 0, recorded_at, chained, end.snapshotted if end else 0)
         outcome.last_row = self._last_rows[ident] = len(self._rows) - 1
@@ -263,7 +263,7 @@ class Deciding:
             self._first_answers[tenant, key] = (fingerprint, appended)
 
 
-def _first_answer(outcome: Outcome) -> FirstAnswer:
+def _first_answer(outcome: AppendOutcome) -> FirstAnswer:
     """What is kept with the command's key: its body, for the headers are made again from the events."""
     work = outcome.work
     assert outcome.last_row is not None
@@ -273,12 +273,12 @@ def _first_answer(outcome: Outcome) -> FirstAnswer:
     return FirstAnswer(outcome.last_row + 1, work.idempotency.key, work.idempotency.fingerprint, outcome.answer)
 
 
-def _matches(work: Work, state: Conversation) -> bool:
+def _matches(work: AppendRequest, state: Conversation) -> bool:
     """Whether `If-Match` allows the command; a deleted conversation is for the rules to refuse."""
     return work.if_match is None or state.status == "deleted" or state.version in work.if_match
 
 
-def _told(outcome: Outcome, positions: Sequence[int]) -> Appended | BaseException:
+def _told(outcome: AppendOutcome, positions: Sequence[int]) -> Appended | BaseException:
     if outcome.error is not None:
         return outcome.error
     if outcome.replayed is not None:
@@ -291,7 +291,7 @@ def _told(outcome: Outcome, positions: Sequence[int]) -> Appended | BaseExceptio
     return _appended(outcome, outcome.stream.position if outcome.last_row is None else positions[outcome.last_row])
 
 
-def _appended(outcome: Outcome, position: int) -> Appended:
+def _appended(outcome: AppendOutcome, position: int) -> Appended:
     assert outcome.stream is not None
     return Appended(
         conversation=outcome.stream.state,

@@ -12,7 +12,7 @@ from domain.events import BY_TOPIC, Event
 _MSGPACK = 0x01
 _ZSTD = 0x10
 _COMPRESS_FROM = 512
-_LARGEST_STATE = 64 * 1024 * 1024
+_MAX_STATE_BYTES = 64 * 1024 * 1024
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders = {topic: msgspec.msgpack.Decoder(event) for topic, event in BY_TOPIC.items()}
@@ -47,7 +47,7 @@ def decode(topic: str, state: bytes) -> Event:
             case 0x01:
                 event: Event = decoder.decode(memoryview(state)[1:])
             case 0x11:
-                body = zstandard.ZstdDecompressor().decompress(memoryview(state)[1:], max_output_size=_LARGEST_STATE)
+                body = zstandard.ZstdDecompressor().decompress(memoryview(state)[1:], max_output_size=_MAX_STATE_BYTES)
                 event = decoder.decode(body)
             case unknown:
                 raise UnreadableEvent(f"An event of topic {topic!r} has the unknown format {unknown:#04x}")

@@ -8,7 +8,7 @@ from uuid import UUID
 import structlog
 from eventsourcing.persistence import PersistenceError
 
-from infrastructure.event_log.append_request import Appended, Work
+from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.recorder import ConversationRecorder, Datastore
 from infrastructure.event_log.writer import Writer
 from infrastructure.observability.metrics import Metrics
@@ -58,7 +58,7 @@ class EventLog:
             self._sweeping.cancel()
         await asyncio.to_thread(self._datastore.close)
 
-    async def append(self, work: Work) -> Appended:
+    async def append(self, work: AppendRequest) -> Appended:
         """Decides `work.command` on its conversation as it is at that moment, and makes the events durable.
 
         A caller that goes away undoes nothing. Raises Refused (the rules), VersionMismatch (`if_match`), KeyReused,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from infrastructure.event_log.append_request import Appended, LogBusy, LogUnavailable, Work
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 
 BATCH_COMMANDS = 128
 BATCH_BYTES = 8 * 1024 * 1024
@@ -18,10 +18,10 @@ WORTH_COMMANDS = 6
 """So many are worth a batch of their own while another is under way; twice as many are shared between two."""
 
 
-class Waiting(Struct, eq=False):
+class QueuedAppend(Struct, eq=False):
     """A command, the caller that awaits it, and since when (monotonic)."""
 
-    work: Work
+    work: AppendRequest
     future: "asyncio.Future[Appended]"
     since: float
 
@@ -42,25 +42,25 @@ class Queue:
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[QueuedAppend] = deque()
         self._bytes = 0
-        self._under_way: dict[int, Sequence[Waiting]] = {}
+        self._under_way: dict[int, Sequence[QueuedAppend]] = {}
         self._conversations: set[str] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._woken = False
         self._closing = False
 
-    def put(self, work: Work) -> "asyncio.Future[Appended]":
+    def put(self, work: AppendRequest) -> "asyncio.Future[Appended]":
         """A future that is done when the command is durable or refused. Raises LogBusy."""
         if self._closing or len(self._waiting) >= WAITING_COMMANDS or self._bytes > WAITING_BYTES:
             raise LogBusy
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append(Waiting(work, future, time.monotonic()))
+        self._waiting.append(QueuedAppend(work, future, time.monotonic()))
         self._bytes += work.size
         self._wake()
         return future
 
-    async def take(self) -> Sequence[Waiting]:
+    async def take(self) -> Sequence[QueuedAppend]:
         """The next batch, as soon as there is one; empty when the queue is closed and nothing waits. `done` ends it."""
         while not self._is_time():
             if self._closing and not self._waiting:
@@ -75,7 +75,7 @@ class Queue:
         self._wake()
         return batch
 
-    def done(self, batch: Sequence[Waiting], results: Sequence[Appended | BaseException]) -> None:
+    def done(self, batch: Sequence[QueuedAppend], results: Sequence[Appended | BaseException]) -> None:
         """Tells each caller of a batch its result; who took it takes the next one."""
         del self._under_way[id(batch)]
         self._conversations.difference_update(waiting.work.conversation_id for waiting in batch)
@@ -105,12 +105,12 @@ class Queue:
             return bool(self._waiting)
         return len(self._waiting) >= WORTH_COMMANDS and self._waiting[0].work.conversation_id not in self._conversations
 
-    def _next(self) -> Sequence[Waiting]:
+    def _next(self) -> Sequence[QueuedAppend]:
         """What waits, or half of it, bounded in commands and bytes."""
         most = len(self._waiting)
         if most >= 2 * WORTH_COMMANDS:
             most = min(most // 2, BATCH_COMMANDS)
-        batch: list[Waiting] = []
+        batch: list[QueuedAppend] = []
         size = 0
         while len(batch) < most:
             work = self._waiting[0].work

@@ -11,7 +11,7 @@ from psycopg import sql
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY, Event
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
-from infrastructure.event_log.version_lookup import Head, Heads
+from infrastructure.event_log.version_lookup import Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
@@ -99,7 +99,7 @@ _BACKWARDS = sql.SQL(
 
 _NAMED = "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
 _LAST = " ORDER BY originator_version DESC LIMIT 1"
-STANDING = sql.SQL(
+SETTINGS_EVENTS = sql.SQL(
     f"{_NAMED}'{DESCRIPTION}'"
     + "".join(
         f" UNION ALL ({_NAMED}'{name}'{_LAST})"
@@ -118,7 +118,7 @@ class EventReader:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._heads = Heads(pool)
+        self._heads = VersionLookup(pool)
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last version: one look-up by primary key. None when it was never started."""
@@ -198,10 +198,10 @@ class EventReader:
         rows = await self._rows(_ITEMS.format(_COLUMNS), (uuid_of(conversation_id), list(item_ids), until))
         return [_recorded(row) for row in rows]
 
-    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that say what a conversation began with, and the last each that say which
         instructions and policy it has, which items are pinned and which summary stands; ascending. They are few, however long it is."""
-        rows = await self._rows(STANDING.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
+        rows = await self._rows(SETTINGS_EVENTS.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
         return [_recorded(row) for row in rows]
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:

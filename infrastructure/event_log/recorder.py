@@ -23,7 +23,7 @@ from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.columns import Encoded
 from infrastructure.event_log.rows import Row, append_rows, chained_row
 from infrastructure.stores.postgres import NOTICE_SILENCE
-from infrastructure.stores.postgres_pipeline import Line
+from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 TABLE = "events"
 CHANNEL = TABLE
@@ -139,11 +139,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
         positions: list[int] | None = row[0]
         return positions
 
-    def line(self) -> Line:
+    def line(self) -> PostgresPipeline:
         """A connection on which an append is one round trip: `call(parameters(write))` returns the positions as an array."""
         assert isinstance(self.datastore.pool.kwargs, dict)
         given = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
-        return Line(given, "append_at_once", _TYPES, _INSERT_AT_ONCE, TRANSACTION_SECONDS)
+        return PostgresPipeline(given, "append_at_once", _TYPES, _INSERT_AT_ONCE, TRANSACTION_SECONDS)
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None when they are not in the log.

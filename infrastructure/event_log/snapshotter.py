@@ -12,8 +12,8 @@ from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import uuid_of
 
-MOST_WAITING = 1_000
-MOST_AT_ONCE = 50
+MAX_WAITING = 1_000
+MAX_AT_ONCE = 50
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Snapshotter:
     def offer(self, ident: str, stream: Stream) -> bool:
         """Whether the snapshot will be tried; not when too many wait already."""
         with self._ready:
-            if len(self._waiting) >= MOST_WAITING:
+            if len(self._waiting) >= MAX_WAITING:
                 return False
             self._waiting[ident] = stream
             self._ready.notify()
@@ -57,8 +57,8 @@ class Snapshotter:
                 log.warning("snapshots_not_written", snapshots=len(taken), error_type=type(error).__name__)
 
     def _take(self) -> list[tuple[str, Stream]]:
-        """What waits, at most MOST_AT_ONCE of it; nothing when the thread is closed and nothing waits."""
+        """What waits, at most MAX_AT_ONCE of it; nothing when the thread is closed and nothing waits."""
         with self._ready:
             while not self._waiting and not self._closing:
                 self._ready.wait()
-            return [self._waiting.popitem() for _ in range(min(MOST_AT_ONCE, len(self._waiting)))]
+            return [self._waiting.popitem() for _ in range(min(MAX_AT_ONCE, len(self._waiting)))]

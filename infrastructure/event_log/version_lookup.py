@@ -14,7 +14,7 @@ from msgspec import Struct
 from infrastructure.event_log.columns import uuids
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
-from infrastructure.stores.postgres_pipeline import Silent, Unanswered
+from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedOut
 
 ANSWER_SECONDS = 2.0
 AT_ONCE = 256
@@ -41,7 +41,7 @@ _Asked = list[tuple[UUID, "asyncio.Future[Head | None]"]]
 _read = msgspec.json.Decoder(list[Head | None]).decode
 
 
-class Heads:
+class VersionLookup:
     """For one event loop. Connects when it is first asked, and lets go of the connection with the pool."""
 
     def __init__(self, pool: Pool) -> None:
@@ -82,8 +82,8 @@ class Heads:
         asked = [uuids(streams)]
         try:
             answer = await self._line.call(asked, ANSWER_SECONDS)
-        except Unanswered as error:
-            if self._pool.closed or isinstance(error, Silent):
+        except OutcomeUnknown as error:
+            if self._pool.closed or isinstance(error, ServerTimedOut):
                 raise
             answer = await self._line.call(asked, ANSWER_SECONDS)
         assert answer is not None

@@ -20,19 +20,19 @@ from msgspec.structs import replace
 from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
-from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch, Work
-from infrastructure.event_log.batch_decider import Deciding, Plan
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
+from infrastructure.event_log.batch_decider import BatchDecider, BatchPlan
 from infrastructure.event_log.columns import read_bigints
-from infrastructure.event_log.queue import Queue, Waiting
+from infrastructure.event_log.queue import Queue, QueuedAppend
 from infrastructure.event_log.recorder import ConversationRecorder, parameters
 from infrastructure.event_log.snapshotter import Snapshotter
 from infrastructure.event_log.streams import Streams, fold, from_snapshot
 from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.observability.metrics import Metrics
-from infrastructure.stores.postgres_pipeline import NotSent, Unanswered
+from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown
 
 PATIENCE_SECONDS = 10.0
-LONGEST_SECONDS = 3 * PATIENCE_SECONDS
+MAX_WAIT_SECONDS = 3 * PATIENCE_SECONDS
 """How long a caller waits at most, whatever happens."""
 
 LARGE_BYTES = 256 * 1024
@@ -88,13 +88,13 @@ class Writer:
             self._watch.cancel()
         await asyncio.to_thread(self._snapshotter.close)
 
-    def submit(self, work: Work) -> "asyncio.Future[Appended]":
+    def submit(self, work: AppendRequest) -> "asyncio.Future[Appended]":
         """A future that is done when the command is durable or refused. Raises LogBusy."""
         return self._queue.put(work)
 
     def _let_go_of_late_callers(self) -> None:
-        """Once a second: whom Postgres keeps waiting, neither answering nor breaking off, is told so after LONGEST_SECONDS."""
-        self._queue.let_go(time.monotonic() - LONGEST_SECONDS)
+        """Once a second: whom Postgres keeps waiting, neither answering nor breaking off, is told so after MAX_WAIT_SECONDS."""
+        self._queue.let_go(time.monotonic() - MAX_WAIT_SECONDS)
         self._watch = asyncio.get_running_loop().call_later(1.0, self._let_go_of_late_callers)
 
     async def _run(self) -> None:
@@ -105,7 +105,7 @@ class Writer:
             self._queue.done(batch, results)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
-    async def _results_in_time(self, batch: Sequence[Waiting]) -> Sequence[Appended | BaseException]:
+    async def _results_in_time(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
         """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
         if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
             return [LogUnavailable(unknown=False) for _ in batch]
@@ -115,7 +115,7 @@ class Writer:
             log.exception("batch_failed", commands=len(batch))
             return [LogUnavailable(unknown=True) for _ in batch]
 
-    async def _results(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _results(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
         try:
             return await self._append(batch)
         except Exception as error:
@@ -125,10 +125,10 @@ class Writer:
             log.exception("append_failed", conversation_id=batch[0].conversation_id)
             return [error]
 
-    async def _append(self, batch: list[Work]) -> Sequence[Appended | BaseException]:
+    async def _append(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
         """Appends the batch, through lost connections, until it is settled or PATIENCE_SECONDS have passed."""
         give_up = time.monotonic() + (PATIENCE_SECONDS if not self._closing else 1.0)
-        in_doubt: list[Plan] = []
+        in_doubt: list[BatchPlan] = []
         pause = 0.0
         while True:
             try:
@@ -145,7 +145,9 @@ class Writer:
             await asyncio.sleep(pause)  # the only wait there is: nothing tells us that a server is back
             pause = min(1.0, pause * 2 or 0.05)
 
-    async def _attempt(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
+    async def _attempt(
+        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
+    ) -> Sequence[Appended | BaseException]:
         """One try. `in_doubt` gets each plan that was sent and not answered: one of them may be in the log, or come there late."""
         if cold := self._cold(batch):
             await asyncio.to_thread(self._load, cold)
@@ -154,7 +156,7 @@ class Writer:
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
 
     async def _append_at_once(
-        self, batch: list[Work], in_doubt: list[Plan]
+        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException] | None:
         """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
         deciding = self._deciding()
@@ -170,7 +172,7 @@ class Writer:
         except NotSent:
             raise
         except psycopg.Error as error:
-            if isinstance(error, Unanswered):
+            if isinstance(error, OutcomeUnknown):
                 in_doubt.append(plan)
                 raise
             # Nothing was done; behind the lock it is seen why.
@@ -181,7 +183,9 @@ class Writer:
             raise
         return None if positions is None else self._settle(plan, read_bigints(positions))
 
-    def _append_under_lock(self, batch: list[Work], in_doubt: list[Plan]) -> Sequence[Appended | BaseException]:
+    def _append_under_lock(
+        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
+    ) -> Sequence[Appended | BaseException]:
         """The batch decided and appended behind the lock, in a few round trips. Blocks."""
         with self._recorder.turn() as curs:
             for sent in in_doubt:
@@ -196,11 +200,11 @@ class Writer:
             curs.execute("COMMIT")
         return self._settle(plan, positions)
 
-    def _deciding(self) -> Deciding:
+    def _deciding(self) -> BatchDecider:
         now = self._clock()
-        return Deciding(self._recorder, self._streams, now, now - self._keep_keys, self._owner)
+        return BatchDecider(self._recorder, self._streams, now, now - self._keep_keys, self._owner)
 
-    def _settle(self, plan: Plan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
+    def _settle(self, plan: BatchPlan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
         """The results of a plan that is durable, or that had nothing to append. Never raises: it must not be decided again."""
         try:
             results = plan.settle(positions, self._streams)
@@ -213,7 +217,7 @@ class Writer:
             return [LogUnavailable(unknown=True) for _ in plan.outcomes]
         return results
 
-    def _cold(self, batch: Sequence[Work]) -> list[str]:
+    def _cold(self, batch: Sequence[AppendRequest]) -> list[str]:
         """The conversations of the batch that this process does not hold."""
         asked = {work.conversation_id for work in batch if not isinstance(work.command, StartConversation)}
         return [ident for ident in asked if ident not in self._streams]
@@ -238,7 +242,7 @@ class Writer:
         for ident, stream in held.items():
             self._streams.remember(ident, stream)
 
-    def _count(self, plan: Plan) -> None:
+    def _count(self, plan: BatchPlan) -> None:
         if plan.write.rows:
             self._metrics.observe_append([row.topic for row in plan.write.rows])
         if plan.races:

@@ -11,16 +11,16 @@ from starlette.requests import ClientDisconnect, Request
 
 from infrastructure.http.errors import ApiError, invalid
 
-LARGEST_BODY = 1_500_000
+MAX_BODY_BYTES = 1_500_000
 """Bytes. Above it a request is a 413, and none of it is kept."""
 
-LARGEST_BATCH = 8 * 1024 * 1024
+MAX_BATCH_BYTES = 8 * 1024 * 1024
 """The same for a request that carries items."""
 
-READ_AT_MOST = 32 * 1024 * 1024
+MAX_READ_BYTES = 32 * 1024 * 1024
 """Bytes of a body too large that are read and dropped before the connection is."""
 
-DEEPEST = 64
+MAX_DEPTH = 64
 """Levels that objects and lists may be nested."""
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -34,7 +34,7 @@ async def read(request: Request, largest: int) -> bytes:
         async for piece in request.stream():
             size += len(piece)
             # What is too much is thrown away for a while, so that a client that is still sending reads the answer.
-            if size > READ_AT_MOST:
+            if size > MAX_READ_BYTES:
                 break
             if size <= largest:
                 pieces.append(piece)
@@ -66,7 +66,7 @@ def parse(body: bytes) -> Any:
         raise _too_deep() from error
     except (msgspec.MsgspecError, ValueError) as error:
         raise ApiError(400, f"The body is not valid JSON: {_reason(error)}.", code="invalid_json") from error
-    if body.count(b"[") + body.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     if b"\\u0000" in body and (where := _find_nul(value)) is not None:
         raise ApiError(400, f"`{where}` holds a NUL character.", code="invalid_value", param=where)
@@ -79,14 +79,14 @@ def _reason(error: Exception) -> str:
 
 
 def _too_deep() -> ApiError:
-    return ApiError(400, f"The body is nested deeper than {DEEPEST} levels.", code="invalid_value")
+    return ApiError(400, f"The body is nested deeper than {MAX_DEPTH} levels.", code="invalid_value")
 
 
 def _depth(value: Any) -> int:
     """Levels of nesting, found level by level so that no depth can exhaust the stack."""
     depth = 0
     level = [value]
-    while level and depth <= DEEPEST:
+    while level and depth <= MAX_DEPTH:
         depth += 1
         inner = [each for each in level if isinstance(each, dict | list)]
         level = [v for each in inner for v in (each.values() if isinstance(each, dict) else each)]

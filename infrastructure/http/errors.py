@@ -19,7 +19,7 @@ from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from domain.errors import ContextTooLong, ConversationLocked, Forbidden, NotFound, Refused, SummaryHasChanged
+from domain.errors import Conflict, ContextTooLong, ConversationLocked, NotFound, Refused, SummaryHasChanged
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
 from replies.provider.failures import ModelFailed
@@ -92,7 +92,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(404, str(error), code=error.code)
         case ConversationLocked() | SummaryHasChanged():
             return ApiError(409, str(error), code=error.code, retry=True)
-        case Forbidden():
+        case Conflict():
             return ApiError(409, str(error), code=error.code)
         case ContextTooLong():
             return ApiError(400, str(error), code=error.code, param="input")

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
 
-LONGEST_KEY = 255
+MAX_KEY_LENGTH = 255
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
-_LARGEST_VERSION = 2**63 - 1
+_MAX_VERSION = 2**63 - 1
 
 
 def etag(version: int) -> str:
@@ -45,7 +45,7 @@ def if_match(headers: Headers) -> frozenset[int] | None:
             message = "`If-Match` is `*` or a list of entity tags in double quotes."
             raise ApiError(400, message, code="invalid_header", param="If-Match")
         # A weak tag, or one that is no version of ours, never matches (RFC 9110, 13.1.1), which is not malformed.
-        if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _LARGEST_VERSION:
+        if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _MAX_VERSION:
             versions.add(int(match[1]))
     return frozenset(versions)
 
@@ -55,8 +55,8 @@ def idempotency(request: Request, body: bytes) -> IdempotencyKey | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
-    if not 0 < len(key.encode()) <= LONGEST_KEY or not key.isprintable():
-        message = f"`Idempotency-Key` is 1 to {LONGEST_KEY} bytes without control characters."
+    if not 0 < len(key.encode()) <= MAX_KEY_LENGTH or not key.isprintable():
+        message = f"`Idempotency-Key` is 1 to {MAX_KEY_LENGTH} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
     digest.update(body)

@@ -15,7 +15,7 @@ from infrastructure.ids import mint
 from infrastructure.settings import Settings
 
 BACKLOG = 2048
-LARGEST_HEAD = 64 * 1024
+MAX_HEAD_BYTES = 64 * 1024
 GRACE_SECONDS = 10
 
 stopping = threading.Event()
@@ -42,8 +42,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._head:
             self._head += len(data)
-            if self._head > LARGEST_HEAD:
-                self.send_400_response(f"The request line and headers are larger than {LARGEST_HEAD} bytes.")
+            if self._head > MAX_HEAD_BYTES:
+                self.send_400_response(f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes.")
 
     def send_400_response(self, msg: str) -> None:
         """Answers what never became a request, and hangs up."""

@@ -37,9 +37,9 @@ _HARMLESS: Final = frozenset(
     }
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
-_LONGEST_VALUE = 1_024  # characters: what Elasticsearch indexes of a keyword
-_LONGEST_TRACE = 32_768
-_DEEPEST_TRACE = 50  # frames
+_MAX_VALUE_LENGTH = 1_024  # characters: what Elasticsearch indexes of a keyword
+_MAX_TRACE_LENGTH = 32_768
+_MAX_TRACE_DEPTH = 50  # frames
 
 Event = MutableMapping[str, Any]
 _NOTHING: Final = object()
@@ -61,7 +61,7 @@ def screen(_logger: Any, _method: str, event: Event) -> Event:
         screened["error.type"] = _name(type(raised))
         if message := _message(raised):
             screened["error.message"] = message
-        screened["error.stack_trace"] = _trace(raised)[-_LONGEST_TRACE:]
+        screened["error.stack_trace"] = _trace(raised)[-_MAX_TRACE_LENGTH:]
     return screened
 
 
@@ -100,8 +100,8 @@ def _clean(text: str) -> str:
     """The text without credentials, not too long, and without what UTF-8 cannot carry."""
     if "//" in text:
         text = _CREDENTIALS.sub("//***@", text)
-    if len(text) > _LONGEST_VALUE:
-        text = text[: _LONGEST_VALUE - 1] + "…"
+    if len(text) > _MAX_VALUE_LENGTH:
+        text = text[: _MAX_VALUE_LENGTH - 1] + "…"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -132,7 +132,7 @@ def _trace(error: BaseException) -> str:
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        frames = "".join(traceback.format_tb(current.__traceback__, limit=-_DEEPEST_TRACE))
+        frames = "".join(traceback.format_tb(current.__traceback__, limit=-_MAX_TRACE_DEPTH))
         said = _message(current)
         parts = f" of {len(current.exceptions)}" if isinstance(current, BaseExceptionGroup) else ""
         lines.insert(0, f"{frames}{_name(type(current))}{parts}{': ' if said else ''}{said}\n")

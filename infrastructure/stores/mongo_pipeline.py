@@ -41,7 +41,7 @@ Send = Callable[[Sequence[Document]], Awaitable[list[Answer]]]
 
 _SNAPSHOT = {"readConcern": {"level": "snapshot"}}
 _DURABLE = {"writeConcern": {"w": "majority", "j": True}}
-_MOST_BYTES = 16 * 1024 * 1024
+_MAX_BYTES = 16 * 1024 * 1024
 """That are on their way at once."""
 
 
@@ -98,7 +98,7 @@ def _read_commit(answer: Answer) -> None:
 
 
 async def _sent(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """The answers to these commands, as many of them under way at once as are no more than _MOST_BYTES."""
+    """The answers to these commands, as many of them under way at once as are no more than _MAX_BYTES."""
     answers: list[Answer] = []
     under_way: dict[int, bytes] = {}
     largest = 0
@@ -106,7 +106,7 @@ async def _sent(connection: "AsyncConnection", database: str, commands: Sequence
         number, message, _, document = _op_msg(0, command, database, None, DEFAULT_CODEC_OPTIONS)
         if len(message) > connection.max_message_size:  # the server would close the connection, and not say why
             raise DocumentTooLarge(f"A statement of {len(message)} bytes, of {connection.max_message_size} at most")
-        if under_way and sum(map(len, under_way.values())) + len(message) > _MOST_BYTES:
+        if under_way and sum(map(len, under_way.values())) + len(message) > _MAX_BYTES:
             answers += await _exchanged(connection, under_way, largest)
             under_way = {}
         under_way[number] = message

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from infrastructure.stores.postgres_pipeline import Line
+from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 STATEMENT_SECONDS = 10
 
@@ -22,12 +22,12 @@ NOTICE_SILENCE = {
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
     """A pool that gets every connection back, also from those who are cancelled while they wait for its lock to return one."""
 
-    _lines: Sequence[Line] = ()
+    _lines: Sequence[PostgresPipeline] = ()
 
-    def line(self, name: str, types: Sequence[str], statement: str) -> Line:
+    def line(self, name: str, types: Sequence[str], statement: str) -> PostgresPipeline:
         """A connection beside the pool's, made like them, for one statement; it is closed with the pool."""
         assert isinstance(self.kwargs, dict)
-        line = Line({"conninfo": self.conninfo, **self.kwargs}, name, types, statement, STATEMENT_SECONDS)
+        line = PostgresPipeline({"conninfo": self.conninfo, **self.kwargs}, name, types, statement, STATEMENT_SECONDS)
         self._lines = [*self._lines, line]
         return line
 

@@ -25,7 +25,7 @@ CONNECT_SECONDS = 5.0
 _WITH_TRANSACTION_TIMEOUT = 170_000
 
 
-class Line:
+class PostgresPipeline:
     """Connects when it is first used, and again after it broke. Calls are carried out, and answered, in the order in which they are made.
 
     `statement` is prepared under `name`; `types` are those of its parameters. Its transaction may take `longest_seconds`: between the
@@ -56,7 +56,7 @@ class Line:
     async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
         """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
 
-        Raises NotSent; Unanswered, and where nothing came back within `seconds` Silent: what became of the statement is unknown
+        Raises NotSent; OutcomeUnknown, and where nothing came back within `seconds` Silent: what became of the statement is unknown
         then, and of the others under way too; and what Postgres says against the statement, a psycopg.Error: it did nothing.
         """
         connection = await self._connected()
@@ -64,7 +64,7 @@ class Line:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[PGresult] = loop.create_future()
         self._answers.append(answer)
-        late = loop.call_later(seconds, self._broke, Silent(f"nothing within {seconds} s"))
+        late = loop.call_later(seconds, self._broke, ServerTimedOut(f"nothing within {seconds} s"))
         try:
             pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
             pgconn.pipeline_sync()
@@ -75,8 +75,8 @@ class Line:
         except BaseException as error:
             answer.cancel()
             self._give_up(connection)
-            if isinstance(error, psycopg.Error) and not isinstance(error, Silent):
-                raise Unanswered(str(error)) from error
+            if isinstance(error, psycopg.Error) and not isinstance(error, ServerTimedOut):
+                raise OutcomeUnknown(str(error)) from error
             raise
         finally:
             late.cancel()
@@ -87,7 +87,7 @@ class Line:
             raise said
         # The server gave the connection up, or libpq did: its last word is none on the statement.
         self._give_up(connection)
-        raise Unanswered(str(said)) from said
+        raise OutcomeUnknown(str(said)) from said
 
     def close(self) -> None:
         """Lets go of the connection; the next call makes another. Who waits for an answer is told."""
@@ -184,9 +184,9 @@ class NotSent(psycopg.OperationalError):
     """There was no connection: nothing was carried out."""
 
 
-class Unanswered(psycopg.OperationalError):
+class OutcomeUnknown(psycopg.OperationalError):
     """The connection was lost, or kept silent: what became of the statement is unknown."""
 
 
-class Silent(Unanswered):
+class ServerTimedOut(OutcomeUnknown):
     """The server kept silent for as long as was waited."""

@@ -6,7 +6,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 
 from infrastructure.settings import Settings
 
-MOST_CONNECTIONS = 4096
+MAX_CONNECTIONS = 4096
 """Who follows a reply holds one while nothing comes: as many as that can follow at once, and the rest look at its record."""
 
 
@@ -22,6 +22,6 @@ def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
         socket_timeout=answer_seconds,
         socket_keepalive=True,
         health_check_interval=15,
-        max_connections=MOST_CONNECTIONS,
+        max_connections=MAX_CONNECTIONS,
         retry=Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), retries=1),
     )

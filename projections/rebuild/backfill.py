@@ -1,4 +1,4 @@
-"""Filling new collections of views from the log: the long part of a rebuild, done by several processes beside everything else.
+"""ViewBuild new collections of views from the log: the long part of a rebuild, done by several processes beside everything else.
 
 Each takes a share of the conversations, so that none waits for another, and goes through the log in its order. Nobody reads the
 collections yet, so there are no transactions; instead a page may be written twice and means the same: documents that
@@ -29,7 +29,7 @@ from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.reader import Logged, Unread, as_logged
 from projections.coalesce import Change, Sum, Tally, coalesce
 from projections.parking import Parked, parked_for, released
-from projections.views.partitions import BUCKETS
+from projections.views.partitions import PARTITIONS
 from projections.views.read_models import Document, View, deletes, writes
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ class Share(Struct, frozen=True, kw_only=True):
     collections: Mapping[View, str]
     parked: frozenset[str]
     number: int
-    buckets: tuple[int, ...]
+    partitions: tuple[int, ...]
     after: int
     until: int
 
@@ -132,7 +132,7 @@ def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked])
 
 def _parts(connection: psycopg.Connection[Any], share: Share, after: int, end: int) -> Iterator[list[Logged]]:
     """The share's events up to `end`, in parts that are the same whenever they are read."""
-    asked = (after, end, BUCKETS, list(share.buckets))
+    asked = (after, end, PARTITIONS, list(share.partitions))
     part: list[Logged] = []
     size = 0
     with connection.cursor(binary=True) as cursor:
@@ -190,12 +190,12 @@ def _update(ident: str, change: Change) -> UpdateOne:
     return UpdateOne(where, operators)
 
 
-class FillingFailed(Exception):
+class BackfillFailed(Exception):
     """A process that filled its share ended before it was done; it said why on stderr."""
 
 
 async def filled(shares: Sequence[Share]) -> AsyncIterator[News]:
-    """Fills the shares, each in a process of its own; yields their news as they get on. Raises FillingFailed."""
+    """Fills the shares, each in a process of its own; yields their news as they get on. Raises BackfillFailed."""
     command = (sys.executable, "-P", "-m", "projections.rebuild.backfill")
     pipe = asyncio.subprocess.PIPE
     news: asyncio.Queue[News | None] = asyncio.Queue()
@@ -210,7 +210,7 @@ async def filled(shares: Sequence[Share]) -> AsyncIterator[News]:
         async for line in process.stdout:
             news.put_nowait(msgspec.json.decode(line, type=News))
         if await process.wait():
-            raise FillingFailed(f"share {share.number} ended with {process.returncode}")
+            raise BackfillFailed(f"share {share.number} ended with {process.returncode}")
 
     async def follow_all() -> None:
         try:
@@ -226,7 +226,7 @@ async def filled(shares: Sequence[Share]) -> AsyncIterator[News]:
             yield told
         await following
     except ExceptionGroup as failed:
-        raise FillingFailed(str(failed.exceptions[0])) from failed
+        raise BackfillFailed(str(failed.exceptions[0])) from failed
     finally:
         following.cancel()
         for process in processes:

@@ -9,13 +9,13 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.stores.mongodb import Database, Document
 from projections.coalesce import conversation_of
-from projections.rebuild.view_builds import GenerationGone
-from projections.view_positions import OTHER, Fenced
-from projections.views.partitions import ALL_BUCKETS, ident, idents
+from projections.rebuild.view_builds import BuildGone
+from projections.view_positions import OTHER, PositionMoved
+from projections.views.partitions import ALL_PARTITIONS, ident, idents
 from projections.views.read_models import POSITIONS, USAGE, View
 
 READ_AT_ONCE = 5_000
-MOST_NAMED = 20
+MAX_LISTED_DIFFERENCES = 20
 
 _encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB has an int of its own for the long ones
 
@@ -37,14 +37,14 @@ class Comparison(Struct, kw_only=True):
 
 
 async def compare(database: Database, view: View) -> Comparison:
-    """Compares a view with its other generation. Raises Fenced when they do not stand at one position, GenerationGone, and PyMongoError."""
+    """Compares a view with its other generation. Raises PositionMoved when they do not stand at one position, BuildGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
         places = {it["_id"]: it async for it in database[POSITIONS].find(session=session)}
         if not places.keys() >= {*idents([view, f"{view}{OTHER}"])}:
-            raise GenerationGone(view)
-        pairs = [(places[ident(view, it)], places[ident(f"{view}{OTHER}", it)]) for it in ALL_BUCKETS]
+            raise BuildGone(view)
+        pairs = [(places[ident(view, it)], places[ident(f"{view}{OTHER}", it)]) for it in ALL_PARTITIONS]
         if any(live["position"] != other["position"] for live, other in pairs):
-            raise Fenced((view,), pairs[0][0]["position"])
+            raise PositionMoved((view,), pairs[0][0]["position"])
         parked = {name for pair in pairs for place in pair for name in place.get("parked", {})}
         found = Comparison(view=view, position=max(live["position"] for live, _ in pairs), named=[])
         if view == USAGE and parked:
@@ -66,7 +66,7 @@ async def compare(database: Database, view: View) -> Comparison:
                 two = await anext(made, None)
             if left != right:
                 found.different += 1
-                if len(found.named) < MOST_NAMED:
+                if len(found.named) < MAX_LISTED_DIFFERENCES:
                     found.named.append(least)
     found.digest, found.other_digest = digest.hexdigest(), other_digest.hexdigest()
     return found

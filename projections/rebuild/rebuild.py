@@ -21,11 +21,11 @@ from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.cancellation import heed_cancellation
-from projections.projector import Runner
+from projections.projector import Projector
 from projections.rebuild.backfill import Share, filled
 from projections.rebuild.compare import Comparison, compare
-from projections.rebuild.view_builds import Filling, Generations
-from projections.view_positions import Fenced
+from projections.rebuild.view_builds import ViewBuild, ViewBuilds
+from projections.view_positions import PositionMoved
 from projections.views.read_models import View
 
 PATIENCE_SECONDS = 2.0
@@ -33,7 +33,7 @@ PATIENCE_SECONDS = 2.0
 
 _NOTE_SECONDS = 0.5
 _LOOK_SECONDS = 0.05
-_LONGEST_PAUSE = 0.05
+_MAX_PAUSE_SECONDS = 0.05
 
 _LOCK = 7_203_914_411
 """The advisory lock under which one process at a time does this."""
@@ -59,7 +59,7 @@ class AnotherRebuild(Exception):
 
 
 class Rebuild:
-    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error, FillingFailed, GenerationGone: then run it again."""
+    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error, BackfillFailed, BuildGone: then run it again."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Rebuild:
         self._redis = redis
         self._workers = workers
         self._report = report
-        self._generations = Generations(database)
+        self._generations = ViewBuilds(database)
         self._lock: psycopg.AsyncConnection[tuple[Any, ...]]
 
     async def run(self, *, swaps: bool = True) -> Rebuilt:
@@ -129,7 +129,7 @@ class Rebuild:
             self._lock = connection
             yield
 
-    async def _fill(self, fillings: Sequence[Filling]) -> None:
+    async def _fill(self, fillings: Sequence[ViewBuild]) -> None:
         """Fills collections that are equally far, in as many processes as they have shares."""
         views = [filling.view for filling in fillings]
         until, reached = fillings[0].until, dict(fillings[0].shares)
@@ -141,7 +141,7 @@ class Rebuild:
                 collections={filling.view: filling.collection for filling in fillings},
                 parked=frozenset[str]().union(*(filling.parked for filling in fillings)),
                 number=number,
-                buckets=fillings[0].buckets[number],
+                partitions=fillings[0].partitions[number],
                 after=after,
                 until=until,
             )
@@ -180,8 +180,8 @@ class Rebuild:
             if running is not None:
                 await running
 
-    def _runner(self) -> Runner:
-        return Runner(
+    def _runner(self) -> Projector:
+        return Projector(
             postgres_url=self._settings.postgres_url,
             pool=self._pool,
             database=self._database,
@@ -209,9 +209,9 @@ class Rebuild:
         )
 
 
-def _alike(fillings: Collection[Filling]) -> list[list[Filling]]:
+def _alike(fillings: Collection[ViewBuild]) -> list[list[ViewBuild]]:
     """The fillings that are equally far together: one reading of the log is enough for them."""
-    groups: list[list[Filling]] = []
+    groups: list[list[ViewBuild]] = []
     for filling in fillings:
         for group in groups:
             if _far(group[0]) == _far(filling):
@@ -222,8 +222,8 @@ def _alike(fillings: Collection[Filling]) -> list[list[Filling]]:
     return groups
 
 
-def _far(filling: Filling) -> tuple[object, ...]:
-    return filling.until, filling.shares, filling.buckets
+def _far(filling: ViewBuild) -> tuple[object, ...]:
+    return filling.until, filling.shares, filling.partitions
 
 
 async def patiently(step: Callable[[], Awaitable[T]]) -> T:
@@ -233,6 +233,6 @@ async def patiently(step: Callable[[], Awaitable[T]]) -> T:
         heed_cancellation()
         try:
             return await step()
-        except Fenced:
+        except PositionMoved:
             await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE, 2 * pause)
+            pause = min(_MAX_PAUSE_SECONDS, 2 * pause)

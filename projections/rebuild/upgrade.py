@@ -10,9 +10,9 @@ from redis.asyncio import Redis
 from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
-from projections.rebuild.backfill import FillingFailed
+from projections.rebuild.backfill import BackfillFailed
 from projections.rebuild.rebuild import AnotherRebuild, Rebuild
-from projections.rebuild.view_builds import GenerationGone, Generations
+from projections.rebuild.view_builds import BuildGone, ViewBuilds
 from projections.views.read_models import View
 
 WORKERS = 2
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 async def renew(settings: Settings, pool: Pool, database: Database, redis: Redis) -> None:
     """Makes anew what is older than this code, through any outage; returns when nothing is."""
-    generations = Generations(database)
+    generations = ViewBuilds(database)
     while True:
         try:
             outdated = await generations.outdated()
@@ -32,7 +32,7 @@ async def renew(settings: Settings, pool: Pool, database: Database, redis: Redis
             await _renew(outdated, settings, pool, database, redis)
         except AnotherRebuild:
             log.debug("renewal_waits_for_another")
-        except (psycopg.Error, PyMongoError, FillingFailed, GenerationGone) as error:
+        except (psycopg.Error, PyMongoError, BackfillFailed, BuildGone) as error:
             log.warning("renewal_waits", exc_info=error)
         await asyncio.sleep(AGAIN_SECONDS)
 

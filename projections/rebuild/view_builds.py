@@ -22,12 +22,12 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from infrastructure.stores.mongodb import Database, Document
 from projections.mongo_views import MongoViews, make_indexes, unused
 from projections.rebuild.backfill import PAGES, News
-from projections.view_positions import OTHER, Fenced
-from projections.views.partitions import ALL_BUCKETS, bucket_of, ident, idents, shares
+from projections.view_positions import OTHER, PositionMoved
+from projections.views.partitions import ALL_PARTITIONS, ident, idents, partition_of, shares
 from projections.views.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
 
 
-class Filling(Struct, frozen=True, kw_only=True):
+class ViewBuild(Struct, frozen=True, kw_only=True):
     """A generation that is being filled: up to which position, and how far each share of it has come, by number.
 
     `parked` are the conversations that could not be read on the way.
@@ -37,15 +37,15 @@ class Filling(Struct, frozen=True, kw_only=True):
     collection: str
     until: int
     shares: Mapping[int, int]
-    buckets: Mapping[int, tuple[int, ...]]
+    partitions: Mapping[int, tuple[int, ...]]
     parked: frozenset[str] = frozenset()
 
 
-class GenerationGone(Exception):
+class BuildGone(Exception):
     """The other generation is not there any more: the view began anew meanwhile, or someone dropped it. Begin again."""
 
 
-class Generations:
+class ViewBuilds:
     """The other generations of views. Raises PyMongoError."""
 
     def __init__(self, database: Database) -> None:
@@ -58,11 +58,11 @@ class Generations:
         found = {it["view"]: it["version"] async for it in self._positions.find({"view": {"$in": VIEWS}})}
         return [view for view in VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
-    async def begin(self, views: Sequence[View], until: int, workers: int) -> list[Filling]:
-        """What is to be filled: new collections, or those that were begun before and not finished. Raises Fenced."""
+    async def begin(self, views: Sequence[View], until: int, workers: int) -> list[ViewBuild]:
+        """What is to be filled: new collections, or those that were begun before and not finished. Raises PositionMoved."""
         return [filling for view in views if (filling := await self._begin(view, until, workers)) is not None]
 
-    async def _begin(self, view: View, until: int, workers: int) -> Filling | None:
+    async def _begin(self, view: View, until: int, workers: int) -> ViewBuild | None:
         others = await self._places(_other(view))
         if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGES:
             return _filling(view, others)
@@ -75,9 +75,9 @@ class Generations:
         epoch = 1 + max((place["epoch"] for place in others), default=0)
         places: list[Document] = [
             {
-                "_id": ident(_other(view), bucket),
+                "_id": ident(_other(view), partition),
                 "view": _other(view),
-                "bucket": bucket,
+                "bucket": partition,
                 "collection": collection,
                 "state": "filling",
                 "share": number,
@@ -89,7 +89,7 @@ class Generations:
                 "lease": 0,
             }
             for number, its in enumerate(shares(workers))
-            for bucket in its
+            for partition in its
         ]
         async with self._mongo.transaction((view,), 0) as session:
             dropped = await self._delete(view, session)
@@ -114,7 +114,7 @@ class Generations:
         others = {"view": {"$in": list(map(_other, views))}, "state": "filling"}
         # In this order: what is parked on the way is on record before the place behind it is.
         changes = [
-            UpdateMany({**others, "bucket": bucket_of(it)}, {"$set": {f"parked.{it}": msgspec.to_builtins(parked)}})
+            UpdateMany({**others, "bucket": partition_of(it)}, {"$set": {f"parked.{it}": msgspec.to_builtins(parked)}})
             for it, parked in news.parked.items()
         ]
         # Totals still have to count what came before a deletion: there it stays parked.
@@ -143,21 +143,21 @@ class Generations:
     async def behind(self, views: Sequence[View]) -> dict[View, tuple[int, int]]:
         """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is).
 
-        Raises GenerationGone.
+        Raises BuildGone.
         """
         found = {it["_id"]: it["position"] async for it in self._positions.find({}, {"position": 1})}
         if gone := [view for view in views if not found.keys() >= {*idents([view, _other(view)])}]:
-            raise GenerationGone(", ".join(gone))
+            raise BuildGone(", ".join(gone))
         behind: dict[View, tuple[int, int]] = {}
         for view in views:
-            pairs = [(found[ident(_other(view), it)], found[ident(view, it)]) for it in ALL_BUCKETS]
+            pairs = [(found[ident(_other(view), it)], found[ident(view, it)]) for it in ALL_PARTITIONS]
             elsewhere = [(other, live) for other, live in pairs if other != live]
             if elsewhere:
                 behind[view] = min(elsewhere)
         return behind
 
     async def swap(self, views: Sequence[View]) -> None:
-        """Exchanges the generations of all of these views at once. Raises Fenced when a view and its other are not at one place."""
+        """Exchanges the generations of all of these views at once. Raises PositionMoved when a view and its other are not at one place."""
         async with self._mongo.transaction(views, 0) as session:
             every = {"view": {"$in": [*views, *map(_other, views)]}}
             # Taking all of the documents in hand holds the projectors up until the commit.
@@ -165,13 +165,13 @@ class Generations:
             places = {it["_id"]: it async for it in self._positions.find(every, session=session)}
             changes: list[UpdateOne] = []
             for view in views:
-                for bucket in ALL_BUCKETS:
-                    live, other = places.get(ident(view, bucket)), places.get(ident(_other(view), bucket))
+                for partition in ALL_PARTITIONS:
+                    live, other = places.get(ident(view, partition)), places.get(ident(_other(view), partition))
                     changes += _exchanged(view, live, other)
             await self._positions.bulk_write(changes, session=session)
 
     async def cancel(self, views: Sequence[View]) -> list[View]:
-        """Drops the other generations, whatever state they are in, and says of which views there were any. Raises Fenced."""
+        """Drops the other generations, whatever state they are in, and says of which views there were any. Raises PositionMoved."""
         dropped: list[View] = []
         for view in views:
             async with self._mongo.transaction((view,), 0) as session:
@@ -186,22 +186,22 @@ def _other(view: View) -> str:
     return f"{view}{OTHER}"
 
 
-def _filling(view: View, places: Sequence[Document]) -> Filling:
+def _filling(view: View, places: Sequence[Document]) -> ViewBuild:
     numbers = {place["share"] for place in places}
-    return Filling(
+    return ViewBuild(
         view=view,
         collection=places[0]["collection"],
         until=places[0]["target"],
         shares={number: min(it["position"] for it in places if it["share"] == number) for number in numbers},
-        buckets={number: tuple(it["bucket"] for it in places if it["share"] == number) for number in numbers},
+        partitions={number: tuple(it["bucket"] for it in places if it["share"] == number) for number in numbers},
         parked=frozenset(ident for place in places for ident in place.get("parked", {})),
     )
 
 
 def _exchanged(view: View, live: Document | None, other: Document | None) -> list[UpdateOne]:
-    """What makes each of two places of a bucket the other. Raises Fenced when they are not at one position."""
+    """What makes each of two places of a bucket the other. Raises PositionMoved when they are not at one position."""
     if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
-        raise Fenced((view,), -1 if live is None else live["position"])
+        raise PositionMoved((view,), -1 if live is None else live["position"])
     shown = {name: other.get(name) for name in ("collection", "parked", "version")}
     was = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
     return [

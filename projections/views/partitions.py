@@ -6,32 +6,32 @@ is one projector's work.
 
 from collections.abc import Iterable, Sequence
 
-BUCKETS = 8
+PARTITIONS = 8
 """How many projectors can share the work at most. A view's positions are kept for each of them."""
 
-ALL_BUCKETS: Sequence[int] = range(BUCKETS)
+ALL_PARTITIONS: Sequence[int] = range(PARTITIONS)
 
 
-def bucket_of(conversation_id: str) -> int:
+def partition_of(conversation_id: str) -> int:
     """The bucket of a conversation."""
-    return int(conversation_id[-2:], 16) % BUCKETS
+    return int(conversation_id[-2:], 16) % PARTITIONS
 
 
 def shares(count: int) -> list[tuple[int, ...]]:
     """The buckets in so many shares of about the same size, none of them empty."""
-    number = min(count, BUCKETS)
-    return [tuple(range(first, BUCKETS, number)) for first in range(number)]
+    number = min(count, PARTITIONS)
+    return [tuple(range(first, PARTITIONS, number)) for first in range(number)]
 
 
-def idents(views: Iterable[str], buckets: Iterable[int] = ALL_BUCKETS) -> list[str]:
+def idents(views: Iterable[str], partitions: Iterable[int] = ALL_PARTITIONS) -> list[str]:
     """The `_id`s of the places of these views in these buckets: `items/3`."""
-    wanted = tuple(buckets)
-    return [ident(view, bucket) for view in views for bucket in wanted]
+    wanted = tuple(partitions)
+    return [ident(view, partition) for view in views for partition in wanted]
 
 
-def ident(view: str, bucket: int) -> str:
+def ident(view: str, partition: int) -> str:
     """The `_id` of a view's place in a bucket."""
-    return f"{view}/{bucket}"
+    return f"{view}/{partition}"
 
 
 def view_of(name: str) -> str:

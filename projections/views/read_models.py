@@ -37,7 +37,7 @@ from domain.events import (
 )
 from domain.items import as_output, from_stored, shaped, type_of
 from infrastructure.event_log.reader import Logged
-from projections.views.partitions import bucket_of
+from projections.views.partitions import partition_of
 from replies.record import error_of, kept_output, status_of
 
 Document = dict[str, Any]
@@ -288,9 +288,9 @@ def _usage(recorded: Logged) -> Iterator[Write]:
     event = recorded.event
     if not isinstance(event, SPENDING) or event.usage is None:
         return
-    date, bucket = recorded.recorded_at.astimezone(UTC).date().isoformat(), bucket_of(recorded.conversation_id)
-    ident = key(recorded.tenant, f"{date}:{bucket}:{event.model}")
-    which = {"_id": ident, "tenant": recorded.tenant, "date": date, "model": event.model, "bucket": bucket}
+    date, partition = recorded.recorded_at.astimezone(UTC).date().isoformat(), partition_of(recorded.conversation_id)
+    ident = key(recorded.tenant, f"{date}:{partition}:{event.model}")
+    which = {"_id": ident, "tenant": recorded.tenant, "date": date, "model": event.model, "bucket": partition}
     replied = isinstance(event, ReplyCompleted)
     amounts = {"replies": int(replied), "summaries": int(not replied)}
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}

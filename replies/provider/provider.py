@@ -21,11 +21,11 @@ from replies.provider.failures import ModelFailed
 from replies.provider.model_list import Listing
 from replies.provider.responses import ResponsesAnswer
 from replies.provider.server_sent_events import events
-from replies.provider.stream_parts import Began, Finished, Grew, Piece, Said
+from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, Piece
 
 RETRIES = 2
 CONNECT_SECONDS = 5.0
-MOST_FACTS = 256
+MAX_CACHED_MODELS = 256
 """Models whose facts are at hand: a reply asks for them some ten times."""
 
 
@@ -85,7 +85,7 @@ class Model:
         """What is known of a model, whether the provider has it or not."""
         known = self._facts.get(model)
         if known is None:
-            if len(self._facts) >= MOST_FACTS:
+            if len(self._facts) >= MAX_CACHED_MODELS:
                 self._facts.clear()
             known = self._facts[model] = models.facts(model, self._settings.models, self._settings.model_window)
         return known
@@ -169,16 +169,16 @@ class Model:
         )
         return cast("httpx2.Response", answer)  # the client's types do not say that `cast_to` goes before `stream_cls`
 
-    async def say(self, body: Mapping[str, Any]) -> Said:
+    async def say(self, body: Mapping[str, Any]) -> AnswerText:
         """The text of an answer's messages, once it is whole; none of one that a content filter cut off. Raises ModelFailed."""
         text: list[str] = []
         speaks = False
         finished = Finished("stop")
         async for piece in self.stream(body):
             match piece:
-                case Began():
+                case ItemStarted():
                     speaks = piece.item["type"] == "message"
-                case Grew() if speaks:
+                case ItemDelta() if speaks:
                     text.append(piece.text)
                 case Finished():
                     finished = piece
@@ -186,7 +186,7 @@ class Model:
                     pass
         if finished.finish_reason == "content_filter":
             text.clear()
-        return Said("".join(text), finished.usage, finished.model)
+        return AnswerText("".join(text), finished.usage, finished.model)
 
 
 def _not_configured() -> ModelFailed:

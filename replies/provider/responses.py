@@ -18,7 +18,7 @@ from replies.provider.stream_parts import Finished, Piece
 from replies.provider.usage import count_in
 from replies.provider.whole_items import Turns
 
-LARGEST_ITEMS = 4 * 1024 * 1024
+MAX_ITEMS_BYTES = 4 * 1024 * 1024
 """Bytes of JSON text of all of an answer's items. One that is an image may have a megabyte or two."""
 
 _DELTAS = frozenset(
@@ -183,7 +183,7 @@ class ResponsesAnswer:
         if kind != type_of(item):
             raise not_understood()
         self._bytes += len(_encoded(item))
-        if self._bytes > LARGEST_ITEMS:
+        if self._bytes > MAX_ITEMS_BYTES:
             raise too_long()
         text, fields = _FINAL.get(kind, _final_other)(item)
         self._turns.grow(key, text[self._grown[key] :])  # a provider that streams no deltas of it

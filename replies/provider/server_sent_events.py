@@ -11,7 +11,7 @@ import httpx2
 
 from replies.provider.failures import too_long
 
-LONGEST_EVENT = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 8 * 1024 * 1024
 """Bytes. An image in base64 fits."""
 
 LINE_BYTES = 64
@@ -41,7 +41,7 @@ async def events(
         first, *others = chunk.split(b"\n")
         line.append(first)
         size += len(chunk)
-        if size > LONGEST_EVENT:
+        if size > MAX_EVENT_BYTES:
             raise too_long()
         for other in others:
             whole = b"".join(line).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)

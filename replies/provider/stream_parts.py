@@ -6,20 +6,20 @@ from domain.events import Usage
 from domain.items import Item
 
 
-class Began(Struct, frozen=True):
+class ItemStarted(Struct, frozen=True):
     """An output item begins, and the one before it is whole. Without its text: `{"type": "message", "role": "assistant"}`,
     `{"type": "function_call", "call_id", "name"}`, `{"type": "reasoning"}`, or any other as the provider has it, without ids."""
 
     item: Item
 
 
-class Grew(Struct, frozen=True):
+class ItemDelta(Struct, frozen=True):
     """The item that began last grows by this text: of a message, a function call's arguments, a reasoning's words. Never empty."""
 
     text: str
 
 
-class Whole(Struct, frozen=True):
+class ItemDone(Struct, frozen=True):
     """The item that began last is whole, and has these fields beside its text, such as `encrypted_content` or `summary`."""
 
     fields: Item
@@ -33,11 +33,11 @@ class Finished(Struct, frozen=True):
     model: str | None = None
 
 
-Piece = Began | Grew | Whole | Finished
+Piece = ItemStarted | ItemDelta | ItemDone | Finished
 """The last of an answer is its one Finished."""
 
 
-class Said(Struct, frozen=True):
+class AnswerText(Struct, frozen=True):
     """An answer's text, whole."""
 
     text: str

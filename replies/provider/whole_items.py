@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from domain.items import Item
 from replies.provider.failures import too_long
-from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 
-LONGEST_ANSWER = 1_000_000
+MAX_ANSWER_BYTES = 1_000_000
 """Characters. A provider that sends more than this has lost its mind."""
 
 
@@ -56,9 +56,9 @@ class Turns:
             self._tell()
 
     def count(self, characters: int) -> None:
-        """Raises ModelFailed when the whole answer is longer than LONGEST_ANSWER."""
+        """Raises ModelFailed when the whole answer is longer than MAX_ANSWER_BYTES."""
         self._length += characters
-        if self._length > LONGEST_ANSWER:
+        if self._length > MAX_ANSWER_BYTES:
             raise too_long()
 
     def end(self, key: Hashable, fields: Item | None = None) -> None:
@@ -79,13 +79,13 @@ class Turns:
             if turn.item is None:
                 return
             if not turn.told:
-                self._pieces.append(Began(turn.item))
+                self._pieces.append(ItemStarted(turn.item))
                 turn.told = True
             if turn.text:
-                self._pieces.append(Grew("".join(turn.text)))
+                self._pieces.append(ItemDelta("".join(turn.text)))
                 turn.text.clear()
             if not turn.ended:
                 return
             if turn.fields:
-                self._pieces.append(Whole(turn.fields))
+                self._pieces.append(ItemDone(turn.fields))
             del self._turns[key]

@@ -7,8 +7,8 @@ SHORT, by turns. From the log each is assembled by a process that has counted no
 import time
 from statistics import median, quantiles
 
-from context.assembly import Asked, Contexts
-from context.history_backwards import Tail
+from context.assembly import Contexts, ReplyRequest
+from context.history_backwards import RecentItems
 from context.snapshot_from_log import refill
 from context.snapshots import key, snapshots_of
 from domain.commands import DescribeConversation
@@ -87,7 +87,7 @@ class Assembling:
         await kept.aclose()
 
 
-async def _none(_tenant: str, _conversation_id: str, _room: int) -> Tail | None:
+async def _none(_tenant: str, _conversation_id: str, _room: int) -> RecentItems | None:
     """Redis is away."""
     return None
 
@@ -95,7 +95,7 @@ async def _none(_tenant: str, _conversation_id: str, _room: int) -> Tail | None:
 async def _assemble(contexts: Contexts, ident: str, version: int) -> float:
     """Milliseconds of one context."""
     question = {"type": "message", "role": "user", "content": "And what do you say to that?"}
-    asked = Asked(model=MODEL, parameters={}, input=[(mint("msg"), question)])
+    asked = ReplyRequest(model=MODEL, parameters={}, input=[(mint("msg"), question)])
     began = time.perf_counter()
     await contexts.assemble(DEFAULT.tenant, ident, version, asked)
     return (time.perf_counter() - began) * 1000

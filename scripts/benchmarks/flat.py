@@ -10,7 +10,7 @@ from statistics import median
 from domain.commands import AppendItems, Command, NewItem, StartConversation
 from domain.items import as_stored
 from infrastructure.access.principal import DEFAULT
-from infrastructure.event_log.append_request import Work
+from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import CONVERSATION, mint, mint_uuid
 from infrastructure.observability.metrics import Metrics
@@ -77,8 +77,8 @@ def _say(items: int = 1) -> AppendItems:
     return AppendItems(items=tuple(NewItem(item_id=mint("msg"), item=_ITEM) for _ in range(items)), author="bench")
 
 
-def work(ident: str, command: Command) -> Work:
+def work(ident: str, command: Command) -> AppendRequest:
     """A command of the one who measures."""
-    return Work(
+    return AppendRequest(
         principal=DEFAULT, conversation_id=ident, command=command, command_id=mint_uuid(), correlation_id="bench"
     )

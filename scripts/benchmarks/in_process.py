@@ -22,7 +22,7 @@ from domain.commands import AppendItems, Command, NewItem, StartConversation
 from domain.events import ContextPolicy, ItemAppended
 from domain.items import as_stored
 from infrastructure.access.principal import DEFAULT
-from infrastructure.event_log.append_request import Work
+from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.codec import encode
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import CONVERSATION, mint, mint_uuid
@@ -58,7 +58,7 @@ async def _ours(postgres_url: str, seconds: float) -> float:
 
     async def append(conversation_id: str, command: Command) -> None:
         await log.append(
-            Work(
+            AppendRequest(
                 principal=DEFAULT,
                 conversation_id=conversation_id,
                 command=command,

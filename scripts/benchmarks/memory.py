@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from infrastructure.http.body import LARGEST_BATCH
+from infrastructure.http.body import MAX_BATCH_BYTES
 from scripts.benchmarks import site
 from scripts.benchmarks.client import NotAnswered, post
 from scripts.benchmarks.figures import Board
@@ -135,5 +135,5 @@ def _reading(path: str) -> Call:
 
 def _line(items: int) -> bytes:
     """A conversation as a line of an import; its texts are as long as the line has room for, and no longer than others."""
-    item = {"role": "user", "content": TEXT[: max(1, LARGEST_BATCH // items - _AROUND_TEXT)]}
+    item = {"role": "user", "content": TEXT[: max(1, MAX_BATCH_BYTES // items - _AROUND_TEXT)]}
     return msgspec.json.encode({"items": [item] * items})

@@ -36,7 +36,7 @@ BUSY = f"{CALM}, during a rebuild"
 
 _CONNECTIONS = 64
 _AFTER_SECONDS = 1.0
-_MOST_TOLD = 5
+_MAX_TOLD = 5
 
 
 class Written(Struct, frozen=True):
@@ -92,7 +92,7 @@ class Tally:
     def tell(self) -> None:
         """Says on stderr what went wrong, of the first few."""
         for name, wrong in self.wrong.items():
-            for each in wrong[:_MOST_TOLD]:
+            for each in wrong[:_MAX_TOLD]:
                 print(f"{name}: {each}", file=sys.stderr)
 
 

@@ -18,7 +18,7 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.settings import Settings
 from infrastructure.stores import mongodb
 from infrastructure.stores.postgres import make_pool
-from projections.view_positions import Positions
+from projections.view_positions import ViewPositions
 from scripts.loading.sources import Conversation
 from scripts.progress import progress
 
@@ -115,7 +115,7 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
     client = mongodb.connect(settings, answer_seconds=60.0)
     try:
         database = mongodb.database(client, settings)
-        positions = Positions(database)
+        positions = ViewPositions(database)
         await _caught_up(positions, position)
         places = await positions.standings(("conversations", "items"))
         conversations, items = (database[places[view].collection] for view in ("conversations", "items"))
@@ -139,7 +139,7 @@ async def of_mongodb(settings: Settings, keys: Keys, wanted: Collection[str], *,
         await client.close()
 
 
-async def _caught_up(positions: Positions, position: int) -> None:
+async def _caught_up(positions: ViewPositions, position: int) -> None:
     """Returns when `conversations` and `items` show `position`."""
     views = ("conversations", "items")
     furthest, moved = -1, time.monotonic()

@@ -7,11 +7,11 @@ from itertools import islice
 import msgspec
 from msgspec import Struct
 
-from commands.bodies import MOST_ITEMS
+from commands.bodies import MAX_ITEMS
 from infrastructure.http.shapes import json_array
 from scripts.loading.finished import Finished, Line
 from scripts.loading.sender import Patience, RefusedForGood, Sender
-from scripts.loading.sources import LARGEST_ITEM, BadLine, Conversation, Source
+from scripts.loading.sources import MAX_ITEM_BYTES, BadLine, Conversation, Source
 from scripts.progress import Report
 
 
@@ -114,7 +114,7 @@ class Loader:
     async def _send(self, sender: Sender, conversation: Conversation) -> tuple[str, bool]:
         """The conversation's id, and whether the store had all of it already."""
         about = msgspec.json.encode(conversation.about)
-        first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], LARGEST_ITEM - len(about))
+        first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], MAX_ITEM_BYTES - len(about))
         key = f"load:{self._source.name}:{conversation.key}"
         comma = b"" if about == b"{}" else b","
         body = about[:-1] + comma + b'"items":' + json_array(first) + b"}"
@@ -143,13 +143,13 @@ class Loader:
 
 
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
-    """The items in requests' worths, in order: MOST_ITEMS and LARGEST_ITEM bytes each, the first one `first_bytes`, which may be none."""
+    """The items in requests' worths, in order: MAX_ITEMS and MAX_ITEM_BYTES bytes each, the first one `first_bytes`, which may be none."""
     parts: list[list[bytes]] = [[]]
     room = first_bytes
     for item in items:
-        if len(parts[-1]) == MOST_ITEMS or len(item) > room:
+        if len(parts[-1]) == MAX_ITEMS or len(item) > room:
             parts.append([])
-            room = LARGEST_ITEM
+            room = MAX_ITEM_BYTES
         parts[-1].append(item)
         room -= len(item) + 1
     return parts

@@ -15,7 +15,7 @@ from scripts.keepalive import Answer, Connection
 
 REQUEST_SECONDS = 30.0
 PATIENCE_SECONDS = 120.0
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 
 class GaveUp(Exception):
@@ -84,7 +84,7 @@ class Sender:
             self._patience.tried(why)
             self.stored = True
             await asyncio.sleep(max(least, pause * random.uniform(0.5, 1.0)))  # noqa: S311 - so that not all come at once
-            pause = min(_LONGEST_PAUSE, pause * 2)
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
 
     async def _attempt(self, path: str, body: bytes, idempotency_key: str) -> Answer:
         if self._connection is None or not self._connection.is_open:

@@ -18,11 +18,11 @@ from pydantic import ValidationError
 
 from commands.create_conversation import CreateConversation
 from domain.items import InvalidItem, check
-from infrastructure.http.body import LARGEST_BODY, parse
+from infrastructure.http.body import MAX_BODY_BYTES, parse
 from infrastructure.http.errors import ApiError
 
-LARGEST_LINE = 256 * 1024 * 1024
-LARGEST_ITEM = LARGEST_BODY - 1000
+MAX_LINE_BYTES = 256 * 1024 * 1024
+MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
 """Bytes of JSON. What is left is for the request around it."""
 
 
@@ -127,13 +127,13 @@ class Lines:
         seen: Counter[bytes] = Counter()
         with self._path.open("rb") as file:
             number = 0
-            while line := file.readline(LARGEST_LINE):
+            while line := file.readline(MAX_LINE_BYTES):
                 number += 1
                 where = f"{self._path} line {number}"
-                if len(line) == LARGEST_LINE and not line.endswith(b"\n"):
-                    while (rest := file.readline(LARGEST_LINE)) and not rest.endswith(b"\n"):
+                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                         continue
-                    yield BadLine(where, f"it is longer than {LARGEST_LINE} bytes.")
+                    yield BadLine(where, f"it is longer than {MAX_LINE_BYTES} bytes.")
                 elif line := line.strip():
                     digest = hashlib.sha256(line).digest()[:16]
                     seen[digest] += 1
@@ -151,8 +151,8 @@ def _from_line(line: bytes, where: str, key: str) -> Conversation | BadLine:
             return BadLine(where, "`items` is not a list.")
         for index, item in enumerate(items):
             check(item)
-            if len(msgspec.json.encode(item)) > LARGEST_ITEM:
-                return BadLine(where, f"`items[{index}]` is larger than {LARGEST_ITEM} bytes.")
+            if len(msgspec.json.encode(item)) > MAX_ITEM_BYTES:
+                return BadLine(where, f"`items[{index}]` is larger than {MAX_ITEM_BYTES} bytes.")
     except ApiError as error:
         return BadLine(where, error.message)
     except ValidationError as error:

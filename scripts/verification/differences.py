@@ -17,7 +17,7 @@ _WRITTEN = {"title", "instructions", "metadata", "item", "items", "input", "join
 _IN_SNAPSHOTS = ("pins", "summary", ITEM_PREFIX, PIN_PREFIX)
 """What the names of a context snapshot's fields begin with that hold the same."""
 
-_LONGEST = 80
+_MAX_LENGTH = 80
 
 
 class Difference(Struct, frozen=True, omit_defaults=True):
@@ -68,7 +68,7 @@ def _told(name: str, value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
     if value is None or not (name in _WRITTEN or name.startswith(_IN_SNAPSHOTS)):
-        return repr(value)[:_LONGEST]
+        return repr(value)[:_MAX_LENGTH]
     text = (
         value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr)
     )

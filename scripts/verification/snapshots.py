@@ -9,10 +9,10 @@ from redis.exceptions import RedisError, ResponseError
 from context.snapshot_from_log import snapshot_of
 from context.snapshots import (
     KEY_PREFIX,
-    MADE,
-    MOST_BYTES,
-    MOST_ITEMS,
+    MAX_BYTES,
+    MAX_ITEMS,
     READ,
+    SNAPSHOT_FORMAT,
     UNREADABLE,
     Snapshot,
     as_fields,
@@ -115,7 +115,7 @@ def _made_otherwise(packed: bytes | RedisError) -> bool:
         fields = as_fields(packed)
     except UNREADABLE:
         return False
-    return "deleted" not in fields and "version" in fields and fields.get("made") != MADE
+    return "deleted" not in fields and "version" in fields and fields.get("made") != SNAPSHOT_FORMAT
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
@@ -137,7 +137,7 @@ def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) ->
         return reached
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
     # What an entry has beside its item: ids, a number and names.
-    if len(items) > MOST_ITEMS or sum(len(item) + 160 for item in items) > MOST_BYTES:
+    if len(items) > MAX_ITEMS or sum(len(item) + 160 for item in items) > MAX_BYTES:
         return {}
     return reached
 

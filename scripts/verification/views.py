@@ -13,8 +13,8 @@ from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.stores.mongodb import Database
 from projections.fold import Fold
 from projections.parking import Parked
-from projections.view_positions import Place, place_of
-from projections.views.partitions import bucket_of, ident
+from projections.view_positions import ViewPosition, place_of
+from projections.views.partitions import ident, partition_of
 from projections.views.read_models import (
     ALL_VIEWS,
     OF_CONVERSATIONS,
@@ -34,11 +34,11 @@ class Moment(Struct, frozen=True):
     """MongoDB as it was at one moment, and where its views stood."""
 
     session: AsyncClientSession
-    places: dict[str, Place]
+    places: dict[str, ViewPosition]
 
     def position(self, view: str, conversation_id: str) -> int:
         """How far the view is with this conversation."""
-        place = self.places.get(ident(view, bucket_of(conversation_id)))
+        place = self.places.get(ident(view, partition_of(conversation_id)))
         return place.position if place else 0
 
     def collection(self, view: str) -> str:
@@ -48,7 +48,7 @@ class Moment(Struct, frozen=True):
 
     def parks(self, view: str, conversation_id: str) -> Parked | None:
         """Why the view leaves this conversation out, if it does."""
-        place = self.places.get(ident(view, bucket_of(conversation_id)))
+        place = self.places.get(ident(view, partition_of(conversation_id)))
         return place.parked.get(conversation_id) if place else None
 
 

@@ -12,10 +12,10 @@ import httpx
 import pytest
 from msgspec import Struct
 
-from commands.command_context import Caller
+from commands.command_context import CommandContext
 from commands.main import create_app
-from commands.summarize import MOST_CALLS, make_room
-from context.assembly import Asked, Context
+from commands.summarize import MAX_MODEL_CALLS, make_room
+from context.assembly import Context, ReplyRequest
 from context.selection import BUDGET
 from context.summaries import PROMPT
 from context.tokens import count
@@ -39,12 +39,12 @@ class Store(Struct):
     """The command API, and its handlers' wiring, for what no verb calls yet."""
 
     api: httpx.AsyncClient
-    caller: Caller
+    caller: CommandContext
 
     async def context(self, conversation_id: str, text: str = "And now?", **parameters: Any) -> tuple[int, Context]:
-        head = await self.caller.wiring.reader.head(conversation_id)
+        head = await self.caller.dependencies.reader.head(conversation_id)
         assert head is not None
-        asked = Asked(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
+        asked = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
         return await make_room(self.caller, conversation_id, head.version, asked)
 
     async def say(self, conversation_id: str, *items: Item) -> list[str]:
@@ -69,7 +69,7 @@ async def store(settings: Settings, provider: Provider) -> AsyncIterator[Store]:
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield Store(client, Caller(app.state.wiring, DEFAULT, "req_test", None, None, for_ever))
+            yield Store(client, CommandContext(app.state.dependencies, DEFAULT, "req_test", None, None, for_ever))
 
 
 async def for_ever() -> None:
@@ -192,7 +192,7 @@ async def test_one_request_asks_the_model_eight_times_at_most_and_the_next_goes_
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(100, words=400))
     await store.context(conversation_id)
-    assert len(provider.requests) == MOST_CALLS
+    assert len(provider.requests) == MAX_MODEL_CALLS
     await store.context(conversation_id)
     first, second = compactions(log, conversation_id)
     assert second.count > first.count
@@ -323,18 +323,18 @@ async def test_a_real_conversation_of_2895_messages_goes_on_under_its_budget(
     standing = made[-16:]
     for expected in [each.compaction_id for each in standing[-2::-1]] + [None]:
         assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
-        shown = (await store.caller.wiring.contexts.assemble(*await at_head(store, conversation_id))).shown
+        shown = (await store.caller.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown
         assert shown.summary == expected
     for each in standing:
         assert (await store.post(f"{conversation_id}/compact/redo")).status_code == 200
-        shown = (await store.caller.wiring.contexts.assemble(*await at_head(store, conversation_id))).shown
+        shown = (await store.caller.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown
         assert shown.summary == each.compaction_id
 
 
-async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, Asked]:
-    head = await store.caller.wiring.reader.head(conversation_id)
+async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, ReplyRequest]:
+    head = await store.caller.dependencies.reader.head(conversation_id)
     assert head is not None
-    return DEFAULT.tenant, conversation_id, head.version, Asked(model=MODEL, parameters={}, open=True)
+    return DEFAULT.tenant, conversation_id, head.version, ReplyRequest(model=MODEL, parameters={}, open=True)
 
 
 @pytest.mark.parametrize("meddle", ["items", "compact"])
@@ -343,7 +343,7 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
 ) -> None:
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(20))
-    head = await store.caller.wiring.reader.head(conversation_id)
+    head = await store.caller.dependencies.reader.head(conversation_id)
     assert head is not None
     writing, written = threading.Event(), threading.Event()
 

@@ -14,7 +14,7 @@ import pytest
 from domain.commands import RequestReply, StartConversation
 from domain.events import ReplyInterrupted, Shown
 from infrastructure.access.principal import DEFAULT
-from infrastructure.event_log.append_request import Work
+from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.observability.metrics import Metrics
@@ -25,7 +25,7 @@ from replies import live_events
 from replies.active_replies import RunningReplies
 from replies.leases import ALIVE_SECONDS, ReplyLeases
 from replies.output import Output, opened_again
-from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 from tests.commands.replying import ask, asked, error_of, events_of, open_api, until_over
 from tests.commands.test_conversations import create
 from tests.log import Log
@@ -93,7 +93,7 @@ async def asked_in(settings: Settings, owner: UUID, count: int = 1) -> list[str]
             shown=Shown(version=0, ranges=(), budget=1, tokens=1, encoding="", renderer=2, request_sha256=b""),
             start=StartConversation(conversation_id=conversation_id, tenant=DEFAULT.tenant, owner="ann"),
         )
-        work = Work(
+        work = AppendRequest(
             principal=DEFAULT,
             conversation_id=conversation_id,
             command=request,
@@ -231,12 +231,12 @@ def test_a_reply_that_was_cut_off_has_the_events_again_that_it_had(kind: str, wh
         "web_search_call": {"status": "in_progress", "action": {"query": "q"}},
     }
     output = Output()
-    pieces: list[Piece] = [Began({"type": "reasoning"}), Grew("so"), Whole({"summary": []})]
-    pieces.append(Began({"type": kind, **items.get(kind, {})}))
+    pieces: list[Piece] = [ItemStarted({"type": "reasoning"}), ItemDelta("so"), ItemDone({"summary": []})]
+    pieces.append(ItemStarted({"type": kind, **items.get(kind, {})}))
     if kind != "web_search_call":
-        pieces += [Grew("a"), Grew("bc")]
+        pieces += [ItemDelta("a"), ItemDelta("bc")]
     if whole:
-        pieces.append(Whole({"status": "completed"} if kind == "web_search_call" else {}))
+        pieces.append(ItemDone({"status": "completed"} if kind == "web_search_call" else {}))
     told = [event for piece in pieces for event in output.take(piece)]
     assert list(opened_again(output.items(), output.lengths)) == told
 

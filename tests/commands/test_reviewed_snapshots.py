@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from commands.main import create_app
 from context.assembly import Contexts
-from context.history_backwards import Tail
+from context.history_backwards import RecentItems
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.replying import asked
@@ -26,7 +26,7 @@ class Snapshots:
     def __init__(self) -> None:
         self.asked = 0
 
-    async def __call__(self, *_: object) -> Tail | None:
+    async def __call__(self, *_: object) -> RecentItems | None:
         self.asked += 1
         return None
 
@@ -45,8 +45,10 @@ def snapshots() -> Snapshots:
 async def api(settings: Settings, provider: Provider, snapshots: Snapshots) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics())
     async with app.router.lifespan_context(app):
-        wiring = app.state.wiring
-        app.state.wiring = replace(wiring, contexts=Contexts(wiring.reader, wiring.model, snapshots))
+        dependencies = app.state.dependencies
+        app.state.dependencies = replace(
+            dependencies, contexts=Contexts(dependencies.reader, dependencies.model, snapshots)
+        )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
             yield client

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from context.rendering import CHAT, counted_text, fixed_tokens, render, unsendable
 from context.rendering.orphans import call_key, is_output, orphans
-from context.selection import Candidate, Known, begins_turn, select, turns_from
+from context.selection import ContextInput, ContextItem, begins_turn, select, turns_from
 from context.tokens import count
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
@@ -35,13 +35,13 @@ items: st.SearchStrategy[Item] = st.one_of(
 )
 
 
-def candidate(index: int, item: Item, pinned: bool) -> Candidate:
+def candidate(index: int, item: Item, pinned: bool) -> ContextItem:
     tokens = count(counted_text(item)) + fixed_tokens(item)
-    return Candidate(item_id=f"msg_{index}", item=item, tokens=tokens, depth=index + 1, pinned=pinned)
+    return ContextItem(item_id=f"msg_{index}", item=item, tokens=tokens, depth=index + 1, pinned=pinned)
 
 
 @st.composite
-def conversations(draw: st.DrawFn) -> tuple[Known, str, str | None]:
+def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
     """What there is to choose from, the instructions and the summary. Retracted items are gaps in the path."""
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
     path = [candidate(n, item, rare == 0) for n, (item, _, rare, gone) in enumerate(drawn) if gone]
@@ -51,18 +51,18 @@ def conversations(draw: st.DrawFn) -> tuple[Known, str, str | None]:
     asked = [candidate(1000 + n, item, False) for n, item in enumerate(draw(st.lists(items, max_size=4)))]
     instructions, summary = draw(texts), draw(texts) if covered else None
     always = count(instructions) + 4 + (count(summary) + 4 if summary is not None else 0)
-    known = Known(
+    known = ContextInput(
         path=rest,
         pins=pins,
         input=asked,
         always=always,
-        whole=draw(st.booleans()) or summary is not None,
+        reaches_start=draw(st.booleans()) or summary is not None,
         summarized=LeftOut(reason="summarized", count=covered) if covered else None,
     )
     return known, instructions, summary
 
 
-def check(drawn: tuple[Known, str, str | None], budget: int) -> None:
+def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
     known, instructions, summary = drawn
     everything = [*known.pins, *known.path, *known.input]
     try:
@@ -99,12 +99,12 @@ def check(drawn: tuple[Known, str, str | None], budget: int) -> None:
         )
         assert known.always + total > budget
     # All that is not shown is accounted for.
-    if known.whole:
+    if known.reaches_start:
         left = sum(each.count or 0 for each in chosen.left_out if each.reason != "summarized")
         assert left == len({each.item_id for each in everything} - shown)
 
 
-def check_refused(known: Known, budget: int) -> None:
+def check_refused(known: ContextInput, budget: int) -> None:
     """Not even the newest turn fits."""
     with pytest.raises(ContextTooLong) as refused:
         select(known, budget, unsent_by_chat)
@@ -134,7 +134,7 @@ def _texts(value: Any) -> list[str]:
 def test_whatever_a_conversation_holds_what_is_shown_fits_is_whole_and_is_the_same_each_time(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(conversations(), st.integers(0, 900))
-    def whatever(drawn: tuple[Known, str, str | None], budget: int) -> None:
+    def whatever(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
         check(drawn, budget)
 
     whatever()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from context import tokens
-from context.tokens import CUT_ERROR, ENCODINGS, LONGEST_PIECE, count, count_off_loop, encoding_for
+from context.tokens import CUT_ERROR, ENCODINGS, MAX_PIECE_CHARACTERS, count, count_off_loop, encoding_for
 
 AWKWARD = st.text(
     alphabet=[*"aAbZ019 \t\n\r\u3000\xa0.,;!?/'_-=<|ß²Ⅷ的\uff0c\u3002é\u0301\u0e01\u0e34\x1c\x85\u2028\u200d😀ǅ"],
@@ -70,10 +70,10 @@ def test_a_cut_at_an_exact_place_changes_no_token(text: str, encoding: str) -> N
 
 
 @settings(max_examples=40, deadline=None)
-@given(RUN, st.integers(2 * LONGEST_PIECE, 4 * LONGEST_PIECE), st.sampled_from(ENCODINGS))
+@given(RUN, st.integers(2 * MAX_PIECE_CHARACTERS, 4 * MAX_PIECE_CHARACTERS), st.sampled_from(ENCODINGS))
 def test_a_long_run_is_counted_within_the_stated_bound(run: str, length: int, encoding: str) -> None:
     text = run * (length // len(run))
-    assert abs(count(text, encoding) - whole(text, encoding)) <= CUT_ERROR * (len(text) // LONGEST_PIECE)
+    assert abs(count(text, encoding) - whole(text, encoding)) <= CUT_ERROR * (len(text) // MAX_PIECE_CHARACTERS)
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -96,7 +96,7 @@ def test_the_pieces_of_a_text_are_the_text() -> None:
     text = ("word " * 3_000) + " " * 30_000 + "x" * 30_000
     pieces = list(tokens._pieces(text))
     assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= LONGEST_PIECE
+    assert max(map(len, pieces)) <= MAX_PIECE_CHARACTERS
 
 
 async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:

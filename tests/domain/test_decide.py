@@ -27,7 +27,7 @@ from domain.commands import (
     UnpinItem,
 )
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
-from domain.decide import MOST_PINS, decide
+from domain.decide import MAX_PINS, decide
 from domain.errors import (
     ConversationExists,
     ConversationIsEnded,
@@ -206,11 +206,11 @@ def test_a_second_reply_waits_for_its_turn() -> None:
 
 
 def test_a_reply_below_an_item_is_refused_when_the_head_has_moved() -> None:
-    below = msgspec.structs.replace(REQUEST, below="msg_1")
+    expected_head = msgspec.structs.replace(REQUEST, expected_head="msg_1")
     there = (started(), appended("msg_1", 1, None))
-    given(*there).when(below).then(REQUESTED)
-    given(*there, appended("msg_2", 2, "msg_1")).when(below).refused(HeadHasMoved)
-    given(*there).when(msgspec.structs.replace(REQUEST, below=None)).refused(HeadHasMoved)
+    given(*there).when(expected_head).then(REQUESTED)
+    given(*there, appended("msg_2", 2, "msg_1")).when(expected_head).refused(HeadHasMoved)
+    given(*there).when(msgspec.structs.replace(REQUEST, expected_head=None)).refused(HeadHasMoved)
 
 
 def test_a_fork_goes_on_below_the_item_it_left_from() -> None:
@@ -258,7 +258,7 @@ def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() ->
 
 
 def test_so_many_items_are_pinned_and_no_more() -> None:
-    full = tuple(f"msg_{n}" for n in range(MOST_PINS))
+    full = tuple(f"msg_{n}" for n in range(MAX_PINS))
     there = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=full))
     given(*there).when(PinItem(item_id="msg_x")).refused(TooManyPins)
 
@@ -337,8 +337,8 @@ def test_whatever_is_asked_the_path_is_whole_and_every_reply_ends_at_most_once(a
             continue
         for event in events:
             state = evolve(state, event)
-            if event.row_id and (item := evolve_item(known.get(event.row_id), event)):
-                known[event.row_id] = item
+            if event.row_key and (item := evolve_item(known.get(event.row_key), event)):
+                known[event.row_key] = item
         log += events
     assert state is not None
     assert state.version == len(log)

@@ -11,7 +11,7 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import CONVERSATION, mint
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
-from infrastructure.stores.postgres_pipeline import Silent
+from infrastructure.stores.postgres_pipeline import ServerTimedOut
 from tests.log import Log
 from tests.projections.conftest import write
 from tests.queries.store import Writer
@@ -82,7 +82,7 @@ async def test_given_a_postgres_that_keeps_silent_when_an_end_is_asked_for_then_
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
         await other.execute("LOCK TABLE events")
         async with asyncio.timeout(1.8):
-            with pytest.raises(Silent):
+            with pytest.raises(ServerTimedOut):
                 await reader.head(ident)
     assert await reader.head(ident)
 

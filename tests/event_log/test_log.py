@@ -13,7 +13,14 @@ import pytest
 from domain.commands import AppendItems, Command, EndConversation, NewItem, RetractItem, StartConversation
 from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
 from infrastructure.access.principal import Principal
-from infrastructure.event_log.append_request import Appended, IdempotencyKey, KeyReused, LogBusy, VersionMismatch, Work
+from infrastructure.event_log.append_request import (
+    Appended,
+    AppendRequest,
+    IdempotencyKey,
+    KeyReused,
+    LogBusy,
+    VersionMismatch,
+)
 from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.queue import WAITING_COMMANDS
@@ -47,9 +54,9 @@ def log(settings: Settings) -> Log:
     return Log(settings.postgres_url)
 
 
-def work(conversation_id: str, command: Command, **changes: Any) -> Work:
+def work(conversation_id: str, command: Command, **changes: Any) -> AppendRequest:
     facts: dict[str, Any] = {"principal": ANN, "command_id": mint_uuid(), "correlation_id": "req_1", **changes}
-    return Work(conversation_id=conversation_id, command=command, **facts)
+    return AppendRequest(conversation_id=conversation_id, command=command, **facts)
 
 
 def say(*texts: str) -> AppendItems:

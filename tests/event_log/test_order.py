@@ -1,4 +1,4 @@
-"""Positions become visible in commit order: who follows the log misses nothing, however slow a commit is."""
+"""ViewPositions become visible in commit order: who follows the log misses nothing, however slow a commit is."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable

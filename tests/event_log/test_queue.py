@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from domain.commands import EndConversation
 from infrastructure.event_log.append_request import IdempotencyKey, LogUnavailable
-from infrastructure.event_log.queue import BATCH_BYTES, BATCH_COMMANDS, WORTH_COMMANDS, Queue, Waiting
+from infrastructure.event_log.queue import BATCH_BYTES, BATCH_COMMANDS, WORTH_COMMANDS, Queue, QueuedAppend
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.event_log.test_log import opened, say, start, texts, work
@@ -47,8 +47,8 @@ class Two:
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
-        self.under_way: list[Sequence[Waiting]] = []
-        self.given: list[Sequence[Waiting]] = []
+        self.under_way: list[Sequence[QueuedAppend]] = []
+        self.given: list[Sequence[QueuedAppend]] = []
         self._done: list[asyncio.Event] = []
         self.tasks = [asyncio.create_task(self._run()) for _ in range(2)]
 

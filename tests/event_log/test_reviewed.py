@@ -11,11 +11,11 @@ from psycopg import Cursor
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.append_request import Appended, IdempotencyKey, LogUnavailable
-from infrastructure.event_log.batch_decider import Plan
+from infrastructure.event_log.batch_decider import BatchPlan
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import Row
 from infrastructure.settings import Settings
-from infrastructure.stores.postgres_pipeline import Line
+from infrastructure.stores.postgres_pipeline import PostgresPipeline
 from tests.event_log.cutting import cutting
 from tests.event_log.test_log import opened, say, start, texts, work
 from tests.log import Log
@@ -86,7 +86,7 @@ async def test_what_fails_after_the_commit_is_not_appended_again(
     async with opened(settings.postgres_url) as events:
         conversation_id = await start(events)
         with monkeypatch.context() as patch:
-            patch.setattr(Plan, "settle", fails)
+            patch.setattr(BatchPlan, "settle", fails)
             answers = await asyncio.gather(
                 *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
             )
@@ -99,16 +99,16 @@ async def test_what_fails_while_an_answer_is_awaited_leaves_a_doubt(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = Log(settings.postgres_url)
-    call = Line.call
+    call = PostgresPipeline.call
 
-    async def fails_behind(self: Line, parameters: Sequence[bytes], seconds: float) -> bytes | None:
+    async def fails_behind(self: PostgresPipeline, parameters: Sequence[bytes], seconds: float) -> bytes | None:
         await call(self, parameters, seconds)
         raise MemoryError
 
     async with opened(settings.postgres_url) as events:
         conversation_id = await start(events)
         with monkeypatch.context() as patch:
-            patch.setattr(Line, "call", fails_behind)
+            patch.setattr(PostgresPipeline, "call", fails_behind)
             answers = await asyncio.gather(
                 *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
             )

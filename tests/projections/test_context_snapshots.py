@@ -7,25 +7,25 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from context.history_backwards import tail_from_log
+from context.history_backwards import recent_items_from_log
 from context.snapshot_from_log import refill, snapshot_from_log
 from context.snapshots import (
     BLOCK,
-    MOST_BYTES,
-    MOST_ITEMS,
+    MAX_BYTES,
+    MAX_ITEMS,
     TOMBSTONE_SECONDS,
     Snapshot,
     key,
     put,
+    read_recent_items,
     read_snapshot,
-    read_tail,
     to_fields,
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
 from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.reader import Recorded
 from projections.context_view import ContextView, changes
-from projections.view_positions import Fenced, Place
+from projections.view_positions import PositionMoved, ViewPosition
 from projections.views.read_models import CONTEXT
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -58,7 +58,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
         (2, 5, "you"),
         (3, 8, "there, my friend"),
     ]
-    assert snapshot.tail() == await tail_from_log(world.reader, conversation, 4, 1_000_000)
+    assert snapshot.recent() == await recent_items_from_log(world.reader, conversation, 4, 1_000_000)
 
 
 async def test_given_every_kind_of_event_when_a_batch_comes_again_then_nothing_changes(
@@ -153,8 +153,8 @@ async def test_given_a_long_conversation_then_the_newest_items_are_kept_and_firs
     snapshot = await _read(world, conversation)
     assert snapshot == await snapshot_from_log(world.reader, conversation, 601)
     assert snapshot is not None
-    assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MOST_ITEMS, 89, 600)
-    assert not snapshot.tail().whole
+    assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MAX_ITEMS, 89, 600)
+    assert not snapshot.recent().reaches_start
 
 
 async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Writer, world: World) -> None:
@@ -166,7 +166,7 @@ async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Wri
     assert (len(snapshot.items), snapshot.first) == (5, 3)
     held: Any = await world.redis.hgetall(key(TENANT, conversation))
     lines = [line for name, block in held.items() if name.startswith(b"i:") for line in block.splitlines()[1:]]
-    assert int(held[b"bytes"]) == sum(map(len, lines)) <= MOST_BYTES
+    assert int(held[b"bytes"]) == sum(map(len, lines)) <= MAX_BYTES
     assert int(held[b"count"]) == len(lines) == 5
 
 
@@ -202,14 +202,14 @@ async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snaps
     assert head is not None
     assert snapshot == await snapshot_from_log(world.reader, conversation, head.version)
     for room in rooms:
-        held = await read_tail(world.redis, TENANT, conversation, room)
-        assert held == await tail_from_log(world.reader, conversation, head.version, room)
+        held = await read_recent_items(world.redis, TENANT, conversation, room)
+        assert held == await recent_items_from_log(world.reader, conversation, head.version, room)
     return snapshot
 
 
 async def test_given_pinned_items_then_the_snapshot_has_them_wherever_they_are(write: Writer, world: World) -> None:
     conversation = await write.start("one")
-    ids = await write.append(conversation, *("x" for _ in range(MOST_ITEMS + 10)))
+    ids = await write.append(conversation, *("x" for _ in range(MAX_ITEMS + 10)))
     for item_id in (ids[-1], ids[0], ids[1]):
         await write.do(conversation, PinItem(item_id=item_id))
     await _carry(world)
@@ -246,10 +246,10 @@ async def test_given_a_summary_then_the_snapshot_has_the_one_that_stands_and_no_
         snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
         seen.append(snapshot.summary.text if snapshot.summary else None)
     assert seen == ["To 3.", "To 5.", "To 3.", None, "To 3."]
-    tail = await read_tail(world.redis, TENANT, conversation, 1_000)
-    assert tail is not None
-    assert [each.depth for each in tail.items] == [4, 5, 6, 7, 8, 9]
-    assert tail.whole
+    recent = await read_recent_items(world.redis, TENANT, conversation, 1_000)
+    assert recent is not None
+    assert [each.depth for each in recent.items] == [4, 5, 6, 7, 8, 9]
+    assert recent.reaches_start
 
 
 async def test_given_a_fork_then_its_snapshot_begins_where_it_left_and_a_context_reads_on_in_the_origin(
@@ -265,11 +265,11 @@ async def test_given_a_fork_then_its_snapshot_begins_where_it_left_and_a_context
     await _carry(world)
     snapshot = await _equals_the_log(world, conversation, 5)
     assert (snapshot.first, snapshot.depth, [entry.depth for entry in snapshot.items]) == (6, 7, [6, 7])
-    assert not snapshot.tail().whole
-    assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
-    tail = await tail_from_log(world.reader, conversation, 3, 1_000)
-    assert [each.item["content"] for each in tail.items] == ["one", "x0", "x2", "x3", "a", "b"]
-    assert tail.whole
+    assert not snapshot.recent().reaches_start
+    assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
+    recent = await recent_items_from_log(world.reader, conversation, 3, 1_000)
+    assert [each.item["content"] for each in recent.items] == ["one", "x0", "x2", "x3", "a", "b"]
+    assert recent.reaches_start
     empty = await write.start(forked_from=fork)
     await _carry(world, await world.reader.last_position() - 1)
     snapshot = await _equals_the_log(world, empty)
@@ -280,21 +280,24 @@ async def test_given_a_fork_of_a_fork_then_its_context_reads_through_both_origin
     first = await write.start("1", "2", "3")
     second = await write.start("3b", forked_from=Fork(conversation_id=first, item_id="msg_x", version=3, depth=2))
     third = await write.start("4c", forked_from=Fork(conversation_id=second, item_id="msg_x", version=2, depth=3))
-    tail = await tail_from_log(world.reader, third, 2, 1_000)
-    assert [each.item["content"] for each in tail.items] == ["1", "2", "3b", "4c"]
-    assert [each.depth for each in tail.items] == [1, 2, 3, 4]
+    recent = await recent_items_from_log(world.reader, third, 2, 1_000)
+    assert [each.item["content"] for each in recent.items] == ["1", "2", "3b", "4c"]
+    assert [each.depth for each in recent.items] == [1, 2, 3, 4]
     early = await write.start("2d", forked_from=Fork(conversation_id=third, item_id="msg_x", version=2, depth=1))
-    assert [each.item["content"] for each in (await tail_from_log(world.reader, early, 2, 99)).items] == ["1", "2d"]
+    assert [each.item["content"] for each in (await recent_items_from_log(world.reader, early, 2, 99)).items] == [
+        "1",
+        "2d",
+    ]
 
 
 async def test_given_a_policy_then_no_more_is_read_than_its_budget_and_one_item(write: Writer, world: World) -> None:
     conversation = await write.start(*("x" for _ in range(50)), context_policy=ContextPolicy(budget=50))
     await _carry(world)
     await _equals_the_log(world, conversation, 0, 49, 50, 51, 1_000)
-    tail = await read_tail(world.redis, TENANT, conversation, 1_000)
-    assert tail is not None
-    assert sum(each.tokens for each in tail.items) == 55
-    assert not tail.whole
+    recent = await read_recent_items(world.redis, TENANT, conversation, 1_000)
+    assert recent is not None
+    assert sum(each.tokens for each in recent.items) == 55
+    assert not recent.reaches_start
 
 
 async def test_given_pinned_items_of_more_than_a_megabyte_then_the_log_has_to_say_what_a_context_is(
@@ -306,14 +309,14 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_the_log_has_to_sa
         await write.do(conversation, PinItem(item_id=item_id))
     await _carry(world)
     snapshot = await _equals_the_log(world, conversation)
-    assert (snapshot.heavy, snapshot.pins) == (True, ())
-    assert await read_tail(world.redis, TENANT, conversation, 10) is None
+    assert (snapshot.pins_too_large, snapshot.pins) == (True, ())
+    assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
     after = await world.reader.last_position()
     await write.retract(conversation, ids[0])
     await write.retract(conversation, ids[1])
     await _carry(world, after)
     snapshot = await _equals_the_log(world, conversation, 10)
-    assert (snapshot.heavy, len(snapshot.pins)) == (False, 5)
+    assert (snapshot.pins_too_large, len(snapshot.pins)) == (False, 5)
 
 
 async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the_next_event_makes_it_anew(
@@ -322,7 +325,7 @@ async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the
     conversation = await write.start("one")
     await _carry(world)
     await world.redis.hdel(key(TENANT, conversation), "made")
-    assert await read_tail(world.redis, TENANT, conversation, 10) is None
+    assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
     assert await _read(world, conversation) is None
     await write.append(conversation, "two")
     await _carry(world, 2)
@@ -350,7 +353,7 @@ async def test_given_snapshots_of_the_format_before_then_none_is_read_and_each_i
     after = await world.reader.last_position()
     for conversation in (touched, read):
         await _as_made_before(world, conversation)
-        assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+        assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
         assert await _read(world, conversation) is None
     await write.append(touched, "four")
     await _carry(world, after)
@@ -367,7 +370,7 @@ async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_thi
     conversation = await write.start("one")
     await _carry(world)
     await world.redis.hset(key(TENANT, conversation), mapping={"made": "6", "i:0:0": "what nobody can read yet"})
-    assert await read_tail(world.redis, TENANT, conversation, 1_000) is None
+    assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
     await write.append(conversation, "two")
     await _carry(world, 2)
     await _equals_the_log(world, conversation, 0, 1_000)
@@ -426,12 +429,12 @@ async def test_given_redis_lost_everything_when_a_late_projector_writes_what_is_
     await world.redis.flushdb()
     past = [it for it in batch if it.position < deletion]
     late = ContextView(world.redis, world.reader, world.database)
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await _apply_and_settle(late, before, past)
     held, by_log = await world.snapshots(), await world.snapshots_by_log()
     assert all(by_log[name] == snapshot for name, snapshot in held.items())
 
 
-async def _apply_and_settle(view: ContextView, places: Sequence[Place], batch: Sequence[Recorded]) -> None:
+async def _apply_and_settle(view: ContextView, places: Sequence[ViewPosition], batch: Sequence[Recorded]) -> None:
     await view.apply(places, batch[-1].position, batch)
     await view.settle()

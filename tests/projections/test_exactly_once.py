@@ -7,8 +7,8 @@ from msgspec.structs import replace
 
 from projections.mongo_views import MongoViews
 from projections.parking import ViewDiverged
-from projections.view_positions import Fenced
-from projections.views.partitions import BUCKETS
+from projections.view_positions import PositionMoved
+from projections.views.partitions import PARTITIONS
 from projections.views.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -54,7 +54,7 @@ async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_t
     batch = await world.events()
     await world.catch_up()
     begun = [replace(place, position=0) for place in await world.all_places()]
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await MongoViews(world.database).apply(begun, batch[-1].position, batch)
     assert await world.held() == await world.folded()
 
@@ -69,9 +69,9 @@ async def test_given_a_batch_was_read_when_the_view_is_reset_then_the_batch_is_f
     late = await world.reader.after(places[0].position, limit=100)
     await world.begin_anew("items", target=late[-1].position)
     views = MongoViews(world.database)
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await views.apply(places, late[-1].position, late)
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await views.apply([place for place in places if place.view == "items"], late[-1].position, late)
     assert (await world.places())["items"].position == 0
     assert (await world.held())["items"] == {}
@@ -85,8 +85,8 @@ async def test_given_two_that_begin_a_view_at_once_then_it_is_begun_once_and_no_
     await write_everything(write)
     begun = [MongoViews(world.database).begin_anew("items", 0, only_first=True) for _ in range(4)]
     outcomes = await asyncio.gather(*begun, return_exceptions=True)
-    assert all(outcome is None or isinstance(outcome, Fenced) for outcome in outcomes)
-    assert len(await world.all_places(["items"])) == BUCKETS
+    assert all(outcome is None or isinstance(outcome, PositionMoved) for outcome in outcomes)
+    assert len(await world.all_places(["items"])) == PARTITIONS
     await world.catch_up()
     await MongoViews(world.database).begin_anew("items", await world.reader.last_position())
     await world.catch_up()

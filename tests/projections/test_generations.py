@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from projections.rebuild.backfill import PAGES, FillingFailed
+from projections.rebuild.backfill import PAGES, BackfillFailed
 from projections.rebuild.rebuild import Rebuild
 from projections.rebuild.upgrade import renew
-from projections.rebuild.view_builds import Generations
+from projections.rebuild.view_builds import ViewBuilds
 from projections.view_positions import OTHER
 from projections.views.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
 from tests.projections.history import write_everything
@@ -126,7 +126,7 @@ async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(wr
     await write_everything(write)
     await world.catch_up()
     until = await world.reader.last_position()
-    generations = Generations(world.database)
+    generations = ViewBuilds(world.database)
     begun = await generations.begin(VIEWS, until, 2)
     work = rebuild_of(world)
     await work._fill(begun)
@@ -146,7 +146,7 @@ async def test_a_share_that_can_not_be_filled_says_so_and_changes_nothing(write:
     await world.catch_up()
     nothing = "mongodb://127.0.0.1:1/nothing?serverSelectionTimeoutMS=200"
     world.settings = world.settings.model_copy(update={"mongodb_url": nothing})
-    with pytest.raises(FillingFailed):
+    with pytest.raises(BackfillFailed):
         await rebuild_of(world, ["items"]).run()
     assert await collections(world) == {view: view for view in VIEWS}
 
@@ -156,7 +156,7 @@ async def test_a_generation_brought_forward_by_a_projector_is_parked_and_deleted
 ) -> None:
     await write_everything(write)
     await live.until(live.shown)
-    generations = Generations(live.database)
+    generations = ViewBuilds(live.database)
     begun = await generations.begin(["items"], await live.reader.last_position(), 1)
     await rebuild_of(live, ["items"])._fill(begun)
     conversation = await write.start("later")

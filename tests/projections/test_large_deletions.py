@@ -6,7 +6,7 @@ import pytest
 
 from infrastructure.event_log.reader import Recorded
 from projections.mongo_views import REMOVED_AT_ONCE, MongoViews
-from projections.view_positions import Fenced
+from projections.view_positions import PositionMoved
 from tests.projections.world import World
 from tests.queries.store import Writer
 
@@ -78,7 +78,7 @@ async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conv
     places = await world.all_places()
     await world.database["projections"].update_many({"view": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await MongoViews(world.database).apply(places, late[-1].position, late)
 
     assert await world.database["items"].count_documents({}) == count

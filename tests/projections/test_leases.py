@@ -13,8 +13,8 @@ from infrastructure.ids import mint_uuid
 from projections import leases as leases_module
 from projections.leases import ALIVE_SECONDS, Held, Leases
 from projections.mongo_views import MongoViews
-from projections.view_positions import Fenced, Place
-from projections.views.partitions import ALL_BUCKETS, BUCKETS
+from projections.view_positions import PositionMoved, ViewPosition
+from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 from projections.views.read_models import VIEWS
 from tests.projections.history import write_everything
 from tests.projections.test_process import projector
@@ -34,16 +34,16 @@ async def _settled(every: Sequence[Leases]) -> list[Held]:
 async def test_given_any_number_of_projectors_then_each_bucket_is_held_by_one_and_each_has_an_equal_part(
     world: World,
 ) -> None:
-    every = [Leases(world.pool, mint_uuid()) for _ in range(BUCKETS + 1)]
-    for count in (1, 2, 3, BUCKETS, BUCKETS + 1):
+    every = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
+    for count in (1, 2, 3, PARTITIONS, PARTITIONS + 1):
         held = await _settled(every[:count])
-        assert sorted(bucket for each in held for bucket in each.leases) == list(ALL_BUCKETS)
+        assert sorted(partition for each in held for partition in each.leases) == list(ALL_PARTITIONS)
         parts = [len(each.leases) for each in held]
         assert max(parts) - min(parts) <= 1
         assert not any(each.silent for each in held)
     for leases in every[2:]:
         await leases.give_back()
-    assert [len(each.leases) for each in await _settled(every[:2])] == [BUCKETS // 2] * 2
+    assert [len(each.leases) for each in await _settled(every[:2])] == [PARTITIONS // 2] * 2
 
 
 async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_higher_leases(world: World) -> None:
@@ -56,11 +56,11 @@ async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_high
     async def has_all() -> bool:
         nonlocal held
         held = await other.renew()
-        return len(held.leases) == BUCKETS
+        return len(held.leases) == PARTITIONS
 
     await world.until(has_all, ALIVE_SECONDS + 2)
     assert held.silent == {silent_id}
-    assert all(held.leases[bucket] > lease for bucket, lease in before.items())
+    assert all(held.leases[partition] > lease for partition, lease in before.items())
     assert (await other.renew()).silent == frozenset()
     assert (await silent.renew()).leases == {}, "it is alive again, and waits until it is given its part"
 
@@ -80,7 +80,7 @@ async def test_given_one_that_froze_while_it_looked_for_buckets_then_it_holds_no
     frozen = asyncio.create_task(Leases(world.pool, mint_uuid()).renew())
     await inside.wait()
     async with asyncio.timeout(TAKEN_OVER_SECONDS):
-        assert len((await Leases(world.pool, mint_uuid()).renew()).leases) == BUCKETS
+        assert len((await Leases(world.pool, mint_uuid()).renew()).leases) == PARTITIONS
     awake.set()
     with pytest.raises(psycopg.Error):
         await frozen
@@ -92,7 +92,7 @@ async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_
         await connection.execute("SET TRANSACTION READ WRITE")
         await connection.execute("TRUNCATE projection_leases, projectors")
     [after] = await _settled([Leases(world.pool, mint_uuid())])
-    assert all(after.leases[bucket] > lease for bucket, lease in before.leases.items())
+    assert all(after.leases[partition] > lease for partition, lease in before.leases.items())
 
 
 async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_over_then_it_holds_nobody_up_and_writes_nothing(
@@ -105,15 +105,15 @@ async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_
     await world.positions.enter(VIEWS, (await leases.renew()).leases)
     places = await world.all_places()
     batch = await world.events()
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await _write_and_freeze(frozen, places, world)
     assert await world.is_exact()
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await frozen.apply(places, batch[-1].position, batch)
     assert await world.is_exact()
 
 
-async def _write_and_freeze(frozen: MongoViews, places: Sequence[Place], world: World) -> None:
+async def _write_and_freeze(frozen: MongoViews, places: Sequence[ViewPosition], world: World) -> None:
     """Begins a batch, and is silent until others have done all of it; then it wakes and goes on."""
     async with frozen.transaction([place.view for place in places], 0) as session:
         await world.positions.advance(places, 1, (), session)

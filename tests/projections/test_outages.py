@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from infrastructure.settings import Settings
-from projections.projector import Runner
+from projections.projector import Projector
 from projections.views.read_models import CONTEXT, INDEXES, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
@@ -18,7 +18,7 @@ from tests.queries.store import Writer
 class Cut:
     """A projector that reaches its stores by ways that can be cut."""
 
-    def __init__(self, world: World, runner: Runner, ways: dict[str, Proxy]) -> None:
+    def __init__(self, world: World, runner: Projector, ways: dict[str, Proxy]) -> None:
         self.world = world
         self.runner = runner
         self.ways = ways

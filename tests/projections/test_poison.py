@@ -14,11 +14,11 @@ from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import Logged
 from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
-from projections.parking import MOST_PARKED, ViewDiverged, is_of_the_event, parked_for
-from projections.projector import Runner
-from projections.view_positions import Fenced, Place, standings
-from projections.view_store import Sink
-from projections.views.partitions import bucket_of, ident
+from projections.parking import MAX_PARKED, ViewDiverged, is_of_the_event, parked_for
+from projections.projector import Projector
+from projections.view_positions import PositionMoved, ViewPosition, standings
+from projections.view_store import ViewStore
+from projections.views.partitions import ident, partition_of
 from projections.views.read_models import ALL_VIEWS, CONTEXT, USAGE, VIEWS
 from scripts.rebuild import parked as parked_by_view
 from scripts.rebuild import rebuild, repair
@@ -44,7 +44,7 @@ def stores_of(world: World) -> Stores:
 
 
 @asynccontextmanager
-async def running(world: World, *runners: Runner) -> AsyncIterator[None]:
+async def running(world: World, *runners: Projector) -> AsyncIterator[None]:
     stop = asyncio.Event()
     tasks = [asyncio.create_task(runner.run(stop)) for runner in runners]
     try:
@@ -214,11 +214,11 @@ async def test_given_a_place_was_read_when_something_is_parked_in_it_then_whoeve
     }
     for view, sink in sinks.items():
         places = await world.all_places([view])
-        [place] = [place for place in places if place.bucket == bucket_of(victim)]
+        [place] = [place for place in places if place.partition == partition_of(victim)]
         await world.positions.park(place, victim, parked_for(batch[0], KeyError()))
-        with pytest.raises(Fenced):
+        with pytest.raises(PositionMoved):
             await world.positions.park(place, victim, parked_for(batch[0], KeyError()))
-        with pytest.raises(Fenced):
+        with pytest.raises(PositionMoved):
             await _apply_and_settle(sink, places, batch)
     assert (await world.places())["items"].position == 0
     assert (await world.held())["items"] == {}
@@ -245,9 +245,9 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
     await world.catch_up()
     entry = {"tenant": "x", "position": 1, "version": 1, "topic": "t", "error": "E", "message": None, "at": 1}
     victim = await write.start("one", "two")
-    bucket = bucket_of(victim)
-    most = {f"conv_{number:031x}{bucket:x}": entry for number in range(MOST_PARKED)}
-    name = ident("items", bucket)
+    partition = partition_of(victim)
+    most = {f"conv_{number:031x}{partition:x}": entry for number in range(MAX_PARKED)}
+    name = ident("items", partition)
     await world.database["projections"].update_one({"_id": name}, {"$set": {"parked": most}, "$inc": {"epoch": 1}})
     await poison(world.settings, victim, 2)
     await write.start("behind")
@@ -258,8 +258,8 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
             await asyncio.sleep(3)
             assert standings(runner.places.values())["items"].position == 1
             assert not _is_ready(runner)
-            assert any(it["event"] == "projection_stuck" and it["parked"] == MOST_PARKED for it in logged)
-            one_less = {"$unset": {f"parked.conv_{0:031x}{bucket:x}": ""}, "$inc": {"epoch": 1}}
+            assert any(it["event"] == "projection_stuck" and it["parked"] == MAX_PARKED for it in logged)
+            one_less = {"$unset": {f"parked.conv_{0:031x}{partition:x}": ""}, "$inc": {"epoch": 1}}
             await world.database["projections"].update_one({"_id": name}, one_less)
             await world.until(world.shown)
             assert _is_ready(runner)
@@ -333,21 +333,21 @@ async def verified(world: World) -> set[tuple[str, str, str | None]]:
     return {(it.where, it.what, it.conversation_id) for it in found.differences}
 
 
-def _metric(runner: Runner) -> float | None:
+def _metric(runner: Projector) -> float | None:
     return runner._metrics.registry.get_sample_value("conversation_store_projection_parked")
 
 
-def _position(runner: Runner, view: str) -> int | None:
+def _position(runner: Projector, view: str) -> int | None:
     found = standings(runner.places.values())
     return found[view].position if view in found else None
 
 
-async def _apply_and_settle(sink: Sink, places: Sequence[Place], batch: Sequence[Logged]) -> None:
+async def _apply_and_settle(sink: ViewStore, places: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:
     await sink.apply(places, batch[-1].position, batch)
     await sink.settle()
 
 
-def _is_ready(runner: Runner) -> bool:
+def _is_ready(runner: Projector) -> bool:
     return runner.ready
 
 

@@ -15,10 +15,10 @@ from projections.mongo_views import MongoViews, make_indexes
 from projections.rebuild import backfill
 from projections.rebuild.backfill import Share, fill
 from projections.rebuild.upgrade import renew
-from projections.rebuild.view_builds import Filling, GenerationGone, Generations
+from projections.rebuild.view_builds import BuildGone, ViewBuild, ViewBuilds
 from projections.repair import Repair
 from projections.view_positions import OTHER
-from projections.views.partitions import ALL_BUCKETS
+from projections.views.partitions import ALL_PARTITIONS
 from projections.views.read_models import POSITIONS, USAGE, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
@@ -28,7 +28,7 @@ from tests.projections.world import SECONDS, World
 from tests.queries.store import Writer
 
 
-def _share(world: World, made: Sequence[Filling], until: int) -> Share:
+def _share(world: World, made: Sequence[ViewBuild], until: int) -> Share:
     return Share(
         postgres_url=world.settings.postgres_url,
         mongodb_url=world.settings.mongodb_url,
@@ -36,7 +36,7 @@ def _share(world: World, made: Sequence[Filling], until: int) -> Share:
         collections={it.view: it.collection for it in made},
         parked=frozenset(),
         number=0,
-        buckets=tuple(ALL_BUCKETS),
+        partitions=tuple(ALL_PARTITIONS),
         after=0,
         until=until,
     )
@@ -58,7 +58,7 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     await world.catch_up()
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, bound, 1)
-    generations = Generations(world.database)
+    generations = ViewBuilds(world.database)
     share = _share(world, await generations.begin(VIEWS, until, 1), until)
     for _ in range(2):
         await asyncio.to_thread(lambda: list(fill(share)))
@@ -77,7 +77,7 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_they_are_held
     await world.catch_up()
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, "PART_BYTES", 350_000)
-    generations = Generations(world.database)
+    generations = ViewBuilds(world.database)
     share = _share(world, await generations.begin(VIEWS, until, 1), until)
     await world.database.command("profile", 2)
     assert len(await asyncio.to_thread(lambda: list(fill(share)))) == 1
@@ -99,7 +99,7 @@ async def test_given_a_database_with_a_statement_timeout_when_a_page_takes_longe
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, "PART_BYTES", 1)
     monkeypatch.setattr(backfill, "_ROWS_AT_ONCE", 1)
-    share = _share(world, await Generations(world.database).begin(VIEWS, until, 1), until)
+    share = _share(world, await ViewBuilds(world.database).begin(VIEWS, until, 1), until)
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
         await connection.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '50ms'").format(name))
@@ -117,7 +117,7 @@ async def test_given_a_filling_with_other_pages_when_a_rebuild_begins_then_it_be
     until = await world.reader.last_position()
     monkeypatch.setattr("projections.rebuild.view_builds.PAGES", "3 positions")
     monkeypatch.setattr(backfill, "PAGE_POSITIONS", 3)
-    share = _share(world, await Generations(world.database).begin([USAGE], until, 1), until)
+    share = _share(world, await ViewBuilds(world.database).begin([USAGE], until, 1), until)
     await asyncio.to_thread(lambda: list(fill(share)))
     monkeypatch.undo()
     done = await rebuild_of(world, [USAGE]).run()
@@ -165,9 +165,9 @@ async def test_given_a_postgres_that_came_back_with_leases_older_than_mongodb_kn
     await world.until(lambda: shared_by(world, 1))
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
-        for bucket, holder, lease in backup:
+        for partition, holder, lease in backup:
             await connection.execute(
-                "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, bucket)
+                "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, partition)
             )
     await asyncio.sleep(2 * RENEW_SECONDS)  # until it has seen them
     for _ in range(8):
@@ -187,7 +187,7 @@ async def test_given_a_way_back_that_was_broken_off_then_it_can_be_gone_on_with_
     await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
     for goes_on in (False, True):
         await rebuild_of(world, ["items"]).run()
-        await Generations(world.database).bring_back(["items"])
+        await ViewBuilds(world.database).bring_back(["items"])
         await world.catch_up()
         if goes_on:
             assert await rebuild_of(world, ["items"]).roll_back() is not None
@@ -201,11 +201,11 @@ async def test_given_a_swap_beside_a_cancel_then_what_is_read_is_not_dropped(
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    generations = Generations(world.database)
+    generations = ViewBuilds(world.database)
     made = await generations.begin(["items"], await world.reader.last_position(), 1)
     await rebuild_of(world, ["items"])._fill(made)
     await world.catch_up()
-    canceller = Generations(world.database)
+    canceller = ViewBuilds(world.database)
     await asyncio.gather(generations.swap(["items"]), canceller.cancel(["items"]), return_exceptions=True)
     assert await world.held() == await world.folded()
 
@@ -281,11 +281,11 @@ async def test_given_a_generation_that_was_forgotten_when_a_rebuild_waits_for_it
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    made = await Generations(world.database).begin(["items"], await world.reader.last_position(), 1)
+    made = await ViewBuilds(world.database).begin(["items"], await world.reader.last_position(), 1)
     work = rebuild_of(world, ["items"])
     await work._fill(made)
     await world.positions.forget(f"items{OTHER}")
-    with pytest.raises(GenerationGone):
+    with pytest.raises(BuildGone):
         await work._compared()
 
 

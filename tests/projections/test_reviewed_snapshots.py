@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from context.assembly import Asked, Context, Contexts
-from context.history_backwards import Tail, tail_from_log
-from context.snapshots import read_tail, snapshots_of
+from context.assembly import Context, Contexts, ReplyRequest
+from context.history_backwards import RecentItems, recent_items_from_log
+from context.snapshots import read_recent_items, snapshots_of
 from domain.commands import (
     AppendItems,
     DescribeConversation,
@@ -115,11 +115,11 @@ class History:
         return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 15))) + "."
 
 
-async def _none(tenant: str, conversation_id: str, room: int) -> Tail | None:
+async def _none(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
     return None
 
 
-async def _shown(contexts: Contexts, conversation_id: str, version: int, asked: Asked) -> Context | str:
+async def _shown(contexts: Contexts, conversation_id: str, version: int, asked: ReplyRequest) -> Context | str:
     try:
         return await contexts.assemble(TENANT, conversation_id, version, asked)
     except ContextTooLong as error:
@@ -145,13 +145,13 @@ async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log
             head = await world.reader.head(history.conversation_id)
             assert head is not None
             for room in ROOMS:
-                held = await read_tail(world.redis, TENANT, history.conversation_id, room)
+                held = await read_recent_items(world.redis, TENANT, history.conversation_id, room)
                 compared += held is not None
-                by_log = await tail_from_log(world.reader, history.conversation_id, head.version, room)
+                by_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, room)
                 assert held is None or held == by_log, (seed, room)
             for window, name in ((200, "gpt-4"), (200, "gpt-4o"), (500, "gpt-4"), (9_000, "smol")):
                 model = Model(Settings(model_window=window))
-                asked = Asked(
+                asked = ReplyRequest(
                     model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history._message("user"))]
                 )
                 by_snapshot = Contexts(world.reader, model, snapshots_of(world.redis))

@@ -13,7 +13,7 @@ from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, 
 from infrastructure.stores import mongo_pipeline
 from infrastructure.stores.mongo_pipeline import Answer, together
 from projections.mongo_views import MongoViews
-from projections.view_positions import Fenced, Positions
+from projections.view_positions import PositionMoved, ViewPositions
 from projections.views.read_models import POSITIONS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
@@ -221,13 +221,13 @@ async def test_given_a_place_left_its_position_then_that_is_said_and_not_that_it
     await world.catch_up()
     places, batch = await world.all_places(), await world.events()
     behind = [replace(place, position=0) for place in places]
-    with pytest.raises(Fenced):
+    with pytest.raises(PositionMoved):
         await MongoViews(world.database).apply(behind, batch[-1].position, batch)
     assert await world.is_exact()
 
 
 async def test_places_live_in_small_pages(world: World) -> None:
-    await asyncio.gather(*(Positions(world.database).prepare() for _ in range(4)))
+    await asyncio.gather(*(ViewPositions(world.database).prepare() for _ in range(4)))
     assert "memory_page_max" in str((await world.database[POSITIONS].options()).get("storageEngine"))
     await world.catch_up()
     assert len(await world.all_places()) == 8 * len(VIEWS)

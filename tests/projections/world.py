@@ -14,8 +14,8 @@ from infrastructure.stores.postgres import make_pool
 from projections.context_view import ContextView
 from projections.fold import fold
 from projections.mongo_views import MongoViews
-from projections.projector import Runner
-from projections.view_positions import Place, Positions, Standing
+from projections.projector import Projector
+from projections.view_positions import ViewPosition, ViewPositions, ViewStatus
 from projections.views.read_models import ALL_VIEWS, VIEWS
 
 SECONDS = 30.0
@@ -31,15 +31,15 @@ class World:
         self.database = mongodb.database(self.client, settings)
         self.redis = redis.connect(settings)
         self.reader = EventReader(self.pool)
-        self.positions = Positions(self.database)
+        self.positions = ViewPositions(self.database)
 
     async def close(self) -> None:
         await self.pool.close()
         await self.client.close()
         await self.redis.aclose()
 
-    def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Runner:
-        return Runner(
+    def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Projector:
+        return Projector(
             postgres_url=listens_to or self.settings.postgres_url,
             pool=self.pool,
             database=self.database,
@@ -95,7 +95,7 @@ class World:
             for (tenant, conversation_id), version in last.items()
         }
 
-    async def all_places(self, views: Collection[str] = VIEWS) -> list[Place]:
+    async def all_places(self, views: Collection[str] = VIEWS) -> list[ViewPosition]:
         """Those of each bucket."""
         return await self.positions.load(views)
 
@@ -106,7 +106,7 @@ class World:
         else:
             await ContextView(self.redis, self.reader, self.database).begin_anew(view, target)
 
-    async def places(self) -> dict[str, Standing]:
+    async def places(self) -> dict[str, ViewStatus]:
         return await self.positions.standings(ALL_VIEWS)
 
     async def is_sound(self) -> bool:

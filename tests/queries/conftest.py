@@ -19,7 +19,7 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 @asynccontextmanager
@@ -67,8 +67,8 @@ async def write(settings: Settings) -> AsyncIterator[Writer]:
 
 
 @asynccontextmanager
-async def open_projector(settings: Settings) -> AsyncIterator[Projector]:
-    projector = Projector(settings)
+async def open_projector(settings: Settings) -> AsyncIterator[ManualProjector]:
+    projector = ManualProjector(settings)
     await projector.open()
     try:
         yield projector
@@ -77,13 +77,13 @@ async def open_projector(settings: Settings) -> AsyncIterator[Projector]:
 
 
 @pytest.fixture
-async def projector(settings: Settings) -> AsyncIterator[Projector]:
+async def projector(settings: Settings) -> AsyncIterator[ManualProjector]:
     async with open_projector(settings) as opened:
         yield opened
 
 
 @pytest.fixture
-async def live(projector: Projector) -> AsyncIterator[Projector]:
+async def live(projector: ManualProjector) -> AsyncIterator[ManualProjector]:
     stop = asyncio.Event()
     running = asyncio.create_task(projector.run(stop))
     yield projector

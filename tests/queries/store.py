@@ -22,7 +22,7 @@ from domain.commands import (
 )
 from domain.events import InputItem, Shown, Timing, Usage
 from infrastructure.access.principal import Principal
-from infrastructure.event_log.append_request import Appended, Work
+from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid
 from infrastructure.observability.metrics import Metrics
@@ -30,7 +30,7 @@ from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from projections.mongo_views import MongoViews
-from projections.projector import Runner
+from projections.projector import Projector
 from projections.rebuild.rebuild import patiently
 from projections.views.read_models import VIEWS
 
@@ -58,7 +58,7 @@ class Writer:
         return Writer(self._log, tenant)
 
     async def do(self, conversation_id: str, command: Command) -> Appended:
-        work = Work(
+        work = AppendRequest(
             principal=Principal(self._tenant, "someone"),
             conversation_id=conversation_id,
             command=command,
@@ -146,14 +146,14 @@ class Writer:
         )
 
 
-class Projector:
+class ManualProjector:
     """The real runner of the Mongo views, run when a test says so."""
 
     def __init__(self, settings: Settings) -> None:
         self._pool = make_pool(settings.postgres_url, max_size=4)
         self._mongo = mongodb.connect(settings)
         self._redis = redis.connect(settings)
-        self._runner = Runner(
+        self._runner = Projector(
             postgres_url=settings.postgres_url,
             pool=self._pool,
             database=mongodb.database(self._mongo, settings),

@@ -6,14 +6,14 @@ import httpx
 import pytest
 
 from infrastructure.ids import mint
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 CURSORS = ("\0", "", "msg_", "msg_xyz", "conv_" + "g" * 32, "msg_" + "0" * 32, "a" * 5000, "ü", "\ud7ff%ff")
 NUMBERS = ("abc", "-1", "0", "99999999999999999999", "9" * 5000, "1.5", "", "NaN", "1e2", "\0", "0x1")
 
 
 @pytest.fixture
-async def conversation_id(write: Writer, live: Projector) -> str:
+async def conversation_id(write: Writer, live: ManualProjector) -> str:
     return await write.start("a")
 
 
@@ -65,7 +65,7 @@ async def test_a_position_that_can_not_be_is_refused(
     "query", [{"order": "up"}, {"status": "deleted"}, {"metadata[a\0]": "b"}, {f"metadata[{n}]": "" for n in range(17)}]
 )
 async def test_filters_of_the_wrong_form_are_refused(
-    api: httpx.AsyncClient, query: dict[str, Any], live: Projector
+    api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert_refused(await api.get("/v1/conversations", params=query))
 
@@ -82,13 +82,13 @@ async def test_filters_of_the_wrong_form_are_refused(
     ],
 )
 async def test_filters_that_match_nothing_are_no_error(
-    api: httpx.AsyncClient, query: dict[str, Any], live: Projector
+    api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert (await api.get("/v1/conversations", params=query)).status_code == 200
 
 
 async def test_ids_of_the_wrong_form_are_refused_and_unknown_ones_not_found(
-    api: httpx.AsyncClient, live: Projector
+    api: httpx.AsyncClient, live: ManualProjector
 ) -> None:
     for ident in (
         "x",

@@ -13,10 +13,10 @@ from infrastructure.settings import Settings
 from projections.views.read_models import POSITIONS, VIEWS, View
 from queries.log_access import LogAway
 from queries.main import open_sources
-from queries.query_context import Caller
+from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 from tests.servers import EMPTY_TABLES
 
 
@@ -31,7 +31,7 @@ async def timed(api: httpx.AsyncClient, path: str, **headers: str) -> tuple[http
 
 
 async def test_every_item_is_read_back_right_after_it_was_written(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     for number in range(30):
@@ -42,7 +42,7 @@ async def test_every_item_is_read_back_right_after_it_was_written(
 
 
 async def test_a_read_that_can_not_be_made_current_is_a_503_within_the_bound(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -57,7 +57,7 @@ async def test_a_read_that_can_not_be_made_current_is_a_503_within_the_bound(
 
 
 async def test_a_conversation_that_is_shown_does_not_wait_for_the_others(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -70,7 +70,7 @@ async def test_a_conversation_that_is_shown_does_not_wait_for_the_others(
 
 
 async def test_a_read_waits_for_a_projector_that_catches_up(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
 
@@ -84,7 +84,9 @@ async def test_a_read_waits_for_a_projector_that_catches_up(
     assert len(answer.json()["data"]) == 1
 
 
-async def test_a_position_by_name_is_waited_for(api: httpx.AsyncClient, write: Writer, projector: Projector) -> None:
+async def test_a_position_by_name_is_waited_for(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
     conversation_id = await write.start()
     ended = await write.end(conversation_id)
     await projector.catch_up()
@@ -98,7 +100,7 @@ async def test_a_position_by_name_is_waited_for(api: httpx.AsyncClient, write: W
 
 
 async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     response_id, given = await write.ask(conversation_id, "b")
@@ -131,7 +133,7 @@ async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
 
 
 async def test_reads_are_verified_again_soon_after_postgres_is_back(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -151,7 +153,7 @@ async def test_reads_are_verified_again_soon_after_postgres_is_back(
 
 
 async def test_connections_that_broke_while_they_lay_idle_are_replaced_unnoticed(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -166,7 +168,7 @@ async def test_connections_that_broke_while_they_lay_idle_are_replaced_unnoticed
 
 
 async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -193,7 +195,7 @@ async def test_a_look_up_that_is_slow_for_what_it_asks_does_not_make_postgres_aw
 
 
 async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
-    settings: Settings, api: httpx.AsyncClient, write: Writer, projector: Projector
+    settings: Settings, api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("lost")
     await projector.catch_up()
@@ -211,7 +213,7 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
 
 
 async def test_unverified_reads_of_what_is_not_there_are_not_found(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     foreign = await write.of("others").start("a")
     await projector.catch_up()
@@ -222,7 +224,7 @@ async def test_unverified_reads_of_what_is_not_there_are_not_found(
 
 
 async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
-    settings: Settings, cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    settings: Settings, cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -242,7 +244,7 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
 
 
 async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
-    settings: Settings, write: Writer, projector: Projector
+    settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -259,21 +261,21 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
 
 @pytest.mark.parametrize("view", ["conversations", "items"])
 async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_shown(
-    settings: Settings, write: Writer, projector: Projector, view: View
+    settings: Settings, write: Writer, projector: ManualProjector, view: View
 ) -> None:
     conversation_id = await write.start()
     [item_id] = await write.append(conversation_id, "a")
     await projector.catch_up()
 
     async with open_sources(settings) as sources:
-        called = Caller(sources, Principal("default", "someone"), 0)
-        read = await called.read(conversation_id, view)
+        context = QueryContext(sources, Principal("default", "someone"), 0)
+        read = await context.read(conversation_id, view)
         ident = conversation_id if view == "conversations" else item_id
-        assert await called.find(read, view, ident, "version") is not None
+        assert await context.find(read, view, ident, "version") is not None
         refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
         await projector.views[POSITIONS].update_many({"view": view}, refilling)
         with pytest.raises(ApiError) as refused:
-            await called.find(read, view, ident, "version")
+            await context.find(read, view, ident, "version")
 
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 

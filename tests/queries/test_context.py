@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from context.assembly import Asked
+from context.assembly import ReplyRequest
 from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy
@@ -16,7 +16,7 @@ from queries.log_access import LogAway
 from queries.main import open_sources
 from tests.queries.conftest import open_api
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 MODEL = "any"
 WINDOW = 2_000
@@ -39,7 +39,7 @@ async def context(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any
 
 
 async def test_left_out_are_the_items_that_stand_before_those_shown(
-    small: httpx.AsyncClient, write: Writer, projector: Projector
+    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *[TEXT] * 30)
@@ -56,7 +56,7 @@ async def test_left_out_are_the_items_that_stand_before_those_shown(
 
 
 async def test_what_was_not_read_back_to_the_first_item_is_not_counted(
-    small: httpx.AsyncClient, write: Writer, projector: Projector
+    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *[TEXT] * 500)
@@ -68,7 +68,7 @@ async def test_what_was_not_read_back_to_the_first_item_is_not_counted(
 
 
 async def test_nothing_is_left_out_where_all_is_shown(
-    small: httpx.AsyncClient, write: Writer, projector: Projector
+    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     [first] = await write.append(conversation_id, "b")
@@ -81,7 +81,7 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
     settings: Settings, postgres: Proxy, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
-    asked = Asked(model=MODEL, parameters={})
+    asked = ReplyRequest(model=MODEL, parameters={})
     async with open_sources(settings.model_copy(update={"postgres_url": postgres.url})) as sources:
         await sources.contexts.assemble("default", conversation_id, 2, asked)
         postgres.freeze()
@@ -93,7 +93,7 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
 
 
 async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_marked(
-    small: httpx.AsyncClient, write: Writer, projector: Projector
+    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     ids = await write.append(conversation_id, "b", "c", "d")
@@ -116,7 +116,7 @@ async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_mark
 
 
 async def test_the_budget_is_counted_as_the_model_counts(
-    settings: Settings, write: Writer, projector: Projector
+    settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     text = "Ünïcödé 雪が降る — نص عربي 🙂 " * 20
     conversation_id = await write.start(*[text] * 20, context_policy=ContextPolicy(budget=3_000))

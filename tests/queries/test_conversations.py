@@ -8,8 +8,8 @@ from openai.types.conversations import Conversation
 
 from domain.commands import DescribeConversation, EndConversation
 from infrastructure.ids import mint
-from projections.views.partitions import BUCKETS
-from tests.queries.store import Projector, Writer
+from projections.views.partitions import PARTITIONS
+from tests.queries.store import ManualProjector, Writer
 
 
 async def listed(api: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
@@ -24,7 +24,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 async def test_a_conversation_is_answered_at_once_with_its_version_as_etag(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello", metadata={"topic": "demo"}, title="A talk")
 
@@ -40,7 +40,7 @@ async def test_a_conversation_is_answered_at_once_with_its_version_as_etag(
 
 
 async def test_an_unknown_a_deleted_and_another_tenants_conversation_are_not_found(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     deleted = await write.start()
     await write.delete(deleted)
@@ -55,7 +55,7 @@ async def test_an_unknown_a_deleted_and_another_tenants_conversation_are_not_fou
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_a_list_pages_through_all_conversations_in_either_order(
-    api: httpx.AsyncClient, write: Writer, live: Projector, order: str
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     made = [await write.start() for _ in range(7)]
     expected = made if order == "asc" else made[::-1]
@@ -76,7 +76,7 @@ async def test_a_list_pages_through_all_conversations_in_either_order(
 
 
 async def test_a_page_that_ends_the_list_exactly_says_there_is_no_more(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(4):
         await write.start()
@@ -86,7 +86,7 @@ async def test_a_page_that_ends_the_list_exactly_says_there_is_no_more(
 
 
 async def test_before_alone_gives_the_nearest_page_before_the_cursor(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     made = [await write.start() for _ in range(6)]
 
@@ -99,12 +99,12 @@ async def test_before_alone_gives_the_nearest_page_before_the_cursor(
     assert ids(between) == [made[4], made[3], made[2]]
 
 
-async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: Projector) -> None:
+async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: ManualProjector) -> None:
     assert await listed(api) == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
 
 
 async def test_a_list_is_filtered_by_status_owner_and_metadata(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     plain = await write.start()
     ended = await write.start(owner="ada")
@@ -122,7 +122,7 @@ async def test_a_list_is_filtered_by_status_owner_and_metadata(
 
 
 async def test_a_conversation_deleted_meanwhile_is_still_a_cursor(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     made = [await write.start() for _ in range(3)]
     await write.delete(made[1])
@@ -131,7 +131,7 @@ async def test_a_conversation_deleted_meanwhile_is_still_a_cursor(
 
 
 async def test_a_new_conversation_is_in_the_list_at_once(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(10):
         conversation_id = await write.start()
@@ -143,7 +143,7 @@ async def test_a_new_conversation_is_in_the_list_at_once(
     [{"$ref": "a", "$id": "b"}, {"$ref": "a", "$id": "b", "$db": "c", "x": "y"}, {"_id": "a", "": "b", "a.b": "$c"}],
 )
 async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
-    api: httpx.AsyncClient, write: Writer, live: Projector, metadata: dict[str, str]
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector, metadata: dict[str, str]
 ) -> None:
     started = await write.start(metadata=metadata)
     described = await write.start(metadata={"old": "gone"})
@@ -161,7 +161,7 @@ async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
 
 @pytest.mark.parametrize("asked", [{"owner": "rare"}, {"metadata[topic]": "rare"}, {"status": "ended"}, {}])
 async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
-    asked: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: Projector
+    asked: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     for _ in range(60):
         await write.start(metadata={"topic": "usual"}, owner="usual")
@@ -182,4 +182,4 @@ async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
     await database["system.profile"].drop()
 
     assert found == [rare]
-    assert look["docsExamined"] <= 2 + BUCKETS  # and where the view stands in each bucket
+    assert look["docsExamined"] <= 2 + PARTITIONS  # and where the view stands in each bucket

@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 from queries import event_stream, events
 from tests.queries.conftest import eventually, served
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:
@@ -183,7 +183,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_running(settings: Settings,
 
 
 async def test_a_stream_outlives_an_outage_of_postgres(
-    settings: Settings, postgres: Proxy, write: Writer, projector: Projector
+    settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     reached = settings.model_copy(update={"postgres_url": postgres.url})

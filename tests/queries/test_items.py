@@ -10,7 +10,7 @@ from openai.types.conversations import ConversationItemList
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.queries.conftest import served
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def ids(page: dict[str, Any]) -> list[str]:
 
 
 async def test_items_come_newest_first_with_the_conversations_version_as_etag(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("one", "two")
 
@@ -43,7 +43,7 @@ async def test_items_come_newest_first_with_the_conversations_version_as_etag(
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
 async def test_pages_follow_each_other_over_retracted_items_and_end_exactly(
-    api: httpx.AsyncClient, write: Writer, live: Projector, order: str
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     conversation_id = await write.start()
     appended = await write.append(conversation_id, *(str(number) for number in range(10)))
@@ -61,7 +61,7 @@ async def test_pages_follow_each_other_over_retracted_items_and_end_exactly(
 
 
 async def test_a_retracted_item_is_a_cursor_like_any_other(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     appended = await write.append(conversation_id, "a", "b", "c")
@@ -72,7 +72,7 @@ async def test_a_retracted_item_is_a_cursor_like_any_other(
 
 
 async def test_a_cursor_of_another_conversation_is_refused_by_name(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     other = await write.start()
@@ -86,7 +86,7 @@ async def test_a_cursor_of_another_conversation_is_refused_by_name(
 
 
 async def test_items_as_of_a_version_are_those_that_stood_then(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a", "b")  # versions 1 to 3
     [third] = await write.append(conversation_id, "c")  # 4
@@ -101,7 +101,7 @@ async def test_items_as_of_a_version_are_those_that_stood_then(
 
 
 async def test_an_item_is_given_bare_until_it_is_retracted(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     [item_id] = await write.append(conversation_id, "hello")
@@ -121,7 +121,9 @@ async def test_an_item_is_given_bare_until_it_is_retracted(
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_the_official_client_pages_through_everything(settings: Settings, write: Writer, live: Projector) -> None:
+async def test_the_official_client_pages_through_everything(
+    settings: Settings, write: Writer, live: ManualProjector
+) -> None:
     conversation_id = await write.start(*map(str, range(45)))
 
     async with served(settings) as url, AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client:
@@ -136,7 +138,7 @@ async def test_the_official_client_pages_through_everything(settings: Settings, 
     assert one == items[7]
 
 
-async def test_head_answers_like_get(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+async def test_head_answers_like_get(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start("a")
 
     for path in ("", "/items", "/events"):

@@ -8,26 +8,26 @@ import pytest
 from context.snapshots import Snapshot, put
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
-from projections.views.partitions import bucket_of, ident
+from projections.views.partitions import ident, partition_of
 from projections.views.read_models import ALL_VIEWS, CONTEXT, POSITIONS
 from queries.main import open_sources
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 ENTRY = {"position": 2, "version": 2, "topic": "item.appended", "error": "UnreadableEvent", "message": None, "at": 1}
 
 
-async def park(projector: Projector, view: str, conversation_id: str, tenant: str = "default") -> None:
+async def park(projector: ManualProjector, view: str, conversation_id: str, tenant: str = "default") -> None:
     entry = {f"parked.{conversation_id}": {"tenant": tenant, **ENTRY}}
-    bucket = bucket_of(conversation_id)
-    first = {"view": view, "bucket": bucket, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
+    partition = partition_of(conversation_id)
+    first = {"view": view, "bucket": partition, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
     place = {"$set": entry, "$setOnInsert": {**first, "collection": view}}
-    await projector.views[POSITIONS].update_one({"_id": ident(view, bucket)}, place, upsert=True)
+    await projector.views[POSITIONS].update_one({"_id": ident(view, partition)}, place, upsert=True)
 
 
-async def unpark(projector: Projector, view: str, conversation_id: str) -> None:
+async def unpark(projector: ManualProjector, view: str, conversation_id: str) -> None:
     back = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
-    await projector.views[POSITIONS].update_one({"_id": ident(view, bucket_of(conversation_id))}, back)
+    await projector.views[POSITIONS].update_one({"_id": ident(view, partition_of(conversation_id))}, back)
 
 
 def code(answer: httpx.Response) -> tuple[int, str | None]:
@@ -35,7 +35,7 @@ def code(answer: httpx.Response) -> tuple[int, str | None]:
 
 
 async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation_parked(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")
     [item_id] = await write.append(conversation_id, "a")
@@ -55,7 +55,7 @@ async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation
 
 
 async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_nothing_of_others(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     foreign = await write.of("others").start("a")
@@ -72,7 +72,7 @@ async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_n
 
 
 async def test_the_projections_name_what_is_parked_and_why(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -94,7 +94,7 @@ async def test_the_projections_name_what_is_parked_and_why(
 
 
 async def test_with_postgres_away_what_is_parked_is_refused_too(
-    cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start("a"), await write.start("b")
     response_id, given = await write.ask(conversation_id, "b")
@@ -120,7 +120,7 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
 
 @pytest.mark.parametrize("back", [False, True])
 async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if_it_is_back_already(
-    back: bool, settings: Settings, write: Writer, projector: Projector
+    back: bool, settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
@@ -140,7 +140,7 @@ async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if
 
 
 async def test_a_read_does_not_wait_for_what_is_parked(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()

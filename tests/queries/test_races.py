@@ -6,13 +6,13 @@ from collections import Counter
 import httpx
 
 from projections.views.read_models import VIEWS
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 READERS = 4
 
 
 async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start(*map(str, range(60)))
     path = f"/v1/conversations/{conversation_id}/items"
@@ -50,7 +50,7 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
 
 
 async def test_a_page_read_while_its_conversation_is_deleted_is_whole_or_not_found(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(10):
         conversation_id = await write.start(*map(str, range(30)))

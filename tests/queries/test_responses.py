@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 from openai.types.responses import Response
 
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 async def response_of(api: httpx.AsyncClient, response_id: str) -> Response:
@@ -15,7 +15,7 @@ async def response_of(api: httpx.AsyncClient, response_id: str) -> Response:
 
 
 async def test_a_response_is_followed_from_its_request_to_its_end(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")
     response_id, given = await write.ask(conversation_id, "two plus two?", temperature=0.5, metadata={"a": "b"})
@@ -37,7 +37,7 @@ async def test_a_response_is_followed_from_its_request_to_its_end(
     assert done.completed_at >= done.created_at
 
 
-async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
     response_id, _ = await write.ask(conversation_id, "hello")
     await write.fail(conversation_id, response_id)
@@ -54,7 +54,7 @@ async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Wr
 
 
 async def test_a_response_that_was_cut_short_is_incomplete(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     response_id, given = await write.ask(conversation_id, "hello", max_output_tokens=5)
@@ -68,7 +68,7 @@ async def test_a_response_that_was_cut_short_is_incomplete(
 
 
 async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
-    api: httpx.AsyncClient, write: Writer, live: Projector
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     others = write.of("others")
     foreign, _ = await others.ask(await others.start(), "a")
@@ -83,7 +83,7 @@ async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
             assert response_id in answer.json()["error"]["message"]
 
 
-async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: Writer, live: Projector) -> None:
+async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
     response_id, given = await write.ask(conversation_id, *map(str, range(5)))
     ids = [item.item_id for item in given]

@@ -8,12 +8,12 @@ import pytest
 from psycopg import sql
 
 from context import assembly
-from context.assembly import FROM_LOG_AT_ONCE, Asked, Contexts
+from context.assembly import FROM_LOG_AT_ONCE, Contexts, ReplyRequest
 from context.conversation_settings import described
-from context.history_backwards import Tail
+from context.history_backwards import RecentItems
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.reader import STANDING, EventReader, Recorded
+from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader, Recorded
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool
@@ -50,7 +50,7 @@ async def test_given_many_changes_of_a_description_then_what_stands_is_a_few_eve
             state = done.conversation
             versions.append((state.version, state.instructions, state.context_policy.budget))
     for version, instructions, budget in versions:
-        stands = await reader.standing(conversation, until=version)
+        stands = await reader.settings_events(conversation, until=version)
         assert len(stands) <= 4
         assert described(stands) == (instructions, ContextPolicy(budget=budget))
 
@@ -68,7 +68,7 @@ async def test_given_pins_everywhere_else_then_a_long_conversation_without_any_i
         await write.do(pinned, UnpinItem(item_id=item_id))
     async with pool.connection() as connection:
         await connection.execute("ANALYZE events")
-        explain = sql.SQL("EXPLAIN (ANALYZE) ") + STANDING.format(sql.SQL("*"))
+        explain = sql.SQL("EXPLAIN (ANALYZE) ") + SETTINGS_EVENTS.format(sql.SQL("*"))
         plan = await (await connection.execute(explain, {"stream": uuid_of(long), "until": SINCE_ALWAYS})).fetchall()
     text = "\n".join(str(row[0]) for row in plan)
     assert "events_item_idx" in text
@@ -80,16 +80,16 @@ class Counting(EventReader):
 
     now = most = 0
 
-    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         self.now += 1
         self.most = max(self.most, self.now)
         try:
-            return await super().standing(conversation_id, until=until)
+            return await super().settings_events(conversation_id, until=until)
         finally:
             self.now -= 1
 
 
-async def _no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> Tail | None:
+async def _no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> RecentItems | None:
     return None
 
 
@@ -99,7 +99,7 @@ async def test_given_many_contexts_without_a_snapshot_then_a_few_are_read_at_a_t
     conversation = await write.start(*map(str, range(50)))
     reader = Counting(pool)
     contexts = Contexts(reader, Model(settings), _no_snapshot)
-    asked = Asked(model="gpt-4o", parameters={}, open=True)
+    asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
     found = await asyncio.gather(*(contexts.assemble("default", conversation, 51, asked) for _ in range(40)))
     assert {len(context.sent) for context in found} == {50}
     assert 1 < reader.most <= FROM_LOG_AT_ONCE
@@ -112,9 +112,9 @@ class Silent(EventReader):
         super().__init__(pool)
         self.speaks = asyncio.Event()
 
-    async def standing(self, conversation_id: str, *, until: int) -> list[Recorded]:
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         await self.speaks.wait()
-        return await super().standing(conversation_id, until=until)
+        return await super().settings_events(conversation_id, until=until)
 
 
 async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_them_are_told(
@@ -124,7 +124,7 @@ async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_t
     conversation = await write.start("a", "b")
     reader = Silent(pool)
     contexts = Contexts(reader, Model(settings), _no_snapshot)
-    asked = Asked(model="gpt-4o", parameters={}, open=True)
+    asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
 
     async def read() -> int:
         return len((await contexts.assemble("default", conversation, 3, asked)).sent)

@@ -8,13 +8,13 @@ from openai import AsyncOpenAI
 
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from projections.views.partitions import ALL_BUCKETS
+from projections.views.partitions import ALL_PARTITIONS
 from projections.views.read_models import ALL_VIEWS, VIEWS
 from queries.main import create_app
 from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served
 from tests.queries.proxy import Proxy
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def test_a_provider_that_is_away_is_a_502(settings: Settings) -> None:
 
 
 async def test_projections_tell_how_far_they_are_behind(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a")
     await projector.catch_up()
@@ -67,14 +67,14 @@ async def test_projections_tell_how_far_they_are_behind(
     assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * len(VIEWS)
     assert all(0 < each["lag_seconds"] < 60 for each in shown)
     assert all(each["parked"] == [] for each in data)
-    assert all([it["bucket"] for it in each["partitions"]] == [*ALL_BUCKETS] for each in data)
+    assert all([it["bucket"] for it in each["partitions"]] == [*ALL_PARTITIONS] for each in data)
     assert all((it["state"], it["position"]) == ("live", 2) for each in shown for it in each["partitions"])
     context = data[-1]
     assert (context["state"], context["position"]) == ("absent", 0)
 
 
 async def test_it_is_degraded_and_serves_while_only_mongodb_is_there(
-    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: Projector
+    cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a")
     await projector.catch_up()

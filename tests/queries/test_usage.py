@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.queries.store import Projector, Writer
+from tests.queries.store import ManualProjector, Writer
 
 
 async def _reply(write: Writer, conversation_id: str, text: str) -> None:
@@ -21,7 +21,7 @@ async def _usage(api: httpx.AsyncClient, **asked: str) -> Any:
 
 
 async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_included(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await projector.catch_up()
     assert await _usage(api) == []
@@ -49,7 +49,7 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
 
 
 async def test_what_a_summary_took_is_counted_beside_the_replies(
-    api: httpx.AsyncClient, write: Writer, projector: Projector
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     [item_id] = await write.append(conversation_id, "a")

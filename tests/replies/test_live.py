@@ -9,7 +9,7 @@ from redis.asyncio import Redis
 from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from replies import live_events, stream_events
-from replies.live_events import LiveWriter, told_so_far
+from replies.live_events import LiveWriter, events_so_far
 
 RESPONSE = "resp_live"
 
@@ -70,7 +70,7 @@ async def test_given_many_events_when_they_are_written_then_they_are_there_in_or
     count = 3 * live_events.AT_ONCE
     told = await written(writer, 0, count - 1)
     assert told == sorted(told)
-    assert await told_so_far(kept, RESPONSE) == [event(number) for number in range(count)]
+    assert await events_so_far(kept, RESPONSE) == [event(number) for number in range(count)]
 
 
 @pytest.mark.parametrize("disturb", ["CLIENT KILL ID {0}", "SCRIPT FLUSH"])
@@ -80,7 +80,7 @@ async def test_given_a_connection_that_was_cut_or_a_script_forgotten_when_more_i
     await written(writer, 0, 4)
     await command(kept, *disturb.format(await its_own.client_id()).split())
     await written(writer, 5, 9)
-    assert await told_so_far(kept, RESPONSE) == [event(number) for number in range(10)]
+    assert await events_so_far(kept, RESPONSE) == [event(number) for number in range(10)]
 
 
 async def test_given_a_redis_that_stands_still_when_an_event_is_written_then_whoever_wrote_it_is_told_all_the_same(

@@ -26,7 +26,7 @@ from infrastructure.event_log.reader import Recorded
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.output import Output, told
-from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 from replies.record import Record, begun, kept_output
 
 CONVERSATION = mint("conv")
@@ -35,23 +35,25 @@ SHOWN = Shown(version=1, ranges=(), budget=9, tokens=1, encoding="o200k_base", r
 REQUESTED = ReplyRequested(response_id=mint("resp"), model="m", parameters=b"{}", input=(), shown=SHOWN)
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-grown = st.lists(texts.map(Grew), max_size=5)
-messages = st.tuples(st.just(Began({"type": "message", "role": "assistant"})), grown, st.none())
-functions = st.tuples(st.just(Began({"type": "function_call", "call_id": "call_1", "name": "f"})), grown, st.none())
+grown = st.lists(texts.map(ItemDelta), max_size=5)
+messages = st.tuples(st.just(ItemStarted({"type": "message", "role": "assistant"})), grown, st.none())
+functions = st.tuples(
+    st.just(ItemStarted({"type": "function_call", "call_id": "call_1", "name": "f"})), grown, st.none()
+)
 customs: st.SearchStrategy[Any] = st.tuples(
-    st.just(Began({"type": "custom_tool_call", "call_id": "call_2", "name": "g"})),
+    st.just(ItemStarted({"type": "custom_tool_call", "call_id": "call_2", "name": "g"})),
     st.just([]),
-    texts.map(lambda text: Whole({"input": text})),
+    texts.map(lambda text: ItemDone({"input": text})),
 )
 reasonings = st.tuples(
-    st.just(Began({"type": "reasoning"})),
+    st.just(ItemStarted({"type": "reasoning"})),
     grown,
-    st.none() | st.just(Whole({"encrypted_content": "x", "summary": [{"type": "summary_text", "text": "s"}]})),
+    st.none() | st.just(ItemDone({"encrypted_content": "x", "summary": [{"type": "summary_text", "text": "s"}]})),
 )
 searches: st.SearchStrategy[Any] = st.tuples(
-    st.just(Began({"type": "web_search_call", "status": "in_progress"})),
+    st.just(ItemStarted({"type": "web_search_call", "status": "in_progress"})),
     st.just([]),
-    st.just(Whole({"status": "completed", "action": {"type": "search", "query": "q"}})),
+    st.just(ItemDone({"status": "completed", "action": {"type": "search", "query": "q"}})),
 )
 answers = st.lists(st.one_of(messages, functions, customs, reasonings, searches), max_size=4).map(
     lambda items: [piece for begins, grows, ends in items for piece in (begins, *grows, ends) if piece is not None]

@@ -12,8 +12,8 @@ from msgspec import Struct
 
 from scripts.keepalive import Answer, Connection
 
-MOST_ITEMS = 3
-MOST_ITEMS_OF_AN_OWNER = 20
+MAX_ITEMS = 3
+MAX_ITEMS_OF_AN_OWNER = 20
 ATTEMPT_SECONDS = 0.5
 """How long a client waits for an answer. What it sent to a dead process is still read by the one that takes its place."""
 
@@ -118,7 +118,7 @@ class Client:
                 connection.close()
 
     async def _append(self) -> None:
-        items = self._random.randint(1, MOST_ITEMS)
+        items = self._random.randint(1, MAX_ITEMS)
         append = Append(
             self._random.choice(self._conversations),
             tuple(f"{self._name}-{len(self.account)}-{n}" for n in range(items)),
@@ -189,7 +189,7 @@ class Owner:
         self.told[self._conversation_id] = [told(answer, "conversation.started")]
 
     async def _append(self, path: str, account: list[Told]) -> None:
-        texts = [f"{self._name}-{len(account)}-{n}" for n in range(self._random.randint(1, MOST_ITEMS_OF_AN_OWNER))]
+        texts = [f"{self._name}-{len(account)}-{n}" for n in range(self._random.randint(1, MAX_ITEMS_OF_AN_OWNER))]
         items = [{"type": "message", "role": "user", "content": text} for text in texts]
         answer = await self._acknowledged("POST", f"{path}/items", {"items": items})
         idents = [item["id"] for item in answer.json()["data"]]

@@ -37,8 +37,8 @@ CLIENTS = 12
 SHARED = 4
 OWNERS = 2
 PAUSE_SECONDS = 0.1
-MOST_BEFORE = 60
-MOST_MOMENT_SECONDS = 0.02
+MAX_BEFORE = 60
+MAX_MOMENT_SECONDS = 0.02
 TWO_AT_ONCE = 0.3
 AFTERWARDS = 15
 FREEZE_SECONDS = 15.0
@@ -152,8 +152,8 @@ def planned(rounds: int, seed: int, shortest_freeze: float) -> list[Round]:
     return [
         Round(
             (fault, *with_another(fault, chance)),
-            chance.randint(1, MOST_BEFORE),
-            chance.uniform(0, MOST_MOMENT_SECONDS),
+            chance.randint(1, MAX_BEFORE),
+            chance.uniform(0, MAX_MOMENT_SECONDS),
             chance.uniform(shortest_freeze, FREEZE_SECONDS),
         )
         for fault in drawn[:rounds]

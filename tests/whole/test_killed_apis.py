@@ -34,8 +34,8 @@ UP = ("--no-model", "--apis", "2")
 APIS = {"api": "API_1_URL", "api-2": "API_2_URL"}
 CLIENTS = 16
 SHARED = 4
-MOST_BETWEEN_KILLS = 60
-MOST_MOMENT_SECONDS = 0.02
+MAX_BETWEEN_KILLS = 60
+MAX_MOMENT_SECONDS = 0.02
 BOTH = 0.15
 AFTER_THE_LAST = 30
 REPEATED_IN_THE_END = 200
@@ -118,8 +118,8 @@ def planned(rounds: int, seed: int) -> list[Round]:
     return [
         Round(
             tuple(APIS) if chance.random() < BOTH else (name,),
-            chance.randint(1, MOST_BETWEEN_KILLS),
-            chance.uniform(0, MOST_MOMENT_SECONDS),
+            chance.randint(1, MAX_BETWEEN_KILLS),
+            chance.uniform(0, MAX_MOMENT_SECONDS),
         )
         for name in names
     ]

@@ -6,7 +6,7 @@ import pytest
 
 from infrastructure.settings import Settings
 from replies.provider.provider import Model
-from replies.provider.stream_parts import Began, Grew, Piece, Whole
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 from tests.provider import Provider
 from tests.provider import provider as running_provider
 
@@ -41,11 +41,11 @@ def joined(pieces: list[Piece]) -> list[tuple[dict[str, object], str]]:
     items: list[tuple[dict[str, object], str]] = []
     for piece in pieces:
         match piece:
-            case Began():
+            case ItemStarted():
                 items.append((piece.item, ""))
-            case Grew():
+            case ItemDelta():
                 assert piece.text
                 items[-1] = (items[-1][0], items[-1][1] + piece.text)
-            case Whole():
+            case ItemDone():
                 items[-1] = ({**items[-1][0], **piece.fields}, items[-1][1])
     return items

@@ -7,7 +7,7 @@ import pytest
 from domain.events import Usage
 from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
-from replies.provider.stream_parts import Began, Finished, Grew
+from replies.provider.stream_parts import Finished, ItemDelta, ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
 
@@ -42,8 +42,8 @@ def calls(*made: tuple[int | None, str | None, str | None, str | None]) -> dict[
 
 async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: Model, provider: Provider) -> None:
     assert await pieces_of(chat) == [
-        Began(MESSAGE),
-        *map(Grew, ("Hello", ", ", "world", "!")),
+        ItemStarted(MESSAGE),
+        *map(ItemDelta, ("Hello", ", ", "world", "!")),
         Finished("stop", Usage(input_tokens=7, output_tokens=4), "scripted"),
     ]
     assert provider.paths == ["/v1/chat/completions"]
@@ -110,7 +110,12 @@ async def test_what_comes_mixed_is_told_in_order(
 
 async def test_the_first_call_is_told_as_it_grows(chat: Model, provider: Provider) -> None:
     provider.script = streams(calls((0, "c1", "f", "a")), calls((0, None, None, "b")), finish_reason="tool_calls")
-    assert await pieces_of(chat) == [Began(call("c1")), Grew("a"), Grew("b"), Finished("tool_calls", None, "scripted")]
+    assert await pieces_of(chat) == [
+        ItemStarted(call("c1")),
+        ItemDelta("a"),
+        ItemDelta("b"),
+        Finished("tool_calls", None, "scripted"),
+    ]
 
 
 async def test_calls_without_ids_or_with_the_same_get_their_own(chat: Model, provider: Provider) -> None:

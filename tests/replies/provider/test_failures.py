@@ -13,7 +13,7 @@ import pytest
 from infrastructure.settings import Settings
 from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
-from replies.provider.stream_parts import Began
+from replies.provider.stream_parts import ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import BODY, pieces_of
 
@@ -185,7 +185,7 @@ def endless(exchange: Exchange) -> None:
 async def test_the_provider_is_hung_up_on_when_its_reader_closes(chat: Model, provider: Provider) -> None:
     provider.script = endless
     async with aclosing(chat.stream(BODY)) as pieces:  # type: ignore[type-var]  # an iterator that is a generator
-        assert isinstance(await anext(pieces), Began)
+        assert isinstance(await anext(pieces), ItemStarted)
     assert await asyncio.to_thread(provider.hung_up.wait, 1)
 
 

@@ -8,7 +8,7 @@ from context.rendering import render
 from infrastructure.embedded.model import MODEL
 from infrastructure.settings import Settings
 from replies.provider.provider import Model
-from replies.provider.stream_parts import Began, Finished
+from replies.provider.stream_parts import Finished, ItemStarted
 from tests.replies.provider.conftest import joined
 
 TALK: list[dict[str, Any]] = [
@@ -34,7 +34,7 @@ async def test_the_local_model_is_shown_a_conversation_and_answers(
         parameters={"max_output_tokens": 12, "temperature": 0.1},
     )
     pieces = [piece async for piece in model.stream(body)]
-    assert pieces[0] == Began({"type": "message", "role": "assistant"})
+    assert pieces[0] == ItemStarted({"type": "message", "role": "assistant"})
     [(_, text)] = joined(pieces)
     assert text.strip()
     end = pieces[-1]

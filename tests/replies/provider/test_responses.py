@@ -7,7 +7,7 @@ import pytest
 from domain.events import Usage
 from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
-from replies.provider.stream_parts import Began, Finished, Grew, Whole
+from replies.provider.stream_parts import Finished, ItemDelta, ItemDone, ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
 
@@ -33,8 +33,8 @@ async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: Mod
     provider.script = answers(said("Hello, big world!"), usage=USAGE)
     usage = Usage(input_tokens=7, output_tokens=5, cached_tokens=3, reasoning_tokens=2)
     assert await pieces_of(responses) == [
-        Began(MESSAGE),
-        *map(Grew, ("Hello, ", "big ", "world!")),
+        ItemStarted(MESSAGE),
+        *map(ItemDelta, ("Hello, ", "big ", "world!")),
         Finished("stop", usage, "scripted"),
     ]
     assert provider.paths == ["/v1/responses"]
@@ -93,11 +93,11 @@ async def test_items_that_come_at_once_are_told_one_after_the_other(responses: M
 
     provider.script = script
     assert await pieces_of(responses) == [
-        Began(MESSAGE),
-        Grew("on"),
-        Grew("e"),
-        Began(MESSAGE),
-        Grew("two!"),
+        ItemStarted(MESSAGE),
+        ItemDelta("on"),
+        ItemDelta("e"),
+        ItemStarted(MESSAGE),
+        ItemDelta("two!"),
         Finished("stop"),
     ]
 
@@ -108,7 +108,7 @@ async def test_a_provider_that_tells_the_end_alone_is_understood(responses: Mode
         exchange.event("response.completed", response={"status": "completed", "output": [said("whole")]})
 
     provider.script = script
-    assert await pieces_of(responses) == [Began(MESSAGE), Grew("whole"), Finished("stop")]
+    assert await pieces_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
 
 
 async def test_an_answer_of_nothing_is_its_end_alone(responses: Model, provider: Provider) -> None:
@@ -137,7 +137,7 @@ async def test_what_had_begun_when_it_was_cut_is_told(responses: Model, provider
 
     provider.script = script
     pieces = await pieces_of(responses)
-    assert pieces == [Began(MESSAGE), Grew("m1"), Began(MESSAGE), Grew("m2"), Finished("length")]
+    assert pieces == [ItemStarted(MESSAGE), ItemDelta("m1"), ItemStarted(MESSAGE), ItemDelta("m2"), Finished("length")]
 
 
 @pytest.mark.parametrize(
@@ -198,5 +198,5 @@ async def test_fields_that_can_not_be_text_are_kept_and_whole(responses: Model, 
     item = {"id": "x", "type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"}
     provider.script = answers(item)
     [began, whole, _] = await pieces_of(responses)
-    assert began == Began({"type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"})
-    assert isinstance(whole, Whole)
+    assert began == ItemStarted({"type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"})
+    assert isinstance(whole, ItemDone)
