@@ -1,6 +1,6 @@
 """Makes `.venv` from `requirements.lock`. Run by `scripts/environment.sh` with the system's Python: standard library only.
 
-uv, itself pinned and hashed in the lock, does it in seconds; pip does it where uv has no wheel, or fails.
+pip installs uv, which the lock pins and hashes. uv installs everything else.
 """
 
 import ast
@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,31 +20,26 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements.lock"
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
+UV = ENVIRONMENT / "bin" / "uv"
 STAMP = ENVIRONMENT / "requirements.lock"
-HASHED = ("--require-hashes", "--no-deps")
+"""A copy of the lock that `.venv` was made from. It is written last: without it, `.venv` is not complete."""
 
 
-def main() -> int:
+def main() -> None:
     missing = [module for module in ("venv", "ensurepip") if importlib.util.find_spec(module) is None]
     if missing:
-        print(
-            f"{sys.executable} lacks {' and '.join(missing)}: install it (Debian and Ubuntu: apt install python3-venv)",
-            file=sys.stderr,
-        )
-        return 1
+        sys.exit(f"{sys.executable} has no {' and no '.join(missing)} (Debian and Ubuntu: apt install python3-venv)")
     try:
-        with _alone():
+        with _one_process():
             if not _is_current():
                 _make()
-    except (OSError, subprocess.CalledProcessError) as error:
-        print(f"{ENVIRONMENT} could not be made: {error}", file=sys.stderr)
-        return 1
-    return 0
+    except OSError as error:
+        sys.exit(f"{ENVIRONMENT} could not be made: {error}")
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """One process at a time. The lock is on the checkout's directory, which, unlike `.venv`, is always there."""
+def _one_process() -> Iterator[None]:
+    """Waits until no other process makes it. The lock is on the checkout's directory, which, unlike `.venv`, always exists."""
     directory = os.open(ROOT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -64,49 +59,46 @@ def _is_current() -> bool:
 def _make() -> None:
     print(f"Making {ENVIRONMENT} from {LOCK.name}: once, about a minute …", file=sys.stderr)
     lock = LOCK.read_bytes()
-    whole = STAMP.exists() and PYTHON.exists()  # made from another lock: bring it up to date in place
+    complete = PYTHON.exists() and STAMP.exists()
     STAMP.unlink(missing_ok=True)
-    if not whole:  # never finished, or its interpreter is gone: from the start
+    if not complete:
         if ENVIRONMENT.exists():
             shutil.rmtree(ENVIRONMENT)
         venv.create(ENVIRONMENT, with_pip=True, symlinks=True)
-    if not (_install_uv(lock.decode()) and _install_with_uv()):
-        print("uv cannot do it here: pip does it, which takes some minutes …", file=sys.stderr)
-        _run(str(PYTHON), "-m", "pip", "install", "--quiet", *HASHED, "-r", str(LOCK))
+    _install_uv(lock.decode())
+    _install_all()
     draft = STAMP.with_name("requirements.lock.new")
     draft.write_bytes(lock)
     draft.replace(STAMP)
 
 
-def _install_uv(lock: str) -> bool:
+def _install_uv(lock: str) -> None:
     pinned = re.search(r"^uv==.*\n(?:[ \t].*\n)*", lock, re.MULTILINE)
     if pinned is None:
-        return False
+        sys.exit(f"{LOCK} does not pin uv.")
     requirements = ENVIRONMENT / "uv.txt"
     requirements.write_text(pinned[0])
-    only = ("--only-binary", ":all:", "-r", str(requirements))
-    command = (str(PYTHON), "-m", "pip", "install", "--quiet", *HASHED, *only)
-    done = subprocess.run(command, check=False, env=_plain(), capture_output=True, text=True)  # noqa: S603
-    if done.returncode != 0:
-        print(done.stderr, file=sys.stderr)
-    return done.returncode == 0
+    install = (str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+    _run(_clean_environment(), *install, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
 
 
-def _install_with_uv() -> bool:
+def _install_all() -> None:
     quiet = () if sys.stderr.isatty() else ("--quiet",)
-    install = (str(ENVIRONMENT / "bin" / "uv"), "pip", "install", *quiet, "--python", str(PYTHON), *HASHED)
-    # Compiled once here, not at every start where PYTHONDONTWRITEBYTECODE is set.
-    command = (*install, "--compile-bytecode", "-r", str(LOCK))
-    done = subprocess.run(command, check=False, env=_as_uv_reads_it(), stdout=sys.stderr)  # noqa: S603
-    return done.returncode == 0
+    # Also compiles: a start with PYTHONDONTWRITEBYTECODE set would compile everything again.
+    sync = (str(UV), "pip", "sync", *quiet, "--python", str(PYTHON), "--require-hashes", "--compile-bytecode")
+    _run(_uv_environment(), *sync, str(LOCK))
 
 
-def _as_uv_reads_it() -> dict[str, str]:
-    """The environment, with pip's configuration (its files included) under uv's names; what is set for uv goes first."""
+def _uv_environment() -> dict[str, str]:
+    """The environment, with pip's configuration under uv's names. What is set for uv comes first."""
     shown = subprocess.run(  # noqa: S603 - as everywhere here: our own commands, no shell
-        [str(PYTHON), "-m", "pip", "config", "list"], capture_output=True, text=True, check=False, env=_plain()
+        [str(PYTHON), "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_clean_environment(),
     )
-    # A line is `global.index-url='https://…'`; the environment's own come as `:env:.index-url`.
+    # A line is `global.index-url='https://…'`; what comes from the environment is `:env:.index-url`.
     found = re.findall(r"^(?:global|install|:env:)\.([\w-]+)=(.*)$", shown.stdout, re.MULTILINE)
     pip = {name: str(ast.literal_eval(value)) for name, value in found}
     uv = {
@@ -116,26 +108,28 @@ def _as_uv_reads_it() -> dict[str, str]:
         "UV_INSECURE_HOST": _joined(pip.get("trusted-host"), " "),
         "UV_NO_INDEX": "1" if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"} else None,
         "SSL_CERT_FILE": pip.get("cert"),
-        # As pip looks for a package: in every index. The hashes say which file is meant.
+        # pip looks for a package in every index. The hashes say which file is meant.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
-    return {name: value for name, value in uv.items() if value} | _plain()
+    return {name: value for name, value in uv.items() if value} | _clean_environment()
 
 
 def _joined(value: str | None, separator: str) -> str | None:
     return separator.join(value.split()) if value else None
 
 
-def _plain() -> dict[str, str]:
+def _clean_environment() -> dict[str, str]:
     """The environment without what would lead a tool to another Python's packages."""
     return {
         name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     }
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, env=_plain(), stdout=sys.stderr)  # noqa: S603
+def _run(environment: Mapping[str, str], *command: str) -> None:
+    done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)  # noqa: S603
+    if done.returncode != 0:
+        sys.exit(f"{ENVIRONMENT} could not be made: this failed with status {done.returncode}:\n  {' '.join(command)}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
