@@ -21,7 +21,7 @@ from infrastructure.settings import Settings
 from tests import servers
 from tests.system import System
 
-SLOW = ("whole", "scripts", "embedded", "projections")
+SLOW = ("whole", "scripts", "embedded", "fixtures", "projections")
 """Where the files are that take long. They are begun first: in the end no worker is left alone with one of them."""
 
 
