@@ -21,11 +21,10 @@ from context.selection import BUDGET
 from context.summaries import AFTER, PROMPT, SO_FAR, bounded, kept_from, may_end, portions, shortened, transcript
 from context.tokens import count, count_off_loop
 from domain.commands import CompactContext
-from domain.errors import SummaryHasChanged
+from domain.errors import ModelFailed, SummaryHasChanged
 from domain.events import ItemAppended, Usage
 from domain.items import Item, from_stored
 from infrastructure.ids import mint
-from replies.provider.failures import ModelFailed
 
 log = structlog.get_logger(__name__)
 

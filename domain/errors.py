@@ -1,4 +1,4 @@
-"""Why a command was refused. Each error carries ids, never what people wrote.
+"""Why a command was refused, and why a model did not answer. Errors carry ids, never what people wrote.
 
     Refused
     ├── NotFound
@@ -17,6 +17,8 @@
     │   ├── NothingToCompact
     │   └── TooManyPins
     └── ContextTooLong
+
+    ModelFailed                    (the provider did not answer as it should)
 
 Which HTTP status each one has stands in one table: `infrastructure/http/errors.py`.
 """
@@ -136,3 +138,33 @@ class ContextTooLong(Refused):
         )
         self.tokens = tokens
         self.budget = budget
+
+
+class ModelFailed(Exception):
+    """The model provider did not answer as it should. `message` holds no content, neither the provider's nor the user's. `code`:
+
+    model_error              it refused, broke off, or sent something we do not understand
+    model_timeout            it was too slow (`timed_out`)
+    model_rate_limited       it answered 429; `retry_after`: seconds, when the provider names them
+    model_unavailable        the circuit breaker is open: no request was sent; `retry_after`: seconds
+    model_not_found          it does not have the model
+    context_length_exceeded  the request is longer than the model's context window
+
+    `unreachable`: it was not reached, did not answer, or answered 5xx: an immediate retry is of no use.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        timed_out: bool = False,
+        unreachable: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.timed_out = timed_out
+        self.unreachable = unreachable
+        self.retry_after = retry_after

@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from commands.command_context import CommandContext
+from domain.errors import ModelFailed
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
 from replies.following import follow, until_over
-from replies.provider.failures import ModelFailed
 from replies.record import Record, read
 
 WAIT_SECONDS = 120.0

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from commands.command_context import CommandContext
 from context.tokens import count_off_loop
 from domain.commands import CancelReply, Command, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
-from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
+from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyRequested, Timing, Usage
 from domain.items import as_output
 from infrastructure.event_log.append_request import Appended
@@ -23,7 +23,6 @@ from infrastructure.http.errors import as_api_error
 from infrastructure.http.headers import answer_headers
 from replies import stream_events
 from replies.output import Output
-from replies.provider.failures import ModelFailed
 from replies.provider.stream_parts import Finished
 from replies.record import INTERRUPTIONS, Record, begun, response_of
 from replies.record_reply_end import settle

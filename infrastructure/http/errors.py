@@ -19,10 +19,17 @@ from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
 
-from domain.errors import Conflict, ContextTooLong, ConversationLocked, NotFound, Refused, SummaryHasChanged
+from domain.errors import (
+    Conflict,
+    ContextTooLong,
+    ConversationLocked,
+    ModelFailed,
+    NotFound,
+    Refused,
+    SummaryHasChanged,
+)
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
-from replies.provider.failures import ModelFailed
 
 log = structlog.get_logger(__name__)
 

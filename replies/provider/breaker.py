@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Literal
 
-from replies.provider.failures import ModelFailed
+from domain.errors import ModelFailed
 
 FAILURES = 5
 WINDOW_SECONDS = 60.0

@@ -8,8 +8,8 @@ import aiohttp
 import httpx2
 import openai
 
+from domain.errors import ModelFailed
 from replies.provider.failures import (
-    ModelFailed,
     broke_off,
     context_too_long,
     is_too_long,

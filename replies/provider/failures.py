@@ -2,38 +2,10 @@
 
 from typing import Any
 
+from domain.errors import ModelFailed
+
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
 """How OpenAI and llama.cpp say it; others only in words."""
-
-
-class ModelFailed(Exception):
-    """The provider did not answer as it should; `message` holds no content. `code`:
-
-    model_error              it refuses, breaks off, or answers something else
-    model_timeout            it was too slow (`timed_out`)
-    model_rate_limited       it answers 429; `retry_after`: seconds, where it says them
-    model_unavailable        it has not been reached for a while, and is not asked; `retry_after`: seconds
-    model_not_found          it does not have the model
-    context_length_exceeded  what it was sent is longer than the model takes
-
-    `unreachable`: it was not reached, or did not answer, or answered 5xx: asking again soon is of no use.
-    """
-
-    def __init__(
-        self,
-        code: str,
-        message: str,
-        *,
-        timed_out: bool = False,
-        unreachable: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
-        self.timed_out = timed_out
-        self.unreachable = unreachable
-        self.retry_after = retry_after
 
 
 def broke_off() -> ModelFailed:

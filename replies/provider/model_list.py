@@ -7,8 +7,8 @@ from typing import Any
 import openai
 from openai import AsyncOpenAI
 
+from domain.errors import ModelFailed
 from replies.provider.client_errors import as_failure
-from replies.provider.failures import ModelFailed
 
 KEPT_SECONDS = 30.0
 REFRESHED_SECONDS = 3.0

@@ -11,13 +11,13 @@ from openai import AsyncOpenAI, AsyncStream
 from context import models
 from context.models import ModelFacts
 from context.rendering import CHAT, RESPONSES
+from domain.errors import ModelFailed
 from domain.events import Usage
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from replies.provider.breaker import Breaker, State
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
-from replies.provider.failures import ModelFailed
 from replies.provider.model_list import Listing
 from replies.provider.responses import ResponsesAnswer
 from replies.provider.server_sent_events import events

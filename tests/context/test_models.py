@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from domain.errors import ModelFailed
 from domain.events import Usage
 from infrastructure.settings import Settings
-from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
 from tests.provider import Provider
 from tests.provider import provider as running_provider

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from replies.provider.breaker import FAILURES, OPEN_SECONDS, WINDOW_SECONDS, Breaker
-from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
 from tests.provider import Provider
 from tests.replies.provider.conftest import BODY, pieces_of

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from domain.errors import ModelFailed
 from domain.events import Usage
-from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
 from replies.provider.stream_parts import Finished, ItemDelta, ItemStarted
 from tests.provider import Exchange, Provider

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from domain.errors import ModelFailed
 from infrastructure.settings import Settings
-from replies.provider.failures import ModelFailed
 from replies.provider.provider import Model
 from replies.provider.stream_parts import ItemStarted
 from tests.provider import Exchange, Provider

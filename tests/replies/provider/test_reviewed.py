@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from replies.provider.failures import ModelFailed
+from domain.errors import ModelFailed
 from replies.provider.provider import Model
 from replies.provider.stream_parts import Finished
 from tests.provider import Exchange, Provider
