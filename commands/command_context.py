@@ -9,6 +9,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from context.assembly import Contexts
+from context.models import Models
 from domain.commands import (
     AppendItems,
     CancelReply,
@@ -37,7 +38,7 @@ from replies.live_events import LiveWriter
 
 if TYPE_CHECKING:
     from replies.active_replies import RunningReplies
-    from replies.provider.provider import Model  # the scripts import this module, and need no provider
+    from replies.provider.provider import ModelProvider  # the scripts import this module, and need no provider
 
 _ROW_BYTES = 400
 """About what an event's row takes beside the item in it."""
@@ -48,7 +49,8 @@ class Dependencies(Struct, frozen=True):
 
     log: EventLog
     reader: EventReader
-    model: "Model"
+    provider: "ModelProvider"
+    models: Models
     contexts: Contexts
     metrics: Metrics
     keep_keys: timedelta

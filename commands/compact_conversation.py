@@ -46,7 +46,9 @@ async def compact_conversation(
         raise ConversationNotFound(conversation_id)
     body = body or CompactConversation()
     asked = ReplyRequest(
-        model=body.model or await dependencies.model.default_model(context.principal.tenant), parameters={}, open=True
+        model=body.model or await dependencies.provider.default_model(context.principal.tenant),
+        parameters={},
+        open=True,
     )
     chosen = await dependencies.contexts.chosen(tenant, conversation_id, head.version, asked)
     command = await summarize(

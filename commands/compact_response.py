@@ -46,12 +46,12 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     given = request.items()
     place = await place_of(context, request)
     name = await model_of(request, context)
-    model = context.dependencies.model
-    most = min(MAX_SUMMARY_TOKENS, model.window(name) // 8)
+    models = context.dependencies.models
+    most = min(MAX_SUMMARY_TOKENS, models.window(name) // 8)
     prompt = PROMPT if body.instructions is None else f"{PROMPT}\n\n{body.instructions}"
-    encoding = model.encoding(name)
+    encoding = models.encoding(name)
     [prompt_tokens] = await count_off_loop([prompt], encoding)
-    room = int((model.window(name) - most) * model.room(name)) - prompt_tokens - most - SMALLEST_PORTION
+    room = models.room(name, reserved=most) - prompt_tokens - most - SMALLEST_PORTION
     taken = Portion([], [], [], [])
     kept: list[Item] = []
     size = 0

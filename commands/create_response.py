@@ -105,10 +105,10 @@ async def _early_snapshot(body: CreateResponse, context: CommandContext, model: 
 
 async def model_of(body: CreateResponse, context: CommandContext) -> str:
     """The model to ask. Raises ApiError (400) where it is not known, ModelFailed where nobody can say which there is."""
-    model = context.dependencies.model
+    provider = context.dependencies.provider
     if body.model is None:
-        return await model.default_model(context.principal.tenant)
-    if not await model.known(body.model):
+        return await provider.default_model(context.principal.tenant)
+    if not await provider.known(body.model):
         message = f"The requested model {body.model[:64]!r} does not exist."
         raise ApiError(400, message, code="model_not_found", param="model")
     return body.model
@@ -163,7 +163,7 @@ def what_is_asked(
         model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
     )
     new = [item for _, item in asked.input[len(place.taken_up) :]]
-    if (refusal := inexpressible(context.dependencies.model.renderer, asked.parameters, new)) is not None:
+    if (refusal := inexpressible(context.dependencies.models.renderer, asked.parameters, new)) is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=param)
     return asked

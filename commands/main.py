@@ -31,6 +31,7 @@ from commands import (
 )
 from commands.command_context import Dependencies
 from context.assembly import Contexts
+from context.models import Models
 from context.snapshots import snapshots_of
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
@@ -46,7 +47,7 @@ from infrastructure.stores.postgres import make_pool
 from replies.active_replies import RunningReplies
 from replies.leases import ReplyLeases
 from replies.live_events import LiveWriter
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)
 
@@ -83,7 +84,8 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         reader = EventReader(pool)
         snapshots = redis.connect(settings, answer_seconds=0.5)
         followed = redis.connect(settings)  # waits for what comes, up to a second at a time
-        model = Model(settings, metrics)
+        provider = ModelProvider(settings, metrics)
+        models = Models(settings)
         keep_keys = timedelta(hours=settings.idempotency_hours)
         owner = mint_uuid()
         events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=owner)
@@ -98,17 +100,18 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
         running = RunningReplies(ReplyLeases(says_alive, owner), events, snapshots)
         running.open()
         app.state.dependencies = Dependencies(
-            events,
-            reader,
-            model,
-            Contexts(reader, model, snapshots_of(snapshots)),
-            metrics,
-            keep_keys,
-            followed,
-            live,
-            running,
+            log=events,
+            reader=reader,
+            provider=provider,
+            models=models,
+            contexts=Contexts(reader, models, snapshots_of(snapshots)),
+            metrics=metrics,
+            keep_keys=keep_keys,
+            redis=followed,
+            live=live,
+            running=running,
         )
-        checks.update(_checks(reader, model))
+        checks.update(_checks(reader, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
         try:
             yield
@@ -117,7 +120,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             await running.close()
             await live.close()
             await events.close()
-            await model.close()
+            await provider.close()
             await written.aclose()
             await snapshots.aclose()
             await followed.aclose()
@@ -133,14 +136,14 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
     )
 
 
-def _checks(reader: EventReader, model: Model) -> Mapping[str, Check]:
+def _checks(reader: EventReader, provider: ModelProvider) -> Mapping[str, Check]:
     async def postgres() -> bool:
         return await reader.last_position() >= 0
 
     async def answering() -> bool:
-        return bool(await model.list_models())
+        return bool(await provider.list_models())
 
-    return {"postgres": postgres, "model": answering} if model.configured else {"postgres": postgres}
+    return {"postgres": postgres, "model": answering} if provider.configured else {"postgres": postgres}
 
 
 async def _migrate(postgres_url: str) -> None:

@@ -121,13 +121,13 @@ async def summarize(
 
     None where nothing is to be summarized, or there is no room to. Raises ModelFailed when the model said nothing at all of use.
     """
-    contexts, model = context.dependencies.contexts, context.dependencies.model
+    contexts, models = context.dependencies.contexts, context.dependencies.models
     always = chosen.known.always - chosen.summary_tokens
     depth = kept_from(chosen.known, always, limit // 2, contexts.unsendable)
     most = limit // 4 - SUMMARY_TOKENS
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
     [prompt_tokens] = await count_off_loop([prompt], chosen.encoding)
-    room = int((model.window(asked.model) - most) * model.room(asked.model)) - prompt_tokens - most - SMALLEST_PORTION
+    room = models.room(asked.model, reserved=most) - prompt_tokens - most - SMALLEST_PORTION
     if depth is None or most < SMALLEST_SUMMARY or room < SMALLEST_PORTION:
         return None
     old = chosen.recent.summary
@@ -156,7 +156,7 @@ async def summarize(
         model=asked.model,
         replaces=old.version if old else 0,
         usage=written.usage,
-        cost=model.cost(asked.model, written.usage),
+        cost=models.cost(asked.model, written.usage),
     )
 
 
@@ -167,8 +167,8 @@ async def write(
 
     Whatever MAX_MODEL_CALLS cover, to the end of a turn. None where it said nothing. Raises ModelFailed when it failed before there was any.
     """
-    model = context.dependencies.model
-    encoding = model.encoding(name)
+    provider, models = context.dependencies.provider, context.dependencies.models
+    encoding = models.encoding(name)
     found: Written | None = None
     spent = Usage()
     begin = 0
@@ -176,9 +176,9 @@ async def write(
     while ends and not may_end(taken.items, ends[-1]):
         ends.pop()  # of no use: a turn that is longer than all portions would be told the model again and again
     for end in ends:
-        body = _body(model.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
+        body = _body(models.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
         try:
-            said = await model.say(body)
+            said = await provider.say(body)
         except ModelFailed:
             if found is None:
                 raise

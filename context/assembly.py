@@ -7,7 +7,7 @@ the budget is full: never from the read models, never by folding the whole conve
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from msgspec import Struct
@@ -24,6 +24,7 @@ from context.history_backwards import (
 )
 from context.history_forwards import path
 from context.item_counts import ItemCounts
+from context.models import Models
 from context.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, on_record, select
@@ -33,9 +34,6 @@ from domain.errors import ContextTooLong
 from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRange
 from domain.items import Item
 from infrastructure.event_log.reader import Recorded
-
-if TYPE_CHECKING:  # the projectors import this module, and need no provider
-    from replies.provider.provider import Model
 
 DEFAULT_ANSWER = 1_024
 """Tokens kept free for the answer where neither the request nor the policy says how many."""
@@ -92,9 +90,9 @@ item more; None also when snapshots are away."""
 class Contexts:
     """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away. One for a process."""
 
-    def __init__(self, reader: Reader, model: "Model", snapshots: Snapshots) -> None:
+    def __init__(self, reader: Reader, models: Models, snapshots: Snapshots) -> None:
         self._reader = reader
-        self._model = model
+        self._models = models
         self._snapshots = snapshots
         self._counts = ItemCounts()
         self._from_log = asyncio.Semaphore(FROM_LOG_AT_ONCE)
@@ -114,7 +112,7 @@ class Contexts:
         """The request for what was chosen, and its record."""
         summary = chosen.recent.summary
         body = render(
-            self._model.renderer,
+            self._models.renderer,
             model=asked.model,
             instructions=chosen.instructions,
             summary=summary.text if summary else None,
@@ -127,7 +125,7 @@ class Contexts:
             budget=chosen.budget,
             tokens=chosen.tokens,
             encoding=chosen.encoding,
-            renderer=self._model.renderer,
+            renderer=self._models.renderer,
             request_sha256=request_sha256(body),
             summary=summary.compaction_id if summary else None,
             left_out=on_record(chosen.selection.left_out),
@@ -172,7 +170,7 @@ class Contexts:
         self, recent: RecentItems, conversation_id: str | None, asked: ReplyRequest
     ) -> ContextChoice:
         budget = self._budget(recent.policy, asked)
-        encoding = self._model.encoding(asked.model)
+        encoding = self._models.encoding(asked.model)
         given = asked.parameters.get("instructions")
         instructions = tuple(text for text in (recent.instructions, given) if text)
         always, summary_tokens = await self._always(recent, instructions, asked.parameters, encoding)
@@ -224,16 +222,16 @@ class Contexts:
 
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """Which of `items` the provider is not sent, by index, and why."""
-        return unsendable(self._model.renderer, items)
+        return unsendable(self._models.renderer, items)
 
     def _room(self, model: str) -> int:
-        return int(self._model.window(model) * self._model.room(model))
+        return self._models.room(model)
 
     def _budget(self, policy: ContextPolicy, asked: ReplyRequest) -> int:
         """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
-        window = self._model.window(asked.model)
+        window = self._models.window(asked.model)
         answer = asked.parameters.get("max_output_tokens") or policy.reserve or min(DEFAULT_ANSWER, window // 2)
-        return needed(policy, max(0, int((window - answer) * self._model.room(asked.model))))
+        return needed(policy, max(0, self._models.room(asked.model, reserved=answer)))
 
     async def _always(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str

@@ -3,17 +3,21 @@
 A window that is not sure is the smaller one, a price that is not sure is none. The setting MODELS says it better.
 """
 
-from collections.abc import Mapping
+from typing import Any
 
-import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from context.rendering import CHAT, RESPONSES
 from context.tokens import encoding_for
 from domain.events import Usage
-from infrastructure.settings import ModelSettings
+from infrastructure.settings import Settings
 
-ESTIMATED = 0.8
-"""The part of a budget that is filled where tiktoken is not the model's own tokenizer, and counts short."""
+ESTIMATED_SAFETY = 0.8
+"""The part of a budget that is filled where tiktoken is not the model's own tokenizer and may count too few tokens."""
+
+MAX_CACHED_MODELS = 256
+"""Models whose facts are kept: one reply looks them up some ten times."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
@@ -104,27 +108,66 @@ _OTHERS: tuple[tuple[str, int, Price | None], ...] = (
 _DEFAULT_WINDOW = 4_096
 
 
-def facts(name: str, settings: Mapping[str, ModelSettings], window: int = 0) -> ModelFacts:
-    """What is known of a model. `settings`: what MODELS says, by whole name; `window`: what MODEL_WINDOW says, 0 nothing."""
+class Models:
+    """What is known of any model, whether the provider has it or not. The settings MODELS and MODEL_WINDOW go before what is known here."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._facts: dict[str, ModelFacts] = {}
+
+    @property
+    def renderer(self) -> int:
+        """The renderer of the request bodies that the provider is sent: MODEL_API decides."""
+        return RESPONSES if self._settings.model_api == "responses" else CHAT
+
+    def facts(self, name: str) -> ModelFacts:
+        """The window, encoding, safety and prices of a model."""
+        facts = self._facts.get(name)
+        if facts is None:
+            if len(self._facts) >= MAX_CACHED_MODELS:
+                self._facts.clear()
+            facts = self._facts[name] = self._configured_facts(name)
+        return facts
+
+    def window(self, name: str) -> int:
+        """The model's context window in tokens."""
+        return self.facts(name).window
+
+    def encoding(self, name: str) -> str:
+        """The encoding that counts the model's tokens, one of `context.tokens.ENCODINGS`."""
+        return self.facts(name).encoding
+
+    def room(self, name: str, *, reserved: int = 0) -> int:
+        """Tokens a request may take when `reserved` tokens are kept for the answer. Less than the rest of the window where counts are estimates."""
+        facts = self.facts(name)
+        return int((facts.window - reserved) * facts.safety)
+
+    def cost(self, name: str, usage: Usage) -> int | None:
+        """What a reply cost in billionths of a US dollar, rounded; None where a price is not known."""
+        facts = self.facts(name)
+        if facts.input_price is None or facts.output_price is None:
+            return None
+        cached_price = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
+        cached = min(usage.cached_tokens, usage.input_tokens)
+        dollars = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
+        return round((dollars + usage.output_tokens * facts.output_price) * 1000)  # prices are for a million tokens
+
+    def _configured_facts(self, name: str) -> ModelFacts:
+        configured: dict[str, Any] = {}
+        if self._settings.model_window:
+            configured["window"] = self._settings.model_window
+        if name in self._settings.models:
+            configured.update(self._settings.models[name].model_dump(exclude_none=True))
+        return replace(_built_in_facts(name), **configured)
+
+
+def _built_in_facts(name: str) -> ModelFacts:
     short = name.rsplit("/", 1)[-1].lower()
-    found = next((_facts(name, size, price, 1.0) for start, size, price in _OPENAI if short.startswith(start)), None)
-    if found is None:
-        others = (_facts(name, size, price, ESTIMATED) for start, size, price in _OTHERS if short.startswith(start))
-        found = next(others, _facts(name, _DEFAULT_WINDOW, None, ESTIMATED))
-    said = settings[name].model_dump(exclude_none=True) if name in settings else {}
-    if window:
-        said = {"window": window, **said}
-    return msgspec.structs.replace(found, **said)
-
-
-def cost(known: ModelFacts, usage: Usage) -> int | None:
-    """What a reply cost in billionths of a US dollar, rounded; None where a price is not known."""
-    if known.input_price is None or known.output_price is None:
-        return None
-    cached_price = known.input_price if known.cached_input_price is None else known.cached_input_price
-    cached = min(usage.cached_tokens, usage.input_tokens)
-    dollars = (usage.input_tokens - cached) * known.input_price + cached * cached_price
-    return round((dollars + usage.output_tokens * known.output_price) * 1000)  # the millionth part in billionths
+    for safety, table in ((1.0, _OPENAI), (ESTIMATED_SAFETY, _OTHERS)):
+        for prefix, window, price in table:
+            if short.startswith(prefix):
+                return _facts(name, window, price, safety)
+    return _facts(name, _DEFAULT_WINDOW, None, ESTIMATED_SAFETY)
 
 
 def _facts(name: str, window: int, price: Price | None, safety: float) -> ModelFacts:

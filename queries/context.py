@@ -36,7 +36,7 @@ async def get_context(
     """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
     contexts = context.sources.contexts
     asked = ReplyRequest(
-        model=model or await context.sources.model.default_model(context.principal.tenant), parameters={}, open=True
+        model=model or await context.sources.provider.default_model(context.principal.tenant), parameters={}, open=True
     )
     (version, headers), snapshot = await asyncio.gather(
         _version(context, conversation_id, asked.model),

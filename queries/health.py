@@ -28,8 +28,8 @@ def checks(sources: Sources) -> Mapping[str, Check]:
         return all(each.is_usual for each in await standings(sources))
 
     async def model() -> bool:
-        await sources.model.list_models()
+        await sources.provider.list_models()
         return True
 
     found: dict[str, Check] = {"postgres": postgres, "mongodb": mongodb, "redis": redis, "projector": projector}
-    return {**found, "model": model} if sources.model.configured else found
+    return {**found, "model": model} if sources.provider.configured else found

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from context.assembly import Contexts
+from context.models import Models
 from context.snapshots import snapshots_of
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
@@ -29,7 +30,7 @@ from queries import (
 from queries.consistency import Consistency
 from queries.log_access import LogAccess, PatientReader
 from queries.query_context import Sources
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 
@@ -51,10 +52,19 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         views = mongodb.database(mongo, settings)
         snapshots = redis.connect(settings)
         stack.push_async_callback(snapshots.aclose)
-        model = Model(settings)
-        stack.push_async_callback(model.close)
-        contexts = Contexts(PatientReader(log), model, snapshots_of(snapshots))
-        yield Sources(log, views, snapshots, model, Consistency(log, views), contexts)
+        provider = ModelProvider(settings)
+        stack.push_async_callback(provider.close)
+        models = Models(settings)
+        contexts = Contexts(PatientReader(log), models, snapshots_of(snapshots))
+        yield Sources(
+            log=log,
+            views=views,
+            redis=snapshots,
+            provider=provider,
+            models=models,
+            consistency=Consistency(log, views),
+            contexts=contexts,
+        )
 
 
 def create_app(settings: Settings, metrics: Metrics) -> FastAPI:

@@ -15,9 +15,9 @@ router = APIRouter(tags=["models"])
 @reads(router, "/v1/models")
 async def list_models(context: QueryCall) -> Response:
     """The models; none where no provider is configured."""
-    model = context.sources.model
-    offered = await model.list_models() if model.configured else []
-    return json_response({"object": "list", "data": [{**each, **_known(model.facts(each["id"]))} for each in offered]})
+    provider, models = context.sources.provider, context.sources.models
+    offered = await provider.list_models() if provider.configured else []
+    return json_response({"object": "list", "data": [{**each, **_known(models.facts(each["id"]))} for each in offered]})
 
 
 def _known(facts: ModelFacts) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pymongo.asynchronous.collection import AsyncCollection
 from redis.asyncio import Redis
 
 from context.assembly import Contexts
+from context.models import Models
 from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import Asking
@@ -20,7 +21,7 @@ from queries.log_access import LogAccess
 from queries.view_positions import places, with_places
 
 if TYPE_CHECKING:  # the scripts import this module, and need no provider
-    from replies.provider.provider import Model
+    from replies.provider.provider import ModelProvider
 
 MAX_POSITION = 2**63 - 1
 """The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
@@ -32,7 +33,8 @@ class Sources(Struct, frozen=True):
     log: LogAccess
     views: Database
     redis: Redis
-    model: "Model"
+    provider: "ModelProvider"
+    models: Models
     consistency: Consistency
     contexts: Contexts
 

@@ -165,7 +165,7 @@ class Reply:
     async def _take_pieces(self) -> Finished:
         """Reads the provider to its end."""
         finished = Finished("stop")
-        async for piece in self.context.dependencies.model.stream(self._body):
+        async for piece in self.context.dependencies.provider.stream(self._body):
             if self._first is None:
                 self._first = time.perf_counter()
             if isinstance(piece, Finished):
@@ -203,7 +203,7 @@ class Reply:
         ended = time.perf_counter()
         usage = finished.usage or await self._counted_usage()
         model = finished.model or self._request.model
-        cost = self.context.dependencies.model.cost(model, usage)
+        cost = self.context.dependencies.models.cost(model, usage)
         command = CompleteReply(
             response_id=self.response_id,
             model=model,

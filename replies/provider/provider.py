@@ -8,11 +8,7 @@ import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream
 
-from context import models
-from context.models import ModelFacts
-from context.rendering import CHAT, RESPONSES
 from domain.errors import ModelFailed
-from domain.events import Usage
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from replies.provider.breaker import Breaker, State
@@ -25,8 +21,6 @@ from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemS
 
 RETRIES = 2
 CONNECT_SECONDS = 5.0
-MAX_CACHED_MODELS = 256
-"""Models whose facts are at hand: a reply asks for them some ten times."""
 
 
 class Answer(Protocol):
@@ -40,12 +34,12 @@ class Answer(Protocol):
     def end(self) -> list[Piece]: ...
 
 
-class Model:
+class ModelProvider:
     """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end."""
 
     def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
         self._settings = settings
-        self._facts: dict[str, ModelFacts] = {}
+        self._speaks_responses = settings.model_api == "responses"
         self._client: AsyncOpenAI | None = None
         self._listing: Listing | None = None
         if settings.openai_base_url:
@@ -76,36 +70,6 @@ class Model:
     def configured(self) -> bool:
         return self._client is not None
 
-    @property
-    def renderer(self) -> int:
-        """The renderer of the bodies that the provider is sent."""
-        return RESPONSES if self._settings.model_api == "responses" else CHAT
-
-    def facts(self, model: str) -> ModelFacts:
-        """What is known of a model, whether the provider has it or not."""
-        known = self._facts.get(model)
-        if known is None:
-            if len(self._facts) >= MAX_CACHED_MODELS:
-                self._facts.clear()
-            known = self._facts[model] = models.facts(model, self._settings.models, self._settings.model_window)
-        return known
-
-    def window(self, model: str) -> int:
-        """The model's context window in tokens."""
-        return self.facts(model).window
-
-    def room(self, model: str) -> float:
-        """The part of a budget that is filled: a model that is not OpenAI's counts with a vocabulary of its own."""
-        return self.facts(model).safety
-
-    def encoding(self, model: str) -> str:
-        """The encoding that counts the model's tokens, one of `context.tokens.ENCODINGS`."""
-        return self.facts(model).encoding
-
-    def cost(self, model: str, usage: Usage) -> int | None:
-        """What a reply cost in billionths of a US dollar; None where a price is not known."""
-        return models.cost(self.facts(model), usage)
-
     async def default_model(self, tenant: str) -> str:
         """The model of a tenant's reply that names none. Raises ModelFailed when the provider can not say."""
         if named := self._settings.default_models.get(tenant) or self._settings.default_model:
@@ -129,13 +93,13 @@ class Model:
         return await self._listing.models()
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        """The answer to a body that `renderer` rendered. Retried by the client before the first piece, never after.
+        """The answer to a body that `Models.renderer` rendered. Retried by the client before the first piece, never after.
 
         Raises ModelFailed alone. Closing it, or cancelling who reads it, closes the provider's connection.
         """
         if self._client is None:
             raise _not_configured()
-        answer: Answer = ResponsesAnswer() if self.renderer == RESPONSES else ChatAnswer()
+        answer: Answer = ResponsesAnswer() if self._speaks_responses else ChatAnswer()
         attempt = self._breaker.enter()
         response: httpx2.Response | None = None
         try:
@@ -163,7 +127,7 @@ class Model:
 
     async def _ask(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
         """The response once its headers are there. It is read raw: the client's own reading takes four times as long."""
-        path = "/responses" if self.renderer == RESPONSES else "/chat/completions"
+        path = "/responses" if self._speaks_responses else "/chat/completions"
         answer = await client.post(
             path, body=dict(body), cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
         )

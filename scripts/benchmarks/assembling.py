@@ -9,6 +9,7 @@ from statistics import median, quantiles
 
 from context.assembly import Contexts, ReplyRequest
 from context.history_backwards import RecentItems
+from context.models import Models
 from context.snapshot_from_log import refill
 from context.snapshots import key, snapshots_of
 from domain.commands import DescribeConversation
@@ -21,7 +22,6 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
-from replies.provider.provider import Model
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.flat import started, work
 
@@ -52,16 +52,16 @@ class Assembling:
     async def run(self, board: Board) -> None:
         pool, kept = make_pool(self._url), redis.connect(self._settings)
         await pool.open()
-        model, reader = Model(self._settings), EventReader(pool)
+        models, reader = Models(self._settings), EventReader(pool)
         try:
             for ident, version in self._conversations.values():
                 await refill(reader, kept, DEFAULT.tenant, ident, version)
-            with_redis = Contexts(reader, model, snapshots_of(kept))
+            with_redis = Contexts(reader, models, snapshots_of(kept))
             for how in ("with its snapshot", "from the log"):
                 times: dict[int, list[float]] = {items: [] for items in self._conversations}
                 for _ in range(TIMES):
                     for items, (ident, version) in self._conversations.items():
-                        contexts = with_redis if how == "with its snapshot" else Contexts(reader, model, _none)
+                        contexts = with_redis if how == "with its snapshot" else Contexts(reader, models, _none)
                         times[items].append(await _assemble(contexts, ident, version))
                 floor = f"context of {SHORT:,} items {how}"
                 for items, taken in times.items():
@@ -76,7 +76,6 @@ class Assembling:
                     )
         finally:
             await kept.aclose()
-            await model.close()
             await pool.close()
 
     async def delete(self) -> None:

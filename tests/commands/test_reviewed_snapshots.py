@@ -47,7 +47,7 @@ async def api(settings: Settings, provider: Provider, snapshots: Snapshots) -> A
     async with app.router.lifespan_context(app):
         dependencies = app.state.dependencies
         app.state.dependencies = replace(
-            dependencies, contexts=Contexts(dependencies.reader, dependencies.model, snapshots)
+            dependencies, contexts=Contexts(dependencies.reader, dependencies.models, snapshots)
         )
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:

@@ -11,6 +11,7 @@ import pytest
 
 from context.assembly import Context, Contexts, ReplyRequest
 from context.history_backwards import RecentItems, recent_items_from_log
+from context.models import Models
 from context.snapshots import read_recent_items, snapshots_of
 from domain.commands import (
     AppendItems,
@@ -28,7 +29,6 @@ from domain.items import prefix
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from projections.context_view import ContextView, changes
-from replies.provider.provider import Model
 from tests.projections.world import World
 from tests.queries.store import Writer
 
@@ -150,12 +150,12 @@ async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log
                 by_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, room)
                 assert held is None or held == by_log, (seed, room)
             for window, name in ((200, "gpt-4"), (200, "gpt-4o"), (500, "gpt-4"), (9_000, "smol")):
-                model = Model(Settings(model_window=window))
+                models = Models(Settings(model_window=window))
                 asked = ReplyRequest(
                     model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history._message("user"))]
                 )
-                by_snapshot = Contexts(world.reader, model, snapshots_of(world.redis))
-                by_log_alone = Contexts(world.reader, model, _none)
+                by_snapshot = Contexts(world.reader, models, snapshots_of(world.redis))
+                by_log_alone = Contexts(world.reader, models, _none)
                 one = await _shown(by_snapshot, history.conversation_id, head.version, asked)
                 other = await _shown(by_log_alone, history.conversation_id, head.version, asked)
                 assert one == other, (seed, window, name)

@@ -11,13 +11,13 @@ from context import assembly
 from context.assembly import FROM_LOG_AT_ONCE, Contexts, ReplyRequest
 from context.conversation_settings import described
 from context.history_backwards import RecentItems
+from context.models import Models
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
 from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader, Recorded
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool
-from replies.provider.provider import Model
 from tests.queries.store import Writer
 
 SINCE_ALWAYS = 1_000_000
@@ -98,7 +98,7 @@ async def test_given_many_contexts_without_a_snapshot_then_a_few_are_read_at_a_t
 ) -> None:
     conversation = await write.start(*map(str, range(50)))
     reader = Counting(pool)
-    contexts = Contexts(reader, Model(settings), _no_snapshot)
+    contexts = Contexts(reader, Models(settings), _no_snapshot)
     asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
     found = await asyncio.gather(*(contexts.assemble("default", conversation, 51, asked) for _ in range(40)))
     assert {len(context.sent) for context in found} == {50}
@@ -123,7 +123,7 @@ async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_t
     monkeypatch.setattr(assembly, "TURN_SECONDS", 0.2)
     conversation = await write.start("a", "b")
     reader = Silent(pool)
-    contexts = Contexts(reader, Model(settings), _no_snapshot)
+    contexts = Contexts(reader, Models(settings), _no_snapshot)
     asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
 
     async def read() -> int:

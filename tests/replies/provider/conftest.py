@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from infrastructure.settings import Settings
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
 from tests.provider import Provider
 from tests.provider import provider as running_provider
@@ -19,20 +19,20 @@ def provider() -> Iterator[Provider]:
 
 
 @pytest.fixture
-async def chat(provider: Provider) -> AsyncIterator[Model]:
-    model = Model(Settings(openai_base_url=provider.url, model_timeout=1))
+async def chat(provider: Provider) -> AsyncIterator[ModelProvider]:
+    model = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1))
     yield model
     await model.close()
 
 
 @pytest.fixture
-async def responses(provider: Provider) -> AsyncIterator[Model]:
-    model = Model(Settings(openai_base_url=provider.url, model_timeout=1, model_api="responses"))
+async def responses(provider: Provider) -> AsyncIterator[ModelProvider]:
+    model = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1, model_api="responses"))
     yield model
     await model.close()
 
 
-async def pieces_of(model: Model) -> list[Piece]:
+async def pieces_of(model: ModelProvider) -> list[Piece]:
     return [piece async for piece in model.stream(BODY)]
 
 

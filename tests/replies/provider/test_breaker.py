@@ -11,7 +11,7 @@ from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from replies.provider.breaker import FAILURES, OPEN_SECONDS, WINDOW_SECONDS, Breaker
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from tests.provider import Provider
 from tests.replies.provider.conftest import BODY, pieces_of
 
@@ -102,20 +102,20 @@ def down() -> Iterator[str]:
 
 
 @pytest.fixture
-async def away(down: str) -> AsyncIterator[tuple[Model, Metrics]]:
+async def away(down: str) -> AsyncIterator[tuple[ModelProvider, Metrics]]:
     metrics = Metrics()
-    model = Model(Settings(openai_base_url=down), metrics)
+    model = ModelProvider(Settings(openai_base_url=down), metrics)
     yield model, metrics
     await model.close()
 
 
-async def code_of(model: Model) -> str:
+async def code_of(model: ModelProvider) -> str:
     with pytest.raises(ModelFailed) as failed:
         await pieces_of(model)
     return failed.value.code
 
 
-async def test_a_provider_that_is_down_is_left_alone(away: tuple[Model, Metrics]) -> None:
+async def test_a_provider_that_is_down_is_left_alone(away: tuple[ModelProvider, Metrics]) -> None:
     model, metrics = away
     codes = await asyncio.gather(*(code_of(model) for _ in range(FAILURES)))
     assert set(codes) == {"model_error"}
@@ -125,7 +125,7 @@ async def test_a_provider_that_is_down_is_left_alone(away: tuple[Model, Metrics]
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])
-async def test_a_provider_that_refuses_is_there(chat: Model, provider: Provider, status: int) -> None:
+async def test_a_provider_that_refuses_is_there(chat: ModelProvider, provider: Provider, status: int) -> None:
     provider.script = lambda exchange: exchange.json(status, {}, x_should_retry="false")
     for _ in range(FAILURES + 1):
         assert await code_of(chat) != "model_unavailable"
@@ -136,7 +136,7 @@ async def test_a_provider_that_answers_5xx_is_left_alone_until_it_answers(
 ) -> None:
     monkeypatch.setattr("replies.provider.breaker.OPEN_SECONDS", 0.3)
     metrics = Metrics()
-    model = Model(Settings(openai_base_url=provider.url), metrics)
+    model = ModelProvider(Settings(openai_base_url=provider.url), metrics)
     working, provider.script = provider.script, lambda exchange: exchange.json(500, {}, x_should_retry="false")
     for _ in range(FAILURES):
         assert await code_of(model) == "model_error"
@@ -157,7 +157,7 @@ async def test_a_provider_that_answers_5xx_is_left_alone_until_it_answers(
     await model.close()
 
 
-async def test_a_reader_that_goes_before_the_answer_is_no_failure(chat: Model, provider: Provider) -> None:
+async def test_a_reader_that_goes_before_the_answer_is_no_failure(chat: ModelProvider, provider: Provider) -> None:
     released = asyncio.Event()
     loop = asyncio.get_running_loop()
     working = provider.script

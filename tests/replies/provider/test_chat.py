@@ -6,7 +6,7 @@ import pytest
 
 from domain.errors import ModelFailed
 from domain.events import Usage
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemDelta, ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
@@ -40,7 +40,7 @@ def calls(*made: tuple[int | None, str | None, str | None, str | None]) -> dict[
     }
 
 
-async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: Model, provider: Provider) -> None:
+async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: ModelProvider, provider: Provider) -> None:
     assert await pieces_of(chat) == [
         ItemStarted(MESSAGE),
         *map(ItemDelta, ("Hello", ", ", "world", "!")),
@@ -99,7 +99,7 @@ async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: Model, p
     ],
 )
 async def test_what_comes_mixed_is_told_in_order(
-    chat: Model, provider: Provider, deltas: list[dict[str, Any]], items: list[tuple[dict[str, Any], str]]
+    chat: ModelProvider, provider: Provider, deltas: list[dict[str, Any]], items: list[tuple[dict[str, Any], str]]
 ) -> None:
     provider.script = streams(*deltas)
     pieces = await pieces_of(chat)
@@ -108,7 +108,7 @@ async def test_what_comes_mixed_is_told_in_order(
     assert sum(isinstance(piece, Finished) for piece in pieces) == 1
 
 
-async def test_the_first_call_is_told_as_it_grows(chat: Model, provider: Provider) -> None:
+async def test_the_first_call_is_told_as_it_grows(chat: ModelProvider, provider: Provider) -> None:
     provider.script = streams(calls((0, "c1", "f", "a")), calls((0, None, None, "b")), finish_reason="tool_calls")
     assert await pieces_of(chat) == [
         ItemStarted(call("c1")),
@@ -118,7 +118,7 @@ async def test_the_first_call_is_told_as_it_grows(chat: Model, provider: Provide
     ]
 
 
-async def test_calls_without_ids_or_with_the_same_get_their_own(chat: Model, provider: Provider) -> None:
+async def test_calls_without_ids_or_with_the_same_get_their_own(chat: ModelProvider, provider: Provider) -> None:
     provider.script = streams(calls((0, None, "f", "a"), (1, "", "g", "b"), (2, "c", "h", ""), (3, "c", "i", "")))
     items = [item for item, _ in joined(await pieces_of(chat))]
     assert [item["name"] for item in items] == ["f", "g", "h", "i"]
@@ -138,7 +138,7 @@ async def test_calls_without_ids_or_with_the_same_get_their_own(chat: Model, pro
         ("end_turn", "stop"),
     ],
 )
-async def test_a_finish_reason_is_one_of_four(chat: Model, provider: Provider, theirs: str, ours: str) -> None:
+async def test_a_finish_reason_is_one_of_four(chat: ModelProvider, provider: Provider, theirs: str, ours: str) -> None:
     provider.script = streams({"content": "a"}, finish_reason=theirs)
     assert (await pieces_of(chat))[-1] == Finished(ours, None, "scripted")
 
@@ -157,7 +157,7 @@ async def test_a_finish_reason_is_one_of_four(chat: Model, provider: Provider, t
     ],
 )
 async def test_what_is_no_answer_is_a_failure(
-    chat: Model, provider: Provider, deltas: list[dict[str, Any]], finish_reason: str | None
+    chat: ModelProvider, provider: Provider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
     provider.script = streams(*deltas, finish_reason=finish_reason)
     with pytest.raises(ModelFailed) as failed:
@@ -165,6 +165,6 @@ async def test_what_is_no_answer_is_a_failure(
     assert failed.value.code == "model_error"
 
 
-async def test_an_answer_is_said_without_its_reasoning(chat: Model, provider: Provider) -> None:
+async def test_an_answer_is_said_without_its_reasoning(chat: ModelProvider, provider: Provider) -> None:
     provider.script = streams({"reasoning": "hm"}, {"content": "yes"}, {"content": "!"})
     assert (await chat.say({})).text == "yes!"

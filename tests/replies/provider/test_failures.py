@@ -12,13 +12,13 @@ import pytest
 
 from domain.errors import ModelFailed
 from infrastructure.settings import Settings
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import BODY, pieces_of
 
 
-async def failure_of(model: Model) -> ModelFailed:
+async def failure_of(model: ModelProvider) -> ModelFailed:
     with pytest.raises(ModelFailed) as failed:
         await pieces_of(model)
     return failed.value
@@ -57,7 +57,7 @@ CHUNK = b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}'
     ],
 )
 async def test_a_refusal_is_told_by_its_code_and_what_may_pass_is_tried_again(
-    chat: Model, provider: Provider, status: int, error: Any, outcome: tuple[str, int]
+    chat: ModelProvider, provider: Provider, status: int, error: Any, outcome: tuple[str, int]
 ) -> None:
     provider.script = refuses(status, error, retry_after_ms="10")
     failure = await failure_of(chat)
@@ -77,7 +77,7 @@ async def test_a_refusal_is_told_by_its_code_and_what_may_pass_is_tried_again(
     ],
 )
 async def test_a_rate_limit_says_when_to_come_back(
-    chat: Model, provider: Provider, header: str, seconds: float | None
+    chat: ModelProvider, provider: Provider, header: str, seconds: float | None
 ) -> None:
     provider.script = refuses(429, {}, retry_after=header, x_should_retry="false")
     failure = await failure_of(chat)
@@ -85,7 +85,7 @@ async def test_a_rate_limit_says_when_to_come_back(
     assert failure.retry_after == (seconds if seconds is None else pytest.approx(seconds, rel=0.2))
 
 
-async def test_a_request_is_made_again_while_nothing_has_come(chat: Model, provider: Provider) -> None:
+async def test_a_request_is_made_again_while_nothing_has_come(chat: ModelProvider, provider: Provider) -> None:
     working = provider.script
 
     def script(exchange: Exchange) -> None:
@@ -97,7 +97,7 @@ async def test_a_request_is_made_again_while_nothing_has_come(chat: Model, provi
     assert len(provider.requests) == 2
 
 
-async def test_a_request_is_never_made_again_once_something_has_come(chat: Model, provider: Provider) -> None:
+async def test_a_request_is_never_made_again_once_something_has_come(chat: ModelProvider, provider: Provider) -> None:
     provider.script = writes(b"data: " + CHUNK.replace(b'"stop"', b"null") + b"\n\n")
     assert (await failure_of(chat)).message == "The model provider's answer broke off."
     assert len(provider.requests) == 1
@@ -123,7 +123,7 @@ async def test_a_request_is_never_made_again_once_something_has_come(chat: Model
     ids=range(13),
 )
 async def test_what_is_no_stream_of_answers_is_a_failure(
-    chat: Model, responses: Model, provider: Provider, lines: tuple[bytes, ...]
+    chat: ModelProvider, responses: ModelProvider, provider: Provider, lines: tuple[bytes, ...]
 ) -> None:
     provider.script = writes(*lines)
     for model in (chat, responses):
@@ -145,14 +145,16 @@ async def test_what_is_no_stream_of_answers_is_a_failure(
     ],
 )
 async def test_a_stream_of_any_shape_the_standard_allows_is_read(
-    chat: Model, provider: Provider, lines: tuple[bytes, ...]
+    chat: ModelProvider, provider: Provider, lines: tuple[bytes, ...]
 ) -> None:
     provider.script = writes(*lines)
     assert len(await pieces_of(chat)) == 3
 
 
 @pytest.mark.parametrize("line", [b"", b": still here\n\n"])
-async def test_a_provider_that_says_nothing_for_long_is_too_slow(chat: Model, provider: Provider, line: bytes) -> None:
+async def test_a_provider_that_says_nothing_for_long_is_too_slow(
+    chat: ModelProvider, provider: Provider, line: bytes
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.piece("par")
@@ -167,7 +169,7 @@ async def test_a_provider_that_says_nothing_for_long_is_too_slow(chat: Model, pr
     assert 0.9 < time.monotonic() - begun < 2
 
 
-async def test_a_reader_may_take_its_time(chat: Model, provider: Provider) -> None:
+async def test_a_reader_may_take_its_time(chat: ModelProvider, provider: Provider) -> None:
     pieces = 0
     async for _ in chat.stream(BODY):
         pieces += 1
@@ -182,7 +184,7 @@ def endless(exchange: Exchange) -> None:
         threading.Event().wait(0.01)
 
 
-async def test_the_provider_is_hung_up_on_when_its_reader_closes(chat: Model, provider: Provider) -> None:
+async def test_the_provider_is_hung_up_on_when_its_reader_closes(chat: ModelProvider, provider: Provider) -> None:
     provider.script = endless
     async with aclosing(chat.stream(BODY)) as pieces:  # type: ignore[type-var]  # an iterator that is a generator
         assert isinstance(await anext(pieces), ItemStarted)
@@ -191,7 +193,7 @@ async def test_the_provider_is_hung_up_on_when_its_reader_closes(chat: Model, pr
 
 @pytest.mark.parametrize("after", [0.1, 0.4])
 async def test_the_provider_is_hung_up_on_when_its_reader_is_cancelled(
-    chat: Model, provider: Provider, after: float
+    chat: ModelProvider, provider: Provider, after: float
 ) -> None:
     def script(exchange: Exchange) -> None:
         threading.Event().wait(0.2)
@@ -206,7 +208,7 @@ async def test_the_provider_is_hung_up_on_when_its_reader_is_cancelled(
     assert await asyncio.to_thread(provider.hung_up.wait, 1)
 
 
-async def test_a_connection_is_used_again(chat: Model, provider: Provider) -> None:
+async def test_a_connection_is_used_again(chat: ModelProvider, provider: Provider) -> None:
     """That of a provider which ends its answers as HTTP does; the scripted one closes after each."""
     connections = 0
 
@@ -222,7 +224,7 @@ async def test_a_connection_is_used_again(chat: Model, provider: Provider) -> No
             writer.write(b"0\r\n\r\n")
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    model = Model(Settings(openai_base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    model = ModelProvider(Settings(openai_base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
     for _ in range(3):
         assert len(await pieces_of(model)) == 3
     await model.close()
@@ -231,6 +233,6 @@ async def test_a_connection_is_used_again(chat: Model, provider: Provider) -> No
 
 
 async def test_without_a_provider_there_is_a_failure() -> None:
-    model = Model(Settings())
+    model = ModelProvider(Settings())
     assert (await failure_of(model)).code == "model_error"
     assert await model.known("anything")

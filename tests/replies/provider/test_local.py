@@ -4,10 +4,11 @@ from typing import Any, Literal
 
 import pytest
 
+from context.models import Models
 from context.rendering import render
 from infrastructure.embedded.model import MODEL
 from infrastructure.settings import Settings
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemStarted
 from tests.replies.provider.conftest import joined
 
@@ -24,9 +25,10 @@ TALK: list[dict[str, Any]] = [
 async def test_the_local_model_is_shown_a_conversation_and_answers(
     model_url: str, api: Literal["chat", "responses"]
 ) -> None:
-    model = Model(Settings(openai_base_url=model_url, model_api=api))
+    settings = Settings(openai_base_url=model_url, model_api=api)
+    model = ModelProvider(settings)
     body = render(
-        model.renderer,
+        Models(settings).renderer,
         model=MODEL,
         instructions=["Be brief."],
         summary="They greeted each other.",

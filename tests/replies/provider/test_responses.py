@@ -6,7 +6,7 @@ import pytest
 
 from domain.errors import ModelFailed
 from domain.events import Usage
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemDelta, ItemDone, ItemStarted
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
@@ -29,7 +29,7 @@ def answers(*items: dict[str, Any], **response: Any) -> Any:
     return lambda exchange: exchange.answer(*items, **response)
 
 
-async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: Model, provider: Provider) -> None:
+async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: ModelProvider, provider: Provider) -> None:
     provider.script = answers(said("Hello, big world!"), usage=USAGE)
     usage = Usage(input_tokens=7, output_tokens=5, cached_tokens=3, reasoning_tokens=2)
     assert await pieces_of(responses) == [
@@ -40,7 +40,7 @@ async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: Mod
     assert provider.paths == ["/v1/responses"]
 
 
-async def test_each_item_is_told_after_the_other_without_ids(responses: Model, provider: Provider) -> None:
+async def test_each_item_is_told_after_the_other_without_ids(responses: ModelProvider, provider: Provider) -> None:
     search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"query": "a\0b"}}
     provider.script = answers(
         {
@@ -67,7 +67,7 @@ async def test_each_item_is_told_after_the_other_without_ids(responses: Model, p
     assert pieces[-1] == Finished("tool_calls", None, "scripted")
 
 
-async def test_parts_that_are_more_than_text_are_told_whole(responses: Model, provider: Provider) -> None:
+async def test_parts_that_are_more_than_text_are_told_whole(responses: ModelProvider, provider: Provider) -> None:
     cited = {"type": "output_text", "text": "a b", "annotations": [{"type": "url_citation", "url": "https://x"}]}
     refused = {"type": "refusal", "refusal": "No."}
     provider.script = answers({**said(""), "content": [cited]}, {**said("", "msg_2"), "content": [refused]})
@@ -77,7 +77,9 @@ async def test_parts_that_are_more_than_text_are_told_whole(responses: Model, pr
     ]
 
 
-async def test_items_that_come_at_once_are_told_one_after_the_other(responses: Model, provider: Provider) -> None:
+async def test_items_that_come_at_once_are_told_one_after_the_other(
+    responses: ModelProvider, provider: Provider
+) -> None:
     def script(exchange: Exchange) -> None:
         one, two = said("one", "m1"), said("two!", "m2")
         exchange.begin_stream()
@@ -102,7 +104,7 @@ async def test_items_that_come_at_once_are_told_one_after_the_other(responses: M
     ]
 
 
-async def test_a_provider_that_tells_the_end_alone_is_understood(responses: Model, provider: Provider) -> None:
+async def test_a_provider_that_tells_the_end_alone_is_understood(responses: ModelProvider, provider: Provider) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.event("response.completed", response={"status": "completed", "output": [said("whole")]})
@@ -111,7 +113,7 @@ async def test_a_provider_that_tells_the_end_alone_is_understood(responses: Mode
     assert await pieces_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
 
 
-async def test_an_answer_of_nothing_is_its_end_alone(responses: Model, provider: Provider) -> None:
+async def test_an_answer_of_nothing_is_its_end_alone(responses: ModelProvider, provider: Provider) -> None:
     provider.script = answers()
     assert await pieces_of(responses) == [Finished("stop", None, "scripted")]
 
@@ -120,14 +122,16 @@ async def test_an_answer_of_nothing_is_its_end_alone(responses: Model, provider:
     ("details", "reason"),
     [({"reason": "max_output_tokens"}, "length"), ({"reason": "content_filter"}, "content_filter"), (None, "length")],
 )
-async def test_an_answer_that_is_cut_says_why(responses: Model, provider: Provider, details: Any, reason: str) -> None:
+async def test_an_answer_that_is_cut_says_why(
+    responses: ModelProvider, provider: Provider, details: Any, reason: str
+) -> None:
     provider.script = answers(said("cut"), status="incomplete", incomplete_details=details)
     pieces = await pieces_of(responses)
     assert joined(pieces) == [(MESSAGE, "cut")]
     assert pieces[-1] == Finished(reason, None, "scripted")
 
 
-async def test_what_had_begun_when_it_was_cut_is_told(responses: Model, provider: Provider) -> None:
+async def test_what_had_begun_when_it_was_cut_is_told(responses: ModelProvider, provider: Provider) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         for item_id in ("m1", "m2"):
@@ -150,7 +154,9 @@ async def test_what_had_begun_when_it_was_cut_is_told(responses: Model, provider
         ([5], "model_error"),
     ],
 )
-async def test_an_answer_that_failed_is_a_failure(responses: Model, provider: Provider, error: Any, code: str) -> None:
+async def test_an_answer_that_failed_is_a_failure(
+    responses: ModelProvider, provider: Provider, error: Any, code: str
+) -> None:
     provider.script = answers(said("par"), status="failed", error=error)
     with pytest.raises(ModelFailed) as failed:
         await pieces_of(responses)
@@ -187,14 +193,14 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_what_is_no_answer_is_a_failure(responses: Model, provider: Provider, script: Any) -> None:
+async def test_what_is_no_answer_is_a_failure(responses: ModelProvider, provider: Provider, script: Any) -> None:
     provider.script = script
     with pytest.raises(ModelFailed) as failed:
         await pieces_of(responses)
     assert failed.value.code == "model_error"
 
 
-async def test_fields_that_can_not_be_text_are_kept_and_whole(responses: Model, provider: Provider) -> None:
+async def test_fields_that_can_not_be_text_are_kept_and_whole(responses: ModelProvider, provider: Provider) -> None:
     item = {"id": "x", "type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"}
     provider.script = answers(item)
     [began, whole, _] = await pieces_of(responses)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from domain.errors import ModelFailed
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
@@ -34,7 +34,9 @@ def without_ids(items: list[tuple[dict[str, object], str]]) -> list[tuple[object
     return [(item.get("name"), text) for item, text in items]
 
 
-async def test_chunks_without_a_delta_and_of_other_choices_take_nothing_away(chat: Model, provider: Provider) -> None:
+async def test_chunks_without_a_delta_and_of_other_choices_take_nothing_away(
+    chat: ModelProvider, provider: Provider
+) -> None:
     provider.script = sends(
         b"data: " + chunk(index=0, delta={"content": "a"}) + b"\n\n",
         b"data: " + chunk(index=1, delta={"content": "not this"}, finish_reason="length") + b"\n\n",
@@ -49,7 +51,7 @@ async def test_chunks_without_a_delta_and_of_other_choices_take_nothing_away(cha
 
 @pytest.mark.parametrize("given", [None, ""])
 async def test_calls_of_one_index_and_no_id_are_not_run_together(
-    given: str | None, chat: Model, provider: Provider
+    given: str | None, chat: ModelProvider, provider: Provider
 ) -> None:
     provider.script = streams(
         calls((0, given, "look", '{"at":"Paris"}')),
@@ -63,7 +65,7 @@ async def test_calls_of_one_index_and_no_id_are_not_run_together(
     assert len({str(item["call_id"]) for item, _ in items}) == 3
 
 
-async def test_a_name_that_comes_again_with_each_delta_is_one_call(chat: Model, provider: Provider) -> None:
+async def test_a_name_that_comes_again_with_each_delta_is_one_call(chat: ModelProvider, provider: Provider) -> None:
     provider.script = streams(
         calls((0, "c1", "look", "")),
         calls((0, None, "look", '{"at":')),
@@ -74,7 +76,7 @@ async def test_a_name_that_comes_again_with_each_delta_is_one_call(chat: Model, 
     assert joined(await pieces_of(chat)) == [(call("c1", "look"), '{"at":"Paris"}')]
 
 
-async def test_lines_of_any_end_comments_and_cut_characters_are_read(chat: Model, provider: Provider) -> None:
+async def test_lines_of_any_end_comments_and_cut_characters_are_read(chat: ModelProvider, provider: Provider) -> None:
     said = json.dumps({"choices": [{"delta": {"content": "Grüße 🙂"}}]}, ensure_ascii=False).encode()
     at = said.index("🙂".encode()) + 2
     provider.script = sends(
@@ -105,7 +107,7 @@ async def test_lines_of_any_end_comments_and_cut_characters_are_read(chat: Model
     ],
 )
 async def test_anything_else_is_a_failure_with_nothing_of_it_in_its_words(
-    data: bytes, chat: Model, provider: Provider
+    data: bytes, chat: ModelProvider, provider: Provider
 ) -> None:
     provider.script = sends(data)
     with pytest.raises(ModelFailed) as failed:
@@ -126,7 +128,9 @@ class Slow(list[str]):
         return super().__iter__()
 
 
-async def test_who_asks_a_listed_model_does_not_wait_for_those_who_ask_others(chat: Model, provider: Provider) -> None:
+async def test_who_asks_a_listed_model_does_not_wait_for_those_who_ask_others(
+    chat: ModelProvider, provider: Provider
+) -> None:
     assert await chat.known("scripted")
     await asyncio.sleep(3.1)  # the list may be asked for again
     provider.models = slow = Slow("scripted")
@@ -139,7 +143,7 @@ async def test_who_asks_a_listed_model_does_not_wait_for_those_who_ask_others(ch
     assert provider.listed == 2
 
 
-async def test_what_a_content_filter_cut_off_is_no_summary(chat: Model, provider: Provider) -> None:
+async def test_what_a_content_filter_cut_off_is_no_summary(chat: ModelProvider, provider: Provider) -> None:
     provider.script = lambda exchange: exchange.say("They", " talked", finish_reason="content_filter")
     said = await chat.say({})
     assert said.text == ""

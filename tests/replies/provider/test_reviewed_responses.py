@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
@@ -11,7 +11,7 @@ from tests.replies.provider.test_responses import MESSAGE, said
 CALL = {"id": "fc_1", "type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
 
 
-async def test_an_item_that_only_the_end_tells_is_told(responses: Model, provider: Provider) -> None:
+async def test_an_item_that_only_the_end_tells_is_told(responses: ModelProvider, provider: Provider) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.event("response.output_item.added", output_index=0, item=said(""))
@@ -25,7 +25,9 @@ async def test_an_item_that_only_the_end_tells_is_told(responses: Model, provide
     assert pieces[-1] == Finished("tool_calls")
 
 
-async def test_an_item_that_never_ended_has_its_end_of_the_response(responses: Model, provider: Provider) -> None:
+async def test_an_item_that_never_ended_has_its_end_of_the_response(
+    responses: ModelProvider, provider: Provider
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.event("response.output_item.added", output_index=0, item=said(""))
@@ -41,7 +43,7 @@ async def test_an_item_that_never_ended_has_its_end_of_the_response(responses: M
 
 
 async def test_an_item_whose_id_changes_with_each_event_is_known_by_its_index(
-    responses: Model, provider: Provider
+    responses: ModelProvider, provider: Provider
 ) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

@@ -3,7 +3,7 @@
 import base64
 
 from infrastructure.settings import Settings
-from replies.provider.provider import Model
+from replies.provider.provider import ModelProvider
 from tests.provider import Exchange, Provider
 from tests.replies.provider.conftest import joined, pieces_of
 from tests.replies.provider.test_chat import MESSAGE
@@ -18,7 +18,7 @@ async def test_given_a_name_and_a_password_in_the_providers_url_then_it_is_asked
 
     provider.script = script
     url = provider.url.replace("://", "://us%40er:p%3Aw@")
-    model = Model(Settings(openai_base_url=url, model_timeout=1))
+    model = ModelProvider(Settings(openai_base_url=url, model_timeout=1))
     try:
         assert joined(await pieces_of(model)) == [(MESSAGE, "Hello")]
         assert [each["id"] for each in await model.list_models()] == ["scripted"]
