@@ -23,9 +23,7 @@ from domain.commands import (
     RequestReply,
     StartConversation,
 )
-from domain.conversation import Conversation
-from domain.events import InputItem, ItemAppended
-from domain.items import as_output
+from domain.events import InputItem
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.log import EventLog
@@ -97,35 +95,11 @@ class CommandContext(Struct, frozen=True):
             )
         )
 
-    async def carry_out(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
+    async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
         """Appends, and answers with what `answer` renders, or with the first answer where this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         return shapes.json_response(body, headers=answer_headers(appended))
-
-
-def conversation_answer(appended: Appended) -> bytes:
-    """The conversation as it is now."""
-    return shapes.encode(conversation_shape(appended.conversation))
-
-
-def conversation_shape(state: Conversation) -> dict[str, object]:
-    """The conversation's JSON object."""
-    return shapes.conversation(
-        state.id,
-        metadata=state.metadata,
-        status=state.status,
-        title=state.title,
-        instructions=state.instructions,
-        version=state.version,
-    )
-
-
-def items_answer(appended: Appended) -> bytes:
-    """The list of the items that were added."""
-    added = [event for event in appended.events if isinstance(event, ItemAppended)]
-    bodies = [as_output(event.item_id, event.item) for event in added]
-    return shapes.item_list(bodies, [event.item_id for event in added], has_more=False)
 
 
 def _size(command: Command) -> int:

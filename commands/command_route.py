@@ -27,7 +27,13 @@ _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RE
 _HEADERS = {"If-Match": "Versions the command may be decided on.", "Idempotency-Key": "Makes the command repeatable."}
 
 
-def verb(
+def command_router() -> APIRouter:
+    """The router of one file of routes; `main.py` includes it."""
+    return APIRouter(route_class=DirectRoute)
+
+
+def command_route(
+    router: APIRouter,
     method: str,
     path: str,
     body: type[BaseModel] | None = None,
@@ -35,16 +41,15 @@ def verb(
     optional: bool = False,
     largest: int = MAX_BODY_BYTES,
     streamed: bool = False,
-) -> tuple[APIRouter, Callable[[Handler], Handler]]:
-    """A router of its own, and what registers the handler in it.
+) -> Callable[[Handler], Handler]:
+    """Registers the decorated handler in `router`.
 
     The handler is called with the CommandContext, each id in the path, and the body: None where it is `optional` and there is none,
-    its pieces as they come where it is `streamed`.
+    its chunks as they arrive where it is `streamed`.
     """
-    router = APIRouter(route_class=DirectRoute)
     names = re.findall(r"{(\w+)}", path)
 
-    def serves(handler: Handler) -> Handler:
+    def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             raw = b"" if streamed else await read(request, largest)
             context = CommandContext(
@@ -74,7 +79,7 @@ def verb(
         )
         return handler
 
-    return router, serves
+    return register
 
 
 async def _hung_up(request: Request) -> None:

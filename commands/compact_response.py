@@ -9,9 +9,9 @@ from fastapi import Response
 
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
-from commands.command_route import verb
-from commands.create_response import model_of
+from commands.command_route import command_route, command_router
 from commands.reply_target import ReplyTarget, place_of
+from commands.request_reply import model_of
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
 from commands.summarize import COMPACTION, MAX_MODEL_CALLS, SMALLEST_PORTION, Portion, take_in, write
 from context.selection import begins_turn
@@ -22,6 +22,8 @@ from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
 from replies.response_object import usage_object
+
+router = command_router()
 
 MAX_SUMMARY_TOKENS = 1_024
 """Tokens; or an eighth of the model's window, where that is less."""
@@ -36,10 +38,7 @@ class CompactResponse(Body):
     service_tier: str | None = None
 
 
-router, serves = verb("POST", "/v1/responses/compact", CompactResponse, largest=MAX_REQUEST_BYTES)
-
-
-@serves
+@command_route(router, "POST", "/v1/responses/compact", CompactResponse, largest=MAX_REQUEST_BYTES)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the users' messages and an item of type `compaction`, which stands for all, and can be sent as input."""
     request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
 from commands.command_context import CommandContext
-from commands.command_route import verb
+from commands.command_route import command_route, command_router
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
@@ -24,6 +24,8 @@ from infrastructure.http.body import MAX_BATCH_BYTES, validated
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
+router = command_router()
+
 LINES_AT_ONCE = 32
 LINE_BYTES_AT_ONCE = MAX_BATCH_BYTES
 """Of the lines under way: each takes about ten times its size while it is."""
@@ -31,8 +33,6 @@ LINE_BYTES_AT_ONCE = MAX_BATCH_BYTES
 ITEMS_AT_ONCE = 200
 BYTES_AT_ONCE = 1024 * 1024
 MAX_ERRORS = 100
-
-router, serves = verb("POST", "/v1/import", streamed=True)
 
 
 class ImportedConversation(Body):
@@ -52,7 +52,7 @@ class Report(Struct):
     errors: list[dict[str, Any]] = []
 
 
-@serves
+@command_route(router, "POST", "/v1/import", streamed=True)
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
     """Answers when all is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
     report = Report(errors=[])

@@ -9,26 +9,7 @@ import psycopg
 import structlog
 from fastapi import FastAPI
 
-from commands import (
-    add_items,
-    cancel_response,
-    compact_conversation,
-    compact_response,
-    count_input_tokens,
-    create_conversation,
-    create_response,
-    delete_conversation,
-    delete_item,
-    delete_response,
-    end_conversation,
-    import_conversations,
-    pin_item,
-    redo_compaction,
-    reopen_conversation,
-    undo_compaction,
-    unpin_item,
-    update_conversation,
-)
+from commands import compact_response, compaction, conversations, import_conversations, items, pins, responses
 from commands.command_context import Dependencies
 from context.assembly import Contexts
 from context.models import Models
@@ -51,26 +32,7 @@ from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)
 
-VERBS = (
-    add_items,  # routes are tried in this order
-    create_conversation,
-    update_conversation,
-    delete_conversation,
-    delete_item,
-    pin_item,
-    unpin_item,
-    compact_conversation,
-    compact_response,
-    undo_compaction,
-    redo_compaction,
-    end_conversation,
-    reopen_conversation,
-    create_response,
-    count_input_tokens,
-    cancel_response,
-    delete_response,
-    import_conversations,
-)
+RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations)
 
 
 def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
@@ -130,7 +92,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
     return make_app(
         "Conversation Store: commands",
-        [*(verb.router for verb in VERBS), health],
+        [*(resource.router for resource in RESOURCES), health],
         lifespan=lifespan,
         metrics=metrics,
     )

@@ -8,7 +8,7 @@ import sys
 
 from fastapi import FastAPI, Response
 
-from commands.add_items import AddItems
+from commands.items import AddItems
 from infrastructure.http.serve import serve
 from infrastructure.settings import Settings
 

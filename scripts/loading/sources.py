@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from pydantic import ValidationError
 
-from commands.create_conversation import CreateConversation
+from commands.conversations import CreateConversation
 from domain.items import InvalidItem, check
 from infrastructure.http.body import MAX_BODY_BYTES, parse
 from infrastructure.http.errors import ApiError

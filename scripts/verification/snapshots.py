@@ -120,7 +120,17 @@ def _made_otherwise(packed: bytes | RedisError) -> bool:
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
     """What two snapshots of one version have in common from the depth `first` on."""
-    for name in ("version", "deleted", "instructions", "policy", "branch", "head", "depth", "summary", "pins_too_large"):
+    for name in (
+        "version",
+        "deleted",
+        "instructions",
+        "policy",
+        "branch",
+        "head",
+        "depth",
+        "summary",
+        "pins_too_large",
+    ):
         yield name, getattr(snapshot, name)
     yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
     kept = [entry for entry in snapshot.items if entry.depth >= first]

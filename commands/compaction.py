@@ -1,21 +1,25 @@
-"""POST /v1/conversations/{id}/compact: a model writes a summary of all but the newest turns, which models are shown from now on."""
+"""The compaction of a conversation: compact, undo, redo. A summary takes the place of all but the newest turns in what models are sent."""
 
 from typing import Annotated
 
 from fastapi import Response
 from pydantic import StringConstraints
 
+from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
-from commands.command_route import verb
+from commands.command_route import command_route, command_router
 from commands.summarize import summarize
 from context.assembly import ReplyRequest
+from domain.commands import RedoCompaction, UndoCompaction
 from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
 from infrastructure.event_log.log import utc_now
 from infrastructure.http import shapes
 from infrastructure.http.headers import placed
+
+router = command_router()
 
 
 class CompactConversation(Body):
@@ -25,10 +29,7 @@ class CompactConversation(Body):
     instructions: Instructions | None = None
 
 
-router, serves = verb("POST", "/v1/conversations/{conversation_id}/compact", CompactConversation, optional=True)
-
-
-@serves
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact", CompactConversation, optional=True)
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
@@ -56,7 +57,7 @@ async def compact_conversation(
     )
     if command is None:
         raise NothingToCompact(conversation_id)
-    return await context.carry_out(conversation_id, command, _compaction)
+    return await context.execute(conversation_id, command, _compaction)
 
 
 def _compaction(appended: Appended) -> bytes:
@@ -75,3 +76,15 @@ def _compaction(appended: Appended) -> bytes:
             "model": event.model,
         }
     )
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/undo")
+async def undo_compaction(context: CommandContext, conversation_id: str) -> Response:
+    """Restores the previous summary, or the items themselves where there was none. Answers with the Conversation."""
+    return await context.execute(conversation_id, UndoCompaction(), conversation_answer)
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/redo")
+async def redo_compaction(context: CommandContext, conversation_id: str) -> Response:
+    """Restores the summary that was undone last. Answers with the Conversation."""
+    return await context.execute(conversation_id, RedoCompaction(), conversation_answer)

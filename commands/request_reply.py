@@ -1,18 +1,14 @@
 """POST /v1/responses: asks a model for a reply, in a conversation, behind another response, or on its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import msgspec
-from fastapi import Response
-from fastapi.responses import StreamingResponse
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_context import CommandContext
-from commands.command_route import verb
 from commands.reply_target import ReplyTarget, place_of
-from commands.response_body import MAX_INPUT_BYTES, MAX_REQUEST_BYTES, CreateResponse
+from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.summarize import make_room
 from context.assembly import Context, ReplyRequest
 from context.history_backwards import RecentItems
@@ -24,41 +20,13 @@ from domain.events import InputItem
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import VersionMismatch
 from infrastructure.event_log.log import utc_now
-from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
-from replies.client_disconnect import heard, streamed
 from replies.recorded_reply import Kept, RecordedReply
 from replies.running_reply import Reply
 
-_SSE = "text/event-stream; charset=utf-8"
-_STREAMED = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
-router, serves = verb("POST", "/v1/responses", CreateResponse, largest=MAX_REQUEST_BYTES)
-
-
-@serves
-async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Answers with the Response, or with its stream of events; at once with a queued one where it is for the background."""
-    await body.check()
-    reply = await _request_reply(body, context)
-    goes_on = bool(body.background) or (context.idempotency is not None and body.stored)
-    if isinstance(reply, RecordedReply):
-        if body.stream:
-            return _stream(reply.stream(await reply.recorded()), await reply.begun())
-        answer, headers = await (reply.now() if body.background else reply.whole())
-        return shapes.json_response(answer, headers=headers)
-    if body.stream:
-        return _stream(streamed(reply, goes_on), await reply.begun())
-    answer, headers = reply.queued() if body.background else await heard(reply, context.hung_up, goes_on)
-    return shapes.json_response(answer, headers=headers)
-
-
-def _stream(sent: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
-    return StreamingResponse(sent, media_type=_SSE, headers={**headers, **_STREAMED})
-
-
-async def _request_reply(body: CreateResponse, context: CommandContext) -> Reply | RecordedReply:
+async def request_reply(body: CreateResponse, context: CommandContext) -> Reply | RecordedReply:
     """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
     if (recorded := await _recorded(body, context)) is not None:
         return recorded

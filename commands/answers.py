@@ -1,0 +1,18 @@
+"""The answer that several commands share: the Conversation as the command left it."""
+
+from infrastructure.event_log.append_request import Appended
+from infrastructure.http import shapes
+
+
+def conversation_answer(appended: Appended) -> bytes:
+    """The Conversation, as JSON text."""
+    state = appended.conversation
+    conversation = shapes.conversation(
+        state.id,
+        metadata=state.metadata,
+        status=state.status,
+        title=state.title,
+        instructions=state.instructions,
+        version=state.version,
+    )
+    return shapes.encode(conversation)

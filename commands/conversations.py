@@ -1,0 +1,95 @@
+"""The life cycle of conversations: create, update, end, reopen, delete."""
+
+from typing import Annotated
+
+from fastapi import Response
+from msgspec import UNSET
+from pydantic import StringConstraints
+
+from commands.answers import conversation_answer
+from commands.bodies import MAX_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
+from commands.command_context import CommandContext
+from commands.command_route import command_route, command_router
+from domain import commands
+from domain.events import ContextPolicy
+from infrastructure.event_log.append_request import Appended
+from infrastructure.http import shapes
+from infrastructure.http.body import MAX_BATCH_BYTES
+from infrastructure.ids import CONVERSATION, mint
+
+router = command_router()
+
+
+class CreateConversation(Body):
+    items: Items | None = None
+    metadata: Metadata | None = None
+    title: Title | None = None
+    instructions: Instructions | None = None
+    context_policy: Policy | None = None
+
+
+@command_route(router, "POST", "/v1/conversations", CreateConversation, largest=MAX_BATCH_BYTES)
+async def create_conversation(context: CommandContext, body: CreateConversation) -> Response:
+    """Creates a conversation, with its first items if any are given. Answers with the Conversation."""
+    conversation_id = mint(CONVERSATION)
+    command = commands.StartConversation(
+        conversation_id=conversation_id,
+        tenant=context.principal.tenant,
+        owner=context.principal.subject,
+        title=body.title,
+        instructions=body.instructions,
+        metadata=body.metadata or {},
+        context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
+        items=new_items(body.items or []),
+    )
+    return await context.execute(conversation_id, command, conversation_answer)
+
+
+class UpdateConversation(Body):
+    """A field that is absent stays as it is; null clears it. `metadata` replaces all pairs."""
+
+    metadata: Metadata | None = None
+    title: Title | None = None
+    instructions: Instructions | None = None
+    context_policy: Policy | None = None
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}", UpdateConversation)
+async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
+    """Answers with the Conversation."""
+    present = body.model_fields_set
+    policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()
+    command = commands.DescribeConversation(
+        metadata=(body.metadata or {}) if "metadata" in present else UNSET,
+        title=body.title if "title" in present else UNSET,
+        instructions=body.instructions if "instructions" in present else UNSET,
+        context_policy=policy if "context_policy" in present else UNSET,
+    )
+    return await context.execute(conversation_id, command, conversation_answer)
+
+
+class EndConversation(Body):
+    reason: Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)] | None = None
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, optional=True)
+async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
+    """Refuses new items until the conversation is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
+    command = commands.EndConversation(reason=body.reason if body else None)
+    return await context.execute(conversation_id, command, conversation_answer)
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/reopen")
+async def reopen_conversation(context: CommandContext, conversation_id: str) -> Response:
+    """Makes an ended conversation active again. Answers with the Conversation. Reopening an active one changes nothing."""
+    return await context.execute(conversation_id, commands.ReopenConversation(), conversation_answer)
+
+
+@command_route(router, "DELETE", "/v1/conversations/{conversation_id}")
+async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
+    """From now on the conversation is a 404. Answers with a receipt."""
+    return await context.execute(conversation_id, commands.DeleteConversation(), _receipt)
+
+
+def _receipt(appended: Appended) -> bytes:
+    return shapes.encode({"id": appended.conversation.id, "object": "conversation.deleted", "deleted": True})

@@ -1,0 +1,39 @@
+"""The items of a conversation: add, delete."""
+
+from fastapi import Response
+
+from commands.answers import conversation_answer
+from commands.bodies import Body, Items, new_items
+from commands.command_context import CommandContext
+from commands.command_route import command_route, command_router
+from domain.commands import AppendItems, RetractItem
+from domain.events import ItemAppended
+from domain.items import as_output
+from infrastructure.event_log.append_request import Appended
+from infrastructure.http import shapes
+from infrastructure.http.body import MAX_BATCH_BYTES
+
+router = command_router()
+
+
+class AddItems(Body):
+    items: Items
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, largest=MAX_BATCH_BYTES)
+async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
+    """Appends all the items or none. Answers with their list. An empty list adds nothing."""
+    command = AppendItems(items=new_items(body.items), author=context.principal.subject)
+    return await context.execute(conversation_id, command, _added)
+
+
+def _added(appended: Appended) -> bytes:
+    added = [event for event in appended.events if isinstance(event, ItemAppended)]
+    bodies = [as_output(event.item_id, event.item) for event in added]
+    return shapes.item_list(bodies, [event.item_id for event in added], has_more=False)
+
+
+@command_route(router, "DELETE", "/v1/conversations/{conversation_id}/items/{item_id}")
+async def delete_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
+    """Hides the item from people and models; the log keeps it. Answers with the Conversation, as the OpenAI API does."""
+    return await context.execute(conversation_id, RetractItem(item_id=item_id), conversation_answer)

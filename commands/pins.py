@@ -1,0 +1,22 @@
+"""Pinned items of a conversation: pin, unpin. A pinned item is always sent to the model, whatever else fits."""
+
+from fastapi import Response
+
+from commands.answers import conversation_answer
+from commands.command_context import CommandContext
+from commands.command_route import command_route, command_router
+from domain.commands import PinItem, UnpinItem
+
+router = command_router()
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/pin")
+async def pin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
+    """Answers with the Conversation. Pinning a pinned item changes nothing."""
+    return await context.execute(conversation_id, PinItem(item_id=item_id), conversation_answer)
+
+
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/unpin")
+async def unpin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
+    """Answers with the Conversation. Unpinning an item that is not pinned changes nothing."""
+    return await context.execute(conversation_id, UnpinItem(item_id=item_id), conversation_answer)
