@@ -76,7 +76,7 @@ class CommandContext(Struct, frozen=True):
             return await self._append(conversation_id, command, answer)
         except LogUnavailable as error:
             settled_by_repeat = self.if_match is not None or (self.idempotency is not None and answer is not None)
-            raise LogUnavailable(unknown=error.unknown and not settled_by_repeat) from error
+            raise LogUnavailable(outcome_unknown=error.outcome_unknown and not settled_by_repeat) from error
 
     async def _append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None

@@ -19,7 +19,7 @@ from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import checked
-from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_beside
+from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_in_partition_of
 from replies.output import CUT_OFF
 from replies.record import Record, find
 
@@ -118,7 +118,7 @@ async def _behind(context: CommandContext, response_id: str) -> ReplyTarget:
     stands = await settings_at(reader, record.conversation_id, version)
     start = replace(
         _start(context),
-        conversation_id=mint_beside(first.family),
+        conversation_id=mint_in_partition_of(first.family),
         forked_from=fork,
         family=first.family,
         instructions=stands.instructions,

@@ -33,7 +33,7 @@ from domain.commands import StartConversation
 from domain.errors import ContextTooLong
 from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRange
 from domain.items import Item
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 
 DEFAULT_ANSWER = 1_024
 """Tokens kept free for the answer where neither the request nor the policy says how many."""

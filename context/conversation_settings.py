@@ -22,7 +22,7 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
 )
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 
 SUMMARY_TOKENS = 32
 """What a summary costs beside its text: its message, and the words that say what it is."""

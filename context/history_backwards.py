@@ -21,7 +21,7 @@ from domain.events import (
     ItemRetracted,
 )
 from domain.items import from_stored
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 
 PAGE = 200
 COUNTED_AT_ONCE = 32

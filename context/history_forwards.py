@@ -7,7 +7,7 @@ from msgspec import Struct
 from context.conversation_settings import Reader, unretracted
 from context.history_backwards import PAGE
 from domain.events import ConversationStarted, ItemAppended, ItemRetracted
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 
 
 class PathSegment(Struct, frozen=True):

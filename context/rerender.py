@@ -15,7 +15,7 @@ from context.rendering import render, request_sha256, unsendable
 from context.tokens import count_off_loop
 from domain.events import SUMMARY, ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, from_stored
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):

@@ -23,7 +23,8 @@ from domain.events import (
     ItemUnpinned,
 )
 from domain.items import from_stored
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 
 _PAGE = 128
 

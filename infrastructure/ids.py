@@ -17,7 +17,7 @@ def mint(prefix: str) -> str:
     return f"{prefix}_{uuid_utils.uuid7().hex}"
 
 
-def mint_beside(other: str) -> str:
+def mint_in_partition_of(other: str) -> str:
     """A new id of the same kind, in the same bucket of the views: that is in an id's last byte (`projections/views/partitions.py`)."""
     prefix, _, digits = other.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"

@@ -45,7 +45,8 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
 )
-from infrastructure.event_log.reader import EventReader, Logged
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
 from projections.parking import due, released

@@ -9,7 +9,8 @@ from collections import deque
 
 from msgspec import Struct
 
-from infrastructure.event_log.reader import EventReader, Logged, Unread
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Logged, UnreadableRecord
 
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -41,12 +42,12 @@ class Feed:
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
         """The events after `position`, up to `until`, no more than `limit`; none when the log ends there.
 
-        An event that can not be read is there as an Unread. Raises psycopg.Error.
+        An event that can not be read is there as an UnreadableRecord. Raises psycopg.Error.
         """
         async with self._reading:
             batch = self._found(position)
             if batch is None:
-                events = await self._reader.everything(position, limit=limit, most_bytes=BATCH_BYTES, until=until)
+                events = await self._reader.batch_logged(position, limit=limit, max_bytes=BATCH_BYTES, until=until)
                 batch = Batch(position, events)
                 self.head = max(self.head, batch.end)
                 if until is None and events:
@@ -63,7 +64,7 @@ class Feed:
 
     def _keep(self, batch: Batch) -> None:
         """Keeps a batch that is newer than those that are kept, or continues them."""
-        if any(isinstance(logged, Unread) for logged in batch.events):
+        if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
             return  # the next who comes looks whether it can be read by now
         if self._kept and batch.after < self._kept[-1].end:
             return

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from projections.coalesce import apply_to, conversation_of
 from projections.views.read_models import VIEWS, Add, Document, Insert, Remove, Update, View, Write, writes
 

@@ -14,7 +14,7 @@ from pymongo.errors import BulkWriteError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongo_pipeline import Answer, together
 from infrastructure.stores.mongodb import Database
 from projections.coalesce import Change, Tally

@@ -14,7 +14,7 @@ from psycopg import Error as PostgresError
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from projections.views.read_models import deletes
 
 MAX_PARKED = 100

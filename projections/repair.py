@@ -21,7 +21,8 @@ from redis.asyncio import Redis
 
 from context.snapshot_from_log import refill
 from context.snapshots import Snapshot, key, put
-from infrastructure.event_log.reader import EventReader, Logged, Unread
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Logged, UnreadableRecord
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import mint
 from infrastructure.stores.mongodb import Database
@@ -131,7 +132,7 @@ class Repair:
             return None
         version, limit = 0, EVENTS_AT_ONCE
         while True:
-            page = await self._reader.history(self._ident, after=version, limit=limit)
+            page = await self._reader.conversation_logged(self._ident, after=version, limit=limit)
             try:
                 ended, version = await self._patiently(partial(self._fill, view, page, version))
             except _ClaimLost:
@@ -169,7 +170,11 @@ class Repair:
             for tally in coalesce(it for it in chain.from_iterable(map(writes, missing)) if it.view == view).values():
                 await self._mongo.write(view, place.collection, tally, session)
             version = shown[-1].version if shown else version
-            more = [] if len(shown) < len(page) else await self._reader.history(self._ident, after=version, limit=1)
+            more = (
+                []
+                if len(shown) < len(page)
+                else await self._reader.conversation_logged(self._ident, after=version, limit=1)
+            )
             ended = len(shown) < len(page) or not more or more[0].position > place.position
             counted = max(parked.position - 1, shown[-1].position) if shown and view == USAGE else None
             await self._positions.claimed(
@@ -207,11 +212,11 @@ class Repair:
     async def _at_fault(self) -> Logged:
         """The last event that can not be read; where all can, the last of all."""
         found: Logged | None = None
-        page = last = await self._reader.history(self._ident, limit=EVENTS_AT_ONCE)
+        page = last = await self._reader.conversation_logged(self._ident, limit=EVENTS_AT_ONCE)
         while page:
-            found = next((logged for logged in reversed(page) if isinstance(logged, Unread)), found)
+            found = next((logged for logged in reversed(page) if isinstance(logged, UnreadableRecord)), found)
             last = page
-            page = await self._reader.history(self._ident, after=page[-1].version, limit=EVENTS_AT_ONCE)
+            page = await self._reader.conversation_logged(self._ident, after=page[-1].version, limit=EVENTS_AT_ONCE)
         return found or last[-1]
 
     @asynccontextmanager

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from projections.view_positions import ViewPosition
 
 

@@ -17,7 +17,7 @@ import redis.exceptions
 import structlog
 from pymongo.errors import ConnectionFailure, OperationFailure
 
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from infrastructure.observability.metrics import Metrics
 from projections.append_notifications import AppendNotifications
 from projections.feed import BATCH_EVENTS, Batch, Feed

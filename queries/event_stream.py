@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from domain.events import ConversationDeleted
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.serve import stopping
 from queries.log_access import LogAccess, LogAway
 

@@ -18,7 +18,7 @@ from msgspec import UNSET, Struct
 
 from domain.errors import ConversationNotFound
 from domain.events import Event
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError

@@ -13,7 +13,8 @@ import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.stores.postgres import Pool

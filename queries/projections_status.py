@@ -100,5 +100,5 @@ async def _lag(log: LogAccess, position: int, head: int) -> float:
     """Seconds since the first event behind `position` was recorded; 0 when there is none."""
     if position >= head:
         return 0.0
-    missing = await log.ask(lambda reader: reader.everything(position, limit=1, most_bytes=1))
+    missing = await log.ask(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
     return max(0.0, (datetime.now(UTC) - missing[0].recorded_at).total_seconds()) if missing else 0.0

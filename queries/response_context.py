@@ -5,7 +5,8 @@ from fastapi import APIRouter, Response
 from domain.errors import ResponseNotFound
 from domain.events import ReplyDeleted, ReplyRequested
 from domain.items import shaped
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.app import reads
 from infrastructure.http.paths import ResponseId
 from infrastructure.http.shapes import json_response

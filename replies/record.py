@@ -20,7 +20,7 @@ from domain.events import (
     ReplyRequested,
 )
 from domain.items import as_output, from_stored
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import minted_seconds
 from replies import output, stream_events

@@ -14,7 +14,8 @@ import typer
 from msgspec import Struct
 
 from domain.conversation import Conversation, evolve
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
 from projections.fold import Fold

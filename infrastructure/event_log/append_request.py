@@ -67,11 +67,11 @@ class KeyReused(Exception):
 
 
 class LogUnavailable(Exception):
-    """Postgres is away, or too slow. Nothing was appended, unless it is `unknown`: then a key or `If-Match` settles it."""
+    """Postgres is away, or too slow. Nothing was appended, unless it is `outcome_unknown`: then a key or `If-Match` settles it."""
 
-    def __init__(self, *, unknown: bool) -> None:
+    def __init__(self, *, outcome_unknown: bool) -> None:
         super().__init__("The event store did not answer in time.")
-        self.unknown = unknown
+        self.outcome_unknown = outcome_unknown
 
 
 class LogBusy(Exception):

@@ -92,11 +92,11 @@ class Queue:
         for batch in self._under_way.values():
             for waiting in batch:
                 if waiting.since < since:
-                    waiting.tell(LogUnavailable(unknown=True))
+                    waiting.tell(LogUnavailable(outcome_unknown=True))
         while self._waiting and self._waiting[0].since < since:
             late = self._waiting.popleft()
             self._bytes -= late.work.size
-            late.tell(LogUnavailable(unknown=False))
+            late.tell(LogUnavailable(outcome_unknown=False))
         self._wake()
 
     def _is_time(self) -> bool:

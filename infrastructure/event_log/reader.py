@@ -3,59 +3,18 @@
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
-from uuid import UUID
 
 from msgspec import Struct
 from psycopg import sql
 
-from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY, Event
+from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
-from infrastructure.event_log.codec import UnreadableEvent, decode, decoded_size
+from infrastructure.event_log.codec import decoded_size
+from infrastructure.event_log.recorded import Logged, Recorded, as_logged, readable, recorded_of
 from infrastructure.event_log.version_lookup import Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
-
-
-class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with where, when and by whom it was recorded."""
-
-    position: int
-    conversation_id: str
-    version: int
-    tenant: str
-    recorded_at: datetime
-    subject: str
-    correlation_id: str
-    event: Event
-
-    @property
-    def topic(self) -> str:
-        """What kind of event it is."""
-        return self.event.topic
-
-
-class Unread(Struct, frozen=True, kw_only=True):
-    """In the place of a Recorded: an event that this code can not read. Whoever asks for it gets UnreadableEvent."""
-
-    position: int
-    conversation_id: str
-    version: int
-    tenant: str
-    recorded_at: datetime
-    subject: str
-    correlation_id: str
-    topic: str
-    problem: str
-
-    @property
-    def event(self) -> Event:
-        """There is none. Raises UnreadableEvent."""
-        raise UnreadableEvent(self.problem)
-
-
-Logged = Recorded | Unread
-"""What is in the log at one position."""
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
@@ -169,22 +128,22 @@ class EventReader:
         limit: int,
         after: int = 0,
         until: int | None = None,
-        most_bytes: int = PAGE_BYTES,
+        max_bytes: int = PAGE_BYTES,
     ) -> list[Recorded]:
         """A page of one conversation's events with `after` < version <= `until`, ascending, as `batch` bounds it."""
-        return _readable(await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), most_bytes))
+        return readable(await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), max_bytes))
 
-    async def history(
-        self, conversation_id: str, *, limit: int, after: int = 0, most_bytes: int = PAGE_BYTES
+    async def conversation_logged(
+        self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = PAGE_BYTES
     ) -> list[Logged]:
-        """As `conversation`, but for those who go on behind an event that can not be read: it is there as an Unread."""
-        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, limit), most_bytes)
+        """As `conversation`, but for those who go on behind an event that can not be read: it is there as an UnreadableRecord."""
+        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, limit), max_bytes)
 
     async def conversation_backwards(
-        self, conversation_id: str, *, until: int, limit: int, most_bytes: int = PAGE_BYTES
+        self, conversation_id: str, *, until: int, limit: int, max_bytes: int = PAGE_BYTES
     ) -> list[Recorded]:
         """A page of one conversation's events with version <= `until`, newest first, as `batch` bounds it."""
-        return _readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), most_bytes))
+        return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), max_bytes))
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
         """Every event that names this item (or response), ascending."""
@@ -196,13 +155,13 @@ class EventReader:
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
         rows = await self._rows(_ITEMS.format(_COLUMNS), (uuid_of(conversation_id), list(item_ids), until))
-        return [_recorded(row) for row in rows]
+        return [recorded_of(row) for row in rows]
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that say what a conversation began with, and the last each that say which
         instructions and policy it has, which items are pinned and which summary stands; ascending. They are few, however long it is."""
         rows = await self._rows(SETTINGS_EVENTS.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
-        return [_recorded(row) for row in rows]
+        return [recorded_of(row) for row in rows]
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
         """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
@@ -217,31 +176,33 @@ class EventReader:
             (position, until, limit),
         )
 
-    async def batch(self, position: int, *, limit: int, most_bytes: int, until: int | None = None) -> list[Recorded]:
-        """As `after`, and no more than about `most_bytes` of states once they are read, but one event at least.
+    async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
+        """As `after`, and no more than about `max_bytes` of states once they are read, but one event at least.
 
         Events before one that can not be read are given first; UnreadableEvent is raised when that one is the first.
         """
-        return _readable(await self._page(_BATCH, (position, until, limit), most_bytes))
+        return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
 
-    async def everything(self, position: int, *, limit: int, most_bytes: int, until: int | None = None) -> list[Logged]:
-        """As `batch`, but for those who go on behind an event that can not be read: it is there as an Unread."""
-        return await self._page(_BATCH, (position, until, limit), most_bytes)
+    async def batch_logged(
+        self, position: int, *, limit: int, max_bytes: int, until: int | None = None
+    ) -> list[Logged]:
+        """As `batch`, but for those who go on behind an event that can not be read: it is there as an UnreadableRecord."""
+        return await self._page(_BATCH, (position, until, limit), max_bytes)
 
-    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], most_bytes: int) -> list[Logged]:
-        rows = await self._rows(statement.format(_COLUMNS), (*parameters, most_bytes))
+    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
+        rows = await self._rows(statement.format(_COLUMNS), (*parameters, max_bytes))
         logged: list[Logged] = []
         size = 0
         for row in rows:
             size += decoded_size(row[8])
-            if logged and size > most_bytes:
+            if logged and size > max_bytes:
                 break
             logged.append(as_logged(row))
         return logged
 
     async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
         rows = await self._rows(statement.format(_COLUMNS), parameters)
-        return [_recorded(row) for row in rows]
+        return [recorded_of(row) for row in rows]
 
     async def _rows(
         self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
@@ -249,52 +210,3 @@ class EventReader:
         async with self._pool.connection() as connection:
             cursor = await connection.execute(statement, parameters, binary=True)
             return await cursor.fetchall()
-
-
-_Row = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
-
-
-def _recorded(row: _Row) -> Recorded:
-    """The event of a row with these columns, in this order. Raises UnreadableEvent."""
-    position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
-    return Recorded(
-        position=position,
-        conversation_id=conversation_id_of(stream_id),
-        version=version,
-        tenant=tenant,
-        recorded_at=recorded_at,
-        subject=subject,
-        correlation_id=correlation_id,
-        event=decode(topic, state),
-    )
-
-
-def as_logged(row: _Row) -> Logged:
-    """What a row with these columns, in this order, holds."""
-    try:
-        return _recorded(row)
-    except UnreadableEvent as error:
-        position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, _ = row
-        return Unread(
-            position=position,
-            conversation_id=conversation_id_of(stream_id),
-            version=version,
-            tenant=tenant,
-            recorded_at=recorded_at,
-            subject=subject,
-            correlation_id=correlation_id,
-            topic=topic,
-            problem=str(error),
-        )
-
-
-def _readable(page: list[Logged]) -> list[Recorded]:
-    """What comes before the first event that can not be read. Raises UnreadableEvent when that is the very first."""
-    readable: list[Recorded] = []
-    for each in page:
-        if isinstance(each, Unread):
-            if not readable:
-                raise UnreadableEvent(each.problem)
-            break
-        readable.append(each)
-    return readable

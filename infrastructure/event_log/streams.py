@@ -67,9 +67,9 @@ def from_snapshot(state: bytes) -> Stream | None:
 class Streams:
     """The streams used last, least recently used first. For any thread."""
 
-    def __init__(self, most_bytes: int = CACHED_BYTES) -> None:
+    def __init__(self, max_bytes: int = CACHED_BYTES) -> None:
         self._cached: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._bytes = 0
         self._turn = threading.Lock()
 
@@ -96,7 +96,7 @@ class Streams:
                 self._bytes -= before[1]
             self._cached[ident] = (stream, size)
             self._bytes += size
-            while self._bytes > self._most_bytes and len(self._cached) > 1:
+            while self._bytes > self._max_bytes and len(self._cached) > 1:
                 _, (_, dropped) = self._cached.popitem(last=False)
                 self._bytes -= dropped
 

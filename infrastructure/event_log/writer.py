@@ -108,12 +108,12 @@ class Writer:
     async def _results_in_time(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
         """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
         if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
-            return [LogUnavailable(unknown=False) for _ in batch]
+            return [LogUnavailable(outcome_unknown=False) for _ in batch]
         try:
             return await self._results([waiting.work for waiting in batch])
         except Exception:
             log.exception("batch_failed", commands=len(batch))
-            return [LogUnavailable(unknown=True) for _ in batch]
+            return [LogUnavailable(outcome_unknown=True) for _ in batch]
 
     async def _results(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
         try:
@@ -136,11 +136,11 @@ class Writer:
             except _UNSETTLED as error:
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
                 if time.monotonic() + pause > give_up:
-                    return [LogUnavailable(unknown=bool(in_doubt)) for _ in batch]
+                    return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in batch]
             except Exception:
                 if in_doubt:  # never decided again, one by one: it may be in the log
                     log.exception("append_in_doubt", commands=len(batch))
-                    return [LogUnavailable(unknown=True) for _ in batch]
+                    return [LogUnavailable(outcome_unknown=True) for _ in batch]
                 raise
             await asyncio.sleep(pause)  # the only wait there is: nothing tells us that a server is back
             pause = min(1.0, pause * 2 or 0.05)
@@ -214,7 +214,7 @@ class Writer:
                     self._streams.remember(ident, replace(kept, snapshotted=kept.state.version))
         except Exception:
             log.exception("settling_failed", commands=len(plan.outcomes))
-            return [LogUnavailable(unknown=True) for _ in plan.outcomes]
+            return [LogUnavailable(outcome_unknown=True) for _ in plan.outcomes]
         return results
 
     def _cold(self, batch: Sequence[AppendRequest]) -> list[str]:

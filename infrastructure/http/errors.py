@@ -111,7 +111,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(422, str(error), code="idempotency_key_reused")
         case LogBusy():
             return ApiError(503, str(error), code="event_store_busy")
-        case LogUnavailable(unknown=True):
+        case LogUnavailable(outcome_unknown=True):
             message = "The event store did not answer in time: this may have been stored, or may still be. Read first."
             return ApiError(503, message, code="event_store_timeout", retry=False)
         case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():

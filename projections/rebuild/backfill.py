@@ -26,7 +26,7 @@ from pymongo.errors import BulkWriteError
 from pymongo.synchronous import collection as synchronous
 
 from infrastructure.event_log.codec import UnreadableEvent, decoded_size
-from infrastructure.event_log.reader import Logged, Unread, as_logged
+from infrastructure.event_log.recorded import Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Sum, Tally, coalesce
 from projections.parking import Parked, parked_for, released
 from projections.views.partitions import PARTITIONS
@@ -117,7 +117,7 @@ def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
     found: dict[str, Parked] = {}
     for logged in page:
         ident = logged.conversation_id
-        if isinstance(logged, Unread) and not deletes(logged) and ident not in parked and ident not in found:
+        if isinstance(logged, UnreadableRecord) and not deletes(logged) and ident not in parked and ident not in found:
             found[ident] = parked_for(logged, UnreadableEvent(logged.problem))
     return found
 

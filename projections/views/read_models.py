@@ -36,7 +36,7 @@ from domain.events import (
     Usage,
 )
 from domain.items import as_output, from_stored, shaped, type_of
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from projections.views.partitions import partition_of
 from replies.record import error_of, kept_output, status_of
 

@@ -90,7 +90,7 @@ async def of_log(settings: Settings, keys: Keys, wanted: Collection[str]) -> tup
         tales: dict[str, Tale] = {}
         position = 0
         with progress("Reading the log") as report:
-            while batch := await reader.batch(position, limit=BATCH_EVENTS, most_bytes=BATCH_BYTES, until=head):
+            while batch := await reader.batch(position, limit=BATCH_EVENTS, max_bytes=BATCH_BYTES, until=head):
                 for recorded in batch:
                     match recorded.event:
                         case ConversationStarted(metadata=metadata):

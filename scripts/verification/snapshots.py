@@ -20,7 +20,8 @@ from context.snapshots import (
     key,
     to_fields,
 )
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from projections.views.read_models import CONTEXT
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream

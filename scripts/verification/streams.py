@@ -9,7 +9,7 @@ from psycopg import sql
 
 from infrastructure.event_log.chain import GENESIS, chain_hash, sized
 from infrastructure.event_log.codec import UnreadableEvent, decode
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import conversation_id, uuid_of
 from infrastructure.stores.postgres import Pool
 from scripts.verification.differences import Difference, What

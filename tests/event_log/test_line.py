@@ -37,7 +37,7 @@ async def told(append: Awaitable[Appended]) -> str:
     try:
         return f"appended {(await append).version}"
     except LogUnavailable as error:
-        return "unknown" if error.unknown else "not appended"
+        return "unknown" if error.outcome_unknown else "not appended"
     except Exception as error:  # noqa: BLE001 - its name is what is told
         return type(error).__name__
 

@@ -62,7 +62,7 @@ async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
 
     async def batch(position: int) -> list[int]:
         head = await reader.last_position()
-        found = await reader.batch(position, limit=AT_ONCE, most_bytes=2**24, until=head)
+        found = await reader.batch(position, limit=AT_ONCE, max_bytes=2**24, until=head)
         return [recorded.position for recorded in found]
 
     async def notifications(position: int) -> list[int]:

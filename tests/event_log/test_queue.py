@@ -22,7 +22,7 @@ from tests.queries.conftest import eventually
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-FAILED = LogUnavailable(unknown=False)
+FAILED = LogUnavailable(outcome_unknown=False)
 
 Put = tuple[int, int]
 """(conversation, bytes)"""
@@ -152,8 +152,8 @@ async def test_given_it_is_closed_when_the_last_that_wait_are_let_go_of_then_bot
     await two.end(0)
     await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
     assert [str(future.exception()) for future in (first, late)] == [
-        str(LogUnavailable(unknown=True)),
-        str(LogUnavailable(unknown=False)),
+        str(LogUnavailable(outcome_unknown=True)),
+        str(LogUnavailable(outcome_unknown=False)),
     ]
 
 

@@ -15,7 +15,7 @@ async def test_pages_forwards_are_bounded_in_bytes_once_read(write: Writer, read
     versions: list[int] = []
     sizes: list[int] = []
     while page := await reader.conversation(
-        conversation_id, after=versions[-1] if versions else 0, limit=100, most_bytes=BOUND
+        conversation_id, after=versions[-1] if versions else 0, limit=100, max_bytes=BOUND
     ):
         versions += [recorded.version for recorded in page]
         sizes.append(len(page))
@@ -27,7 +27,7 @@ async def test_pages_backwards_are_bounded_in_bytes_once_read(write: Writer, rea
     conversation_id = await write.start(*["x" * SIZE] * 7)
     versions: list[int] = []
     until = 8
-    while page := await reader.conversation_backwards(conversation_id, until=until, limit=100, most_bytes=BOUND):
+    while page := await reader.conversation_backwards(conversation_id, until=until, limit=100, max_bytes=BOUND):
         assert len(page) <= 3
         versions += [recorded.version for recorded in page]
         until = page[-1].version - 1
@@ -36,6 +36,6 @@ async def test_pages_backwards_are_bounded_in_bytes_once_read(write: Writer, rea
 
 async def test_an_event_beyond_the_bound_is_a_page_of_its_own(write: Writer, reader: EventReader) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 3)
-    page = await reader.conversation(conversation_id, after=1, limit=100, most_bytes=1)
-    back = await reader.conversation_backwards(conversation_id, until=3, limit=100, most_bytes=1)
+    page = await reader.conversation(conversation_id, after=1, limit=100, max_bytes=1)
+    back = await reader.conversation_backwards(conversation_id, until=3, limit=100, max_bytes=1)
     assert [recorded.version for recorded in (*page, *back)] == [2, 3]

@@ -71,7 +71,8 @@ async def test_a_batch_in_doubt_is_never_decided_again_one_by_one(
             )
     assert sorted(texts(log, conversation_id)) == ["a", "b"]
     assert all(
-        isinstance(answer, Appended) or (isinstance(answer, LogUnavailable) and answer.unknown) for answer in answers
+        isinstance(answer, Appended) or (isinstance(answer, LogUnavailable) and answer.outcome_unknown)
+        for answer in answers
     )
 
 
@@ -90,7 +91,7 @@ async def test_what_fails_after_the_commit_is_not_appended_again(
             answers = await asyncio.gather(
                 *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
             )
-        assert all(isinstance(answer, LogUnavailable) and answer.unknown for answer in answers)
+        assert all(isinstance(answer, LogUnavailable) and answer.outcome_unknown for answer in answers)
         await events.append(work(conversation_id, say("c")))
     assert texts(log, conversation_id) == ["a", "b", "c"]
 
@@ -112,6 +113,6 @@ async def test_what_fails_while_an_answer_is_awaited_leaves_a_doubt(
             answers = await asyncio.gather(
                 *(events.append(work(conversation_id, say(text))) for text in ("a", "b")), return_exceptions=True
             )
-        assert all(isinstance(answer, LogUnavailable) and answer.unknown for answer in answers)
+        assert all(isinstance(answer, LogUnavailable) and answer.outcome_unknown for answer in answers)
         await events.append(work(conversation_id, say("c")))
     assert texts(log, conversation_id) == ["a", "b", "c"]

@@ -36,7 +36,7 @@ def test_a_snapshot_of_another_form_is_none() -> None:
 
 
 def test_memory_is_bounded_in_bytes_and_keeps_what_was_used_last() -> None:
-    streams = Streams(most_bytes=100_000)
+    streams = Streams(max_bytes=100_000)
     first, second = mint("conv"), mint("conv")
     streams.remember(first, stream(1))
     streams.remember(second, stream(1))

@@ -68,7 +68,7 @@ async def _idents(world: World) -> dict[str, set[str]]:
 
 async def others_are_exact(world: World, *conversation_ids: str) -> bool:
     """Whether the views show all other conversations as the log says, and nothing else but of these; totals are not looked at."""
-    events = await world.reader.everything(0, limit=1_000_000, most_bytes=2**40)
+    events = await world.reader.batch_logged(0, limit=1_000_000, max_bytes=2**40)
     expected: Any = fold(it for it in events if it.conversation_id not in conversation_ids)  # type: ignore[misc]  # readable
     held = await world.held()
     return all(

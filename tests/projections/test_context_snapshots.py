@@ -23,7 +23,7 @@ from context.snapshots import (
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
 from domain.events import ContextPolicy, ConversationDeleted, Fork
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView, changes
 from projections.view_positions import PositionMoved, ViewPosition
 from projections.views.read_models import CONTEXT

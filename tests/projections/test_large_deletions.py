@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from projections.mongo_views import REMOVED_AT_ONCE, MongoViews
 from projections.view_positions import PositionMoved
 from tests.projections.world import World

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from context.snapshots import key
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import Logged
+from infrastructure.event_log.recorded import Logged
 from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
 from projections.parking import MAX_PARKED, ViewDiverged, is_of_the_event, parked_for

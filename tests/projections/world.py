@@ -6,7 +6,8 @@ from typing import Any
 
 from context.snapshot_from_log import snapshot_from_log
 from context.snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
-from infrastructure.event_log.reader import EventReader, Recorded
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis

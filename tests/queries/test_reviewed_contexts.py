@@ -14,7 +14,8 @@ from context.history_backwards import RecentItems
 from context.models import Models
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader, Recorded
+from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool

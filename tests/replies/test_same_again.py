@@ -22,7 +22,7 @@ from domain.events import (
     Timing,
     Usage,
 )
-from infrastructure.event_log.reader import Recorded
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.output import Output, told
