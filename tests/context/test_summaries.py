@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from context.encodings import ENCODINGS
 from context.summaries import bounded, may_end, portions, shortened
-from context.tokens import ENCODINGS, count
+from context.tokens import count
 
 ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n", "x" * 40, "مرحبا ", "e.g. ", "!?")
 

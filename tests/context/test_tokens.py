@@ -1,18 +1,16 @@
-"""Token counts: exact where they can be, bounded where they cannot, and never a crash whatever people paste."""
+"""Token counts: exact where they can be, bounded where they cannot, and no crash whatever people paste."""
 
 import asyncio
 import string
-import sys
 import threading
 import time
 
 import pytest
-import tiktoken
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from context import tokens
-from context.tokens import CUT_ERROR, ENCODINGS, MAX_PIECE_CHARACTERS, count, count_off_loop, encoding_for
+from context.encodings import ENCODINGS, Encodings
+from context.tokens import CUT_ERROR, EXACT_CUT, MAX_PIECE_CHARACTERS, count, count_off_loop, encoding_for, split
 
 AWKWARD = st.text(
     alphabet=[*"aAbZ019 \t\n\r\u3000\xa0.,;!?/'_-=<|ß²Ⅷ的\uff0c\u3002é\u0301\u0e01\u0e34\x1c\x85\u2028\u200d😀ǅ"],
@@ -21,25 +19,12 @@ AWKWARD = st.text(
 RUN = st.text(alphabet=string.printable + "的是é\u0301😀", min_size=1, max_size=6)
 
 
-def whole(text: str, encoding: str) -> int:
-    """What tiktoken says of the text in one piece."""
-    return len(tokens._encoding(encoding).encode_ordinary(text))
+ENCODING_OF = Encodings()
 
 
-@pytest.mark.parametrize(("encoding", "expected"), [("o200k_base", [24912, 2375]), ("cl100k_base", [15339, 1917])])
-def test_the_vocabularies_are_the_published_ones(encoding: str, expected: list[int]) -> None:
-    assert tokens._encoding(encoding).encode_ordinary("hello world") == expected
-
-
-def test_counting_needs_no_network_and_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "/nonexistent")
-    monkeypatch.setitem(sys.modules, "requests", None)
-    assert tokens._load("cl100k_base").encode_ordinary("hello world") == [15339, 1917]
-
-
-def test_a_vocabulary_with_another_hash_is_refused() -> None:
-    with pytest.raises(RuntimeError, match="not the one tiktoken expects"):
-        tokens._ranks("any://where/o200k_base.tiktoken", "0" * 64)
+def count_in_one_piece(text: str, encoding: str) -> int:
+    """What tiktoken counts in the text in one piece."""
+    return len(ENCODING_OF.get(encoding).encode_ordinary(text))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -63,8 +48,8 @@ def test_an_unknown_encoding_is_a_value_error() -> None:
 @settings(max_examples=200, deadline=None)
 @given(AWKWARD, st.sampled_from(ENCODINGS))
 def test_a_cut_at_an_exact_place_changes_no_token(text: str, encoding: str) -> None:
-    encode = tokens._encoding(encoding).encode_ordinary
-    for found in tokens._EXACT_CUT.finditer(text):
+    encode = ENCODING_OF.get(encoding).encode_ordinary
+    for found in EXACT_CUT.finditer(text):
         cut = found.start()
         assert encode(text[:cut]) + encode(text[cut:]) == encode(text)
 
@@ -73,13 +58,15 @@ def test_a_cut_at_an_exact_place_changes_no_token(text: str, encoding: str) -> N
 @given(RUN, st.integers(2 * MAX_PIECE_CHARACTERS, 4 * MAX_PIECE_CHARACTERS), st.sampled_from(ENCODINGS))
 def test_a_long_run_is_counted_within_the_stated_bound(run: str, length: int, encoding: str) -> None:
     text = run * (length // len(run))
-    assert abs(count(text, encoding) - whole(text, encoding)) <= CUT_ERROR * (len(text) // MAX_PIECE_CHARACTERS)
+    assert abs(count(text, encoding) - count_in_one_piece(text, encoding)) <= CUT_ERROR * (
+        len(text) // MAX_PIECE_CHARACTERS
+    )
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_prose_is_counted_exactly_however_long(encoding: str) -> None:
     prose = "Did the 3 of them go? They didn't -- it's 42 km.\n\n\tSo: said the fox, and left。\n" * 2_000
-    assert count(prose, encoding) == whole(prose, encoding)
+    assert count(prose, encoding) == count_in_one_piece(prose, encoding)
 
 
 @pytest.mark.parametrize(
@@ -94,12 +81,12 @@ def test_a_million_characters_of_one_kind_neither_panic_nor_take_quadratic_time(
 
 def test_the_pieces_of_a_text_are_the_text() -> None:
     text = ("word " * 3_000) + " " * 30_000 + "x" * 30_000
-    pieces = list(tokens._pieces(text))
+    pieces = list(split(text))
     assert "".join(pieces) == text
     assert max(map(len, pieces)) <= MAX_PIECE_CHARACTERS
 
 
-async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread() -> None:
     count("load the vocabulary")
     where: list[int] = []
 
@@ -107,10 +94,8 @@ async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread(monkey
         where.append(threading.get_ident())
         return count(text, encoding)
 
-    monkeypatch.setattr(tokens, "count", counting)
-
-    assert await count_off_loop(["hello world", ""]) == [2, 0]
-    assert await count_off_loop(["hello world", " hello" * 1_000]) == [2, 1_000]
+    assert await count_off_loop(["hello world", ""], count_text=counting) == [2, 0]
+    assert await count_off_loop(["hello world", " hello" * 1_000], count_text=counting) == [2, 1_000]
 
     here = threading.get_ident()
     assert [ident == here for ident in where] == [True, True, False, False]
@@ -124,24 +109,6 @@ async def test_the_event_loop_turns_while_a_long_text_is_counted() -> None:
         turns += 1
     assert await counting == [200_001]
     assert turns > 10
-
-
-def test_a_vocabulary_is_loaded_once_however_many_threads_ask(monkeypatch: pytest.MonkeyPatch) -> None:
-    loads: list[str] = []
-    load = tokens._load
-
-    def counted(name: str) -> tiktoken.Encoding:
-        loads.append(name)
-        return load(name)
-
-    monkeypatch.setattr(tokens, "_loaded", {})
-    monkeypatch.setattr(tokens, "_load", counted)
-    threads = [threading.Thread(target=count, args=("hello", "cl100k_base")) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert loads == ["cl100k_base"]
 
 
 @pytest.mark.parametrize(
