@@ -36,7 +36,7 @@ from scripts.benchmarks.over_http import OverHttp, begin_conversations, delete_c
 from scripts.benchmarks.reading import Reading
 from scripts.benchmarks.two_apis import TwoApis
 from scripts.progress import Report, progress
-from scripts.stores import AWAY, INTERRUPTED, MISUSED, Json
+from scripts.stores import INTERRUPTED, STORE_UNAVAILABLE, USAGE_ERROR, JsonOption
 
 
 class What(StrEnum):
@@ -165,7 +165,7 @@ def main(
     conversations: Annotated[
         int, typer.Option(min=1, help="active conversations while memory is measured, which is done once")
     ] = CONVERSATIONS,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Measures the store, each figure beside a floor of the same run."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the result
@@ -176,11 +176,11 @@ def main(
             sizes = Sizes(seconds=seconds, runs=runs, long=long, conversations=conversations)
             results = measure(what, place, sizes, quiet=as_json)
     except store_location.NotRunning as problem:
-        _stop(str(problem), MISUSED)
+        _stop(str(problem), USAGE_ERROR)
     except site.DidNotStart as problem:
-        _stop(f"the store did not start:\n{problem}", AWAY)
+        _stop(f"the store did not start:\n{problem}", STORE_UNAVAILABLE)
     except (OSError, subprocess.CalledProcessError, NotAnswered, streaming.BrokeOff, visibility.NotVisible) as problem:
-        _stop(f"{type(problem).__name__}: {problem}", AWAY)
+        _stop(f"{type(problem).__name__}: {problem}", STORE_UNAVAILABLE)
     except (KeyboardInterrupt, asyncio.CancelledError):
         _stop("interrupted", INTERRUPTED)
     if as_json:

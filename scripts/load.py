@@ -1,23 +1,24 @@
-"""Loads conversations into the running store, through its command side.
+"""Loads conversations into the running store, through its command API.
 
-    python -m scripts.load chitchat            7,168 conversations of people, 258,145 messages
-    python -m scripts.load FILE.jsonl          {"metadata": {}, "title": …, "instructions": …, "items": […]} a line
+    scripts/run load chitchat          7,168 conversations of people, 258,145 messages
+    scripts/run load FILE.jsonl        a line is {"metadata": {}, "title": …, "instructions": …, "items": […]}
 
-It may be killed, and any process of the store may be: every request is repeatable, so the next run goes on where this one
-stopped, and nothing is there twice. A file is known by its name and its lines: the same line in a file of the same name is the same
-conversation. `--check` compares counts and digests of all messages between the source, the log and MongoDB.
+It can be interrupted at any time. Every request has an idempotency key, so the next run resumes where this one stopped and stores
+nothing twice. A line is identified by its text and the name of its file: the same line in a file of the same name is the same
+conversation. `--check` compares the number and the checksums of all messages in the source, the log and MongoDB.
 
-Ends with 0; 1 when the check finds a difference; 2 when a line, or what was asked for, is not valid (nothing after a bad line
-was sent, unless `--skip-bad`); 3 when the store took nothing for two minutes, or could not be asked; 130 when interrupted.
+Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, or a line is not valid (without `--skip-bad` the load stops
+there); 3 no request succeeded for two minutes, or the check could not be made; 130 interrupted.
 """
 
 import asyncio
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import psycopg
@@ -30,148 +31,163 @@ from rich.table import Table
 
 from infrastructure.settings import Settings
 from scripts import store_location
-from scripts.loading import check as checking
-from scripts.loading.finished import Finished
-from scripts.loading.loader import Loaded, Loader
-from scripts.loading.sender import GaveUp
-from scripts.loading.sources import BadLine, Chitchat, Conversation, NotThere, Source, named
+from scripts.loading.checksums import Checksum, ViewsBehind, log_checksum, mongodb_checksum, source_checksum
+from scripts.loading.loader import LoadCounts, Loader
+from scripts.loading.progress_file import ProgressFile
+from scripts.loading.retrying_client import RetriesExhausted
+from scripts.loading.sources import BadLine, Chitchat, Conversation, Source, SourceNotFound, open_source
 from scripts.progress import progress
-from scripts.stores import AWAY, DATA, INTERRUPTED, MISUSED, Data, Json
+from scripts.stores import DEFAULT_DATA, INTERRUPTED, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption
 
 DIFFERENT = 1
 
 
-class Asked(Struct, frozen=True):
-    """The command line."""
+class Options(Struct, frozen=True):
+    """The command line. `check_stores`: the stores to compare with the source; None to compare nothing."""
 
     data: Path
     base_url: str
     connections: int
     limit: int | None
     skip_bad: bool
-    stores: Settings | None
-    """Where to check; None: not at all."""
+    check_stores: Settings | None
 
 
-class Report(Struct):
-    """What `--json` prints: the load, and what each place holds (empty: not checked)."""
+class Result(Struct):
+    """What `--json` prints. `checksums`: by `source`, `log`, `mongodb`; empty when nothing was checked."""
 
     source: str
-    loaded: Loaded
+    loaded: LoadCounts
     seconds: float
     messages_per_second: float
     problems: list[str]
-    held: dict[str, checking.Sum]
+    checksums: dict[str, Checksum]
     agree: bool | None
 
 
-async def load(source: Source, asked: Asked) -> Report:
-    """Loads, then checks. Raises BadLine, GaveUp, and what the check raises. SIGINT and SIGTERM cancel it."""
+async def load(source: Source, options: Options) -> Result:
+    """Loads, then checks. SIGINT and SIGTERM cancel it. Raises BadLine, RetriesExhausted, and what the check raises."""
     task = asyncio.current_task()
     assert task is not None
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
-    with Finished(asked.data, source.name) as finished:
-        loader = Loader(asked.base_url, source, finished, skip_bad=asked.skip_bad, limit=asked.limit)
+    with ProgressFile(options.data, source.name) as progress_file:
+        loader = Loader(options.base_url, source, progress_file, skip_bad=options.skip_bad, limit=options.limit)
         started = time.monotonic()
         with progress(f"Loading {source.name}, conversations") as report:
-            loaded = await loader.run(asked.connections, report)
+            loaded = await loader.run(options.connections, report)
         seconds = time.monotonic() - started
-        held = await _held(source, asked.limit, loader.unwanted, finished, asked.stores) if asked.stores else {}
-    return Report(
+        checksums: dict[str, Checksum] = {}
+        if options.check_stores is not None:
+            expected = (
+                entry
+                for entry in islice(source, options.limit)
+                if isinstance(entry, Conversation) and entry.key not in loader.rejected_keys
+            )
+            checksums = await _checksums(source, expected, progress_file, options.check_stores)
+    return Result(
         source=source.name,
         loaded=loaded,
         seconds=round(seconds, 3),
         messages_per_second=round(loaded.messages / seconds, 1),
         problems=[str(problem) for problem in loader.problems],
-        held=held,
-        agree=len(set(map(msgspec.json.encode, held.values()))) == 1 if held else None,
+        checksums=checksums,
+        agree=len(set(map(msgspec.json.encode, checksums.values()))) == 1 if checksums else None,
     )
 
 
-async def _held(
-    source: Source, limit: int | None, unwanted: set[str], finished: Finished, stores: Settings
-) -> dict[str, checking.Sum]:
-    """What the source, the log and MongoDB hold."""
-    by_id = {line.id: line.key for line in finished.by_key.values()}
+async def _checksums(
+    source: Source, expected: Iterable[Conversation], progress_file: ProgressFile, stores: Settings
+) -> dict[str, Checksum]:
+    key_by_id = {stored.id: stored.key for stored in progress_file.by_key.values()}
 
-    def keys(conversation_id: str, metadata: Any) -> str | None:
-        """By what the conversation says of itself where it does, so that one stored twice is seen twice."""
+    def key_of(conversation_id: str, metadata: Any) -> str | None:
+        """From the metadata where the source writes it there: a conversation that was stored twice is then counted twice."""
         if isinstance(source, Chitchat):
             return metadata.get("key") if metadata.get("source") == source.name else None
-        return by_id.get(conversation_id)
+        return key_by_id.get(conversation_id)
 
-    wanted = (it for it in islice(source, limit) if isinstance(it, Conversation) and it.key not in unwanted)
-    expected, all_keys = checking.of_source(wanted)
-    in_log, head = await checking.of_log(stores, keys, all_keys)
-    in_mongodb = await checking.of_mongodb(stores, keys, all_keys, position=head)
-    return {"source": expected, "log": in_log, "mongodb": in_mongodb}
+    of_source, keys = source_checksum(expected)
+    of_log, position = await log_checksum(stores, key_of, keys)
+    of_mongodb = await mongodb_checksum(stores, key_of, keys, position=position)
+    return {"source": of_source, "log": of_log, "mongodb": of_mongodb}
 
 
 def main(
-    source: Annotated[str, typer.Argument(metavar="chitchat|FILE", help="what to load")],
+    source: Annotated[str, typer.Argument(metavar="chitchat|FILE", help="What to load.")],
     *,
-    data: Data = DATA,
-    base_url: Annotated[str | None, typer.Option(help="the store's URL, where it is not that of --data")] = None,
-    connections: Annotated[int, typer.Option(min=1, max=1000, help="conversations sent at a time")] = 32,
-    limit: Annotated[int | None, typer.Option(min=1, help="only so many conversations, from the beginning")] = None,
+    data: DataOption = DEFAULT_DATA,
+    base_url: Annotated[str | None, typer.Option(help="The store's URL, if it is not the one of --data.")] = None,
+    connections: Annotated[int, typer.Option(min=1, max=1000, help="Conversations sent at the same time.")] = 32,
+    limit: Annotated[int | None, typer.Option(min=1, help="Load only the first N conversations.")] = None,
     check: Annotated[
-        bool | None, typer.Option(help="compare the source with the stores  [chitchat: yes, FILE: no]")
+        bool | None, typer.Option(help="Compare the stores with the source.  [default: only for chitchat]")
     ] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="report bad lines and go on")] = False,
-    as_json: Json = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Report bad lines and continue.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Loads conversations into the running store, through its command side. Repeat it as often as you like."""
+    """Loads conversations into the running store. It is safe to run it again: nothing is stored twice."""
     try:
-        what = named(source)
-        checks = check if check is not None else isinstance(what, Chitchat)
-        asked = Asked(
+        opened = open_source(source)
+        checks = check if check is not None else isinstance(opened, Chitchat)
+        options = Options(
             data=data,
             base_url=base_url or store_location.base_url(data),
             connections=connections,
             limit=limit,
             skip_bad=skip_bad,
-            stores=store_location.settings(data) if checks else None,
+            check_stores=store_location.settings(data) if checks else None,
         )
-        report = uvloop.run(load(what, asked))
-    except (NotThere, store_location.NotRunning) as problem:
-        _stop(str(problem), MISUSED)
+        result = uvloop.run(load(opened, options))
+    except (SourceNotFound, store_location.NotRunning) as problem:
+        _stop(str(problem), USAGE_ERROR)
     except BadLine as problem:
-        _stop(f"{problem}\nNothing after it was sent. Mend it and run this again, or say --skip-bad.", MISUSED)
-    except GaveUp as problem:
-        _stop(f"gave up: {problem}. Run this again to go on.", AWAY)
-    except (checking.NotCaughtUp, psycopg.Error, PyMongoError) as problem:
-        _stop(f"all is loaded, but the check failed: {type(problem).__name__}: {problem}", AWAY)
+        _stop(
+            f"{problem}\nThe load stopped there. Correct the line and run the command again, or add --skip-bad.",
+            USAGE_ERROR,
+        )
+    except RetriesExhausted as problem:
+        _stop(f"Stopped: {problem}. Run the command again to resume.", STORE_UNAVAILABLE)
+    except (ViewsBehind, psycopg.Error, PyMongoError) as problem:
+        _stop(
+            f"Everything was loaded, but the check failed: {type(problem).__name__}: {problem}."
+            " See that the projector and the stores run, then run the command again.",
+            STORE_UNAVAILABLE,
+        )
     except (asyncio.CancelledError, KeyboardInterrupt):
-        _stop("interrupted. Run this again to go on.", INTERRUPTED)
-    for skipped in report.problems:
+        _stop("Interrupted. Run the command again to resume.", INTERRUPTED)
+    for skipped in result.problems:
         print(f"skipped: {skipped}", file=sys.stderr)
     if as_json:
-        print(msgspec.json.encode(report).decode())
+        print(msgspec.json.encode(result).decode())
     else:
-        _show(report)
-    if report.agree is False:
-        _stop("the source, the log and MongoDB do not hold the same.", DIFFERENT)
+        _show(result)
+    if result.agree is False:
+        _stop(
+            "The source, the log and MongoDB do not have the same messages. `scripts/run verify` compares the stores.",
+            DIFFERENT,
+        )
 
 
-def _show(report: Report) -> None:
-    done = report.loaded
+def _show(result: Result) -> None:
+    loaded = result.loaded
     print(
-        f"{report.source}: stored {done.conversations:,} conversations, {done.messages:,} messages in {report.seconds:.1f} s:"
-        f" {report.messages_per_second:,.0f} messages/s ({done.there_before:,} conversations with"
-        f" {done.messages_there_before:,} messages were there before; {done.skipped:,} skipped; {done.retries:,} retries)"
+        f"{result.source}: stored {loaded.conversations:,} conversations, {loaded.messages:,} messages in"
+        f" {result.seconds:.1f} s: {result.messages_per_second:,.0f} messages/s ({loaded.already_stored:,} conversations"
+        f" with {loaded.messages_already_stored:,} messages were already stored; {loaded.skipped:,} skipped;"
+        f" {loaded.retries:,} retries)"
     )
-    if not report.held:
+    if not result.checksums:
         return
     table = Table("", "conversations", "messages", "SHA-256")
-    for place, held in report.held.items():
-        table.add_row(place, f"{held.conversations:,}", f"{held.messages:,}", held.sha256)
+    for name, checksum in result.checksums.items():
+        table.add_row(name, f"{checksum.conversations:,}", f"{checksum.messages:,}", checksum.sha256)
     Console(width=110).print(table)
-    if report.agree:
+    if result.agree:
         print("All three agree.")
 
 
-def _stop(message: str, status: int) -> None:
+def _stop(message: str, status: int) -> NoReturn:
     print(f"scripts.load: {message}", file=sys.stderr)
     raise typer.Exit(status)
 

@@ -1,4 +1,4 @@
-"""How long work shows where it is: a bar on a terminal, a plain line now and then elsewhere. On stderr, beside the result."""
+"""Shows the progress of long work on stderr: a bar on a terminal, elsewhere a line every few seconds."""
 
 import sys
 import time
@@ -11,42 +11,42 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINE_SECONDS = 5.0
 
 Report = Callable[[int, int], None]
-"""(done, total): how far the work is now."""
+"""(done, total)."""
 
 
 @contextmanager
-def progress(what: str, *, quiet: bool = False) -> Iterator[Report]:
-    """A function to report with while the work goes on. `quiet` shows nothing: somebody reads JSON."""
+def progress(title: str, *, quiet: bool = False) -> Iterator[Report]:
+    """A function to report progress with. `quiet` shows nothing; for `--json`."""
     if quiet:
         yield lambda _done, _total: None
     elif sys.stderr.isatty():
-        yield from _bar(what)
+        yield from _bar(title)
     else:
-        yield from _lines(what)
+        yield from _lines(title)
 
 
-def _bar(what: str) -> Iterator[Report]:
+def _bar(title: str) -> Iterator[Report]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(what, total=None)
+        task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _lines(what: str) -> Iterator[Report]:
-    said = time.monotonic()
+def _lines(title: str) -> Iterator[Report]:
+    printed_at = time.monotonic()
     latest = (0, 0)
 
     def report(done: int, total: int) -> None:
-        nonlocal said, latest
+        nonlocal printed_at, latest
         latest = (done, total)
-        if time.monotonic() - said >= LINE_SECONDS:
-            said = time.monotonic()
-            _say(what, *latest)
+        if time.monotonic() - printed_at >= LINE_SECONDS:
+            printed_at = time.monotonic()
+            _print(title, *latest)
 
     yield report
-    _say(what, *latest)
+    _print(title, *latest)
 
 
-def _say(what: str, done: int, total: int) -> None:
-    share = f" ({100 * done // total} %)" if total else ""
-    print(f"{what}: {done} of {total}{share}", file=sys.stderr, flush=True)
+def _print(title: str, done: int, total: int) -> None:
+    percent = f" ({100 * done // total} %)" if total else ""
+    print(f"{title}: {done} of {total}{percent}", file=sys.stderr, flush=True)

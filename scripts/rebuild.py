@@ -44,7 +44,7 @@ from projections.view_positions import ViewPositions, ViewStatus
 from projections.views.read_models import ALL_VIEWS, CONTEXT, VIEWS
 from projections.views.read_models import View as MongoView
 from scripts.progress import Report, progress
-from scripts.stores import AWAY, DATA, MISUSED, Data, Json, Stores, on_stores
+from scripts.stores import DEFAULT_DATA, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
@@ -162,8 +162,8 @@ def main(
     rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to what was read before.")] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Drop what was begun or kept.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that fill.")] = os.cpu_count() or 2,
-    data: Data = DATA,
-    as_json: Json = False,
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
 ) -> None:
     """Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back."""
     configure_logging("rebuild", "WARNING", "console")
@@ -184,7 +184,7 @@ def main(
 
 def _misused(why: str) -> NoReturn:
     typer.echo(why, err=True)
-    raise typer.Exit(MISUSED)
+    raise typer.Exit(USAGE_ERROR)
 
 
 class _Done(Struct):
@@ -232,7 +232,7 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
     started = time.monotonic()
     try:
         with progress(f"rebuilding {view}", quiet=as_json) as report:
-            done = on_stores(data, work, interrupted=INTERRUPTED)
+            done = run_on_stores(data, work, interrupted=INTERRUPTED)
     except AnotherRebuild as error:
         typer.echo("Another rebuild is under way: wait for it, or interrupt it.", err=True)
         raise typer.Exit(1) from error
@@ -241,7 +241,7 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
         raise typer.Exit(1) from error
     except BackfillFailed as error:
         typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
-        raise typer.Exit(AWAY) from error
+        raise typer.Exit(STORE_UNAVAILABLE) from error
     if done is None:
         typer.echo("Nothing is kept that could be brought back.", err=True)
         raise typer.Exit(1)
@@ -275,7 +275,7 @@ def _in_words(done: _Done, does: Does) -> str:
 def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> None:
     started = time.monotonic()
     with progress(f"repairing {conversation_id}, versions", quiet=as_json) as report:
-        repaired = on_stores(data, lambda stores: repair(stores, conversation_id, report), interrupted=PARKED_STILL)
+        repaired = run_on_stores(data, lambda stores: repair(stores, conversation_id, report), interrupted=PARKED_STILL)
     if not repaired:
         typer.echo(f"The log has no conversation {conversation_id}.", err=True)
         raise typer.Exit(1)

@@ -20,7 +20,7 @@ from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
 from projections.fold import Fold
 from queries.events import event_json
-from scripts.stores import DATA, Data, Json, on_stores
+from scripts.stores import DEFAULT_DATA, DataOption, JsonOption, run_on_stores
 
 _PAGE = 500
 
@@ -57,15 +57,15 @@ async def _events(reader: EventReader, conversation_id: str, at: int | None) -> 
 def main(
     conversation_id: Annotated[str, typer.Argument(help="Whose events are played back.")],
     at: Annotated[int | None, typer.Option(min=1, help="The version to stop at; its last when not given.")] = None,
-    data: Data = DATA,
-    as_json: Json = False,
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
 ) -> None:
     """Plays a conversation back from the event log alone: what happened to it, and what it then was."""
     configure_logging("replay", "WARNING", "console")
     if not is_id(conversation_id, CONVERSATION):
         typer.echo(f"{conversation_id!r} is no conversation's id.", err=True)
         raise typer.Exit(2)
-    replayed = on_stores(data, lambda stores: replay(stores.reader, conversation_id, at))
+    replayed = run_on_stores(data, lambda stores: replay(stores.reader, conversation_id, at))
     if replayed.state is None:
         typer.echo(f"The log has no conversation {conversation_id}.", err=True)
         raise typer.Exit(1)

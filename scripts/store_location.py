@@ -1,4 +1,4 @@
-"""Where the running store is: what `scripts/up` wrote to DIR/run/env, the real environment going first."""
+"""Finds the running store: from the environment, else from DIR/run/env, which `scripts/up` writes."""
 
 import os
 from pathlib import Path
@@ -10,26 +10,26 @@ from infrastructure.settings import Settings
 
 
 class NotRunning(Exception):
-    """No store is known: neither DIR/run/env nor the environment names it. The message says what to do."""
+    """Neither the environment nor DIR/run/env names a store. The message says what to do."""
 
 
 def base_url(data: Path) -> str:
-    """Where clients find it. Raises NotRunning."""
-    return _known(data, "BASE_URL").rstrip("/")
+    """The URL that clients use. Raises NotRunning."""
+    return _variable(data, "BASE_URL").rstrip("/")
 
 
 def settings(data: Path) -> Settings:
-    """Its settings, the URLs of its stores among them. Raises NotRunning."""
-    _known(data, "POSTGRES_URL")
+    """The store's settings, with the URLs of Postgres, MongoDB and Redis. Raises NotRunning."""
+    _variable(data, "POSTGRES_URL")
     try:
         return Settings(_env_file=data / "run" / "env")
     except ValidationError as error:
-        raise NotRunning(f"the store's settings are not valid: {error}") from error
+        raise NotRunning(f"The store's settings are not valid: {error}") from error
 
 
-def _known(data: Path, name: str) -> str:
+def _variable(data: Path, name: str) -> str:
     file = data / "run" / "env"
     value = os.environ.get(name) or dotenv_values(file).get(name)
     if not value:
-        raise NotRunning(f"{file} names no {name}: start the store with scripts/up, or set {name}")
+        raise NotRunning(f"No store found: {file} has no {name}. Start the store with scripts/up, or set {name}.")
     return value

@@ -1,4 +1,4 @@
-"""Open connections to the stores a script works on, whose settings `running.py` finds, and what goes wrong with them."""
+"""What every script that works on the stores needs: its options, open connections, and how it ends when a store fails."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -18,14 +18,14 @@ from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool, make_pool
-from scripts.store_location import NotRunning, settings
+from scripts import store_location
 
-Data = Annotated[Path, typer.Option("--data", help="The data directory of the scripts/up whose stores are meant.")]
-Json = Annotated[bool, typer.Option("--json", help="Say it in JSON, for programs.")]
+DataOption = Annotated[Path, typer.Option("--data", help="The data directory of the store, as given to scripts/up.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
-DATA = Path(".data")
-MISUSED, AWAY, INTERRUPTED = 2, 3, 130
-"""How a script ends when it was asked wrongly, when a store is away, and by Ctrl-C."""
+DEFAULT_DATA = Path(".data")
+USAGE_ERROR, STORE_UNAVAILABLE, INTERRUPTED = 2, 3, 130
+"""Exit statuses. 130 is Ctrl-C."""
 
 T = TypeVar("T")
 
@@ -42,38 +42,40 @@ class Stores:
 
 
 @asynccontextmanager
-async def open_stores(known: Settings) -> AsyncIterator[Stores]:
-    """Connects when something is first asked; closes at the end."""
-    pool = make_pool(known.postgres_url, max_size=6)
-    client = mongodb.connect(known, answer_seconds=120.0)
-    snapshots = redis.connect(known, answer_seconds=10.0)
+async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
+    """MongoDB and Redis are connected by the first request. All are closed at the end."""
+    pool = make_pool(settings.postgres_url, max_size=6)
+    client = mongodb.connect(settings, answer_seconds=120.0)
+    snapshots = redis.connect(settings, answer_seconds=10.0)
     await pool.open()
     try:
-        yield Stores(known, pool, EventReader(pool), mongodb.database(client, known), snapshots)
+        yield Stores(settings, pool, EventReader(pool), mongodb.database(client, settings), snapshots)
     finally:
         await pool.close()
         await client.close()
         await snapshots.aclose()
 
 
-def on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
-    """Does the work on the stores of `data`. Ends the script with a word where that can not be done, or by Ctrl-C."""
+def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
+    """The result of `work`. Where a store fails, or on Ctrl-C, prints a message and ends the script."""
 
-    async def opened() -> T:
-        async with open_stores(known) as stores:
+    async def connected(settings: Settings) -> T:
+        async with open_stores(settings) as stores:
             return await work(stores)
 
     try:
-        known = settings(data)
-        return uvloop.run(opened())
-    except NotRunning as problem:
-        _end(str(problem), MISUSED)
+        return uvloop.run(connected(store_location.settings(data)))
+    except store_location.NotRunning as problem:
+        _exit(str(problem), USAGE_ERROR)
     except (psycopg.Error, PyMongoError, RedisError) as error:
-        _end(f"A store can not be asked: {type(error).__name__}", AWAY)
+        _exit(
+            f"A store did not answer: {type(error).__name__}. Check that it runs, then run the command again.",
+            STORE_UNAVAILABLE,
+        )
     except KeyboardInterrupt:
-        _end(interrupted, INTERRUPTED)
+        _exit(interrupted, INTERRUPTED)
 
 
-def _end(why: str, status: int) -> NoReturn:
-    typer.echo(why, err=True)
+def _exit(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
     raise typer.Exit(status)

@@ -20,7 +20,7 @@ from infrastructure.observability.logs import configure_logging
 from projections.view_positions import ViewPositions
 from projections.views.read_models import ALL_VIEWS, USAGE
 from scripts.progress import Report, progress
-from scripts.stores import DATA, MISUSED, Data, Json, Stores, on_stores
+from scripts.stores import DEFAULT_DATA, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
 from scripts.verification.differences import Difference
 from scripts.verification.snapshots import Snapshots
 from scripts.verification.streams import Streams
@@ -104,17 +104,17 @@ async def _behind(stores: Stores, position: int, wait: float) -> list[Difference
 def main(
     conversation: Annotated[str | None, typer.Option(help="Only this one.")] = None,
     wait: Annotated[float, typer.Option(min=0.0, help="Seconds the views are given to show the log's end.")] = 30.0,
-    data: Data = DATA,
-    as_json: Json = False,
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
 ) -> None:
     """Holds everything against the event log: its own hash chains, every view, every context snapshot."""
     configure_logging("verify", "ERROR", "console")
     if conversation is not None and not is_id(conversation, CONVERSATION):
         typer.echo(f"{conversation!r} is no conversation's id.", err=True)
-        raise typer.Exit(MISUSED)
+        raise typer.Exit(USAGE_ERROR)
     started = time.monotonic()
     with progress("verifying, events", quiet=as_json) as report:
-        verified = on_stores(data, lambda stores: verify(stores, report, only=conversation, wait=wait))
+        verified = run_on_stores(data, lambda stores: verify(stores, report, only=conversation, wait=wait))
     verified.seconds = round(time.monotonic() - started, 2)
     typer.echo(msgspec.json.encode(verified).decode() if as_json else _as_text(verified))
     raise typer.Exit(0 if verified.ok else 1)

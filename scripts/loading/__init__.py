@@ -1,1 +1,1 @@
-"""What `scripts.load` is made of: `sources` reads, `loader` sends, `finished` remembers, `check` compares."""
+"""The parts of `scripts.load`: `sources` reads, `loader` sends, `progress_file` remembers what was stored, `checksums` compares."""

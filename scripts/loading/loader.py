@@ -1,4 +1,4 @@
-"""Sends a source's conversations to the command side: each in order, many at a time, all of it repeatable."""
+"""Sends the conversations of a source to the command API: many at a time, the items of each in order, every request repeatable."""
 
 import asyncio
 from collections.abc import Iterator
@@ -9,43 +9,44 @@ from msgspec import Struct
 
 from commands.bodies import MAX_ITEMS
 from infrastructure.http.shapes import json_array
-from scripts.loading.finished import Finished, Line
-from scripts.loading.sender import Patience, RefusedForGood, Sender
+from scripts.loading.progress_file import ProgressFile, StoredConversation
+from scripts.loading.retrying_client import RequestRejected, RetryBudget, RetryingClient
 from scripts.loading.sources import MAX_ITEM_BYTES, BadLine, Conversation, Source
 from scripts.progress import Report
 
 
-class Loaded(Struct):
-    """What a load did. `there_before`: conversations that an earlier run had finished, or of which all was sent again in vain."""
+class LoadCounts(Struct):
+    """`conversations` and `messages` were stored by this run; those `already_stored` were in the store before it."""
 
     conversations: int = 0
     messages: int = 0
-    there_before: int = 0
-    messages_there_before: int = 0
+    already_stored: int = 0
+    messages_already_stored: int = 0
     skipped: int = 0
     retries: int = 0
 
 
 class Loader:
-    """One load. `problems` are told what is skipped; without `skip_bad`, the first one stops the load after what came before."""
+    """One run of a load. `problems` lists what was skipped; without `skip_bad` the first problem ends the run."""
 
-    def __init__(self, base_url: str, source: Source, finished: Finished, *, skip_bad: bool, limit: int | None) -> None:
+    def __init__(
+        self, base_url: str, source: Source, progress_file: ProgressFile, *, skip_bad: bool, limit: int | None
+    ) -> None:
         self._base_url = base_url
         self._source = source
-        self._finished = finished
+        self._progress_file = progress_file
         self._skip_bad = skip_bad
         self._limit = limit
         self._total = source.total if limit is None else min(source.total, limit)
-        self._patience = Patience()
-        self._stopped_by: Exception | None = None
-        self.loaded = Loaded()
+        self._budget = RetryBudget()
+        self._error: Exception | None = None
+        self.counts = LoadCounts()
         self.problems: list[BadLine] = []
-        self.unwanted: set[str] = set()
-        """The keys of conversations that the store refused."""
+        self.rejected_keys: set[str] = set()
 
-    async def run(self, connections: int, report: Report) -> Loaded:
-        """Raises BadLine, GaveUp; what was finished by then is on record."""
-        await self._trust_or_forget()
+    async def run(self, connections: int, report: Report) -> LoadCounts:
+        """Raises BadLine, RetriesExhausted. What was stored before the error is in the progress file."""
+        await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
         try:
@@ -53,97 +54,103 @@ class Loader:
         finally:
             for worker in workers:
                 worker.cancel()
-            self.loaded.retries = self._patience.retries
-        if self._stopped_by is not None:
-            raise self._stopped_by
-        return self.loaded
+            self.counts.retries = self._budget.retries
+        if self._error is not None:
+            raise self._error
+        return self.counts
 
-    async def _trust_or_forget(self) -> None:
-        """Sends the conversation finished last again: only a store that has it answers as it did."""
-        order = {key: place for place, key in enumerate(self._finished.by_key)}
-        known = (it for it in self._source if isinstance(it, Conversation) and it.key in order)
-        last = max(known, key=lambda it: order[it.key], default=None)
+    async def _check_progress_file(self) -> None:
+        """Clears the progress file when it belongs to another store.
+
+        Sends its last conversation again: only the store that has it replays the answer with the same id.
+        """
+        order = {key: index for index, key in enumerate(self._progress_file.by_key)}
+        stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
+        last = max(stored, key=lambda conversation: order[conversation.key], default=None)
         if last is None:
             return
-        sender = Sender(self._base_url, self._patience)
+        client = RetryingClient(self._base_url, self._budget)
         try:
-            conversation_id, replayed = await self._send(sender, last)
-        except RefusedForGood:
-            self._finished.forget()
+            conversation_id, replayed = await self._send(client, last)
+        except RequestRejected:
+            self._progress_file.clear()
             return
         finally:
-            sender.close()
-        if not replayed or conversation_id != self._finished.by_key[last.key].id:
-            self._finished.forget()
+            client.close()
+        if not replayed or conversation_id != self._progress_file.by_key[last.key].id:
+            self._progress_file.clear()
 
     def _conversations(self) -> Iterator[Conversation | BadLine]:
-        """What to load, in order; shared by all workers. Ends after the first bad one unless those are skipped."""
-        for it in islice(self._source, self._limit):
-            if self._stopped_by is not None:
+        """What to load, in order. All workers share this iterator; it ends when one of them has failed."""
+        for entry in islice(self._source, self._limit):
+            if self._error is not None:
                 return
-            yield it
+            yield entry
 
     async def _work(self, conversations: Iterator[Conversation | BadLine], report: Report) -> None:
-        sender = Sender(self._base_url, self._patience)
+        client = RetryingClient(self._base_url, self._budget)
         try:
-            for it in conversations:
-                if isinstance(it, BadLine):
-                    self._bad(it)
-                elif (line := self._finished.by_key.get(it.key)) is not None:
-                    self._count(line.messages, before=True)
+            for entry in conversations:
+                if isinstance(entry, BadLine):
+                    self._add_problem(entry)
+                elif (stored := self._progress_file.by_key.get(entry.key)) is not None:
+                    self._count(stored.messages, already_stored=True)
                 else:
-                    await self._store(sender, it)
-                done = self.loaded
-                report(done.conversations + done.there_before + done.skipped, self._total)
-        except Exception as error:  # noqa: BLE001 - kept for `run`, which raises it; the other workers must hear of it
-            self._stopped_by = self._stopped_by or error
+                    await self._store(client, entry)
+                done = self.counts
+                report(done.conversations + done.already_stored + done.skipped, self._total)
+        except Exception as error:  # noqa: BLE001 - `run` raises it, after the other workers have stopped
+            self._error = self._error or error
         finally:
-            sender.close()
+            client.close()
 
-    async def _store(self, sender: Sender, conversation: Conversation) -> None:
+    async def _store(self, client: RetryingClient, conversation: Conversation) -> None:
         try:
-            conversation_id, replayed = await self._send(sender, conversation)
-        except RefusedForGood as refused:
-            self.unwanted.add(conversation.key)
-            self._bad(BadLine(conversation.where, str(refused)))
+            conversation_id, replayed = await self._send(client, conversation)
+        except RequestRejected as rejected:
+            self.rejected_keys.add(conversation.key)
+            self._add_problem(BadLine(conversation.origin, str(rejected)))
             return
         messages = len(conversation.items)
-        self._finished.add(Line(conversation.key, conversation_id, messages))
-        self._count(messages, before=replayed)
+        self._progress_file.add(StoredConversation(conversation.key, conversation_id, messages))
+        self._count(messages, already_stored=replayed)
 
-    async def _send(self, sender: Sender, conversation: Conversation) -> tuple[str, bool]:
-        """The conversation's id, and whether the store had all of it already."""
-        about = msgspec.json.encode(conversation.about)
-        first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], MAX_ITEM_BYTES - len(about))
+    async def _send(self, client: RetryingClient, conversation: Conversation) -> tuple[str, bool]:
+        """The conversation's id, and whether the store had all of it before."""
+        fields = msgspec.json.encode(conversation.fields)
+        first, *rest = chunks([msgspec.json.encode(item) for item in conversation.items], MAX_ITEM_BYTES - len(fields))
         key = f"load:{self._source.name}:{conversation.key}"
-        comma = b"" if about == b"{}" else b","
-        body = about[:-1] + comma + b'"items":' + json_array(first) + b"}"
-        answer = await sender.post("/v1/conversations", body, f"{key}:0")
+        comma = b"" if fields == b"{}" else b","
+        body = fields[:-1] + comma + b'"items":' + json_array(first) + b"}"
+        answer = await client.post("/v1/conversations", body, f"{key}:0")
         conversation_id = str(answer.json()["id"])
-        replayed = not sender.stored
+        replayed = not client.may_have_stored
         for number, chunk in enumerate(rest, 1):
             body = b'{"items":' + json_array(chunk) + b"}"
-            await sender.post(f"/v1/conversations/{conversation_id}/items", body, f"{key}:{number}")
-            replayed &= not sender.stored
+            await client.post(f"/v1/conversations/{conversation_id}/items", body, f"{key}:{number}")
+            replayed &= not client.may_have_stored
         return conversation_id, replayed
 
-    def _bad(self, problem: BadLine) -> None:
-        self.loaded.skipped += 1
+    def _add_problem(self, problem: BadLine) -> None:
+        self.counts.skipped += 1
         self.problems.append(problem)
         if not self._skip_bad:
-            self._stopped_by = self._stopped_by or problem
+            self._error = self._error or problem
 
-    def _count(self, messages: int, *, before: bool) -> None:
-        if before:
-            self.loaded.there_before += 1
-            self.loaded.messages_there_before += messages
+    def _count(self, messages: int, *, already_stored: bool) -> None:
+        if already_stored:
+            self.counts.already_stored += 1
+            self.counts.messages_already_stored += messages
         else:
-            self.loaded.conversations += 1
-            self.loaded.messages += messages
+            self.counts.conversations += 1
+            self.counts.messages += messages
 
 
 def chunks(items: list[bytes], first_bytes: int) -> list[list[bytes]]:
-    """The items in requests' worths, in order: MAX_ITEMS and MAX_ITEM_BYTES bytes each, the first one `first_bytes`, which may be none."""
+    """Splits items into requests, in order: at most MAX_ITEMS items and MAX_ITEM_BYTES bytes in each.
+
+    The first has room for `first_bytes` bytes only, and may be empty.
+    """
     parts: list[list[bytes]] = [[]]
     room = first_bytes
     for item in items:

@@ -1,7 +1,7 @@
-"""What can be loaded: the chitchat dataset, and files with one conversation a line. Both are read as they are needed.
+"""Sources of conversations: the chitchat dataset, and files of JSON lines. A file is read line by line.
 
-A conversation's `key` is the same in every run: requests are made repeatable with it. A line's key is a digest of the line, so
-that mending one line of a file does not make new conversations of the others.
+A conversation has the same `key` in every run; the idempotency keys of its requests are made from it. The key of a line is a
+digest of its text, so correcting one line does not load the others again.
 """
 
 import hashlib
@@ -27,27 +27,27 @@ MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
 
 
 class Conversation(Struct, frozen=True):
-    """`about`: what a conversation begins with beside its items. `where`: for people, when something is wrong with it."""
+    """`fields`: the create request without its items. `origin`: where it was read, for error messages."""
 
     key: str
-    about: dict[str, Any]
+    fields: dict[str, Any]
     items: list[dict[str, Any]]
-    where: str
+    origin: str
 
 
 class BadLine(Exception):
-    """A line that holds no conversation which the store could take."""
+    """A line is not a conversation that the store accepts."""
 
-    def __init__(self, where: str, what: str) -> None:
-        super().__init__(f"{where}: {what}")
+    def __init__(self, origin: str, problem: str) -> None:
+        super().__init__(f"{origin}: {problem}")
 
 
-class NotThere(Exception):
-    """There is nothing of this name to load. The message says what to do."""
+class SourceNotFound(Exception):
+    """There is no source of this name. The message says what to do."""
 
 
 class Source(Protocol):
-    """`name` is part of every request's key; a load of the same name goes on where an earlier one stopped."""
+    """`name` is part of every idempotency key, so a load of the same name resumes an earlier one."""
 
     name: str
     total: int
@@ -55,14 +55,14 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Conversation | BadLine]: ...
 
 
-def named(what: str) -> Source:
-    """The source that the command line names. Raises NotThere."""
-    if what == Chitchat.name:
+def open_source(name: str) -> Source:
+    """`chitchat`, or the path of a file. Raises SourceNotFound."""
+    if name == Chitchat.name:
         return Chitchat()
-    path = Path(what)
+    path = Path(name)
     if not path.is_file():
-        raise NotThere(f"{what} is neither {Chitchat.name!r} nor a file")
-    return Lines(path)
+        raise SourceNotFound(f"{name} is neither {Chitchat.name!r} nor a file.")
+    return JsonLines(path)
 
 
 class _Message(Struct):
@@ -78,16 +78,16 @@ class _Dialogue(Struct):
 
 
 class Chitchat:
-    """The dataset of the package `chitchat-dataset`: 7,168 conversations of people. Who speaks first becomes the user."""
+    """The dataset of the package `chitchat-dataset`: 7,168 conversations of two people. The first speaker becomes the user."""
 
     name = "chitchat"
 
     def __init__(self) -> None:
         spec = importlib.util.find_spec("chitchat_dataset")
         if spec is None or not spec.submodule_search_locations:
-            raise NotThere("the package chitchat-dataset is not installed: it comes with the extra `dev`")
-        whole = (Path(spec.submodule_search_locations[0]) / "dataset.json").read_bytes()  # 40 MB
-        self._dialogues = msgspec.json.decode(whole, type=dict[str, msgspec.Raw])
+            raise SourceNotFound("The package chitchat-dataset is not installed. Install the extra `dev`.")
+        dataset = (Path(spec.submodule_search_locations[0]) / "dataset.json").read_bytes()  # 40 MB
+        self._dialogues = msgspec.json.decode(dataset, type=dict[str, msgspec.Raw])
         self.total = len(self._dialogues)
 
     def __iter__(self) -> Iterator[Conversation | BadLine]:
@@ -111,15 +111,15 @@ def _from_dialogue(key: str, dialogue: _Dialogue) -> Conversation:
     return Conversation(key, {"title": dialogue.prompt, "metadata": metadata}, items, f"chitchat {key}")
 
 
-class Lines:
-    """JSON lines: `{"metadata": {}, "title": …, "instructions": …, "items": […]}`, all of it optional. Blank lines are no lines.
+class JsonLines:
+    """Lines of `{"metadata": {}, "title": …, "instructions": …, "items": […]}`; every field is optional, blank lines are skipped.
 
-    Every line is held against the store's own rules before anything of it is sent.
+    Each line is checked against the rules of the API before it is sent.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.name = quote(path.name, safe="")[-100:]  # fit for a header
+        self.name = quote(path.name, safe="")[-100:]  # it becomes part of a header
         with path.open("rb") as file:
             self.total = sum(1 for line in file if line.strip())
 
@@ -129,35 +129,35 @@ class Lines:
             number = 0
             while line := file.readline(MAX_LINE_BYTES):
                 number += 1
-                where = f"{self._path} line {number}"
+                origin = f"{self._path} line {number}"
                 if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
                     while (rest := file.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
                         continue
-                    yield BadLine(where, f"it is longer than {MAX_LINE_BYTES} bytes.")
+                    yield BadLine(origin, f"it is longer than {MAX_LINE_BYTES} bytes.")
                 elif line := line.strip():
                     digest = hashlib.sha256(line).digest()[:16]
                     seen[digest] += 1
-                    yield _from_line(line, where, f"{digest.hex()}-{seen[digest]}")
+                    yield _from_line(line, origin, f"{digest.hex()}-{seen[digest]}")
 
 
-def _from_line(line: bytes, where: str, key: str) -> Conversation | BadLine:
+def _from_line(line: bytes, origin: str, key: str) -> Conversation | BadLine:
     try:
-        about = parse(line)
-        if not isinstance(about, dict):
-            return BadLine(where, "it is not a JSON object.")
-        items = about.pop("items", None) or []
-        CreateConversation.model_validate(about)
+        fields = parse(line)
+        if not isinstance(fields, dict):
+            return BadLine(origin, "it is not a JSON object.")
+        items = fields.pop("items", None) or []
+        CreateConversation.model_validate(fields)
         if not isinstance(items, list):
-            return BadLine(where, "`items` is not a list.")
+            return BadLine(origin, "`items` is not a list.")
         for index, item in enumerate(items):
             check(item)
             if len(msgspec.json.encode(item)) > MAX_ITEM_BYTES:
-                return BadLine(where, f"`items[{index}]` is larger than {MAX_ITEM_BYTES} bytes.")
+                return BadLine(origin, f"`items[{index}]` is larger than {MAX_ITEM_BYTES} bytes.")
     except ApiError as error:
-        return BadLine(where, error.message)
+        return BadLine(origin, error.message)
     except ValidationError as error:
         first = error.errors()[0]
-        return BadLine(where, f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}.")
+        return BadLine(origin, f"`{'.'.join(map(str, first['loc']))}`: {first['msg']}.")
     except InvalidItem as error:
-        return BadLine(where, f"`items[{index}]{error.param and '.'}{error.param}`: {error}")
-    return Conversation(key, about, items, where)
+        return BadLine(origin, f"`items[{index}]{error.param and '.'}{error.param}`: {error}")
+    return Conversation(key, fields, items, origin)

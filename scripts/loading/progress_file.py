@@ -1,0 +1,58 @@
+"""The progress file of a load: DIR/load/<source>.jsonl, one line for each conversation that the store has in full.
+
+It only saves time. Without it a load sends everything again, and the store answers as it did the first time. `Loader` checks
+that the file belongs to this store: it sends the last conversation of the file again.
+"""
+
+from pathlib import Path
+from typing import Self, TextIO
+
+import msgspec
+from msgspec import Struct
+
+
+class StoredConversation(Struct, frozen=True):
+    """A line of the file."""
+
+    key: str
+    id: str
+    messages: int
+
+
+class ProgressFile:
+    """Open it as a context manager. `by_key` has the lines, oldest first."""
+
+    def __init__(self, data: Path, source: str) -> None:
+        self._path = data / "load" / f"{source}.jsonl"
+        self._file: TextIO | None = None
+        self.by_key: dict[str, StoredConversation] = {}
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        complete = b""
+        if self._path.exists():
+            content = self._path.read_bytes()
+            complete = content[: content.rfind(b"\n") + 1]  # a killed load may have left half a line
+        self.by_key = {line.key: line for line in msgspec.json.Decoder(StoredConversation).decode_lines(complete)}
+        self._file = self._path.open("r+" if self._path.exists() else "w", encoding="utf-8")
+        self._file.truncate(len(complete))
+        self._file.seek(0, 2)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._file is not None
+        self._file.close()
+
+    def add(self, stored: StoredConversation) -> None:
+        """Writes a line, at once."""
+        assert self._file is not None
+        self.by_key[stored.key] = stored
+        self._file.write(msgspec.json.encode(stored).decode() + "\n")
+        self._file.flush()
+
+    def clear(self) -> None:
+        """Removes all lines."""
+        assert self._file is not None
+        self.by_key = {}
+        self._file.seek(0)
+        self._file.truncate()

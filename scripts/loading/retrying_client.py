@@ -1,0 +1,115 @@
+"""A client that repeats a request until the store has accepted or rejected it.
+
+Every request has an `Idempotency-Key`, so a request that is sent twice is stored once.
+"""
+
+import asyncio
+import random
+import time
+from typing import Any
+
+from msgspec import DecodeError
+
+from scripts.keepalive import Answer, Connection
+
+REQUEST_TIMEOUT_SECONDS = 30.0
+RETRY_TIMEOUT_SECONDS = 120.0
+MAX_RETRY_AFTER_SECONDS = 10.0
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.05, 2.0
+
+
+class RetriesExhausted(Exception):
+    """No request of the load has succeeded for RETRY_TIMEOUT_SECONDS."""
+
+
+class RequestRejected(Exception):
+    """The store rejected the request. A retry cannot help."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"the store answered {answer.status}: {_error_message(answer)}")
+        self.status = answer.status
+
+
+class RetryBudget:
+    """How long a load goes on without a success. All clients of a load share one."""
+
+    def __init__(self, seconds: float = RETRY_TIMEOUT_SECONDS) -> None:
+        self._seconds = seconds
+        self._last_success = time.monotonic()
+        self.retries = 0
+
+    def succeeded(self) -> None:
+        self._last_success = time.monotonic()
+
+    def failed(self, reason: str) -> None:
+        """Counts a retry. Raises RetriesExhausted when the time is over."""
+        self.retries += 1
+        if time.monotonic() - self._last_success > self._seconds:
+            raise RetriesExhausted(f"no request succeeded for {self._seconds:.0f} s; the last error: {reason}")
+
+
+class RetryingClient:
+    """Sends one request at a time, over one connection."""
+
+    def __init__(self, base_url: str, budget: RetryBudget) -> None:
+        self._base_url = base_url
+        self._budget = budget
+        self._connection: Connection | None = None
+        self.may_have_stored = False
+        """Whether the last `post` may have stored its request. A replayed answer to a retry may be of the first attempt."""
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    async def post(self, path: str, body: bytes, idempotency_key: str) -> Answer:
+        """The store's answer of status 2xx. Raises RequestRejected, RetriesExhausted."""
+        pause = _FIRST_PAUSE_SECONDS
+        self.may_have_stored = False
+        while True:
+            retry_after = 0.0
+            try:
+                answer = await self._attempt(path, body, idempotency_key)
+            except OSError as error:  # connection refused, reset or closed; timeout
+                reason = f"{type(error).__name__}: {error}"
+            else:
+                if answer.status < 300:
+                    self._budget.succeeded()
+                    self.may_have_stored |= answer.headers.get("idempotent-replayed") != "true"
+                    return answer
+                if not _is_retryable(answer):
+                    raise RequestRejected(answer)
+                reason = f"{answer.status}: {_error_message(answer)}"
+                retry_after = _retry_after_seconds(answer)
+            self._budget.failed(reason)
+            self.may_have_stored = True
+            jitter = random.uniform(0.5, 1.0)  # noqa: S311 - spreads the retries of many clients
+            await asyncio.sleep(max(retry_after, pause * jitter))
+            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
+
+    async def _attempt(self, path: str, body: bytes, idempotency_key: str) -> Answer:
+        if self._connection is None or not self._connection.is_open:
+            self._connection = await Connection.open(self._base_url)
+        headers = {"idempotency-key": idempotency_key}
+        return await self._connection.request("POST", path, body, headers, seconds=REQUEST_TIMEOUT_SECONDS)
+
+
+def _is_retryable(answer: Answer) -> bool:
+    """Whether a retry may succeed: `x-should-retry` decides where it is set, else the status."""
+    should_retry = answer.headers.get("x-should-retry")
+    if should_retry is not None:
+        return should_retry == "true"
+    return answer.status in {408, 429} or answer.status >= 500
+
+
+def _retry_after_seconds(answer: Answer) -> float:
+    text = answer.headers.get("retry-after", "")
+    return min(float(text), MAX_RETRY_AFTER_SECONDS) if text.isdigit() else 0.0
+
+
+def _error_message(answer: Answer) -> str:
+    try:
+        body: Any = answer.json()
+        return str(body["error"]["message"])
+    except (DecodeError, LookupError, TypeError):  # not ours: the error page of a proxy
+        return answer.body[:200].decode("utf-8", "replace")
