@@ -1,1 +1,1 @@
-"""From events to views: `read_models.py` says what each event writes, the runner writes it. Nothing here is the truth."""
+"""From events to views: `views/` says what each event writes, the projector writes it. The views can always be rebuilt from the log."""

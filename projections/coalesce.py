@@ -10,7 +10,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from projections.views.read_models import Add, Document, Insert, Remove, Update, View, Write
+from projections.views.catalog import MongoView
+from projections.views.writes import Add, Document, Insert, Remove, Update, Write
 
 
 class Change(Struct):
@@ -63,9 +64,9 @@ class Tally(Struct):
                     del self.inserts[key]
 
 
-def coalesce(writes: Iterable[Write]) -> dict[View, Tally]:
+def coalesce(writes: Iterable[Write]) -> dict[MongoView, Tally]:
     """The tallies of the views that are written to."""
-    tallies: dict[View, Tally] = {}
+    tallies: dict[MongoView, Tally] = {}
     for write in writes:
         if (tally := tallies.get(write.view)) is None:
             tally = tallies[write.view] = Tally()

@@ -50,9 +50,11 @@ from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
 from projections.parking import due, released
-from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
+from projections.view_positions import PositionMoved, ViewPositions
+from projections.views.catalog import CONTEXT
+from projections.views.event_writes import is_deletion
 from projections.views.partitions import partition_of
-from projections.views.read_models import CONTEXT, deletes
+from projections.views.view_position import ViewPosition
 
 UNWRITTEN_SECONDS = 0.1
 """How long a position may be ahead of what MongoDB knows of it: after a kill, so much is done again."""
@@ -85,7 +87,7 @@ class Change(Struct):
     def take(self, logged: Logged) -> None:
         """Adds the next event of the conversation. Raises UnreadableEvent."""
         self.version = logged.version
-        if deletes(logged):
+        if is_deletion(logged):
             self.deleted = True
             return
         event = logged.event
@@ -189,10 +191,10 @@ class ContextView:
         if gone := released(applied, parked):
             await self.settle()
             return await self._advance(places, new, gone)
-        moved = [place.moved(new) for place in places]
+        moved = [place.advanced(new) for place in places]
         for place, after in zip(places, moved, strict=True):
-            known, _ = self._unwritten.get(place.ident, (place, place))
-            self._unwritten[place.ident] = known, after
+            known, _ = self._unwritten.get(place.key, (place, place))
+            self._unwritten[place.key] = known, after
         if time.monotonic() - self._written_at > UNWRITTEN_SECONDS:
             await self.settle()
         return moved

@@ -4,18 +4,20 @@ from collections.abc import Iterable
 
 from infrastructure.event_log.recorded import Recorded
 from projections.coalesce import apply_to, conversation_of
-from projections.views.read_models import VIEWS, Add, Document, Insert, Remove, Update, View, Write, writes
+from projections.views.catalog import MONGO_VIEWS, MongoView
+from projections.views.event_writes import event_writes
+from projections.views.writes import Add, Document, Insert, Remove, Update, Write
 
 
 class Fold:
     """Documents by view and `_id`, after all that was taken. Raises ValueError where a write does not fit what is there."""
 
     def __init__(self) -> None:
-        self.documents: dict[View, dict[str, Document]] = {view: {} for view in VIEWS}
+        self.documents: dict[MongoView, dict[str, Document]] = {view: {} for view in MONGO_VIEWS}
 
     def take(self, recorded: Recorded) -> None:
         """Adds the next event."""
-        for write in writes(recorded):
+        for write in event_writes(recorded):
             self.write(write)
 
     def write(self, write: Write) -> None:
@@ -41,7 +43,7 @@ class Fold:
                     del documents[key]
 
 
-def fold(events: Iterable[Recorded]) -> dict[View, dict[str, Document]]:
+def fold(events: Iterable[Recorded]) -> dict[MongoView, dict[str, Document]]:
     """The documents of all views after these events."""
     folded = Fold()
     for recorded in events:

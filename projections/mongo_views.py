@@ -19,9 +19,12 @@ from infrastructure.stores.mongo_pipeline import Answer, together
 from infrastructure.stores.mongodb import Database
 from projections.coalesce import Change, Tally
 from projections.parking import ViewDiverged, released
-from projections.view_positions import OTHER, Advance, PositionMoved, ViewPosition, ViewPositions, advances
+from projections.view_positions import Advance, PositionMoved, ViewPositions, advances
+from projections.views.catalog import INDEXES, MONGO_VIEWS, POSITIONS_COLLECTION, USAGE
+from projections.views.event_writes import event_writes, is_deletion
 from projections.views.partitions import partition_of
-from projections.views.read_models import INDEXES, POSITIONS, USAGE, VIEWS, Document, deletes, key, writes
+from projections.views.view_position import BUILD_SUFFIX, ViewPosition
+from projections.views.writes import Document, document_key
 
 REMOVED_AT_ONCE = 500
 """Documents of deleted conversations in one transaction: each has a time limit, and must fit into MongoDB's cache."""
@@ -36,7 +39,7 @@ _TRANSIENT = ("TransientTransactionError", "UnknownTransactionCommitResult")
 class MongoViews:
     """Writes the views that are collections."""
 
-    views: tuple[str, ...] = VIEWS
+    views: tuple[str, ...] = MONGO_VIEWS
     pace_seconds = 0.0
 
     def __init__(self, database: Database) -> None:
@@ -69,14 +72,14 @@ class MongoViews:
     async def prepare(self) -> None:
         """Makes the indexes that are missing, and with them the collections."""
         await self._positions.prepare()
-        for place in {place.view: place for place in await self._positions.load(VIEWS)}.values():
-            await make_indexes(self._database, place.shows, place.collection)
+        for place in {place.view: place for place in await self._positions.load(MONGO_VIEWS)}.values():
+            await make_indexes(self._database, place.base_view, place.collection)
 
     async def begin_anew(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
         """A new collection becomes the view; what it was before is dropped, as is its other generation. Raises PositionMoved."""
-        shown = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
+        shown = {place.collection for place in await self._positions.load((view, f"{view}{BUILD_SUFFIX}"))}
         names = await self._collections(view)
         taken = [name for name in names if name in shown or await self._database[name].find_one({}, {"_id": 1})]
         collection = unused(view, taken)
@@ -87,7 +90,7 @@ class MongoViews:
             ):
                 return
         # Only what was there before: another may have begun anew since.
-        used = {place.collection for place in await self._positions.load((view, f"{view}{OTHER}"))}
+        used = {place.collection for place in await self._positions.load((view, f"{view}{BUILD_SUFFIX}"))}
         for name in set(taken) - used:
             await self._database.drop_collection(name)
 
@@ -118,7 +121,7 @@ class MongoViews:
         """Where in the batch the deletion is with which more than REMOVED_AT_ONCE documents would go."""
         found = 0
         for index, logged in enumerate(batch):
-            if deletes(logged):
+            if is_deletion(logged):
                 for place in _shows_many_of(logged, places):
                     collection = self._database[place.collection]
                     found += await collection.count_documents(_documents_of(logged), limit=REMOVED_AT_ONCE + 1)
@@ -207,7 +210,7 @@ def _statements(view: str, collection: str, tally: Tally) -> Iterator[Statement]
     if tally.removed:
         gone: list[Document] = [{"tenant": tenant, "conversation_id": ident} for tenant, ident in tally.removed]
         if view == "conversations":
-            gone = [{"_id": {"$in": [key(tenant, ident) for tenant, ident in tally.removed]}}]
+            gone = [{"_id": {"$in": [document_key(tenant, ident) for tenant, ident in tally.removed]}}]
         deletes = [{"q": which, "limit": 0} for which in gone]
         yield Statement(view, {"delete": collection, "deletes": deletes, "ordered": False})
     if tally.sums:
@@ -226,7 +229,7 @@ def _statements(view: str, collection: str, tally: Tally) -> Iterator[Statement]
 
 def _moving(step: Advance) -> Document:
     """The statement that moves places."""
-    return {"update": POSITIONS, "updates": [{"q": step.where, "u": step.change, "multi": True}]}
+    return {"update": POSITIONS_COLLECTION, "updates": [{"q": step.where, "u": step.change, "multi": True}]}
 
 
 @contextmanager
@@ -256,14 +259,14 @@ def _tallies(places: Sequence[ViewPosition], batch: Sequence[Logged]) -> list[tu
     shown: defaultdict[tuple[str, str], dict[int, ViewPosition]] = defaultdict(dict)
     by_partition: defaultdict[int, list[ViewPosition]] = defaultdict(list)
     for place in places:
-        shown[place.shows, place.collection][place.partition] = place
+        shown[place.base_view, place.collection][place.partition] = place
         by_partition[place.partition].append(place)
     tallies = [(view, collection, Tally(), its) for (view, collection), its in shown.items()]
     for logged in batch:
         partition = partition_of(logged.conversation_id)
         if not any(_shows(place, logged) for place in by_partition[partition]):
             continue
-        for write in writes(logged):
+        for write in event_writes(logged):
             for view, _, tally, its in tallies:
                 if view == write.view and (there := its.get(partition)) is not None and _shows(there, logged):
                     tally.take(write)
@@ -276,19 +279,19 @@ def _by_release(
     """The places that let go of deleted conversations, and those that do not."""
     if not gone:
         return [([*places], ())]
-    lets_go: list[ViewPosition] = [place for place in places if place.shows != USAGE]
-    keeps = [place for place in places if place.shows == USAGE]
+    lets_go: list[ViewPosition] = [place for place in places if place.base_view != USAGE]
+    keeps = [place for place in places if place.base_view == USAGE]
     return [(some, let_go) for some, let_go in ((lets_go, gone), (keeps, ())) if some]
 
 
 def _shows(place: ViewPosition, logged: Logged) -> bool:
-    return logged.conversation_id not in place.parked or deletes(logged)
+    return logged.conversation_id not in place.parked or is_deletion(logged)
 
 
 def _shows_many_of(deleted: Logged, places: Sequence[ViewPosition]) -> list[ViewPosition]:
     """The places with any number of documents of the conversation."""
     partition = partition_of(deleted.conversation_id)
-    return [place for place in places if place.shows in _MANY and place.partition == partition]
+    return [place for place in places if place.base_view in _MANY and place.partition == partition]
 
 
 def _documents_of(deleted: Logged) -> Document:

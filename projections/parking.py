@@ -9,13 +9,13 @@ from collections.abc import Collection, Sequence
 
 import redis.exceptions
 from bson.errors import BSONError
-from msgspec import Struct
 from psycopg import Error as PostgresError
 from pymongo.errors import BulkWriteError, PyMongoError
 
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.recorded import Logged
-from projections.views.read_models import deletes
+from projections.views.event_writes import is_deletion
+from projections.views.view_position import Parked
 
 MAX_PARKED = 100
 """Conversations of one view. Where more can not be applied, it is not they that are at fault: the view stops."""
@@ -39,26 +39,6 @@ class ViewDiverged(Exception):
 
     def __init__(self, view: str, what: str) -> None:
         super().__init__(f"The view {view} is not what its position says: {what}")
-
-
-class Parked(Struct, frozen=True, kw_only=True):
-    """Why a view leaves a conversation out: the event that could not be applied, and the error. Nothing that people wrote.
-
-    What the view has of the conversation is what was before `position`.
-
-    `at`: since when, in microseconds since 1970 (UTC). `repair`: which repair has taken it in hand, where one has, and `done`
-    up to which version it has come.
-    """
-
-    tenant: str
-    position: int
-    version: int
-    topic: str
-    error: str
-    message: str | None = None
-    at: int
-    repair: str | None = None
-    done: int = 0
 
 
 def parked_for(logged: Logged, error: Exception) -> Parked:
@@ -100,10 +80,12 @@ def is_of_the_event(error: Exception) -> bool:
 def due(batch: Sequence[Logged], parked: Collection[str]) -> list[Logged]:
     """What of a batch is to be applied: all but the events of parked conversations, of these their deletion."""
     return (
-        [logged for logged in batch if logged.conversation_id not in parked or deletes(logged)] if parked else [*batch]
+        [logged for logged in batch if logged.conversation_id not in parked or is_deletion(logged)]
+        if parked
+        else [*batch]
     )
 
 
 def released(batch: Sequence[Logged], parked: Collection[str]) -> set[str]:
     """The parked conversations that a batch deletes."""
-    return {it.conversation_id for it in batch if it.conversation_id in parked and deletes(it)} if parked else set()
+    return {it.conversation_id for it in batch if it.conversation_id in parked and is_deletion(it)} if parked else set()

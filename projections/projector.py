@@ -18,9 +18,10 @@ from projections.context_view import ContextView
 from projections.feed import Feed
 from projections.leases import RENEW_SECONDS, Leases
 from projections.mongo_views import MongoViews
-from projections.view_positions import ViewPosition, ViewPositions
+from projections.view_positions import ViewPositions
 from projections.view_updater import POLL_SECONDS, ViewUpdater
-from projections.views.read_models import ALL_VIEWS
+from projections.views.catalog import ALL_VIEWS
+from projections.views.view_position import ViewPosition
 
 _ARRIVAL_SECONDS = 0.01
 
@@ -99,7 +100,7 @@ class Projector:
         """Returns when every view is live and shows `target`, whoever brought it there."""
         while True:
             with suppress(PyMongoError):
-                standings = await self._positions.standings(self._views)
+                standings = await self._positions.statuses(self._views)
                 shown = [it for it in standings.values() if it.state == "live" and it.position >= target]
                 if len(shown) == len(self._views):
                     return

@@ -29,10 +29,12 @@ from infrastructure.stores.mongodb import Database
 from projections.cancellation import heed_cancellation
 from projections.coalesce import coalesce
 from projections.mongo_views import MongoViews
-from projections.parking import Parked, is_of_the_event, parked_for
-from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
-from projections.views.read_models import ALL_VIEWS, CONTEXT, OF_CONVERSATIONS, USAGE, VIEWS, Document, View, writes
-from projections.views.read_models import key as document_key
+from projections.parking import is_of_the_event, parked_for
+from projections.view_positions import PositionMoved, ViewPositions
+from projections.views.catalog import ALL_VIEWS, CONTEXT, CONVERSATION_VIEWS, MONGO_VIEWS, USAGE, MongoView
+from projections.views.event_writes import event_writes
+from projections.views.view_position import Parked, ViewPosition
+from projections.views.writes import Document, document_key
 
 EVENTS_AT_ONCE = 200
 REMOVED_AT_ONCE = 500
@@ -88,7 +90,7 @@ class Repair:
 
     async def run(self) -> list[Repaired]:
         """Repairs the views that have it parked; all of them when none has. Raises PyMongoError, RedisError, psycopg.Error."""
-        standings = await self._positions.standings(ALL_VIEWS)
+        standings = await self._positions.statuses(ALL_VIEWS)
         views = [view for view, it in standings.items() if self._ident in it.parked] or [*ALL_VIEWS]
         return [await self._repaired(view) for view in ALL_VIEWS if view in views]
 
@@ -99,7 +101,7 @@ class Repair:
             if view == CONTEXT:
                 failed = await self._snapshot()
             else:
-                failed = await self._documents(next(each for each in VIEWS if each == view))
+                failed = await self._documents(next(each for each in MONGO_VIEWS if each == view))
         except _ClaimLost:
             return Repaired(view=view, outcome=await self._why_lost(view))
         if failed is not None:
@@ -120,14 +122,14 @@ class Repair:
         )
 
     async def _why_lost(self, view: str) -> Outcome:
-        standing = (await self._positions.standings([view])).get(view)
+        standing = (await self._positions.statuses([view])).get(view)
         return "lost" if standing is not None and self._ident in standing.parked else "released"
 
-    async def _documents(self, view: View) -> Parked | None:
+    async def _documents(self, view: MongoView) -> Parked | None:
         """Removes its documents and makes them anew; says what keeps it parked, if anything does."""
-        while view in OF_CONVERSATIONS and await self._patiently(lambda: self._remove(view)):
+        while view in CONVERSATION_VIEWS and await self._patiently(lambda: self._remove(view)):
             pass
-        if self._head.deleted and view in OF_CONVERSATIONS:
+        if self._head.deleted and view in CONVERSATION_VIEWS:
             await self._patiently(lambda: self._end_deleted(view))
             return None
         version, limit = 0, EVENTS_AT_ONCE
@@ -148,7 +150,7 @@ class Repair:
             if ended:
                 return None
 
-    async def _remove(self, view: View) -> bool:
+    async def _remove(self, view: MongoView) -> bool:
         """Removes some of its documents; says whether there were any."""
         tenant = self._head.tenant
         where: Document = {"tenant": tenant, "conversation_id": self._ident}
@@ -159,7 +161,7 @@ class Repair:
             await self._database[place.collection].delete_many({"_id": {"$in": idents}}, session=session)
         return bool(idents)
 
-    async def _fill(self, view: View, page: Sequence[Logged], version: int) -> tuple[bool, int]:
+    async def _fill(self, view: MongoView, page: Sequence[Logged], version: int) -> tuple[bool, int]:
         """Writes a page's events behind `version`; says whether that was all there is for the view, and what it shows now."""
         async with self._step(view) as (session, place):
             parked = place.parked[self._ident]
@@ -167,7 +169,9 @@ class Repair:
                 return False, parked.done  # this step was done before, and its answer was lost
             shown = [logged for logged in page if logged.position <= place.position]
             missing = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
-            for tally in coalesce(it for it in chain.from_iterable(map(writes, missing)) if it.view == view).values():
+            for tally in coalesce(
+                it for it in chain.from_iterable(map(event_writes, missing)) if it.view == view
+            ).values():
                 await self._mongo.write(view, place.collection, tally, session)
             version = shown[-1].version if shown else version
             more = (
@@ -182,7 +186,7 @@ class Repair:
             )
         return ended, version
 
-    async def _end_deleted(self, view: View) -> None:
+    async def _end_deleted(self, view: MongoView) -> None:
         """Ends the parking of what was deleted; where the view does not show that yet, its deletion will."""
         async with self._step(view) as (session, place):
             if place.position >= self._head.position:

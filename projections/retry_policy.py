@@ -14,8 +14,8 @@ from msgspec import Struct
 
 from projections.feed import BATCH_EVENTS, Batch
 from projections.parking import MAX_PARKED, is_of_the_event
-from projections.view_positions import ViewPosition
-from projections.views.partitions import view_of
+from projections.views.partitions import view_of_key
+from projections.views.view_position import ViewPosition
 
 TRIES = 3
 _FIRST_RETRY, _GROWTH, _MAX_RETRY = 0.5, 3.0, 30.0
@@ -65,7 +65,7 @@ class RetryPolicy:
 
     def failed(self, place: ViewPosition, batch: Batch, error: Exception) -> Verdict:
         """A batch of this place alone failed; an empty one could not be read."""
-        trouble = self._places.setdefault(place.ident, RetryState(BATCH_EVENTS))
+        trouble = self._places.setdefault(place.key, RetryState(BATCH_EVENTS))
         if len(batch.events) > 1:
             trouble.limit = len(batch.events) // 2
             log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
@@ -104,7 +104,7 @@ class RetryPolicy:
         if trouble is None:
             return
         if trouble.failures:
-            log.info("projection_freed", projection=view_of(place), position=batch.end)
+            log.info("projection_freed", projection=view_of_key(place), position=batch.end)
         took_all = len(batch.events) < trouble.limit
         trouble.failures, trouble.limit = 0, trouble.limit * 2
         if took_all or trouble.limit >= BATCH_EVENTS:

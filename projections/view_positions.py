@@ -15,7 +15,7 @@ those who read meanwhile. A view's other generation (`generations.py`) has such 
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import structlog
@@ -26,61 +26,11 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import OperationFailure
 
 from infrastructure.stores.mongodb import Database, Document
-from projections.parking import Parked
-from projections.views.partitions import ALL_PARTITIONS, ident, partition_of
-from projections.views.read_models import POSITIONS, VERSIONS
+from projections.views.catalog import POSITIONS_COLLECTION, VERSIONS
+from projections.views.partitions import ALL_PARTITIONS, partition_of, position_key
+from projections.views.view_position import BUILD_SUFFIX, Parked, ViewPosition, ViewStatus, position_from, view_statuses
 
 log = structlog.get_logger(__name__)
-
-OTHER = "+"
-"""Behind a view's name: its other generation (`generations.py`)."""
-
-
-class ViewPosition(Struct, frozen=True):
-    """Where a view stands in a bucket, and the conversations it leaves out."""
-
-    view: str
-    partition: int
-    position: int
-    state: Literal["rebuilding", "live"]
-    target: int
-    epoch: int = 0
-    lease: int = 0
-    parked: Mapping[str, Parked] = {}
-    collection: str = ""
-
-    @property
-    def ident(self) -> str:
-        """Its `_id`."""
-        return ident(self.view, self.partition)
-
-    @property
-    def shows(self) -> str:
-        """What its documents are: the view, or the view that it is another generation of."""
-        return self.view.removesuffix(OTHER)
-
-    def moved(self, position: int, released: Collection[str] = ()) -> "ViewPosition":
-        """Where it stands after an advance to `position`, with which these conversations were let go."""
-        state = "live" if position >= self.target else self.state
-        if not released:
-            return replace(self, position=position, state=state)
-        return replace(
-            self,
-            position=position,
-            state=state,
-            epoch=self.epoch + 1,
-            parked={ident: parked for ident, parked in self.parked.items() if ident not in released},
-        )
-
-
-class ViewStatus(Struct, frozen=True):
-    """Where a whole view stands: as far as the bucket that is furthest behind."""
-
-    view: str
-    position: int
-    state: str
-    parked: Mapping[str, Parked]
-    collection: str
 
 
 class PositionMoved(Exception):
@@ -90,44 +40,12 @@ class PositionMoved(Exception):
         super().__init__(f"{', '.join(sorted(set(views)))} left position {position} meanwhile")
 
 
-def place_of(document: Document) -> ViewPosition:
-    """The place that a document of `projections` says."""
-    return ViewPosition(
-        document["view"],
-        document["bucket"],
-        document["position"],
-        document["state"],
-        document["target"],
-        document["epoch"],
-        document.get("lease", 0),
-        msgspec.convert(document.get("parked", {}), dict[str, Parked]),
-        document["collection"],
-    )
-
-
-def standings(places: Iterable[ViewPosition]) -> dict[str, ViewStatus]:
-    """Where the views of these places stand."""
-    by_view: defaultdict[str, list[ViewPosition]] = defaultdict(list)
-    for place in places:
-        by_view[place.view].append(place)
-    return {
-        view: ViewStatus(
-            view,
-            min(place.position for place in all_of_it),
-            "live" if all(place.state == "live" for place in all_of_it) else "rebuilding",
-            {ident: parked for place in all_of_it for ident, parked in place.parked.items()},
-            all_of_it[0].collection,
-        )
-        for view, all_of_it in by_view.items()
-    }
-
-
 class ViewPositions:
     """The places of the views, as MongoDB has them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._collection = database[POSITIONS]
+        self._collection = database[POSITIONS_COLLECTION]
         # Where a view's writes may safely come again, its position need not wait for the journal.
         self._lax = self._collection.with_options(write_concern=WriteConcern(w=1))
 
@@ -137,33 +55,33 @@ class ViewPositions:
         These few documents change a hundred times a second. MongoDB keeps five minutes of their history, and moves it out of a page
         that has grown too large; from pages of its usual size (10 MB) that takes 200 ms, in which nobody writes there.
         """
-        if POSITIONS in await self._database.list_collection_names(filter={"name": POSITIONS}):
+        if POSITIONS_COLLECTION in await self._database.list_collection_names(filter={"name": POSITIONS_COLLECTION}):
             return
         small_pages = {"wiredTiger": {"configString": "memory_page_max=512KB"}}
         try:
-            await self._database.create_collection(POSITIONS, storageEngine=small_pages, check_exists=False)
+            await self._database.create_collection(POSITIONS_COLLECTION, storageEngine=small_pages, check_exists=False)
         except OperationFailure as error:
             # Another was first; or it is a server without such options, and makes the collection at the first write.
             log.debug("positions_not_made", code=error.code)
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:
         """The places of those of the views that have any."""
-        return [place_of(it) async for it in self._collection.find({"view": {"$in": list(views)}})]
+        return [position_from(it) async for it in self._collection.find({"view": {"$in": list(views)}})]
 
-    async def standings(self, views: Collection[str]) -> dict[str, ViewStatus]:
+    async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
         """Where those of the views stand that have a place."""
-        return standings(await self.load(views))
+        return view_statuses(await self.load(views))
 
     async def load_to_move(self, views: Collection[str]) -> list[ViewPosition]:
         """As `load`, and with them their other generations where these are to be brought forward."""
-        others = [f"{view}{OTHER}" for view in views]
+        others = [f"{view}{BUILD_SUFFIX}" for view in views]
         moving = {"view": {"$in": others}, "state": {"$in": ["rebuilding", "live"]}}
         which = {"$or": [{"view": {"$in": list(views)}}, moving]}
-        return [place_of(it) async for it in self._collection.find(which)]
+        return [position_from(it) async for it in self._collection.find(which)]
 
     async def enter(self, views: Collection[str], leases: Mapping[int, int]) -> None:
         """Notes under which lease each bucket is held from now on, where that is newer: who held it before is fenced."""
-        held = [*views, *(f"{view}{OTHER}" for view in views)]
+        held = [*views, *(f"{view}{BUILD_SUFFIX}" for view in views)]
         entering = [
             UpdateMany(
                 {"view": {"$in": held}, "bucket": partition, "lease": {"$lt": lease}},
@@ -203,13 +121,13 @@ class ViewPositions:
             "target": target,
             "version": VERSIONS.get(view, 1),
         }
-        await self._collection.delete_many({"view": f"{view}{OTHER}"}, session=session)
+        await self._collection.delete_many({"view": f"{view}{BUILD_SUFFIX}"}, session=session)
         if there:
             change = {"$set": begun, "$unset": {"parked": ""}, "$inc": {"epoch": 1}}
             await self._collection.update_many({"view": view}, change, session=session)
             return True
         first = {"view": view, "epoch": 0, "lease": 0, **begun}
-        every = [{"_id": ident(view, partition), "bucket": partition, **first} for partition in ALL_PARTITIONS]
+        every = [{"_id": position_key(view, partition), "bucket": partition, **first} for partition in ALL_PARTITIONS]
         await self._collection.insert_many(every, session=session)
         return True
 
@@ -286,7 +204,7 @@ class ViewPositions:
         document = await self._collection.find_one_and_update(
             {**_of(view, conversation_id), f"{name}.repair": repair}, change, session=session
         )
-        return None if document is None else place_of(document)
+        return None if document is None else position_from(document)
 
     async def explain(self, view: str, conversation_id: str, repair: str, parked: Parked) -> None:
         """Says anew why a conversation is parked that a repair had claimed, which ends with that."""
@@ -296,7 +214,7 @@ class ViewPositions:
 
 
 class Advance(Struct, frozen=True):
-    """A step of places that are changed alike: documents of POSITIONS, what is changed in them, and where they stand `after` it."""
+    """A step of places that are changed alike: documents of POSITIONS_COLLECTION, what is changed in them, and where they stand `after` it."""
 
     before: Sequence[ViewPosition]
     after: list[ViewPosition]
@@ -314,7 +232,7 @@ def advances(places: Sequence[ViewPosition], new: int, released: Collection[str]
     """The steps that move these places, which are at one position, to `new`. `released` are no longer parked."""
     by_arrival: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
     for place in places:
-        moved = place.moved(new, released)
+        moved = place.advanced(new, released)
         by_arrival[place.state != moved.state].append((place, moved))
     found: list[Advance] = []
     for arrives, some in by_arrival.items():
@@ -330,14 +248,14 @@ _NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
 
 
 def _of(view: str, conversation_id: str) -> Document:
-    return {"_id": ident(view, partition_of(conversation_id))}
+    return {"_id": position_key(view, partition_of(conversation_id))}
 
 
 def _at(places: Iterable[ViewPosition]) -> Document:
     """The documents of the places that have not moved."""
     alike: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for place in places:
-        alike[place.position, place.epoch].append(place.ident)
+        alike[place.position, place.epoch].append(place.key)
     return {
         "$or": [
             {"_id": {"$in": idents}, "position": position, "epoch": epoch}

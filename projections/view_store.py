@@ -5,7 +5,7 @@ from typing import Protocol
 from uuid import UUID
 
 from infrastructure.event_log.recorded import Logged
-from projections.view_positions import ViewPosition
+from projections.views.view_position import ViewPosition
 
 
 class ViewStore(Protocol):

@@ -24,9 +24,10 @@ from projections.feed import BATCH_EVENTS, Batch, Feed
 from projections.leases import Held
 from projections.parking import parked_for
 from projections.retry_policy import RetryPolicy
-from projections.view_positions import PositionMoved, ViewPosition, ViewPositions
+from projections.view_positions import PositionMoved, ViewPositions
 from projections.view_store import ViewStore
 from projections.views.partitions import partition_of
+from projections.views.view_position import ViewPosition
 
 POLL_SECONDS = 0.5
 IDLE_SECONDS = 0.02
@@ -160,7 +161,7 @@ class ViewUpdater:
             for place in found
             if place.lease > held.leases.get(place.partition, place.lease)
         }
-        self._take({place.ident: place for place in found if place.lease == held.leases.get(place.partition)})
+        self._take({place.key: place for place in found if place.lease == held.leases.get(place.partition)})
         self._known = held.leases == self._held.leases
         self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
 
@@ -194,7 +195,7 @@ class ViewUpdater:
         ahead = {place.view: place for place in places if place.position > last}
         for view, place in ahead.items():
             log.error("projection_ahead_of_log", projection=view, position=place.position, log_ends_at=last)
-            if view == place.shows:
+            if view == place.base_view:
                 await self._sink.begin_anew(view, last, only_ahead_of=last)
             else:
                 await self._positions.forget(view)
@@ -211,13 +212,13 @@ class ViewUpdater:
         groups: list[tuple[list[ViewPosition], int | None]] = [
             (together[position], until) for position, until in zip(stops, [*stops[1:], None], strict=False)
         ]
-        return groups + [([place], None) for place in alone if not self._troubles.waits(place.ident)]
+        return groups + [([place], None) for place in alone if not self._troubles.waits(place.key)]
 
     async def _step(self, places: Sequence[ViewPosition], until: int | None) -> bool:
         """One batch for places that stand together; says whether there may be more to do at once."""
         place = places[0]
         limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
-        limit = min([limit, *(self._troubles.limit(each.ident) for each in places)])
+        limit = min([limit, *(self._troubles.limit(each.key) for each in places)])
         batch = Batch(place.position, [])
         try:
             batch = await self._feed.after(place.position, until=until, limit=limit)
@@ -241,8 +242,8 @@ class ViewUpdater:
         failed = batch.events[0]
         parked = parked_for(failed, error)
         await self._sink.settle()
-        self.places[place.ident] = await self._positions.park(place, failed.conversation_id, parked)
-        self._troubles.parked(place.ident)
+        self.places[place.key] = await self._positions.park(place, failed.conversation_id, parked)
+        self._troubles.parked(place.key)
         log.error(
             "projection_parked",
             projection=place.view,
@@ -261,7 +262,7 @@ class ViewUpdater:
         for logged in batch.events:
             by_partition[partition_of(logged.conversation_id)].append(logged)
         for place in moved:
-            name = place.ident
+            name = place.key
             before, self.places[name] = self.places[name], place
             if before.state == "live":
                 its = by_partition.get(place.partition, ())

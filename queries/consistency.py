@@ -17,10 +17,12 @@ from domain.errors import ConversationNotFound
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.stores.mongodb import Database
-from projections.views.partitions import idents, partition_of, view_of
-from projections.views.read_models import View, key
+from projections.views.catalog import MongoView
+from projections.views.partitions import partition_of, position_keys, view_of_key
+from projections.views.view_position import ViewPosition
+from projections.views.writes import document_key
 from queries.log_access import LogAccess, LogAway, Question, conversation_parked
-from queries.view_positions import NOWHERE, Places, ViewPosition, ViewPositions, of_view
+from queries.view_positions import Positions, ViewPositions, position_at, positions_of
 
 WAIT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -42,7 +44,7 @@ class Read(Struct, kw_only=True):
     """
 
     tenant: str
-    views: tuple[View, ...]
+    views: tuple[MongoView, ...]
     places: list[str]
     position: int
     verified: bool
@@ -57,11 +59,11 @@ class Read(Struct, kw_only=True):
         said = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
         return {"x-consistency": ", ".join(filter(said.get, said))} if any(said.values()) else {}
 
-    def holds(self, seen: Places) -> bool:
+    def holds(self, seen: Positions) -> bool:
         """Whether the views are still, or by now, where this read needs them."""
-        return all(place.position >= self.position and (self.verified or place.live) for place in self._places(seen))
+        return all(place.position >= self.position and (self.verified or place.is_live) for place in self._places(seen))
 
-    def look(self, seen: Places, *, begins: bool = False) -> None:
+    def look(self, seen: Positions, *, begins: bool = False) -> None:
         """Notes what is parked, and what came back from it: documents that were gone for a while."""
         found = self._places(seen)
         self.parked |= {ident for place in found for ident in place.parked_of(self.tenant)}
@@ -69,11 +71,11 @@ class Read(Struct, kw_only=True):
         if begins:
             self.repairs = repairs
             for name, place in zip(self.places, found, strict=True):
-                self.collections[view_of(name)] = place.collection
+                self.collections[view_of_key(name)] = place.collection
         self.repaired = self.repaired or repairs != self.repairs
 
-    def _places(self, seen: Places) -> list[ViewPosition]:
-        return [seen.get(name, NOWHERE) for name in self.places]
+    def _places(self, seen: Positions) -> list[ViewPosition]:
+        return [position_at(seen, name) for name in self.places]
 
 
 class ConversationRead(Read, kw_only=True):
@@ -86,7 +88,7 @@ class ConversationRead(Read, kw_only=True):
     def headers(self) -> dict[str, str]:
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
-    def look(self, seen: Places, *, begins: bool = False) -> None:
+    def look(self, seen: Positions, *, begins: bool = False) -> None:
         """Raises ApiError 503 where the conversation is parked, or may just have come back."""
         super().look(seen, begins=begins)
         if self.conversation_id in self.parked:
@@ -104,7 +106,7 @@ class Consistency:
         self.positions = ViewPositions(database)
 
     async def conversation(
-        self, tenant: str, conversation_id: str, *views: View, min_position: int = 0
+        self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0
     ) -> ConversationRead:
         """Returns when these views show the conversation as it was committed when this was called, or later.
 
@@ -116,11 +118,11 @@ class Consistency:
         if head is not _Away.AWAY and (head is None or head.tenant != tenant or head.deleted):
             raise ConversationNotFound(conversation_id)
         known = None if head is _Away.AWAY else head
-        needed: tuple[View, ...] = views if known else (*views, "conversations")
+        needed: tuple[MongoView, ...] = views if known else (*views, "conversations")
         read = ConversationRead(
             tenant=tenant,
             views=needed,
-            places=idents(needed, [partition_of(conversation_id)]),
+            places=position_keys(needed, [partition_of(conversation_id)]),
             position=max(known.position if known else 0, min_position),
             verified=known is not None,
             conversation_id=conversation_id,
@@ -131,7 +133,7 @@ class Consistency:
             read.version = await self._version(read)
         return read
 
-    async def everything(self, tenant: str, *views: View, min_position: int = 0) -> Read:
+    async def everything(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
         """Returns when these views show all that was committed when this was called, but for what is parked.
 
         Raises ApiError 503.
@@ -139,16 +141,16 @@ class Consistency:
         deadline = time.monotonic() + WAIT_SECONDS
         last, seen = await asyncio.gather(self._ask(lambda reader: reader.last_position()), self.positions.read())
         if last is _Away.AWAY:
-            read = Read(tenant=tenant, views=views, places=idents(views), position=min_position, verified=False)
+            read = Read(tenant=tenant, views=views, places=position_keys(views), position=min_position, verified=False)
         else:
             await self._check_not_ahead(views, seen, last)
             read = Read(
-                tenant=tenant, views=views, places=idents(views), position=max(last, min_position), verified=True
+                tenant=tenant, views=views, places=position_keys(views), position=max(last, min_position), verified=True
             )
         await self._reach(read, seen, deadline)
         return read
 
-    async def check(self, read: Read, seen: Places | None = None) -> None:
+    async def check(self, read: Read, seen: Positions | None = None) -> None:
         """Raises ApiError 503 when a view was reset since the read began, or what is read was parked.
 
         `seen`: places that were read behind the documents.
@@ -158,7 +160,7 @@ class Consistency:
         if not read.holds(seen) or await self._was_dropped(read, seen):
             raise _behind()
 
-    async def _was_dropped(self, read: Read, seen: Places) -> bool:
+    async def _was_dropped(self, read: Read, seen: Positions) -> bool:
         """Whether a collection is gone by now that documents were read from: another took its place, and it was not kept."""
         shown = {seen[name].collection for name in read.places}
         gone = {name for name in read.collections.values() if name not in shown}
@@ -172,7 +174,7 @@ class Consistency:
 
     async def _version(self, read: ConversationRead) -> int:
         """The version that the view of conversations knows. Raises ConversationNotFound."""
-        ident = key(read.tenant, read.conversation_id)
+        ident = document_key(read.tenant, read.conversation_id)
         document = await self._database[read.collections["conversations"]].find_one({"_id": ident}, {"version": 1})
         if document is None:
             await self.check(read)
@@ -180,9 +182,9 @@ class Consistency:
         version: int = document["version"]
         return version
 
-    async def _check_not_ahead(self, views: tuple[View, ...], seen: Places, last: int) -> None:
+    async def _check_not_ahead(self, views: tuple[MongoView, ...], seen: Positions, last: int) -> None:
         """Raises ApiError 503 when a view shows more than the log has: Postgres lost its end, and the projector will begin anew."""
-        furthest = max(place.position for view in views for place in of_view(seen, view))
+        furthest = max(place.position for view in views for place in positions_of(seen, view))
         if furthest <= last:
             return
         now = await self._ask(lambda reader: reader.last_position())  # the places were read before this
@@ -197,7 +199,7 @@ class Consistency:
         except LogAway:
             return _Away.AWAY
 
-    async def _reach(self, read: Read, seen: Places, deadline: float) -> None:
+    async def _reach(self, read: Read, seen: Positions, deadline: float) -> None:
         pause = FIRST_PAUSE_SECONDS
         while not read.holds(seen):
             left = deadline - time.monotonic()

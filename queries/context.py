@@ -18,11 +18,11 @@ from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId
 from infrastructure.http.shapes import json_array, json_response
-from projections.views.partitions import ident, partition_of
-from projections.views.read_models import CONTEXT
+from projections.views.catalog import CONTEXT
+from projections.views.partitions import partition_of, position_key
 from queries.log_access import LogAway, conversation_parked
 from queries.query_context import QueryCall, QueryContext
-from queries.view_positions import NOWHERE
+from queries.view_positions import position_at
 
 router = APIRouter(tags=["conversations"])
 
@@ -103,5 +103,5 @@ async def _check_not_parked(context: QueryContext, conversation_id: str) -> None
         seen = await context.sources.consistency.positions.read()
     except PyMongoError:
         return
-    if conversation_id in seen.get(ident(CONTEXT, partition_of(conversation_id)), NOWHERE).parked:
+    if conversation_id in position_at(seen, position_key(CONTEXT, partition_of(conversation_id))).parked:
         raise conversation_parked()

@@ -13,7 +13,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.paths import ConversationId, checked
 from infrastructure.ids import CONVERSATION
-from projections.views.read_models import Document
+from projections.views.writes import Document
 from queries.consistency import Read
 from queries.log_access import LogAway
 from queries.paging import Paged, Param, fetch, unknown_cursor

@@ -11,7 +11,7 @@ from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import ConversationId, ItemId
-from projections.views.read_models import Document, key
+from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor
 from queries.query_context import QueryCall, QueryContext
@@ -88,7 +88,9 @@ def _stands(document: Document, version: int) -> bool:
 
 async def _known_depths(context: QueryContext, conversation_id: str, paging: Paging) -> dict[str, int]:
     """Where the cursors stand, as far as the view shows it by now."""
-    cursors = [key(context.principal.tenant, cursor) for cursor in (paging.after, paging.before) if cursor is not None]
+    cursors = [
+        document_key(context.principal.tenant, cursor) for cursor in (paging.after, paging.before) if cursor is not None
+    ]
     if not cursors:
         return {}
     items = context.sources.views[context.sources.consistency.positions.last_collection("items")]

@@ -13,7 +13,8 @@ from msgspec import Struct
 
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id
-from projections.views.read_models import Document, View
+from projections.views.catalog import MongoView
+from projections.views.writes import Document
 from queries.consistency import Read
 from queries.query_context import QueryContext
 
@@ -68,7 +69,7 @@ def unknown_cursor(param: Param, what: str) -> ApiError:
 async def fetch(
     context: QueryContext,
     read: Read,
-    view: View,
+    view: MongoView,
     where: Document,
     *,
     field: str,

@@ -8,7 +8,7 @@ last position, `lag_seconds` the age of the oldest event that the view does not 
 `head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -17,10 +17,11 @@ from msgspec import Struct, structs
 
 from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from projections.views.read_models import ALL_VIEWS
+from projections.views.catalog import ALL_VIEWS
+from projections.views.view_position import Parked, ViewPosition, status_of
 from queries.log_access import LogAccess, LogAway
 from queries.query_context import QueryCall, Sources
-from queries.view_positions import ViewPosition, of_view
+from queries.view_positions import positions_of
 
 router = APIRouter(tags=["projections"])
 
@@ -28,8 +29,8 @@ USUAL_SECONDS: Final = 10.0
 """A view that is no further behind than this is on its way; any further, and something keeps it."""
 
 
-class ViewStatus(Struct, frozen=True, kw_only=True):
-    """Where one view stands."""
+class ViewReport(Struct, frozen=True, kw_only=True):
+    """One view in the answer of GET /v1/projections."""
 
     name: str
     version: int = 1
@@ -55,10 +56,10 @@ async def list_projections(context: QueryCall) -> Response:
     return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
 
 
-async def standings(sources: Sources, tenant: str | None = None) -> Sequence[ViewStatus]:
+async def standings(sources: Sources, tenant: str | None = None) -> Sequence[ViewReport]:
     """All views, as they stand now, with what they have parked of this tenant's. Raises PyMongoError."""
     seen = await sources.consistency.positions.read()
-    found = [_standing(view, of_view(seen, view), tenant) for view in ALL_VIEWS]
+    found = [_report(positions_of(seen, view), tenant) for view in ALL_VIEWS]
     try:
         head = await sources.log.ask(lambda reader: reader.last_position())
         lags = {position: await _lag(sources.log, position, head) for position in {each.position for each in found}}
@@ -67,31 +68,31 @@ async def standings(sources: Sources, tenant: str | None = None) -> Sequence[Vie
     return [structs.replace(each, head=head, lag_seconds=lags[each.position]) for each in found]
 
 
-def _standing(view: str, places: Sequence[ViewPosition], tenant: str | None) -> ViewStatus:
-    parked = {ident: entry for place in places for ident, entry in place.parked.items() if entry["tenant"] == tenant}
-    states = {place.state for place in places}
-    return ViewStatus(
-        name=view,
-        version=places[0].version,
-        state=next((state for state in ("absent", "rebuilding") if state in states), "live"),
-        position=max(0, min(place.position for place in places)),
+def _report(positions: Sequence[ViewPosition], tenant: str | None) -> ViewReport:
+    status = status_of(positions)
+    parked = {name: entry for name, entry in status.parked.items() if entry.tenant == tenant}
+    return ViewReport(
+        name=status.view,
+        version=status.version,
+        state=status.state,
+        position=status.position,
         partitions=tuple(
-            {"bucket": partition, "position": max(0, place.position), "state": place.state}
-            for partition, place in enumerate(places)
+            {"bucket": position.partition, "position": max(0, position.position), "state": position.state}
+            for position in positions
         ),
-        parked=tuple(_parked(ident, entry) for ident, entry in sorted(parked.items())),
+        parked=tuple(_parked(name, entry) for name, entry in sorted(parked.items())),
     )
 
 
-def _parked(conversation_id: str, entry: Mapping[str, Any]) -> dict[str, Any]:
-    since = datetime.fromtimestamp(entry["at"] / 1_000_000, UTC)
+def _parked(conversation_id: str, entry: Parked) -> dict[str, Any]:
+    since = datetime.fromtimestamp(entry.at / 1_000_000, UTC)
     return {
         "conversation_id": conversation_id,
-        "version": entry["version"],
-        "position": entry["position"],
-        "type": entry["topic"],
-        "error": entry["error"],
-        "message": entry["message"],
+        "version": entry.version,
+        "position": entry.position,
+        "type": entry.topic,
+        "error": entry.error,
+        "message": entry.message,
         "at": since.isoformat(timespec="microseconds"),
     }
 

@@ -15,7 +15,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
 from infrastructure.http.paths import ResponseId
 from infrastructure.ids import minted_seconds
-from projections.views.read_models import Document, key
+from projections.views.writes import Document, document_key
 from queries.consistency import Read
 from queries.log_access import LogAway, PatientReader, conversation_parked
 from queries.paging import Include, Paged, cut
@@ -131,7 +131,7 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 
 async def _output(context: QueryContext, read: Read, item_ids: list[str]) -> list[bytes]:
     """The JSON texts of a reply's items, in order: from the view of items, so that no document holds what can grow."""
-    idents = [key(context.principal.tenant, item_id) for item_id in item_ids]
+    idents = [document_key(context.principal.tenant, item_id) for item_id in item_ids]
     items = context.collection(read, "items").find({"_id": {"$in": idents}})
     found = {each["_id"]: each["item"].encode() async for each in items}
     if len(found) < len(idents):

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from enum import Enum, StrEnum, auto
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -40,11 +40,13 @@ from projections.rebuild.rebuild import AnotherRebuild, Rebuild, Rebuilt, patien
 from projections.rebuild.rebuild import Report as PhaseReport
 from projections.rebuild.view_builds import BuildGone
 from projections.repair import Repair, Repaired
-from projections.view_positions import ViewPositions, ViewStatus
-from projections.views.read_models import ALL_VIEWS, CONTEXT, VIEWS
-from projections.views.read_models import View as MongoView
+from projections.view_positions import ViewPositions
+from projections.views.catalog import ALL_VIEWS, CONTEXT, MONGO_VIEWS, MongoView
 from scripts.progress import Report, progress
 from scripts.stores import DEFAULT_DATA, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
+
+if TYPE_CHECKING:
+    from projections.views.view_position import ViewStatus
 
 LOOK_SECONDS = 0.2
 PATIENCE_SECONDS = 2.0
@@ -95,7 +97,7 @@ async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
     try:
         while not seen or any(it.state != "live" or it.position < head for it in seen.values()):
             await asyncio.sleep(LOOK_SECONDS)
-            found = await ViewPositions(database).standings(views)
+            found = await ViewPositions(database).statuses(views)
             if found != seen:
                 seen, moved_at = found, time.monotonic()
             elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
@@ -128,7 +130,7 @@ async def repair(stores: Stores, conversation_id: str, report: Report) -> list[R
 
 async def parked(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
     """The conversations that these views have parked, by view."""
-    found = await ViewPositions(stores.database).standings(views)
+    found = await ViewPositions(stores.database).statuses(views)
     return {view: sorted(it.parked) for view, it in found.items() if it.parked}
 
 
@@ -205,8 +207,8 @@ def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json:
 
     async def work(stores: Stores) -> _Done | None:
         done = _Done(asked)
-        begun = await ViewPositions(stores.database).standings(VIEWS)
-        shown = [each for each in VIEWS if each in asked and each in begun]
+        begun = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
+        shown = [each for each in MONGO_VIEWS if each in asked and each in begun]
         rest = [each for each in asked if each not in shown] if does is Does.REBUILD else []
         if rest:
             done.position = await rebuild(stores, rest, report)

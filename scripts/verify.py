@@ -18,7 +18,7 @@ from msgspec import Struct
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
 from projections.view_positions import ViewPositions
-from projections.views.read_models import ALL_VIEWS, USAGE
+from projections.views.catalog import ALL_VIEWS, USAGE
 from scripts.progress import Report, progress
 from scripts.stores import DEFAULT_DATA, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
 from scripts.verification.differences import Difference
@@ -93,7 +93,7 @@ async def _behind(stores: Stores, position: int, wait: float) -> list[Difference
     positions = ViewPositions(stores.database)
     give_up = time.monotonic() + wait
     while True:
-        places = await positions.standings(ALL_VIEWS)
+        places = await positions.statuses(ALL_VIEWS)
         shown = {view: places[view].position if view in places else 0 for view in ALL_VIEWS}
         late = {view: at for view, at in shown.items() if at < position}
         if not late or time.monotonic() >= give_up:

@@ -28,9 +28,12 @@ from pymongo.synchronous import collection as synchronous
 from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.recorded import Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Sum, Tally, coalesce
-from projections.parking import Parked, parked_for, released
+from projections.parking import parked_for, released
+from projections.views.catalog import MongoView
+from projections.views.event_writes import event_writes, is_deletion
 from projections.views.partitions import PARTITIONS
-from projections.views.read_models import Document, View, deletes, writes
+from projections.views.view_position import Parked
+from projections.views.writes import Document
 
 ROOT = Path(__file__).parents[2]
 PAGE_POSITIONS = 8_000
@@ -68,7 +71,7 @@ class Share(Struct, frozen=True, kw_only=True):
     postgres_url: str
     mongodb_url: str
     database: str
-    collections: Mapping[View, str]
+    collections: Mapping[MongoView, str]
     parked: frozenset[str]
     number: int
     partitions: tuple[int, ...]
@@ -101,7 +104,9 @@ def fill(share: Share) -> Iterator[News]:
             for part in _parts(connection, share, position, end):
                 unreadable = _unreadable(part, parked)
                 parked |= unreadable.keys()
-                made = (write for logged in part if _shows(logged, parked, unreadable) for write in writes(logged))
+                made = (
+                    write for logged in part if _shows(logged, parked, unreadable) for write in event_writes(logged)
+                )
                 for view, tally in coalesce(write for write in made if write.view in collections).items():
                     _write(collections[view], view, tally)
                 let_go = released(part, parked)
@@ -117,7 +122,12 @@ def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
     found: dict[str, Parked] = {}
     for logged in page:
         ident = logged.conversation_id
-        if isinstance(logged, UnreadableRecord) and not deletes(logged) and ident not in parked and ident not in found:
+        if (
+            isinstance(logged, UnreadableRecord)
+            and not is_deletion(logged)
+            and ident not in parked
+            and ident not in found
+        ):
             found[ident] = parked_for(logged, UnreadableEvent(logged.problem))
     return found
 
@@ -125,7 +135,7 @@ def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Pa
 def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked]) -> bool:
     """Whether an event is applied: not that of a parked conversation, from the event on that parks it, but its deletion is."""
     ident = logged.conversation_id
-    if ident not in parked or deletes(logged):
+    if ident not in parked or is_deletion(logged):
         return True
     return ident in found and logged.position < found[ident].position
 
@@ -147,7 +157,7 @@ def _parts(connection: psycopg.Connection[Any], share: Share, after: int, end: i
         yield part
 
 
-def _write(collection: synchronous.Collection[Document], view: View, tally: Tally) -> None:
+def _write(collection: synchronous.Collection[Document], view: MongoView, tally: Tally) -> None:
     """Updates, removals, inserts: the order of a tally."""
     if tally.updates:
         collection.bulk_write([_update(ident, change) for ident, change in tally.updates.items()], ordered=False)

@@ -10,9 +10,10 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from infrastructure.stores.mongodb import Database, Document
 from projections.coalesce import conversation_of
 from projections.rebuild.view_builds import BuildGone
-from projections.view_positions import OTHER, PositionMoved
-from projections.views.partitions import ALL_PARTITIONS, ident, idents
-from projections.views.read_models import POSITIONS, USAGE, View
+from projections.view_positions import PositionMoved
+from projections.views.catalog import POSITIONS_COLLECTION, USAGE, MongoView
+from projections.views.partitions import ALL_PARTITIONS, position_key, position_keys
+from projections.views.view_position import BUILD_SUFFIX
 
 READ_AT_ONCE = 5_000
 MAX_LISTED_DIFFERENCES = 20
@@ -27,7 +28,7 @@ class Comparison(Struct, kw_only=True):
     compared while there are any, and have no digest then.
     """
 
-    view: View
+    view: MongoView
     position: int
     documents: int = 0
     different: int = 0
@@ -36,13 +37,15 @@ class Comparison(Struct, kw_only=True):
     other_digest: str = ""
 
 
-async def compare(database: Database, view: View) -> Comparison:
+async def compare(database: Database, view: MongoView) -> Comparison:
     """Compares a view with its other generation. Raises PositionMoved when they do not stand at one position, BuildGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
-        places = {it["_id"]: it async for it in database[POSITIONS].find(session=session)}
-        if not places.keys() >= {*idents([view, f"{view}{OTHER}"])}:
+        places = {it["_id"]: it async for it in database[POSITIONS_COLLECTION].find(session=session)}
+        if not places.keys() >= {*position_keys([view, f"{view}{BUILD_SUFFIX}"])}:
             raise BuildGone(view)
-        pairs = [(places[ident(view, it)], places[ident(f"{view}{OTHER}", it)]) for it in ALL_PARTITIONS]
+        pairs = [
+            (places[position_key(view, it)], places[position_key(f"{view}{BUILD_SUFFIX}", it)]) for it in ALL_PARTITIONS
+        ]
         if any(live["position"] != other["position"] for live, other in pairs):
             raise PositionMoved((view,), pairs[0][0]["position"])
         parked = {name for pair in pairs for place in pair for name in place.get("parked", {})}

@@ -26,7 +26,7 @@ from projections.rebuild.backfill import Share, filled
 from projections.rebuild.compare import Comparison, compare
 from projections.rebuild.view_builds import ViewBuild, ViewBuilds
 from projections.view_positions import PositionMoved
-from projections.views.read_models import View
+from projections.views.catalog import MongoView
 
 PATIENCE_SECONDS = 2.0
 """How long nothing may move before this process does the projectors' work itself."""
@@ -63,7 +63,7 @@ class Rebuild:
 
     def __init__(
         self,
-        views: Sequence[View],
+        views: Sequence[MongoView],
         *,
         settings: Settings,
         pool: Pool,
@@ -111,12 +111,12 @@ class Rebuild:
                 return None
             return await self._swapped(Rebuilt(compared=await self._compared(), events=0, filling_seconds=0.0))
 
-    async def cancel(self) -> list[View]:
+    async def cancel(self) -> list[MongoView]:
         """Drops what was begun or kept; says of which views there was anything."""
         async with self._alone():
             return await self._cancel()
 
-    async def _cancel(self) -> list[View]:
+    async def _cancel(self) -> list[MongoView]:
         return await patiently(lambda: self._generations.cancel(self._views))
 
     @asynccontextmanager

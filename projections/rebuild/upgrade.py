@@ -13,7 +13,7 @@ from infrastructure.stores.postgres import Pool
 from projections.rebuild.backfill import BackfillFailed
 from projections.rebuild.rebuild import AnotherRebuild, Rebuild
 from projections.rebuild.view_builds import BuildGone, ViewBuilds
-from projections.views.read_models import View
+from projections.views.catalog import MongoView
 
 WORKERS = 2
 AGAIN_SECONDS = 5.0
@@ -37,7 +37,7 @@ async def renew(settings: Settings, pool: Pool, database: Database, redis: Redis
         await asyncio.sleep(AGAIN_SECONDS)
 
 
-async def _renew(outdated: list[View], settings: Settings, pool: Pool, database: Database, redis: Redis) -> None:
+async def _renew(outdated: list[MongoView], settings: Settings, pool: Pool, database: Database, redis: Redis) -> None:
     log.info("renewal_begun", projections=outdated)
     rebuild = Rebuild(
         outdated,

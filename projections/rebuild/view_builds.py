@@ -22,9 +22,10 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from infrastructure.stores.mongodb import Database, Document
 from projections.mongo_views import MongoViews, make_indexes, unused
 from projections.rebuild.backfill import PAGES, News
-from projections.view_positions import OTHER, PositionMoved
-from projections.views.partitions import ALL_PARTITIONS, ident, idents, partition_of, shares
-from projections.views.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
+from projections.view_positions import PositionMoved
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
+from projections.views.partitions import ALL_PARTITIONS, partition_of, position_key, position_keys, split_partitions
+from projections.views.view_position import BUILD_SUFFIX
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ class ViewBuild(Struct, frozen=True, kw_only=True):
     `parked` are the conversations that could not be read on the way.
     """
 
-    view: View
+    view: MongoView
     collection: str
     until: int
     shares: Mapping[int, int]
@@ -50,19 +51,19 @@ class ViewBuilds:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._positions = database[POSITIONS]
+        self._positions = database[POSITIONS_COLLECTION]
         self._mongo = MongoViews(database)
 
-    async def outdated(self) -> list[View]:
+    async def outdated(self) -> list[MongoView]:
         """The views that were made by code of a lower version than this."""
-        found = {it["view"]: it["version"] async for it in self._positions.find({"view": {"$in": VIEWS}})}
-        return [view for view in VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
+        found = {it["view"]: it["version"] async for it in self._positions.find({"view": {"$in": MONGO_VIEWS}})}
+        return [view for view in MONGO_VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
-    async def begin(self, views: Sequence[View], until: int, workers: int) -> list[ViewBuild]:
+    async def begin(self, views: Sequence[MongoView], until: int, workers: int) -> list[ViewBuild]:
         """What is to be filled: new collections, or those that were begun before and not finished. Raises PositionMoved."""
         return [filling for view in views if (filling := await self._begin(view, until, workers)) is not None]
 
-    async def _begin(self, view: View, until: int, workers: int) -> ViewBuild | None:
+    async def _begin(self, view: MongoView, until: int, workers: int) -> ViewBuild | None:
         others = await self._places(_other(view))
         if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGES:
             return _filling(view, others)
@@ -75,7 +76,7 @@ class ViewBuilds:
         epoch = 1 + max((place["epoch"] for place in others), default=0)
         places: list[Document] = [
             {
-                "_id": ident(_other(view), partition),
+                "_id": position_key(_other(view), partition),
                 "view": _other(view),
                 "bucket": partition,
                 "collection": collection,
@@ -88,7 +89,7 @@ class ViewBuilds:
                 "epoch": epoch,
                 "lease": 0,
             }
-            for number, its in enumerate(shares(workers))
+            for number, its in enumerate(split_partitions(workers))
             for partition in its
         ]
         async with self._mongo.transaction((view,), 0) as session:
@@ -99,7 +100,7 @@ class ViewBuilds:
             await self._database.drop_collection(kept)
         return _filling(view, places)
 
-    async def _delete(self, view: View, session: AsyncClientSession) -> set[str]:
+    async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
         """Forgets the other generation, and says which collections that were: nobody else's any more once this is committed."""
         its = {"view": _other(view)}
         collections = {place["collection"] async for place in self._positions.find(its, session=session)}
@@ -109,7 +110,7 @@ class ViewBuilds:
     async def _places(self, view: str) -> list[Document]:
         return await self._positions.find({"view": view}).sort("bucket").to_list()
 
-    async def note(self, views: Sequence[View], reached: Mapping[int, int], news: News) -> None:
+    async def note(self, views: Sequence[MongoView], reached: Mapping[int, int], news: News) -> None:
         """Says how far the shares have come, and what was parked or let go of."""
         others = {"view": {"$in": list(map(_other, views))}, "state": "filling"}
         # In this order: what is parked on the way is on record before the place behind it is.
@@ -123,7 +124,7 @@ class ViewBuilds:
         changes += [UpdateMany({**others, "share": it}, {"$set": {"position": at}}) for it, at in reached.items()]
         await self._positions.bulk_write(changes)
 
-    async def filled(self, views: Sequence[View]) -> None:
+    async def filled(self, views: Sequence[MongoView]) -> None:
         """From now on projectors bring them forward, from the position up to which they were filled."""
         forward: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
@@ -131,7 +132,7 @@ class ViewBuilds:
         ]
         await self._positions.update_many({"view": {"$in": list(map(_other, views))}, "state": "filling"}, forward)
 
-    async def bring_back(self, views: Sequence[View]) -> list[View]:
+    async def bring_back(self, views: Sequence[MongoView]) -> list[MongoView]:
         """Has what was kept brought forward, and returns the views of which something was kept."""
         either = {"$or": [{"state": "kept"}, {"back": True}]}
         kept = {document["view"] async for document in self._positions.find(either)}
@@ -140,23 +141,23 @@ class ViewBuilds:
         await self._positions.update_many({"view": {"$in": list(map(_other, found))}, "state": "kept"}, change)
         return found
 
-    async def behind(self, views: Sequence[View]) -> dict[View, tuple[int, int]]:
+    async def behind(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is).
 
         Raises BuildGone.
         """
         found = {it["_id"]: it["position"] async for it in self._positions.find({}, {"position": 1})}
-        if gone := [view for view in views if not found.keys() >= {*idents([view, _other(view)])}]:
+        if gone := [view for view in views if not found.keys() >= {*position_keys([view, _other(view)])}]:
             raise BuildGone(", ".join(gone))
-        behind: dict[View, tuple[int, int]] = {}
+        behind: dict[MongoView, tuple[int, int]] = {}
         for view in views:
-            pairs = [(found[ident(_other(view), it)], found[ident(view, it)]) for it in ALL_PARTITIONS]
+            pairs = [(found[position_key(_other(view), it)], found[position_key(view, it)]) for it in ALL_PARTITIONS]
             elsewhere = [(other, live) for other, live in pairs if other != live]
             if elsewhere:
                 behind[view] = min(elsewhere)
         return behind
 
-    async def swap(self, views: Sequence[View]) -> None:
+    async def swap(self, views: Sequence[MongoView]) -> None:
         """Exchanges the generations of all of these views at once. Raises PositionMoved when a view and its other are not at one place."""
         async with self._mongo.transaction(views, 0) as session:
             every = {"view": {"$in": [*views, *map(_other, views)]}}
@@ -166,13 +167,16 @@ class ViewBuilds:
             changes: list[UpdateOne] = []
             for view in views:
                 for partition in ALL_PARTITIONS:
-                    live, other = places.get(ident(view, partition)), places.get(ident(_other(view), partition))
+                    live, other = (
+                        places.get(position_key(view, partition)),
+                        places.get(position_key(_other(view), partition)),
+                    )
                     changes += _exchanged(view, live, other)
             await self._positions.bulk_write(changes, session=session)
 
-    async def cancel(self, views: Sequence[View]) -> list[View]:
+    async def cancel(self, views: Sequence[MongoView]) -> list[MongoView]:
         """Drops the other generations, whatever state they are in, and says of which views there were any. Raises PositionMoved."""
-        dropped: list[View] = []
+        dropped: list[MongoView] = []
         for view in views:
             async with self._mongo.transaction((view,), 0) as session:
                 collections = await self._delete(view, session)
@@ -182,11 +186,11 @@ class ViewBuilds:
         return dropped
 
 
-def _other(view: View) -> str:
-    return f"{view}{OTHER}"
+def _other(view: MongoView) -> str:
+    return f"{view}{BUILD_SUFFIX}"
 
 
-def _filling(view: View, places: Sequence[Document]) -> ViewBuild:
+def _filling(view: MongoView, places: Sequence[Document]) -> ViewBuild:
     numbers = {place["share"] for place in places}
     return ViewBuild(
         view=view,
@@ -198,7 +202,7 @@ def _filling(view: View, places: Sequence[Document]) -> ViewBuild:
     )
 
 
-def _exchanged(view: View, live: Document | None, other: Document | None) -> list[UpdateOne]:
+def _exchanged(view: MongoView, live: Document | None, other: Document | None) -> list[UpdateOne]:
     """What makes each of two places of a bucket the other. Raises PositionMoved when they are not at one position."""
     if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])

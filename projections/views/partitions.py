@@ -1,39 +1,39 @@
-"""The conversations in a fixed number of buckets: what several projectors share between them (`leases.py`).
+"""Conversations are divided into a fixed number of partitions, so that several projectors share the work (`projections/leases.py`).
 
-A conversation's bucket is in the last byte of its id. A fork gets an id in the bucket of its family, so that all of a family
-is one projector's work.
+The last byte of a conversation's id gives its partition. A fork's id is minted in the partition of its family, so one projector
+handles the whole family.
 """
 
 from collections.abc import Iterable, Sequence
 
 PARTITIONS = 8
-"""How many projectors can share the work at most. A view's positions are kept for each of them."""
+"""How many there are, and so how many projectors can share the work. A view has one position per partition."""
 
 ALL_PARTITIONS: Sequence[int] = range(PARTITIONS)
 
 
 def partition_of(conversation_id: str) -> int:
-    """The bucket of a conversation."""
+    """The partition of a conversation."""
     return int(conversation_id[-2:], 16) % PARTITIONS
 
 
-def shares(count: int) -> list[tuple[int, ...]]:
-    """The buckets in so many shares of about the same size, none of them empty."""
-    number = min(count, PARTITIONS)
-    return [tuple(range(first, PARTITIONS, number)) for first in range(number)]
+def split_partitions(count: int) -> list[tuple[int, ...]]:
+    """All partitions in `count` groups of about equal size; in fewer groups if `count` exceeds PARTITIONS, so none is empty."""
+    groups = min(count, PARTITIONS)
+    return [tuple(range(first, PARTITIONS, groups)) for first in range(groups)]
 
 
-def idents(views: Iterable[str], partitions: Iterable[int] = ALL_PARTITIONS) -> list[str]:
-    """The `_id`s of the places of these views in these buckets: `items/3`."""
+def position_keys(views: Iterable[str], partitions: Iterable[int] = ALL_PARTITIONS) -> list[str]:
+    """The `_id`s of the positions of these views in these partitions."""
     wanted = tuple(partitions)
-    return [ident(view, partition) for view in views for partition in wanted]
+    return [position_key(view, partition) for view in views for partition in wanted]
 
 
-def ident(view: str, partition: int) -> str:
-    """The `_id` of a view's place in a bucket."""
+def position_key(view: str, partition: int) -> str:
+    """The `_id` of a view's position in one partition: `items/3`."""
     return f"{view}/{partition}"
 
 
-def view_of(name: str) -> str:
-    """The view of a place's `_id`."""
-    return name.partition("/")[0]
+def view_of_key(key: str) -> str:
+    """The view in a position's `_id`."""
+    return key.partition("/")[0]

@@ -16,7 +16,7 @@ from psycopg import sql
 from pymongo import MongoClient
 
 from infrastructure.event_log.recorder import CHANNEL
-from projections.views.read_models import POSITIONS, VIEWS
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
 
 READY = b"ready\n"
 LOOK_SECONDS = 0.002
@@ -62,8 +62,8 @@ def look(where: Look) -> Saw | None:
         listening.wait(PATIENCE_SECONDS)
         sys.stdout.buffer.write(READY)
         sys.stdout.buffer.flush()
-        places = client[where.database][POSITIONS]
-        asked = {"view": {"$in": list(VIEWS)}}, {"position": 1}
+        places = client[where.database][POSITIONS_COLLECTION]
+        asked = {"view": {"$in": list(MONGO_VIEWS)}}, {"position": 1}
         patience = None
         while not last or not visible or visible[-1][0] < last[0]:
             if last:

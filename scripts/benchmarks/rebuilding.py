@@ -22,7 +22,7 @@ from pymongo import IndexModel, MongoClient
 from infrastructure.event_log.codec import decode
 from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Document
-from projections.views.read_models import INDEXES, VIEWS
+from projections.views.catalog import INDEXES, MONGO_VIEWS
 from scripts.benchmarks.client import NotAnswered
 from scripts.benchmarks.figures import Board
 from scripts.benchmarks.site import child_environment
@@ -142,7 +142,7 @@ def _insert(settings: Settings) -> float:
     client = MongoClient[Document](settings.mongodb_url, w=1)
     with client:
         database = client[settings.mongodb_database]
-        for view in VIEWS:
+        for view in MONGO_VIEWS:
             place = database["projections"].find_one({"view": view}) or {}
             scratch = database[_SCRATCH.format(view=view)]
             scratch.drop()

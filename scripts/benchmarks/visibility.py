@@ -21,7 +21,7 @@ import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.settings import Settings
-from projections.views.read_models import VIEWS
+from projections.views.catalog import MONGO_VIEWS
 from scripts import store_location
 from scripts.benchmarks import site
 from scripts.benchmarks.client import Job, NotAnswered
@@ -81,7 +81,7 @@ def histogram(data: Path) -> dict[float, float]:
     for text in uvloop.run(fetch()):
         samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
         for sample in samples:
-            if sample.name == LAG and sample.labels["projection"] in VIEWS:
+            if sample.name == LAG and sample.labels["projection"] in MONGO_VIEWS:
                 bound = float(sample.labels["le"])
                 found[bound] = found.get(bound, 0.0) + sample.value
     return found

@@ -118,7 +118,7 @@ async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[s
         database = mongodb.database(client, settings)
         positions = ViewPositions(database)
         await _wait_for_views(positions, position)
-        views = await positions.standings(_VIEWS)
+        views = await positions.statuses(_VIEWS)
         conversations, items = (database[views[view].collection] for view in _VIEWS)
         digests: dict[str, ConversationDigest] = {}
         async for found in conversations.find({}, {"id": 1, "metadata": 1}):
@@ -145,7 +145,7 @@ async def _wait_for_views(positions: ViewPositions, position: int) -> None:
     reached, reached_at = -1, time.monotonic()
     with progress("Waiting for the views") as report:
         while True:
-            views = await positions.standings(_VIEWS)
+            views = await positions.statuses(_VIEWS)
             if len(views) == len(_VIEWS):
                 shown = min(view.position for view in views.values())
                 report(max(0, shown), position)

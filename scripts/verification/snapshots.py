@@ -22,7 +22,7 @@ from context.snapshots import (
 )
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
-from projections.views.read_models import CONTEXT
+from projections.views.catalog import CONTEXT
 from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream
 from scripts.verification.views import Moment

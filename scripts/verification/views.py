@@ -12,20 +12,12 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.stores.mongodb import Database
 from projections.fold import Fold
-from projections.parking import Parked
-from projections.view_positions import ViewPosition, place_of
-from projections.views.partitions import ident, partition_of
-from projections.views.read_models import (
-    ALL_VIEWS,
-    OF_CONVERSATIONS,
-    POSITIONS,
-    SPENDING,
-    USAGE,
-    Document,
-    View,
-    key,
-    writes,
-)
+from projections.views.catalog import ALL_VIEWS, CONVERSATION_VIEWS, POSITIONS_COLLECTION, USAGE, MongoView
+from projections.views.event_writes import event_writes
+from projections.views.partitions import partition_of, position_key
+from projections.views.usage import USAGE_EVENTS
+from projections.views.view_position import Parked, ViewPosition, position_from
+from projections.views.writes import Document, document_key
 from scripts.verification.differences import Difference, documents_that_differ
 from scripts.verification.streams import Stream
 
@@ -38,17 +30,17 @@ class Moment(Struct, frozen=True):
 
     def position(self, view: str, conversation_id: str) -> int:
         """How far the view is with this conversation."""
-        place = self.places.get(ident(view, partition_of(conversation_id)))
+        place = self.places.get(position_key(view, partition_of(conversation_id)))
         return place.position if place else 0
 
     def collection(self, view: str) -> str:
         """The collection that the view is."""
-        place = self.places.get(ident(view, 0))
+        place = self.places.get(position_key(view, 0))
         return place.collection if place else view
 
     def parks(self, view: str, conversation_id: str) -> Parked | None:
         """Why the view leaves this conversation out, if it does."""
-        place = self.places.get(ident(view, partition_of(conversation_id)))
+        place = self.places.get(position_key(view, partition_of(conversation_id)))
         return place.parked.get(conversation_id) if place else None
 
 
@@ -56,8 +48,8 @@ class Moment(Struct, frozen=True):
 async def moment(database: Database) -> AsyncIterator[Moment]:
     """Every read in the session sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        places = database[POSITIONS].find({"view": {"$in": ALL_VIEWS}}, session=session)
-        yield Moment(session, {place["_id"]: place_of(place) async for place in places})
+        places = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
+        yield Moment(session, {place["_id"]: position_from(place) async for place in places})
 
 
 class Totals:
@@ -74,8 +66,8 @@ class Totals:
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
         for recorded in stream.events:
-            if isinstance(recorded.event, SPENDING) and recorded.position <= shown:
-                for write in writes(recorded):
+            if isinstance(recorded.event, USAGE_EVENTS) and recorded.position <= shown:
+                for write in event_writes(recorded):
                     if write.view == USAGE:
                         self._folded.write(write)
 
@@ -95,7 +87,7 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._seen: set[tuple[str, str]] = set()
-        self.documents: dict[str, int] = dict.fromkeys(OF_CONVERSATIONS, 0)
+        self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
         """What differs in these conversations. One that a view has parked is named, and not compared in it."""
@@ -106,7 +98,7 @@ class Views:
                     yield _parked(view, stream.conversation_id, parked)
         streams = [stream for stream in streams if stream.readable]
         sound: list[Stream] = []
-        expected: dict[View, dict[str, Document]] = {view: {} for view in OF_CONVERSATIONS}
+        expected: dict[MongoView, dict[str, Document]] = {view: {} for view in CONVERSATION_VIEWS}
         for stream in streams:
             try:
                 folded = _folded(stream, at)
@@ -117,9 +109,9 @@ class Views:
                 continue
             sound.append(stream)
             for view, documents in folded.items():
-                if view in OF_CONVERSATIONS and at.parks(view, stream.conversation_id) is None:
+                if view in CONVERSATION_VIEWS and at.parks(view, stream.conversation_id) is None:
                     expected[view] |= documents
-        for view in OF_CONVERSATIONS:
+        for view in CONVERSATION_VIEWS:
             shown = [stream for stream in sound if at.parks(view, stream.conversation_id) is None]
             found = {document["_id"]: document async for document in self._found(view, shown, at)}
             self.documents[view] += len(found)
@@ -138,26 +130,26 @@ class Views:
             for conversation_id, parked in place.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
                     yield _parked(place.view, conversation_id, parked)
-        for view in OF_CONVERSATIONS:
+        for view in CONVERSATION_VIEWS:
             async for tenant, conversation_id, count in self._conversations(view, at):
                 if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):
                     continue
                 note = f"{count} documents of a conversation that the log of tenant {tenant} does not have"
                 yield Difference(view, "extra", str(conversation_id), note=note)
 
-    async def _found(self, view: View, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Document]:
+    async def _found(self, view: MongoView, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Document]:
         by_tenant: defaultdict[str, list[str]] = defaultdict(list)
         for stream in streams:
             by_tenant[stream.tenant].append(stream.conversation_id)
         for tenant, idents in by_tenant.items():
             if view == "conversations":
-                which: dict[str, Any] = {"_id": {"$in": [key(tenant, ident) for ident in idents]}}
+                which: dict[str, Any] = {"_id": {"$in": [document_key(tenant, ident) for ident in idents]}}
             else:
                 which = {"tenant": tenant, "conversation_id": {"$in": idents}}
             async for document in self._database[at.collection(view)].find(which, session=at.session, batch_size=2_000):
                 yield document
 
-    async def _conversations(self, view: View, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
+    async def _conversations(self, view: MongoView, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
         """(tenant, conversation id, documents) of all that a view has."""
         if view == "conversations":
             async for document in self._database[at.collection(view)].find({}, {"_id": 1}, session=at.session):
@@ -179,11 +171,11 @@ def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:
     return Difference(view, "parked", conversation_id, version=parked.version, note=note)
 
 
-def _folded(stream: Stream, at: Moment) -> Mapping[View, dict[str, Document]]:
+def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document]]:
     """What each view has of a conversation at its position. Raises ValueError where an event does not fit."""
     folded = Fold()
     for recorded in stream.events:
-        for write in writes(recorded):
+        for write in event_writes(recorded):
             if recorded.position <= at.position(write.view, stream.conversation_id):
                 folded.write(write)
     return folded.documents

@@ -7,8 +7,8 @@ import psycopg
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from projections.fold import fold
-from projections.parking import Parked
-from projections.views.read_models import ALL_VIEWS, OF_CONVERSATIONS
+from projections.views.catalog import ALL_VIEWS, CONVERSATION_VIEWS
+from projections.views.view_position import Parked
 from tests.projections.world import World
 
 UNREADABLE = b"\x7fnonsense"
@@ -74,7 +74,7 @@ async def others_are_exact(world: World, *conversation_ids: str) -> bool:
     return all(
         {ident: each for ident, each in documents.items() if _whose(each) not in conversation_ids} == expected[view]
         for view, documents in held.items()
-        if view in OF_CONVERSATIONS
+        if view in CONVERSATION_VIEWS
     )
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from projections.coalesce import Tally, apply_to, conversation_of
 from projections.fold import Fold
-from projections.views.read_models import Document, Insert, Remove, Update, Write
+from projections.views.writes import Document, Insert, Remove, Update, Write
 
 TENANTS, CONVERSATIONS = ("a", "b"), ("c1", "c2")
 NAMES = ("title", "joined.x", "joined.y", "status")

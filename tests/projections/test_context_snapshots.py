@@ -25,8 +25,9 @@ from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoC
 from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView, changes
-from projections.view_positions import PositionMoved, ViewPosition
-from projections.views.read_models import CONTEXT
+from projections.view_positions import PositionMoved
+from projections.views.catalog import CONTEXT
+from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer

@@ -8,8 +8,8 @@ from msgspec.structs import replace
 from projections.mongo_views import MongoViews
 from projections.parking import ViewDiverged
 from projections.view_positions import PositionMoved
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.partitions import PARTITIONS
-from projections.views.read_models import ALL_VIEWS, VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer
@@ -102,14 +102,14 @@ async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_the
     batch = await world.events()
     planted = next(iter((await world.folded())["items"].values()))
     await world.catch_up()
-    for view in VIEWS:
+    for view in MONGO_VIEWS:
         await world.database[view].delete_many({})
     await world.database["items"].insert_one(planted)
     await world.database["projections"].update_many({}, {"$set": {"position": 0}})
     places = await world.all_places()
     with pytest.raises(ViewDiverged, match="there already"):
         await MongoViews(world.database).apply(places, batch[-1].position, batch)
-    assert await world.held() == {**{view: {} for view in VIEWS}, "items": {planted["_id"]: planted}}
+    assert await world.held() == {**{view: {} for view in MONGO_VIEWS}, "items": {planted["_id"]: planted}}
     assert (await world.places())["items"].position == 0
 
 

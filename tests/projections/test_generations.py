@@ -10,8 +10,8 @@ from projections.rebuild.backfill import PAGES, BackfillFailed
 from projections.rebuild.rebuild import Rebuild
 from projections.rebuild.upgrade import renew
 from projections.rebuild.view_builds import ViewBuilds
-from projections.view_positions import OTHER
-from projections.views.read_models import POSITIONS, USAGE, VERSIONS, VIEWS, View
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
+from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.world import SECONDS, World
@@ -19,7 +19,7 @@ from tests.queries.conftest import open_api
 from tests.queries.store import Writer
 
 
-def rebuild_of(world: World, views: Sequence[View] = VIEWS, workers: int = 2) -> Rebuild:
+def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: int = 2) -> Rebuild:
     return Rebuild(
         views,
         settings=world.settings,
@@ -32,7 +32,7 @@ def rebuild_of(world: World, views: Sequence[View] = VIEWS, workers: int = 2) ->
 
 
 async def collections(world: World) -> dict[str, str]:
-    return {view: place.collection for view, place in (await world.places()).items() if view in VIEWS}
+    return {view: place.collection for view, place in (await world.places()).items() if view in MONGO_VIEWS}
 
 
 async def test_while_views_are_made_anew_users_read_what_is_current_and_notice_nothing(
@@ -62,8 +62,10 @@ async def test_while_views_are_made_anew_users_read_what_is_current_and_notice_n
         await asyncio.gather(append(), *(read(api) for _ in range(2)), rebuilt)
     assert seen
     found = await rebuilt
-    assert [(each.different, each.digest == each.other_digest) for each in found.compared] == [(0, True)] * len(VIEWS)
-    assert await collections(live) == {view: f"{view}_2" for view in VIEWS}
+    assert [(each.different, each.digest == each.other_digest) for each in found.compared] == [(0, True)] * len(
+        MONGO_VIEWS
+    )
+    assert await collections(live) == {view: f"{view}_2" for view in MONGO_VIEWS}
     await live.until(live.shown)
     assert await live.is_exact()
 
@@ -77,8 +79,8 @@ async def test_what_was_wrong_is_named_and_gone_and_a_dry_run_leaves_it(write: W
     dry = await rebuild_of(world, ["items"]).run(swaps=False)
     assert [(each.different, each.named) for each in dry.compared] == [(1, [wrong])]
     assert dry.swap_seconds is None
-    assert await collections(world) == {view: view for view in VIEWS}
-    assert await world.database[POSITIONS].find_one({"view": f"items{OTHER}"}) is None
+    assert await collections(world) == {view: view for view in MONGO_VIEWS}
+    assert await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is None
     done = await rebuild_of(world, ["items"]).run()
     assert [(each.different, each.named) for each in done.compared] == [(1, [wrong])]
     assert await world.held() == right
@@ -94,11 +96,11 @@ async def test_a_way_back_shows_what_came_meanwhile_too(write: Writer, world: Wo
     assert (await collections(world))["items"] == "items_2"
     back = await rebuild_of(world).roll_back()
     assert back is not None
-    assert [each.different for each in back.compared] == [0] * len(VIEWS)
-    assert await collections(world) == {view: view for view in VIEWS}
+    assert [each.different for each in back.compared] == [0] * len(MONGO_VIEWS)
+    assert await collections(world) == {view: view for view in MONGO_VIEWS}
     assert await world.held() == await world.folded()
     assert await world.is_sound()
-    assert await rebuild_of(world).cancel() == list(VIEWS)
+    assert await rebuild_of(world).cancel() == list(MONGO_VIEWS)
     assert "items_2" not in await world.database.list_collection_names()
 
 
@@ -127,17 +129,17 @@ async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(wr
     await world.catch_up()
     until = await world.reader.last_position()
     generations = ViewBuilds(world.database)
-    begun = await generations.begin(VIEWS, until, 2)
+    begun = await generations.begin(MONGO_VIEWS, until, 2)
     work = rebuild_of(world)
     await work._fill(begun)
     # As if it was killed after its writes and before the word of them: all of it is written once more.
     again = {"state": "filling", "position": 0, "target": until, "pages": PAGES}
-    await world.database[POSITIONS].update_many(
+    await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
         [{"$set": {**again, "share": {"$mod": ["$bucket", 2]}}}],
     )
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(VIEWS)
+    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
     assert await world.is_exact()
 
 
@@ -148,7 +150,7 @@ async def test_a_share_that_can_not_be_filled_says_so_and_changes_nothing(write:
     world.settings = world.settings.model_copy(update={"mongodb_url": nothing})
     with pytest.raises(BackfillFailed):
         await rebuild_of(world, ["items"]).run()
-    assert await collections(world) == {view: view for view in VIEWS}
+    assert await collections(world) == {view: view for view in MONGO_VIEWS}
 
 
 async def test_a_generation_brought_forward_by_a_projector_is_parked_and_deleted_from_like_any(
@@ -186,10 +188,10 @@ async def test_what_can_not_be_read_is_parked_in_the_new_generation_and_what_can
     await world.catch_up()
     await cure(world.settings, cured, 2, state)
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(VIEWS)
+    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
     places = await world.places()
-    left = {view: {victim} for view in VIEWS} | {USAGE: {victim, deleted}}  # totals may still have to count it
-    assert {view: set(places[view].parked) for view in VIEWS} == left
+    left = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}  # totals may still have to count it
+    assert {view: set(places[view].parked) for view in MONGO_VIEWS} == left
     held = await world.held()
     assert sorted(it["depth"] for it in held["items"].values() if it["conversation_id"] == cured) == [1, 2]
     assert not [it for it in held["items"].values() if it["conversation_id"] == deleted]
@@ -201,9 +203,9 @@ async def test_a_view_whose_version_rose_is_made_anew_by_the_projector(
     await write_everything(write)
     await live.until(live.shown)
     await renew(live.settings, live.pool, live.database, live.redis)
-    assert await collections(live) == {view: view for view in VIEWS}
+    assert await collections(live) == {view: view for view in MONGO_VIEWS}
     monkeypatch.setitem(VERSIONS, "items", 2)
     async with asyncio.timeout(SECONDS):
         await renew(live.settings, live.pool, live.database, live.redis)
-    assert await collections(live) == {view: view for view in VIEWS} | {"items": "items_2"}
+    assert await collections(live) == {view: view for view in MONGO_VIEWS} | {"items": "items_2"}
     assert await live.is_exact()

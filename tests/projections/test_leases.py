@@ -13,9 +13,10 @@ from infrastructure.ids import mint_uuid
 from projections import leases as leases_module
 from projections.leases import ALIVE_SECONDS, Held, Leases
 from projections.mongo_views import MongoViews
-from projections.view_positions import PositionMoved, ViewPosition
+from projections.view_positions import PositionMoved
+from projections.views.catalog import MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
-from projections.views.read_models import VIEWS
+from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
 from tests.projections.test_process import projector
 from tests.projections.world import World
@@ -102,7 +103,7 @@ async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_
     await write_everything(write)
     frozen = MongoViews(world.database)
     leases = Leases(world.pool, frozen.holder)
-    await world.positions.enter(VIEWS, (await leases.renew()).leases)
+    await world.positions.enter(MONGO_VIEWS, (await leases.renew()).leases)
     places = await world.all_places()
     batch = await world.events()
     with pytest.raises(PositionMoved):

@@ -5,7 +5,7 @@ from structlog.testing import capture_logs
 
 from infrastructure.event_log.log import EventLog
 from infrastructure.observability.metrics import Metrics
-from projections.views.read_models import ALL_VIEWS
+from projections.views.catalog import ALL_VIEWS
 from tests.projections.world import World
 from tests.queries.store import Writer
 from tests.servers import EMPTY_TABLES

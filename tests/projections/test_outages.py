@@ -8,7 +8,7 @@ import pytest
 
 from infrastructure.settings import Settings
 from projections.projector import Projector
-from projections.views.read_models import CONTEXT, INDEXES, VIEWS
+from projections.views.catalog import CONTEXT, INDEXES, MONGO_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
 from tests.queries.proxy import Proxy
@@ -68,7 +68,7 @@ async def test_given_redis_is_away_then_the_views_in_mongodb_go_on(write: Writer
     await cut.world.until(cut.world.shown)
     await cut.ways["redis"].cut()
     await write_everything(write)
-    await cut.world.until(lambda: cut.world.shown(VIEWS))
+    await cut.world.until(lambda: cut.world.shown(MONGO_VIEWS))
     assert not await cut.world.shown([CONTEXT])
 
 
@@ -143,7 +143,7 @@ async def test_given_the_positions_alone_are_lost_then_the_views_are_emptied_and
 
 
 async def _indexes(world: World) -> dict[str, set[str]]:
-    return {view: set(await world.database[view].index_information()) for view in VIEWS}
+    return {view: set(await world.database[view].index_information()) for view in MONGO_VIEWS}
 
 
 async def _is(condition: bool) -> bool:

@@ -16,10 +16,11 @@ from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
 from projections.parking import MAX_PARKED, ViewDiverged, is_of_the_event, parked_for
 from projections.projector import Projector
-from projections.view_positions import PositionMoved, ViewPosition, standings
+from projections.view_positions import PositionMoved
 from projections.view_store import ViewStore
-from projections.views.partitions import ident, partition_of
-from projections.views.read_models import ALL_VIEWS, CONTEXT, USAGE, VIEWS
+from projections.views.catalog import ALL_VIEWS, CONTEXT, MONGO_VIEWS, USAGE
+from projections.views.partitions import partition_of, position_key
+from projections.views.view_position import ViewPosition, view_statuses
 from scripts.rebuild import parked as parked_by_view
 from scripts.rebuild import rebuild, repair
 from scripts.stores import Stores
@@ -179,7 +180,7 @@ async def test_given_a_deletion_that_nobody_can_read_then_it_takes_effect_all_th
     await insert_unreadable(live.settings, victim, "conversation.deleted")
     await live.until(live.shown)
     assert await nothing_parked(live)
-    assert await live.held() == {view: {} for view in VIEWS}
+    assert await live.held() == {view: {} for view in MONGO_VIEWS}
 
 
 async def test_given_two_projectors_when_an_event_can_not_be_applied_then_one_parks_it_and_both_leave_it_out(
@@ -247,7 +248,7 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
     victim = await write.start("one", "two")
     partition = partition_of(victim)
     most = {f"conv_{number:031x}{partition:x}": entry for number in range(MAX_PARKED)}
-    name = ident("items", partition)
+    name = position_key("items", partition)
     await world.database["projections"].update_one({"_id": name}, {"$set": {"parked": most}, "$inc": {"epoch": 1}})
     await poison(world.settings, victim, 2)
     await write.start("behind")
@@ -256,7 +257,7 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
         async with running(world, runner):
             await world.until(lambda: world.shown([view for view in ALL_VIEWS if view != "items"]))
             await asyncio.sleep(3)
-            assert standings(runner.places.values())["items"].position == 1
+            assert view_statuses(runner.places.values())["items"].position == 1
             assert not _is_ready(runner)
             assert any(it["event"] == "projection_stuck" and it["parked"] == MAX_PARKED for it in logged)
             one_less = {"$unset": {f"parked.conv_{0:031x}{partition:x}": ""}, "$inc": {"epoch": 1}}
@@ -338,7 +339,7 @@ def _metric(runner: Projector) -> float | None:
 
 
 def _position(runner: Projector, view: str) -> int | None:
-    found = standings(runner.places.values())
+    found = view_statuses(runner.places.values())
     return found[view].position if view in found else None
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from infrastructure.embedded.directory import free_port
 from infrastructure.settings import Settings
-from projections.views.read_models import ALL_VIEWS
+from projections.views.catalog import ALL_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
 from tests.queries.store import Writer

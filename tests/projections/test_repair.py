@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from projections.repair import EVENTS_AT_ONCE, Repair
-from projections.views.read_models import ALL_VIEWS, VIEWS
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.poison import (
     cure,
@@ -243,7 +243,7 @@ async def test_given_views_that_no_projector_has_begun_with_when_a_conversation_
 ) -> None:
     victim = await write.start("one")
     assert await _repair(world, victim) == dict.fromkeys(ALL_VIEWS, "skipped")
-    assert await world.held() == {view: {} for view in VIEWS}
+    assert await world.held() == {view: {} for view in MONGO_VIEWS}
     await world.catch_up()
     assert await world.is_exact()
 

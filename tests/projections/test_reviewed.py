@@ -17,9 +17,9 @@ from projections.rebuild.backfill import Share, fill
 from projections.rebuild.upgrade import renew
 from projections.rebuild.view_builds import BuildGone, ViewBuild, ViewBuilds
 from projections.repair import Repair
-from projections.view_positions import OTHER
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE
 from projections.views.partitions import ALL_PARTITIONS
-from projections.views.read_models import POSITIONS, USAGE, VIEWS
+from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.test_generations import collections, rebuild_of
@@ -59,12 +59,12 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, bound, 1)
     generations = ViewBuilds(world.database)
-    share = _share(world, await generations.begin(VIEWS, until, 1), until)
+    share = _share(world, await generations.begin(MONGO_VIEWS, until, 1), until)
     for _ in range(2):
         await asyncio.to_thread(lambda: list(fill(share)))
-    await generations.filled(VIEWS)
+    await generations.filled(MONGO_VIEWS)
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(VIEWS)
+    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
     assert await world.held() == await world.folded()
 
 
@@ -78,16 +78,16 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_they_are_held
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, "PART_BYTES", 350_000)
     generations = ViewBuilds(world.database)
-    share = _share(world, await generations.begin(VIEWS, until, 1), until)
+    share = _share(world, await generations.begin(MONGO_VIEWS, until, 1), until)
     await world.database.command("profile", 2)
     assert len(await asyncio.to_thread(lambda: list(fill(share)))) == 1
     await world.database.command("profile", 0)
     inserts = {"op": "insert", "ns": f"{world.database.name}.{share.collections['items']}"}
     sizes = [it["ninserted"] async for it in world.database["system.profile"].find(inserts)]
     assert sizes == [3, 3, 3, 3, 3, 1]  # and three that their part deletes again
-    await generations.filled(VIEWS)
+    await generations.filled(MONGO_VIEWS)
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(VIEWS)
+    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
 
 
 async def test_given_a_database_with_a_statement_timeout_when_a_page_takes_longer_to_write_then_it_is_filled_all_the_same(
@@ -99,7 +99,7 @@ async def test_given_a_database_with_a_statement_timeout_when_a_page_takes_longe
     until = await world.reader.last_position()
     monkeypatch.setattr(backfill, "PART_BYTES", 1)
     monkeypatch.setattr(backfill, "_ROWS_AT_ONCE", 1)
-    share = _share(world, await ViewBuilds(world.database).begin(VIEWS, until, 1), until)
+    share = _share(world, await ViewBuilds(world.database).begin(MONGO_VIEWS, until, 1), until)
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
         name = sql.Identifier(connection.info.dbname)
         await connection.execute(sql.SQL("ALTER DATABASE {} SET statement_timeout = '50ms'").format(name))
@@ -216,7 +216,7 @@ async def test_given_a_write_conflict_when_a_view_is_renewed_then_it_is_renewed_
     await write_everything(write)
     await world.catch_up()
     await rebuild_of(world, ["items"]).run()
-    await world.database[POSITIONS].update_many({"view": "items"}, {"$set": {"version": 0}})
+    await world.database[POSITIONS_COLLECTION].update_many({"view": "items"}, {"$set": {"version": 0}})
     session = world.client.start_session()
     ending: list[asyncio.Task[None]] = []
 
@@ -224,8 +224,8 @@ async def test_given_a_write_conflict_when_a_view_is_renewed_then_it_is_renewed_
         await make_indexes(*arguments)
         if not ending:
             await session.start_transaction()
-            which = {"_id": f"items{OTHER}/0"}
-            await world.database[POSITIONS].update_one(which, {"$inc": {"held": 1}}, session=session)
+            which = {"_id": f"items{BUILD_SUFFIX}/0"}
+            await world.database[POSITIONS_COLLECTION].update_one(which, {"$inc": {"held": 1}}, session=session)
             ending.append(asyncio.create_task(_end_later()))
 
     async def _end_later() -> None:
@@ -284,7 +284,7 @@ async def test_given_a_generation_that_was_forgotten_when_a_rebuild_waits_for_it
     made = await ViewBuilds(world.database).begin(["items"], await world.reader.last_position(), 1)
     work = rebuild_of(world, ["items"])
     await work._fill(made)
-    await world.positions.forget(f"items{OTHER}")
+    await world.positions.forget(f"items{BUILD_SUFFIX}")
     with pytest.raises(BuildGone):
         await work._compared()
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from projections.view_positions import OTHER
-from projections.views.read_models import ALL_VIEWS, POSITIONS, VIEWS
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS, POSITIONS_COLLECTION
+from projections.views.view_position import BUILD_SUFFIX
 from scripts.rebuild import rebuild
 from scripts.replay import replay
 from scripts.stores import Stores
@@ -84,14 +84,14 @@ async def test_given_mongodb_lost_its_database_when_all_is_rebuilt_then_everythi
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    indexes = {view: await world.database[view].index_information() for view in VIEWS}
+    indexes = {view: await world.database[view].index_information() for view in MONGO_VIEWS}
     await world.client.drop_database(world.database.name)
     done = _run(world, tmp_path, "scripts.rebuild", "all", "--json")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert (told["views"], told["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
     assert await world.is_exact()
-    assert {view: await world.database[view].index_information() for view in VIEWS} == indexes
+    assert {view: await world.database[view].index_information() for view in MONGO_VIEWS} == indexes
 
 
 async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_goes_on_to_the_end(
@@ -102,7 +102,7 @@ async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_go
     running = _start(world, tmp_path, "scripts.rebuild", "items")
 
     async def is_begun() -> bool:
-        return await world.database[POSITIONS].find_one({"view": f"items{OTHER}"}) is not None
+        return await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is not None
 
     await world.until(is_begun)
     running.send_signal(signal.SIGINT)

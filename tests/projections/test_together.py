@@ -14,7 +14,7 @@ from infrastructure.stores import mongo_pipeline
 from infrastructure.stores.mongo_pipeline import Answer, together
 from projections.mongo_views import MongoViews
 from projections.view_positions import PositionMoved, ViewPositions
-from projections.views.read_models import POSITIONS, VIEWS
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
 from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.store import Writer
@@ -228,6 +228,6 @@ async def test_given_a_place_left_its_position_then_that_is_said_and_not_that_it
 
 async def test_places_live_in_small_pages(world: World) -> None:
     await asyncio.gather(*(ViewPositions(world.database).prepare() for _ in range(4)))
-    assert "memory_page_max" in str((await world.database[POSITIONS].options()).get("storageEngine"))
+    assert "memory_page_max" in str((await world.database[POSITIONS_COLLECTION].options()).get("storageEngine"))
     await world.catch_up()
-    assert len(await world.all_places()) == 8 * len(VIEWS)
+    assert len(await world.all_places()) == 8 * len(MONGO_VIEWS)

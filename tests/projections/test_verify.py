@@ -14,7 +14,7 @@ import pytest
 from context.snapshots import key
 from domain.commands import PinItem
 from infrastructure.ids import mint, uuid_of
-from projections.views.read_models import ALL_VIEWS, CONTEXT
+from projections.views.catalog import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
 from scripts.verification.differences import Difference
 from scripts.verify import Verified, verify

@@ -16,8 +16,9 @@ from projections.context_view import ContextView
 from projections.fold import fold
 from projections.mongo_views import MongoViews
 from projections.projector import Projector
-from projections.view_positions import ViewPosition, ViewPositions, ViewStatus
-from projections.views.read_models import ALL_VIEWS, VIEWS
+from projections.view_positions import ViewPositions
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
+from projections.views.view_position import ViewPosition, ViewStatus
 
 SECONDS = 30.0
 
@@ -71,7 +72,7 @@ class World:
     async def held(self) -> dict[str, dict[str, Any]]:
         """What MongoDB holds of each view."""
         places = await self.places()
-        collections = {view: places[view].collection if view in places else view for view in VIEWS}
+        collections = {view: places[view].collection if view in places else view for view in MONGO_VIEWS}
         return {view: {it["_id"]: it async for it in self.database[name].find()} for view, name in collections.items()}
 
     async def folded(self) -> dict[Any, dict[str, Any]]:
@@ -96,19 +97,19 @@ class World:
             for (tenant, conversation_id), version in last.items()
         }
 
-    async def all_places(self, views: Collection[str] = VIEWS) -> list[ViewPosition]:
+    async def all_places(self, views: Collection[str] = MONGO_VIEWS) -> list[ViewPosition]:
         """Those of each bucket."""
         return await self.positions.load(views)
 
     async def begin_anew(self, view: str, target: int) -> None:
         """Empties a view, as if it had never been."""
-        if view in VIEWS:
+        if view in MONGO_VIEWS:
             await MongoViews(self.database).begin_anew(view, target)
         else:
             await ContextView(self.redis, self.reader, self.database).begin_anew(view, target)
 
     async def places(self) -> dict[str, ViewStatus]:
-        return await self.positions.standings(ALL_VIEWS)
+        return await self.positions.statuses(ALL_VIEWS)
 
     async def is_sound(self) -> bool:
         """As `is_exact`, but that a snapshot may be absent: then it is made from the log when it is needed."""

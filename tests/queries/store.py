@@ -32,7 +32,7 @@ from infrastructure.stores.postgres import make_pool
 from projections.mongo_views import MongoViews
 from projections.projector import Projector
 from projections.rebuild.rebuild import patiently
-from projections.views.read_models import VIEWS
+from projections.views.catalog import MONGO_VIEWS
 
 SHOWN = Shown(
     version=1, ranges=(), budget=100, tokens=10, encoding="o200k_base", renderer=1, request_sha256=bytes(range(32))
@@ -159,7 +159,7 @@ class ManualProjector:
             database=mongodb.database(self._mongo, settings),
             redis=self._redis,
             metrics=Metrics(),
-            views=VIEWS,
+            views=MONGO_VIEWS,
         )
         self.views = mongodb.database(self._mongo, settings)
 

@@ -10,7 +10,7 @@ import pytest
 from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
-from projections.views.read_models import POSITIONS, VIEWS, View
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
 from queries.log_access import LogAway
 from queries.main import open_sources
 from queries.query_context import QueryContext
@@ -228,7 +228,7 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    for view in VIEWS:
+    for view in MONGO_VIEWS:
         await projector.begin_anew(view, target=2)
     paths = (path_of(conversation_id), f"{path_of(conversation_id)}/items", "/v1/conversations")
 
@@ -261,7 +261,7 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
 
 @pytest.mark.parametrize("view", ["conversations", "items"])
 async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_shown(
-    settings: Settings, write: Writer, projector: ManualProjector, view: View
+    settings: Settings, write: Writer, projector: ManualProjector, view: MongoView
 ) -> None:
     conversation_id = await write.start()
     [item_id] = await write.append(conversation_id, "a")
@@ -273,7 +273,7 @@ async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_sh
         ident = conversation_id if view == "conversations" else item_id
         assert await context.find(read, view, ident, "version") is not None
         refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
-        await projector.views[POSITIONS].update_many({"view": view}, refilling)
+        await projector.views[POSITIONS_COLLECTION].update_many({"view": view}, refilling)
         with pytest.raises(ApiError) as refused:
             await context.find(read, view, ident, "version")
 

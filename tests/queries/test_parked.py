@@ -8,8 +8,8 @@ import pytest
 from context.snapshots import Snapshot, put
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
-from projections.views.partitions import ident, partition_of
-from projections.views.read_models import ALL_VIEWS, CONTEXT, POSITIONS
+from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
+from projections.views.partitions import partition_of, position_key
 from queries.main import open_sources
 from tests.queries.proxy import Proxy
 from tests.queries.store import ManualProjector, Writer
@@ -22,12 +22,14 @@ async def park(projector: ManualProjector, view: str, conversation_id: str, tena
     partition = partition_of(conversation_id)
     first = {"view": view, "bucket": partition, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
     place = {"$set": entry, "$setOnInsert": {**first, "collection": view}}
-    await projector.views[POSITIONS].update_one({"_id": ident(view, partition)}, place, upsert=True)
+    await projector.views[POSITIONS_COLLECTION].update_one({"_id": position_key(view, partition)}, place, upsert=True)
 
 
 async def unpark(projector: ManualProjector, view: str, conversation_id: str) -> None:
     back = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
-    await projector.views[POSITIONS].update_one({"_id": ident(view, partition_of(conversation_id))}, back)
+    await projector.views[POSITIONS_COLLECTION].update_one(
+        {"_id": position_key(view, partition_of(conversation_id))}, back
+    )
 
 
 def code(answer: httpx.Response) -> tuple[int, str | None]:

@@ -5,7 +5,7 @@ from collections import Counter
 
 import httpx
 
-from projections.views.read_models import VIEWS
+from projections.views.catalog import MONGO_VIEWS
 from tests.queries.store import ManualProjector, Writer
 
 READERS = 4
@@ -38,7 +38,7 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
 
     async def reset() -> None:
         for _ in range(8):
-            for view in VIEWS:
+            for view in MONGO_VIEWS:
                 await live.begin_anew(view)
             await asyncio.sleep(0.2)
         over.set()

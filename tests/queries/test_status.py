@@ -8,8 +8,8 @@ from openai import AsyncOpenAI
 
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS
-from projections.views.read_models import ALL_VIEWS, VIEWS
 from queries.main import create_app
 from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served
@@ -63,8 +63,8 @@ async def test_projections_tell_how_far_they_are_behind(
     data = (await api.get("/v1/projections")).json()["data"]
 
     assert [each["name"] for each in data] == list(ALL_VIEWS)
-    shown = [each for each in data if each["name"] in VIEWS]
-    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * len(VIEWS)
+    shown = [each for each in data if each["name"] in MONGO_VIEWS]
+    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * len(MONGO_VIEWS)
     assert all(0 < each["lag_seconds"] < 60 for each in shown)
     assert all(each["parked"] == [] for each in data)
     assert all([it["bucket"] for it in each["partitions"]] == [*ALL_PARTITIONS] for each in data)

@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from infrastructure.event_log.recorder import CHANNEL
 from infrastructure.settings import Settings
 from projections.view_positions import ViewPositions
-from projections.views.read_models import ALL_VIEWS
+from projections.views.catalog import ALL_VIEWS
 from scripts.stores import Stores, open_stores
 from tests.system import System
 from tests.whole.accounts import Tally
@@ -185,7 +185,7 @@ async def caught_up(stores: Stores) -> float:
             while True:
                 with suppress(psycopg.Error, PyMongoError):  # a store may be coming back
                     head = head if head is not None else await stores.reader.last_position()
-                    places = await ViewPositions(stores.database).standings(ALL_VIEWS)
+                    places = await ViewPositions(stores.database).statuses(ALL_VIEWS)
                     shown = {view: place.position for view, place in places.items()}
                     if all(shown.get(view, 0) >= head for view in ALL_VIEWS):
                         return time.monotonic() - began

@@ -1,0 +1,38 @@
+"""The views: their names, their versions, their indexes.
+
+conversations  one document per conversation; removed when the conversation is deleted
+items          one document per item; removed with its conversation
+responses      one document per reply, running ones included; removed with its conversation
+usage          one document per tenant, day (UTC), model and partition: token totals; kept after deletion
+context        snapshots in Redis (`context/snapshots.py`)
+"""
+
+from typing import Literal
+
+MongoView = Literal["conversations", "items", "responses", "usage"]
+
+MONGO_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses", "usage")
+CONVERSATION_VIEWS: tuple[MongoView, ...] = ("conversations", "items", "responses")
+"""The views whose documents belong to one conversation and are removed with it."""
+
+USAGE: MongoView = "usage"
+CONTEXT = "context"
+ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
+
+VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 2, "usage": 3}
+"""Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
+
+POSITIONS_COLLECTION = "projections"
+"""The collection of view positions: see `view_position.py`."""
+
+INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
+    "conversations": (
+        (("tenant", 1), ("listed", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("owner", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
+    ),
+    "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
+    "responses": ((("tenant", 1), ("conversation_id", 1), ("id", 1)),),
+    "usage": ((("tenant", 1), ("date", 1), ("model", 1)),),
+}

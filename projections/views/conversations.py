@@ -1,0 +1,73 @@
+"""The view `conversations`: one document per conversation, with its settings, its head and its item count."""
+
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import UNSET
+
+from domain.events import (
+    ConversationDescribed,
+    ConversationEnded,
+    ConversationReopened,
+    ConversationStarted,
+    ItemAppended,
+    ItemRetracted,
+)
+from infrastructure.event_log.recorded import Logged
+from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+
+
+def conversation_writes(logged: Logged) -> Iterator[Write]:
+    """What one event writes. Every event moves the conversation's `version`, `position` and `updated_at`."""
+    event = logged.event
+    recorded_at = microseconds(logged.recorded_at)
+    key = document_key(logged.tenant, logged.conversation_id)
+    progress: Document = {"version": logged.version, "position": logged.position, "updated_at": recorded_at}
+    match event:
+        case ConversationStarted():
+            fork = event.forked_from
+            yield Insert(
+                "conversations",
+                key,
+                {
+                    "_id": key,
+                    "tenant": logged.tenant,
+                    "id": logged.conversation_id,
+                    "owner": event.owner,
+                    "family": event.family,
+                    "listed": event.listed,
+                    "status": "active",
+                    "title": event.title,
+                    "instructions": event.instructions,
+                    "metadata": _metadata_pairs(event.metadata),
+                    "context_policy": msgspec.to_builtins(event.context_policy),
+                    "created_at": recorded_at,
+                    "branch": 0,
+                    "head": fork.item_id if fork else None,
+                    "depth": fork.depth if fork else 0,
+                    "items": 0,
+                    **progress,
+                },
+            )
+        case ConversationDescribed():
+            names = ("title", "instructions", "context_policy")
+            changes = {name: msgspec.to_builtins(v) for name in names if (v := getattr(event, name)) is not UNSET}
+            if event.metadata is not UNSET:
+                changes["metadata"] = _metadata_pairs(event.metadata)
+            yield Update("conversations", key, {**changes, **progress})
+        case ItemAppended():
+            head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
+            yield Update("conversations", key, {**head, **progress}, {"items": 1})
+        case ItemRetracted():
+            yield Update("conversations", key, progress, {"items": -1})
+        case ConversationEnded():
+            yield Update("conversations", key, {"status": "ended", **progress})
+        case ConversationReopened():
+            yield Update("conversations", key, {"status": "active", **progress})
+        case _:
+            yield Update("conversations", key, progress)
+
+
+def _metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
+    """Metadata as [name, value] pairs: a client's name is never a field name, where `$ref`, `$id` or a dot have a meaning."""
+    return [[name, value] for name, value in metadata.items()]

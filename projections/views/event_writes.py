@@ -1,0 +1,29 @@
+"""What one event writes into all MongoDB views."""
+
+from collections.abc import Iterator
+
+from domain.events import ConversationDeleted
+from infrastructure.event_log.recorded import Logged
+from projections.views.catalog import CONVERSATION_VIEWS
+from projections.views.conversations import conversation_writes
+from projections.views.items import item_writes
+from projections.views.responses import response_writes
+from projections.views.usage import usage_writes
+from projections.views.writes import Remove, Write
+
+
+def is_deletion(logged: Logged) -> bool:
+    """Whether the event deletes its conversation. The topic says so, even when the event's state cannot be decoded."""
+    return logged.topic == ConversationDeleted.topic
+
+
+def event_writes(logged: Logged) -> Iterator[Write]:
+    """The writes of one event, in order. Raises UnreadableEvent."""
+    if is_deletion(logged):
+        for view in CONVERSATION_VIEWS:
+            yield Remove(view, logged.tenant, logged.conversation_id)
+        return
+    yield from conversation_writes(logged)
+    yield from item_writes(logged)
+    yield from response_writes(logged)
+    yield from usage_writes(logged)

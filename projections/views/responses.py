@@ -1,0 +1,73 @@
+"""The view `responses`: one document per reply, from its request on."""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from domain.events import ReplyCancelled, ReplyCompleted, ReplyDeleted, ReplyFailed, ReplyInterrupted, ReplyRequested
+from domain.items import as_output
+from infrastructure.event_log.recorded import Logged
+from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+from replies.record import error_of, kept_output, status_of
+
+
+def response_writes(logged: Logged) -> Iterator[Write]:
+    """What one event writes."""
+    event = logged.event
+    match event:
+        case ReplyRequested():
+            key = document_key(logged.tenant, event.response_id)
+            yield Insert(
+                "responses",
+                key,
+                {
+                    "_id": key,
+                    "tenant": logged.tenant,
+                    "conversation_id": logged.conversation_id,
+                    "id": event.response_id,
+                    "version": logged.version,
+                    "status": "in_progress",
+                    "model": event.model,
+                    "parameters": event.parameters.decode(),
+                    "input": [as_output(given.item_id, given.item).decode() for given in event.input],
+                    "output_ids": [],
+                    "created_at": microseconds(logged.recorded_at),
+                    "completed_at": None,
+                    "usage": None,
+                    "cost": None,
+                    "finish_reason": None,
+                    "error": None,
+                    "output": [],
+                    "deleted": False,
+                },
+            )
+        case ReplyCompleted():
+            yield Update(
+                "responses",
+                document_key(logged.tenant, event.response_id),
+                {
+                    "status": status_of(event),
+                    "model": event.model,
+                    "completed_at": microseconds(logged.recorded_at),
+                    "usage": msgspec.to_builtins(event.usage),
+                    "cost": event.cost,
+                    "finish_reason": event.finish_reason,
+                    "output_ids": list(event.output_ids),
+                },
+            )
+        case ReplyFailed() | ReplyCancelled() | ReplyInterrupted():
+            yield Update(
+                "responses",
+                document_key(logged.tenant, event.response_id),
+                {
+                    "status": status_of(event),
+                    "completed_at": microseconds(logged.recorded_at),
+                    "error": error_of(event),
+                    "output": [as_output(kept.item_id, kept.item).decode() for kept in kept_output(event)],
+                },
+            )
+        case ReplyDeleted():
+            emptied: Document = {"deleted": True, "parameters": "{}", "input": [], "output": [], "output_ids": []}
+            yield Update("responses", document_key(logged.tenant, event.response_id), emptied)
+        case _:
+            return

@@ -1,0 +1,27 @@
+"""The view `usage`: token and cost totals per tenant, day (UTC), model and partition. They stay when a conversation is deleted."""
+
+from collections.abc import Iterator
+from datetime import UTC
+
+from domain.events import ContextCompacted, ReplyCompleted, Usage
+from infrastructure.event_log.recorded import Logged
+from projections.views.partitions import partition_of
+from projections.views.writes import Add, Write, document_key
+
+USAGE_EVENTS = (ReplyCompleted, ContextCompacted)
+"""The events that record a model call that was paid for."""
+
+
+def usage_writes(logged: Logged) -> Iterator[Write]:
+    """What one event adds to the totals."""
+    event = logged.event
+    if not isinstance(event, USAGE_EVENTS) or event.usage is None:
+        return
+    date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
+    key = document_key(logged.tenant, f"{date}:{partition}:{event.model}")
+    document = {"_id": key, "tenant": logged.tenant, "date": date, "model": event.model, "bucket": partition}
+    is_reply = isinstance(event, ReplyCompleted)
+    amounts = {"replies": int(is_reply), "summaries": int(not is_reply)}
+    amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}
+    amounts["cost"] = event.cost or 0
+    yield Add("usage", key, document, amounts, logged.position)

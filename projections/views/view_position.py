@@ -1,0 +1,142 @@
+"""How far a view has come: one document of the collection `projections` per view and partition.
+
+    {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, target, lease, epoch, repairs,
+     parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
+
+`bucket` is the partition. `position` is the last event of the partition that the view shows. `state` is `rebuilding` until `position`
+reaches `target`, the end of the log when the rebuild started; then it is `live`. `projections/view_positions.py` explains `lease` and
+`epoch`, and `projections/rebuild/view_builds.py` the positions of a second build, whose view is named `items+`.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from projections.views.partitions import position_key
+
+BUILD_SUFFIX = "+"
+"""Follows a view's name in the positions of its second build: `items+`."""
+
+
+class Parked(Struct, frozen=True, kw_only=True):
+    """Why a view leaves a conversation out: the event that could not be applied, and the error. It holds no content.
+
+    The view shows the conversation's events before `position`. `at`: since when, in microseconds since 1970 (UTC). `repair`: the id
+    of the repair that has claimed the conversation, if any, and `done`: the version that repair has reached.
+    """
+
+    tenant: str
+    position: int
+    version: int
+    topic: str
+    error: str
+    message: str | None = None
+    at: int
+    repair: str | None = None
+    done: int = 0
+
+
+class ViewPosition(Struct, frozen=True):
+    """How far one view has come in one partition, and which conversations it leaves out.
+
+    `repairs` counts the parked conversations that were repaired. `collection` holds the documents, `version` is that of the code
+    that built them.
+    """
+
+    view: str
+    partition: int
+    position: int
+    state: str
+    target: int = 0
+    epoch: int = 0
+    lease: int = 0
+    parked: Mapping[str, Parked] = {}
+    collection: str = ""
+    repairs: int = 0
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """Its `_id`."""
+        return position_key(self.view, self.partition)
+
+    @property
+    def base_view(self) -> str:
+        """The view, or for a second build the view that it is a build of."""
+        return self.view.removesuffix(BUILD_SUFFIX)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the view shows everything up to `position`, parked conversations excepted."""
+        return self.state == "live"
+
+    def advanced(self, position: int, released: Collection[str] = ()) -> "ViewPosition":
+        """The position after an advance that also released these parked conversations."""
+        state = "live" if position >= self.target else self.state
+        if not released:
+            return replace(self, position=position, state=state)
+        parked = {conversation: entry for conversation, entry in self.parked.items() if conversation not in released}
+        return replace(self, position=position, state=state, epoch=self.epoch + 1, parked=parked)
+
+    def parked_of(self, tenant: str) -> list[str]:
+        """The parked conversations of this tenant."""
+        return [conversation for conversation, entry in self.parked.items() if entry.tenant == tenant]
+
+
+class ViewStatus(Struct, frozen=True):
+    """How far a whole view has come: as far as the partition that is furthest behind."""
+
+    view: str
+    position: int
+    state: str
+    parked: Mapping[str, Parked]
+    collection: str
+    version: int
+
+
+def position_from(document: Mapping[str, Any]) -> ViewPosition:
+    """The position in a document of `projections`. Queries leave out `target`, `epoch` and `lease`."""
+    parked = document.get("parked")
+    return ViewPosition(
+        view=document["view"],
+        partition=document["bucket"],
+        position=document["position"],
+        state=document["state"],
+        target=document.get("target", 0),
+        epoch=document.get("epoch", 0),
+        lease=document.get("lease", 0),
+        parked=msgspec.convert(parked, dict[str, Parked]) if parked else {},
+        collection=document["collection"],
+        repairs=document.get("repairs", 0),
+        version=document.get("version", 1),
+    )
+
+
+def no_position(view: str, partition: int) -> ViewPosition:
+    """The position of a view that no projector has started."""
+    return ViewPosition(view=view, partition=partition, position=-1, state="absent")
+
+
+def status_of(positions: Sequence[ViewPosition]) -> ViewStatus:
+    """The status of one view, from its positions."""
+    states = {position.state for position in positions}
+    return ViewStatus(
+        view=positions[0].view,
+        position=max(0, min(position.position for position in positions)),
+        state="absent" if "absent" in states else "live" if states == {"live"} else "rebuilding",
+        parked={conversation: entry for position in positions for conversation, entry in position.parked.items()},
+        collection=positions[0].collection,
+        version=positions[0].version,
+    )
+
+
+def view_statuses(positions: Iterable[ViewPosition]) -> dict[str, ViewStatus]:
+    """The status of each view that has a position."""
+    by_view: defaultdict[str, list[ViewPosition]] = defaultdict(list)
+    for position in positions:
+        by_view[position.view].append(position)
+    return {view: status_of(of_view) for view, of_view in by_view.items()}

@@ -1,0 +1,58 @@
+"""The four writes that an event can make to a view, and the values that documents share."""
+
+from datetime import datetime
+from typing import Any
+
+from msgspec import Struct
+
+from projections.views.catalog import MongoView
+
+Document = dict[str, Any]
+
+
+class Insert(Struct, frozen=True):
+    """A new document. The view has none with this `_id`."""
+
+    view: MongoView
+    key: str
+    document: Document
+
+
+class Update(Struct, frozen=True):
+    """Changes a document that exists: `set` assigns fields, `add` increments numbers."""
+
+    view: MongoView
+    key: str
+    set: Document
+    add: dict[str, int] = {}
+
+
+class Add(Struct, frozen=True):
+    """Increments numbers of a document, which starts as `document` if it does not exist. `position` is the event's position."""
+
+    view: MongoView
+    key: str
+    document: Document
+    add: dict[str, int]
+    position: int
+
+
+class Remove(Struct, frozen=True):
+    """Removes every document of a conversation."""
+
+    view: MongoView
+    tenant: str
+    conversation_id: str
+
+
+Write = Insert | Update | Add | Remove
+
+
+def document_key(tenant: str, object_id: str) -> str:
+    """The `_id` of a conversation's, an item's or a response's document."""
+    return f"{tenant}:{object_id}"
+
+
+def microseconds(moment: datetime) -> int:
+    """A time as documents hold it."""
+    return round(moment.timestamp() * 1_000_000)
