@@ -76,7 +76,7 @@ async def model_of(body: CreateResponse, context: CommandContext) -> str:
     provider = context.dependencies.provider
     if body.model is None:
         return await provider.default_model(context.principal.tenant)
-    if not await provider.known(body.model):
+    if not await provider.has_model(body.model):
         message = f"The requested model {body.model[:64]!r} does not exist."
         raise ApiError(400, message, code="model_not_found", param="model")
     return body.model

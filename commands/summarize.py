@@ -178,7 +178,7 @@ async def write(
     for end in ends:
         body = _body(models.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
         try:
-            said = await provider.say(body)
+            said = await provider.complete_text(body)
         except ModelFailed:
             if found is None:
                 raise

@@ -8,7 +8,7 @@ from domain.events import InputItem
 from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.ids import mint
 from replies import stream_events
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from replies.stream_events import StreamEvent
 
 MESSAGE: Item = {"type": "message", "role": "assistant"}
@@ -50,7 +50,7 @@ class Output:
         """All that was said so far, for counting."""
         return "".join(stream_events.text_of_output(item) for _, item in self._items(CUT_OFF))
 
-    def take(self, piece: Piece) -> Iterator[StreamEvent]:
+    def take(self, piece: StreamPart) -> Iterator[StreamEvent]:
         """The events that a piece leads to."""
         match piece:
             case ItemStarted():

@@ -1,9 +1,10 @@
-"""The model: any OpenAI-compatible provider, asked through the official client. Commands ask it, queries list it.
+"""Requests to a model: any OpenAI-compatible provider, through the official client.
 
-provider   `Model`, the way to it; the official client takes a second to import: only who asks or lists needs this module
-pieces     what an answer is made of, whichever API the provider speaks
-chat, responses   the two APIs' streams as pieces; `turns` puts items that come at once one after the other
-reading    server-sent events
-failures   what goes wrong, in our words; `refusals` tells it from the client's errors; `breaker` stops asking a provider that is down
-registry   windows, tokenizers and prices; `listing` what the provider offers
+provider            `Provider`, which sends requests and lists models; importing it loads the official client, which takes a second
+stream_parts        what a streamed answer consists of, whichever API the provider speaks
+chat, responses     turn the streams of the two APIs into stream parts; `response_items` and `ordered_items` help them
+server_sent_events  reads events from bytes
+failures            what goes wrong with a provider; `client_errors` maps the clients' errors to it
+breaker             stops requests to a provider that is down
+model_list          the models that the provider lists
 """

@@ -1,7 +1,7 @@
-"""Stops asking a provider that is down: a request then fails at once, instead of after its retries and time-outs.
+"""A circuit breaker: while the provider is down, requests fail at once instead of after their retries and timeouts.
 
-Our own: of the libraries there are, those for asyncio wrap one awaited call, and a stream has answered with its first event;
-nor do they let a single probe through.
+Written here because the asyncio libraries wrap one awaited call, while a stream counts as answered at its first event, and
+because none of them lets a single probe through.
 """
 
 import time
@@ -10,21 +10,26 @@ from typing import Literal
 
 from domain.errors import ModelFailed
 
-FAILURES = 5
-WINDOW_SECONDS = 60.0
+MAX_FAILURES = 5
+FAILURE_WINDOW_SECONDS = 60.0
 OPEN_SECONDS = 10.0
 
-State = Literal["closed", "open", "probing"]
+State = Literal["closed", "open", "half_open"]
 
 
-class Breaker:
-    """Opens after FAILURES in a row, none more than WINDOW_SECONDS after the one before. OPEN_SECONDS later one request at a time is
-    let through: the first that is answered closes it, one that fails opens it again. `tell` hears each new state."""
+class CircuitBreaker:
+    """Opens after MAX_FAILURES in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
+
+    OPEN_SECONDS later it is half open and lets one request at a time through: the first one that is answered closes it, one
+    that fails opens it again. `on_state` is called with each new state.
+    """
 
     def __init__(
-        self, tell: Callable[[State], None] = lambda _: None, clock: Callable[[], float] = time.monotonic
+        self,
+        on_state: Callable[[State], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._tell = tell
+        self._on_state = on_state
         self._clock = clock
         self._state: State = "closed"
         self._failures = 0
@@ -34,60 +39,64 @@ class Breaker:
     def state(self) -> State:
         return self._state
 
-    def enter(self) -> "Attempt":
-        """A request that is about to be made. Raises ModelFailed (`model_unavailable`) while it may not."""
+    def begin_attempt(self) -> "Attempt":
+        """Call before each request. Raises ModelFailed (`model_unavailable`) while none may be made."""
         if self._state == "closed":
-            return Attempt(self, probes=False)
-        left = self._failed_at + OPEN_SECONDS - self._clock()
-        if self._state == "probing" or left > 0:
+            return Attempt(self, is_probe=False)
+        wait = self._failed_at + OPEN_SECONDS - self._clock()
+        if self._state == "half_open" or wait > 0:
             raise ModelFailed(
                 "model_unavailable",
-                "The model provider could not be reached for a while, and is not asked for some seconds.",
-                retry_after=max(1.0, left),
+                "The model provider has been unreachable. Requests to it are paused for some seconds.",
+                retry_after=max(1.0, wait),
             )
-        self._turn("probing")
-        return Attempt(self, probes=True)
+        self._set_state("half_open")
+        return Attempt(self, is_probe=True)
 
-    def _succeed(self) -> None:
+    def record_success(self) -> None:
         self._failures = 0
-        self._turn("closed")
+        self._set_state("closed")
 
-    def _fail(self, *, probed: bool) -> None:
+    def record_failure(self, *, is_probe: bool) -> None:
         now = self._clock()
-        self._failures = self._failures + 1 if now - self._failed_at <= WINDOW_SECONDS else 1
+        self._failures = self._failures + 1 if now - self._failed_at <= FAILURE_WINDOW_SECONDS else 1
         self._failed_at = now
-        if probed or self._failures >= FAILURES:
-            self._turn("open")
+        if is_probe or self._failures >= MAX_FAILURES:
+            self._set_state("open")
 
-    def _turn(self, state: State) -> None:
+    def release_probe(self) -> None:
+        """The probe ended without a result: the next request may be one."""
+        self._set_state("open")
+
+    def _set_state(self, state: State) -> None:
         if state != self._state:
             self._state = state
-            self._tell(state)
+            self._on_state(state)
 
 
 class Attempt:
-    """One request. The first of `answered` and `failed` counts; `gave_up` at the end, in any case."""
+    """One request. Its first result counts; call `abandoned` at the end in any case."""
 
-    def __init__(self, breaker: Breaker, *, probes: bool) -> None:
+    def __init__(self, breaker: CircuitBreaker, *, is_probe: bool) -> None:
         self._breaker = breaker
-        self._probes = probes
+        self._is_probe = is_probe
         self._ended = False
 
     def answered(self) -> None:
-        """Also with a refusal: the provider is there."""
+        """The provider answered. A refusal counts too: the provider is up."""
         if not self._ended:
             self._ended = True
-            self._breaker._succeed()  # noqa: SLF001 - the two are one
+            self._breaker.record_success()
 
     def failed(self) -> None:
-        """It was not reached, or not answered."""
+        """The provider was not reached, or did not answer."""
         if not self._ended:
             self._ended = True
-            self._breaker._fail(probed=self._probes)  # noqa: SLF001
+            self._breaker.record_failure(is_probe=self._is_probe)
 
-    def gave_up(self) -> None:
-        """Whoever asked went away before anything was known; the next may probe."""
+    def abandoned(self) -> None:
+        """The caller left before there was a result."""
         if not self._ended:
             self._ended = True
-            if self._probes:
-                self._breaker._turn("open")  # noqa: SLF001
+            if self._is_probe:
+                self._breaker.release_probe()

@@ -1,6 +1,6 @@
-"""`/chat/completions`: the chunks of an answer as pieces.
+"""`/chat/completions`: turns the chunks of an answer into stream parts.
 
-Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and what other providers make of it: reasoning in
+Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and the variants of other providers: reasoning in
 `reasoning_content` or `reasoning`, calls without an id or an index.
 """
 
@@ -11,28 +11,27 @@ import msgspec
 from msgspec import Struct
 
 from domain.events import Usage
-from replies.provider.failures import broke_off, not_understood, told
-from replies.provider.stream_parts import Finished, Piece
-from replies.provider.usage import count_in
-from replies.provider.whole_items import Turns
+from replies.provider.failures import incomplete_answer, invalid_answer, reported_failure
+from replies.provider.ordered_items import OrderedItems
+from replies.provider.stream_parts import Finished, StreamPart, token_count
 
-_REASONS = {"function_call": "tool_calls", "max_tokens": "length"}
-_KNOWN_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+_FINISH_REASONS = {"function_call": "tool_calls", "max_tokens": "length"}
+_KNOWN_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
 
 
-class _Words(Struct):
-    """A call's function, or its custom tool."""
+class _FunctionDelta(Struct):
+    """More of a call's function, or of its custom tool."""
 
     name: str | None = None
     arguments: str | None = None
     input: str | None = None
 
 
-class _Call(Struct):
+class _CallDelta(Struct):
     index: int | None = None
     id: str | None = None
-    function: _Words | None = None
-    custom: _Words | None = None
+    function: _FunctionDelta | None = None
+    custom: _FunctionDelta | None = None
 
 
 class _Delta(Struct):
@@ -40,7 +39,7 @@ class _Delta(Struct):
     refusal: str | None = None
     reasoning_content: Any = None
     reasoning: Any = None
-    tool_calls: list[_Call] | None = None
+    tool_calls: list[_CallDelta] | None = None
 
 
 class _Choice(Struct):
@@ -59,26 +58,25 @@ class _Chunk(Struct):
 _decode = msgspec.json.Decoder(_Chunk).decode
 
 
-class _Made(Struct):
-    """A call that has begun: the index and the id the provider gave it, its key, a custom tool's input so far, its name, and
-    a function's arguments so far."""
+class _StartedCall(Struct):
+    """`index` and `id` are the provider's. `custom_input` is None for a function; `arguments` are a function's so far."""
 
     index: int | None
     id: str | None
     key: int
-    custom: list[str] | None
+    custom_input: list[str] | None
     name: str | None = None
     arguments: list[str] = []
 
-    def is_followed_by(self, words: _Words) -> bool:
-        """Whether these are another call's, where the provider gives neither an id nor an index of its own: Gemini does not."""
-        if words.name != self.name:
+    def is_followed_by(self, function: _FunctionDelta) -> bool:
+        """Whether the delta starts another call. Needed where calls have no id and share an index, as Gemini's do."""
+        if function.name != self.name:
             return True
-        return bool((words.arguments or "").strip()) and _is_object("".join(self.arguments))
+        return bool((function.arguments or "").strip()) and _is_object("".join(self.arguments))
 
 
 def _is_object(text: str) -> bool:
-    """Whether it is the JSON of a whole object."""
+    """Whether the text is one complete JSON object."""
     try:
         msgspec.json.decode(text, type=dict)
     except (ValueError, RecursionError):
@@ -87,132 +85,135 @@ def _is_object(text: str) -> bool:
 
 
 class ChatAnswer:
-    """One answer. Text that comes while a call is being told is a message of its own after it."""
+    """One answer of `/chat/completions`. Text that arrives while a call is open becomes a message of its own after the call."""
 
     def __init__(self) -> None:
-        self._turns = Turns()
-        self._speaking: tuple[str, int] | None = None
-        self._spoken = 0
-        self._calls: list[_Made] = []
-        self._ids: set[str] = set()
-        self._reason: str | None = None
+        self._items = OrderedItems()
+        self._open_text: tuple[str, int] | None = None
+        self._text_items = 0
+        self._calls: list[_StartedCall] = []
+        self._call_ids: set[str] = set()
+        self._finish_reason: str | None = None
         self._usage: Any = None
         self._model: str | None = None
 
-    def take(self, data: bytes) -> list[Piece]:
-        """The pieces of one event. Raises ModelFailed, and ValueError for what is no chunk."""
+    def parse(self, data: bytes) -> list[StreamPart]:
+        """The parts of one event. Raises ModelFailed, and ValueError for data that is not a chunk."""
         chunk = _decode(data)
         if chunk.error is not None:
-            raise told(chunk.error)
+            raise reported_failure(chunk.error)
         self._usage = chunk.usage or self._usage
         self._model = chunk.model or self._model
         if not chunk.choices:
             return []
-        choice = next((each for each in chunk.choices if not each.index), None)
-        if choice is None:  # of another answer, which nobody asked for
+        choice = next((choice for choice in chunk.choices if not choice.index), None)
+        if choice is None:  # it belongs to a second answer, which was not requested
             return []
         delta = choice.delta or _Delta()
-        for thought in (delta.reasoning_content, delta.reasoning):
-            if thought and isinstance(thought, str):
-                self._say("reasoning", thought)
-                break  # some send both, and both are the same
-        self._say("message", delta.content)
-        self._say("message", delta.refusal)
+        for reasoning in (delta.reasoning_content, delta.reasoning):
+            if reasoning and isinstance(reasoning, str):
+                self._add_text("reasoning", reasoning)
+                break  # where a provider sends both fields, they are equal
+        self._add_text("message", delta.content)
+        self._add_text("message", delta.refusal)
         for call in delta.tool_calls or ():
-            self._call(call)
-        self._reason = choice.finish_reason or self._reason
-        return self._turns.take()
+            self._add_call(call)
+        self._finish_reason = choice.finish_reason or self._finish_reason
+        return self._items.take_parts()
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing more can come. Usage may, until `[DONE]`."""
+    def is_complete(self) -> bool:
+        """Whether nothing more can come: never before `[DONE]`, since usage comes last."""
         return False
 
-    def end(self) -> list[Piece]:
-        """The last pieces. Raises ModelFailed when the answer is not whole."""
-        reason = self._reason
+    def finish(self) -> list[StreamPart]:
+        """The last parts. Raises ModelFailed when the answer is incomplete."""
+        reason = self._finish_reason
         if reason is None:
-            raise broke_off()
+            raise incomplete_answer()
         if reason == "error":
-            raise told(None)
-        self._hush()
-        for made in self._calls:
-            if not self._turns.is_named(made.key):
-                raise not_understood()
-            self._turns.end(made.key, None if made.custom is None else {"input": "".join(made.custom)})
-        for key in self._turns.open():
-            self._turns.end(key)
-        reason = _REASONS.get(reason, reason)
+            raise reported_failure(None)
+        self._end_text()
+        for call in self._calls:
+            if not self._items.has_type(call.key):
+                raise invalid_answer()
+            fields = None if call.custom_input is None else {"input": "".join(call.custom_input)}
+            self._items.end(call.key, fields)
+        for key in self._items.open_keys():
+            self._items.end(key)
+        reason = _FINISH_REASONS.get(reason, reason)
         usage = None
         if isinstance(self._usage, dict):
             usage = Usage(
-                input_tokens=count_in(self._usage, "prompt_tokens"),
-                output_tokens=count_in(self._usage, "completion_tokens"),
-                cached_tokens=count_in(self._usage, "prompt_tokens_details", "cached_tokens"),
-                reasoning_tokens=count_in(self._usage, "completion_tokens_details", "reasoning_tokens"),
+                input_tokens=token_count(self._usage, "prompt_tokens"),
+                output_tokens=token_count(self._usage, "completion_tokens"),
+                cached_tokens=token_count(self._usage, "prompt_tokens_details", "cached_tokens"),
+                reasoning_tokens=token_count(self._usage, "completion_tokens_details", "reasoning_tokens"),
             )
-        return [*self._turns.take(), Finished(reason if reason in _KNOWN_REASONS else "stop", usage, self._model)]
+        reason = reason if reason in _KNOWN_FINISH_REASONS else "stop"
+        return [*self._items.take_parts(), Finished(reason, usage, self._model)]
 
-    def _say(self, kind: str, text: str | None) -> None:
-        """Words of a message or of reasoning: those of one kind that follow each other are one item."""
+    def _add_text(self, kind: str, text: str | None) -> None:
+        """Text of a message or of reasoning. Consecutive texts of one kind are one item."""
         if not text:
             return
-        if self._speaking is None or self._speaking[0] != kind:
-            self._hush()
-            self._spoken += 1
-            self._speaking = (kind, self._spoken)
+        if self._open_text is None or self._open_text[0] != kind:
+            self._end_text()
+            self._text_items += 1
+            self._open_text = (kind, self._text_items)
             item = {"type": "message", "role": "assistant"} if kind == "message" else {"type": "reasoning"}
-            self._turns.begin(self._speaking, item)
-        self._turns.grow(self._speaking, text)
+            self._items.start(self._open_text, item)
+        self._items.add_text(self._open_text, text)
 
-    def _hush(self) -> None:
-        if self._speaking is not None:
-            self._turns.end(self._speaking)
-            self._speaking = None
+    def _end_text(self) -> None:
+        if self._open_text is not None:
+            self._items.end(self._open_text)
+            self._open_text = None
 
-    def _call(self, call: _Call) -> None:
-        words = call.function or call.custom or _Words()
-        made = self._made(call, words)
-        if made is None:
-            if not (words.name or call.id or words.arguments or words.input):
+    def _add_call(self, delta: _CallDelta) -> None:
+        function = delta.function or delta.custom or _FunctionDelta()
+        call = self._find_call(delta, function)
+        if call is None:
+            if not (function.name or delta.id or function.arguments or function.input):
                 return
             if not self._calls:
-                self._hush()
-            made = _Made(call.index, call.id or None, len(self._calls), None if call.custom is None else [])
-            self._calls.append(made)
-            self._turns.begin(made.key)
-        if words.name and not self._turns.is_named(made.key):
-            kind = "function_call" if made.custom is None else "custom_tool_call"
-            name = words.name.replace("\0", "")
-            made.name = words.name
-            self._turns.begin(made.key, {"type": kind, "call_id": self._call_id(made.id), "name": name})
-        if made.custom is None:
-            self._turns.grow(made.key, words.arguments or "")
-            made.arguments.append(words.arguments or "")
+                self._end_text()
+            custom_input: list[str] | None = None if delta.custom is None else []
+            call = _StartedCall(delta.index, delta.id or None, len(self._calls), custom_input)
+            self._calls.append(call)
+            self._items.start(call.key)
+        if function.name and not self._items.has_type(call.key):
+            item_type = "function_call" if call.custom_input is None else "custom_tool_call"
+            name = function.name.replace("\0", "")
+            call.name = function.name
+            self._items.start(call.key, {"type": item_type, "call_id": self._call_id(call.id), "name": name})
+        if call.custom_input is None:
+            self._items.add_text(call.key, function.arguments or "")
+            call.arguments.append(function.arguments or "")
         else:
-            self._turns.count(len(words.input or ""))
-            made.custom.append((words.input or "").replace("\0", ""))
+            self._items.add_length(len(function.input or ""))
+            call.custom_input.append((function.input or "").replace("\0", ""))
 
-    def _made(self, call: _Call, words: _Words) -> _Made | None:
-        """The call that this goes on with; None begins another. Some give every call the index 0, and ids that differ."""
-        for made in reversed(self._calls):
-            if call.index is not None and made.index != call.index:
+    def _find_call(self, delta: _CallDelta, function: _FunctionDelta) -> _StartedCall | None:
+        """The call that this delta continues; None if it starts one. Some providers give every call the index 0 and its own id."""
+        for call in reversed(self._calls):
+            if delta.index is not None and call.index != delta.index:
                 continue
-            if call.index is None and call.id and made.id != call.id:
+            if delta.index is None and delta.id and call.id != delta.id:
                 continue
-            if words.name and self._turns.is_named(made.key):
-                if (call.id and made.id and call.id != made.id) or (call.index is None and not call.id):
+            if function.name and self._items.has_type(call.key):
+                if (delta.id and call.id and delta.id != call.id) or (delta.index is None and not delta.id):
                     return None
-                if not call.id and made.is_followed_by(words):
+                if not delta.id and call.is_followed_by(function):
                     return None
-            made.id = made.id or call.id or None
-            return made
+            call.id = call.id or delta.id or None
+            return call
         return None
 
-    def _call_id(self, given: str | None) -> str:
-        """The provider's id of a call, or one of our own where it gives none, or the same twice."""
-        call_id = (given or "").replace("\0", "")
-        if not call_id or call_id in self._ids:
+    def _call_id(self, provider_id: str | None) -> str:
+        """The provider's id of a call, or a new one where it sent none or one that it used before."""
+        call_id = (provider_id or "").replace("\0", "")
+        if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid.uuid4().hex}"
-        self._ids.add(call_id)
+        self._call_ids.add(call_id)
         return call_id

@@ -1,4 +1,4 @@
-"""The errors of the client that asks the provider, in our words."""
+"""Turns the errors of the HTTP client and of the official client into ModelFailed."""
 
 import time
 from collections.abc import Mapping
@@ -10,21 +10,21 @@ import openai
 
 from domain.errors import ModelFailed
 from replies.provider.failures import (
-    broke_off,
     context_too_long,
-    is_too_long,
-    not_understood,
+    error_fields,
+    incomplete_answer,
+    invalid_answer,
+    is_context_too_long,
     rate_limited,
-    words,
 )
 
 
 def as_failure(error: Exception) -> ModelFailed:
-    """Any error of asking the provider and of reading what it answers."""
+    """For any error while the provider is requested or its answer is read."""
     match error:
         case ModelFailed():
             return error
-        case openai.APITimeoutError() if _is_no_connection(error):
+        case openai.APITimeoutError() if _has_no_connection(error):
             return ModelFailed("model_error", "The model provider could not be reached.", unreachable=True)
         case openai.APITimeoutError() | httpx2.TimeoutException() | TimeoutError():
             message = "The model provider did not answer in time."
@@ -36,23 +36,23 @@ def as_failure(error: Exception) -> ModelFailed:
         case openai.APIConnectionError():
             return ModelFailed("model_error", "The model provider could not be reached.", unreachable=True)
         case httpx2.HTTPError():
-            return broke_off()
+            return incomplete_answer()
         case _:
-            return not_understood()
+            return invalid_answer()
 
 
 def _refused(error: openai.APIStatusError) -> ModelFailed:
     status = error.status_code
-    code, kind, message = words(error.body)
-    if status in (400, 413, 422) and is_too_long(code, kind, message):
+    code, error_type, message = error_fields(error.body)
+    if status in (400, 413, 422) and is_context_too_long(code, error_type, message):
         return context_too_long()
     if status == 404 or (status == 400 and code == "model_not_found"):
         return ModelFailed("model_not_found", "The model provider does not have this model.")
     return ModelFailed("model_error", f"The model provider answered with status {status}.", unreachable=status >= 500)
 
 
-def _is_no_connection(error: BaseException | None) -> bool:
-    """Whether a connection was refused or broke: the client's transport calls that a time-out too."""
+def _has_no_connection(error: BaseException | None) -> bool:
+    """Whether a connection was refused or broke. The client's transport reports that as a timeout too."""
     while error is not None:
         if isinstance(error, aiohttp.ClientConnectionError):
             return not isinstance(error, TimeoutError)
@@ -61,13 +61,13 @@ def _is_no_connection(error: BaseException | None) -> bool:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds, as `retry-after-ms` or `retry-after` (seconds or a date) gives them; None where neither makes sense."""
+    """Seconds from `retry-after-ms` or `retry-after` (seconds or a date); None where neither is valid."""
     for name, unit in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
         try:
             seconds = float(headers[name]) / unit
         except (KeyError, ValueError):
             continue
-        return seconds if 0 <= seconds < 86_400 else None  # no comparison holds for NaN
+        return seconds if 0 <= seconds < 86_400 else None  # false for NaN too
     try:
         seconds = parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time()
     except (ValueError, OverflowError):

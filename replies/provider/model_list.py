@@ -1,7 +1,8 @@
-"""The models that the provider lists, kept for a while."""
+"""The models that the provider lists, cached for a short time."""
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import openai
@@ -10,48 +11,50 @@ from openai import AsyncOpenAI
 from domain.errors import ModelFailed
 from replies.provider.client_errors import as_failure
 
-KEPT_SECONDS = 30.0
-REFRESHED_SECONDS = 3.0
-"""How often it is asked again at most: for a model that is not in the list, and after it could not be asked."""
+LIST_TIMEOUT_SECONDS = 5.0
+MAX_AGE_SECONDS = 30.0
+REFRESH_SECONDS = 3.0
+"""The list is fetched again this soon when a model is not in it, and after a fetch failed."""
 
 
-class Listing:
-    """One list for a process; concurrent askers share one request."""
+class ModelList:
+    """One for a process. Concurrent callers share one request."""
 
-    def __init__(self, client: AsyncOpenAI) -> None:
-        self._client = client.with_options(timeout=5.0, max_retries=1)
+    def __init__(self, client: AsyncOpenAI, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client.with_options(timeout=LIST_TIMEOUT_SECONDS, max_retries=1)
+        self._clock = clock
         self._models: list[dict[str, Any]] = []
-        self._asked_at = float("-inf")
+        self._fetched_at = float("-inf")
         self._failure: ModelFailed | None = None
-        self._asking = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
-    async def models(self, newer_than: float = KEPT_SECONDS) -> list[dict[str, Any]]:
-        """{id, object, created, owned_by} of each, not older than this many seconds. Raises ModelFailed."""
-        async with self._asking:
-            age = time.monotonic() - self._asked_at
-            if age > (newer_than if self._failure is None else REFRESHED_SECONDS):
+    async def models(self, max_age: float = MAX_AGE_SECONDS) -> list[dict[str, Any]]:
+        """Each model as {id, object, created, owned_by}, at most `max_age` seconds old. Raises ModelFailed."""
+        async with self._lock:
+            age = self._clock() - self._fetched_at
+            if age > (max_age if self._failure is None else REFRESH_SECONDS):
                 try:
-                    self._models, self._failure = await self._ask(), None
+                    self._models, self._failure = await self._fetch(), None
                 except ModelFailed as failure:
                     self._failure = failure
-                self._asked_at = time.monotonic()
+                self._fetched_at = self._clock()
             if self._failure is not None:
                 raise self._failure
             return self._models
 
     async def has(self, name: str) -> bool:
-        """Whether the provider lists the model, or listed it last; true where it lists nothing at all, or can not be asked."""
-        if _is_in(name, self._models):  # nobody waits for a list that another asks for
+        """Whether the provider lists the model. Also true where its list is empty or cannot be fetched."""
+        if _is_in(name, self._models):  # without the lock: does not wait while another caller fetches
             return True
         try:
             models = await self.models()
             if models and not _is_in(name, models):
-                models = await self.models(REFRESHED_SECONDS)
+                models = await self.models(REFRESH_SECONDS)
         except ModelFailed:
             return True
         return not models or _is_in(name, models)
 
-    async def _ask(self) -> list[dict[str, Any]]:
+    async def _fetch(self) -> list[dict[str, Any]]:
         try:
             page = await self._client.models.list()
             return [
@@ -64,5 +67,5 @@ class Listing:
 
 
 def _is_in(name: str, models: list[dict[str, Any]]) -> bool:
-    """Some list a model under a path that they do not ask for: `models/gemini-2.5-pro`."""
-    return any(each["id"] == name or each["id"].endswith(f"/{name}") for each in models)
+    """Some providers list a model under a path that requests do not name: `models/gemini-2.5-pro`."""
+    return any(model["id"] == name or model["id"].endswith(f"/{name}") for model in models)

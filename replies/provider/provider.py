@@ -1,6 +1,7 @@
 """The provider at OPENAI_BASE_URL, asked through the official client, whichever of the two APIs it speaks."""
 
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, Protocol, cast
 
@@ -11,56 +12,62 @@ from openai import AsyncOpenAI, AsyncStream
 from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from replies.provider.breaker import Breaker, State
+from replies.provider.breaker import CircuitBreaker, State
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
-from replies.provider.model_list import Listing
+from replies.provider.model_list import ModelList
 from replies.provider.responses import ResponsesAnswer
-from replies.provider.server_sent_events import events
-from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, Piece
+from replies.provider.server_sent_events import read_events
+from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, StreamPart
 
-RETRIES = 2
-CONNECT_SECONDS = 5.0
+MAX_RETRIES = 2
+CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer of one of the two APIs."""
+    """A streamed answer of one of the two APIs. `finish` is called once, behind the last event."""
 
-    def take(self, data: bytes) -> list[Piece]: ...
+    def parse(self, data: bytes) -> list[StreamPart]: ...
 
     @property
-    def whole(self) -> bool: ...
+    def is_complete(self) -> bool: ...
 
-    def end(self) -> list[Piece]: ...
+    def finish(self) -> list[StreamPart]: ...
 
 
 class ModelProvider:
     """The provider at OPENAI_BASE_URL. One for a process; `close` it at the end."""
 
-    def __init__(self, settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._settings = settings
-        self._speaks_responses = settings.model_api == "responses"
+        self._uses_responses_api = settings.model_api == "responses"
         self._client: AsyncOpenAI | None = None
-        self._listing: Listing | None = None
+        self._list: ModelList | None = None
         if settings.openai_base_url:
             url = httpx2.URL(settings.openai_base_url)
-            # aiohttp refuses a name and a password in a URL beside the header with the key, which they stand in for.
-            named = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
+            # aiohttp refuses a URL with a user name and a password where there is an Authorization header too. They replace the key.
+            basic_auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
             self._client = AsyncOpenAI(
                 base_url=str(url.copy_with(userinfo=b"")),
                 api_key=settings.openai_api_key.get_secret_value(),
-                timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_SECONDS),
-                max_retries=RETRIES,
-                # A stream over it takes half of what it takes over the default.
-                http_client=openai.DefaultAioHttpClient(auth=named),
+                timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT_SECONDS),
+                max_retries=MAX_RETRIES,
+                # A stream costs half the CPU time that it costs with the default client.
+                http_client=openai.DefaultAioHttpClient(auth=basic_auth),
             )
-            self._listing = Listing(self._client)
+            self._list = ModelList(self._client, clock)
 
-        def tell(state: State) -> None:
+        def count_state(state: State) -> None:
             if metrics is not None:
                 metrics.model_unavailable.set(state != "closed")
 
-        self._breaker = Breaker(tell)
+        self._breaker = CircuitBreaker(count_state, clock)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -71,46 +78,48 @@ class ModelProvider:
         return self._client is not None
 
     async def default_model(self, tenant: str) -> str:
-        """The model of a tenant's reply that names none. Raises ModelFailed when the provider can not say."""
-        if named := self._settings.default_models.get(tenant) or self._settings.default_model:
-            return named
+        """The model of a reply that names none. Raises ModelFailed when no setting names one and the provider lists none."""
+        settings = self._settings
+        if configured := settings.default_models.get(tenant) or settings.default_model:
+            return configured
         models = await self.list_models()
         if not models:
             raise ModelFailed("model_error", "The model provider lists no model.")
         return str(models[0]["id"])
 
-    async def known(self, model: str) -> bool:
-        """Whether there is such a model, as far as anyone can say: the provider lists it, or a setting names it."""
+    async def has_model(self, model: str) -> bool:
+        """Whether the provider lists the model or a setting names it. Also true where the provider cannot say."""
         settings = self._settings
         if model in (*settings.models, settings.default_model, *settings.default_models.values()):
             return True
-        return self._listing is None or await self._listing.has(model)
+        return self._list is None or await self._list.has(model)
 
     async def list_models(self) -> list[dict[str, Any]]:
         """The provider's models: {id, object, created, owned_by}. Raises ModelFailed."""
-        if self._listing is None:
+        if self._list is None:
             raise _not_configured()
-        return await self._listing.models()
+        return await self._list.models()
 
-    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[Piece]:
-        """The answer to a body that `Models.renderer` rendered. Retried by the client before the first piece, never after.
+    async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
+        """The parts of the answer to a request body of `Models.renderer`. Retried before the first part, never after.
 
-        Raises ModelFailed alone. Closing it, or cancelling who reads it, closes the provider's connection.
+        Raises ModelFailed only. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """
         if self._client is None:
             raise _not_configured()
-        answer: Answer = ResponsesAnswer() if self._speaks_responses else ChatAnswer()
-        attempt = self._breaker.enter()
+        answer: Answer = ResponsesAnswer() if self._uses_responses_api else ChatAnswer()
+        attempt = self._breaker.begin_attempt()
         response: httpx2.Response | None = None
         try:
-            response = await self._ask(self._client, body)
-            async with aclosing(events(response, self._settings.model_timeout, lambda: answer.whole)) as read:
-                async for data in read:
+            response = await self._post(self._client, body)
+            events = read_events(response, self._settings.model_timeout, lambda: answer.is_complete)
+            async with aclosing(events):
+                async for data in events:
                     attempt.answered()
-                    for piece in answer.take(data):
-                        yield piece
-            for piece in answer.end():
-                yield piece
+                    for part in answer.parse(data):
+                        yield part
+            for part in answer.finish():
+                yield part
         except Exception as error:
             failure = as_failure(error)
             if failure.unreachable:
@@ -121,31 +130,31 @@ class ModelProvider:
                 raise
             raise failure from error
         finally:
-            attempt.gave_up()
+            attempt.abandoned()
             if response is not None:
                 await response.aclose()
 
-    async def _ask(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
-        """The response once its headers are there. It is read raw: the client's own reading takes four times as long."""
-        path = "/responses" if self._speaks_responses else "/chat/completions"
-        answer = await client.post(
+    async def _post(self, client: AsyncOpenAI, body: Mapping[str, Any]) -> httpx2.Response:
+        """The raw response, once its headers are there: reading it through the client takes four times as long."""
+        path = "/responses" if self._uses_responses_api else "/chat/completions"
+        response = await client.post(
             path, body=dict(body), cast_to=httpx2.Response, stream=True, stream_cls=AsyncStream[object]
         )
-        return cast("httpx2.Response", answer)  # the client's types do not say that `cast_to` goes before `stream_cls`
+        return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
-    async def say(self, body: Mapping[str, Any]) -> AnswerText:
-        """The text of an answer's messages, once it is whole; none of one that a content filter cut off. Raises ModelFailed."""
+    async def complete_text(self, body: Mapping[str, Any]) -> AnswerText:
+        """The text of the answer's messages; "" where a content filter cut it off. Raises ModelFailed."""
         text: list[str] = []
-        speaks = False
+        in_message = False
         finished = Finished("stop")
-        async for piece in self.stream(body):
-            match piece:
+        async for part in self.stream(body):
+            match part:
                 case ItemStarted():
-                    speaks = piece.item["type"] == "message"
-                case ItemDelta() if speaks:
-                    text.append(piece.text)
+                    in_message = part.item["type"] == "message"
+                case ItemDelta() if in_message:
+                    text.append(part.text)
                 case Finished():
-                    finished = piece
+                    finished = part
                 case _:
                     pass
         if finished.finish_reason == "content_filter":

@@ -1,4 +1,4 @@
-"""Server-sent events, read raw: a client's own decoding costs 200 us an event, this a few, and one core has a hundred streams.
+"""Reads server-sent events from raw bytes. The official client's decoder takes 200 us an event, this one a few.
 
 Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -9,75 +9,75 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import httpx2
 
-from replies.provider.failures import too_long
+from replies.provider.failures import answer_too_long
 
 MAX_EVENT_BYTES = 8 * 1024 * 1024
-"""Bytes. An image in base64 fits."""
+"""An image in base64 fits."""
 
-LINE_BYTES = 64
-"""What a line takes beside its text."""
+LINE_OVERHEAD_BYTES = 64
+"""The memory that a line takes besides its text: many empty lines count too."""
+
+DRAIN_TIMEOUT_SECONDS = 0.5
+"""How long to wait for the end of the response after its last event. Read to its end, its connection can be reused."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-LAST_BYTES_SECONDS = 0.5
-"""How long the end of an answer is waited for when nothing more can come: then its connection can be used again."""
 
-
-async def events(
+async def read_events(
     response: httpx2.Response,
     timeout: float,  # noqa: ASYNC109 - between events
-    is_whole: Callable[[], bool],
+    is_complete: Callable[[], bool],
 ) -> AsyncGenerator[bytes, None]:
-    """The data of each event, up to `[DONE]`, the event after which `is_whole` is true, or the end.
+    """The data of each event, up to `[DONE]`, the event after which `is_complete` is true, or the end of the response.
 
-    Raises TimeoutError when there is none for `timeout` seconds, whatever else comes; httpx2.HTTPError; ModelFailed.
+    Raises TimeoutError when no event comes for `timeout` seconds, even if comments do; httpx2.HTTPError; ModelFailed.
     """
     data: list[bytes] = []
-    line: list[bytes] = []
+    line_parts: list[bytes] = []
     size = 0
     chunks = response.aiter_bytes()
-    since = time.monotonic()
+    last_event_at = time.monotonic()
     async for chunk in chunks:
-        first, *others = chunk.split(b"\n")
-        line.append(first)
+        end_of_line, *next_lines = chunk.split(b"\n")
+        line_parts.append(end_of_line)
         size += len(chunk)
         if size > MAX_EVENT_BYTES:
-            raise too_long()
-        for other in others:
-            whole = b"".join(line).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
-            line = [other]
-            if whole.startswith(b"data:"):
-                data.append(whole[5:].removeprefix(b" "))
-                size += LINE_BYTES
-            elif not whole:
+            raise answer_too_long()
+        for next_line in next_lines:
+            line = b"".join(line_parts).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
+            line_parts = [next_line]
+            if line.startswith(b"data:"):
+                data.append(line[5:].removeprefix(b" "))
+                size += LINE_OVERHEAD_BYTES
+            elif not line:
                 size = 0
                 if not data:
                     continue
                 event = b"\n".join(data)
-                if not event.strip():  # some keep a connection alive with it
+                if not event.strip():  # some providers send empty data to keep the connection alive
                     data = []
                     continue
                 if event == b"[DONE]":
-                    await _finish(chunks)
+                    await _drain(chunks)
                     return
                 yield event
-                if is_whole():
-                    await _finish(chunks)
+                if is_complete():
+                    await _drain(chunks)
                     return
                 data = []
-                since = time.monotonic()
-        if time.monotonic() - since > timeout:
+                last_event_at = time.monotonic()
+        if time.monotonic() - last_event_at > timeout:
             raise TimeoutError
-    rest = b"".join(line).rstrip()
-    if rest.startswith(b"data:"):  # no provider should end without the blank line; some do
-        data.append(rest[5:].removeprefix(b" "))
+    last_line = b"".join(line_parts).rstrip()
+    if last_line.startswith(b"data:"):  # some providers leave out the blank line after the last event
+        data.append(last_line[5:].removeprefix(b" "))
     if data and data != [b"[DONE]"]:
         yield b"\n".join(data)
 
 
-async def _finish(chunks: AsyncIterator[bytes]) -> None:
+async def _drain(chunks: AsyncIterator[bytes]) -> None:
     try:
-        async with asyncio.timeout(LAST_BYTES_SECONDS):
+        async with asyncio.timeout(DRAIN_TIMEOUT_SECONDS):
             async for _ in chunks:
                 pass
     except (TimeoutError, httpx2.HTTPError):

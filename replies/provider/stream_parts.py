@@ -1,4 +1,6 @@
-"""What a provider's streamed answer is made of, whichever API it speaks: output items that begin, grow and end, one at a time."""
+"""The parts of a provider's streamed answer, whichever API it speaks: output items that start, grow and end, one at a time."""
+
+from typing import Any
 
 from msgspec import Struct
 
@@ -7,39 +9,51 @@ from domain.items import Item
 
 
 class ItemStarted(Struct, frozen=True):
-    """An output item begins, and the one before it is whole. Without its text: `{"type": "message", "role": "assistant"}`,
-    `{"type": "function_call", "call_id", "name"}`, `{"type": "reasoning"}`, or any other as the provider has it, without ids."""
+    """An output item starts, and the one before it is complete.
+
+    `item` has no text and no id: `{"type": "message", "role": "assistant"}`, `{"type": "function_call", "call_id", "name"}`,
+    `{"type": "reasoning"}`, or any other type with the fields that the provider sent.
+    """
 
     item: Item
 
 
 class ItemDelta(Struct, frozen=True):
-    """The item that began last grows by this text: of a message, a function call's arguments, a reasoning's words. Never empty."""
+    """More text of the item that started last: of a message, a function call's arguments, or reasoning. Never empty."""
 
     text: str
 
 
 class ItemDone(Struct, frozen=True):
-    """The item that began last is whole, and has these fields beside its text, such as `encrypted_content` or `summary`."""
+    """The item that started last is complete. `fields`: what it has besides its text, such as `encrypted_content` or `summary`."""
 
     fields: Item
 
 
 class Finished(Struct, frozen=True):
-    """The answer is whole. `finish_reason`: `stop`, `length`, `tool_calls`, `content_filter`; `usage` where the provider gave it."""
+    """The last part of every complete answer. `finish_reason`: `stop`, `length`, `tool_calls` or `content_filter`.
+
+    `usage` and `model` are None where the provider did not send them.
+    """
 
     finish_reason: str
     usage: Usage | None = None
     model: str | None = None
 
 
-Piece = ItemStarted | ItemDelta | ItemDone | Finished
-"""The last of an answer is its one Finished."""
+StreamPart = ItemStarted | ItemDelta | ItemDone | Finished
 
 
 class AnswerText(Struct, frozen=True):
-    """An answer's text, whole."""
+    """The text of a complete answer."""
 
     text: str
     usage: Usage | None
     model: str | None
+
+
+def token_count(usage: Any, *path: str) -> int:
+    """The number of tokens at `path` in a provider's usage object; 0 where there is no valid number."""
+    for name in path:
+        usage = usage.get(name) if isinstance(usage, dict) else None
+    return usage if type(usage) is int and 0 <= usage < 2**53 else 0

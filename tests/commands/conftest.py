@@ -13,19 +13,18 @@ import pytest
 from infrastructure.settings import Settings
 from tests.commands.replying import open_api
 from tests.log import Log
-from tests.provider import Provider
-from tests.provider import provider as running_provider
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture
 async def api(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     if (others := getattr(request.module, "WITH_PROVIDER", None)) is not None:
-        provider: Provider = request.getfixturevalue("provider")
+        provider: ScriptedProvider = request.getfixturevalue("provider")
         settings = settings.model_copy(update={"openai_base_url": provider.url, **others})
     async with open_api(settings) as client:
         yield client

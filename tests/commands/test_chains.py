@@ -10,13 +10,13 @@ from infrastructure.ids import mint
 from tests.commands.replying import ask, asked, error_of, events_of, said, shown
 from tests.commands.test_conversations import create, message
 from tests.log import Log
-from tests.provider import Exchange, Provider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 WITH_PROVIDER = {"model_window": 2_000}
 
 
 async def test_a_chain_is_told_in_one_unlisted_conversation(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await asked(api, "one")
     second = await asked(api, "two", previous_response_id=first["id"])
@@ -35,7 +35,7 @@ async def test_a_chain_is_told_in_one_unlisted_conversation(
     assert not started.listed
 
 
-async def test_instructions_are_not_carried_over(api: httpx.AsyncClient, provider: Provider) -> None:
+async def test_instructions_are_not_carried_over(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     first = await asked(api, "one", instructions="Rhyme.")
     await asked(api, "two", previous_response_id=first["id"])
     assert [role for role, _ in shown(provider.requests[0])] == ["system", "user"]
@@ -43,7 +43,7 @@ async def test_instructions_are_not_carried_over(api: httpx.AsyncClient, provide
 
 
 async def test_who_goes_on_from_an_earlier_response_gets_a_fork_and_sees_nothing_of_what_came_later(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await asked(api, "one")
     await asked(api, "two", previous_response_id=first["id"])
@@ -60,7 +60,7 @@ async def test_who_goes_on_from_an_earlier_response_gets_a_fork_and_sees_nothing
 
 
 async def test_who_goes_on_from_a_response_in_a_listed_conversation_leaves_it_as_it_is(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create(api, instructions="Be brief.")
     path = f"/v1/conversations/{conversation_id}/items"
@@ -76,7 +76,7 @@ async def test_who_goes_on_from_a_response_in_a_listed_conversation_leaves_it_as
 
 
 async def test_two_who_go_on_from_one_response_at_once_both_get_an_answer(
-    api: httpx.AsyncClient, provider: Provider
+    api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     first = await asked(api, "one")
     both = await asyncio.gather(*(asked(api, text, previous_response_id=first["id"]) for text in ("a", "b")))
@@ -87,11 +87,11 @@ async def test_two_who_go_on_from_one_response_at_once_both_get_an_answer(
 
 
 async def test_what_a_reply_that_failed_was_asked_and_had_said_is_taken_up_again(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     def breaks_off(exchange: Exchange) -> None:
         exchange.begin_stream()
-        exchange.piece("half of")
+        exchange.text_chunk("half of")
 
     first = await asked(api, "one")
     working, provider.script = provider.script, breaks_off
@@ -109,7 +109,7 @@ async def test_what_a_reply_that_failed_was_asked_and_had_said_is_taken_up_again
 
 
 async def test_a_previous_response_that_is_not_there_or_still_runs_is_named(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     for unknown in ("resp_1", mint("resp")):
         answer = await ask(api, "x", previous_response_id=unknown)
@@ -121,7 +121,7 @@ async def test_a_previous_response_that_is_not_there_or_still_runs_is_named(
 
     def waits(exchange: Exchange) -> None:
         go.wait(10)
-        exchange.say("done")
+        exchange.stream_text("done")
 
     provider.script = waits
     running = await asked(api, "one", background=True)
@@ -145,7 +145,7 @@ async def test_a_deleted_response_is_not_gone_on_from_and_its_conversation_keeps
 
 
 async def test_a_response_that_is_not_to_be_stored_leaves_no_event(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await asked(api, "one")
     before = log.count()
@@ -181,11 +181,11 @@ async def test_input_tokens_are_those_of_all_that_would_be_sent(api: httpx.Async
 
 
 async def test_a_chain_is_compacted_and_gone_on_from_with_less(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await asked(api, "My name is Ada.")
     before = log.count()
-    provider.script = lambda exchange: exchange.say("Ada ", "likes tea.")
+    provider.script = lambda exchange: exchange.stream_text("Ada ", "likes tea.")
     body = {"model": "scripted", "previous_response_id": first["id"], "input": "I like tea."}
     answer = await api.post("/v1/responses/compact", json=body)
     assert answer.status_code == 200, answer.text

@@ -28,7 +28,7 @@ from infrastructure.settings import Settings
 from scripts.loading.sources import Chitchat, Conversation
 from tests.commands.test_conversations import create, message
 from tests.log import Log
-from tests.provider import Exchange, Provider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 WINDOW = 4_000
 TURNS = 50
@@ -62,7 +62,7 @@ class Store(Struct):
 
 
 @pytest.fixture
-async def store(settings: Settings, provider: Provider) -> AsyncIterator[Store]:
+async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
     provider.script = summarizes
     changed = {"openai_base_url": provider.url, "model_timeout": 5, "model_window": WINDOW, "default_model": MODEL}
     app = create_app(settings.model_copy(update=changed), Metrics())
@@ -79,7 +79,7 @@ async def for_ever() -> None:
 
 def summarizes(exchange: Exchange) -> None:
     """Says how many summaries it has written."""
-    exchange.say(f"Summary {len(exchange.provider.requests)}: they talked. Ann likes tea.")
+    exchange.stream_text(f"Summary {len(exchange.provider.requests)}: they talked. Ann likes tea.")
 
 
 def talk(turns: int, words: int = 40) -> list[Item]:
@@ -122,7 +122,7 @@ async def test_what_falls_out_is_summarized_and_the_rest_fills_half_the_budget(s
     assert (await store.context(conversation_id))[0] == version
 
 
-async def test_while_all_of_it_fits_nothing_is_summarized(store: Store, provider: Provider) -> None:
+async def test_while_all_of_it_fits_nothing_is_summarized(store: Store, provider: ScriptedProvider) -> None:
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(3))
     _, context = await store.context(conversation_id)
@@ -130,7 +130,7 @@ async def test_while_all_of_it_fits_nothing_is_summarized(store: Store, provider
 
 
 async def test_the_next_summary_takes_in_the_one_before_and_what_followed_it(
-    store: Store, log: Log, provider: Provider
+    store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await rolling(store)
     ids = await store.say(conversation_id, *talk(20))
@@ -148,9 +148,9 @@ async def test_the_next_summary_takes_in_the_one_before_and_what_followed_it(
 
 
 async def test_a_model_that_talks_on_is_cut_at_a_sentence_within_a_quarter_of_the_budget(
-    store: Store, log: Log, provider: Provider
+    store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
-    provider.script = lambda exchange: exchange.say("They talked about this and that. " * 500)
+    provider.script = lambda exchange: exchange.stream_text("They talked about this and that. " * 500)
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(20))
     await store.context(conversation_id)
@@ -162,10 +162,10 @@ async def test_a_model_that_talks_on_is_cut_at_a_sentence_within_a_quarter_of_th
 
 @pytest.mark.parametrize("says", ["nothing", "an error"])
 async def test_a_model_that_fails_does_not_keep_a_reply_from_being_asked(
-    says: str, store: Store, log: Log, provider: Provider
+    says: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = (
-        (lambda exchange: exchange.say("")) if says == "nothing" else lambda exchange: exchange.json(400, {})
+        (lambda exchange: exchange.stream_text("")) if says == "nothing" else lambda exchange: exchange.json(400, {})
     )
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(20))
@@ -175,7 +175,9 @@ async def test_a_model_that_fails_does_not_keep_a_reply_from_being_asked(
     assert context.shown.tokens <= 1_000
 
 
-async def test_a_summary_that_somebody_else_made_meanwhile_is_taken(store: Store, log: Log, provider: Provider) -> None:
+async def test_a_summary_that_somebody_else_made_meanwhile_is_taken(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(20))
 
@@ -187,7 +189,7 @@ async def test_a_summary_that_somebody_else_made_meanwhile_is_taken(store: Store
 
 
 async def test_one_request_asks_the_model_eight_times_at_most_and_the_next_goes_on(
-    store: Store, log: Log, provider: Provider
+    store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(100, words=400))
@@ -239,7 +241,7 @@ async def test_given_compact_then_undo_and_redo_the_context_follows(store: Store
     assert (await store.post(f"{conversation_id}/compact/redo")).json()["error"]["code"] == "nothing_to_undo"
 
 
-async def test_a_compaction_with_a_key_is_made_once(store: Store, log: Log, provider: Provider) -> None:
+async def test_a_compaction_with_a_key_is_made_once(store: Store, log: Log, provider: ScriptedProvider) -> None:
     conversation_id = await create(store.api)
     await store.say(conversation_id, *talk(40))
     path, headers = f"/v1/conversations/{conversation_id}/compact", {"idempotency-key": "k"}
@@ -294,7 +296,7 @@ def longest() -> list[Item]:
 
 
 async def test_a_real_conversation_of_2895_messages_goes_on_under_its_budget(
-    store: Store, log: Log, provider: Provider
+    store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     budget = 2_000
     messages = longest()
@@ -339,7 +341,7 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, Re
 
 @pytest.mark.parametrize("meddle", ["items", "compact"])
 async def test_given_if_match_when_others_append_while_the_summary_is_written_then_it_is_412(
-    meddle: str, store: Store, log: Log, provider: Provider
+    meddle: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await rolling(store)
     await store.say(conversation_id, *talk(20))
@@ -367,7 +369,7 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
 
 
 async def test_a_turn_that_no_number_of_calls_covers_is_not_told_the_model_at_all(
-    store: Store, log: Log, provider: Provider
+    store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await rolling(store)
     question, *_ = talk(1)

@@ -12,7 +12,7 @@ from context.rendering import request_sha256
 from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
 from tests.commands.test_conversations import create, message
 from tests.log import Log
-from tests.provider import Exchange, Provider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 WITH_PROVIDER = {"model_timeout": 2.5, "model_window": 2_000}
 
@@ -60,7 +60,7 @@ async def test_a_reply_joins_its_conversation_with_what_it_was_asked(api: httpx.
 
 
 async def test_the_second_reply_is_shown_the_first_turn_and_the_record_says_so(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create(api, instructions="Be brief.")
     await ask(api, "one", conversation=conversation_id)
@@ -111,14 +111,14 @@ def no_stream(exchange: Exchange) -> None:
 
 def broken_json(exchange: Exchange) -> None:
     exchange.begin_stream()
-    exchange.piece("par")
+    exchange.text_chunk("par")
     exchange.wfile.write(b"data: {not json\n\n")
 
 
 def breaks_off(exchange: Exchange) -> None:
     exchange.begin_stream()
-    exchange.piece("par")
-    exchange.piece("tial")
+    exchange.text_chunk("par")
+    exchange.text_chunk("tial")
 
 
 def wrong_shape(exchange: Exchange) -> None:
@@ -129,7 +129,7 @@ def wrong_shape(exchange: Exchange) -> None:
 
 def silence(exchange: Exchange) -> None:
     exchange.begin_stream()
-    exchange.piece("par")
+    exchange.text_chunk("par")
     threading.Event().wait(5)
 
 
@@ -146,7 +146,7 @@ def silence(exchange: Exchange) -> None:
     ],
 )
 async def test_a_provider_that_fails_is_on_record_and_the_next_turn_works(
-    api: httpx.AsyncClient, log: Log, provider: Provider, script: Any, status: int
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, script: Any, status: int
 ) -> None:
     conversation_id = await create(api)
     working = provider.script
@@ -162,7 +162,7 @@ async def test_a_provider_that_fails_is_on_record_and_the_next_turn_works(
 
 
 async def test_a_stream_whose_provider_fails_says_so_and_keeps_the_part_that_came(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create(api)
     provider.script = breaks_off
@@ -184,7 +184,7 @@ async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: http
 
 
 async def test_what_does_not_fit_is_left_out_in_whole_turns(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create(api)
     for n in range(6):
@@ -234,7 +234,7 @@ async def test_concurrent_replies_take_turns_and_with_appends_between_them_nothi
 
 
 async def test_a_repeated_request_for_a_reply_gets_the_first_answer_though_all_has_changed(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create(api)
     key = {"Idempotency-Key": "ask-1"}
@@ -253,7 +253,7 @@ async def test_a_repeated_request_for_a_reply_gets_the_first_answer_though_all_h
     assert other.status_code == 422
 
 
-async def test_a_repeated_stream_is_the_same_events_again(api: httpx.AsyncClient, provider: Provider) -> None:
+async def test_a_repeated_stream_is_the_same_events_again(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     conversation_id = await create(api)
     body = {"input": "hi", "conversation": conversation_id, "stream": True}
     key = {"Idempotency-Key": "ask-2"}
@@ -263,7 +263,7 @@ async def test_a_repeated_stream_is_the_same_events_again(api: httpx.AsyncClient
     assert len(provider.requests) == 1
 
 
-async def test_a_repeat_of_a_reply_that_failed_fails_alike(api: httpx.AsyncClient, provider: Provider) -> None:
+async def test_a_repeat_of_a_reply_that_failed_fails_alike(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     provider.script = silence
     answers = [
         await api.post("/v1/responses", json={"input": "hi"}, headers={"Idempotency-Key": "k"}) for _ in range(2)
@@ -278,7 +278,7 @@ def odd(**fields: Any) -> Any:
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
-        exchange.piece("ok")
+        exchange.text_chunk("ok")
         exchange.chunk(**{"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], **fields})
         exchange.end_stream()
 
@@ -298,7 +298,7 @@ def odd(**fields: Any) -> Any:
     ],
 )
 async def test_what_a_provider_may_not_send_never_becomes_an_event_that_can_not_be_read(
-    api: httpx.AsyncClient, log: Log, provider: Provider, fields: dict[str, Any], status: int
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, fields: dict[str, Any], status: int
 ) -> None:
     conversation_id = await create(api)
     provider.script = odd(**fields)

@@ -2,13 +2,13 @@
 
 import httpx
 
-from tests.provider import Provider
+from tests.scripted_provider import ScriptedProvider
 
 WITH_PROVIDER = {"model_window": 1_000}
 
 
 async def test_given_turns_that_fill_more_than_eight_portions_then_it_is_a_400_and_the_model_is_not_asked(
-    api: httpx.AsyncClient, provider: Provider
+    api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     # A portion has room for some 470 tokens: one turn of these, and half of another.
     turns = [

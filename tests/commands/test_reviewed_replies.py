@@ -25,19 +25,18 @@ from replies import live_events
 from replies.active_replies import RunningReplies
 from replies.leases import ALIVE_SECONDS, ReplyLeases
 from replies.output import Output, opened_again
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from tests.commands.replying import ask, asked, error_of, events_of, open_api, until_over
 from tests.commands.test_conversations import create
 from tests.log import Log
-from tests.provider import Exchange, Provider
-from tests.replies.provider.test_reviewed import Slow
+from tests.scripted_provider import Exchange, ScriptedProvider, SlowModels
 
 WITH_PROVIDER = {"model_window": 100_000}
 
 
 @pytest.fixture
 async def apis(
-    settings: Settings, provider: Provider, api: httpx.AsyncClient
+    settings: Settings, provider: ScriptedProvider, api: httpx.AsyncClient
 ) -> AsyncIterator[list[httpx.AsyncClient]]:
     """Two processes' command APIs."""
     async with open_api(settings.model_copy(update={"openai_base_url": provider.url, **WITH_PROVIDER})) as other:
@@ -231,7 +230,7 @@ def test_a_reply_that_was_cut_off_has_the_events_again_that_it_had(kind: str, wh
         "web_search_call": {"status": "in_progress", "action": {"query": "q"}},
     }
     output = Output()
-    pieces: list[Piece] = [ItemStarted({"type": "reasoning"}), ItemDelta("so"), ItemDone({"summary": []})]
+    pieces: list[StreamPart] = [ItemStarted({"type": "reasoning"}), ItemDelta("so"), ItemDone({"summary": []})]
     pieces.append(ItemStarted({"type": kind, **items.get(kind, {})}))
     if kind != "web_search_call":
         pieces += [ItemDelta("a"), ItemDelta("bc")]
@@ -242,7 +241,7 @@ def test_a_reply_that_was_cut_off_has_the_events_again_that_it_had(kind: str, wh
 
 
 async def test_replies_that_fail_one_after_the_other_do_not_add_up_to_more_than_a_view_can_hold(
-    api: httpx.AsyncClient, provider: Provider
+    api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     def breaks_off(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -289,18 +288,18 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
     ("given", "headers"), [("hi", {"If-Match": '"2"'}), ([RESULT], {})], ids=["a condition", "an output"]
 )
 async def test_when_a_repeat_comes_while_the_first_is_carried_out_then_it_has_the_first_ones_answer(
-    apis: list[httpx.AsyncClient], provider: Provider, given: Any, headers: dict[str, str]
+    apis: list[httpx.AsyncClient], provider: ScriptedProvider, given: Any, headers: dict[str, str]
 ) -> None:
     conversation = await create(apis[0], items=[CALL])
     headers = {"Idempotency-Key": "once", **headers}
     body = {"input": given, "conversation": conversation, "model": "scripted"}
     await asked(apis[0], "warm up", model="scripted")
-    listed = provider.listed
-    provider.models = slow = Slow("scripted")
+    listed = provider.list_requests
+    provider.models = slow = SlowModels("scripted")
     repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
-    await until_over(lambda: provider.listed > listed or None)  # its key was looked up, its conversation was not
+    await until_over(lambda: provider.list_requests > listed or None)  # its key was looked up, its conversation was not
     first = await apis[0].post("/v1/responses", json=body, headers=headers)
-    slow.may_go_on.set()
+    slow.released.set()
     second = await repeat
     assert (first.status_code, second.status_code) == (200, 200), (first.text, second.text)
     assert second.json()["id"] == first.json()["id"]

@@ -14,8 +14,7 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.replying import asked
 from tests.commands.test_conversations import create, message
-from tests.provider import Provider
-from tests.provider import provider as running_provider
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 ROLLING = {"strategy": "rolling_summary", "budget": 400}
 
@@ -32,8 +31,8 @@ class Snapshots:
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def snapshots() -> Snapshots:
 
 
 @pytest.fixture
-async def api(settings: Settings, provider: Provider, snapshots: Snapshots) -> AsyncIterator[httpx.AsyncClient]:
+async def api(settings: Settings, provider: ScriptedProvider, snapshots: Snapshots) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics())
     async with app.router.lifespan_context(app):
         dependencies = app.state.dependencies
@@ -64,7 +63,7 @@ async def test_given_no_snapshot_when_a_reply_is_asked_for_then_it_is_looked_for
 
 
 async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_looked_for_once(
-    api: httpx.AsyncClient, snapshots: Snapshots, provider: Provider
+    api: httpx.AsyncClient, snapshots: Snapshots, provider: ScriptedProvider
 ) -> None:
     items = [message(f"{n}: we talked of tea" * 20) for n in range(9)]
     conversation = await create(api, items=items, context_policy=ROLLING)

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from tests.commands.replying import ask, asked, error_of, events_of
 from tests.commands.test_conversations import create
 from tests.log import Log
-from tests.provider import Exchange, Provider
+from tests.scripted_provider import Exchange, ScriptedProvider
 
 WITH_PROVIDER = {"model_window": 2_000}
 
@@ -27,13 +27,13 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 def calls(exchange: Exchange) -> None:
     """Says a word, then asks for the weather of two towns."""
     exchange.begin_stream()
-    exchange.piece("Looking")
+    exchange.text_chunk("Looking")
     for index, town in enumerate(("Ulm", "Graz")):
         begun = {"name": "weather", "arguments": ""}
         exchange.delta(tool_calls=[{"index": index, "id": f"call_{town}", "type": "function", "function": begun}])
         for piece in ('{"town":', f' "{town}"}}'):
             exchange.delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
-    exchange.piece(finish_reason="tool_calls")
+    exchange.text_chunk(finish_reason="tool_calls")
     exchange.end_stream()
 
 
@@ -41,7 +41,9 @@ def output(town: str, said: str = "rain") -> dict[str, str]:
     return {"type": "function_call_output", "call_id": f"call_{town}", "output": said}
 
 
-async def test_calls_go_out_and_their_outputs_come_in(api: httpx.AsyncClient, log: Log, provider: Provider) -> None:
+async def test_calls_go_out_and_their_outputs_come_in(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
     conversation_id = await create(api)
     working, provider.script = provider.script, calls
     first = await asked(api, "Weather?", conversation=conversation_id, tools=[WEATHER], tool_choice="required")
@@ -62,7 +64,9 @@ async def test_calls_go_out_and_their_outputs_come_in(api: httpx.AsyncClient, lo
     assert log.topics(conversation_id).count("item.appended") == 7
 
 
-async def test_a_stream_of_calls_is_typed_and_the_same_again(api: httpx.AsyncClient, provider: Provider) -> None:
+async def test_a_stream_of_calls_is_typed_and_the_same_again(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
     provider.script = calls
     key = {"Idempotency-Key": "calls"}
     request = {"input": "Weather?", "tools": [WEATHER], "stream": True}
@@ -77,7 +81,7 @@ async def test_a_stream_of_calls_is_typed_and_the_same_again(api: httpx.AsyncCli
 
 
 async def test_a_call_that_got_no_output_is_not_sent_again_and_blocks_nothing(
-    api: httpx.AsyncClient, log: Log, provider: Provider
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, calls
     first = await asked(api, "Weather?", tools=[WEATHER])
@@ -98,14 +102,14 @@ async def test_an_output_for_no_call_is_refused_and_leaves_no_event(api: httpx.A
 
 
 async def test_reasoning_that_a_provider_shows_is_kept_and_not_sent_back(
-    api: httpx.AsyncClient, provider: Provider
+    api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     def thinks(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.delta(reasoning_content="Hm, ")
         exchange.delta(reasoning_content="yes.")
-        exchange.piece("Yes.")
-        exchange.piece(finish_reason="stop")
+        exchange.text_chunk("Yes.")
+        exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()
 
     provider.script = thinks

@@ -20,10 +20,9 @@ from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.log import Log
-from tests.provider import Provider
-from tests.provider import provider as running_provider
 from tests.queries.conftest import open_api
 from tests.queries.store import Writer
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 FIVE_HUNDRED = 500
 A_FEW = 8
@@ -33,12 +32,12 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "wörld", "مر
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture
-async def store(settings: Settings, provider: Provider) -> AsyncIterator[httpx.AsyncClient]:
+async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[httpx.AsyncClient]:
     """The command API, with the scripted provider."""
     changed = {"openai_base_url": provider.url, "model_window": 2_000, "default_model": "scripted"}
     app = create_app(settings.model_copy(update=changed), Metrics())
@@ -148,7 +147,7 @@ class History:
 
 @pytest.mark.parametrize("histories", [A_FEW, pytest.param(FIVE_HUNDRED, marks=pytest.mark.endless)])
 async def test_whatever_happened_since_a_request_is_rendered_as_the_provider_got_it(
-    histories: int, settings: Settings, store: httpx.AsyncClient, provider: Provider, log: Log
+    histories: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     summarized = 0
     async with open_api(settings) as api:
@@ -216,7 +215,7 @@ async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
 
 
 async def test_what_a_fork_was_shown_of_its_origin_is_rendered_again_though_the_origin_goes_on(
-    store: httpx.AsyncClient, settings: Settings, write: Writer, provider: Provider
+    store: httpx.AsyncClient, settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     origin = await write.start("one")
     ids = await write.append(origin, *(f"origin {n}" for n in range(6)))

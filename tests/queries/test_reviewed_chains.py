@@ -18,16 +18,15 @@ from context.tokens import count
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from tests.provider import Exchange, Provider
-from tests.provider import provider as running_provider
 from tests.queries.conftest import open_api
+from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
 
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on")
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture(params=["chat", "responses"])
@@ -41,7 +40,9 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-async def store(settings: Settings, provider: Provider, api: str, model: str) -> AsyncIterator[httpx.AsyncClient]:
+async def store(
+    settings: Settings, provider: ScriptedProvider, api: str, model: str
+) -> AsyncIterator[httpx.AsyncClient]:
     changed = {
         "openai_base_url": provider.url, "model_window": 700, "default_model": model, "model_api": api,
     }  # fmt: skip
@@ -53,7 +54,7 @@ async def store(settings: Settings, provider: Provider, api: str, model: str) ->
 
 
 class Chains:
-    def __init__(self, seed: int, store: httpx.AsyncClient, provider: Provider, api: str) -> None:
+    def __init__(self, seed: int, store: httpx.AsyncClient, provider: ScriptedProvider, api: str) -> None:
         self.random = random.Random(seed)
         self._store = store
         self._provider = provider
@@ -67,18 +68,18 @@ class Chains:
         if self.random.random() < 0.15:
             exchange.begin_stream()
             if self._api == "chat":
-                exchange.piece("half of")
+                exchange.text_chunk("half of")
             return
         text = self._text()
         calls = self.random.random() < 0.2
         if self._api == "chat":
             exchange.begin_stream()
-            exchange.piece(text)
+            exchange.text_chunk(text)
             if calls:
                 exchange.delta(
                     tool_calls=[{"index": 0, "id": mint("call"), "function": {"name": "f", "arguments": "{}"}}]
                 )
-            exchange.piece(finish_reason="stop")
+            exchange.text_chunk(finish_reason="stop")
             exchange.end_stream()
             return
         items: list[dict[str, Any]] = [
@@ -89,7 +90,7 @@ class Chains:
             items.append(
                 {"id": "fc_1", "type": "function_call", "call_id": mint("call"), "name": "f", "arguments": "{}"}
             )
-        exchange.answer(*items)
+        exchange.stream_items(*items)
 
     async def happen(self) -> None:
         await self._begin()
@@ -179,7 +180,7 @@ def _words(value: Any) -> int:
 
 @pytest.mark.parametrize("histories", [2, pytest.param(25, marks=pytest.mark.endless)])
 async def test_whatever_happened_each_request_of_a_chain_is_rendered_as_it_was_sent(
-    histories: int, settings: Settings, store: httpx.AsyncClient, provider: Provider, api: str
+    histories: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, api: str
 ) -> None:
     rendered = failed = 0
     async with open_api(settings) as queries:

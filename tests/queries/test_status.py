@@ -11,18 +11,18 @@ from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS
 from queries.main import create_app
-from tests.provider import Provider, provider
 from tests.queries.conftest import open_api, served
 from tests.queries.proxy import Proxy
 from tests.queries.store import ManualProjector, Writer
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 
 @pytest.fixture
-def model_provider() -> Iterator[Provider]:
-    yield from provider()
+def model_provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
-async def test_the_models_are_those_of_the_provider(settings: Settings, model_provider: Provider) -> None:
+async def test_the_models_are_those_of_the_provider(settings: Settings, model_provider: ScriptedProvider) -> None:
     async with (
         served(settings.model_copy(update={"openai_base_url": model_provider.url})) as url,
         AsyncOpenAI(base_url=f"{url}/v1", api_key="none") as client,

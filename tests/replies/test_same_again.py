@@ -26,7 +26,7 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.output import Output, told
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from replies.record import Record, begun, kept_output
 
 CONVERSATION = mint("conv")
@@ -84,7 +84,7 @@ def record(end: ReplyEnd, output: Output) -> Record:
     )
 
 
-def live(pieces: Sequence[Piece], output: Output) -> list[stream_events.StreamEvent]:
+def live(pieces: Sequence[StreamPart], output: Output) -> list[stream_events.StreamEvent]:
     return [*begun(REQUESTED, CONVERSATION), *(event for piece in pieces for event in output.take(piece))]
 
 
@@ -93,7 +93,7 @@ def sent(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
 
 
 @given(answers)
-def test_a_reply_that_completed(pieces: list[Piece]) -> None:
+def test_a_reply_that_completed(pieces: list[StreamPart]) -> None:
     output = Output()
     stream = [*live(pieces, output), *output.finish("completed")]
     end = ReplyCompleted(
@@ -116,7 +116,7 @@ def test_a_reply_that_completed(pieces: list[Piece]) -> None:
 
 
 @given(answers, st.integers(0, 30))
-def test_a_reply_that_was_cut_off_anywhere(pieces: list[Piece], cut: int) -> None:
+def test_a_reply_that_was_cut_off_anywhere(pieces: list[StreamPart], cut: int) -> None:
     output = Output()
     stream = live(pieces[:cut], output)
     facts: dict[str, Any] = {
@@ -135,7 +135,7 @@ def test_a_reply_that_was_cut_off_anywhere(pieces: list[Piece], cut: int) -> Non
 
 
 @given(answers, st.integers(0, 30))
-def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[Piece], cut: int) -> None:
+def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[StreamPart], cut: int) -> None:
     output = Output()
     stream = live(pieces[:cut], output)
     items, lengths = told(map(stream_events.read, sent(stream)))

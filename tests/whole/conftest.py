@@ -6,14 +6,13 @@ import httpx
 import pytest
 from openai import OpenAI
 
-from tests.provider import Provider
-from tests.provider import provider as running_provider
+from tests.scripted_provider import ScriptedProvider, scripted_provider
 from tests.system import System
 
 
 @pytest.fixture(scope="module")
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})
     if getattr(request.module, "WITH_PROVIDER", False):
-        provider: Provider = request.getfixturevalue("provider")
+        provider: ScriptedProvider = request.getfixturevalue("provider")
         environment = {**environment, "OPENAI_BASE_URL": provider.url}
     system = System(tmp_path_factory.mktemp("whole") / "data", *arguments, environment=environment)
     yield system.start()

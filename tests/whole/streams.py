@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.provider import Exchange, Script
+from tests.scripted_provider import Exchange, Script
 
 WORDS = (
     "naïve ",
@@ -35,9 +35,9 @@ def talkative(seed: int, pause: float = 0.003) -> Script:
         waiting = threading.Event()
         exchange.begin_stream()
         for _ in range(chance.randint(5, 60)):
-            exchange.piece(chance.choice(WORDS))
+            exchange.text_chunk(chance.choice(WORDS))
             waiting.wait(pause * chance.random() * 2)
-        exchange.piece(finish_reason="stop")
+        exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()
 
     return script
@@ -48,7 +48,7 @@ def endless(exchange: Exchange) -> None:
     exchange.begin_stream()
     waiting = threading.Event()
     for n in range(10_000):
-        exchange.piece(f"{n} ")
+        exchange.text_chunk(f"{n} ")
         waiting.wait(0.01)
 
 

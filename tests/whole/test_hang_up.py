@@ -10,7 +10,7 @@ from openai import APITimeoutError, OpenAI, OpenAIError
 
 from domain.events import ReplyInterrupted
 from tests.log import Log
-from tests.provider import Exchange, Provider
+from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.servers import wait_until
 from tests.system import System
 from tests.whole.streams import endless
@@ -24,7 +24,7 @@ def cut_off(running: System, conversation_id: str) -> ReplyInterrupted | None:
 
 
 def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
-    running: System, client: OpenAI, provider: Provider
+    running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, endless
     conversation = client.conversations.create()
@@ -33,7 +33,7 @@ def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
         if event.type == "response.output_text.delta" and event.delta == "5 ":
             break
     stream.close()
-    assert provider.hung_up.wait(10)
+    assert provider.disconnected.wait(10)
     wait_until(lambda: cut_off(running, conversation.id), 10, "the reply's end on record")
     end = cut_off(running, conversation.id)
     assert end is not None
@@ -46,31 +46,33 @@ def test_a_client_that_hangs_up_stops_the_provider_and_what_came_is_kept(
 
 
 def test_a_client_that_hangs_up_on_a_whole_answer_stops_the_provider_too(
-    running: System, client: OpenAI, provider: Provider
+    running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, endless
-    provider.hung_up.clear()
+    provider.disconnected.clear()
     conversation = client.conversations.create()
     with pytest.raises(APITimeoutError):
         client.responses.create(input="go", conversation=conversation.id, timeout=1.0)
-    assert provider.hung_up.wait(10)
+    assert provider.disconnected.wait(10)
     wait_until(lambda: cut_off(running, conversation.id), 10, "the reply's end on record")
     provider.script = working
 
 
-def test_a_key_keeps_nothing_going_that_is_not_stored(running: System, client: OpenAI, provider: Provider) -> None:
+def test_a_key_keeps_nothing_going_that_is_not_stored(
+    running: System, client: OpenAI, provider: ScriptedProvider
+) -> None:
     working, provider.script = provider.script, endless
-    provider.hung_up.clear()
+    provider.disconnected.clear()
     key = {"Idempotency-Key": "nothing-to-come-back-to"}
     with pytest.raises(APITimeoutError):
         client.responses.create(input="go", store=False, timeout=1.0, extra_headers=key)
-    assert provider.hung_up.wait(10)
+    assert provider.disconnected.wait(10)
     provider.script = working
 
 
 @pytest.mark.parametrize("streamed", [True, False], ids=["streamed", "whole"])
 def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_record(
-    running: System, client: OpenAI, provider: Provider, streamed: bool
+    running: System, client: OpenAI, provider: ScriptedProvider, streamed: bool
 ) -> None:
     working, provider.script = provider.script, endless
     conversation = client.conversations.create()
@@ -98,15 +100,15 @@ def test_an_api_that_is_told_to_stop_in_the_middle_of_a_reply_puts_its_end_on_re
 
 
 def test_a_client_that_comes_back_with_its_key_gets_the_whole_reply(
-    running: System, client: OpenAI, provider: Provider
+    running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     def slowly(exchange: Exchange) -> None:
         exchange.begin_stream()
         pause = threading.Event()
         for n in range(60):
-            exchange.piece(f"{n} ")
+            exchange.text_chunk(f"{n} ")
             pause.wait(0.01)
-        exchange.piece(finish_reason="stop")
+        exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()
 
     working, provider.script = provider.script, slowly

@@ -11,7 +11,7 @@ import pytest
 from domain.events import REPLY_ENDS, ReplyInterrupted
 from tests.commands.replying import until_over
 from tests.log import Log
-from tests.provider import Provider
+from tests.scripted_provider import ScriptedProvider
 from tests.system import System
 from tests.whole.streams import Follower, endless, talkative
 
@@ -21,7 +21,7 @@ WITH_PROVIDER = True
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_hangs_up_before_its_request_is_on_record_leaves_no_reply_running(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: Provider, stream: bool
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, stream: bool
 ) -> None:
     provider.script = endless
     conversation = (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]
@@ -38,10 +38,10 @@ async def test_a_client_that_hangs_up_before_its_request_is_on_record_leaves_no_
 
 
 async def test_a_reply_whose_conversation_is_deleted_stops_and_its_stream_ends(
-    http: httpx.AsyncClient, urls: list[str], provider: Provider
+    http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless
-    provider.hung_up.clear()
+    provider.disconnected.clear()
     conversation = (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]
     first, second = Follower(), Follower()
     asking = asyncio.create_task(first.ask(http, urls[0], {"input": "go", "conversation": conversation}))
@@ -49,14 +49,14 @@ async def test_a_reply_whose_conversation_is_deleted_stops_and_its_stream_ends(
     second.events = first.events[:1]
     following = asyncio.create_task(second.resume(http, urls[1]))
     assert (await http.delete(f"{urls[1]}/v1/conversations/{conversation}")).status_code == 200
-    assert await asyncio.to_thread(provider.hung_up.wait, 8)
+    assert await asyncio.to_thread(provider.disconnected.wait, 8)
     ended = await asyncio.wait_for(asyncio.gather(asking, following, return_exceptions=True), 8)
     assert [each for each in ended if isinstance(each, TimeoutError)] == []
     assert (await http.get(f"{urls[0]}/v1/responses/{first.response_id}")).status_code == 404
 
 
 async def test_a_process_that_was_frozen_ends_nothing_that_others_have_ended(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: Provider
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless
     conversation = (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]

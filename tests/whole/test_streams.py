@@ -15,7 +15,7 @@ import httpx
 import pytest
 from redis import Redis
 
-from tests.provider import Provider
+from tests.scripted_provider import ScriptedProvider
 from tests.system import System
 from tests.whole.streams import Follower, endless, talkative
 
@@ -49,7 +49,7 @@ async def until(http: httpx.AsyncClient, url: str, response_id: str, status: str
 
 @pytest.mark.parametrize("count", [A_FEW, pytest.param(TWO_HUNDRED, marks=pytest.mark.endless)])
 async def test_streams_cut_at_random_points_are_resumed_without_a_gap_or_a_repeat(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: Provider, count: int
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, count: int
 ) -> None:
     provider.script = talkative(SEED)
     turn = asyncio.Semaphore(AT_ONCE)
@@ -88,7 +88,7 @@ async def test_streams_cut_at_random_points_are_resumed_without_a_gap_or_a_repea
 
 
 async def test_two_readers_follow_one_reply_and_redis_that_is_emptied_under_it_costs_them_time_alone(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: Provider
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = talkative(SEED, pause=0.05)
     first = Follower()
@@ -104,10 +104,10 @@ async def test_two_readers_follow_one_reply_and_redis_that_is_emptied_under_it_c
 
 
 async def test_a_reply_is_cancelled_from_another_process_within_a_second_and_its_followers_are_told(
-    http: httpx.AsyncClient, urls: list[str], provider: Provider
+    http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless
-    provider.hung_up.clear()
+    provider.disconnected.clear()
     follower = Follower()
     await follower.ask(http, urls[0], {"input": "go", "background": True}, 8)
     resumed = asyncio.create_task(follower.resume(http, urls[1]))
@@ -115,7 +115,7 @@ async def test_a_reply_is_cancelled_from_another_process_within_a_second_and_its
     cancelled = await http.post(f"{urls[1]}/v1/responses/{follower.response_id}/cancel")
     assert cancelled.status_code == 200, cancelled.text
     assert cancelled.json()["status"] == "cancelled"
-    assert await asyncio.to_thread(provider.hung_up.wait, 5)
+    assert await asyncio.to_thread(provider.disconnected.wait, 5)
     assert time.monotonic() - began < 2, "a second, and what a busy machine adds"
     await asyncio.wait_for(resumed, 10)
     assert follower.events[-1]["response"]["status"] == "cancelled"
@@ -126,7 +126,7 @@ async def test_a_reply_is_cancelled_from_another_process_within_a_second_and_its
 
 
 async def test_replies_whose_process_is_killed_are_incomplete_with_what_they_had_said_and_their_conversations_go_on(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: Provider
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
     provider.script = endless
     home, other = urls

@@ -1,51 +1,87 @@
-"""A scripted provider over HTTP, and models that ask it: `chat` and `responses` speak its two APIs."""
+"""A scripted provider over HTTP, and the two ways to request an answer from it: `chat` and `responses`, named for their APIs."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from domain.errors import ModelFailed
 from infrastructure.settings import Settings
 from replies.provider.provider import ModelProvider
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, Piece
-from tests.provider import Provider
-from tests.provider import provider as running_provider
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
+from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
 
 BODY = {"model": "scripted", "stream": True}
+MESSAGE = {"type": "message", "role": "assistant"}
+CHUNK = b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}'
+"""A complete answer of `/chat/completions` in one event."""
+
+
+class Clock:
+    """Stands still until a test moves `now`, in seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 @pytest.fixture
-def provider() -> Iterator[Provider]:
-    yield from running_provider()
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
-async def chat(provider: Provider) -> AsyncIterator[ModelProvider]:
-    model = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1))
-    yield model
-    await model.close()
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
 
 
 @pytest.fixture
-async def responses(provider: Provider) -> AsyncIterator[ModelProvider]:
-    model = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1, model_api="responses"))
-    yield model
-    await model.close()
+async def chat(provider: ScriptedProvider) -> AsyncIterator[ModelProvider]:
+    client = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1))
+    yield client
+    await client.close()
 
 
-async def pieces_of(model: ModelProvider) -> list[Piece]:
-    return [piece async for piece in model.stream(BODY)]
+@pytest.fixture
+async def responses(provider: ScriptedProvider) -> AsyncIterator[ModelProvider]:
+    client = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=1, model_api="responses"))
+    yield client
+    await client.close()
 
 
-def joined(pieces: list[Piece]) -> list[tuple[dict[str, object], str]]:
-    """Each item with its text, what it was told whole included. Fails where the pieces break their contract."""
+async def parts_of(client: ModelProvider) -> list[StreamPart]:
+    return [part async for part in client.stream(BODY)]
+
+
+async def failure_of(client: ModelProvider) -> ModelFailed:
+    with pytest.raises(ModelFailed) as failed:
+        await parts_of(client)
+    return failed.value
+
+
+def write(*chunks: bytes) -> Callable[[Exchange], None]:
+    """A script that sends exactly these bytes, each chunk flushed."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for chunk in chunks:
+            exchange.wfile.write(chunk)
+            exchange.wfile.flush()
+
+    return script
+
+
+def joined(parts: list[StreamPart]) -> list[tuple[dict[str, object], str]]:
+    """Each item, with the fields of its ItemDone, and its text. Fails where the parts are out of order."""
     items: list[tuple[dict[str, object], str]] = []
-    for piece in pieces:
-        match piece:
+    for part in parts:
+        match part:
             case ItemStarted():
-                items.append((piece.item, ""))
+                items.append((part.item, ""))
             case ItemDelta():
-                assert piece.text
-                items[-1] = (items[-1][0], items[-1][1] + piece.text)
+                assert part.text
+                items[-1] = (items[-1][0], items[-1][1] + part.text)
             case ItemDone():
-                items[-1] = ({**items[-1][0], **piece.fields}, items[-1][1])
+                items[-1] = ({**items[-1][0], **part.fields}, items[-1][1])
     return items

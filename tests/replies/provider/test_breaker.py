@@ -1,4 +1,4 @@
-"""A provider that is down is not asked again and again: against one that is really down, and comes back."""
+"""The circuit breaker, alone and in front of a provider that is really down and comes back."""
 
 import asyncio
 import socket
@@ -10,23 +10,10 @@ import pytest
 from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from replies.provider.breaker import FAILURES, OPEN_SECONDS, WINDOW_SECONDS, Breaker
+from replies.provider.breaker import FAILURE_WINDOW_SECONDS, MAX_FAILURES, OPEN_SECONDS, CircuitBreaker
 from replies.provider.provider import ModelProvider
-from tests.provider import Provider
-from tests.replies.provider.conftest import BODY, pieces_of
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.replies.provider.conftest import BODY, Clock, failure_of, parts_of
+from tests.scripted_provider import ScriptedProvider
 
 
 @pytest.fixture
@@ -35,142 +22,137 @@ def states() -> list[str]:
 
 
 @pytest.fixture
-def breaker(clock: Clock, states: list[str]) -> Breaker:
-    return Breaker(states.append, clock)
+def breaker(clock: Clock, states: list[str]) -> CircuitBreaker:
+    return CircuitBreaker(states.append, clock)
 
 
-def fails(breaker: Breaker, times: int = 1) -> None:
+def fail(breaker: CircuitBreaker, times: int = 1) -> None:
     for _ in range(times):
-        breaker.enter().failed()
+        breaker.begin_attempt().failed()
 
 
-def test_it_opens_after_some_failures_in_a_row(breaker: Breaker, states: list[str]) -> None:
-    fails(breaker, FAILURES - 1)
-    breaker.enter().answered()
-    fails(breaker, FAILURES - 1)
+def test_it_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, states: list[str]) -> None:
+    fail(breaker, MAX_FAILURES - 1)
+    breaker.begin_attempt().answered()
+    fail(breaker, MAX_FAILURES - 1)
     assert states == []
-    fails(breaker)
+    fail(breaker)
     assert states == ["open"]
     with pytest.raises(ModelFailed) as refused:
-        breaker.enter()
+        breaker.begin_attempt()
     assert (refused.value.code, refused.value.retry_after) == ("model_unavailable", OPEN_SECONDS)
 
 
-def test_failures_far_apart_do_not_add_up(breaker: Breaker, clock: Clock, states: list[str]) -> None:
-    for _ in range(3 * FAILURES):
-        fails(breaker)
-        clock.now += WINDOW_SECONDS + 1
+def test_failures_far_apart_do_not_open_it(breaker: CircuitBreaker, clock: Clock, states: list[str]) -> None:
+    for _ in range(3 * MAX_FAILURES):
+        fail(breaker)
+        clock.now += FAILURE_WINDOW_SECONDS + 1
     assert states == []
 
 
-def test_one_at_a_time_is_let_through_and_its_answer_closes_it(breaker: Breaker, clock: Clock) -> None:
-    fails(breaker, FAILURES)
+def test_when_half_open_it_lets_one_request_through_and_an_answer_closes_it(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
-    probe = breaker.enter()
+    probe = breaker.begin_attempt()
     with pytest.raises(ModelFailed):
-        breaker.enter()
+        breaker.begin_attempt()
     probe.answered()
-    probe.failed()  # what comes later of the same request says nothing new
+    probe.failed()  # only the first result of a request counts
     assert breaker.state == "closed"
-    breaker.enter()
+    breaker.begin_attempt()
 
 
-def test_a_probe_that_fails_opens_it_again(breaker: Breaker, clock: Clock) -> None:
-    fails(breaker, FAILURES)
+def test_a_probe_that_fails_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
-    fails(breaker)
+    fail(breaker)
     assert breaker.state == "open"
     clock.now += OPEN_SECONDS - 1
     with pytest.raises(ModelFailed):
-        breaker.enter()
+        breaker.begin_attempt()
 
 
-def test_a_probe_that_is_given_up_lets_the_next_through(breaker: Breaker, clock: Clock) -> None:
-    fails(breaker, FAILURES)
+def test_after_an_abandoned_probe_the_next_request_is_let_through(breaker: CircuitBreaker, clock: Clock) -> None:
+    fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
-    breaker.enter().gave_up()
-    breaker.enter().answered()
+    breaker.begin_attempt().abandoned()
+    breaker.begin_attempt().answered()
     assert breaker.state == "closed"
 
 
 @pytest.fixture
-def down() -> Iterator[str]:
+def closed_port_url() -> Iterator[str]:
     """The URL of a port that nothing listens on."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{held.getsockname()[1]}/v1"
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
 
 
 @pytest.fixture
-async def away(down: str) -> AsyncIterator[tuple[ModelProvider, Metrics]]:
+async def unreachable(closed_port_url: str) -> AsyncIterator[tuple[ModelProvider, Metrics]]:
     metrics = Metrics()
-    model = ModelProvider(Settings(openai_base_url=down), metrics)
-    yield model, metrics
-    await model.close()
+    client = ModelProvider(Settings(openai_base_url=closed_port_url), metrics)
+    yield client, metrics
+    await client.close()
 
 
-async def code_of(model: ModelProvider) -> str:
-    with pytest.raises(ModelFailed) as failed:
-        await pieces_of(model)
-    return failed.value.code
-
-
-async def test_a_provider_that_is_down_is_left_alone(away: tuple[ModelProvider, Metrics]) -> None:
-    model, metrics = away
-    codes = await asyncio.gather(*(code_of(model) for _ in range(FAILURES)))
-    assert set(codes) == {"model_error"}
-    async with asyncio.timeout(0.2):  # no retries, no time-outs
-        assert await code_of(model) == "model_unavailable"
+async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tuple[ModelProvider, Metrics]) -> None:
+    client, metrics = unreachable
+    failures = await asyncio.gather(*(failure_of(client) for _ in range(MAX_FAILURES)))
+    assert {failure.code for failure in failures} == {"model_error"}
+    async with asyncio.timeout(0.2):  # no retries and no timeouts
+        assert (await failure_of(client)).code == "model_unavailable"
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 1
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])
-async def test_a_provider_that_refuses_is_there(chat: ModelProvider, provider: Provider, status: int) -> None:
+async def test_refusals_do_not_open_it(chat: ModelProvider, provider: ScriptedProvider, status: int) -> None:
     provider.script = lambda exchange: exchange.json(status, {}, x_should_retry="false")
-    for _ in range(FAILURES + 1):
-        assert await code_of(chat) != "model_unavailable"
+    for _ in range(MAX_FAILURES + 1):
+        assert (await failure_of(chat)).code != "model_unavailable"
 
 
-async def test_a_provider_that_answers_5xx_is_left_alone_until_it_answers(
-    provider: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("replies.provider.breaker.OPEN_SECONDS", 0.3)
+async def test_5xx_answers_open_it_until_the_provider_answers_again(provider: ScriptedProvider, clock: Clock) -> None:
     metrics = Metrics()
-    model = ModelProvider(Settings(openai_base_url=provider.url), metrics)
+    client = ModelProvider(Settings(openai_base_url=provider.url), metrics, clock=clock)
     working, provider.script = provider.script, lambda exchange: exchange.json(500, {}, x_should_retry="false")
-    for _ in range(FAILURES):
-        assert await code_of(model) == "model_error"
-    assert await code_of(model) == "model_unavailable"
-    assert len(provider.requests) == FAILURES
+    for _ in range(MAX_FAILURES):
+        assert (await failure_of(client)).code == "model_error"
+    assert (await failure_of(client)).code == "model_unavailable"
+    assert len(provider.requests) == MAX_FAILURES
 
     provider.script = lambda _: time.sleep(0.2)
-    await asyncio.sleep(0.3)
-    probe = asyncio.create_task(pieces_of(model))
+    clock.now += OPEN_SECONDS
+    probe = asyncio.create_task(parts_of(client))
     await asyncio.sleep(0.05)
-    assert await code_of(model) == "model_unavailable"  # one at a time
+    assert (await failure_of(client)).code == "model_unavailable"  # one probe at a time
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
 
     provider.script = working
-    assert len(await pieces_of(model)) == 6  # the probe that was given up let it through
+    assert len(await parts_of(client)) == 6  # let through, since the probe was abandoned
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 0
-    await model.close()
+    await client.close()
 
 
-async def test_a_reader_that_goes_before_the_answer_is_no_failure(chat: ModelProvider, provider: Provider) -> None:
+async def test_readers_that_leave_before_the_answer_do_not_open_it(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
     released = asyncio.Event()
     loop = asyncio.get_running_loop()
     working = provider.script
 
-    def waits(exchange: object) -> None:
+    def wait(exchange: object) -> None:
         asyncio.run_coroutine_threadsafe(released.wait(), loop).result(5)
 
-    provider.script = waits
-    for _ in range(FAILURES + 1):
-        reader = asyncio.create_task(pieces_of(chat))
+    provider.script = wait
+    for _ in range(MAX_FAILURES + 1):
+        reader = asyncio.create_task(parts_of(chat))
         await asyncio.sleep(0.02)
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
     released.set()
     provider.script = working
-    assert len([piece async for piece in chat.stream(BODY)]) == 6
+    assert len([part async for part in chat.stream(BODY)]) == 6

@@ -1,47 +1,51 @@
-"""`/chat/completions` as pieces, off a real connection: one item after the other, nothing lost, nothing mixed."""
+"""Stream parts from `/chat/completions` over a real connection: one item after the other, nothing lost or mixed up."""
 
+import json
 from typing import Any
 
 import pytest
 
-from domain.errors import ModelFailed
 from domain.events import Usage
 from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemDelta, ItemStarted
-from tests.provider import Exchange, Provider
-from tests.replies.provider.conftest import joined, pieces_of
+from tests.replies.provider.conftest import MESSAGE, failure_of, joined, parts_of, write
+from tests.scripted_provider import Exchange, ScriptedProvider
 
-MESSAGE = {"type": "message", "role": "assistant"}
+
+def chunk(**choice: Any) -> bytes:
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
 
 
 def call(call_id: str, name: str = "f") -> dict[str, Any]:
     return {"type": "function_call", "call_id": call_id, "name": name}
 
 
-def streams(*deltas: dict[str, Any], finish_reason: str | None = "stop") -> Any:
+def stream(*deltas: dict[str, Any], finish_reason: str | None = "stop") -> Any:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         for delta in deltas:
             exchange.delta(**delta)
         if finish_reason is not None:
-            exchange.piece(finish_reason=finish_reason)
+            exchange.text_chunk(finish_reason=finish_reason)
         exchange.end_stream()
 
     return script
 
 
-def calls(*made: tuple[int | None, str | None, str | None, str | None]) -> dict[str, Any]:
-    """A delta of calls: (index, id, name, arguments)."""
+def calls(*deltas: tuple[int | None, str | None, str | None, str | None]) -> dict[str, Any]:
+    """A delta of calls, each given as (index, id, name, arguments)."""
     return {
         "tool_calls": [
             {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-            for index, call_id, name, arguments in made
+            for index, call_id, name, arguments in deltas
         ]
     }
 
 
-async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: ModelProvider, provider: Provider) -> None:
-    assert await pieces_of(chat) == [
+async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    assert await parts_of(chat) == [
         ItemStarted(MESSAGE),
         *map(ItemDelta, ("Hello", ", ", "world", "!")),
         Finished("stop", Usage(input_tokens=7, output_tokens=4), "scripted"),
@@ -98,19 +102,24 @@ async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(chat: ModelPro
         ),
     ],
 )
-async def test_what_comes_mixed_is_told_in_order(
-    chat: ModelProvider, provider: Provider, deltas: list[dict[str, Any]], items: list[tuple[dict[str, Any], str]]
+async def test_interleaved_deltas_become_one_item_after_the_other(
+    chat: ModelProvider,
+    provider: ScriptedProvider,
+    deltas: list[dict[str, Any]],
+    items: list[tuple[dict[str, Any], str]],
 ) -> None:
-    provider.script = streams(*deltas)
-    pieces = await pieces_of(chat)
-    assert joined(pieces) == items
-    assert pieces[-1] == Finished("stop", None, "scripted")
-    assert sum(isinstance(piece, Finished) for piece in pieces) == 1
+    provider.script = stream(*deltas)
+    parts = await parts_of(chat)
+    assert joined(parts) == items
+    assert parts[-1] == Finished("stop", None, "scripted")
+    assert sum(isinstance(part, Finished) for part in parts) == 1
 
 
-async def test_the_first_call_is_told_as_it_grows(chat: ModelProvider, provider: Provider) -> None:
-    provider.script = streams(calls((0, "c1", "f", "a")), calls((0, None, None, "b")), finish_reason="tool_calls")
-    assert await pieces_of(chat) == [
+async def test_the_arguments_of_the_first_call_are_passed_on_as_they_arrive(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = stream(calls((0, "c1", "f", "a")), calls((0, None, None, "b")), finish_reason="tool_calls")
+    assert await parts_of(chat) == [
         ItemStarted(call("c1")),
         ItemDelta("a"),
         ItemDelta("b"),
@@ -118,14 +127,62 @@ async def test_the_first_call_is_told_as_it_grows(chat: ModelProvider, provider:
     ]
 
 
-async def test_calls_without_ids_or_with_the_same_get_their_own(chat: ModelProvider, provider: Provider) -> None:
-    provider.script = streams(calls((0, None, "f", "a"), (1, "", "g", "b"), (2, "c", "h", ""), (3, "c", "i", "")))
-    items = [item for item, _ in joined(await pieces_of(chat))]
+async def test_calls_without_ids_or_with_the_same_id_get_their_own(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = stream(calls((0, None, "f", "a"), (1, "", "g", "b"), (2, "c", "h", ""), (3, "c", "i", "")))
+    items = [item for item, _ in joined(await parts_of(chat))]
     assert [item["name"] for item in items] == ["f", "g", "h", "i"]
     ids = [str(item["call_id"]) for item in items]
     assert len(set(ids)) == 4
     assert ids[2] == "c"
-    assert all(each.startswith("call_") and len(each) == 37 for each in (ids[0], ids[1], ids[3]))
+    assert all(minted.startswith("call_") and len(minted) == 37 for minted in (ids[0], ids[1], ids[3]))
+
+
+@pytest.mark.parametrize("call_id", [None, ""])
+async def test_calls_that_share_an_index_and_have_no_id_are_kept_apart(
+    call_id: str | None, chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = stream(
+        calls((0, call_id, "look", '{"at":"Paris"}')),
+        calls((0, call_id, "look", '{"at":"London"}')),
+        calls((0, call_id, "ask", '{"wh')),
+        calls((0, None, None, 'o":1}')),
+        finish_reason="tool_calls",
+    )
+    items = joined(await parts_of(chat))
+    assert [(item["name"], text) for item, text in items] == [
+        ("look", '{"at":"Paris"}'),
+        ("look", '{"at":"London"}'),
+        ("ask", '{"who":1}'),
+    ]
+    assert len({str(item["call_id"]) for item, _ in items}) == 3
+
+
+async def test_deltas_that_repeat_the_name_are_one_call(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    provider.script = stream(
+        calls((0, "c1", "look", "")),
+        calls((0, None, "look", '{"at":')),
+        calls((0, None, "look", '"Paris"}')),
+        calls((0, None, "look", "")),
+        finish_reason="tool_calls",
+    )
+    assert joined(await parts_of(chat)) == [(call("c1", "look"), '{"at":"Paris"}')]
+
+
+async def test_chunks_without_a_delta_or_of_other_choices_are_ignored(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = write(
+        chunk(index=0, delta={"content": "a"}),
+        chunk(index=1, delta={"content": "not this"}, finish_reason="length"),
+        chunk(index=0, content_filter_offsets={"start_offset": 1}),
+        chunk(index=0, delta=None),
+        chunk(index=0, finish_reason="stop") + b"data: [DONE]\n\n",
+    )
+    parts = await parts_of(chat)
+    assert joined(parts) == [(MESSAGE, "a")]
+    assert parts[-1] == Finished("stop")
 
 
 @pytest.mark.parametrize(
@@ -138,9 +195,11 @@ async def test_calls_without_ids_or_with_the_same_get_their_own(chat: ModelProvi
         ("end_turn", "stop"),
     ],
 )
-async def test_a_finish_reason_is_one_of_four(chat: ModelProvider, provider: Provider, theirs: str, ours: str) -> None:
-    provider.script = streams({"content": "a"}, finish_reason=theirs)
-    assert (await pieces_of(chat))[-1] == Finished(ours, None, "scripted")
+async def test_a_finish_reason_is_one_of_four(
+    chat: ModelProvider, provider: ScriptedProvider, theirs: str, ours: str
+) -> None:
+    provider.script = stream({"content": "a"}, finish_reason=theirs)
+    assert (await parts_of(chat))[-1] == Finished(ours, None, "scripted")
 
 
 @pytest.mark.parametrize(
@@ -149,22 +208,29 @@ async def test_a_finish_reason_is_one_of_four(chat: ModelProvider, provider: Pro
         ([{"content": "a"}], None),
         ([{"content": "a"}], "error"),
         ([calls((0, "c1", None, "a"))], "tool_calls"),
-        ([calls((0, 5, "f", "a"))], "tool_calls"),  # type: ignore[arg-type]  # what no provider may send
+        ([calls((0, 5, "f", "a"))], "tool_calls"),  # type: ignore[arg-type]  # a provider may send anything
         ([{"tool_calls": [{"index": "0"}]}], "tool_calls"),
         ([{"tool_calls": {}}], "tool_calls"),
         ([{"content": "x" * 600_000}, {"reasoning": "x" * 600_000}], "stop"),
         ([calls((n, f"c{n}", "f" * 100_000, "")) for n in range(12)], "tool_calls"),
     ],
 )
-async def test_what_is_no_answer_is_a_failure(
-    chat: ModelProvider, provider: Provider, deltas: list[dict[str, Any]], finish_reason: str | None
+async def test_an_invalid_answer_is_a_failure(
+    chat: ModelProvider, provider: ScriptedProvider, deltas: list[dict[str, Any]], finish_reason: str | None
 ) -> None:
-    provider.script = streams(*deltas, finish_reason=finish_reason)
-    with pytest.raises(ModelFailed) as failed:
-        await pieces_of(chat)
-    assert failed.value.code == "model_error"
+    provider.script = stream(*deltas, finish_reason=finish_reason)
+    assert (await failure_of(chat)).code == "model_error"
 
 
-async def test_an_answer_is_said_without_its_reasoning(chat: ModelProvider, provider: Provider) -> None:
-    provider.script = streams({"reasoning": "hm"}, {"content": "yes"}, {"content": "!"})
-    assert (await chat.say({})).text == "yes!"
+async def test_the_complete_text_has_no_reasoning(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    provider.script = stream({"reasoning": "hm"}, {"content": "yes"}, {"content": "!"})
+    assert (await chat.complete_text({})).text == "yes!"
+
+
+async def test_an_answer_that_a_content_filter_cut_off_has_no_complete_text(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = lambda exchange: exchange.stream_text("They", " talked", finish_reason="content_filter")
+    answer = await chat.complete_text({})
+    assert answer.text == ""
+    assert answer.usage is not None

@@ -1,17 +1,16 @@
-"""`/responses` as pieces, off a real connection."""
+"""Stream parts from `/responses` over a real connection."""
 
 from typing import Any
 
 import pytest
 
-from domain.errors import ModelFailed
 from domain.events import Usage
 from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import Finished, ItemDelta, ItemDone, ItemStarted
-from tests.provider import Exchange, Provider
-from tests.replies.provider.conftest import joined, pieces_of
+from tests.replies.provider.conftest import MESSAGE, failure_of, joined, parts_of
+from tests.scripted_provider import Exchange, ScriptedProvider
 
-MESSAGE = {"type": "message", "role": "assistant"}
+CALL = {"id": "fc_1", "type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
 USAGE = {
     "input_tokens": 7,
     "output_tokens": 5,
@@ -20,19 +19,21 @@ USAGE = {
 }
 
 
-def said(text: str, item_id: str = "msg_1", **fields: Any) -> dict[str, Any]:
+def message(text: str, item_id: str = "msg_1", **fields: Any) -> dict[str, Any]:
     part = {"type": "output_text", "text": text, "annotations": []}
     return {"id": item_id, "type": "message", "role": "assistant", "status": "completed", "content": [part], **fields}
 
 
-def answers(*items: dict[str, Any], **response: Any) -> Any:
-    return lambda exchange: exchange.answer(*items, **response)
+def answer(*items: dict[str, Any], **response: Any) -> Any:
+    return lambda exchange: exchange.stream_items(*items, **response)
 
 
-async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: ModelProvider, provider: Provider) -> None:
-    provider.script = answers(said("Hello, big world!"), usage=USAGE)
+async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    provider.script = answer(message("Hello, big world!"), usage=USAGE)
     usage = Usage(input_tokens=7, output_tokens=5, cached_tokens=3, reasoning_tokens=2)
-    assert await pieces_of(responses) == [
+    assert await parts_of(responses) == [
         ItemStarted(MESSAGE),
         *map(ItemDelta, ("Hello, ", "big ", "world!")),
         Finished("stop", usage, "scripted"),
@@ -40,9 +41,11 @@ async def test_text_is_told_as_it_comes_and_the_end_has_the_usage(responses: Mod
     assert provider.paths == ["/v1/responses"]
 
 
-async def test_each_item_is_told_after_the_other_without_ids(responses: ModelProvider, provider: Provider) -> None:
+async def test_items_of_every_type_come_one_after_the_other_without_ids(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     search = {"id": "ws_1", "type": "web_search_call", "status": "completed", "action": {"query": "a\0b"}}
-    provider.script = answers(
+    provider.script = answer(
         {
             "id": "rs_1",
             "type": "reasoning",
@@ -51,12 +54,12 @@ async def test_each_item_is_told_after_the_other_without_ids(responses: ModelPro
         },
         {"id": "rs_2", "type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
         search,
-        said("Look:", phase="commentary"),
+        message("Look:", phase="commentary"),
         {"id": "fc_1", "type": "function_call", "call_id": "c1", "name": "f", "arguments": "{not json"},
         {"id": "ctc_1", "type": "custom_tool_call", "call_id": "c2", "name": "py", "input": "1+1"},
     )
-    pieces = await pieces_of(responses)
-    assert joined(pieces) == [
+    parts = await parts_of(responses)
+    assert joined(parts) == [
         ({"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "gA"}, ""),
         ({"type": "reasoning", "summary": []}, "hm"),
         ({"type": "web_search_call", "status": "completed", "action": {"query": "ab"}}, ""),
@@ -64,24 +67,26 @@ async def test_each_item_is_told_after_the_other_without_ids(responses: ModelPro
         ({"type": "function_call", "call_id": "c1", "name": "f"}, "{not json"),
         ({"type": "custom_tool_call", "call_id": "c2", "name": "py", "input": "1+1"}, ""),
     ]
-    assert pieces[-1] == Finished("tool_calls", None, "scripted")
+    assert parts[-1] == Finished("tool_calls", None, "scripted")
 
 
-async def test_parts_that_are_more_than_text_are_told_whole(responses: ModelProvider, provider: Provider) -> None:
+async def test_content_that_is_more_than_one_text_is_a_field_of_the_message(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     cited = {"type": "output_text", "text": "a b", "annotations": [{"type": "url_citation", "url": "https://x"}]}
     refused = {"type": "refusal", "refusal": "No."}
-    provider.script = answers({**said(""), "content": [cited]}, {**said("", "msg_2"), "content": [refused]})
-    assert joined(await pieces_of(responses)) == [
+    provider.script = answer({**message(""), "content": [cited]}, {**message("", "msg_2"), "content": [refused]})
+    assert joined(await parts_of(responses)) == [
         ({**MESSAGE, "content": [cited]}, "a b"),
         ({**MESSAGE, "content": [refused]}, "No."),
     ]
 
 
-async def test_items_that_come_at_once_are_told_one_after_the_other(
-    responses: ModelProvider, provider: Provider
+async def test_interleaved_items_become_one_after_the_other(
+    responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
-        one, two = said("one", "m1"), said("two!", "m2")
+        one, two = message("one", "m1"), message("two!", "m2")
         exchange.begin_stream()
         exchange.event("response.output_item.added", item={**one, "content": []})
         exchange.event("response.output_item.added", item={**two, "content": []})
@@ -94,7 +99,7 @@ async def test_items_that_come_at_once_are_told_one_after_the_other(
         exchange.event("response.completed", response={})
 
     provider.script = script
-    assert await pieces_of(responses) == [
+    assert await parts_of(responses) == [
         ItemStarted(MESSAGE),
         ItemDelta("on"),
         ItemDelta("e"),
@@ -104,44 +109,99 @@ async def test_items_that_come_at_once_are_told_one_after_the_other(
     ]
 
 
-async def test_a_provider_that_tells_the_end_alone_is_understood(responses: ModelProvider, provider: Provider) -> None:
+async def test_an_answer_with_nothing_but_its_last_event_is_read(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
-        exchange.event("response.completed", response={"status": "completed", "output": [said("whole")]})
+        exchange.event("response.completed", response={"status": "completed", "output": [message("whole")]})
 
     provider.script = script
-    assert await pieces_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
+    assert await parts_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
 
 
-async def test_an_answer_of_nothing_is_its_end_alone(responses: ModelProvider, provider: Provider) -> None:
-    provider.script = answers()
-    assert await pieces_of(responses) == [Finished("stop", None, "scripted")]
+async def test_an_item_that_only_the_last_event_has_is_passed_on(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event("response.output_item.added", output_index=0, item=message(""))
+        exchange.event("response.output_text.delta", item_id="msg_1", output_index=0, delta="I look")
+        exchange.event("response.output_item.done", output_index=0, item=message("I look."))
+        exchange.event("response.completed", response={"status": "completed", "output": [message("I look."), CALL]})
+
+    provider.script = script
+    parts = await parts_of(responses)
+    assert joined(parts) == [(MESSAGE, "I look."), ({"type": "function_call", "call_id": "c1", "name": "f"}, "{}")]
+    assert parts[-1] == Finished("tool_calls")
+
+
+async def test_an_item_without_a_done_event_is_completed_from_the_last_event(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.event("response.output_item.added", output_index=0, item=message(""))
+        exchange.event("response.output_text.delta", item_id="msg_1", output_index=0, delta="I ")
+        exchange.event("response.output_item.added", output_index=1, item={**CALL, "arguments": ""})
+        exchange.event("response.completed", response={"status": "completed", "output": [message("I look."), CALL]})
+
+    provider.script = script
+    assert joined(await parts_of(responses)) == [
+        (MESSAGE, "I look."),
+        ({"type": "function_call", "call_id": "c1", "name": "f"}, "{}"),
+    ]
+
+
+async def test_items_whose_ids_change_with_each_event_are_matched_by_index(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for index, item in enumerate((message(""), message(""))):
+            exchange.event("response.output_item.added", output_index=index, item={**item, "id": f"a{index}"})
+        for index in (0, 1, 0):
+            exchange.event("response.output_text.delta", item_id=f"b{index}", output_index=index, delta=f"{index}")
+        for index, text in enumerate(("00", "1")):
+            exchange.event("response.output_item.done", output_index=index, item={**message(text), "id": f"c{index}"})
+        output: list[dict[str, Any]] = [{**message("00"), "id": "d0"}, {**message("1"), "id": "d1"}]
+        exchange.event("response.completed", response={"status": "completed", "output": output})
+
+    provider.script = script
+    assert joined(await parts_of(responses)) == [(MESSAGE, "00"), (MESSAGE, "1")]
+
+
+async def test_an_empty_answer_is_one_finished_part(responses: ModelProvider, provider: ScriptedProvider) -> None:
+    provider.script = answer()
+    assert await parts_of(responses) == [Finished("stop", None, "scripted")]
 
 
 @pytest.mark.parametrize(
     ("details", "reason"),
     [({"reason": "max_output_tokens"}, "length"), ({"reason": "content_filter"}, "content_filter"), (None, "length")],
 )
-async def test_an_answer_that_is_cut_says_why(
-    responses: ModelProvider, provider: Provider, details: Any, reason: str
+async def test_an_incomplete_answer_has_its_finish_reason(
+    responses: ModelProvider, provider: ScriptedProvider, details: Any, reason: str
 ) -> None:
-    provider.script = answers(said("cut"), status="incomplete", incomplete_details=details)
-    pieces = await pieces_of(responses)
-    assert joined(pieces) == [(MESSAGE, "cut")]
-    assert pieces[-1] == Finished(reason, None, "scripted")
+    provider.script = answer(message("cut"), status="incomplete", incomplete_details=details)
+    parts = await parts_of(responses)
+    assert joined(parts) == [(MESSAGE, "cut")]
+    assert parts[-1] == Finished(reason, None, "scripted")
 
 
-async def test_what_had_begun_when_it_was_cut_is_told(responses: ModelProvider, provider: Provider) -> None:
+async def test_items_that_had_started_in_an_incomplete_answer_are_kept(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         for item_id in ("m1", "m2"):
-            exchange.event("response.output_item.added", item={**said("", item_id), "content": []})
+            exchange.event("response.output_item.added", item={**message("", item_id), "content": []})
             exchange.event("response.output_text.delta", item_id=item_id, delta=item_id)
         exchange.event("response.incomplete", response={})
 
     provider.script = script
-    pieces = await pieces_of(responses)
-    assert pieces == [ItemStarted(MESSAGE), ItemDelta("m1"), ItemStarted(MESSAGE), ItemDelta("m2"), Finished("length")]
+    parts = await parts_of(responses)
+    assert parts == [ItemStarted(MESSAGE), ItemDelta("m1"), ItemStarted(MESSAGE), ItemDelta("m2"), Finished("length")]
 
 
 @pytest.mark.parametrize(
@@ -154,14 +214,13 @@ async def test_what_had_begun_when_it_was_cut_is_told(responses: ModelProvider, 
         ([5], "model_error"),
     ],
 )
-async def test_an_answer_that_failed_is_a_failure(
-    responses: ModelProvider, provider: Provider, error: Any, code: str
+async def test_a_failed_response_is_a_failure_that_does_not_quote_it(
+    responses: ModelProvider, provider: ScriptedProvider, error: Any, code: str
 ) -> None:
-    provider.script = answers(said("par"), status="failed", error=error)
-    with pytest.raises(ModelFailed) as failed:
-        await pieces_of(responses)
-    assert failed.value.code == code
-    assert "secret" not in failed.value.message
+    provider.script = answer(message("par"), status="failed", error=error)
+    failure = await failure_of(responses)
+    assert failure.code == code
+    assert "secret" not in failure.message
 
 
 def event(kind: str, **fields: Any) -> Any:
@@ -193,16 +252,18 @@ def event(kind: str, **fields: Any) -> Any:
         lambda exchange: exchange.begin_stream(),
     ],
 )
-async def test_what_is_no_answer_is_a_failure(responses: ModelProvider, provider: Provider, script: Any) -> None:
+async def test_an_invalid_answer_is_a_failure(
+    responses: ModelProvider, provider: ScriptedProvider, script: Any
+) -> None:
     provider.script = script
-    with pytest.raises(ModelFailed) as failed:
-        await pieces_of(responses)
-    assert failed.value.code == "model_error"
+    assert (await failure_of(responses)).code == "model_error"
 
 
-async def test_fields_that_can_not_be_text_are_kept_and_whole(responses: ModelProvider, provider: Provider) -> None:
+async def test_an_item_of_an_unknown_type_keeps_its_fields(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     item = {"id": "x", "type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"}
-    provider.script = answers(item)
-    [began, whole, _] = await pieces_of(responses)
-    assert began == ItemStarted({"type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"})
-    assert isinstance(whole, ItemDone)
+    provider.script = answer(item)
+    [started, done, _] = await parts_of(responses)
+    assert started == ItemStarted({"type": "of_tomorrow", "n": 2**70, "deep": [[{"a": None}]], "status": "in_progress"})
+    assert isinstance(done, ItemDone)

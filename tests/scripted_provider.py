@@ -1,4 +1,4 @@
-"""A model provider that does what a test tells it: a real HTTP server with the shapes of `/chat/completions` and `/responses`."""
+"""A model provider whose answers a test scripts: a real HTTP server that speaks `/chat/completions` and `/responses`."""
 
 import json
 import re
@@ -11,15 +11,15 @@ Script = Callable[["Exchange"], None]
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request to the provider; a script answers it."""
+    """One request to the provider. A script answers it."""
 
-    provider: "Provider"
+    provider: "ScriptedProvider"
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        self.provider.listed += 1
-        listed = [{"id": name, "object": "model", "created": 1, "owned_by": "us"} for name in self.provider.models]
-        self.json(200, {"object": "list", "data": listed})
+        self.provider.list_requests += 1
+        models = [{"id": name, "object": "model", "created": 1, "owned_by": "us"} for name in self.provider.models]
+        self.json(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -28,14 +28,14 @@ class Exchange(BaseHTTPRequestHandler):
         try:
             self.provider.script(self)
         except (BrokenPipeError, ConnectionResetError):
-            self.provider.hung_up.set()
+            self.provider.disconnected.set()
         self.close_connection = True
 
     def json(self, status: int, body: Any, **headers: str) -> None:
         self.raw(status, json.dumps(body).encode(), "application/json", **headers)
 
     def raw(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
-        """`headers`: by their names, `_` for `-`."""
+        """`headers` are named with `_` for `-`."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -50,7 +50,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.send_header("connection", "close")
         self.end_headers()
 
-    def piece(self, text: str | None = None, **choice: Any) -> None:
+    def text_chunk(self, text: str | None = None, **choice: Any) -> None:
         delta = {} if text is None else {"content": text}
         self.chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None, **choice}])
 
@@ -60,7 +60,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def delta(self, **delta: Any) -> None:
-        """A chunk with this delta: `reasoning_content=…`, `tool_calls=[…]`."""
+        """A chunk with this delta, such as `reasoning_content=…` or `tool_calls=[…]`."""
         self.chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -71,54 +71,49 @@ class Exchange(BaseHTTPRequestHandler):
     def end_stream(self) -> None:
         self.wfile.write(b"data: [DONE]\n\n")
 
-    def say(self, *pieces: str, finish_reason: str = "stop") -> None:
-        """A whole answer, streamed."""
+    def stream_text(self, *texts: str, finish_reason: str = "stop") -> None:
+        """A complete answer of `/chat/completions`, a chunk for each text."""
         self.begin_stream()
-        for piece in pieces:
-            self.piece(piece)
-        self.piece(finish_reason=finish_reason)
-        self.chunk(
-            choices=[], usage={"prompt_tokens": 7, "completion_tokens": len(pieces), "total_tokens": 7 + len(pieces)}
-        )
+        for text in texts:
+            self.text_chunk(text)
+        self.text_chunk(finish_reason=finish_reason)
+        usage = {"prompt_tokens": 7, "completion_tokens": len(texts), "total_tokens": 7 + len(texts)}
+        self.chunk(choices=[], usage=usage)
         self.end_stream()
 
-    def answer(self, *items: dict[str, Any], status: str = "completed", **response: Any) -> None:
-        """A whole answer of `/responses`, streamed: these items one after the other, text in deltas of a word."""
+    def stream_items(self, *items: dict[str, Any], status: str = "completed", **response: Any) -> None:
+        """A complete answer of `/responses`: these items one after the other, text in deltas of a word."""
         self.begin_stream()
         self.event("response.created", response={"id": "resp_theirs", "status": "in_progress"})
         for index, item in enumerate(items):
-            place = {"output_index": index, "item_id": item["id"]}
-            begun = {"content": [], "arguments": ""}
-            self.event(
-                "response.output_item.added",
-                output_index=index,
-                item={**item, **{k: v for k, v in begun.items() if k in item}},
-            )
+            address = {"output_index": index, "item_id": item["id"]}
+            empty = {name: value for name, value in {"content": [], "arguments": ""}.items() if name in item}
+            self.event("response.output_item.added", output_index=index, item={**item, **empty})
             for part in item.get("content", ()):
                 kind = {"output_text": "output_text", "refusal": "refusal"}.get(part["type"], "reasoning_text")
                 for word in re.findall(r"\S+\s*", part.get("text") or part["refusal"]):
-                    self.event(f"response.{kind}.delta", **place, content_index=0, delta=word)
+                    self.event(f"response.{kind}.delta", **address, content_index=0, delta=word)
             if "arguments" in item:
-                self.event("response.function_call_arguments.delta", **place, delta=item["arguments"])
+                self.event("response.function_call_arguments.delta", **address, delta=item["arguments"])
             self.event("response.output_item.done", output_index=index, item=item)
-        whole = {"id": "resp_theirs", "status": status, "model": "scripted", "output": items, **response}
-        self.event(f"response.{status}", response=whole)
+        final = {"id": "resp_theirs", "status": status, "model": "scripted", "output": items, **response}
+        self.event(f"response.{status}", response=final)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
-        """Says nothing."""
+        """Logs nothing."""
 
 
-class Provider:
-    """`script` answers each POST; `requests` are the bodies that came, `paths` where to; `hung_up` is set when the store stopped
-    reading. `models` are what it lists, `listed` how often."""
+class ScriptedProvider:
+    """`script` answers each POST. `requests` are the bodies that came and `paths` their paths. `disconnected` is set when the store
+    closed a connection early. `models` are the names that it lists; `list_requests` counts how often it was asked for them."""
 
     def __init__(self) -> None:
-        self.script: Script = lambda exchange: exchange.say("Hello", ", ", "world", "!")
+        self.script: Script = lambda exchange: exchange.stream_text("Hello", ", ", "world", "!")
         self.requests: list[dict[str, Any]] = []
         self.paths: list[str] = []
         self.models = ["scripted"]
-        self.listed = 0
-        self.hung_up = threading.Event()
+        self.list_requests = 0
+        self.disconnected = threading.Event()
         handler = type("Bound", (Exchange,), {"provider": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
@@ -130,8 +125,20 @@ class Provider:
         self._server.server_close()
 
 
-def provider() -> Iterator[Provider]:
-    """For a fixture to yield from."""
-    running = Provider()
-    yield running
-    running.close()
+class SlowModels(list[str]):
+    """The names of a provider's models. Listing them waits for `released`."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__(names)
+        self.released = threading.Event()
+
+    def __iter__(self) -> Iterator[str]:
+        self.released.wait(10)
+        return super().__iter__()
+
+
+def scripted_provider() -> Iterator[ScriptedProvider]:
+    """For a fixture: `yield from scripted_provider()`."""
+    provider = ScriptedProvider()
+    yield provider
+    provider.close()

@@ -1,4 +1,4 @@
-"""The local model, in both APIs."""
+"""The local model that `scripts/up` starts, through both APIs."""
 
 from typing import Any, Literal
 
@@ -22,9 +22,7 @@ TALK: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])
-async def test_the_local_model_is_shown_a_conversation_and_answers(
-    model_url: str, api: Literal["chat", "responses"]
-) -> None:
+async def test_the_local_model_answers_a_conversation(model_url: str, api: Literal["chat", "responses"]) -> None:
     settings = Settings(openai_base_url=model_url, model_api=api)
     model = ModelProvider(settings)
     body = render(
@@ -35,16 +33,16 @@ async def test_the_local_model_is_shown_a_conversation_and_answers(
         items=TALK,
         parameters={"max_output_tokens": 12, "temperature": 0.1},
     )
-    pieces = [piece async for piece in model.stream(body)]
-    assert pieces[0] == ItemStarted({"type": "message", "role": "assistant"})
-    [(_, text)] = joined(pieces)
+    parts = [part async for part in model.stream(body)]
+    assert parts[0] == ItemStarted({"type": "message", "role": "assistant"})
+    [(_, text)] = joined(parts)
     assert text.strip()
-    end = pieces[-1]
+    end = parts[-1]
     assert isinstance(end, Finished)
     assert end.model == MODEL
     assert end.usage is not None
     assert 0 < end.usage.output_tokens <= 12
     assert end.usage.input_tokens > 50
-    assert await model.known(MODEL)
-    assert not await model.known("gpt-nobody")
+    assert await model.has_model(MODEL)
+    assert not await model.has_model("gpt-nobody")
     await model.close()

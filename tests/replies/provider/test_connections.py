@@ -1,0 +1,98 @@
+"""The connections to a provider: how its URL is used, when a connection is closed, when it is reused."""
+
+import asyncio
+import base64
+import json
+import threading
+from contextlib import aclosing
+
+import pytest
+
+from infrastructure.settings import Settings
+from replies.provider.provider import ModelProvider
+from replies.provider.stream_parts import ItemStarted
+from tests.replies.provider.conftest import BODY, CHUNK, MESSAGE, joined, parts_of
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+
+async def test_a_reader_may_be_slower_than_the_model_timeout(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    parts = 0
+    async for _ in chat.stream(BODY):
+        parts += 1
+        await asyncio.sleep(0.6)
+    assert parts == 6
+
+
+def stream_for_long(exchange: Exchange) -> None:
+    exchange.begin_stream()
+    for _ in range(1000):
+        exchange.text_chunk("on and ")
+        threading.Event().wait(0.01)
+
+
+async def test_closing_the_stream_closes_the_connection(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    provider.script = stream_for_long
+    async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # an iterator that is a generator
+        assert isinstance(await anext(parts), ItemStarted)
+    assert await asyncio.to_thread(provider.disconnected.wait, 1)
+
+
+@pytest.mark.parametrize("after", [0.1, 0.4])
+async def test_cancelling_the_reader_closes_the_connection(
+    chat: ModelProvider, provider: ScriptedProvider, after: float
+) -> None:
+    def script(exchange: Exchange) -> None:
+        threading.Event().wait(0.2)
+        stream_for_long(exchange)
+
+    provider.script = script
+    reader = asyncio.create_task(parts_of(chat))
+    await asyncio.sleep(after)
+    reader.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reader
+    assert await asyncio.to_thread(provider.disconnected.wait, 1)
+
+
+async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedProvider) -> None:
+    """With a provider that ends its answers as HTTP requires. The scripted one closes the connection after each."""
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while head := await reader.readuntil(b"\r\n\r\n"):
+            length = next(int(line[15:]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            assert json.loads(await reader.readexactly(length)) == BODY
+            data = b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"
+            writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n" % (len(data), data))
+            await asyncio.sleep(0.05)
+            writer.write(b"0\r\n\r\n")
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = ModelProvider(Settings(openai_base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    for _ in range(3):
+        assert len(await parts_of(client)) == 3
+    await client.close()
+    server.close()
+    assert connections == 1
+
+
+async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(
+    provider: ScriptedProvider,
+) -> None:
+    sent: list[str | None] = []
+
+    def script(exchange: Exchange) -> None:
+        sent.append(exchange.headers["authorization"])
+        exchange.stream_text("Hello")
+
+    provider.script = script
+    url = provider.url.replace("://", "://us%40er:p%3Aw@")
+    client = ModelProvider(Settings(openai_base_url=url, model_timeout=1))
+    try:
+        assert joined(await parts_of(client)) == [(MESSAGE, "Hello")]
+        assert [listed["id"] for listed in await client.list_models()] == ["scripted"]
+    finally:
+        await client.close()
+    assert sent == ["Basic " + base64.b64encode(b"us@er:p:w").decode()]

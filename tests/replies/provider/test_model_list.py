@@ -1,0 +1,88 @@
+"""The default model, and which models are known: from settings and from the provider's list."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+
+from domain.errors import ModelFailed
+from infrastructure.settings import Settings
+from replies.provider.model_list import REFRESH_SECONDS
+from replies.provider.provider import ModelProvider
+from tests.replies.provider.conftest import Clock
+from tests.scripted_provider import ScriptedProvider, SlowModels
+
+MakeClient = Callable[..., ModelProvider]
+
+
+@pytest.fixture
+async def make_client(provider: ScriptedProvider, clock: Clock) -> AsyncIterator[MakeClient]:
+    """Makes clients of the provider with the given settings, and closes them."""
+    async with AsyncExitStack() as stack:
+
+        def make(**settings: Any) -> ModelProvider:
+            all_settings = Settings.model_validate({"openai_base_url": provider.url, **settings})
+            client = ModelProvider(all_settings, clock=clock)
+            stack.push_async_callback(client.close)
+            return client
+
+        yield make
+
+
+async def test_a_tenant_has_its_own_default_model(make_client: MakeClient, provider: ScriptedProvider) -> None:
+    client = make_client(default_models={"acme": "big"})
+    assert await client.default_model("acme") == "big"
+    assert await client.default_model("other") == "scripted"
+    with_default = ModelProvider(Settings(default_model="small", default_models={"acme": "big"}))
+    assert [await with_default.default_model(tenant) for tenant in ("acme", "other")] == ["big", "small"]
+    provider.models.clear()
+    with pytest.raises(ModelFailed, match="lists no model"):
+        await make_client().default_model("other")
+
+
+async def test_a_model_is_known_where_a_setting_or_the_provider_names_it(
+    make_client: MakeClient, provider: ScriptedProvider, clock: Clock
+) -> None:
+    client = make_client(default_model="a", default_models={"acme": "b"}, models={"c": {}})
+    for name in ("a", "b", "c"):
+        assert await client.has_model(name)
+    assert provider.list_requests == 0
+    assert await client.has_model("scripted")
+    assert [await client.has_model("new") for _ in range(3)] == [False, False, False]
+    assert provider.list_requests == 1
+    provider.models += ["new", "models/under-a-path"]
+    clock.now += REFRESH_SECONDS + 1
+    assert await client.has_model("new")
+    assert await client.has_model("under-a-path")
+    assert provider.list_requests == 2
+
+
+async def test_any_model_is_known_where_the_provider_lists_none_or_cannot_be_reached(
+    make_client: MakeClient, provider: ScriptedProvider
+) -> None:
+    provider.models.clear()
+    assert await make_client().has_model("any")
+    provider.close()
+    assert await make_client().has_model("any")
+
+
+async def test_any_model_is_known_where_no_provider_is_configured() -> None:
+    assert await ModelProvider(Settings()).has_model("anything")
+
+
+async def test_a_lookup_of_a_listed_model_does_not_wait_while_others_fetch_the_list(
+    make_client: MakeClient, provider: ScriptedProvider, clock: Clock
+) -> None:
+    client = make_client()
+    assert await client.has_model("scripted")
+    clock.now += REFRESH_SECONDS + 0.1
+    provider.models = slow = SlowModels("scripted")
+    others = [asyncio.create_task(client.has_model(f"other-{number}")) for number in range(50)]
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(1):
+        assert await client.has_model("scripted")
+    slow.released.set()
+    assert not any(await asyncio.gather(*others))
+    assert provider.list_requests == 2
