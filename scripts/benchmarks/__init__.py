@@ -1,3 +1,6 @@
-"""What `scripts.bench` is made of: `site` runs what is measured, `client` makes the requests, `looking` watches the views, `noop` and
-`floor_context` are floors of HTTP; `over_http`, `in_process`, `visibility`, `reading`, `flat`, `two_apis`, `memory`, `rebuilding` and
-`under_rebuild` measure, `figures` holds and shows what came out."""
+"""What `scripts.bench` is made of.
+
+A file for each benchmark: `append`, `read`, `context`, `stream`, `rebuild`, `memory`. What they share: `benchmark` (what
+a benchmark is, and running two sides by turns), `bench_store` (a store of a checkout), `load_client` and `requests` (HTTP),
+`visibility_probe`, `floor_app` and `provider` (servers to compare with), `figures` (results).
+"""

@@ -1,105 +1,92 @@
-"""What a benchmark found: figures beside their floors of the same run, and how they are shown."""
+"""The results: each figure with what it is compared with, measured in the same run."""
 
 import sys
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
+Better = Literal["more", "less"]
+
+
+class Measurement(Struct, frozen=True):
+    """One thing, measured once. `floor` names what it is compared with when no other checkout is measured."""
+
+    name: str
+    value: float
+    unit: str
+    floor: str
+    better: Better = "less"
+
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """One measured thing: the median of its runs, and of its ratio to the `floor` beside it in each run (None: it is one)."""
+    """One thing, measured several times beside something else. `ratio` is the median of `ratios`: value / other, pair by pair."""
 
     name: str
     unit: str
+    better: Better
     value: float
-    runs: list[float]
-    floor: str | None = None
-    ratio: float | None = None
-    p50_ms: float | None = None
-    p99_ms: float | None = None
+    values: list[float]
+    compared_with: str
+    other: float
+    others: list[float]
+    ratio: float
+    ratios: list[float]
 
 
-class Results(Struct):
-    """All of one run of `scripts.bench`. Memory is in bytes, by process."""
+class Results(Struct, frozen=True, kw_only=True):
+    """One run of `scripts.bench`. `trees`: the commit of each checkout that was measured."""
 
+    trees: dict[str, str]
     machine: dict[str, Any]
     durability: dict[str, Any]
+    pairs: int
+    seconds: float
     figures: list[Figure]
-    memory: dict[str, dict[str, int]]
 
 
-class Series(Struct):
-    """The runs of one thing while they are made."""
-
-    name: str
-    unit: str
-    floor: str | None = None
-    values: list[float] = []
-    p50_ms: list[float] = []
-    p99_ms: list[float] = []
-
-    def figure(self, others: dict[str, "Series"]) -> Figure:
-        below = others[self.floor].values if self.floor else None
-        return Figure(
-            name=self.name,
-            unit=self.unit,
-            value=round(median(self.values), 2),
-            runs=[round(value, 2) for value in self.values],
-            floor=self.floor,
-            ratio=round(median(a / b for a, b in zip(self.values, below, strict=True)), 3) if below else None,
-            p50_ms=round(median(self.p50_ms), 3) if self.p50_ms else None,
-            p99_ms=round(median(self.p99_ms), 3) if self.p99_ms else None,
-        )
+def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure:
+    """What several pairs of (a measurement, what it is compared with) come to."""
+    first = pairs[0][0]
+    values, others = [measured.value for measured, _ in pairs], [other for _, other in pairs]
+    ratios = [value / other for value, other in zip(values, others, strict=True)]
+    return Figure(
+        name=first.name,
+        unit=first.unit,
+        better=first.better,
+        value=_short(median(values)),
+        values=[_short(value) for value in values],
+        compared_with=compared_with,
+        other=_short(median(others)),
+        others=[_short(other) for other in others],
+        ratio=_short(median(ratios)),
+        ratios=[_short(ratio) for ratio in ratios],
+    )
 
 
-class Board:
-    """Collects the runs of everything, in the order in which things were first measured."""
-
-    def __init__(self) -> None:
-        self._series: dict[str, Series] = {}
-
-    def add(
-        self,
-        name: str,
-        value: float,
-        *,
-        floor: str | None = None,
-        unit: str = "/s",
-        p50_ms: float | None = None,
-        p99_ms: float | None = None,
-    ) -> None:
-        series = self._series.setdefault(name, Series(name, unit, floor))
-        series.values.append(value)
-        if p50_ms is not None and p99_ms is not None:
-            series.p50_ms.append(p50_ms)
-            series.p99_ms.append(p99_ms)
-
-    def figures(self) -> list[Figure]:
-        return [series.figure(self._series) for series in self._series.values()]
+def _short(number: float) -> float:
+    """With as many digits as a measurement deserves."""
+    return float(f"{number:.4g}")
 
 
 def show(results: Results) -> None:
     """Prints tables."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for title, facts in (("Machine", results.machine), ("Durable settings in force", results.durability)):
+    console = Console(width=None if sys.stdout.isatty() else 150)
+    for title, facts in (
+        ("Measured", results.trees),
+        ("Machine", results.machine),
+        ("Durable settings in force", results.durability),
+    ):
         table = Table(title=title, show_header=False, title_justify="left")
         for name, value in facts.items():
             table.add_row(name, str(value))
         console.print(table)
-    table = Table("", "median", "of its floor", "floor", "p50 ms", "p99 ms", title="Figures", title_justify="left")
-    for figure in results.figures:
-        value = f"{figure.value:,.0f} {figure.unit}" if figure.value >= 100 else f"{figure.value:,.1f} {figure.unit}"
-        ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}x"
-        table.add_row(figure.name, value, ratio, figure.floor or "", _short(figure.p50_ms), _short(figure.p99_ms))
+    table = Table("", "median", "compared with", "median", "ratio", "lowest", "highest", "better", title_justify="left")
+    table.title = f"Figures: medians of {results.pairs} pairs"
+    for each in results.figures:
+        value, other = (f"{number:,.4g} {each.unit}" for number in (each.value, each.other))
+        ratios = (f"{ratio:.2f}x" for ratio in (each.ratio, min(each.ratios), max(each.ratios)))
+        table.add_row(each.name, value, each.compared_with, other, *ratios, each.better)
     console.print(table)
-    table = Table("process", "PSS MB", "RSS MB", "processes", title="Memory", title_justify="left")
-    for name, used in results.memory.items():
-        table.add_row(name, f"{used['pss'] / 1e6:,.0f}", f"{used['rss'] / 1e6:,.0f}", str(used["processes"]))
-    console.print(table)
-
-
-def _short(milliseconds: float | None) -> str:
-    return "" if milliseconds is None else f"{milliseconds:.1f}"

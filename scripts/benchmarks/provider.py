@@ -1,29 +1,26 @@
-"""A model provider that answers at once and speaks evenly: `/chat/completions`, streamed, so many pieces a second.
+"""A model provider that answers at once and speaks evenly: `/chat/completions`, streamed. The floor of a reply's first word.
 
-`python -m scripts.benchmarks.provider FD` serves on a listening socket that it inherits. It is the floor of a reply's first word.
+`python -m scripts.benchmarks.provider FD` serves on a listening socket that it inherits.
 """
 
 import asyncio
-import socket
 import sys
 import time
 
 from starlette.types import Receive, Scope, Send
 
-from infrastructure.http.serve import serve
-from infrastructure.settings import Settings
+from scripts.benchmarks.floor_server import serve
 
 PIECES = 40
 PIECES_A_SECOND = 10.0
 
 _MODELS = b'{"object":"list","data":[{"id":"even","object":"model","created":1,"owned_by":"us"}]}'
-_CHUNK = b'{"id":"c","object":"chat.completion.chunk","created":1,"model":"even","choices":[{"index":0,"delta":%s,"finish_reason":%s}]}'
-_PIECE = b"data: " + _CHUNK % (b'{"content":"word and "}', b"null") + b"\n\n"
+_CHUNK = b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"even","choices":[%s]%s}\n\n'
+_PIECE = _CHUNK % (b'{"index":0,"delta":{"content":"word and "},"finish_reason":null}', b"")
 _LAST = (
-    b"data: "
-    + _CHUNK % (b"{}", b'"stop"')
-    + b'\n\ndata: {"id":"c","object":"chat.completion.chunk","created":1,"model":"even","choices":[],'
-    b'"usage":{"prompt_tokens":9,"completion_tokens":120,"total_tokens":129}}\n\ndata: [DONE]\n\n'
+    _CHUNK % (b'{"index":0,"delta":{},"finish_reason":"stop"}', b"")
+    + _CHUNK % (b"", b',"usage":{"prompt_tokens":9,"completion_tokens":120,"total_tokens":129}')
+    + b"data: [DONE]\n\n"
 )
 
 
@@ -50,4 +47,4 @@ async def _begin(send: Send, kind: bytes) -> None:
 
 
 if __name__ == "__main__":
-    serve(app, Settings(), [socket.socket(fileno=int(sys.argv[1]))])
+    serve(app, int(sys.argv[1]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import DecodeError
 
-from scripts.keepalive import Answer, Connection
+from scripts.http_connection import Answer, Connection
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 RETRY_TIMEOUT_SECONDS = 120.0

@@ -10,7 +10,7 @@ from itertools import cycle
 import msgspec
 from msgspec import Struct
 
-from scripts.keepalive import Answer, Connection
+from scripts.http_connection import Answer, Connection
 
 MAX_ITEMS = 3
 MAX_ITEMS_OF_AN_OWNER = 20

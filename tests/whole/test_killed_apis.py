@@ -24,7 +24,7 @@ from domain.items import from_stored
 from infrastructure.access.principal import DEFAULT
 from infrastructure.event_log.codec import decode
 from infrastructure.ids import conversation_id as conversation_id_of
-from scripts.keepalive import Connection
+from scripts.http_connection import Connection
 from tests.log import Log
 from tests.system import System
 from tests.whole.accounts import PATIENCE_SECONDS, Acknowledged, Client, Tally

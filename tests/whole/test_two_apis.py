@@ -1,6 +1,9 @@
-"""A thousand appends at once to one conversation, half of them to either of two api processes. How fast: `scripts.bench append`."""
+"""A thousand appends at once to one conversation, half of them to either of two api processes."""
 
+import asyncio
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import httpx
 import pytest
@@ -9,13 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from domain.events import ItemAppended
 from domain.items import from_stored
-from scripts.benchmarks.two_apis import at_once
-from scripts.keepalive import Answer
+from scripts.http_connection import Answer, Connection
 from tests.log import Log
 from tests.system import System
 
 UP = ("--no-model", "--apis", "2")
 APPENDS = 1_000
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @pytest.fixture
@@ -38,6 +41,23 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
     """The path and the body of a request."""
     body = f'{{"items": [{{"type": "message", "role": "user", "content": "{text}"}}]}}'
     return f"/v1/conversations/{conversation_id}/items", body.encode()
+
+
+async def at_once(
+    urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
+) -> list[Answer]:
+    """Posts every (path, body) at the same time, by turns to `urls`; the answers, in the order of the requests."""
+    opened = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
+    try:
+        # A connection that has been answered once is accepted: the requests below really arrive at the same time.
+        await asyncio.gather(*(connection.request("GET", "/health/live") for connection in opened))
+        posts = zip(opened, requests, strict=True)
+        return await asyncio.gather(
+            *(connection.request("POST", path, body, headers) for connection, (path, body) in posts)
+        )
+    finally:
+        for connection in opened:
+            connection.close()
 
 
 def counted(url: str, name: str, **labels: str) -> int:
@@ -65,9 +85,9 @@ async def test_a_thousand_appends_at_once_by_two_processes_are_a_thousand_items_
 ) -> None:
     before = [appended(url) for url in apis]
 
-    done = await at_once(apis, [append(conversation_id, f"{n}") for n in range(APPENDS)])
+    answers = await at_once(apis, [append(conversation_id, f"{n}") for n in range(APPENDS)])
 
-    assert Counter(answer.status for answer in done.answers) == {200: APPENDS}
+    assert Counter(answer.status for answer in answers) == {200: APPENDS}
     assert [appended(url) - count for url, count in zip(apis, before, strict=True)] == [APPENDS // 2] * 2
     assert log.versions(conversation_id) == list(range(1, APPENDS + 2))
     items = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
@@ -75,7 +95,7 @@ async def test_a_thousand_appends_at_once_by_two_processes_are_a_thousand_items_
     assert len(set(order)) == APPENDS
     assert [event.parent_id for event in items] == [None, *order[:-1]]
     assert [event.depth for event in items] == list(range(1, APPENDS + 1))
-    told = {int(answer.headers["etag"].strip('"')): answer for answer in done.answers}
+    told = {int(answer.headers["etag"].strip('"')): answer for answer in answers}
     assert [item_of(told[version]) for version in range(2, APPENDS + 2)] == order
     positions = [int(told[version].headers["x-position"]) for version in range(2, APPENDS + 2)]
     assert positions == sorted(positions)
@@ -93,29 +113,29 @@ async def test_of_a_thousand_appends_at_once_with_one_if_match_exactly_one_is_ap
     events = log.count()
     before = [counted(url, "append_conflicts_total", reason="if_match") for url in apis]
 
-    done = await at_once(apis, [append(conversation_id, f"{n}") for n in range(APPENDS)], {"if-match": '"1"'})
+    answers = await at_once(apis, [append(conversation_id, f"{n}") for n in range(APPENDS)], {"if-match": '"1"'})
 
-    assert Counter(answer.status for answer in done.answers) == {200: 1, 412: APPENDS - 1}
-    assert {answer.headers["etag"] for answer in done.answers} == {'"2"'}
+    assert Counter(answer.status for answer in answers) == {200: 1, 412: APPENDS - 1}
+    assert {answer.headers["etag"] for answer in answers} == {'"2"'}
     refused = [counted(url, "append_conflicts_total", reason="if_match") for url in apis]
     assert sorted(now - count for now, count in zip(refused, before, strict=True)) == [APPENDS // 2 - 1, APPENDS // 2]
     assert log.count() == events + 1
-    [winner] = [answer for answer in done.answers if answer.status == 200]
+    [winner] = [answer for answer in answers if answer.status == 200]
     _, item = log.events(conversation_id)
     assert isinstance(item, ItemAppended)
     assert item.item_id == item_of(winner)
-    assert from_stored(item.item)["content"] == str(done.answers.index(winner))
+    assert from_stored(item.item)["content"] == str(answers.index(winner))
 
 
 async def test_one_append_that_both_processes_get_at_once_again_and_again_is_appended_once(
     apis: list[str], log: Log, conversation_id: str
 ) -> None:
-    done = await at_once(apis, [append(conversation_id, "the same")] * 100, {"idempotency-key": conversation_id})
+    answers = await at_once(apis, [append(conversation_id, "the same")] * 100, {"idempotency-key": conversation_id})
 
-    assert {(answer.status, answer.body, answer.headers["etag"]) for answer in done.answers} == {
-        (200, done.answers[0].body, '"2"')
+    assert {(answer.status, answer.body, answer.headers["etag"]) for answer in answers} == {
+        (200, answers[0].body, '"2"')
     }
-    assert Counter(answer.headers.get("idempotent-replayed") for answer in done.answers) == {None: 1, "true": 99}
+    assert Counter(answer.headers.get("idempotent-replayed") for answer in answers) == {None: 1, "true": 99}
     _, item = log.events(conversation_id)
     assert isinstance(item, ItemAppended)
-    assert item.item_id == item_of(done.answers[0])
+    assert item.item_id == item_of(answers[0])

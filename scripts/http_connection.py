@@ -1,7 +1,7 @@
 """A kept-alive HTTP/1.1 connection, as light as Python has it: what fills or measures the store must not be its bottleneck.
 
 Against a route that does nothing, 32 of these get several times the requests a second out of one core that a full client
-(httpx) does. No redirects, no proxies, no compression. Imported by `scripts.loading` and `scripts.benchmarks`.
+(httpx) does. No redirects, no proxies, no compression. Used by `scripts.loading` and `scripts.benchmarks`.
 """
 
 import asyncio

@@ -1,0 +1,147 @@
+"""A store of its own for a benchmark: `scripts/up` of a checkout, on a new directory and a free port.
+
+Only what every checkout has is used: its scripts, `run/env`, its HTTP API and its stores. So an older checkout can be measured too.
+"""
+
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any, LiteralString
+
+import psutil
+import psycopg
+from dotenv import dotenv_values
+from psycopg import sql
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from infrastructure.embedded.service import launched
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STOP_TIMEOUT_SECONDS = 60.0
+_SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL", "PYTHONPATH", "VIRTUAL_ENV")
+_POSTGRES_SETTINGS: tuple[LiteralString, ...] = ("server_version", "fsync", "full_page_writes", "synchronous_commit")
+
+
+class DidNotStart(Exception):
+    """`scripts/up` ended instead of getting ready; what it said is the message."""
+
+
+@dataclass(frozen=True, eq=False)
+class BenchStore:
+    """A running store of the checkout, with its data directory and what its `run/env` says."""
+
+    checkout: Path
+    data: Path
+    env: Mapping[str, str]
+
+    @property
+    def base_url(self) -> str:
+        return self.env["BASE_URL"].rstrip("/")
+
+    @property
+    def postgres_url(self) -> str:
+        return self.env["POSTGRES_URL"]
+
+    @contextmanager
+    def mongodb(self) -> Iterator[Database[dict[str, Any]]]:
+        """Its database of read models."""
+        with MongoClient[dict[str, Any]](self.env["MONGODB_URL"]) as client:
+            yield client.get_default_database()
+
+    def api(self) -> psutil.Process:
+        """Its one api process."""
+        return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
+
+    def script(self, name: str, *arguments: str) -> list[str]:
+        """The command that runs a tool of this checkout on this store."""
+        return [
+            str(self.checkout / ".venv/bin/python"),
+            "-P",
+            "-m",
+            name,
+            *arguments,
+            "--data",
+            str(self.data),
+            "--json",
+        ]
+
+    def script_environment(self) -> dict[str, str]:
+        """What `script` needs."""
+        return {**_outside(), "PYTHONPATH": str(self.checkout)}
+
+
+@contextmanager
+def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
+    """Starts a store that asks this model provider; it is stopped and removed at the end. Raises DidNotStart."""
+    with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as place:
+        data, log = Path(place) / "data", Path(place) / "up.log"
+        up = (str(checkout / "scripts" / "up"), "--port", "0", "--data", str(data))
+        with (
+            log.open("w") as messages,
+            subprocess.Popen(  # noqa: S603 - our own script
+                launched(up, os.getpid(), SIGTERM, None),  # it ends with us, however we end
+                env={**_outside(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=messages,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us, and we stop it in order
+            ) as process,
+        ):
+            try:
+                assert process.stdout is not None
+                if not any(line.startswith("Ready.") for line in process.stdout):
+                    raise DidNotStart(log.read_text())
+                known = dotenv_values(data / "run" / "env")
+                yield BenchStore(checkout, data, {name: value or "" for name, value in known.items()})
+            finally:
+                process.terminate()
+                process.communicate(timeout=STOP_TIMEOUT_SECONDS)
+
+
+def _outside() -> dict[str, str]:
+    """The environment without what would lead a store to other servers or other code."""
+    return {name: value for name, value in os.environ.items() if name not in _SERVERS}
+
+
+def commit_of(checkout: Path) -> str:
+    """The commit of a checkout, with `-dirty` where files differ from it."""
+    command = ("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
+    return done.stdout.strip() or "not a git checkout"
+
+
+def machine() -> dict[str, Any]:
+    """What this runs on."""
+    packages = ("fastapi", "uvicorn", "uvloop", "pydantic", "psycopg", "eventsourcing", "pymongo")
+    return {
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load_average": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def durability(store: BenchStore) -> dict[str, Any]:
+    """What the servers say about what survives a power cut."""
+    found: dict[str, Any] = {}
+    with psycopg.connect(store.postgres_url) as connection:
+        for name in _POSTGRES_SETTINGS:
+            [found[f"postgres.{name}"]] = connection.execute(
+                sql.SQL("SHOW {}").format(sql.Identifier(name))
+            ).fetchone() or [None]
+    with store.mongodb() as database:
+        options = database.client.admin.command("getCmdLineOpts")["parsed"]
+        found["mongodb.version"] = database.client.server_info()["version"]
+        found["mongodb.journal"] = options.get("storage", {}).get("journal", {}).get("enabled", True)
+    return found

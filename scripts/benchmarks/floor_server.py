@@ -1,0 +1,46 @@
+"""Starts what the store is compared with, each in a process of its own, and serves it the way the store is served."""
+
+import gc
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import psutil
+import uvicorn
+from starlette.types import ASGIApp
+
+from scripts.benchmarks.bench_store import ROOT
+
+
+class FloorServer:
+    """A running server: where it answers, and its process."""
+
+    def __init__(self, url: str, pid: int) -> None:
+        self.url = url
+        self.process = psutil.Process(pid)
+
+
+@contextmanager
+def floor_server(name: str, environment: Mapping[str, str]) -> Iterator[FloorServer]:
+    """Starts `scripts.benchmarks.NAME`. Connections wait in its socket until it serves."""
+    with socket.create_server(("127.0.0.1", 0), backlog=2048) as listener:
+        command = (sys.executable, "-P", "-m", f"scripts.benchmarks.{name}", str(listener.fileno()))
+        env = {**os.environ, **environment, "PYTHONPATH": str(ROOT)}
+        with subprocess.Popen(command, env=env, pass_fds=(listener.fileno(),)) as process:  # noqa: S603 - our own
+            try:
+                yield FloorServer(f"http://127.0.0.1:{listener.getsockname()[1]}", process.pid)
+            finally:
+                process.terminate()
+
+
+def serve(app: ASGIApp, descriptor: int) -> None:
+    """Serves until SIGTERM, with the settings of `infrastructure/http/serve.py`."""
+    gc.collect()
+    gc.freeze()
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", ws="none", log_config=None, access_log=False, server_header=False
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])

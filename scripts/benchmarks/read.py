@@ -1,0 +1,90 @@
+"""How soon an append is shown, and how long a page of a long conversation takes."""
+
+import time
+from collections.abc import Mapping
+from statistics import median, quantiles
+
+import uvloop
+from pymongo import WriteConcern
+
+from scripts.benchmarks.bench_store import BenchStore
+from scripts.benchmarks.benchmark import Benchmark, Sizes
+from scripts.benchmarks.figures import Measurement
+from scripts.benchmarks.floor_server import FloorServer
+from scripts.benchmarks.load_client import Load, put_under
+from scripts.benchmarks.requests import begin_conversations, import_conversation, request, timed_gets
+from scripts.benchmarks.visibility_probe import watching
+from scripts.http_connection import Connection
+
+RATE = 500
+CONNECTIONS = 32
+PAGE = 20
+WRITES = 200
+
+NEWEST, OLDEST = f"page of the newest {PAGE} items", f"page of the oldest {PAGE} items"
+MAJORITY_WRITE = "one journaled majority write to MongoDB"
+LEAST_PAGE = f"one Postgres look-up and one MongoDB find of {PAGE} items"
+
+
+class Read(Benchmark):
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self._paths: dict[BenchStore, list[str]] = {}
+        self._pages: dict[BenchStore, dict[str, str]] = {}
+
+    def prepare(self, store: BenchStore) -> None:
+        items = f"/v1/conversations/{uvloop.run(import_conversation(store.base_url, self.sizes.long_items))}/items"
+        self._pages[store] = {NEWEST: f"{items}?limit={PAGE}", OLDEST: uvloop.run(_oldest_page(store.base_url, items))}
+        idents = uvloop.run(begin_conversations(store.base_url, self.sizes.conversations))
+        self._paths[store] = [f"/v1/conversations/{ident}/items" for ident in idents]
+
+    def measure(self, store: BenchStore) -> list[Measurement]:
+        load = Load(
+            base_url=store.base_url,
+            paths=self._paths[store],
+            connections=CONNECTIONS,
+            seconds=self.sizes.seconds,
+            rate=RATE,
+        )
+        with watching(store) as probe:
+            put_under(load)
+        cuts = quantiles(probe.lags(self.sizes.seconds), n=100, method="inclusive")
+        pages = uvloop.run(timed_gets(store.base_url, self._pages[store], self.sizes.seconds / 2))
+        name = f"commit to visible at {RATE} appends/s"
+        return [
+            Measurement(f"{name}, p50", cuts[49], "ms", MAJORITY_WRITE),
+            Measurement(f"{name}, p99", cuts[98], "ms", MAJORITY_WRITE),
+            *(Measurement(f"{page} of {self.sizes.long_items:,}", ms, "ms", LEAST_PAGE) for page, ms in pages.items()),
+        ]
+
+    def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
+        return {MAJORITY_WRITE: _majority_write(store), LEAST_PAGE: uvloop.run(self._least_page(store, floor.url))}
+
+    async def _least_page(self, store: BenchStore, floor_url: str) -> float:
+        ours, floor = await Connection.open(store.base_url), await Connection.open(floor_url)
+        answer = await request(ours, "GET", self._pages[store][NEWEST])
+        await request(floor, "PUT", "/floor/newest", answer.body)
+        ours.close()
+        floor.close()
+        [milliseconds] = (await timed_gets(floor_url, {"": "/floor/newest/page"}, self.sizes.seconds / 2)).values()
+        return milliseconds
+
+
+async def _oldest_page(base_url: str, items: str) -> str:
+    """The path of the last page that somebody who pages backwards comes to."""
+    connection = await Connection.open(base_url)
+    answer = await request(connection, "GET", f"{items}?limit={PAGE + 1}&order=asc")
+    connection.close()
+    return f"{items}?limit={PAGE}&after={answer.json()['last_id']}"
+
+
+def _majority_write(store: BenchStore) -> float:
+    """Median milliseconds: an append cannot be visible before one of these has returned."""
+    taken = []
+    with store.mongodb() as database:
+        writes = database.get_collection("bench_writes", write_concern=WriteConcern("majority", j=True))
+        for _ in range(WRITES):
+            began = time.perf_counter()
+            writes.insert_one({})
+            taken.append((time.perf_counter() - began) * 1000)
+    return median(taken)
