@@ -22,8 +22,9 @@ import msgspec
 import structlog
 import typer
 
+from scripts.benchmarks import ROOT
 from scripts.benchmarks.append import Append
-from scripts.benchmarks.bench_store import ROOT, BenchStore, DidNotStart, commit_of, durability, machine
+from scripts.benchmarks.bench_store import BenchStore, DidNotStart, commit_of, durability, machine
 from scripts.benchmarks.benchmark import Benchmark, Sizes, beside_checkout, beside_floors
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Figure, Results, show

@@ -24,7 +24,6 @@ from pymongo.database import Database
 
 from infrastructure.embedded.service import launched
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 STOP_TIMEOUT_SECONDS = 60.0
 _SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL", "PYTHONPATH", "VIRTUAL_ENV")
 _POSTGRES_SETTINGS: tuple[LiteralString, ...] = ("server_version", "fsync", "full_page_writes", "synchronous_commit")

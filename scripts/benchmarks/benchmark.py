@@ -5,6 +5,7 @@ than either figure. Both stores run all the time, but only one is under load: a 
 """
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -12,7 +13,8 @@ from typing import ClassVar
 import uvloop
 from msgspec import Struct
 
-from scripts.benchmarks.bench_store import ROOT, BenchStore, bench_store
+from scripts.benchmarks import ROOT
+from scripts.benchmarks.bench_store import BenchStore, bench_store
 from scripts.benchmarks.figures import Figure, Measurement, figure
 from scripts.benchmarks.floor_server import FloorServer, floor_server
 from scripts.benchmarks.requests import caught_up
@@ -27,7 +29,8 @@ class Sizes(Struct, frozen=True, kw_only=True):
     conversations: int = 1_000
     long_items: int = 10_000
     streams: int = 100
-    dialogues: int = 1_000
+    reply_seconds: float = 4.0
+    dialogues: int = 2_000
     active_conversations: int = 5_000
     large_items: int = 20_000
 
@@ -53,15 +56,19 @@ class Benchmark(ABC):
         """Measures what `measure` named as floors, by name. Called after it."""
 
 
-Pairs = dict[str, list[tuple[Measurement, float]]]
+Pairs = defaultdict[tuple[str, str], list[tuple[Measurement, float]]]
+"""What was measured beside what else, by the names of both."""
 
 
 def beside_floors(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
     """This checkout beside its floors."""
-    measured: Pairs = {}
-    with floor_server("provider", {}) as provider, bench_store(ROOT, provider.url) as store:
+    measured: Pairs = defaultdict(list)
+    with (
+        floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
+        bench_store(ROOT, provider.url) as store,
+    ):
         inspect(store)
         with floor_server("floor_app", store.env) as floor:
             benchmark.prepare(store)
@@ -70,17 +77,18 @@ def beside_floors(
                 floors = benchmark.floors(store, floor)
                 turn_done()
                 for each in found:
-                    measured.setdefault(each.name, []).append((each, floors[each.floor]))
-    return [figure(several, several[0][0].floor) for several in measured.values()]
+                    for name in each.floors:
+                        measured[each.name, name].append((each, floors[name]))
+    return [figure(several, name) for (_, name), several in measured.items()]
 
 
 def beside_checkout(
     benchmark: Benchmark, pairs: int, other: Path, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
     """This checkout beside another one."""
-    measured: Pairs = {}
+    measured: Pairs = defaultdict(list)
     with (
-        floor_server("provider", {}) as provider,
+        floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url) as ours,
         bench_store(other, provider.url) as theirs,
     ):
@@ -90,8 +98,8 @@ def beside_checkout(
         for _ in range(pairs):
             found, others = (_turn(benchmark, store, turn_done) for store in (ours, theirs))
             for each, beside in zip(found, others, strict=True):
-                measured.setdefault(each.name, []).append((each, beside.value))
-    return [figure(several, OTHER) for several in measured.values()]
+                measured[each.name, OTHER].append((each, beside.value))
+    return [figure(several, name) for (_, name), several in measured.items()]
 
 
 def _turn(benchmark: Benchmark, store: BenchStore, turn_done: Callable[[], None]) -> list[Measurement]:

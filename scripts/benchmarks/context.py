@@ -37,7 +37,7 @@ class Context(Benchmark):
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         taken = uvloop.run(timed_gets(store.base_url, self._paths[store], self.sizes.seconds / 2))
-        return [Measurement(name, ms, "ms", f"{LEAST} ({name})") for name, ms in taken.items()]
+        return [Measurement(name, ms, "ms", (f"{LEAST} ({name})",)) for name, ms in taken.items()]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         taken = uvloop.run(self._floors(store, floor.url))

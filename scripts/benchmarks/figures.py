@@ -12,12 +12,12 @@ Better = Literal["more", "less"]
 
 
 class Measurement(Struct, frozen=True):
-    """One thing, measured once. `floor` names what it is compared with when no other checkout is measured."""
+    """One thing, measured once. `floors` names what it is compared with when no other checkout is measured."""
 
     name: str
     value: float
     unit: str
-    floor: str
+    floors: tuple[str, ...]
     better: Better = "less"
 
 

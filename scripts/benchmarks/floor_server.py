@@ -12,7 +12,7 @@ import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
-from scripts.benchmarks.bench_store import ROOT
+from scripts.benchmarks import ROOT
 
 
 class FloorServer:

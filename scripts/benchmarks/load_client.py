@@ -16,7 +16,7 @@ import msgspec
 import uvloop
 from msgspec import Struct
 
-from scripts.benchmarks.bench_store import ROOT
+from scripts.benchmarks import ROOT
 from scripts.benchmarks.requests import APPEND, RequestFailed, request
 from scripts.http_connection import Connection
 

@@ -45,8 +45,8 @@ class Memory(Benchmark):
             Measurement(
                 f"api process, {self.sizes.active_conversations:,} active conversations, PSS", many / 1e6, "MB", FLOOR
             ),
-            Measurement(f"api process, {FEW} of {self.sizes.large_items:,} items, PSS", long / 1e6, "MB", FLOOR),
-            Measurement("api process, peak RSS", int(peak[1]) * 1024 / 1e6, "MB", FLOOR),
+            Measurement(f"api process, {FEW} of {self.sizes.large_items:,} items, PSS", long / 1e6, "MB", (FLOOR,)),
+            Measurement("api process, peak RSS", int(peak[1]) * 1024 / 1e6, "MB", (FLOOR,)),
         ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:  # noqa: ARG002 - the floor alone

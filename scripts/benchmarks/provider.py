@@ -1,17 +1,17 @@
 """A model provider that answers at once and speaks evenly: `/chat/completions`, streamed. The floor of a reply's first word.
 
-`python -m scripts.benchmarks.provider FD` serves on a listening socket that it inherits.
+`python -m scripts.benchmarks.provider FD` serves on a listening socket that it inherits; a reply takes REPLY_SECONDS of its environment.
 """
 
 import asyncio
+import os
 import sys
 import time
 
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from scripts.benchmarks.floor_server import serve
 
-PIECES = 40
 PIECES_A_SECOND = 10.0
 
 _MODELS = b'{"object":"list","data":[{"id":"even","object":"model","created":1,"owned_by":"us"}]}'
@@ -24,22 +24,26 @@ _LAST = (
 )
 
 
-async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Any POST is answered with a stream, any GET with the list of models."""
-    if scope["type"] != "http":
-        return
-    if scope["method"] == "GET":
-        await _begin(send, b"application/json")
-        await send({"type": "http.response.body", "body": _MODELS})
-        return
-    while (await receive()).get("more_body"):
-        pass
-    await _begin(send, b"text/event-stream")
-    began = time.perf_counter()
-    for number in range(PIECES):
-        await asyncio.sleep(max(0.0, began + number / PIECES_A_SECOND - time.perf_counter()))
-        await send({"type": "http.response.body", "body": _PIECE, "more_body": True})
-    await send({"type": "http.response.body", "body": _LAST})
+def create_app(pieces: int) -> ASGIApp:
+    """Any POST is answered with a stream of so many pieces, any GET with the list of models."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        if scope["method"] == "GET":
+            await _begin(send, b"application/json")
+            await send({"type": "http.response.body", "body": _MODELS})
+            return
+        while (await receive()).get("more_body"):
+            pass
+        await _begin(send, b"text/event-stream")
+        began = time.perf_counter()
+        for number in range(pieces):
+            await asyncio.sleep(max(0.0, began + number / PIECES_A_SECOND - time.perf_counter()))
+            await send({"type": "http.response.body", "body": _PIECE, "more_body": True})
+        await send({"type": "http.response.body", "body": _LAST})
+
+    return app
 
 
 async def _begin(send: Send, kind: bytes) -> None:
@@ -47,4 +51,4 @@ async def _begin(send: Send, kind: bytes) -> None:
 
 
 if __name__ == "__main__":
-    serve(app, int(sys.argv[1]))
+    serve(create_app(round(float(os.environ["REPLY_SECONDS"]) * PIECES_A_SECOND)), int(sys.argv[1]))

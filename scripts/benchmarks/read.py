@@ -52,9 +52,12 @@ class Read(Benchmark):
         pages = uvloop.run(timed_gets(store.base_url, self._pages[store], self.sizes.seconds / 2))
         name = f"commit to visible at {RATE} appends/s"
         return [
-            Measurement(f"{name}, p50", cuts[49], "ms", MAJORITY_WRITE),
-            Measurement(f"{name}, p99", cuts[98], "ms", MAJORITY_WRITE),
-            *(Measurement(f"{page} of {self.sizes.long_items:,}", ms, "ms", LEAST_PAGE) for page, ms in pages.items()),
+            Measurement(f"{name}, p50", cuts[49], "ms", (MAJORITY_WRITE,)),
+            Measurement(f"{name}, p99", cuts[98], "ms", (MAJORITY_WRITE,)),
+            *(
+                Measurement(f"{page} of {self.sizes.long_items:,}", ms, "ms", (LEAST_PAGE,))
+                for page, ms in pages.items()
+            ),
         ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:

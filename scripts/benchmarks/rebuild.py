@@ -39,8 +39,8 @@ class Rebuild(Benchmark):
         largest = _largest_process(store, "scripts.rebuild", "all", "--dry-run", "--workers", "2")
         seconds = time.perf_counter() - began
         return [
-            Measurement(f"rebuild of all views, {self.sizes.dialogues:,} dialogues", seconds, "s", FLOOR),
-            Measurement("memory of a rebuild's largest process, peak PSS", largest / 1e6, "MB", FLOOR_MEMORY),
+            Measurement(f"rebuild of all views, {self.sizes.dialogues:,} dialogues", seconds, "s", (FLOOR,)),
+            Measurement("memory of a rebuild's largest process, peak PSS", largest / 1e6, "MB", (FLOOR_MEMORY,)),
         ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:

@@ -1,40 +1,118 @@
-"""`python -m scripts.bench` finds everything it promises, on a store of its own that it leaves nothing of. How fast is not tested."""
+"""`scripts/run bench` measures all it promises, on stores of its own that it leaves nothing of. How fast the store is, is not tested."""
 
 import json
 import os
 import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from scripts.bench import BENCHMARKS, What
+from scripts.benchmarks.bench_store import BenchStore, bench_store, durability
+from scripts.benchmarks.benchmark import Sizes
+from scripts.benchmarks.figures import Measurement
+from scripts.benchmarks.floor_server import FloorServer, floor_server
 from tests.servers import ROOT
 
-FINISH_SECONDS = 240.0
+FINISH_SECONDS = 120.0
+TINY = Sizes(
+    seconds=0.3,
+    conversations=40,
+    long_items=600,
+    streams=4,
+    reply_seconds=0.4,
+    dialogues=5,
+    active_conversations=20,
+    large_items=300,
+)
 
 
-def bench(place: Path, *arguments: str, long: int = 600) -> tuple[int, dict[str, Any], str]:
+@pytest.fixture(scope="module")
+def store() -> Iterator[BenchStore]:
+    with (
+        floor_server("provider", {"REPLY_SECONDS": str(TINY.reply_seconds)}) as provider,
+        bench_store(ROOT, provider.url) as started,
+    ):
+        yield started
+
+
+@pytest.fixture(scope="module")
+def floor(store: BenchStore) -> Iterator[FloorServer]:
+    with floor_server("floor_app", store.env) as started:
+        yield started
+
+
+def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
+    """What one turn measures, by name; each has floors, and they are measured too."""
+    benchmark = BENCHMARKS[what](TINY)
+    benchmark.prepare(store)
+    found = benchmark.measure(store)
+    floors = benchmark.floors(store, floor)
+    assert {name for each in found for name in each.floors} == set(floors)
+    assert all(each.floors and each.value > 0 for each in found)
+    assert all(value > 0 for value in floors.values())
+    return {each.name: each for each in found}
+
+
+def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor: FloorServer) -> None:
+    found = measured(What.APPEND, store, floor)
+
+    assert found["HTTP appends a second, 32 connections"].better == "more"
+    assert found["HTTP appends a second, 1 connection"].better == "more"
+    assert found["HTTP append at half load, p50"].value <= found["HTTP append at half load, p99"].value
+
+
+def test_reads_are_measured_from_commit_to_visible_and_page_by_page(store: BenchStore, floor: FloorServer) -> None:
+    found = measured(What.READ, store, floor)
+
+    p50, p99 = (found[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
+    assert p50 <= p99
+    assert {"page of the newest 20 items of 600", "page of the oldest 20 items of 600"} <= set(found)
+
+
+def test_contexts_are_measured_within_and_beyond_their_snapshot(store: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(What.CONTEXT, store, floor)) == {
+        "context of 20 items",
+        "context of a full snapshot, 512 items",
+        "context of 600 items, beyond its snapshot",
+    }
+
+
+def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor: FloorServer) -> None:
+    found = measured(What.STREAM, store, floor)
+
+    assert found["first word of a reply, 4 streams, p50"].value <= found["first word of a reply, 4 streams, p99"].value
+
+
+def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(What.REBUILD, store, floor)) == {
+        "rebuild of all views, 5 dialogues",
+        "memory of a rebuild's largest process, peak PSS",
+    }
+
+
+def test_the_memory_of_the_api_process_is_measured(store: BenchStore, floor: FloorServer) -> None:
+    assert set(measured(What.MEMORY, store, floor)) == {
+        "api process, 20 active conversations, PSS",
+        "api process, 5 of 300 items, PSS",
+        "api process, peak RSS",
+    }
+
+
+def test_what_is_measured_survives_a_power_cut(store: BenchStore) -> None:
+    durable = durability(store)
+
+    assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
+    assert durable["mongodb.journal"] is True
+
+
+def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     """(status, what it printed, what it said on stderr); its temporary files go to `place`."""
-    command = (
-        sys.executable,
-        "-P",
-        "-m",
-        "scripts.bench",
-        *arguments,
-        "--seconds",
-        "0.3",
-        "--runs",
-        "1",
-        "--long",
-        str(long),
-        "--conversations",
-        "50",
-        "--json",
-    )
     done = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(place)},
+        [ROOT / "scripts" / "run", "bench", *arguments, "--json"],
+        env={**os.environ, "TMPDIR": str(place)},
         capture_output=True,
         text=True,
         check=False,
@@ -43,106 +121,27 @@ def bench(place: Path, *arguments: str, long: int = 600) -> tuple[int, dict[str,
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
-def test_reads_stand_beside_their_floors_and_nothing_is_left_behind(tmp_path: Path) -> None:
-    status, results, err = bench(tmp_path, "read")
+def test_two_checkouts_are_compared_by_turns_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    stores, out = tmp_path / "stores", tmp_path / "results.json"
+    stores.mkdir()
+
+    options = ("--against", str(ROOT), "--pairs", "2", "--seconds", "0.2", "--out", str(out))
+    status, results, err = bench(stores, "append", *options)
 
     assert status == 0, err
-    assert_reads_are_measured({figure["name"]: figure for figure in results["figures"]})
-    assert_durable(results["durability"])
-    assert {"cores", "memory_gb", "python"} <= set(results["machine"])
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.endless
-def test_every_figure_stands_beside_its_floor_on_durable_servers(tmp_path: Path) -> None:
-    status, results, err = bench(tmp_path, "all")
-
-    assert status == 0, err
-    figures = {figure["name"]: figure for figure in results["figures"]}
-    assert_reads_are_measured(figures)
-    for connections in ("1 connection", "32 connections"):
-        append = figures[f"HTTP append, {connections}"]
-        assert append["floor"] == f"no-op, {connections}"
-        assert append["ratio"] > 0
-        assert append["value"] > 0
-        assert 0 < append["p50_ms"] <= append["p99_ms"]
-    for name in ("log append, 16 writers", "stock eventsourcing recorder, 16 threads"):
-        assert figures[name]["floor"] == "raw INSERTs of one row, 16 connections"
-        assert figures[name]["ratio"] > 0
-    for used in ("50 active conversations", "10 active conversations of 600 items"):
-        memory, peak = figures[f"api process, {used}"], figures[f"api process, {used}, peak"]
-        assert figures[memory["floor"]]["value"] == figures[peak["floor"]]["value"] == 300
-        assert 0 < memory["value"] <= peak["value"]
-        assert 0 < memory["ratio"] <= peak["ratio"]
-    assert all(len(figure["runs"]) == 1 for figure in figures.values())
-
-    assert_durable(results["durability"])
-
-    assert {"api", "projector", "postgres", "mongod", "valkey"} <= set(results["memory"])
-    assert all(used["pss"] > 0 and used["rss"] > 0 for used in results["memory"].values())
-    assert {"cores", "memory_gb", "python"} <= set(results["machine"])
-    assert list(tmp_path.iterdir()) == []
-
-
-def assert_durable(durable: dict[str, Any]) -> None:
-    """What is measured is what survives a power cut."""
-    assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
-    assert durable["mongodb.journal"] is True
-    assert durable["mongodb.write_concern"] == "j=True, w=majority"
-
-
-def assert_reads_are_measured(figures: dict[str, Any]) -> None:
-    """How soon what was appended is shown, and how long it takes to read it."""
-    for rate in (100, 500):
-        for account in ("", " by the projector's own account"):
-            lag = figures[f"commit to visible{account}, {rate} appends/s"]
-            assert 0 <= lag["p50_ms"] <= lag["p99_ms"]
-    pages = [
-        (figures[f"{page} page of 600 items, {order}"], f"first page of 600 items, {order}")
-        for page in ("second", "last")
-        for order in ("asc", "desc")
-    ]
-    contexts = [
-        (
-            figures[f"context of {items} items{window}"],
-            f"one Redis GET and one Postgres look-up, as much as the snapshot of {items} items",
-        )
-        for items in (20, 600)
-        for window in ("", ", large window")
-    ]
-    for figure, floor in (*pages, *contexts):
-        assert figure["floor"] == floor
-        assert figures[floor]["value"] > 0
+    assert set(results["trees"]) == {"this checkout", "the other checkout"}
+    assert len(results["figures"]) == 4
+    for figure in results["figures"]:
+        assert figure["compared_with"] == "the other checkout"
+        assert len(figure["values"]) == len(figure["others"]) == len(figure["ratios"]) == 2
+        assert min(figure["ratios"]) <= figure["ratio"] <= max(figure["ratios"])
         assert figure["ratio"] > 0
-        assert 0 < figure["p50_ms"] <= figure["p99_ms"]
+    assert json.loads(out.read_text()) == results
+    assert list(stores.iterdir()) == []
 
 
-@pytest.mark.endless
-def test_a_reply_s_first_word_stands_beside_its_provider_s(tmp_path: Path) -> None:
-    status, results, err = bench(tmp_path, "stream")
-
-    assert status == 0, err
-    figures = {figure["name"]: figure for figure in results["figures"]}
-    first = figures["first word of a reply, 100 streams"]
-    assert first["floor"] == "the provider itself, 100 streams"
-    assert 0 < first["p50_ms"] <= first["p99_ms"]
-
-
-@pytest.mark.endless
-def test_a_context_of_a_long_conversation_stands_beside_that_of_a_short_one(tmp_path: Path) -> None:
-    status, results, err = bench(tmp_path, "context", long=1_200)
-
-    assert status == 0, err
-    figures = {figure["name"]: figure for figure in results["figures"]}
-    for how in ("with its snapshot", "from the log"):
-        long = figures[f"context of 1,200 items {how}"]
-        assert long["floor"] == f"context of 1,000 items {how}"
-        assert long["ratio"] > 0
-        assert 0 < long["p50_ms"] <= long["p99_ms"]
-
-
-def test_a_store_that_does_not_run_is_said_plainly(tmp_path: Path) -> None:
-    status, _, err = bench(tmp_path, "append", "--data", str(tmp_path))
+def test_a_directory_without_a_store_to_start_is_refused(tmp_path: Path) -> None:
+    status, _, err = bench(tmp_path, "append", "--against", str(tmp_path))
 
     assert status == 2
-    assert "start the store with scripts/up" in err
+    assert f"{tmp_path} is no checkout" in err
