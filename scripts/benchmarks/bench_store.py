@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from signal import SIGTERM
 from typing import Any, LiteralString
@@ -120,14 +119,12 @@ def commit_of(checkout: Path) -> str:
 
 def machine() -> dict[str, Any]:
     """What this runs on."""
-    packages = ("fastapi", "uvicorn", "uvloop", "pydantic", "psycopg", "eventsourcing", "pymongo")
     return {
         "system": platform.platform(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_average": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
-        **{package: version(package) for package in packages},
     }
 
 

@@ -8,8 +8,7 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
-from scripts.benchmarks.requests import import_conversation, request, timed_gets
-from scripts.http_connection import Connection
+from scripts.benchmarks.requests import import_conversation, timed_floors, timed_gets
 
 SHORT = 20
 FULL_SNAPSHOT = 512
@@ -40,15 +39,6 @@ class Context(Benchmark):
         return [Measurement(name, ms, "ms", (f"{LEAST} ({name})",)) for name, ms in taken.items()]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
-        taken = uvloop.run(self._floors(store, floor.url))
+        paths, seconds = self._paths[store], self.sizes.seconds / 2
+        taken = uvloop.run(timed_floors(store.base_url, floor.url, paths, "context", seconds))
         return {f"{LEAST} ({name})": ms for name, ms in taken.items()}
-
-    async def _floors(self, store: BenchStore, floor_url: str) -> dict[str, float]:
-        ours, floor = await Connection.open(store.base_url), await Connection.open(floor_url)
-        paths = {}
-        for number, (name, path) in enumerate(self._paths[store].items()):
-            await request(floor, "PUT", f"/floor/context-{number}", (await request(ours, "GET", path)).body)
-            paths[name] = f"/floor/context-{number}/context"
-        ours.close()
-        floor.close()
-        return await timed_gets(floor_url, paths, self.sizes.seconds / 2)

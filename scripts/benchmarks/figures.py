@@ -72,21 +72,12 @@ def _short(number: float) -> float:
 
 
 def show(results: Results) -> None:
-    """Prints tables."""
-    console = Console(width=None if sys.stdout.isatty() else 150)
-    for title, facts in (
-        ("Measured", results.trees),
-        ("Machine", results.machine),
-        ("Durable settings in force", results.durability),
-    ):
-        table = Table(title=title, show_header=False, title_justify="left")
-        for name, value in facts.items():
-            table.add_row(name, str(value))
-        console.print(table)
+    """Prints a table of the figures. What they were measured on is in the JSON alone."""
     table = Table("", "median", "compared with", "median", "ratio", "lowest", "highest", "better", title_justify="left")
-    table.title = f"Figures: medians of {results.pairs} pairs"
+    trees = ", ".join(f"{name} is {commit}" for name, commit in results.trees.items())
+    table.title = f"Medians of {results.pairs} pairs; {trees}"
     for each in results.figures:
         value, other = (f"{number:,.4g} {each.unit}" for number in (each.value, each.other))
         ratios = (f"{ratio:.2f}x" for ratio in (each.ratio, min(each.ratios), max(each.ratios)))
         table.add_row(each.name, value, each.compared_with, other, *ratios, each.better)
-    console.print(table)
+    Console(width=None if sys.stdout.isatty() else 150).print(table)

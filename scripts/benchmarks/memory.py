@@ -41,13 +41,12 @@ class Memory(Benchmark):
         long = store.api().memory_full_info().pss
         peak = re.search(r"^VmHWM:\s*(\d+) kB$", Path(f"/proc/{store.api().pid}/status").read_text(), re.MULTILINE)
         assert peak is not None
-        return [
-            Measurement(
-                f"api process, {self.sizes.active_conversations:,} active conversations, PSS", many / 1e6, "MB", FLOOR
-            ),
-            Measurement(f"api process, {FEW} of {self.sizes.large_items:,} items, PSS", long / 1e6, "MB", (FLOOR,)),
-            Measurement("api process, peak RSS", int(peak[1]) * 1024 / 1e6, "MB", (FLOOR,)),
-        ]
+        found = {
+            f"api process, {self.sizes.active_conversations:,} active conversations, PSS": many,
+            f"api process, {FEW} of {self.sizes.large_items:,} items, PSS": long,
+            "api process, peak RSS": int(peak[1]) * 1024,
+        }
+        return [Measurement(name, value / 1e6, "MB", (FLOOR,)) for name, value in found.items()]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:  # noqa: ARG002 - the floor alone
         return {FLOOR: floor.process.memory_full_info().pss / 1e6}

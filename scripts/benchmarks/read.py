@@ -12,7 +12,7 @@ from scripts.benchmarks.benchmark import Benchmark, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.load_client import Load, put_under
-from scripts.benchmarks.requests import begin_conversations, import_conversation, request, timed_gets
+from scripts.benchmarks.requests import begin_conversations, import_conversation, request, timed_floors, timed_gets
 from scripts.benchmarks.visibility_probe import watching
 from scripts.http_connection import Connection
 
@@ -61,16 +61,9 @@ class Read(Benchmark):
         ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
-        return {MAJORITY_WRITE: _majority_write(store), LEAST_PAGE: uvloop.run(self._least_page(store, floor.url))}
-
-    async def _least_page(self, store: BenchStore, floor_url: str) -> float:
-        ours, floor = await Connection.open(store.base_url), await Connection.open(floor_url)
-        answer = await request(ours, "GET", self._pages[store][NEWEST])
-        await request(floor, "PUT", "/floor/newest", answer.body)
-        ours.close()
-        floor.close()
-        [milliseconds] = (await timed_gets(floor_url, {"": "/floor/newest/page"}, self.sizes.seconds / 2)).values()
-        return milliseconds
+        newest = {LEAST_PAGE: self._pages[store][NEWEST]}
+        page = uvloop.run(timed_floors(store.base_url, floor.url, newest, "page", self.sizes.seconds / 2))
+        return {MAJORITY_WRITE: _majority_write(store), **page}
 
 
 async def _oldest_page(base_url: str, items: str) -> str:

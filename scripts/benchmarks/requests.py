@@ -68,6 +68,20 @@ async def caught_up(base_url: str) -> None:
     connection.close()
 
 
+async def timed_floors(
+    base_url: str, floor_url: str, paths: Mapping[str, str], kind: str, seconds: float
+) -> dict[str, float]:
+    """`timed_gets` of the floor app (see there for the kinds), once it holds what the store answers to each of these."""
+    store, floor = await Connection.open(base_url), await Connection.open(floor_url)
+    floors = {}
+    for number, (name, path) in enumerate(paths.items()):
+        await request(floor, "PUT", f"/floor/{kind}-{number}", (await request(store, "GET", path)).body)
+        floors[name] = f"/floor/{kind}-{number}/{kind}"
+    store.close()
+    floor.close()
+    return await timed_gets(floor_url, floors, seconds)
+
+
 async def timed_gets(base_url: str, paths: Mapping[str, str], seconds: float) -> dict[str, float]:
     """The median milliseconds of each named GET: one request at a time, by turns, for so many seconds each."""
     connection = await Connection.open(base_url)
