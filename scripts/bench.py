@@ -6,9 +6,10 @@ It starts stores of its own on new directories, and removes them. Without `--aga
 without the store. With it, the same is measured of this checkout and of DIR by turns, pair by pair. `docs/benchmarks/README.md`
 explains each figure.
 
-Ends with 0; 2 when it was asked wrongly; 3 when a store did not start or did not answer; 130 when interrupted.
+Ends with 0; 2 when it was asked wrongly; 3 when something could not be measured (the rest is still shown); 130 when interrupted.
 """
 
+import asyncio
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import structlog
@@ -27,7 +28,7 @@ from scripts.benchmarks.append import Append
 from scripts.benchmarks.bench_store import BenchStore, DidNotStart, commit_of, durability, machine
 from scripts.benchmarks.benchmark import Benchmark, Sizes, beside_checkout, beside_floors
 from scripts.benchmarks.context import Context
-from scripts.benchmarks.figures import Figure, Results, show
+from scripts.benchmarks.figures import Results, show
 from scripts.benchmarks.memory import Memory
 from scripts.benchmarks.read import Read
 from scripts.benchmarks.rebuild import Rebuild
@@ -63,12 +64,19 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
 
 
 def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet: bool = False) -> Results:
-    """Everything in turn, on stores of its own each time."""
-    benchmarks = [kind(sizes) for name, kind in BENCHMARKS.items() if what in (name, What.ALL)]
-    turns = sum(2 if benchmark.measured_once else 2 * pairs for benchmark in benchmarks)
+    """Everything in turn, on stores of its own each time. What cannot be measured does not keep the rest from it."""
+    wanted = [(name, kind(sizes)) for name, kind in BENCHMARKS.items() if what in (name, What.ALL)]
+    turns = sum(2 if benchmark.measured_once else 2 * pairs for _, benchmark in wanted)
     done = 0
-    durable: dict[str, Any] = {}
-    figures: list[Figure] = []
+    results = Results(
+        trees={"this checkout": commit_of(ROOT)} | ({"the other checkout": commit_of(against)} if against else {}),
+        machine=machine(),
+        durability={},
+        pairs=pairs,
+        seconds=sizes.seconds,
+        figures=[],
+        problems=[],
+    )
 
     def turn_done() -> None:
         nonlocal done
@@ -76,20 +84,19 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
         report(done, turns)
 
     def inspect(store: BenchStore) -> None:
-        durable.update(durability(store))
+        results.durability.update(durability(store))
 
-    trees = {"this checkout": commit_of(ROOT)}
     with progress("Measuring, turns", quiet=quiet) as report:
-        for benchmark in benchmarks:
+        for name, benchmark in wanted:
             several = 1 if benchmark.measured_once else pairs
-            if against is None:
-                figures += beside_floors(benchmark, several, inspect, turn_done)
-            else:
-                trees["the other checkout"] = commit_of(against)
-                figures += beside_checkout(benchmark, several, against, inspect, turn_done)
-    return Results(
-        trees=trees, machine=machine(), durability=durable, pairs=pairs, seconds=sizes.seconds, figures=figures
-    )
+            try:
+                if against is None:
+                    results.figures.extend(beside_floors(benchmark, several, inspect, turn_done))
+                else:
+                    results.figures.extend(beside_checkout(benchmark, several, against, inspect, turn_done))
+            except (DidNotStart, OSError, subprocess.CalledProcessError, RequestFailed) as problem:
+                results.problems.append(f"{name}: {type(problem).__name__}: {problem}")
+    return results
 
 
 def main(
@@ -108,19 +115,17 @@ def main(
         _stop(f"{against} is no checkout of the store: it has no scripts/up", MISUSED)
     try:
         results = measure(what, Sizes(seconds=seconds), pairs, against and against.resolve(), quiet=as_json)
-    except DidNotStart as problem:
-        _stop(f"the store did not start:\n{problem}", FAILED)
-    except (OSError, subprocess.CalledProcessError, RequestFailed) as problem:
-        _stop(f"{type(problem).__name__}: {problem}", FAILED)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _stop("interrupted", INTERRUPTED)
     text = msgspec.json.format(msgspec.json.encode(results), indent=1).decode()
     if out is not None:
         out.write_text(f"{text}\n")
     if as_json:
         print(text)
-    else:
+    elif results.figures:
         show(results)
+    if results.problems:
+        _stop("\n".join(results.problems), FAILED)
 
 
 def _stop(message: str, status: int) -> None:

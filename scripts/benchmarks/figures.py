@@ -37,7 +37,7 @@ class Figure(Struct, frozen=True, kw_only=True):
 
 
 class Results(Struct, frozen=True, kw_only=True):
-    """One run of `scripts.bench`. `trees`: the commit of each checkout that was measured."""
+    """One run of `scripts.bench`. `trees`: the commit of each checkout; `problems`: what could not be measured, and why."""
 
     trees: dict[str, str]
     machine: dict[str, Any]
@@ -45,6 +45,7 @@ class Results(Struct, frozen=True, kw_only=True):
     pairs: int
     seconds: float
     figures: list[Figure]
+    problems: list[str]
 
 
 def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure:

@@ -21,9 +21,15 @@ class RequestFailed(Exception):
     """The store did not do what it was asked, so there is nothing to measure."""
 
 
-async def request(connection: Connection, method: str, path: str, body: bytes = b"") -> Answer:
-    """The answer to a request. Raises RequestFailed where it is no success, and OSError."""
+async def request(
+    connection: Connection, method: str, path: str, body: bytes = b"", *, patient: bool = False
+) -> Answer:
+    """The answer to a request; `patient` asks a busy store (503) again. Raises RequestFailed where it is no success, and OSError."""
+    deadline = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
     answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
+    while patient and answer.status == 503 and connection.is_open and time.monotonic() < deadline:
+        await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
+        answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
     if answer.status != 200:
         raise RequestFailed(f"{method} {path}: {answer.status} {answer.body[:300].decode()}")
     return answer
