@@ -95,10 +95,11 @@ def beside_checkout(
         inspect(ours)
         benchmark.prepare(ours)
         benchmark.prepare(theirs)
-        for _ in range(pairs):
-            found, others = (_turn(benchmark, store, turn_done) for store in (ours, theirs))
-            for each, beside in zip(found, others, strict=True):
-                measured[each.name, OTHER].append((each, beside.value))
+        for number in range(pairs):
+            order = (ours, theirs) if number % 2 == 0 else (theirs, ours)  # A B B A: neither side always goes first
+            found = {store: _turn(benchmark, store, turn_done) for store in order}
+            for measurement, beside in zip(found[ours], found[theirs], strict=True):
+                measured[measurement.name, OTHER].append((measurement, beside.value))
     return [figure(several, name) for (_, name), several in measured.items()]
 
 
