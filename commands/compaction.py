@@ -49,9 +49,9 @@ async def compact_conversation(
     asked = ReplyRequest(
         model=body.model or await dependencies.provider.default_model(context.principal.tenant),
         parameters={},
-        open=True,
+        input_unknown=True,
     )
-    chosen = await dependencies.contexts.chosen(tenant, conversation_id, head.version, asked)
+    chosen = await dependencies.contexts.choose(tenant, conversation_id, head.version, asked)
     command = await summarize(
         context, conversation_id, chosen, asked, limit=chosen.budget, instructions=body.instructions
     )

@@ -13,7 +13,7 @@ from commands import compact_response, compaction, conversations, import_convers
 from commands.command_context import Dependencies
 from context.assembly import Contexts
 from context.models import Models
-from context.snapshots import snapshots_of
+from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
@@ -66,7 +66,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             reader=reader,
             provider=provider,
             models=models,
-            contexts=Contexts(reader, models, snapshots_of(snapshots)),
+            contexts=Contexts(reader, models, snapshot_lookup(snapshots)),
             metrics=metrics,
             keep_keys=keep_keys,
             redis=followed,

@@ -12,8 +12,8 @@ from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.summarize import make_room
 from context.assembly import Context, ReplyRequest
 from context.history_backwards import RecentItems
-from context.rendering.expressible import inexpressible
 from context.rendering.orphans import call_key, is_output
+from context.rendering.unsupported import first_unsupported
 from domain.commands import NewItem, RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
@@ -131,7 +131,7 @@ def what_is_asked(
         model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
     )
     new = [item for _, item in asked.input[len(place.taken_up) :]]
-    if (refusal := inexpressible(context.dependencies.models.renderer, asked.parameters, new)) is not None:
+    if (refusal := first_unsupported(context.dependencies.models.renderer, asked.parameters, new)) is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=param)
     return asked
@@ -142,13 +142,13 @@ async def context_of(context: CommandContext, place: ReplyTarget, asked: ReplyRe
     contexts = context.dependencies.contexts
     if place.forks:
         assert place.start is not None
-        return await contexts.of_fork(place.start, asked)
+        return await contexts.assemble_fork(place.start, asked)
     return await contexts.assemble(context.principal.tenant, place.shown_of, place.version, asked)
 
 
 def check_outputs(asked: ReplyRequest, shown_context: Context) -> None:
     """Raises ApiError (400) for an output in the input that answers no call."""
     for ident, item in asked.input:
-        if is_output(item) and call_key(item) is not None and ident not in shown_context.sent:
+        if is_output(item) and call_key(item) is not None and ident not in shown_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")

@@ -18,7 +18,17 @@ from context.conversation_settings import SUMMARY_TOKENS
 from context.history_backwards import RecentItems
 from context.rendering import render
 from context.selection import BUDGET
-from context.summaries import AFTER, PROMPT, SO_FAR, bounded, kept_from, may_end, portions, shortened, transcript
+from context.summaries import (
+    AFTER,
+    PROMPT,
+    SO_FAR,
+    can_end_at,
+    first_kept_depth,
+    omit_middle,
+    portions,
+    transcript,
+    truncate,
+)
 from context.tokens import count, count_off_loop
 from domain.commands import CompactContext
 from domain.errors import ModelFailed, SummaryHasChanged
@@ -72,10 +82,10 @@ async def make_room(
     lenient = {name: value for name, value in asked.parameters.items() if name != "truncation"}
     if snapshot is UNSET:
         snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, asked.model)
-    chosen = await contexts.choose(conversation_id, version, replace(asked, parameters=lenient), snapshot)
+    chosen = await contexts.choose_with_snapshot(conversation_id, version, replace(asked, parameters=lenient), snapshot)
     limit = wanted(chosen, asked.parameters)
     if limit is None and lenient == asked.parameters:
-        return version, contexts.context(asked, chosen)
+        return version, contexts.render(asked, chosen)
     if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
         try:
             command = await summarize(context, conversation_id, chosen, asked, limit=limit)
@@ -89,7 +99,9 @@ async def make_room(
         except SummaryHasChanged:
             head = await context.dependencies.reader.head(conversation_id)
             version = head.version if head else version
-    return version, contexts.context(asked, await contexts.choose(conversation_id, version, asked, snapshot))
+    return version, contexts.render(
+        asked, await contexts.choose_with_snapshot(conversation_id, version, asked, snapshot)
+    )
 
 
 def wanted(chosen: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
@@ -122,8 +134,8 @@ async def summarize(
     None where nothing is to be summarized, or there is no room to. Raises ModelFailed when the model said nothing at all of use.
     """
     contexts, models = context.dependencies.contexts, context.dependencies.models
-    always = chosen.known.always - chosen.summary_tokens
-    depth = kept_from(chosen.known, always, limit // 2, contexts.unsendable)
+    always = chosen.context_input.base_tokens - chosen.summary_tokens
+    depth = first_kept_depth(chosen.context_input, always, limit // 2, contexts.unsendable)
     most = limit // 4 - SUMMARY_TOKENS
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
     [prompt_tokens] = await count_off_loop([prompt], chosen.encoding)
@@ -139,7 +151,7 @@ async def summarize(
         log.warning("compaction_was_empty", conversation_id=conversation_id)
         return None
     covered, found = written.covered, written.text
-    sizes = await contexts.counts(
+    sizes = await contexts.count_items(
         [(event.item_id, from_stored(event.item)) for event in taken.events[:covered]], chosen.encoding
     )
     [after] = await count_off_loop([found], chosen.encoding)
@@ -151,7 +163,7 @@ async def summarize(
         last=last.item_id,
         depth=last.depth,
         count=covered + (old.count if old else 0),
-        tokens_before=sum(sizes) + (old.before if old else 0),
+        tokens_before=sum(sizes) + (old.tokens_before if old else 0),
         tokens_after=after,
         model=asked.model,
         replaces=old.version if old else 0,
@@ -173,7 +185,7 @@ async def write(
     spent = Usage()
     begin = 0
     ends = portions(taken.items, taken.sizes, room)[:MAX_MODEL_CALLS]
-    while ends and not may_end(taken.items, ends[-1]):
+    while ends and not can_end_at(taken.items, ends[-1]):
         ends.pop()  # of no use: a turn that is longer than all portions would be told the model again and again
     for end in ends:
         body = _body(models.renderer, name, prompt=prompt, summary=summary, texts=taken.texts[begin:end], most=most)
@@ -185,11 +197,11 @@ async def write(
             break
         spent = _sum(spent, said.usage or Usage())
         # Either may be long: counting it would hold up the event loop.
-        summary = await asyncio.to_thread(bounded, said.text, most, partial(count, encoding=encoding))
+        summary = await asyncio.to_thread(truncate, said.text, most, partial(count, encoding=encoding))
         begin = end
         if not summary:
             break
-        if may_end(taken.items, end):
+        if can_end_at(taken.items, end):
             found = Written(summary, end, spent)
     return found
 
@@ -216,10 +228,10 @@ async def _taken_in(
 
 
 async def take_in(taken: Portion, item: Item, room: int, encoding: str) -> int:
-    """Adds an item to what a summary takes in, and says how many tokens that are; one longer than a portion is shortened in its middle."""
+    """Adds an item to what a summary takes in, and says how many tokens that are; one longer than a portion loses its middle."""
     text = transcript(item)
     if len(text) > room:
-        text = await asyncio.to_thread(shortened, text, room, partial(count, encoding=encoding))
+        text = await asyncio.to_thread(omit_middle, text, room, partial(count, encoding=encoding))
     [tokens] = await count_off_loop([text], encoding)
     taken.items.append(item)
     taken.texts.append(text)

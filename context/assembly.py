@@ -1,7 +1,8 @@
-"""A conversation's context: what of it a model is shown within a budget, and the request it is sent for that.
+"""Assembles what a model is shown: chooses items within a token budget and renders the provider request.
 
-It comes from a snapshot where there is one of the right version, else from the log, read backwards from the head until
-the budget is full: never from the read models, never by folding the whole conversation. Commands ask with it, queries show it.
+The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
+budget is full. They never come from the read models, and the whole conversation is never read. Commands send these contexts,
+queries show them.
 """
 
 import asyncio
@@ -18,10 +19,10 @@ from context.encodings import DEFAULT_ENCODING
 from context.history_backwards import (
     EMPTY,
     RecentItems,
-    needed,
-    other_halves,
+    partners_of_pins,
     recent_items_from_log,
     recent_items_of_fork,
+    token_limit,
 )
 from context.history_forwards import path
 from context.item_counts import ItemCounts
@@ -36,33 +37,33 @@ from domain.events import ContextPolicy, ItemAppended, LeftOut, Shown, ShownRang
 from domain.items import Item
 from infrastructure.event_log.recorded import Recorded
 
-DEFAULT_ANSWER = 1_024
-"""Tokens kept free for the answer where neither the request nor the policy says how many."""
+DEFAULT_ANSWER_TOKENS = 1_024
+"""Kept free for the answer when neither the request nor the policy says how many."""
 
-FROM_LOG_AT_ONCE = 4
-"""Contexts that are read from the log at a time: 128,000 tokens of short messages take some 17 MB until they are sent."""
+MAX_LOG_READS = 4
+"""Contexts read from the log at a time: one of 128,000 tokens of short messages takes some 17 MB until it is sent."""
 
-TURN_SECONDS = 10.0
-"""How long one waits for its turn to be read: as long as a statement of another's may take."""
+LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
+"""How long a context waits while MAX_LOG_READS others are read from the log: as long as one of their statements may take."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
-    """What a reply is asked with: `parameters` as the request had them, the new items with their minted ids.
+    """What a reply is asked with: `parameters` as the client sent them, the new items with the ids minted for them.
 
-    `open`: what will be asked is not known yet.
+    `input_unknown`: there is no question yet, this only shows what a model would see.
     """
 
     model: str
     parameters: Mapping[str, Any]
     input: Sequence[tuple[str, Item]] = ()
-    open: bool = False
+    input_unknown: bool = False
 
 
 class ContextChoice(Struct, frozen=True, kw_only=True):
-    """What of `tail` a model is shown, after these instructions. `known` is what there was to choose from, counted by `encoding`."""
+    """What of `recent` a model is shown, after these instructions. `context_input`: what it was chosen from, counted in `encoding`."""
 
     recent: RecentItems
-    known: ContextInput
+    context_input: ContextInput
     selection: Selection
     instructions: tuple[str, ...]
     budget: int
@@ -76,128 +77,165 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
 
 
 class Context(Struct, frozen=True, kw_only=True):
-    """What a model is sent: the request's body, and what goes on record. `sent`: the ids of the items in it."""
+    """The body of the request to the provider, what is recorded of it, and the ids of the items in it."""
 
     body: dict[str, Any]
     shown: Shown
-    sent: frozenset[str] = frozenset()
+    sent_ids: frozenset[str] = frozenset()
 
 
-Snapshots = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, room in tokens) -> the snapshot there is, of whatever version, or as much of its end as fits and one
-item more; None also when snapshots are away."""
+SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
+"""(tenant, conversation_id, room in tokens) -> the snapshot's newest items, one more than fits in the room, of whatever version.
+
+None when there is no usable snapshot or Redis is unavailable.
+"""
 
 
 class Contexts:
-    """Assembles contexts. Raises ContextTooLong, and psycopg.Error when the log is needed and away. One for a process."""
+    """Assembles contexts. Its methods raise ContextTooLong, and psycopg.Error when the log is needed but unavailable.
 
-    def __init__(self, reader: Reader, models: Models, snapshots: Snapshots) -> None:
+    A process has one: it keeps token counts and limits concurrent reads of the log.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        models: Models,
+        find_snapshot: SnapshotLookup,
+        log_read_wait_timeout: float = LOG_READ_WAIT_TIMEOUT_SECONDS,
+    ) -> None:
         self._reader = reader
         self._models = models
-        self._snapshots = snapshots
+        self._find_snapshot = find_snapshot
+        self._log_read_wait_timeout = log_read_wait_timeout
         self._counts = ItemCounts()
-        self._from_log = asyncio.Semaphore(FROM_LOG_AT_ONCE)
+        self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
-    async def assemble(self, tenant: str, conversation_id: str | None, version: int, asked: ReplyRequest) -> Context:
-        """The context of a conversation at `version`, its head; None has nothing in it yet."""
-        return self.context(asked, await self.chosen(tenant, conversation_id, version, asked))
+    async def assemble(
+        self, tenant: str, conversation_id: str | None, version: int, reply_request: ReplyRequest
+    ) -> Context:
+        """The context of a conversation whose head is at `version`. None: a conversation that has no items yet."""
+        return self.render(reply_request, await self.choose(tenant, conversation_id, version, reply_request))
 
-    async def chosen(
-        self, tenant: str, conversation_id: str | None, version: int, asked: ReplyRequest
+    async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
+        """The context of a fork that `start` is about to begin."""
+        room = self._models.room(reply_request.model)
+        recent = await recent_items_of_fork(self._reader, start, room, self._counts)
+        return self.render(reply_request, await self._choose(recent, None, reply_request))
+
+    async def choose(
+        self, tenant: str, conversation_id: str | None, version: int, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """What of a conversation at `version`, its head, is shown."""
-        snapshot = None if conversation_id is None else await self.snapshot(tenant, conversation_id, asked.model)
-        return await self.choose(conversation_id, version, asked, snapshot)
+        """What a model is shown of a conversation whose head is at `version`."""
+        snapshot = None
+        if conversation_id is not None:
+            snapshot = await self.snapshot(tenant, conversation_id, reply_request.model)
+        return await self.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
 
-    def context(self, asked: ReplyRequest, chosen: ContextChoice) -> Context:
-        """The request for what was chosen, and its record."""
-        summary = chosen.recent.summary
+    async def choose_with_snapshot(
+        self, conversation_id: str | None, version: int, reply_request: ReplyRequest, snapshot: RecentItems | None
+    ) -> ContextChoice:
+        """As `choose`, with a snapshot that was looked up before. Reads the log if it has another version or too few items."""
+        if conversation_id is None:
+            return await self._choose(EMPTY, None, reply_request)
+        room = self._models.room(reply_request.model)
+        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
+            return await self._choose(snapshot, conversation_id, reply_request)
+        async with self._log_read():
+            recent = await recent_items_from_log(self._reader, conversation_id, version, room, self._counts)
+            return await self._choose(recent, conversation_id, reply_request)
+
+    def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
+        """The provider request for what was chosen, and its record."""
+        summary = choice.recent.summary
         body = render(
             self._models.renderer,
-            model=asked.model,
-            instructions=chosen.instructions,
+            model=reply_request.model,
+            instructions=choice.instructions,
             summary=summary.text if summary else None,
-            items=[each.item for each in chosen.selection.sent],
-            parameters=asked.parameters,
+            items=[sent.item for sent in choice.selection.sent],
+            parameters=reply_request.parameters,
         )
         shown = Shown(
-            version=chosen.recent.version,
-            ranges=_ranges(chosen.selection),
-            budget=chosen.budget,
-            tokens=chosen.tokens,
-            encoding=chosen.encoding,
+            version=choice.recent.version,
+            ranges=_shown_ranges(choice.selection),
+            budget=choice.budget,
+            tokens=choice.tokens,
+            encoding=choice.encoding,
             renderer=self._models.renderer,
             request_sha256=request_sha256(body),
             summary=summary.compaction_id if summary else None,
-            left_out=on_record(chosen.selection.left_out),
+            left_out=on_record(choice.selection.left_out),
         )
-        return Context(body=body, shown=shown, sent=frozenset(each.item_id for each in chosen.selection.sent))
+        return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
 
-    async def of_fork(self, start: StartConversation, asked: ReplyRequest) -> Context:
-        """The context that a fork has when it has just begun."""
-        recent = await recent_items_of_fork(self._reader, start, self._room(asked.model), self._counts)
-        return self.context(asked, await self._choose_from(recent, None, asked))
+    async def rerender(self, conversation_id: str, requested: Recorded) -> Rerendered:
+        """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
+        return await rerender(self._reader, conversation_id, requested, self._counts)
 
-    async def choose(
-        self, conversation_id: str | None, version: int, asked: ReplyRequest, snapshot: RecentItems | None
-    ) -> ContextChoice:
-        """What of a conversation at `version` is shown. `snapshot`: the one there is, of whatever version.
+    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
+        """As much of the conversation's snapshot, of whatever version, as this model has room for."""
+        return await self._find_snapshot(tenant, conversation_id, self._models.room(model))
 
-        It is read from the log where that does not have more than the room in tokens, or than the policy gives of it, or all.
-        """
-        if conversation_id is None:
-            return await self._choose_from(EMPTY, None, asked)
-        room = self._room(asked.model)
-        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
-            return await self._choose_from(snapshot, conversation_id, asked)
-        async with self._turn():
-            recent = await recent_items_from_log(self._reader, conversation_id, version, room, self._counts)
-            return await self._choose_from(recent, conversation_id, asked)
+    def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
+        """The items of the path at `version`, oldest first: all, or those after the item `after`."""
+        return path(self._reader, conversation_id, version, after=after)
+
+    async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
+        """The tokens that each (id, item) adds to a request."""
+        return await self._counts.of(items, encoding)
+
+    def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
+        """Which of `items` are not sent to the provider, by index, and why."""
+        return unsendable(self._models.renderer, items)
 
     @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        """One of the few that are read from the log at a time. Raises psycopg.OperationalError when none of them gets done."""
+    async def _log_read(self) -> AsyncIterator[None]:
+        """Waits until fewer than MAX_LOG_READS run. Raises psycopg.OperationalError when that takes too long."""
         try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._from_log.acquire()
+            async with asyncio.timeout(self._log_read_wait_timeout):
+                await self._log_reads.acquire()
         except TimeoutError:
-            raise psycopg.OperationalError(f"no turn within {TURN_SECONDS} s") from None
+            message = f"{MAX_LOG_READS} other contexts were read from the log for {self._log_read_wait_timeout} s"
+            raise psycopg.OperationalError(message) from None
         try:
             yield
         finally:
-            self._from_log.release()
+            self._log_reads.release()
 
-    async def _choose_from(
-        self, recent: RecentItems, conversation_id: str | None, asked: ReplyRequest
+    async def _choose(
+        self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        budget = self._budget(recent.policy, asked)
-        encoding = self._models.encoding(asked.model)
-        given = asked.parameters.get("instructions")
-        instructions = tuple(text for text in (recent.instructions, given) if text)
-        always, summary_tokens = await self._always(recent, instructions, asked.parameters, encoding)
-        halves = await other_halves(self._reader, conversation_id, recent, self._counts) if conversation_id else ()
-        pins = sorted((*recent.pins, *halves), key=lambda item: item.depth)
-        sizes = await self._counts.of(asked.input, encoding)
-        known = ContextInput(
-            path=await self._candidates(recent.items, recent.pinned, encoding),
-            pins=await self._candidates(pins, recent.pinned, encoding),
+        budget = self._budget(recent.policy, reply_request)
+        encoding = self._models.encoding(reply_request.model)
+        requested = reply_request.parameters.get("instructions")
+        instructions = tuple(text for text in (recent.instructions, requested) if text)
+        base_tokens, summary_tokens = await self._count_base(recent, instructions, reply_request.parameters, encoding)
+        partners = (
+            await partners_of_pins(self._reader, conversation_id, recent, self._counts) if conversation_id else ()
+        )
+        pins = sorted((*recent.pins, *partners), key=lambda item: item.depth)
+        input_tokens = await self._counts.of(reply_request.input, encoding)
+        context_input = ContextInput(
+            path=await self._count_again(recent.items, recent.pinned, encoding),
+            pins=await self._count_again(pins, recent.pinned, encoding),
             input=[
-                ContextItem(item_id=ident, item=item, tokens=size)
-                for (ident, item), size in zip(asked.input, sizes, strict=True)
+                ContextItem(item_id=item_id, item=item, tokens=tokens)
+                for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
             ],
-            always=always + summary_tokens,
+            base_tokens=base_tokens + summary_tokens,
             reaches_start=recent.reaches_start,
             summarized=_summarized(recent),
-            open=asked.open,
+            input_unknown=reply_request.input_unknown,
         )
-        selection = select(known, budget, self.unsendable)
-        if asked.parameters.get("truncation") == "disabled":
-            if any(each.reason == BUDGET for each in selection.left_out):
-                everything = sum(each.tokens for each in (*known.pins, *known.path, *known.input))
-                raise ContextTooLong(known.always + everything, budget)
+        selection = select(context_input, budget, self.unsendable)
+        if reply_request.parameters.get("truncation") == "disabled":
+            if any(left_out.reason == BUDGET for left_out in selection.left_out):
+                everything = (*context_input.pins, *context_input.path, *context_input.input)
+                raise ContextTooLong(context_input.base_tokens + sum(item.tokens for item in everything), budget)
         return ContextChoice(
             recent=recent,
-            known=known,
+            context_input=context_input,
             selection=selection,
             instructions=instructions,
             budget=budget,
@@ -205,57 +243,35 @@ class Contexts:
             summary_tokens=summary_tokens,
         )
 
-    async def rendered(self, conversation_id: str, requested: Recorded) -> Rerendered:
-        """The body of an old request once more, from the log alone. Raises what `rendered_again` raises."""
-        return await rerender(self._reader, conversation_id, requested, self._counts)
-
-    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
-        """As much of the snapshot there is, of whatever version, as this model has room for."""
-        return await self._snapshots(tenant, conversation_id, self._room(model))
-
-    def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
-        """The items of the path at `version`, oldest first: all, or those after the item `after`."""
-        return path(self._reader, conversation_id, version, after=after)
-
-    async def counts(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
-        """What each (id, item) adds to a request."""
-        return await self._counts.of(items, encoding)
-
-    def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
-        """Which of `items` the provider is not sent, by index, and why."""
-        return unsendable(self._models.renderer, items)
-
-    def _room(self, model: str) -> int:
-        return self._models.room(model)
-
-    def _budget(self, policy: ContextPolicy, asked: ReplyRequest) -> int:
+    def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
         """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
-        window = self._models.window(asked.model)
-        answer = asked.parameters.get("max_output_tokens") or policy.reserve or min(DEFAULT_ANSWER, window // 2)
-        return needed(policy, max(0, self._models.room(asked.model, reserved=answer)))
+        window = self._models.window(reply_request.model)
+        requested = reply_request.parameters.get("max_output_tokens")
+        answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
+        return token_limit(policy, max(0, self._models.room(reply_request.model, reserved=answer)))
 
-    async def _always(
+    async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int]:
-        """The tokens of what is sent whatever is chosen, and those of the summary."""
+        """The tokens of what is sent whatever is chosen, without the summary; and those of the summary."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:
             texts.append(summary.text)
         counts = await count_off_loop(texts, encoding)
-        summarized = 0
+        summary_tokens = 0
         if summary is not None:
-            summarized = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
-        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summarized
+            summary_tokens = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
+        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summary_tokens
 
-    async def _candidates(
+    async def _count_again(
         self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
     ) -> Sequence[ContextItem]:
-        """These items of a tail, with their pins, and counted by this encoding."""
+        """The items counted in this encoding, with the pinned ones marked. They come counted in DEFAULT_ENCODING."""
         if encoding != DEFAULT_ENCODING:
-            sizes = await self._counts.of([(each.item_id, each.item) for each in items], encoding)
-            items = [replace(each, tokens=size) for each, size in zip(items, sizes, strict=True)]
-        return [replace(each, pinned=each.item_id in pinned) for each in items] if pinned else items
+            counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
+            items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]
+        return [replace(item, pinned=item.item_id in pinned) for item in items] if pinned else items
 
 
 def _summarized(recent: RecentItems) -> LeftOut | None:
@@ -264,13 +280,13 @@ def _summarized(recent: RecentItems) -> LeftOut | None:
     return LeftOut(reason=SUMMARIZED, first=summary.first, last=summary.last, count=summary.count)
 
 
-def _ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """Each item of older turns is a range of its own; what of the window is not sent is counted with it, and named beside."""
-    sent = {each.item_id for each in selection.sent}
-    ranges = [_range([each], sent) for each in selection.pins]
-    return tuple([*ranges, _range(selection.window, sent)] if selection.window else ranges)
+def _shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
+    """One range for each item of older turns and one for the window. Unsendable items count as items of the window, without tokens."""
+    sent_ids = {item.item_id for item in selection.sent}
+    ranges = [_shown_range([pin], sent_ids) for pin in selection.pins]
+    return tuple([*ranges, _shown_range(selection.window, sent_ids)] if selection.window else ranges)
 
 
-def _range(items: Sequence[ContextItem], sent: set[str]) -> ShownRange:
-    tokens = sum(each.tokens for each in items if each.item_id in sent)
+def _shown_range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
+    tokens = sum(item.tokens for item in items if item.item_id in sent_ids)
     return ShownRange(first=items[0].item_id, last=items[-1].item_id, count=len(items), tokens=tokens)

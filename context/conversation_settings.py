@@ -1,12 +1,12 @@
-"""What stands of a conversation at a version beside its items: description, pins and summary, of a few events found by index.
+"""What holds for a conversation at a version besides its items: instructions, policy, pins and summary.
 
-Also what contexts need of the log at all (`Reader`), and the log's word on single items (`there`).
+It is read from a few events that the log finds by index. `Reader` is all that contexts need of the log.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, field
 
 from context.encodings import DEFAULT_ENCODING
 from context.tokens import count_off_loop
@@ -26,13 +26,13 @@ from domain.events import (
 from infrastructure.event_log.recorded import Recorded
 
 SUMMARY_TOKENS = 32
-"""What a summary costs beside its text: its message, and the words that say what it is."""
+"""What a summary costs besides its text: its message, and the words that introduce it."""
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A summary that stands for the path's items up to `depth`; `tokens` of its text in `o200k_base`.
+    """A summary that replaces the path's `count` items up to `depth`; `tokens` of its text in `o200k_base`.
 
-    `version` is that of its ContextCompacted, `before` the tokens of what it stands for.
+    `version` is that of its ContextCompacted, `tokens_before` the tokens of the items it replaces. Snapshots keep it as JSON.
     """
 
     version: int
@@ -43,38 +43,38 @@ class Summary(Struct, frozen=True, kw_only=True):
     first: str
     last: str
     count: int
-    before: int
+    tokens_before: int = field(name="before")
 
 
 class Reader(Protocol):
-    """What a context needs of the log: EventReader, or the query side's, whose look-ups end soon."""
+    """What a context needs of the log: `EventReader`, or the query side's reader, which limits how long a query may take."""
 
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending; none only when there are none."""
+        """At most `limit` events with `after` < version <= `until`, ascending. Empty only if there are none."""
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first; none only when there are none."""
+        """At most `limit` events with version <= `until`, newest first. Empty only if there are none."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """How the conversation is described, which items are pinned and which summary stands, at `until`."""
+        """The events that say what the instructions, the policy, the pins and the summary are at `until`."""
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """What a few events, found by index, say of a conversation at a version. `compacted`: the summary that stands, and its version."""
+    """`compaction`: the version of the ContextCompacted whose summary is active, and that event."""
 
     instructions: str | None
     policy: ContextPolicy
     pinned: tuple[str, ...]
-    compacted: tuple[int, ContextCompacted] | None
+    compaction: tuple[int, ContextCompacted] | None
     forked_from: Fork | None
 
 
-def described(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
+def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
     """The instructions and the policy after these events."""
     instructions, policy = None, ContextPolicy()
     for recorded in events:
@@ -85,9 +85,9 @@ def described(events: Iterable[Recorded]) -> tuple[str | None, ContextPolicy]:
 
 
 async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """What stands at `version`."""
+    """The conversation's settings at `version`."""
     pinned: tuple[str, ...] = ()
-    compacted: tuple[int, ContextCompacted] | None = None
+    compaction: tuple[int, ContextCompacted] | None = None
     forked_from: Fork | None = None
     events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
@@ -97,24 +97,24 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
             case ContextCompacted():
-                compacted = recorded.version, recorded.event
+                compaction = recorded.version, recorded.event
             case CompactionUndone() | CompactionRedone() if recorded.event.active:
-                [found] = await reader.conversation_backwards(conversation_id, until=recorded.event.active, limit=1)
-                assert isinstance(found.event, ContextCompacted)
-                compacted = found.version, found.event
+                [active] = await reader.conversation_backwards(conversation_id, until=recorded.event.active, limit=1)
+                assert isinstance(active.event, ContextCompacted)
+                compaction = active.version, active.event
             case _:
                 pass
-    instructions, policy = described(events)
+    instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
-        instructions=instructions, policy=policy, pinned=pinned, compacted=compacted, forked_from=forked_from
+        instructions=instructions, policy=policy, pinned=pinned, compaction=compaction, forked_from=forked_from
     )
 
 
-async def summary_of(compacted: tuple[int, ContextCompacted] | None) -> Summary | None:
-    """The summary that an event recorded, counted."""
-    if compacted is None:
+async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Summary | None:
+    """The summary of a ContextCompacted, given with its version, with its tokens."""
+    if compaction is None:
         return None
-    version, event = compacted
+    version, event = compaction
     [tokens] = await count_off_loop([event.summary], DEFAULT_ENCODING)
     return Summary(
         version=version,
@@ -125,21 +125,21 @@ async def summary_of(compacted: tuple[int, ContextCompacted] | None) -> Summary 
         first=event.first,
         last=event.last,
         count=event.count,
-        before=event.tokens_before,
+        tokens_before=event.tokens_before,
     )
 
 
 async def unretracted(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str]
 ) -> dict[str, Recorded]:
-    """The ItemAppended of those of these items that are not retracted at `version`, by id."""
-    found: dict[str, Recorded] = {}
+    """The ItemAppended of each of these items that is not retracted at `version`, by item id."""
+    appended: dict[str, Recorded] = {}
     for recorded in await reader.items(conversation_id, item_ids, until=version) if item_ids else ():
         match recorded.event:
             case ItemAppended(item_id=item_id):
-                found[item_id] = recorded
+                appended[item_id] = recorded
             case ItemRetracted(item_id=item_id):
-                found.pop(item_id, None)
+                appended.pop(item_id, None)
             case _:
                 pass
-    return found
+    return appended

@@ -1,14 +1,11 @@
-"""The end of a conversation, read from the log backwards from the head until there is enough: never all of it.
-
-`commands/` and `queries/` get it from `context/assembly.py`; `projections/` makes the same of its snapshots.
-"""
+"""Reads a conversation's newest items from the log, backwards from the head, until there are enough: never the whole conversation."""
 
 import asyncio
 from collections.abc import Sequence
 
 from msgspec import Struct
 
-from context.conversation_settings import Reader, Summary, settings_at, summary_of, unretracted
+from context.conversation_settings import Reader, Summary, counted_summary, settings_at, unretracted
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
 from context.rendering.orphans import call_key, is_output, pairs
@@ -23,15 +20,16 @@ from domain.events import (
 from domain.items import from_stored
 from infrastructure.event_log.recorded import Recorded
 
-PAGE = 200
-COUNTED_AT_ONCE = 32
+PAGE_EVENTS = 200
+COUNT_BATCH_ITEMS = 32
+"""Few items, because the first of a page may be enough."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
-    """The end of a conversation at a version: its newest items, oldest first.
+    """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `whole`: nothing lies before them but what the summary stands for. `pins`: the pinned items before them, oldest first;
-    `pinned`: the ids of all that are, which the items themselves do not say. Tokens are as `o200k_base` counts what is sent.
+    `reaches_start`: only what the summary replaces lies before them. `pins`: the pinned items before them, oldest first.
+    `pinned`: the ids of all pinned items, also of those among `items`.
     """
 
     version: int
@@ -44,55 +42,56 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     summary: Summary | None = None
 
     def suffices(self, room: int) -> bool:
-        """Whether no more of the conversation is needed to fill `room` tokens, or what the policy gives of them."""
-        return self.reaches_start or sum(each.tokens for each in self.items) > needed(self.policy, room)
+        """Whether these items fill `room` tokens or the policy's budget, or are all there are."""
+        return self.reaches_start or sum(item.tokens for item in self.items) > token_limit(self.policy, room)
 
 
 EMPTY = RecentItems(version=0, instructions=None, policy=ContextPolicy(), items=(), reaches_start=True)
 
 
-def needed(policy: ContextPolicy, room: int) -> int:
-    """How many tokens of a conversation are enough where a model has room for so many."""
+def token_limit(policy: ContextPolicy, room: int) -> int:
+    """`room`, or the policy's budget if that is less."""
     return room if policy.budget is None else min(room, policy.budget)
 
 
-def begins(items: Sequence[ContextItem]) -> bool:
-    """Whether these items of a path, oldest first, begin with its very first."""
+def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
+    """Whether these items, oldest first, start with the path's first."""
     return bool(items) and items[0].depth == 1
 
 
 async def recent_items_from_log(
     reader: Reader, conversation_id: str, version: int, room: int, counts: ItemCounts | None = None
 ) -> RecentItems:
-    """The tail, read backwards from `version` until there is more than fits, or there is no more: in a fork on into its origin."""
+    """The newest items at `version`: one more than fits in `room` tokens, or all. In a fork, reading continues in its origin."""
     counts = counts or ItemCounts()
-    stands, newest = await asyncio.gather(
+    settings, newest_page = await asyncio.gather(
         settings_at(reader, conversation_id, version),
-        reader.conversation_backwards(conversation_id, until=version, limit=PAGE),
+        reader.conversation_backwards(conversation_id, until=version, limit=PAGE_EVENTS),
     )
-    summary = await summary_of(stands.compacted)
-    backwards = _Backwards(needed(stands.policy, room), summary.depth if summary else 0, counts)
-    await backwards.read(reader, conversation_id, version, newest=newest)
+    summary = await counted_summary(settings.compaction)
+    backwards = _BackwardRead(token_limit(settings.policy, room), summary.depth if summary else 0, counts)
+    await backwards.read(reader, conversation_id, version, first_page=newest_page)
     items = tuple(reversed(backwards.newest_first))
-    held = {each.item_id for each in items}
-    older = await _pins(reader, conversation_id, version, [each for each in stands.pinned if each not in held], counts)
+    ids = {item.item_id for item in items}
+    older_pins = [item_id for item_id in settings.pinned if item_id not in ids]
+    pins = await _items_by_id(reader, conversation_id, version, older_pins, counts)
     return RecentItems(
         version=version,
-        instructions=stands.instructions,
-        policy=stands.policy,
+        instructions=settings.instructions,
+        policy=settings.policy,
         items=items,
-        reaches_start=backwards.reaches_start or begins(items),
-        pins=older,
-        pinned=frozenset(stands.pinned) & (held | {each.item_id for each in older}),
+        reaches_start=backwards.reaches_start or starts_at_first_item(items),
+        pins=pins,
+        pinned=frozenset(settings.pinned) & (ids | {pin.item_id for pin in pins}),
         summary=summary,
     )
 
 
 async def recent_items_of_fork(reader: Reader, start: StartConversation, room: int, counts: ItemCounts) -> RecentItems:
-    """The tail of a fork that has only just begun with `start`: what lies before it in its origin."""
+    """The newest items of a fork that `start` is about to begin: those of its origin, up to where it forks."""
     fork = start.forked_from
     assert fork is not None
-    backwards = _Backwards(needed(start.context_policy, room), 0, counts)
+    backwards = _BackwardRead(token_limit(start.context_policy, room), 0, counts)
     await backwards.read(reader, fork.conversation_id, fork.version, fork.depth)
     items = tuple(reversed(backwards.newest_first))
     return RecentItems(
@@ -100,18 +99,18 @@ async def recent_items_of_fork(reader: Reader, start: StartConversation, room: i
         instructions=start.instructions,
         policy=start.context_policy,
         items=items,
-        reaches_start=backwards.reaches_start or begins(items),
+        reaches_start=backwards.reaches_start or starts_at_first_item(items),
     )
 
 
-class _Backwards:
-    """The newest items of a path while they are read: more than `need` tokens of them, or all below the depth `above`."""
+class _BackwardRead:
+    """Collects a path's newest items until they have more than `limit` tokens, or all items deeper than `above_depth` are there."""
 
-    def __init__(self, need: int, above: int, counts: ItemCounts) -> None:
+    def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
         self.newest_first: list[ContextItem] = []
         self.reaches_start = False
-        self._need = need
-        self._above = above
+        self._limit = limit
+        self._above_depth = above_depth
         self._counts = counts
         self._tokens = 0
         self._retracted: set[str] = set()
@@ -121,103 +120,104 @@ class _Backwards:
         reader: Reader,
         conversation_id: str,
         until: int,
-        deepest: int | None = None,
-        newest: Sequence[Recorded] | None = None,
+        max_depth: int | None = None,
+        first_page: Sequence[Recorded] | None = None,
     ) -> None:
-        """Reads on from `newest`, the page that ends at `until`, where that is there already."""
+        """Reads page by page from `until` down. `first_page`: the page that ends at `until`, if it was read already."""
         while until > 0:
-            page = newest or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE)
-            newest = None
+            page = first_page or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
+            first_page = None
             if not page:
                 break
-            if await self._take(page, deepest):
+            if await self._add(page, max_depth):
                 return
             until = page[-1].version - 1
-            first = page[-1].event
-            if isinstance(first, ConversationStarted) and (fork := first.forked_from) is not None:
+            oldest = page[-1].event
+            if isinstance(oldest, ConversationStarted) and (fork := oldest.forked_from) is not None:
                 conversation_id, until = fork.conversation_id, fork.version
-                deepest = fork.depth if deepest is None else min(deepest, fork.depth)
-                if deepest <= self._above:
+                max_depth = fork.depth if max_depth is None else min(max_depth, fork.depth)
+                if max_depth <= self._above_depth:
                     break
         self.reaches_start = True
 
-    async def _take(self, page: Sequence[Recorded], deepest: int | None) -> bool:
-        """Adds what a page has; says whether that is the end of it."""
+    async def _add(self, page: Sequence[Recorded], max_depth: int | None) -> bool:
+        """Adds a page's items. Returns whether there are enough now."""
         appended: list[ItemAppended] = []
         at_summary = False
         for recorded in page:
             match recorded.event:
                 case ItemRetracted():
                     self._retracted.add(recorded.event.item_id)
-                case ItemAppended(depth=depth) if deepest is None or depth <= deepest:
-                    if depth <= self._above:
+                case ItemAppended(depth=depth) if max_depth is None or depth <= max_depth:
+                    if depth <= self._above_depth:
                         at_summary = True
                         break
                     if recorded.event.item_id not in self._retracted:
                         appended.append(recorded.event)
                 case _:
                     pass
-        for begin in range(0, len(appended), COUNTED_AT_ONCE):
-            for item in await counted(appended[begin : begin + COUNTED_AT_ONCE], self._counts):
+        for start in range(0, len(appended), COUNT_BATCH_ITEMS):
+            for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
                 self.newest_first.append(item)
                 self._tokens += item.tokens
-                if self._tokens > self._need:
+                if self._tokens > self._limit:
                     return True
         self.reaches_start = at_summary
         return at_summary
 
 
-async def counted(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
-    """The items of these events with their tokens."""
+async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
     items = [from_stored(event.item) for event in appended]
     ids = [event.item_id for event in appended]
-    sizes = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
+    tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
     return [
-        ContextItem(item_id=event.item_id, item=item, tokens=size, depth=event.depth)
-        for event, item, size in zip(appended, items, sizes, strict=True)
+        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth)
+        for event, item, item_tokens in zip(appended, items, tokens, strict=True)
     ]
 
 
-async def _pins(
+async def _items_by_id(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
+    """These items without the retracted ones, by depth."""
     found = await unretracted(reader, conversation_id, version, item_ids)
     appended = [recorded.event for recorded in found.values() if isinstance(recorded.event, ItemAppended)]
-    return tuple(sorted(await counted(appended, counts), key=lambda item: item.depth))
+    return tuple(sorted(await _counted_items(appended, counts), key=lambda item: item.depth))
 
 
-async def other_halves(
+async def partners_of_pins(
     reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The calls and outputs that pinned items belong to, where they lie before the tail and within PAGE events of them."""
+    """The calls and outputs that belong to pinned outputs and calls, if they lie before the recent items and within PAGE_EVENTS of the pin."""
     if not recent.pinned:
         return ()
-    known = [*recent.pins, *recent.items]
-    together = {index for pair in pairs([each.item for each in known]) for index in pair}
-    alone = [
-        each
-        for index, each in enumerate(known)
-        if each.item_id in recent.pinned and index not in together and call_key(each.item) is not None
+    items = [*recent.pins, *recent.items]
+    paired = {index for pair in pairs([item.item for item in items]) for index in pair}
+    unpaired = [
+        item
+        for index, item in enumerate(items)
+        if item.item_id in recent.pinned and index not in paired and call_key(item.item) is not None
     ]
-    if not alone:
+    if not unpaired:
         return ()
-    rows = await unretracted(reader, conversation_id, recent.version, [each.item_id for each in alone])
-    found: list[str] = []
-    for each in alone:
-        if (row := rows.get(each.item_id)) is None:
+    rows = await unretracted(reader, conversation_id, recent.version, [pin.item_id for pin in unpaired])
+    partners: list[str] = []
+    for pin in unpaired:
+        if (row := rows.get(pin.item_id)) is None:
             continue
-        if is_output(each.item):
-            page = await reader.conversation_backwards(conversation_id, until=row.version - 1, limit=PAGE)
+        if is_output(pin.item):
+            page = await reader.conversation_backwards(conversation_id, until=row.version - 1, limit=PAGE_EVENTS)
         else:
-            page = await reader.conversation(conversation_id, after=row.version, until=recent.version, limit=PAGE)
+            page = await reader.conversation(
+                conversation_id, after=row.version, until=recent.version, limit=PAGE_EVENTS
+            )
         for recorded in page:
             if isinstance(event := recorded.event, ItemAppended):
                 item = from_stored(event.item)
-                if call_key(item) == call_key(each.item):
-                    if is_output(item) != is_output(each.item):
-                        found.append(event.item_id)
+                if call_key(item) == call_key(pin.item):
+                    if is_output(item) != is_output(pin.item):
+                        partners.append(event.item_id)
                     break
-    held = {each.item_id for each in known}
-    return await _pins(
-        reader, conversation_id, recent.version, [ident for ident in dict.fromkeys(found) if ident not in held], counts
-    )
+    ids = {item.item_id for item in items}
+    missing = [item_id for item_id in dict.fromkeys(partners) if item_id not in ids]
+    return await _items_by_id(reader, conversation_id, recent.version, missing, counts)

@@ -1,67 +1,68 @@
-"""A path read forwards from the log: from its first item, or from any other, through a fork's origin into the fork."""
+"""Reads a path forwards from the log: from its first item or any other, through a fork's origin into the fork."""
 
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
 
 from context.conversation_settings import Reader, unretracted
-from context.history_backwards import PAGE
+from context.history_backwards import PAGE_EVENTS
 from domain.events import ConversationStarted, ItemAppended, ItemRetracted
 from infrastructure.event_log.recorded import Recorded
 
 
 class PathSegment(Struct, frozen=True):
-    """The part of a path that one conversation has: its items of depth <= `deepest`, as it was at `until`."""
+    """The part of a path that lies in one conversation: its items down to `max_depth`, as they were at version `until`."""
 
     conversation_id: str
     until: int
-    deepest: int | None
+    max_depth: int | None
 
 
-async def stretches(reader: Reader, conversation_id: str, version: int) -> list[PathSegment]:
-    """Where a path lies, its beginning first: a conversation that is no fork is one stretch."""
-    found = [PathSegment(conversation_id, version, None)]
+async def path_segments(reader: Reader, conversation_id: str, version: int) -> list[PathSegment]:
+    """The segments of a path, oldest first. A conversation that is no fork has one."""
+    segments = [PathSegment(conversation_id, version, None)]
     while True:
-        [first] = await reader.conversation(found[0].conversation_id, limit=1)
+        [first] = await reader.conversation(segments[0].conversation_id, limit=1)
         assert isinstance(first.event, ConversationStarted)
         if (fork := first.event.forked_from) is None:
-            return found
-        deepest = fork.depth if found[0].deepest is None else min(found[0].deepest, fork.depth)
-        found.insert(0, PathSegment(fork.conversation_id, fork.version, deepest))
+            return segments
+        max_depth = fork.depth if segments[0].max_depth is None else min(segments[0].max_depth, fork.depth)
+        segments.insert(0, PathSegment(fork.conversation_id, fork.version, max_depth))
 
 
 async def path(
-    reader: Reader, conversation_id: str, version: int, *, after: str | None = None, begin: str | None = None
+    reader: Reader, conversation_id: str, version: int, *, after: str | None = None, first: str | None = None
 ) -> AsyncIterator[ItemAppended]:
-    """The items that the path at `version` has, retracted ones left out, oldest first: from `begin` on, or those after the item `after`."""
-    parts = await stretches(reader, conversation_id, version)
+    """The unretracted items of the path at `version`, oldest first: all, those from the item `first` on, or those after `after`."""
+    segments = await path_segments(reader, conversation_id, version)
     row: Recorded | None = None
-    if (mark := begin or after) is not None:
-        while parts and (row := await _row(reader, parts[0], mark)) is None:
-            parts.pop(0)
-    for part in parts:
-        passed = 0
+    if (item_id := first or after) is not None:
+        while segments and (row := await _appended(reader, segments[0], item_id)) is None:
+            segments.pop(0)
+    for segment in segments:
+        after_version = 0
         if row is not None:
-            passed, row = row.version - (begin is not None), None
-        async for event in _items(reader, part, passed):
+            after_version, row = row.version - (first is not None), None
+        async for event in _items(reader, segment, after_version):
             yield event
 
 
-async def _items(reader: Reader, part: PathSegment, passed: int) -> AsyncIterator[ItemAppended]:
-    while page := await reader.conversation(part.conversation_id, after=passed, until=part.until, limit=PAGE):
-        passed = page[-1].version
-        gone = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
+async def _items(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[ItemAppended]:
+    conversation_id, until = segment.conversation_id, segment.until
+    while page := await reader.conversation(conversation_id, after=after_version, until=until, limit=PAGE_EVENTS):
+        after_version = page[-1].version
+        retracted = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
         appended = [recorded.event for recorded in page if isinstance(recorded.event, ItemAppended)]
-        if passed < part.until:
-            held = await unretracted(reader, part.conversation_id, part.until, [event.item_id for event in appended])
-            gone |= {event.item_id for event in appended} - held.keys()
+        if after_version < until:  # later pages may retract items of this one
+            ids = [event.item_id for event in appended]
+            retracted |= set(ids) - (await unretracted(reader, conversation_id, until, ids)).keys()
         for event in appended:
-            if event.item_id not in gone and (part.deepest is None or event.depth <= part.deepest):
+            if event.item_id not in retracted and (segment.max_depth is None or event.depth <= segment.max_depth):
                 yield event
 
 
-async def _row(reader: Reader, part: PathSegment, item_id: str) -> Recorded | None:
-    for recorded in await reader.items(part.conversation_id, [item_id], until=part.until):
+async def _appended(reader: Reader, segment: PathSegment, item_id: str) -> Recorded | None:
+    for recorded in await reader.items(segment.conversation_id, [item_id], until=segment.until):
         if isinstance(recorded.event, ItemAppended):
             return recorded
     return None

@@ -1,4 +1,4 @@
-"""Token counts of items, kept so that nothing is counted twice: an item never changes, nor does its count in an encoding."""
+"""Keeps the token counts of items, so that none is counted twice: an item never changes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,23 +12,25 @@ MAX_COUNTS = 50_000
 
 
 class ItemCounts:
-    """What items, by their ids, add to a request: the newest `most` counts. One for a process."""
+    """The tokens that items add to a request, by item id and encoding: the `max_counts` used last."""
 
-    def __init__(self, most: int = MAX_COUNTS) -> None:
-        self._most = most
-        self._kept: OrderedDict[tuple[str, str], int] = OrderedDict()
+    def __init__(self, max_counts: int = MAX_COUNTS) -> None:
+        self._max_counts = max_counts
+        self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()
 
     async def of(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
-        """The tokens of each (id, item), in order, as this encoding counts them."""
-        known = {ident: self._kept[ident, encoding] for ident, _ in items if (ident, encoding) in self._kept}
-        missing = [(ident, item) for ident, item in items if ident not in known]
-        counts = await count_off_loop([counted_text(item) for _, item in missing], encoding)
-        # What was known before may have been thrown away for others meanwhile.
-        known |= {ident: count + fixed_tokens(item) for (ident, item), count in zip(missing, counts, strict=True)}
-        found = [known[ident] for ident, _ in items]
-        for (ident, _), tokens in zip(items, found, strict=True):
-            self._kept[ident, encoding] = tokens
-            self._kept.move_to_end((ident, encoding))
-        while len(self._kept) > self._most:
-            self._kept.popitem(last=False)
-        return found
+        """The tokens of each (id, item) in this encoding, in order."""
+        known = {
+            item_id: self._counts[item_id, encoding] for item_id, _ in items if (item_id, encoding) in self._counts
+        }
+        missing = [(item_id, item) for item_id, item in items if item_id not in known]
+        texts = await count_off_loop([counted_text(item) for _, item in missing], encoding)
+        # While this waited, others may have displaced counts that were known: so all of them are put back.
+        known |= {item_id: count + fixed_tokens(item) for (item_id, item), count in zip(missing, texts, strict=True)}
+        tokens = [known[item_id] for item_id, _ in items]
+        for (item_id, _), count in zip(items, tokens, strict=True):
+            self._counts[item_id, encoding] = count
+            self._counts.move_to_end((item_id, encoding))
+        while len(self._counts) > self._max_counts:
+            self._counts.popitem(last=False)
+        return tokens

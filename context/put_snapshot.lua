@@ -1,12 +1,12 @@
--- Replaces a snapshot by a newer one. See context_snapshots.py for the shape.
--- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds to keep it, and fields, a map.
--- Answers 1, or 0 when it is no newer than what is here.
+-- Writes a snapshot unless there is one of the same version or a higher one. Shape: snapshots.py.
+-- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds until it expires, and fields, a map.
+-- Returns 1 if it was written, else 0.
 local key, snapshot = KEYS[1], cmsgpack.unpack(ARGV[1])
-local held = redis.call('HMGET', key, 'version', 'made', 'deleted')
-local version = tonumber(held[1] or 0)
--- One of the same version that other code made is as good as none.
-local same = held[3] or held[2] == snapshot.fields.made
-if version > snapshot.version or (version == snapshot.version and same) then
+local current = redis.call('HMGET', key, 'version', 'made', 'deleted')
+local version = tonumber(current[1] or 0)
+-- A snapshot of another format is replaced even by one of the same version.
+local readable = current[3] or current[2] == snapshot.fields.made
+if version > snapshot.version or (version == snapshot.version and readable) then
   return 0
 end
 redis.call('DEL', key)

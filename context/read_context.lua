@@ -1,17 +1,16 @@
--- Reads the end of a snapshot: block by block from its head down until there is more than fits. See context_snapshots.py for the shape.
+-- Reads a snapshot's newest items, block by block from its head down, until there is one more than fits. Shape: snapshots.py.
 --
--- KEYS: the snapshot. ARGV: the room in tokens; the policy may give less; how a snapshot is made that can be read; and how many
--- items are to a block.
--- Answers nil when there is none, it is a tombstone, or it has not all of that; else a list:
---   first, as MessagePack, the fields that are not items, a map; the pinned items' entries, a list; and whether all that is here fits
---   then the blocks, the newest first, each as it is but the oldest, which has its newline and the lines that are needed. To make
---   one text of them here would take as long as all the rest
-local key, room, size = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
+-- KEYS: the snapshot. ARGV: the room in tokens, which the policy's budget may lower; the format that can be read; depths per block.
+-- Returns nil if there is no readable snapshot, it is a tombstone, or it has too few items; else a list:
+--   first a MessagePack list: the fields that are not items, a map; the JSON of the pinned items, a list; whether all items fit
+--   then the blocks, newest first, unchanged but for the oldest, which is its newline and the lines that are needed. They are not
+--   joined here: that would take as long as the rest of the script
+local key, room, block_depths = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
   'deleted', 'made', 'heavy'}
-local held, fields = redis.call('HMGET', key, unpack(names)), {}
-for at, name in ipairs(names) do
-  fields[name] = held[at] or nil
+local values, fields = redis.call('HMGET', key, unpack(names)), {}
+for index, name in ipairs(names) do
+  fields[name] = values[index] or nil
 end
 if not fields.version or fields.deleted or fields.heavy or fields.made ~= ARGV[2] then
   return false
@@ -19,18 +18,18 @@ end
 
 local pins = {}
 if fields.pins then
-  for at, id in ipairs(cjson.decode(fields.pins)) do
-    pins[at] = redis.call('HGET', key, 'pin:' .. id)
-    if not pins[at] then
+  for index, id in ipairs(cjson.decode(fields.pins)) do
+    pins[index] = redis.call('HGET', key, 'pin:' .. id)
+    if not pins[index] then
       return false
     end
   end
 end
 
 room = math.min(room, cjson.decode(fields.policy).budget or room)
-local above = fields.summary and cjson.decode(fields.summary).depth or 0
+local summarized = fields.summary and cjson.decode(fields.summary).depth or 0
 local first = tonumber(fields.first)
-local block, oldest = math.floor(fields.depth / size), math.floor(math.max(first, above + 1) / size)
+local block, oldest = math.floor(fields.depth / block_depths), math.floor(math.max(first, summarized + 1) / block_depths)
 local left, tokens, blocks = tonumber(fields.count), 0, {}
 
 while block >= oldest and left > 0 and tokens <= room do
@@ -43,22 +42,22 @@ while block >= oldest and left > 0 and tokens <= room do
   block = block - 1
 end
 
--- Of the oldest no more than one item that does not fit, and nothing that the summary stands for: its items may be large.
+-- Drop the oldest block's items that are summarized, or that are not needed for one item more than fits: they may be large.
 local text = blocks[#blocks]
 if text then
-  local at = string.find(text, '\n', 1, true) + 1
+  local start = string.find(text, '\n', 1, true) + 1
   while true do
-    local size, deep = string.match(text, '^{"tokens":(%d+),"depth":(%d+)', at)
-    if not size or (tonumber(deep) > above and tokens - size <= room) then
+    local item_tokens, depth = string.match(text, '^{"tokens":(%d+),"depth":(%d+)', start)
+    if not item_tokens or (tonumber(depth) > summarized and tokens - item_tokens <= room) then
       break
     end
-    tokens, at = tokens - size, string.find(text, '\n', at, true) + 1
+    tokens, start = tokens - item_tokens, string.find(text, '\n', start, true) + 1
   end
-  blocks[#blocks] = string.sub(text, at - 1)
+  blocks[#blocks] = string.sub(text, start - 1)
 end
 
--- Where all of it fits, it has to be all there is: what lies before is for the log.
-if tokens <= room and first > above + 1 then
+-- If all of it fits, older items may fit too: then they must all be here.
+if tokens <= room and first > summarized + 1 then
   return false
 end
 fields.pins, fields.count = nil, nil

@@ -1,8 +1,8 @@
-"""Which part of a conversation a model is shown. Pure; counts come from outside, and the same input gives the same selection.
+"""Chooses which part of a conversation a model is shown. Pure: token counts come from outside.
 
-A turn begins with a user's message and runs to the next one, so that an answer stays with its question. The newest whole
-turns that fit are shown: a turn is never cut, a call never parted from its output. Pinned items of older turns are shown too,
-with the other half of a pinned call or output. What the renderer can not send is not sent, not counted, and named.
+A turn starts with a user's message and runs to the next one. The newest whole turns that fit are shown: a turn is never cut, and a
+call is never separated from its output. Pinned items of older turns are shown too, each with its other half if it is a call or an
+output. What the renderer cannot send is not counted, and is named in `left_out`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -20,16 +20,15 @@ BUDGET = "budget"
 SUMMARIZED = "summarized"
 
 Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
-"""Which of the items to send are not sent, by index, and why."""
+"""Which of the items are not sent, by index, and why."""
 
 
-def _nothing(_: Sequence[Item]) -> Mapping[int, str]:
-    """Which are not sent, where all are."""
+def _all_sendable(_: Sequence[Item]) -> Mapping[int, str]:
     return {}
 
 
 class ContextItem(Struct, frozen=True, kw_only=True):
-    """An item that could be shown. `tokens` is what it adds to a request; `pinned`: it is shown whatever else fits."""
+    """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not."""
 
     item_id: str
     item: Item
@@ -39,27 +38,31 @@ class ContextItem(Struct, frozen=True, kw_only=True):
 
 
 class ContextInput(Struct, frozen=True, kw_only=True):
-    """What there is to choose from, each oldest first.
+    """What there is to choose from, each list oldest first.
 
-    `path` are consecutive items up to the path's last, `whole` says that nothing but what is summarized lies before them, else
-    the items before the first beginning of a turn are a part of one. `pins` are pinned items before `path`, and their other
-    halves. `input` is new. `always` are the tokens of what is sent in any case: instructions, summary, tools. `summarized` is
-    what the summary stands for. `open`: what will be asked is not known yet.
+    path           consecutive items up to the path's last
+    reaches_start  only what is summarized lies before `path`; else its first items may be the rest of a turn
+    pins           pinned items before `path`, and their other halves
+    input          the new items of the request
+    base_tokens    tokens of what is sent in any case: instructions, summary, tools
+    summarized     what the summary replaces
+    input_unknown  there is no question yet
     """
 
     path: Sequence[ContextItem]
     input: Sequence[ContextItem] = ()
     pins: Sequence[ContextItem] = ()
-    always: int = 0
+    base_tokens: int = 0
     reaches_start: bool = True
     summarized: LeftOut | None = None
-    open: bool = False
+    input_unknown: bool = False
 
 
 class Selection(Struct, frozen=True, kw_only=True):
-    """What is shown: `pins` of older turns, then `window`, the path's end. `sent` are those of both and of the input that are sent.
+    """What is shown: `pins` of older turns, then `window`, the end of the path.
 
-    `left_out` says what is not, and why; `tokens` counts all that is sent.
+    `sent`: the items of both and of the input without the unsendable ones. `left_out`: what is not sent, and why. `tokens`: of all
+    that is sent.
     """
 
     pins: tuple[ContextItem, ...]
@@ -70,145 +73,154 @@ class Selection(Struct, frozen=True, kw_only=True):
 
 
 def begins_turn(item: Item) -> bool:
-    """Whether a turn begins with this item."""
+    """Whether a turn starts with this item."""
     return item.get("role") == "user" and type_of(item) == "message"
 
 
-def select(known: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
-    """The newest whole turns that fit in `budget` tokens beside what is always sent.
+def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
+    """The newest whole turns that fit in `budget` tokens, `base_tokens` included.
 
-    Raises ContextTooLong when not even the newest turn does: all the input, and where that has no user's message, the turn of
-    the path that it goes on with.
+    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input, and if that has no user's message, also the
+    turn of the path that it continues.
     """
-    everything = [*known.pins, *known.path, *known.input]
-    items = [each.item for each in everything]
+    everything = [*context_input.pins, *context_input.path, *context_input.input]
+    items = [context_item.item for context_item in everything]
     unsent = unsendable(items)
-    together = _together(items, unsent)
-    kept = _kept(everything, together, unsent)
-    sizes = [each.tokens for each in everything]
+    calls = _sent_pairs(items, unsent)
+    always_sent = _always_sent(everything, calls, unsent)
+    sizes = [context_item.tokens for context_item in everything]
     for index in unsent:
         sizes[index] = 0
-    total = known.always + sum(sizes)
-    # How much of it is not sent when the window begins at an index: those before it, but for those that are kept.
-    for index in kept:
+    total = context_input.base_tokens + sum(sizes)
+    for index in always_sent:
         sizes[index] = 0
-    skipped = [0, *accumulate(sizes)]
-    start = len(known.pins)
-    for start in _starts(known, items, together, kept):
-        if total - skipped[start] <= budget:
-            # Where all is sent, and nothing belongs together, there is no call that a part of it could have without its output.
-            again = unsendable if unsent or together else _nothing
-            chosen = _selection(known, start, kept, unsent, again)
-            if chosen.tokens <= budget:
-                return chosen
-    # Where the beginning of the newest turn is not even known, it is longer than what fits.
-    raise ContextTooLong(max(total - skipped[start], budget + 1), budget)
+    saved = [0, *accumulate(sizes)]  # saved[start]: tokens that are not sent if the window starts at `start`
+    start = len(context_input.pins)
+    for start in _window_starts(context_input, items, calls, always_sent):
+        if total - saved[start] <= budget:
+            # If all items can be sent and there are no pairs, a part of them has no unpaired call either.
+            check = unsendable if unsent or calls else _all_sendable
+            selection = _selection(context_input, start, always_sent, unsent, check)
+            if selection.tokens <= budget:
+                return selection
+    # With no possible start, the newest turn started before `path`, which is more than fits.
+    raise ContextTooLong(max(total - saved[start], budget + 1), budget)
 
 
-def turns_from(known: ContextInput, unsendable: Unsendable) -> list[int]:
-    """Where in `known.path` the window may begin, ascending; its length where it may be empty."""
-    everything = [*known.pins, *known.path, *known.input]
-    items = [each.item for each in everything]
+def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[int]:
+    """The indices in `path` at which the window may start, ascending. The length of `path` means an empty window."""
+    everything = [*context_input.pins, *context_input.path, *context_input.input]
+    items = [context_item.item for context_item in everything]
     unsent = unsendable(items)
-    together = _together(items, unsent)
-    kept = _kept(everything, together, unsent)
-    return [start - len(known.pins) for start in _starts(known, items, together, kept)]
+    calls = _sent_pairs(items, unsent)
+    always_sent = _always_sent(everything, calls, unsent)
+    return [start - len(context_input.pins) for start in _window_starts(context_input, items, calls, always_sent)]
 
 
-def _together(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
-    """The indices of calls and their outputs, where both are sent."""
+def _sent_pairs(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
+    """The indices (call, output) of pairs of which both are sent."""
     return [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
 
 
-def _kept(
-    everything: Sequence[ContextItem], together: Sequence[tuple[int, int]], unsent: Collection[int]
+def _always_sent(
+    everything: Sequence[ContextItem], calls: Sequence[tuple[int, int]], unsent: Collection[int]
 ) -> frozenset[int]:
-    """The indices of those that are sent wherever the window begins: pinned ones, and the other half of each."""
-    kept = {index for index, each in enumerate(everything) if each.pinned and index not in unsent}
-    for pair in together:
-        if kept & set(pair):
-            kept |= set(pair)
-    return frozenset(kept)
+    """The indices of items that are sent wherever the window starts: pinned ones, and the other half of each."""
+    indices = {index for index, item in enumerate(everything) if item.pinned and index not in unsent}
+    for pair in calls:
+        if indices & set(pair):
+            indices |= set(pair)
+    return frozenset(indices)
 
 
-def _starts(
-    known: ContextInput, items: Sequence[Item], together: Sequence[tuple[int, int]], kept: Collection[int]
+def _window_starts(
+    context_input: ContextInput,
+    items: Sequence[Item],
+    calls: Sequence[tuple[int, int]],
+    always_sent: Collection[int],
 ) -> Iterator[int]:
-    """The indices of all items at which the window may begin, ascending: one of the first few is as a rule the one."""
-    first = len(known.pins)
-    end = first + len(known.path)
-    parted = [0] * (end + 2)
-    for call, output in together:
-        if call not in kept and call < end:
-            parted[call + 1] += 1
-            parted[min(output, end) + 1] -= 1
-    parts = list(accumulate(parted))
+    """The indices in `items` at which the window may start, ascending. Lazy: `select` mostly takes one of the first few."""
+    first = len(context_input.pins)
+    end = first + len(context_input.path)
+    # splits[start]: pairs whose call would be left out and whose output would be sent.
+    changes = [0] * (end + 2)
+    for call, output in calls:
+        if call not in always_sent and call < end:
+            changes[call + 1] += 1
+            changes[min(output, end) + 1] -= 1
+    splits = list(accumulate(changes))
     for index in range(first, end + 1):
-        if index == first and known.reaches_start:
+        if index == first and context_input.reaches_start:
             begins = True
         elif index == end:
-            begins = known.open or any(map(begins_turn, items[end:]))
+            begins = context_input.input_unknown or any(map(begins_turn, items[end:]))
         else:
             begins = begins_turn(items[index])
-        if begins and not parts[index]:
+        if begins and not splits[index]:
             yield index
 
 
 def _selection(
-    known: ContextInput, start: int, kept: Collection[int], unsent: Mapping[int, str], unsendable: Unsendable
+    context_input: ContextInput,
+    start: int,
+    always_sent: Collection[int],
+    unsent: Mapping[int, str],
+    unsendable: Unsendable,
 ) -> Selection:
-    everything = [*known.pins, *known.path]
+    everything = [*context_input.pins, *context_input.path]
     before, window = everything[:start], everything[start:]
-    pins = [each for index, each in enumerate(before) if index in kept]
-    # A pinned item that can not be sent is named too.
-    unsent_pins = [(each, unsent[index]) for index, each in enumerate(before) if each.pinned and index in unsent]
-    shown = [*pins, *window, *known.input]
-    named = unsendable([each.item for each in shown])
-    sent = tuple(each for index, each in enumerate(shown) if index not in named) if named else tuple(shown)
-    left_out = [known.summarized] if known.summarized else []
-    first = len(known.pins)
-    out = [each for index, each in enumerate(before[first:], first) if index not in kept and not each.pinned]
-    if out or not known.reaches_start:
+    pins = [item for index, item in enumerate(before) if index in always_sent]
+    unsent_pins = [(item, unsent[index]) for index, item in enumerate(before) if item.pinned and index in unsent]
+    shown = [*pins, *window, *context_input.input]
+    unsent_now = unsendable([item.item for item in shown])
+    sent = tuple(item for index, item in enumerate(shown) if index not in unsent_now) if unsent_now else tuple(shown)
+    left_out = [context_input.summarized] if context_input.summarized else []
+    first = len(context_input.pins)
+    over_budget = [
+        item for index, item in enumerate(before[first:], first) if index not in always_sent and not item.pinned
+    ]
+    if over_budget or not context_input.reaches_start:
         left_out.append(
             LeftOut(
                 reason=BUDGET,
-                first=out[0].item_id if known.reaches_start else None,
-                last=out[-1].item_id if out else None,
-                count=len(out) if known.reaches_start else None,
+                first=over_budget[0].item_id if context_input.reaches_start else None,
+                last=over_budget[-1].item_id if over_budget else None,
+                count=len(over_budget) if context_input.reaches_start else None,
             )
         )
     left_out += _ranges(unsent_pins)
-    if named:
-        left_out += _ranges([(each, named.get(index)) for index, each in enumerate(shown)])
+    if unsent_now:
+        left_out += _ranges([(item, unsent_now.get(index)) for index, item in enumerate(shown)])
     return Selection(
         pins=tuple(pins),
         window=tuple(window),
         sent=sent,
         left_out=tuple(left_out),
-        tokens=known.always + sum([each.tokens for each in sent]),
+        tokens=context_input.base_tokens + sum([item.tokens for item in sent]),
     )
 
 
 def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[ContextItem, str]]) -> list[LeftOut]:
-    """Neighbours that are left out for one reason, as one."""
-    found: list[LeftOut] = []
-    for reason, group in groupby(reasons, key=lambda each: each[1]):
+    """Neighbours that are left out for the same reason, as one range."""
+    ranges: list[LeftOut] = []
+    for reason, group in groupby(reasons, key=lambda item_and_reason: item_and_reason[1]):
         if reason is not None:
-            ids = [each.item_id for each, _ in group]
-            found.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
-    return found
+            ids = [item.item_id for item, _ in group]
+            ranges.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
+    return ranges
 
 
-def on_record(left_out: Sequence[LeftOut], most: int = 16) -> tuple[LeftOut, ...]:
-    """As much of it as an event keeps, however long the conversation is: where there are more than `most`, one for each reason."""
-    if len(left_out) <= most:
+def on_record(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
+    """What an event records of it, bounded for any conversation: with more than `max_ranges`, one range for each reason."""
+    if len(left_out) <= max_ranges:
         return tuple(left_out)
     merged: dict[str, LeftOut] = {}
-    for each in left_out:
-        held = merged.get(each.reason)
-        if held is None:
-            merged[each.reason] = each
+    for left_out_range in left_out:
+        earlier = merged.get(left_out_range.reason)
+        if earlier is None:
+            merged[left_out_range.reason] = left_out_range
         else:
-            count = None if held.count is None or each.count is None else held.count + each.count
-            merged[each.reason] = replace(held, last=each.last, count=count)
+            unknown = earlier.count is None or left_out_range.count is None
+            count = None if unknown else (earlier.count or 0) + (left_out_range.count or 0)
+            merged[left_out_range.reason] = replace(earlier, last=left_out_range.last, count=count)
     return tuple(merged.values())

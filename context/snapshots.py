@@ -1,82 +1,74 @@
-"""Context snapshots in Redis: the newest items of a conversation, counted, so that its next reply need not read the log.
+"""The shape of context snapshots: a conversation's newest items, counted, so that its next reply need not read the log.
 
     context:{tenant}:{conversation_id}   HASH
-        version            of the conversation; every event moves it
-        instructions       absent when there are none
+        version            of the conversation; every event changes it
+        instructions       absent if there are none
         policy             JSON of the ContextPolicy
-        branch head depth  of the path's last item; head is absent, and depth 0, while there is none
-        first              every item of the path from this depth on is here, but for those retracted; in a fork, its own items
-        count bytes        of the items that are here, and of the JSON they are here as
-        i:{branch}:{block} the items of BLOCK depths, from `block` times as many on: a line "{count} {tokens}" of all of them, then
-                           a line for each, by depth: JSON {"tokens", "depth", "item_id", "item"}, in this order: the item as
-                           stored, tokens as `counted_text` of it in o200k_base and `fixed_tokens` make them
-        made               how it was made: SNAPSHOT_FORMAT; a snapshot that was made otherwise is as good as none
-        heavy              "1" where the pinned items are too large to be here: then the log has to say what a context is
-        pins               JSON of the ids of the pinned items, absent when there are none
-        pin:{id}           of each of those the JSON as above, wherever it is
-        summary            JSON of the Summary that stands; absent when none does
-        deleted            "1" on a tombstone, which has nothing else but its version, for a day
+        branch head depth  of the path's last item; without items, head is absent and depth is 0
+        first              the snapshot has every item of the path from this depth on that is not retracted; in a fork, its own items
+        count bytes        number of items, and bytes of their JSON
+        i:{branch}:{block} the items of BLOCK_DEPTHS depths, the first of them `block` times as many: a line "{count} {tokens}" of
+                           all of them, then a line for each, by depth: JSON {"tokens", "depth", "item_id", "item"}, in this order;
+                           the item as stored; tokens in o200k_base of its `counted_text`, plus its `fixed_tokens`
+        made               SNAPSHOT_FORMAT; a snapshot with another value is ignored
+        heavy              "1" if the pinned items are too large for the snapshot: then contexts are read from the log
+        pins               JSON of the ids of the pinned items; absent if there are none
+        pin:{id}           the JSON of a pinned item, as above, even if it is in a block too
+        summary            JSON of the active Summary; absent if there is none
+        deleted            "1" on a tombstone, which has only this and the version, and expires after a day
 
-At most the newest 512 items and 1 MB of them; and 1 MB of pinned ones. A snapshot is only ever replaced by one of a higher version. It may be
-absent at any time: whoever misses it reads the log, and may `refill` it (`snapshot_making.py`). To assemble a context its end is
-read alone (`read_context.lua`), as much as a model has room for; block by block, since going through items one by one is what takes
-Redis its time. Commands and queries may import this module.
+At most the newest 512 items and 1 MB of them, and 1 MB of pinned items. Items are grouped in blocks because Redis takes longer over
+many small fields. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from importlib import resources
-from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Raw, Struct
-from msgspec.structs import replace
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
-from context.assembly import Snapshots
 from context.conversation_settings import Summary
-from context.history_backwards import RecentItems, begins
+from context.history_backwards import RecentItems, starts_at_first_item
 from context.selection import ContextItem
 from domain.events import ContextPolicy
 from domain.items import from_stored
 
-log = structlog.get_logger(__name__)
-
 MAX_ITEMS = 512
 MAX_BYTES = 1_000_000
-KEPT_SECONDS = 30 * 24 * 3600
-"""How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation there ever was."""
+SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
+"""How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation."""
 
-BLOCK = 16
-"""How many depths share a field: an append writes its block again. Fewer are more to read one by one."""
+TOMBSTONE_TTL_SECONDS = 24 * 3600
+
+BLOCK_DEPTHS = 16
+"""Depths in one block. An append rewrites its block; smaller blocks are more fields to read."""
 
 SNAPSHOT_FORMAT = "5"
-"""Raised when a snapshot holds other things than before, or counts otherwise."""
+"""Raise it when what a snapshot holds or how it is counted changes."""
 
-TOMBSTONE_SECONDS = 24 * 3600
 KEY_PREFIX = "context:"
 ITEM_PREFIX = "i:"
 PIN_PREFIX = "pin:"
 
+UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
+"""What `from_fields` raises for a hash that is no snapshot of SNAPSHOT_FORMAT."""
 
-class Entry(Struct, frozen=True):
-    """One item of a snapshot, as a line holds it: what the scripts look for first. Read with its item, it is a ContextItem."""
+
+class SnapshotItem(Struct, frozen=True):
+    """An item as a line of a block holds it. The Lua scripts match the first two fields. The line can also be read as a ContextItem."""
 
     tokens: int
     depth: int
     item_id: str
     item: Raw
 
-    def candidate(self) -> ContextItem:
-        """The item, to choose from."""
+    def context_item(self) -> ContextItem:
         item = from_stored(bytes(self.item))
         return ContextItem(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth)
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A conversation's end at `version`: `items` by depth, the oldest first. `deleted`: a tombstone, and nothing else."""
+    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has nothing else."""
 
     version: int
     deleted: bool = False
@@ -86,118 +78,48 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     head: str | None = None
     depth: int = 0
     first: int = 1
-    items: tuple[Entry, ...] = ()
-    pins: tuple[Entry, ...] = ()
+    items: tuple[SnapshotItem, ...] = ()
+    pins: tuple[SnapshotItem, ...] = ()
     summary: Summary | None = None
     pins_too_large: bool = False
 
-    def recent(self) -> RecentItems:
-        """What a context is assembled from."""
-        above = self.summary.depth if self.summary else 0
-        items = [entry.candidate() for entry in self.items if entry.depth > above]
-        return make_recent_items(self, items, reaches_start=self.first <= above + 1)
+    def recent_items(self) -> RecentItems:
+        """All items of the snapshot that the summary does not replace, to choose a context from."""
+        summarized_depth = self.summary.depth if self.summary else 0
+        items = [item.context_item() for item in self.items if item.depth > summarized_depth]
+        return make_recent_items(self, items, reaches_start=self.first <= summarized_depth + 1)
 
 
-def make_recent_items(held: Snapshot, items: Sequence[ContextItem], *, reaches_start: bool) -> RecentItems:
-    """The tail with these of a snapshot's items, oldest first."""
-    ids = {item.item_id for item in items} if held.pins else set()
+def make_recent_items(snapshot: Snapshot, items: Sequence[ContextItem], *, reaches_start: bool) -> RecentItems:
+    """These of a snapshot's items, oldest first, with its settings and pins."""
+    ids = {item.item_id for item in items} if snapshot.pins else set()
     return RecentItems(
-        version=held.version,
-        instructions=held.instructions,
-        policy=held.policy,
+        version=snapshot.version,
+        instructions=snapshot.instructions,
+        policy=snapshot.policy,
         items=tuple(items),
-        reaches_start=reaches_start or begins(items),
-        pins=tuple(entry.candidate() for entry in held.pins if entry.item_id not in ids),
-        pinned=frozenset(entry.item_id for entry in held.pins),
-        summary=held.summary,
+        reaches_start=reaches_start or starts_at_first_item(items),
+        pins=tuple(pin.context_item() for pin in snapshot.pins if pin.item_id not in ids),
+        pinned=frozenset(pin.item_id for pin in snapshot.pins),
+        summary=snapshot.summary,
     )
 
 
-def key(tenant: str, conversation_id: str) -> str:
-    """The key of a conversation's snapshot."""
+def snapshot_key(tenant: str, conversation_id: str) -> str:
+    """The Redis key of a conversation's snapshot."""
     return f"{KEY_PREFIX}{tenant}:{conversation_id}"
 
 
-def blocks_of(branch: int, entries: Iterable[Entry]) -> dict[str, str]:
-    """The fields of a branch's items, given by depth."""
-    lines: dict[str, list[str]] = {}
-    tokens: Counter[str] = Counter()
-    for entry in entries:
-        name = f"{ITEM_PREFIX}{branch}:{entry.depth // BLOCK}"
-        lines.setdefault(name, []).append(msgspec.json.encode(entry).decode())
-        tokens[name] += entry.tokens
-    return {name: "\n".join([f"{len(held)} {tokens[name]}", *held, ""]) for name, held in lines.items()}
-
-
-def entries_of(block: str) -> list[Entry]:
-    """The items of a block."""
-    _, _, lines = block.partition("\n")
-    return _entries(lines)
-
-
-async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
-    """The snapshot there is, of whatever version; None when there is none that can be read. Raises redis.exceptions.RedisError."""
-    asked: Any = redis.eval(READ, 1, key(tenant, conversation_id))
-    packed: bytes = await asked
-    try:
-        held = as_fields(packed)
-        return from_fields(held) if held else None
-    except UNREADABLE:
-        log.warning("snapshot_unreadable", conversation_id=conversation_id)
-        return None
-
-
-UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
-"""What reading a hash raises that is no snapshot of ours."""
-
-READ = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
-"""Gives a hash in one piece: the client would take ten milliseconds over the thousand pieces of a large one."""
-
-
-def as_fields(packed: bytes) -> dict[str, str]:
-    """The hash that READ packed; empty when there is none."""
-    flat = msgspec.msgpack.decode(packed, type=list[str])
-    return dict(zip(flat[::2], flat[1::2], strict=True))
-
-
-def from_fields(held: dict[str, str]) -> Snapshot:
-    """The snapshot of a hash."""
-    if "deleted" in held:
-        return Snapshot(version=int(held["version"]), deleted=True)
-    if held.get("made") != SNAPSHOT_FORMAT:
-        raise ValueError("made otherwise")
-    items = [entry for name, value in held.items() if name.startswith(ITEM_PREFIX) for entry in entries_of(value)]
-    items.sort(key=lambda entry: entry.depth)
-    return Snapshot(
-        pins_too_large="heavy" in held,
-        pins=pins_of([value for name, value in held.items() if name.startswith(PIN_PREFIX)]),
-        summary=msgspec.json.decode(held["summary"], type=Summary) if "summary" in held else None,
-        version=int(held["version"]),
-        instructions=held.get("instructions"),
-        policy=msgspec.json.decode(held["policy"], type=ContextPolicy),
-        branch=int(held["branch"]),
-        head=held.get("head"),
-        depth=int(held["depth"]),
-        first=int(held["first"]),
-        items=tuple(items),
-    )
-
-
-def pins_of(values: Iterable[str]) -> tuple[Entry, ...]:
-    """The entries of pinned items, oldest first."""
-    return tuple(sorted((msgspec.json.decode(value, type=Entry) for value in values), key=lambda entry: entry.depth))
-
-
 def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
-    """The hash of a snapshot. Texts, not bytes: the scripts' MessagePack knows no other strings."""
+    """The hash of a snapshot. Values are str, not bytes: MessagePack in Lua has only one type of strings."""
     if snapshot.deleted:
         return {"version": snapshot.version, "deleted": 1}
-    pins = {f"{PIN_PREFIX}{entry.item_id}": msgspec.json.encode(entry).decode() for entry in snapshot.pins}
+    pins = {f"{PIN_PREFIX}{pin.item_id}": msgspec.json.encode(pin).decode() for pin in snapshot.pins}
     optional = {
         "instructions": snapshot.instructions,
         "head": snapshot.head,
         "heavy": "1" if snapshot.pins_too_large else None,
-        "pins": msgspec.json.encode([entry.item_id for entry in snapshot.pins]).decode() if pins else None,
+        "pins": msgspec.json.encode([pin.item_id for pin in snapshot.pins]).decode() if pins else None,
         "summary": msgspec.json.encode(snapshot.summary).decode() if snapshot.summary else None,
     }
     return {
@@ -208,68 +130,56 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
         "depth": snapshot.depth,
         "first": snapshot.first,
         "count": len(snapshot.items),
-        "bytes": sum(len(msgspec.json.encode(entry)) for entry in snapshot.items),
+        "bytes": sum(len(msgspec.json.encode(item)) for item in snapshot.items),
         **{name: value for name, value in optional.items() if value is not None},
-        **blocks_of(snapshot.branch, snapshot.items),
+        **_to_blocks(snapshot.branch, snapshot.items),
         **pins,
     }
 
 
-_PUT = resources.files(__package__).joinpath("put_snapshot.lua").read_text()
+def from_fields(fields: dict[str, str]) -> Snapshot:
+    """The snapshot of a hash. Raises UNREADABLE."""
+    if "deleted" in fields:
+        return Snapshot(version=int(fields["version"]), deleted=True)
+    if fields.get("made") != SNAPSHOT_FORMAT:
+        raise ValueError("another snapshot format")
+    blocks = (value for name, value in fields.items() if name.startswith(ITEM_PREFIX))
+    return Snapshot(
+        pins_too_large="heavy" in fields,
+        pins=pins_from_json(value for name, value in fields.items() if name.startswith(PIN_PREFIX)),
+        summary=msgspec.json.decode(fields["summary"], type=Summary) if "summary" in fields else None,
+        version=int(fields["version"]),
+        instructions=fields.get("instructions"),
+        policy=msgspec.json.decode(fields["policy"], type=ContextPolicy),
+        branch=int(fields["branch"]),
+        head=fields.get("head"),
+        depth=int(fields["depth"]),
+        first=int(fields["first"]),
+        items=tuple(sorted((item for block in blocks for item in _from_block(block)), key=lambda item: item.depth)),
+    )
 
 
-async def put(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
-    """Puts a whole snapshot (or tombstone) there, unless one of its version or a higher one is; says whether it did."""
-    seconds = TOMBSTONE_SECONDS if snapshot.deleted else KEPT_SECONDS
-    told = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
-    done: Any = redis.eval(_PUT, 1, key(tenant, conversation_id), msgspec.msgpack.encode(told))
-    return bool(await done)
+def pins_from_json(values: Iterable[str]) -> tuple[SnapshotItem, ...]:
+    """Pinned items by depth."""
+    return tuple(sorted((msgspec.json.decode(value, type=SnapshotItem) for value in values), key=lambda pin: pin.depth))
 
 
-_READ_END = resources.files(__package__).joinpath("read_context.lua").read_text()
+def _to_blocks(branch: int, items: Iterable[SnapshotItem]) -> dict[str, str]:
+    """The fields for a branch's items, which come by depth."""
+    lines: dict[str, list[str]] = {}
+    tokens: Counter[str] = Counter()
+    for item in items:
+        name = f"{ITEM_PREFIX}{branch}:{item.depth // BLOCK_DEPTHS}"
+        lines.setdefault(name, []).append(msgspec.json.encode(item).decode())
+        tokens[name] += item.tokens
+    return {
+        name: "\n".join([f"{len(block_lines)} {tokens[name]}", *block_lines, ""]) for name, block_lines in lines.items()
+    }
 
 
-class _Held(Struct, frozen=True, array_like=True):
-    """What `read_context.lua` answers beside the items."""
-
-    fields: dict[str, str]
-    pins: list[str]
-    fits: bool
+def _from_block(block: str) -> list[SnapshotItem]:
+    _, _, lines = block.partition("\n")
+    return _decode_items(lines)
 
 
-_held = msgspec.msgpack.Decoder(_Held).decode
-_entries = msgspec.json.Decoder(Entry).decode_lines
-_candidates = msgspec.json.Decoder(ContextItem).decode_lines
-
-
-async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-    """The end of the snapshot there is, of whatever version: one item more than fits in `room` tokens, or in what the policy gives.
-
-    None when there is none that can be read, or not that much of it. Raises redis.exceptions.RedisError.
-    """
-    asked: Any = redis.eval(_READ_END, 1, key(tenant, conversation_id), room, SNAPSHOT_FORMAT, BLOCK)
-    answer: list[bytes] | None = await asked
-    if answer is None:
-        return None
-    try:
-        beside, *blocks = answer
-        end = _held(beside)
-        held = replace(from_fields(end.fields), pins=pins_of(end.pins))
-        items = _candidates(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
-    except UNREADABLE:
-        log.warning("snapshot_unreadable", conversation_id=conversation_id)
-        return None
-    return make_recent_items(held, items, reaches_start=end.fits)
-
-
-def snapshots_of(redis: Redis) -> Snapshots:
-    """Where contexts are assembled from when they can be; Redis away is a snapshot that is not there."""
-
-    async def snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-        try:
-            return await read_recent_items(redis, tenant, conversation_id, room)
-        except RedisError as error:
-            log.warning("snapshots_away", error_type=type(error).__name__)
-            return None
-
-    return snapshot
+_decode_items = msgspec.json.Decoder(SnapshotItem).decode_lines

@@ -1,7 +1,7 @@
-"""What a model is told to summarize, and in which portions. Pure; counts come from outside.
+"""What a model is asked to summarize, and in which portions. Pure: token counts come from outside.
 
-A summary stands for the path's items from the first on, to the end of a turn. What is longer than a portion is summarized
-in several, each with the summary of all before it.
+A summary replaces the path's items from the first to the end of a turn. What does not fit in one request is summarized in
+portions, each together with the summary of everything before it.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from context.rendering import counted_text
 from context.rendering.orphans import call_key, is_output, pairs
-from context.selection import ContextInput, Unsendable, begins_turn, turns_from
+from context.selection import ContextInput, Unsendable, begins_turn, window_starts
 from domain.items import Item, text_of, type_of
 
 PROMPT = (
@@ -20,11 +20,11 @@ PROMPT = (
 SO_FAR = "The summary so far:\n"
 AFTER = "What was said after it:\n"
 
-_SENTENCE = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - they end sentences
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - they end sentences
 
 
 def transcript(item: Item) -> str:
-    """An item as it stands in what is to be summarized; empty where it says nothing."""
+    """An item as text for the model that summarizes. Empty if it has no words."""
     if type_of(item) == "message":
         text = text_of(item).strip()
         return f"{item['role']}: {text}" if text else ""
@@ -33,27 +33,29 @@ def transcript(item: Item) -> str:
     return ""
 
 
-def kept_from(known: ContextInput, always: int, room: int, unsendable: Unsendable) -> int | None:
-    """The depth of the first item that stays as it is, where the newest turns shall fill `room` tokens with all else that is sent.
+def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, unsendable: Unsendable) -> int | None:
+    """The depth of the first item that is not summarized: the newest turns are kept, as many as fit in `room` tokens.
 
-    The newest turn stays in any case. `always`: as in `known`, without the old summary. None where a turn began that far back that it is not known.
+    At least the newest turn is kept. `base_tokens`: as in `context_input`, but without the old summary. None if no turn starts in
+    `context_input`.
     """
-    starts = turns_from(known, unsendable)
+    starts = window_starts(context_input, unsendable)
     if not starts:
         return None
-    taken = always + sum(each.tokens for each in (*known.pins, *known.input))
-    chosen = starts[-1]
+    path = context_input.path
+    other_tokens = base_tokens + sum(item.tokens for item in (*context_input.pins, *context_input.input))
+    kept_from = starts[-1]
     for start in reversed(starts):
-        if taken + sum(each.tokens for each in known.path[start:]) > room:
+        if other_tokens + sum(item.tokens for item in path[start:]) > room:
             break
-        chosen = start
-    if chosen < len(known.path):
-        return known.path[chosen].depth
-    return known.path[-1].depth + 1 if known.path else None
+        kept_from = start
+    if kept_from < len(path):
+        return path[kept_from].depth
+    return path[-1].depth + 1 if path else None
 
 
 def portions(items: Sequence[Item], sizes: Sequence[int], room: int) -> list[int]:
-    """Where each portion of `items` ends: as many as fit in `room` tokens, one at least, whole turns where that is possible."""
+    """Where each portion of `items` ends. A portion has as many items as fit in `room` tokens, at least one, and whole turns if possible."""
     ends: list[int] = []
     begin = 0
     while begin < len(items):
@@ -62,43 +64,43 @@ def portions(items: Sequence[Item], sizes: Sequence[int], room: int) -> list[int
             size += sizes[end]
             end += 1
         if end < len(items):
-            end = next((at for at in range(end, begin, -1) if begins_turn(items[at])), end)
+            end = next((index for index in range(end, begin, -1) if begins_turn(items[index])), end)
         ends.append(end)
         begin = end
     return ends
 
 
-def may_end(items: Sequence[Item], end: int) -> bool:
-    """Whether a summary may stand for the items before `end`: a turn begins there, or nothing follows, and no call is parted from its output."""
+def can_end_at(items: Sequence[Item], end: int) -> bool:
+    """Whether a summary may replace the items before `end`: a turn starts there or nothing follows, and no call is separated from its output."""
     if end < len(items) and not begins_turn(items[end]):
         return False
     return not any(call < end <= output for call, output in pairs(items))
 
 
-def bounded(text: str, most: int, count: Callable[[str], int]) -> str:
-    """The text, or as much of its beginning as `most` tokens hold: whole sentences if half of it are, else whole words."""
+def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
+    """The text, or its beginning of at most `max_tokens`: whole sentences if they are more than half of it, else whole words."""
     text = text.strip()
-    if count(text) <= most:
+    if count(text) <= max_tokens:
         return text
-    low, high = 0, min(len(text), 8 * most)
+    low, high = 0, min(len(text), 8 * max_tokens)
     while low < high:
         middle = (low + high + 1) // 2
-        if count(text[:middle]) <= most:
+        if count(text[:middle]) <= max_tokens:
             low = middle
         else:
             high = middle - 1
-    part = text[:low]
-    ends = [found.end() for found in _SENTENCE.finditer(part)]
-    if ends and ends[-1] > low // 2:
-        return part[: ends[-1]].strip()
-    word = part.rstrip().rfind(" ")
-    return (part[:word] if word > low // 2 else part).strip()
+    beginning = text[:low]
+    sentence_ends = [found.end() for found in _SENTENCE_END.finditer(beginning)]
+    if sentence_ends and sentence_ends[-1] > low // 2:
+        return beginning[: sentence_ends[-1]].strip()
+    last_space = beginning.rstrip().rfind(" ")
+    return (beginning[:last_space] if last_space > low // 2 else beginning).strip()
 
 
-def shortened(text: str, most: int, count: Callable[[str], int]) -> str:
-    """The text, or its beginning and its end where it is longer than `most` tokens: no portion may be filled by one item."""
-    if count(text) <= most:
+def omit_middle(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
+    """The text, or its beginning and its end if it has more than `max_tokens`, so that one item cannot fill a whole portion."""
+    if count(text) <= max_tokens:
         return text
-    half = max(1, most // 2 - 4)
-    begin = bounded(text, half, count)
-    return f"{begin} […] {bounded(text[-4 * half :], half, count)}"
+    half = max(1, max_tokens // 2 - 4)
+    beginning = truncate(text, half, count)
+    return f"{beginning} […] {truncate(text[-4 * half :], half, count)}"

@@ -19,19 +19,19 @@ from msgspec import UNSET, Struct
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
-from context.conversation_settings import summary_of
-from context.snapshot_from_log import entries, refill
+from context.conversation_settings import counted_summary
+from context.snapshot_from_log import refill, snapshot_items
+from context.snapshot_store import put_snapshot
 from context.snapshots import (
-    BLOCK,
-    KEPT_SECONDS,
+    BLOCK_DEPTHS,
     KEY_PREFIX,
     MAX_BYTES,
     MAX_ITEMS,
     PIN_PREFIX,
     SNAPSHOT_FORMAT,
+    SNAPSHOT_TTL_SECONDS,
     Snapshot,
-    key,
-    put,
+    snapshot_key,
 )
 from context.tokens import count_off_loop
 from domain.events import (
@@ -184,9 +184,9 @@ class ContextView:
         parked = {ident for place in places for ident in place.parked}
         batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
         applied = due(batch, parked)
-        if left_out := {key(it.tenant, it.conversation_id) for it in batch if it.conversation_id in parked}:
+        if left_out := {snapshot_key(it.tenant, it.conversation_id) for it in batch if it.conversation_id in parked}:
             await self._redis.unlink(*left_out)
-        self._touched |= {key(it.tenant, it.conversation_id) for it in applied}
+        self._touched |= {snapshot_key(it.tenant, it.conversation_id) for it in applied}
         await self.carry_forward(changes(applied))
         if gone := released(applied, parked):
             await self.settle()
@@ -227,7 +227,7 @@ class ContextView:
         """Applies changes to their snapshots, or makes a snapshot anew where its change does not continue it."""
         for change in touched:
             if change.deleted:
-                await put(
+                await put_snapshot(
                     self._redis, change.tenant, change.conversation_id, Snapshot(version=change.version, deleted=True)
                 )
         carried = [change for change in touched if not change.deleted and not change.anew]
@@ -256,12 +256,12 @@ class ContextView:
         """What the script says of each change: all of them in one round trip, the script itself included."""
         if not touched:
             return []
-        counted = await entries([event for change in touched for event in change.appended.values()])
+        counted = await snapshot_items([event for change in touched for event in change.appended.values()])
         came = iter(counted)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.script_load(_CHANGE)
         for change in touched:
-            if (summary := await summary_of(change.compacted)) is not None:
+            if (summary := await counted_summary(change.compacted)) is not None:
                 change.fields["summary"] = msgspec.json.encode(summary).decode()
             told = {
                 "before": change.before,
@@ -274,13 +274,15 @@ class ContextView:
                     for entry in islice(came, len(change.appended))
                     for part in (entry.depth, entry.tokens, msgspec.json.encode(entry).decode())
                 ],
-                "block": BLOCK,
+                "block": BLOCK_DEPTHS,
                 "most_items": MAX_ITEMS,
                 "most_bytes": MAX_BYTES,
-                "seconds": KEPT_SECONDS,
+                "seconds": SNAPSHOT_TTL_SECONDS,
             }
             if change.branch is not None:
                 told["branch"] = change.branch
-            pipeline.evalsha(_SHA1, 1, key(change.tenant, change.conversation_id), msgspec.msgpack.encode(told))
+            pipeline.evalsha(
+                _SHA1, 1, snapshot_key(change.tenant, change.conversation_id), msgspec.msgpack.encode(told)
+            )
         _, *answers = await pipeline.execute()
         return answers

@@ -20,7 +20,8 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from redis.asyncio import Redis
 
 from context.snapshot_from_log import refill
-from context.snapshots import Snapshot, key, put
+from context.snapshot_store import put_snapshot
+from context.snapshots import Snapshot, snapshot_key
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Logged, UnreadableRecord
 from infrastructure.event_log.version_lookup import Head
@@ -195,10 +196,10 @@ class Repair:
     async def _snapshot(self) -> Parked | None:
         """Makes the snapshot anew; says what keeps it parked, if anything does."""
         tenant, version = self._head.tenant, self._head.version
-        await self._redis.unlink(key(tenant, self._ident))
+        await self._redis.unlink(snapshot_key(tenant, self._ident))
         try:
             if self._head.deleted:
-                await put(self._redis, tenant, self._ident, Snapshot(version=version, deleted=True))
+                await put_snapshot(self._redis, tenant, self._ident, Snapshot(version=version, deleted=True))
             else:
                 await refill(self._reader, self._redis, tenant, self._ident, version)
         except Exception as error:

@@ -36,13 +36,15 @@ async def get_context(
     """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
     contexts = context.sources.contexts
     asked = ReplyRequest(
-        model=model or await context.sources.provider.default_model(context.principal.tenant), parameters={}, open=True
+        model=model or await context.sources.provider.default_model(context.principal.tenant),
+        parameters={},
+        input_unknown=True,
     )
     (version, headers), snapshot = await asyncio.gather(
         _version(context, conversation_id, asked.model),
         contexts.snapshot(context.principal.tenant, conversation_id, asked.model),
     )
-    chosen = await contexts.choose(conversation_id, version, asked, snapshot)
+    chosen = await contexts.choose_with_snapshot(conversation_id, version, asked, snapshot)
     body = {
         "object": "conversation.context",
         "version": version,

@@ -7,7 +7,7 @@ from fastapi import FastAPI
 
 from context.assembly import Contexts
 from context.models import Models
-from context.snapshots import snapshots_of
+from context.snapshot_store import snapshot_lookup
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
 from infrastructure.observability.logs import configure_logging
@@ -55,7 +55,7 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
         provider = ModelProvider(settings)
         stack.push_async_callback(provider.close)
         models = Models(settings)
-        contexts = Contexts(PatientReader(log), models, snapshots_of(snapshots))
+        contexts = Contexts(PatientReader(log), models, snapshot_lookup(snapshots))
         yield Sources(
             log=log,
             views=views,

@@ -23,7 +23,7 @@ async def get_response_context(response_id: ResponseId, context: QueryCall) -> R
     requested = await context.sources.log.ask(lambda reader: _requested(reader, tenant, response_id))
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
-    again = await context.sources.contexts.rendered(requested.conversation_id, requested)
+    again = await context.sources.contexts.rerender(requested.conversation_id, requested)
     body = {
         "object": "response.context",
         "version": request.shown.version,

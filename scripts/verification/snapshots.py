@@ -7,17 +7,16 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from context.snapshot_from_log import snapshot_of
+from context.snapshot_store import READ_HASH, unpack_hash
 from context.snapshots import (
     KEY_PREFIX,
     MAX_BYTES,
     MAX_ITEMS,
-    READ,
     SNAPSHOT_FORMAT,
     UNREADABLE,
     Snapshot,
-    as_fields,
     from_fields,
-    key,
+    snapshot_key,
     to_fields,
 )
 from infrastructure.event_log.reader import EventReader
@@ -45,9 +44,9 @@ class Snapshots:
         """What differs in these conversations, but for those that are parked; `at` is before Redis is asked."""
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
-            pipeline.eval(READ, 1, key(stream.tenant, stream.conversation_id))
+            pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))
         for stream, packed in zip(streams, await pipeline.execute(raise_on_error=False), strict=True):
-            self._seen.add(key(stream.tenant, stream.conversation_id))
+            self._seen.add(snapshot_key(stream.tenant, stream.conversation_id))
             if (
                 packed == _EMPTY
                 or _made_otherwise(packed)
@@ -73,11 +72,11 @@ class Snapshots:
                 yield Difference(CONTEXT, "extra", conversation_id, text, note="the log does not have the conversation")
 
     async def _differences(self, stream: Stream, packed: bytes | RedisError, position: int) -> list[Difference]:
-        name = key(stream.tenant, stream.conversation_id)
+        name = snapshot_key(stream.tenant, stream.conversation_id)
         try:
             if isinstance(packed, RedisError):
                 raise packed
-            fields = as_fields(packed)
+            fields = unpack_hash(packed)
             held = from_fields(fields)
         except (ResponseError, *UNREADABLE) as error:
             return [Difference(CONTEXT, "unreadable", stream.conversation_id, name, note=type(error).__name__)]
@@ -113,7 +112,7 @@ def _made_otherwise(packed: bytes | RedisError) -> bool:
     if isinstance(packed, RedisError):
         return False
     try:
-        fields = as_fields(packed)
+        fields = unpack_hash(packed)
     except UNREADABLE:
         return False
     return "deleted" not in fields and "version" in fields and fields.get("made") != SNAPSHOT_FORMAT

@@ -336,7 +336,7 @@ async def test_a_real_conversation_of_2895_messages_goes_on_under_its_budget(
 async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, ReplyRequest]:
     head = await store.caller.dependencies.reader.head(conversation_id)
     assert head is not None
-    return DEFAULT.tenant, conversation_id, head.version, ReplyRequest(model=MODEL, parameters={}, open=True)
+    return DEFAULT.tenant, conversation_id, head.version, ReplyRequest(model=MODEL, parameters={}, input_unknown=True)
 
 
 @pytest.mark.parametrize("meddle", ["items", "compact"])

@@ -8,7 +8,7 @@ from context.item_counts import ItemCounts
 async def test_given_a_full_cache_when_a_count_falls_out_while_others_are_counted_then_it_is_known_all_the_same() -> (
     None
 ):
-    counts = ItemCounts(most=2)
+    counts = ItemCounts(max_counts=2)
     small = {"role": "user", "content": "tea"}
     large = {"role": "user", "content": "tea " * 20_000}
     await counts.of([("a", small)], "o200k_base")

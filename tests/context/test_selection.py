@@ -41,7 +41,7 @@ QUESTION = candidates((USER, 5), begin=100)
 
 
 def test_all_is_shown_where_all_fits() -> None:
-    known = ContextInput(path=candidates((USER, 10), (ASSISTANT, 10)), input=QUESTION, always=5)
+    known = ContextInput(path=candidates((USER, 10), (ASSISTANT, 10)), input=QUESTION, base_tokens=5)
     selection = chosen(known, 30)
     assert (ids(selection.sent), selection.left_out, selection.tokens) == ([0, 1, 100], (), 30)
 
@@ -63,7 +63,7 @@ def test_the_end_of_a_turn_whose_beginning_is_not_there_is_not_shown() -> None:
 
 def test_a_question_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ContextTooLong) as refused:
-        chosen(ContextInput(path=(), input=QUESTION, always=6), 10)
+        chosen(ContextInput(path=(), input=QUESTION, base_tokens=6), 10)
     assert (refused.value.tokens, refused.value.budget) == (11, 10)
 
 
@@ -95,7 +95,7 @@ def test_what_a_summary_stands_for_is_named_and_its_pinned_items_are_shown() -> 
     pins = candidates((USER, 3), pinned=(0,))
     summarized = LeftOut(reason="summarized", first="msg_0", last="msg_9", count=10)
     known = ContextInput(
-        path=candidates((USER, 1), begin=10), pins=pins, input=QUESTION, always=7, summarized=summarized
+        path=candidates((USER, 1), begin=10), pins=pins, input=QUESTION, base_tokens=7, summarized=summarized
     )
     selection = chosen(known, 100)
     assert (ids(selection.sent), selection.tokens, selection.left_out) == ([0, 10, 100], 16, (summarized,))
@@ -129,7 +129,7 @@ def test_of_calls_with_one_id_each_output_answers_the_last_once() -> None:
 
 def test_where_the_question_is_not_known_yet_even_the_last_turn_may_be_left_out() -> None:
     path = candidates((USER, 100))
-    assert chosen(ContextInput(path=path, open=True), 50).sent == ()
+    assert chosen(ContextInput(path=path, input_unknown=True), 50).sent == ()
     with pytest.raises(ContextTooLong):
         chosen(ContextInput(path=path), 50)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from context.rendering import CHAT, counted_text, fixed_tokens, render, unsendable
 from context.rendering.orphans import call_key, is_output, orphans
-from context.selection import ContextInput, ContextItem, begins_turn, select, turns_from
+from context.selection import ContextInput, ContextItem, begins_turn, select, window_starts
 from context.tokens import count
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
@@ -55,7 +55,7 @@ def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
         path=rest,
         pins=pins,
         input=asked,
-        always=always,
+        base_tokens=always,
         reaches_start=draw(st.booleans()) or summary is not None,
         summarized=LeftOut(reason="summarized", count=covered) if covered else None,
     )
@@ -89,7 +89,7 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
         assert len(chosen.window) >= len(known.path) - max(begins, default=0)
     # Nothing is cut inside a turn, and no turn that fits is left out.
     start = len(known.path) - len(chosen.window)
-    starts = turns_from(known, unsent_by_chat)
+    starts = window_starts(known, unsent_by_chat)
     assert start in starts
     assert list(chosen.window) == list(known.path[start:])
     if earlier := [each for each in starts if each < start]:
@@ -97,7 +97,7 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
         total = sum(
             each.tokens for n, each in enumerate(everything) if each.item_id in with_one_more and n not in alone
         )
-        assert known.always + total > budget
+        assert known.base_tokens + total > budget
     # All that is not shown is accounted for.
     if known.reaches_start:
         left = sum(each.count or 0 for each in chosen.left_out if each.reason != "summarized")
@@ -109,13 +109,13 @@ def check_refused(known: ContextInput, budget: int) -> None:
     with pytest.raises(ContextTooLong) as refused:
         select(known, budget, unsent_by_chat)
     assert refused.value.budget == budget < refused.value.tokens
-    if starts := turns_from(known, unsent_by_chat):
+    if starts := window_starts(known, unsent_by_chat):
         items = [each.item for each in (*known.pins, *known.path, *known.input)]
         alone = unsent_by_chat(items)
         needed = len(known.pins) + starts[-1]
         parts = [*known.pins, *known.path, *known.input]
         newest = sum(each.tokens for n, each in enumerate(parts) if n not in alone and (n >= needed or each.pinned))
-        assert refused.value.tokens >= known.always + newest
+        assert refused.value.tokens >= known.base_tokens + newest
 
 
 def _texts(value: Any) -> list[str]:

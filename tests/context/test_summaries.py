@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from context.encodings import ENCODINGS
-from context.summaries import bounded, may_end, portions, shortened
+from context.summaries import can_end_at, omit_middle, portions, truncate
 from context.tokens import count
 
 ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n", "x" * 40, "مرحبا ", "e.g. ", "!?")
@@ -18,9 +18,9 @@ def test_a_text_is_never_longer_than_it_may_be(encoding: str) -> None:
     for _ in range(400):
         text = "".join(picked.choices(ALPHABET, k=picked.randint(1, 120)))
         most = picked.randint(1, 60)
-        assert count(bounded(text, most, lambda part: count(part, encoding)), encoding) <= most
+        assert count(truncate(text, most, lambda part: count(part, encoding)), encoding) <= most
         most += 16
-        assert count(shortened(text, most, lambda part: count(part, encoding)), encoding) <= most
+        assert count(omit_middle(text, most, lambda part: count(part, encoding)), encoding) <= most
 
 
 def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but_where_it_must() -> None:
@@ -35,5 +35,5 @@ def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but
         assert ends == sorted(set(ends))
         for begin, end in zip([0, *ends], ends, strict=False):
             assert sum(sizes[begin:end]) <= 25
-            if not may_end(items, end):
+            if not can_end_at(items, end):
                 assert not any(each["role"] == "user" for each in items[begin + 1 : end + 1])

@@ -9,16 +9,14 @@ from msgspec.structs import replace
 
 from context.history_backwards import recent_items_from_log
 from context.snapshot_from_log import refill, snapshot_from_log
+from context.snapshot_store import put_snapshot, read_recent_items, read_snapshot
 from context.snapshots import (
-    BLOCK,
+    BLOCK_DEPTHS,
     MAX_BYTES,
     MAX_ITEMS,
-    TOMBSTONE_SECONDS,
+    TOMBSTONE_TTL_SECONDS,
     Snapshot,
-    key,
-    put,
-    read_recent_items,
-    read_snapshot,
+    snapshot_key,
     to_fields,
 )
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
@@ -59,7 +57,7 @@ async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_w
         (2, 5, "you"),
         (3, 8, "there, my friend"),
     ]
-    assert snapshot.recent() == await recent_items_from_log(world.reader, conversation, 4, 1_000_000)
+    assert snapshot.recent_items() == await recent_items_from_log(world.reader, conversation, 4, 1_000_000)
 
 
 async def test_given_every_kind_of_event_when_a_batch_comes_again_then_nothing_changes(
@@ -86,9 +84,9 @@ async def test_given_a_snapshot_when_an_older_one_is_put_then_it_stays(write: Wr
     old = await snapshot_from_log(world.reader, conversation, 1)
     await _carry(world)
     held = await _read(world, conversation)
-    assert not await put(world.redis, TENANT, conversation, old)
+    assert not await put_snapshot(world.redis, TENANT, conversation, old)
     assert held is not None
-    assert not await put(world.redis, TENANT, conversation, held)
+    assert not await put_snapshot(world.redis, TENANT, conversation, held)
     assert await _read(world, conversation) == held
 
 
@@ -101,11 +99,11 @@ async def test_given_a_deleted_conversation_then_a_tombstone_refuses_what_comes_
     await write.delete(conversation)
     await _carry(world, 2)
     assert await _read(world, conversation) == Snapshot(version=3, deleted=True)
-    assert not await put(world.redis, TENANT, conversation, late)
+    assert not await put_snapshot(world.redis, TENANT, conversation, late)
     await _carry(world, 0, 2)
     assert await _read(world, conversation) == Snapshot(version=3, deleted=True)
-    assert 0 < await world.redis.ttl(key(TENANT, conversation)) <= TOMBSTONE_SECONDS
-    assert await world.redis.hlen(key(TENANT, conversation)) == 2
+    assert 0 < await world.redis.ttl(snapshot_key(TENANT, conversation)) <= TOMBSTONE_TTL_SECONDS
+    assert await world.redis.hlen(snapshot_key(TENANT, conversation)) == 2
 
 
 async def test_given_redis_lost_everything_when_a_conversation_is_touched_then_its_snapshot_is_whole_again(
@@ -155,7 +153,7 @@ async def test_given_a_long_conversation_then_the_newest_items_are_kept_and_firs
     assert snapshot == await snapshot_from_log(world.reader, conversation, 601)
     assert snapshot is not None
     assert (len(snapshot.items), snapshot.first, snapshot.depth) == (MAX_ITEMS, 89, 600)
-    assert not snapshot.recent().reaches_start
+    assert not snapshot.recent_items().reaches_start
 
 
 async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Writer, world: World) -> None:
@@ -165,7 +163,7 @@ async def test_given_large_items_then_no_more_than_a_megabyte_is_kept(write: Wri
     assert snapshot == await snapshot_from_log(world.reader, conversation, 8)
     assert snapshot is not None
     assert (len(snapshot.items), snapshot.first) == (5, 3)
-    held: Any = await world.redis.hgetall(key(TENANT, conversation))
+    held: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
     lines = [line for name, block in held.items() if name.startswith(b"i:") for line in block.splitlines()[1:]]
     assert int(held[b"bytes"]) == sum(map(len, lines)) <= MAX_BYTES
     assert int(held[b"count"]) == len(lines) == 5
@@ -266,7 +264,7 @@ async def test_given_a_fork_then_its_snapshot_begins_where_it_left_and_a_context
     await _carry(world)
     snapshot = await _equals_the_log(world, conversation, 5)
     assert (snapshot.first, snapshot.depth, [entry.depth for entry in snapshot.items]) == (6, 7, [6, 7])
-    assert not snapshot.recent().reaches_start
+    assert not snapshot.recent_items().reaches_start
     assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
     recent = await recent_items_from_log(world.reader, conversation, 3, 1_000)
     assert [each.item["content"] for each in recent.items] == ["one", "x0", "x2", "x3", "a", "b"]
@@ -325,7 +323,7 @@ async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the
 ) -> None:
     conversation = await write.start("one")
     await _carry(world)
-    await world.redis.hdel(key(TENANT, conversation), "made")
+    await world.redis.hdel(snapshot_key(TENANT, conversation), "made")
     assert await read_recent_items(world.redis, TENANT, conversation, 10) is None
     assert await _read(world, conversation) is None
     await write.append(conversation, "two")
@@ -335,7 +333,7 @@ async def test_given_a_snapshot_that_other_code_made_then_it_is_not_read_and_the
 
 async def _as_made_before(world: World, conversation: str) -> None:
     """Puts there what the code before this one did: a field for each item, and how it was made."""
-    name = key(TENANT, conversation)
+    name = snapshot_key(TENANT, conversation)
     held: Any = await world.redis.hgetall(name)
     lines = [line for field, block in held.items() if field.startswith(b"i:") for line in block.splitlines()[1:]]
     await world.redis.hdel(name, *(field for field in held if field.startswith(b"i:")))
@@ -362,7 +360,7 @@ async def test_given_snapshots_of_the_format_before_then_none_is_read_and_each_i
     await refill(world.reader, world.redis, TENANT, read, 2)
     await _equals_the_log(world, read, 0, 1_000)
     # And nothing is left of the old one.
-    assert b"i:0:1" not in await world.redis.hkeys(key(TENANT, touched))
+    assert b"i:0:1" not in await world.redis.hkeys(snapshot_key(TENANT, touched))
 
 
 async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_this_code_makes_it_anew(
@@ -370,7 +368,9 @@ async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_thi
 ) -> None:
     conversation = await write.start("one")
     await _carry(world)
-    await world.redis.hset(key(TENANT, conversation), mapping={"made": "6", "i:0:0": "what nobody can read yet"})
+    await world.redis.hset(
+        snapshot_key(TENANT, conversation), mapping={"made": "6", "i:0:0": "what nobody can read yet"}
+    )
     assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
     await write.append(conversation, "two")
     await _carry(world, 2)
@@ -380,14 +380,14 @@ async def test_given_a_snapshot_of_a_format_to_come_when_an_event_comes_then_thi
 async def test_given_items_of_several_blocks_then_each_says_what_it_has_whoever_wrote_it_and_every_end_is_right(
     write: Writer, world: World
 ) -> None:
-    conversation = await write.start(*(f"x {n}" for n in range(BLOCK * 2 + 3)))
+    conversation = await write.start(*(f"x {n}" for n in range(BLOCK_DEPTHS * 2 + 3)))
     await _carry(world)
     for item in ("y", "zz zz"):
         after = await world.reader.last_position()
         await write.append(conversation, item)
         await _carry(world, after)
     snapshot = await _equals_the_log(world, conversation, *range(0, 300, 7))
-    held: Any = await world.redis.hgetall(key(TENANT, conversation))
+    held: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
     assert sorted(name for name in held if name.startswith(b"i:")) == [b"i:0:0", b"i:0:1", b"i:0:2"]
     written = {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
     assert held == written
@@ -397,14 +397,21 @@ async def test_given_retracted_items_in_the_middle_and_at_the_ends_of_blocks_the
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("first")
-    ids = await write.append(conversation, *(f"x {n}" for n in range(BLOCK * 3)))
+    ids = await write.append(conversation, *(f"x {n}" for n in range(BLOCK_DEPTHS * 3)))
     await _carry(world)
-    for depth in (BLOCK, BLOCK + 1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK + 1, *range(2, 9)):
+    for depth in (
+        BLOCK_DEPTHS,
+        BLOCK_DEPTHS + 1,
+        2 * BLOCK_DEPTHS - 1,
+        2 * BLOCK_DEPTHS,
+        3 * BLOCK_DEPTHS + 1,
+        *range(2, 9),
+    ):
         after = await world.reader.last_position()
         await write.retract(conversation, ids[depth - 2])
         await _carry(world, after)
         snapshot = await _equals_the_log(world, conversation, 0, 50, 1_000)
-        held: Any = await world.redis.hgetall(key(TENANT, conversation))
+        held: Any = await world.redis.hgetall(snapshot_key(TENANT, conversation))
         assert held == {name.encode(): str(value).encode() for name, value in to_fields(snapshot).items()}
 
 
@@ -413,7 +420,7 @@ async def test_given_a_block_that_nobody_can_read_when_an_event_comes_then_the_s
 ) -> None:
     conversation = await write.start("one", "two")
     await _carry(world)
-    await world.redis.hset(key(TENANT, conversation), "i:0:0", "{")
+    await world.redis.hset(snapshot_key(TENANT, conversation), "i:0:0", "{")
     await write.append(conversation, "three")
     await _carry(world, 3)
     await _equals_the_log(world, conversation, 0, 1_000)

@@ -9,7 +9,7 @@ import redis.exceptions
 from pymongo.errors import BulkWriteError, OperationFailure
 from structlog.testing import capture_logs
 
-from context.snapshots import key
+from context.snapshots import snapshot_key
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.recorded import Logged
 from projections.context_view import ContextView
@@ -91,7 +91,7 @@ async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_i
             assert (answer.status_code, answer.json()["id"]) == (200, ident)
         listed = await api.get("/v1/conversations")
         assert (listed.status_code, listed.headers["x-consistency"]) == (200, "parked")
-        assert not await world.redis.exists(key("default", victim))
+        assert not await world.redis.exists(snapshot_key("default", victim))
         await world.until(lambda: _is(_metric(runner) == 1))
 
         await cure(world.settings, victim, 3, state)
@@ -107,7 +107,7 @@ async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_i
         await world.until(world.shown)
 
     assert await world.held() == await world.folded()
-    assert (await world.snapshots())[key("default", victim)].version == 5
+    assert (await world.snapshots())[snapshot_key("default", victim)].version == 5
 
 
 async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alone_parks_it(
@@ -169,7 +169,7 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
     assert {it["conversation_id"] for it in logged if it["event"] == "projection_unparked"} == {victim}
     assert await others_are_exact(world, victim)
     assert await world.database["items"].count_documents({"conversation_id": victim}) == 0
-    assert (await world.snapshots())[key("default", victim)].deleted
+    assert (await world.snapshots())[snapshot_key("default", victim)].deleted
 
 
 async def test_given_a_deletion_that_nobody_can_read_then_it_takes_effect_all_the_same(
@@ -315,14 +315,14 @@ async def test_given_a_snapshot_that_is_none_then_its_conversation_is_parked_in_
 ) -> None:
     victim = await write.start("one")
     await world.catch_up()
-    await world.redis.delete(key("default", victim))
-    await world.redis.set(key("default", victim), "no hash")
+    await world.redis.delete(snapshot_key("default", victim))
+    await world.redis.set(snapshot_key("default", victim), "no hash")
     await write.append(victim, "two")
     await write_everything(write)
     await world.catch_up()
     assert {view: set(entries) for view, entries in (await parked(world)).items()} == {CONTEXT: {victim}}
     assert await world.held() == await world.folded()
-    assert not await world.redis.exists(key("default", victim))
+    assert not await world.redis.exists(snapshot_key("default", victim))
     await repair(stores_of(world), victim, lambda _done, _total: None)
     await world.catch_up()
     assert await world.is_exact()

@@ -12,7 +12,7 @@ import pytest
 from context.assembly import Context, Contexts, ReplyRequest
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
-from context.snapshots import read_recent_items, snapshots_of
+from context.snapshot_store import read_recent_items, snapshot_lookup
 from domain.commands import (
     AppendItems,
     DescribeConversation,
@@ -154,7 +154,7 @@ async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log
                 asked = ReplyRequest(
                     model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history._message("user"))]
                 )
-                by_snapshot = Contexts(world.reader, models, snapshots_of(world.redis))
+                by_snapshot = Contexts(world.reader, models, snapshot_lookup(world.redis))
                 by_log_alone = Contexts(world.reader, models, _none)
                 one = await _shown(by_snapshot, history.conversation_id, head.version, asked)
                 other = await _shown(by_log_alone, history.conversation_id, head.version, asked)

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from context.snapshots import key
+from context.snapshots import snapshot_key
 from domain.commands import PinItem
 from infrastructure.ids import mint, uuid_of
 from projections.views.catalog import ALL_VIEWS, CONTEXT
@@ -109,42 +109,42 @@ async def _change_total(world: World, ids: dict[str, str]) -> None:
 
 
 async def _change_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["plain"]), "instructions", "Be long.")
+    await world.redis.hset(snapshot_key("default", ids["plain"]), "instructions", "Be long.")
 
 
 async def _lose_snapshot_item(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(key("default", ids["plain"]), "i:0:0")
+    await world.redis.hdel(snapshot_key("default", ids["plain"]), "i:0:0")
 
 
 async def _miscount_snapshot_block(world: World, ids: dict[str, str]) -> None:
-    name = key("default", ids["plain"])
+    name = snapshot_key("default", ids["plain"])
     block: Any = await world.redis.hget(name, "i:0:0")
     count, _, rest = block.decode().partition(" ")
     await world.redis.hset(name, "i:0:0", f"{count} 1{rest}")
 
 
 async def _forget_who_is_pinned(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hdel(key("default", ids["pinned"]), "pins")
+    await world.redis.hdel(snapshot_key("default", ids["pinned"]), "pins")
 
 
 async def _pretend_that_a_fork_has_all(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["forked"]), "first", 1)
+    await world.redis.hset(snapshot_key("default", ids["forked"]), "first", 1)
 
 
 async def _age_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["plain"]), "version", 2)
+    await world.redis.hset(snapshot_key("default", ids["plain"]), "version", 2)
 
 
 async def _break_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", ids["plain"]), "i:0:0", "1 5\n{")
+    await world.redis.hset(snapshot_key("default", ids["plain"]), "i:0:0", "1 5\n{")
 
 
 async def _replace_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.set(key("default", ids["plain"]), "x")
+    await world.redis.set(snapshot_key("default", ids["plain"]), "x")
 
 
 async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
-    await world.redis.hset(key("default", mint("conv")), "version", 2)
+    await world.redis.hset(snapshot_key("default", mint("conv")), "version", 2)
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ async def test_given_differences_in_a_snapshot_then_they_are_told_without_what_a
     await write.compact(pinned, item_id, 2, "The summary is a secret, too.")
     await world.catch_up()
     await _miscount_snapshot_block(world, ids)
-    name = key("default", pinned)
+    name = snapshot_key("default", pinned)
     await world.redis.hdel(name, f"pin:{item_id}", "summary")
     block: Any = await world.redis.hget(name, "i:0:0")
     await world.redis.hset(name, "i:0:0", block.replace(b"Another", b"No"))
@@ -250,7 +250,7 @@ async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first
     conversation = await write.start("words " * 200_000, "two", "three")
     await world.catch_up()
     assert (await _verify(world)).ok
-    await world.redis.hset(key("default", conversation), "first", 3)
+    await world.redis.hset(snapshot_key("default", conversation), "first", 3)
     (difference,) = (await _verify(world)).differences
     assert (difference.where, difference.what) == (CONTEXT, "different")
 

@@ -5,7 +5,8 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 from context.snapshot_from_log import snapshot_from_log
-from context.snapshots import KEY_PREFIX, Snapshot, key, read_snapshot
+from context.snapshot_store import read_snapshot
+from context.snapshots import KEY_PREFIX, Snapshot, snapshot_key
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.observability.metrics import Metrics
@@ -93,7 +94,7 @@ class World:
         """What Redis holds when it has lost nothing."""
         last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
         return {
-            key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
+            snapshot_key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
             for (tenant, conversation_id), version in last.items()
         }
 

@@ -5,7 +5,8 @@ import asyncio
 import httpx
 import pytest
 
-from context.snapshots import Snapshot, put
+from context.snapshot_store import put_snapshot
+from context.snapshots import Snapshot
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
@@ -103,7 +104,7 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
     await write.answer(conversation_id, response_id, given, "c")
     await projector.catch_up()
     async with open_sources(settings) as sources:
-        await put(sources.redis, "default", conversation_id, Snapshot(version=3))
+        await put_snapshot(sources.redis, "default", conversation_id, Snapshot(version=3))
     for view in ALL_VIEWS:
         await park(projector, view, conversation_id)
     await postgres.cut()

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from commands.main import create_app
-from context.history_backwards import PAGE
+from context.history_backwards import PAGE_EVENTS
 from context.rendering import request_sha256
 from domain.commands import DeleteReply, DescribeConversation
 from domain.events import Fork, ReplyRequested
@@ -203,7 +203,7 @@ async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
 ) -> None:
     conversation_id = await write.start("one")
     ids = await write.append(conversation_id, "two", "three")
-    for number in range(PAGE + 1):
+    for number in range(PAGE_EVENTS + 1):
         await write.do(conversation_id, DescribeConversation(title=str(number)))
     await write.retract(conversation_id, ids[0])
     answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})

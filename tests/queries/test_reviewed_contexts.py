@@ -7,9 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from context import assembly
-from context.assembly import FROM_LOG_AT_ONCE, Contexts, ReplyRequest
-from context.conversation_settings import described
+from context.assembly import MAX_LOG_READS, Contexts, ReplyRequest
+from context.conversation_settings import instructions_and_policy
 from context.history_backwards import RecentItems
 from context.models import Models
 from domain.commands import DescribeConversation, PinItem, UnpinItem
@@ -53,7 +52,7 @@ async def test_given_many_changes_of_a_description_then_what_stands_is_a_few_eve
     for version, instructions, budget in versions:
         stands = await reader.settings_events(conversation, until=version)
         assert len(stands) <= 4
-        assert described(stands) == (instructions, ContextPolicy(budget=budget))
+        assert instructions_and_policy(stands) == (instructions, ContextPolicy(budget=budget))
 
 
 async def test_given_pins_everywhere_else_then_a_long_conversation_without_any_is_not_read_for_them(
@@ -100,10 +99,10 @@ async def test_given_many_contexts_without_a_snapshot_then_a_few_are_read_at_a_t
     conversation = await write.start(*map(str, range(50)))
     reader = Counting(pool)
     contexts = Contexts(reader, Models(settings), _no_snapshot)
-    asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
+    asked = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
     found = await asyncio.gather(*(contexts.assemble("default", conversation, 51, asked) for _ in range(40)))
-    assert {len(context.sent) for context in found} == {50}
-    assert 1 < reader.most <= FROM_LOG_AT_ONCE
+    assert {len(context.sent_ids) for context in found} == {50}
+    assert 1 < reader.most <= MAX_LOG_READS
 
 
 class Silent(EventReader):
@@ -119,20 +118,19 @@ class Silent(EventReader):
 
 
 async def test_given_postgres_is_silent_while_a_few_are_read_then_those_behind_them_are_told(
-    write: Writer, pool: Pool, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    write: Writer, pool: Pool, settings: Settings
 ) -> None:
-    monkeypatch.setattr(assembly, "TURN_SECONDS", 0.2)
     conversation = await write.start("a", "b")
     reader = Silent(pool)
-    contexts = Contexts(reader, Models(settings), _no_snapshot)
-    asked = ReplyRequest(model="gpt-4o", parameters={}, open=True)
+    contexts = Contexts(reader, Models(settings), _no_snapshot, log_read_wait_timeout=0.2)
+    asked = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
 
     async def read() -> int:
-        return len((await contexts.assemble("default", conversation, 3, asked)).sent)
+        return len((await contexts.assemble("default", conversation, 3, asked)).sent_ids)
 
-    few = [asyncio.create_task(read()) for _ in range(FROM_LOG_AT_ONCE)]
+    few = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
     await asyncio.sleep(0)
     told = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 5)
     assert [type(error) for error in told] == [psycopg.OperationalError] * 10
     reader.speaks.set()
-    assert await asyncio.gather(*few, read()) == [2] * (FROM_LOG_AT_ONCE + 1)
+    assert await asyncio.gather(*few, read()) == [2] * (MAX_LOG_READS + 1)

@@ -1,4 +1,4 @@
-"""What of a request itself the provider's API has no word for: it is refused by name, not left out."""
+"""Finds what a request asks for that the provider's API cannot do. Such a request is refused by name, nothing is dropped silently."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from context.rendering import RESPONSES, chat_2, responses_3
 from domain.items import Item, content_parts, type_of
 
 Refusal = tuple[str, str]
-"""The path of the parameter (`tools[0].type`, `input[2].content[1]`), and a message that says what is wrong, without content."""
+"""The parameter's path (`tools[0].type`, `input[2].content[1]`), and a message that says what is wrong, without content."""
 
 _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
@@ -15,56 +15,56 @@ _CHOICES = ("auto", "none", "required")
 _NOT_IN_CHAT = ("max_tool_calls", "top_logprobs", "prompt")
 
 
-def inexpressible(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:
-    """The first that `renderer` can not express, None where it can express all. A reasoning item is no error: it is left out.
+def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:
+    """The first parameter or input item that `renderer` cannot send, or None. A reasoning item is no error: it is left out.
 
-    Takes parameters of any shape; what passes, `render` takes.
+    Takes parameters of any shape. If it returns None, `render` accepts them.
     """
-    refusals = _of_responses(input_items) if renderer == RESPONSES else _of_chat(parameters, input_items)
+    refusals = _in_responses(input_items) if renderer == RESPONSES else _in_chat(parameters, input_items)
     return next(refusals, None)
 
 
-def _of_responses(items: Sequence[Item]) -> Iterator[Refusal]:
+def _in_responses(items: Sequence[Item]) -> Iterator[Refusal]:
     for index, reason in responses_3.unsendable(items).items():
         if reason == "not_expressible":
             yield _item_type(items, index)
 
 
-def _of_chat(parameters: Mapping[str, Any], items: Sequence[Item]) -> Iterator[Refusal]:
+def _in_chat(parameters: Mapping[str, Any], items: Sequence[Item]) -> Iterator[Refusal]:
     for name in _NOT_IN_CHAT:
         if parameters.get(name):
-            yield name, f"This model provider's API has no `{name}`."
-    yield from _of_tools(parameters)
-    yield from _of_form(parameters)
+            yield name, f"This model provider's API has no parameter `{name}`."
+    yield from _in_tools(parameters)
+    yield from _in_format(parameters)
     left_out = chat_2.unsendable(items)
     for index, item in enumerate(items):
         if type_of(item) == "message":
-            yield from _of_parts(f"input[{index}].content", item["role"], content_parts(item))
+            yield from _in_parts(f"input[{index}].content", item["role"], content_parts(item))
         elif type_of(item) in chat_2.OUTPUTS and isinstance(item["output"], list):
-            yield from _of_parts(f"input[{index}].output", "tool", item["output"])
+            yield from _in_parts(f"input[{index}].output", "tool", item["output"])
         elif left_out.get(index) == "not_expressible":
             yield _item_type(items, index)
 
 
 def _item_type(items: Sequence[Item], index: int) -> Refusal:
     if type_of(items[index]) == "compaction":
-        return f"input[{index}].encrypted_content", "This compaction was not made here: it can not be read."
+        return f"input[{index}].encrypted_content", "This compaction was made by another provider and cannot be read."
     return f"input[{index}].type", "This model provider's API has no items of this type."
 
 
-def _of_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
+def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
     for index, part in enumerate(parts):
         if not isinstance(part, dict) or not chat_2.expressible_part(role, part):
-            yield f"{path}[{index}]", "This model provider's API can not take such a part here."
+            yield f"{path}[{index}]", "This model provider's API cannot take a part of this type here."
 
 
-def _of_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
+def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     tools = parameters.get("tools")
     if tools is not None and not isinstance(tools, list):
         yield "tools", "`tools` is a list."
         return
     for index, tool in enumerate(tools or []):
-        yield from _of_tool(f"tools[{index}]", tool)
+        yield from _in_tool(f"tools[{index}]", tool)
     choice = parameters.get("tool_choice")
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("tools")
@@ -72,31 +72,31 @@ def _of_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
             yield "tool_choice", "Allowed tools have a `mode`, auto or required, and a list of `tools`."
             return
         for index, tool in enumerate(allowed):
-            yield from _of_tool(f"tool_choice.tools[{index}]", tool)
+            yield from _in_tool(f"tool_choice.tools[{index}]", tool)
     elif isinstance(choice, dict):
-        yield from _of_tool("tool_choice", choice)
+        yield from _in_tool("tool_choice", choice)
     elif choice is not None and choice not in _CHOICES:
         yield "tool_choice", "`tool_choice` is auto, none, required, or an object."
 
 
-def _of_tool(path: str, tool: Any) -> Iterator[Refusal]:
+def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
     """A tool, or a reference to one."""
     if not isinstance(tool, dict):
         yield path, "A tool is an object."
     elif tool.get("type") not in _TOOLS:
-        yield f"{path}.type", "This model provider's API has tools of type function and custom alone."
+        yield f"{path}.type", "This model provider's API has only tools of type function and custom."
     elif not isinstance(tool.get("name"), str):
         yield f"{path}.name", "A tool needs a `name`, a string."
 
 
-def _of_form(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
+def _in_format(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     for name in ("text", "reasoning"):
         if not isinstance(parameters.get(name), dict | None):
             yield name, f"`{name}` is an object."
             return
     form = (parameters.get("text") or {}).get("format")
     if form is not None and (not isinstance(form, dict) or form.get("type") not in _FORMATS):
-        yield "text.format.type", "This model provider's API has the formats text, json_schema and json_object alone."
+        yield "text.format.type", "This model provider's API has only the formats text, json_schema and json_object."
     for name, value in (parameters.get("reasoning") or {}).items():
         if name != "effort" and value is not None:
             yield f"reasoning.{name}", f"This model provider's API has no `reasoning.{name}`."

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from context.rendering import CHAT, RESPONSES, render
-from context.rendering.expressible import inexpressible
+from context.rendering.unsupported import first_unsupported
 from tests.context.test_renderers import ITEMS, PARAMETERS
 
 TOOL = {"type": "function", "name": "f"}
@@ -42,7 +42,7 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_a_parameter_that_chat_has_no_word_for_is_named(parameters: dict[str, Any], param: str | None) -> None:
-    refused = inexpressible(CHAT, parameters, [])
+    refused = first_unsupported(CHAT, parameters, [])
     assert (refused and refused[0]) == param
     if refused is None:
         render(CHAT, model="m", instructions=[], summary=None, items=[], parameters=parameters)
@@ -68,5 +68,5 @@ def test_an_input_item_that_an_api_has_no_word_for_is_named(
     item: dict[str, Any], in_chat: str | None, in_responses: str | None
 ) -> None:
     for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):
-        refused = inexpressible(renderer, {}, [ITEMS[3], item])
+        refused = first_unsupported(renderer, {}, [ITEMS[3], item])
         assert (refused and refused[0]) == (field and f"input[1].{field}")

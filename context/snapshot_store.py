@@ -1,0 +1,116 @@
+"""Reads and writes context snapshots in Redis. A snapshot is only ever replaced by one of a higher version.
+
+A snapshot may be missing at any time: then the log is read instead, and `refill` can put the snapshot back.
+"""
+
+import functools
+from importlib import resources
+from typing import Any
+
+import msgspec
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from context.assembly import SnapshotLookup
+from context.history_backwards import RecentItems
+from context.selection import ContextItem
+from context.snapshots import (
+    BLOCK_DEPTHS,
+    SNAPSHOT_FORMAT,
+    SNAPSHOT_TTL_SECONDS,
+    TOMBSTONE_TTL_SECONDS,
+    UNREADABLE,
+    Snapshot,
+    from_fields,
+    make_recent_items,
+    pins_from_json,
+    snapshot_key,
+    to_fields,
+)
+
+log = structlog.get_logger(__name__)
+
+READ_HASH = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
+"""A script that returns a hash in one string: the client takes ten milliseconds to parse the thousand strings of a large one."""
+
+
+@functools.cache
+def lua_script(name: str) -> str:
+    """The text of a script of this package."""
+    return resources.files(__package__).joinpath(name).read_text()
+
+
+async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
+    """Writes a snapshot or a tombstone, unless there is one of the same version or a higher one. Returns whether it did."""
+    seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
+    argument = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
+    script, key = lua_script("put_snapshot.lua"), snapshot_key(tenant, conversation_id)
+    written: Any = redis.eval(script, 1, key, msgspec.msgpack.encode(argument))
+    return bool(await written)
+
+
+async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
+    """The snapshot, of whatever version. None if there is none that can be read. Raises redis.exceptions.RedisError."""
+    answer: Any = redis.eval(READ_HASH, 1, snapshot_key(tenant, conversation_id))
+    packed: bytes = await answer
+    try:
+        fields = unpack_hash(packed)
+        return from_fields(fields) if fields else None
+    except UNREADABLE:
+        log.warning("snapshot_unreadable", conversation_id=conversation_id)
+        return None
+
+
+def unpack_hash(packed: bytes) -> dict[str, str]:
+    """The hash that READ_HASH packed. Empty if there is none."""
+    flat = msgspec.msgpack.decode(packed, type=list[str])
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+class _Answer(Struct, frozen=True, array_like=True):
+    """The first value of `read_context.lua`."""
+
+    fields: dict[str, str]
+    pins: list[str]
+    fits: bool
+
+
+_decode_answer = msgspec.msgpack.Decoder(_Answer).decode
+_decode_items = msgspec.json.Decoder(ContextItem).decode_lines
+
+
+async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+    """The snapshot's newest items, of whatever version: one more than fits in `room` tokens or in the policy's budget.
+
+    None if there is no readable snapshot, or it does not have that many items. Raises redis.exceptions.RedisError.
+    """
+    script, key = lua_script("read_context.lua"), snapshot_key(tenant, conversation_id)
+    answer: Any = redis.eval(script, 1, key, room, SNAPSHOT_FORMAT, BLOCK_DEPTHS)
+    values: list[bytes] | None = await answer
+    if values is None:
+        return None
+    try:
+        packed, *blocks = values
+        first = _decode_answer(packed)
+        snapshot = replace(from_fields(first.fields), pins=pins_from_json(first.pins))
+        items = _decode_items(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
+    except UNREADABLE:
+        log.warning("snapshot_unreadable", conversation_id=conversation_id)
+        return None
+    return make_recent_items(snapshot, items, reaches_start=first.fits)
+
+
+def snapshot_lookup(redis: Redis) -> SnapshotLookup:
+    """Looks snapshots up for `Contexts`. While Redis is unavailable there are none."""
+
+    async def find_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+        try:
+            return await read_recent_items(redis, tenant, conversation_id, room)
+        except RedisError as error:
+            log.warning("snapshots_unavailable", error_type=type(error).__name__)
+            return None
+
+    return find_snapshot
