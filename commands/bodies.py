@@ -1,4 +1,4 @@
-"""The parts that requests are made of: items, metadata, and how a conversation is described."""
+"""Parts that several request bodies share: items, metadata, a conversation's title, instructions and context policy."""
 
 from typing import Annotated, Any, Literal
 
@@ -23,17 +23,17 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_PAIRS)]
 Title = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
 Instructions = Annotated[str, StringConstraints(max_length=MAX_INSTRUCTIONS_LENGTH)]
-Items = Annotated[list[Any], Field(max_length=MAX_ITEMS, description="Items of the Responses API, as many as 20.")]
+Items = Annotated[list[Any], Field(max_length=MAX_ITEMS, description="Items of the Responses API, at most 20.")]
 
 
 class Body(BaseModel):
-    """A request's body: wrong types and unknown names are refused, nothing is converted."""
+    """A request's body. Wrong types and unknown fields are refused; nothing is converted."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class Policy(Body):
-    """A conversation's context policy: a budget and a reserve for the answer, both in tokens; and what becomes of the rest."""
+    """A conversation's context policy: a budget and a reserve for the answer, both in tokens, and what happens to older items."""
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
@@ -44,7 +44,7 @@ class Policy(Body):
 
 
 def new_items(items: list[Any], param: str = "items") -> tuple[NewItem, ...]:
-    """The items with ids of their own. Raises ApiError (400) that names the first one that can not be stored."""
+    """The items with new ids. Raises ApiError (400, 413) that names the first one that cannot be stored."""
     return tuple(_new_item(item, f"{param}[{index}]") for index, item in enumerate(items))
 
 

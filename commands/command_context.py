@@ -1,6 +1,6 @@
-"""What every verb does with its command: hand it to the log, and answer with where it stands."""
+"""What a command handler is given: the dependencies of the process, and the sender and conditions of the request."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -8,120 +8,86 @@ from fastapi import Response
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models
-from domain.commands import (
-    AppendItems,
-    CancelReply,
-    Command,
-    CompactContext,
-    CompleteReply,
-    DescribeConversation,
-    FailReply,
-    InterruptReply,
-    NewItem,
-    RequestReply,
-    StartConversation,
-)
-from domain.events import InputItem
+from domain.commands import Command
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
-from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.command_size import command_bytes
+from infrastructure.event_log.log import EventLog, utc_now
+from infrastructure.event_log.reader import EventReader, FirstAnswer
 from infrastructure.http import shapes
 from infrastructure.http.headers import answer_headers
 from infrastructure.ids import mint_uuid
-from infrastructure.observability.metrics import Metrics
-from replies.live_events import LiveWriter
+from replies.active_replies import ActiveReplies
+from replies.running_reply import ReplyServices
 
-if TYPE_CHECKING:
-    from replies.active_replies import RunningReplies
-    from replies.provider.provider import ModelProvider  # the scripts import this module, and need no provider
-
-_ROW_BYTES = 400
-"""About what an event's row takes beside the item in it."""
+if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+    from replies.provider.provider import ModelProvider
 
 
-class Dependencies(Struct, frozen=True):
-    """What the handlers of this process share; `main.py` makes it."""
+class Dependencies(Struct, frozen=True, kw_only=True):
+    """What the handlers of a process share; `main.py` makes it."""
 
     log: EventLog
     reader: EventReader
     provider: "ModelProvider"
     models: Models
     contexts: Contexts
-    metrics: Metrics
     keep_keys: timedelta
+    """How long the first answer to an idempotency key is kept."""
     redis: Redis
-    live: LiveWriter
-    running: "RunningReplies"
+    """Live events are read with it: a read waits up to a second."""
+    reply_services: ReplyServices
+    active_replies: ActiveReplies
+    schema_checker: SchemaChecker
 
 
-class CommandContext(Struct, frozen=True):
-    """Who sent this request, under which conditions, and what answers it."""
+class CommandContext(Struct, frozen=True, kw_only=True):
+    """One request: who sent it, and under which conditions. Handlers append through it."""
 
     dependencies: Dependencies
     principal: Principal
     request_id: str
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
-    hung_up: Callable[[], Awaitable[None]]
-    """Returns when the client has hung up; for a request whose body was read."""
+    disconnected: Callable[[], Awaitable[None]]
+    """Returns when the client has disconnected. Only for a request whose body was read."""
 
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
     ) -> Appended:
-        """Makes the command durable. Raises what EventLog.append raises, but that a repeat can settle what is unknown."""
-        try:
-            return await self._append(conversation_id, command, answer)
-        except LogUnavailable as error:
-            settled_by_repeat = self.if_match is not None or (self.idempotency is not None and answer is not None)
-            raise LogUnavailable(outcome_unknown=error.outcome_unknown and not settled_by_repeat) from error
+        """Makes the command durable. `answer` renders what a repeat of the request will be answered with.
 
-    async def _append(
-        self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None
-    ) -> Appended:
-        return await self.dependencies.log.append(
-            AppendRequest(
-                principal=self.principal,
-                conversation_id=conversation_id,
-                command=command,
-                command_id=mint_uuid(),
-                correlation_id=self.request_id,
-                size=_size(command),
-                if_match=self.if_match,
-                idempotency=self.idempotency if answer is not None else None,
-                answer=answer,
-            )
+        Raises what EventLog.append raises. An unknown outcome is not called so if the client can repeat the request safely.
+        """
+        request = AppendRequest(
+            principal=self.principal,
+            conversation_id=conversation_id,
+            command=command,
+            command_id=mint_uuid(),
+            correlation_id=self.request_id,
+            size=command_bytes(command),
+            if_match=self.if_match,
+            idempotency=self.idempotency if answer is not None else None,
+            answer=answer,
         )
+        try:
+            return await self.dependencies.log.append(request)
+        except LogUnavailable as error:
+            repeatable = request.if_match is not None or request.idempotency is not None
+            raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
-        """Appends, and answers with what `answer` renders, or with the first answer where this is a repeat."""
+        """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         return shapes.json_response(body, headers=answer_headers(appended))
 
-
-def _size(command: Command) -> int:
-    """About how many bytes of events come of it: what a batch and the queue are bounded by."""
-    match command:
-        case AppendItems():
-            return _items_size(command.items)
-        case StartConversation():
-            return _items_size(command.items) + 4 * len(command.instructions or "")
-        case DescribeConversation():
-            return _ROW_BYTES + 4 * len(command.instructions if isinstance(command.instructions, str) else "")
-        case RequestReply():
-            return _items_size(command.input) + len(command.parameters)
-        case CompleteReply():
-            return _items_size((*command.input, *command.output)) + 5 * len(command.delta_lengths)
-        case FailReply() | CancelReply() | InterruptReply():
-            return _items_size(command.output) + 5 * len(command.delta_lengths)
-        case CompactContext():
-            return _ROW_BYTES + 4 * len(command.summary)
-        case _:
-            return _ROW_BYTES
-
-
-def _items_size(items: Sequence[NewItem | InputItem]) -> int:
-    return _ROW_BYTES * (1 + len(items)) + sum(len(new.item) for new in items)
+    async def first_answer(self) -> FirstAnswer | None:
+        """What the first request with this idempotency key was answered. Raises KeyReused if that request differed."""
+        if self.idempotency is None:
+            return None
+        since = utc_now() - self.dependencies.keep_keys
+        return await self.dependencies.reader.first_answer(self.principal.tenant, self.idempotency, since=since)

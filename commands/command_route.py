@@ -53,12 +53,12 @@ def command_route(
         async def endpoint(request: Request) -> Response:
             raw = b"" if streamed else await read(request, largest)
             context = CommandContext(
-                request.app.state.dependencies,
-                DEFAULT,
-                request.scope["state"]["request_id"],
-                if_match(request.headers),
-                idempotency(request, raw),
-                partial(_hung_up, request),
+                dependencies=request.app.state.dependencies,
+                principal=DEFAULT,
+                request_id=request.scope["state"]["request_id"],
+                if_match=if_match(request.headers),
+                idempotency=idempotency(request, raw),
+                disconnected=partial(_disconnected, request),
             )
             given: list[Any] = [checked(request.path_params[name], _PREFIXES[name], name) for name in names]
             if body is not None:
@@ -82,7 +82,7 @@ def command_route(
     return register
 
 
-async def _hung_up(request: Request) -> None:
+async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
 

@@ -1,4 +1,4 @@
-"""POST /v1/responses/compact: a summary of an input, or of a chain of responses, to go on from with less. Nothing is kept."""
+"""POST /v1/responses/compact: summarizes an input, or a chain of responses, so that a client can continue with less. Stores nothing."""
 
 import base64
 import time
@@ -10,23 +10,30 @@ from fastapi import Response
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
 from commands.command_route import command_route, command_router
-from commands.reply_target import ReplyTarget, place_of
-from commands.request_reply import model_of
+from commands.reply_target import ReplyTarget, find_target
+from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
-from commands.summarize import COMPACTION, MAX_MODEL_CALLS, SMALLEST_PORTION, Portion, take_in, write
+from commands.rolling_summary import COMPACTION
 from context.selection import begins_turn
-from context.summaries import PROMPT, portions
-from context.tokens import count_off_loop
+from context.summaries import PROMPT
 from domain.items import Item, from_stored, shaped
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
 from replies.response_object import usage_object
+from replies.summary_writer import (
+    MAX_MODEL_CALLS,
+    MIN_PORTION_TOKENS,
+    SummaryInput,
+    WrittenSummary,
+    portion_tokens,
+    write_summary,
+)
 
 router = command_router()
 
 MAX_SUMMARY_TOKENS = 1_024
-"""Tokens; or an eighth of the model's window, where that is less."""
+"""Tokens; or an eighth of the model's window, if that is less."""
 
 
 class CompactResponse(Body):
@@ -40,64 +47,68 @@ class CompactResponse(Body):
 
 @command_route(router, "POST", "/v1/responses/compact", CompactResponse, largest=MAX_REQUEST_BYTES)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
-    """Answers with the users' messages and an item of type `compaction`, which stands for all, and can be sent as input."""
+    """Answers with the user messages and an item of type `compaction`, which stands for everything and can be sent as input."""
     request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)
-    given = request.items()
-    place = await place_of(context, request)
-    name = await model_of(request, context)
-    models = context.dependencies.models
-    most = min(MAX_SUMMARY_TOKENS, models.window(name) // 8)
-    prompt = PROMPT if body.instructions is None else f"{PROMPT}\n\n{body.instructions}"
-    encoding = models.encoding(name)
-    [prompt_tokens] = await count_off_loop([prompt], encoding)
-    room = models.room(name, reserved=most) - prompt_tokens - most - SMALLEST_PORTION
-    taken = Portion([], [], [], [])
-    kept: list[Item] = []
-    size = 0
-    told = await _told_before(context, place)
-    too_long = ApiError(
-        400,
-        f"The input is more than the model {name[:64]!r} can summarize at once.",
-        code="context_length_exceeded",
-        param="input",
-    )
-    for ident, item in [*told, *((new.item_id, from_stored(new.item)) for new in (*place.taken_up, *given))]:
-        if room < SMALLEST_PORTION or size > room * MAX_MODEL_CALLS:
-            raise too_long
-        size += await take_in(taken, item, room, encoding)
-        if begins_turn(item):
-            kept.append(shaped(ident, item))
-    if len(portions(taken.items, taken.sizes, room)) > MAX_MODEL_CALLS:
-        raise too_long
-    written = await write(context, name, prompt=prompt, summary="", taken=taken, room=room, most=most)
-    if written is None or written.covered < len(taken.items):
-        raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
-    carried = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
+    new_items = request.items()
+    target = await find_target(context, request)
+    model = await resolve_model(context, request)
+    items = [
+        *await _earlier_items(context, target),
+        *((new.item_id, from_stored(new.item)) for new in (*target.carried_items, *new_items)),
+    ]
+    written = await _summarize(context, model, [item for _, item in items], body.instructions)
+    encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
+    kept = [shaped(item_id, item) for item_id, item in items if begins_turn(item)]
     answer = {
         "id": mint(RESPONSE),
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*kept, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": carried}],
+        "output": [*kept, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": encoded}],
         "usage": usage_object(written.usage),
     }
     return shapes.json_response(answer)
 
 
-async def _told_before(context: CommandContext, place: ReplyTarget) -> list[tuple[str, Item]]:
-    """All that the response to go on from was shown, or could have been, and what it answered; as long as that is no book."""
-    if place.shown_of is None:
+async def _summarize(
+    context: CommandContext, model: str, items: list[Item], instructions: str | None
+) -> WrittenSummary:
+    """A summary of all the items. Raises ApiError: 400 if they are too long for MAX_MODEL_CALLS, 502 if the model wrote none."""
+    provider, models = context.dependencies.provider, context.dependencies.models
+    max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
+    prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
+    room = await portion_tokens(models, model, prompt, max_tokens)
+    source = SummaryInput(models.encoding(model), room)
+    for item in items:
+        if room < MIN_PORTION_TOKENS or source.is_full:
+            raise _too_long(model)
+        await source.add(item)
+    if len(source.portions) > MAX_MODEL_CALLS:
+        raise _too_long(model)
+    written = await write_summary(provider, models, model, source, prompt=prompt, previous="", max_tokens=max_tokens)
+    if written is None or written.covered < len(items):
+        raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
+    return written
+
+
+def _too_long(model: str) -> ApiError:
+    message = f"The input is longer than the model {model[:64]!r} can summarize in {MAX_MODEL_CALLS} portions."
+    return ApiError(400, message, code="context_length_exceeded", param="input")
+
+
+async def _earlier_items(context: CommandContext, target: ReplyTarget) -> list[tuple[str, Item]]:
+    """The items of the previous response's conversation, up to and including its own. Raises ApiError (400) past MAX_REQUEST_BYTES."""
+    if target.source is None:
         return []
-    path = context.dependencies.contexts.path(place.shown_of, place.version, None)
-    told: list[tuple[str, Item]] = []
+    items: list[tuple[str, Item]] = []
     size = 0
-    async for event in path:
+    async for event in context.dependencies.contexts.path(target.source, target.version, None):
         size += len(event.item)
         if size > MAX_REQUEST_BYTES:
             raise ApiError(
                 400,
-                "The responses before this one are too long to be summarized at once: compact their conversation.",
+                "The earlier responses are too long to be summarized at once: compact their conversation instead.",
                 code="context_length_exceeded",
                 param="previous_response_id",
             )
-        told.append((event.item_id, from_stored(event.item)))
-    return told
+        items.append((event.item_id, from_stored(event.item)))
+    return items

@@ -9,13 +9,12 @@ from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
 from commands.command_route import command_route, command_router
-from commands.summarize import summarize
+from commands.rolling_summary import summarize
 from context.assembly import ReplyRequest
 from domain.commands import RedoCompaction, UndoCompaction
 from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
-from infrastructure.event_log.log import utc_now
 from infrastructure.http import shapes
 from infrastructure.http.headers import placed
 
@@ -23,7 +22,7 @@ router = command_router()
 
 
 class CompactConversation(Body):
-    """`model` writes the summary; `instructions` say what else it should mind."""
+    """`model` writes the summary; `instructions` are added to its prompt."""
 
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     instructions: Instructions | None = None
@@ -35,25 +34,19 @@ async def compact_conversation(
 ) -> Response:
     """Answers with the compaction. The turns that fit in half the budget stay as they are; every item stays readable."""
     dependencies, tenant = context.dependencies, context.principal.tenant
-    if context.idempotency is not None:
-        first = await dependencies.reader.first_answer(
-            tenant, context.idempotency, since=utc_now() - dependencies.keep_keys
-        )
-        if first is not None:
-            headers = {**placed(first.position, first.version), "idempotent-replayed": "true"}
-            return shapes.json_response(first.answer, headers=headers)
+    if (first := await context.first_answer()) is not None:
+        # A repeat must not ask the model again.
+        headers = {**placed(first.position, first.version), "idempotent-replayed": "true"}
+        return shapes.json_response(first.answer, headers=headers)
     head = await dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != tenant:
         raise ConversationNotFound(conversation_id)
     body = body or CompactConversation()
-    asked = ReplyRequest(
-        model=body.model or await dependencies.provider.default_model(context.principal.tenant),
-        parameters={},
-        input_unknown=True,
-    )
-    chosen = await dependencies.contexts.choose(tenant, conversation_id, head.version, asked)
+    model = body.model or await dependencies.provider.default_model(tenant)
+    reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
+    choice = await dependencies.contexts.choose(tenant, conversation_id, head.version, reply_request)
     command = await summarize(
-        context, conversation_id, chosen, asked, limit=chosen.budget, instructions=body.instructions
+        context, conversation_id, choice, model, limit=choice.budget, instructions=body.instructions
     )
     if command is None:
         raise NothingToCompact(conversation_id)

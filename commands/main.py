@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -11,6 +12,7 @@ from fastapi import FastAPI
 
 from commands import compact_response, compaction, conversations, import_conversations, items, pins, responses
 from commands.command_context import Dependencies
+from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
@@ -25,10 +27,12 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
-from replies.active_replies import RunningReplies
+from replies.active_replies import ActiveReplies
 from replies.leases import ReplyLeases
 from replies.live_events import LiveWriter
+from replies.orphaned_replies import OrphanedReplies
 from replies.provider.provider import ModelProvider
+from replies.running_reply import ReplyServices
 
 log = structlog.get_logger(__name__)
 
@@ -43,35 +47,38 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
-        reader = EventReader(pool)
+        # Of its own: however many requests wait for a connection, leases must be renewed in time.
+        lease_pool = make_pool(settings.postgres_url, max_size=2)
+        await lease_pool.open(wait=False)
         snapshots = redis.connect(settings, answer_seconds=0.5)
-        followed = redis.connect(settings)  # waits for what comes, up to a second at a time
+        following = redis.connect(settings)
+        live_connection = redis.connect(settings, answer_seconds=None)
+        schema_threads = ThreadPoolExecutor(1, "schemas")
+        reader = EventReader(pool)
         provider = ModelProvider(settings, metrics)
         models = Models(settings)
         keep_keys = timedelta(hours=settings.idempotency_hours)
-        owner = mint_uuid()
-        events = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=owner)
-        events.open()
-        written = redis.connect(settings, answer_seconds=None)
-        live = LiveWriter(written)
+        process_id = mint_uuid()
+        events_log = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=process_id)
+        events_log.open()
+        live = LiveWriter(live_connection)
         live.start()
-        says_alive = make_pool(
-            settings.postgres_url, max_size=2
-        )  # of its own: no crowd of requests may keep it waiting
-        await says_alive.open(wait=False)
-        running = RunningReplies(ReplyLeases(says_alive, owner), events, snapshots)
-        running.open()
+        leases = ReplyLeases(lease_pool, process_id)
+        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshots))
+        active_replies.open()
         app.state.dependencies = Dependencies(
-            log=events,
+            log=events_log,
             reader=reader,
             provider=provider,
             models=models,
             contexts=Contexts(reader, models, snapshot_lookup(snapshots)),
-            metrics=metrics,
             keep_keys=keep_keys,
-            redis=followed,
-            live=live,
-            running=running,
+            redis=following,
+            reply_services=ReplyServices(
+                log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics
+            ),
+            active_replies=active_replies,
+            schema_checker=SchemaChecker(schema_threads),
         )
         checks.update(_checks(reader, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
@@ -79,15 +86,15 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             yield
         finally:
             migrating.cancel()
-            await running.close()
+            await active_replies.close()
             await live.close()
-            await events.close()
+            await events_log.close()
             await provider.close()
-            await written.aclose()
-            await snapshots.aclose()
-            await followed.aclose()
-            await says_alive.close()
-            await pool.close()
+            for client in (live_connection, snapshots, following):
+                await client.aclose()
+            for opened in (lease_pool, pool):
+                await opened.close()
+            schema_threads.shutdown(wait=False, cancel_futures=True)
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
     return make_app(

@@ -1,8 +1,8 @@
-"""Where a reply belongs: in the conversation it names, behind the response it goes on from, or in an unlisted one of its own.
+"""Where a reply goes: into the conversation its request names, after the previous response, or into a new unlisted conversation.
 
-A response's own conversation is unlisted. Who goes on from the last response in it is told below it; who goes on from an earlier
-one, or from one in a conversation that people see, begins a fork there, and shares what lies before: items, instructions and
-policy, but neither pins nor summaries.
+A reply without a conversation gets an unlisted one. Continuing from the last response of an unlisted conversation appends to it.
+Continuing from an earlier response, or from one in a listed conversation, creates a fork. The fork shares the items, instructions
+and policy up to there, but neither pins nor summaries.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -21,63 +21,63 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.paths import checked
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_in_partition_of
 from replies.output import CUT_OFF
-from replies.record import Record, find
+from replies.record import Record, find_record
 
-PAGE = 50
+PAGE_EVENTS = 50
 
 
 class ReplyTarget(Struct, frozen=True, kw_only=True):
-    """Where a reply belongs.
+    """Where a reply goes.
 
-    `shown_of` at `version` is the conversation whose context the model is shown; None: there is none yet. `start` begins the
-    reply's own conversation; without it the reply is in `shown_of`, and where `below` is given only as long as that is its head.
-    `taken_up`: items of a reply that did not complete, which join with the input; `snapshot`: that of `shown_of`, of whatever
-    version, where it was looked for already.
+    `source` at `version` is the conversation whose context the model is sent; None: there is none yet. `start` creates the reply's
+    own conversation; without it the reply goes into `source`, and with `expected_head` only while that is still its head.
+    `fallback` takes the place of `start` if the head has moved. `carried_items`: items of a previous reply that did not complete,
+    which join with the input. `snapshot`: that of `source`, if it was read already.
     """
 
-    shown_of: str | None
+    source: str | None
     version: int
     start: StartConversation | None = None
-    in_place: bool = False
-    expected_head: str | None = None
-    taken_up: tuple[NewItem, ...] = ()
+    fallback: StartConversation | None = None
+    expected_head: str | None | UnsetType = UNSET
+    carried_items: tuple[NewItem, ...] = ()
     snapshot: RecentItems | UnsetType | None = UNSET
 
     @property
     def conversation_id(self) -> str:
-        ident = self.start.conversation_id if self.start is not None and not self.in_place else self.shown_of
-        assert ident is not None
-        return ident
+        conversation_id = self.source if self.start is None else self.start.conversation_id
+        assert conversation_id is not None
+        return conversation_id
 
     @property
-    def forks(self) -> bool:
-        """Whether it begins below what another conversation holds."""
-        return not self.in_place and self.start is not None and self.start.forked_from is not None
+    def fork(self) -> StartConversation | None:
+        """What starts the reply's conversation, if that is a fork of `source`."""
+        return self.start if self.start is not None and self.start.forked_from is not None else None
 
-    def beside(self) -> "ReplyTarget":
-        """The fork that stands in where the place in `shown_of` was taken meanwhile."""
-        return replace(self, in_place=False)
+    def after_head_moved(self) -> "ReplyTarget":
+        """The target that `fallback` starts."""
+        return replace(self, start=self.fallback, fallback=None, expected_head=UNSET)
 
 
-async def place_of(context: CommandContext, body: CreateResponse) -> ReplyTarget:
-    """Raises ConversationNotFound; ApiError where the response to go on from is unknown (400) or still runs (409)."""
+async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
+    """Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409)."""
     if body.previous_response_id is not None:
-        return await _behind(context, body.previous_response_id)
+        return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
-        return ReplyTarget(shown_of=None, version=0, start=_start(context))
+        return ReplyTarget(source=None, version=0, start=_unlisted_conversation(context))
     conversation_id = checked(body.conversation_id, CONVERSATION, "conversation")
     head = await context.dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != context.principal.tenant:
         raise ConversationNotFound(conversation_id)
-    return ReplyTarget(shown_of=conversation_id, version=head.version)
+    return ReplyTarget(source=conversation_id, version=head.version)
 
 
-async def _behind(context: CommandContext, response_id: str) -> ReplyTarget:
-    reader = context.dependencies.reader
+async def _previous_reply(context: CommandContext, response_id: str) -> Record:
+    """Raises ApiError."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)
-        record = await find(reader, context.principal.tenant, response_id)
+        record = await find_record(context.dependencies.reader, context.principal.tenant, response_id)
     except ResponseNotFound:
         raise ApiError(
             400,
@@ -93,54 +93,68 @@ async def _behind(context: CommandContext, response_id: str) -> ReplyTarget:
             param="previous_response_id",
             retry=True,
         )
-    whole = isinstance(record.end, ReplyCompleted)
-    version = record.last.version if whole else record.at.version
-    last = await _head_at(reader, record.conversation_id, version)
-    first = (await reader.conversation(record.conversation_id, limit=1))[0].event
+    return record
+
+
+async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
+    """Appends to the response's conversation if it is unlisted and nothing follows the response; forks it otherwise."""
+    reader, conversation_id = context.dependencies.reader, record.conversation_id
+    completed = isinstance(record.end, ReplyCompleted)
+    carried_items = () if completed else _carried_items(record)
+    version = record.last.version if completed else record.request_event.version
+    last = await _last_item(reader, conversation_id, version)
+    first = (await reader.conversation(conversation_id, limit=1))[0].event
     assert isinstance(first, ConversationStarted)
-    taken_up = () if whole else _taken_up(record)
-    if last is None and first.forked_from is None:
-        if first.listed or not await _is_empty(reader, record.conversation_id):
-            return ReplyTarget(shown_of=None, version=0, start=_start(context), taken_up=taken_up)
-        return ReplyTarget(
-            shown_of=record.conversation_id,
-            version=version,
-            start=_start(context),
-            in_place=True,
-            expected_head=None,
-            taken_up=taken_up,
-        )
     if last is not None:
-        fork = Fork(conversation_id=record.conversation_id, item_id=last.item_id, version=version, depth=last.depth)
+        origin = Fork(conversation_id=conversation_id, item_id=last.item_id, version=version, depth=last.depth)
+    elif first.forked_from is not None:
+        origin = first.forked_from
     else:
-        assert first.forked_from is not None
-        fork = first.forked_from
-    stands = await settings_at(reader, record.conversation_id, version)
-    start = replace(
-        _start(context),
+        return await _after_empty_start(context, record, first, version, carried_items)
+    settings = await settings_at(reader, conversation_id, version)
+    fork = replace(
+        _unlisted_conversation(context),
         conversation_id=mint_in_partition_of(first.family),
-        forked_from=fork,
+        forked_from=origin,
         family=first.family,
-        instructions=stands.instructions,
-        context_policy=stands.policy,
+        instructions=settings.instructions,
+        context_policy=settings.policy,
     )
-    head = await reader.head(record.conversation_id)
+    head = await reader.head(conversation_id)
     assert head is not None
-    newest = last if head.version == version else await _head_at(reader, record.conversation_id, head.version)
-    is_last = fork.item_id == (newest.item_id if newest is not None else fork.item_id)
-    in_place = is_last and not first.listed
+    newest = last if head.version == version else await _last_item(reader, conversation_id, head.version)
+    is_last = newest is None or newest.item_id == origin.item_id
+    if not is_last or first.listed:
+        return ReplyTarget(source=conversation_id, version=version, start=fork, carried_items=carried_items)
     return ReplyTarget(
-        shown_of=record.conversation_id,
-        version=head.version if in_place else version,
-        start=start,
-        in_place=in_place,
-        expected_head=fork.item_id,
-        taken_up=taken_up,
+        source=conversation_id,
+        version=head.version,
+        fallback=fork,
+        expected_head=origin.item_id,
+        carried_items=carried_items,
     )
 
 
-def _start(context: CommandContext) -> StartConversation:
-    """An unlisted conversation of the reply's own."""
+async def _after_empty_start(
+    context: CommandContext,
+    record: Record,
+    first: ConversationStarted,
+    version: int,
+    carried_items: tuple[NewItem, ...],
+) -> ReplyTarget:
+    """After a response that no items precede: there is nothing to fork from."""
+    reader, conversation_id = context.dependencies.reader, record.conversation_id
+    own = _unlisted_conversation(context)
+    head = await reader.head(conversation_id)
+    is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
+    if first.listed or not is_empty:
+        return ReplyTarget(source=None, version=0, start=own, carried_items=carried_items)
+    return ReplyTarget(
+        source=conversation_id, version=version, fallback=own, expected_head=None, carried_items=carried_items
+    )
+
+
+def _unlisted_conversation(context: CommandContext) -> StartConversation:
     return StartConversation(
         conversation_id=mint(CONVERSATION),
         tenant=context.principal.tenant,
@@ -149,11 +163,11 @@ def _start(context: CommandContext) -> StartConversation:
     )
 
 
-async def _head_at(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the path at this version; None when the conversation had none of its own."""
+async def _last_item(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
+    """The last item of the conversation at this version; None if it had none of its own."""
     until = version
     while until > 0:
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE)
+        page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
         for recorded in page:
             if isinstance(recorded.event, ItemAppended):
                 return recorded.event
@@ -161,17 +175,12 @@ async def _head_at(reader: EventReader, conversation_id: str, version: int) -> I
     return None
 
 
-async def _is_empty(reader: EventReader, conversation_id: str) -> bool:
-    head = await reader.head(conversation_id)
-    return head is not None and await _head_at(reader, conversation_id, head.version) is None
-
-
-def _taken_up(record: Record) -> tuple[NewItem, ...]:
-    """What a reply that did not complete was asked, and what it had said, as items of their own; calls that were cut off are not in it."""
-    said = [from_stored(kept.item) for kept in record.output]
-    asked = [from_stored(given.item) for given in record.requested.input]
+def _carried_items(record: Record) -> tuple[NewItem, ...]:
+    """The input and the output of a reply that did not complete, as new items. Calls that were cut off are left out."""
+    given = [from_stored(stored.item) for stored in record.requested.input]
+    output = [from_stored(stored.item) for stored in record.output]
     return tuple(
-        NewItem(item_id=mint(prefix(item)), item=as_stored(item)) for item in [*asked, *filter(_is_usable, said)]
+        NewItem(item_id=mint(prefix(item)), item=as_stored(item)) for item in [*given, *filter(_is_usable, output)]
     )
 
 

@@ -1,4 +1,4 @@
-"""POST /v1/responses: asks a model for a reply, in a conversation, behind another response, or on its own."""
+"""Requests a reply: finds where it goes, assembles its context, appends the request to the log and starts the reply."""
 
 import asyncio
 
@@ -7,9 +7,9 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_context import CommandContext
-from commands.reply_target import ReplyTarget, place_of
+from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
-from commands.summarize import make_room
+from commands.rolling_summary import context_with_summary
 from context.assembly import Context, ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
@@ -18,61 +18,67 @@ from domain.commands import NewItem, RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
-from infrastructure.event_log.append_request import VersionMismatch
-from infrastructure.event_log.log import utc_now
+from infrastructure.event_log.append_request import Appended, VersionMismatch
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
-from replies.recorded_reply import Kept, RecordedReply
-from replies.running_reply import Reply
+from replies.recorded_reply import RecordedReply, ReplyReference
+from replies.running_reply import RunningReply
 
 
-async def request_reply(body: CreateResponse, context: CommandContext) -> Reply | RecordedReply:
-    """Puts on record what is asked and what the model is shown; nothing is on record when any of it is refused."""
-    if (recorded := await _recorded(body, context)) is not None:
+async def check_body(context: CommandContext, body: CreateResponse) -> None:
+    """Raises ApiError (400)."""
+    body.check()
+    await context.dependencies.schema_checker.check(list(body.schemas()))
+
+
+async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+    """Starts a reply, or finds the one that the first request with this idempotency key started. Nothing is recorded if it is refused."""
+    if (recorded := await _first_reply(context, body)) is not None:
         return recorded
     try:
-        return await _ask_in_place(body, context)
+        return await _request_reply(context, body)
     except (ApiError, Refused, VersionMismatch):
-        # What refuses it may come of this very request, which was sent before, and was not on record a moment ago.
-        if (recorded := await _recorded(body, context)) is None:
+        # The first request may have been recorded meanwhile, and may be why this one was refused.
+        if (recorded := await _first_reply(context, body)) is None:
             raise
         return recorded
 
 
-async def _ask_in_place(body: CreateResponse, context: CommandContext) -> Reply | RecordedReply:
-    """Where it belongs; or in a fork, where another was quicker to go on from the same response."""
+async def _first_reply(context: CommandContext, body: CreateResponse) -> RecordedReply | None:
+    first = await context.first_answer() if body.stored else None
+    return None if first is None else _recorded_reply(context, first.answer)
+
+
+def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
+    """`answer`: what is stored with the idempotency key."""
+    reference = msgspec.json.decode(answer, type=ReplyReference)
+    return RecordedReply(context.dependencies.reader, context.dependencies.redis, reference)
+
+
+async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+    """Requests it at its target; at the target's fallback if another request has moved the head meanwhile."""
     items = body.items()
-    model = await model_of(body, context)
-    place, early = await asyncio.gather(place_of(context, body), _early_snapshot(body, context, model))
+    model = await resolve_model(context, body)
+    target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))
+    target = replace(target, snapshot=snapshot)
     try:
-        return await _ask(body, context, replace(place, snapshot=early), model, items)
+        return await _request_at(context, body, target, model, items)
     except (HeadHasMoved, ConversationLocked):
-        if not place.in_place:
+        if target.fallback is None:
             raise
-        return await _ask(body, context, place.beside(), model, items)
+        return await _request_at(context, body, target.after_head_moved(), model, items)
 
 
-async def _recorded(body: CreateResponse, context: CommandContext) -> RecordedReply | None:
-    """The reply that an earlier request of this key was answered with."""
-    if context.idempotency is None or not body.stored:
-        return None
-    dependencies = context.dependencies
-    first = await dependencies.reader.first_answer(
-        context.principal.tenant, context.idempotency, since=utc_now() - dependencies.keep_keys
-    )
-    return None if first is None else RecordedReply(context, msgspec.json.decode(first.answer, type=Kept))
-
-
-async def _early_snapshot(body: CreateResponse, context: CommandContext, model: str) -> RecentItems | UnsetType | None:
-    """The conversation's snapshot, asked for while it is looked up whether there is such a conversation; UNSET where none is named."""
-    ident = body.conversation_id
-    if ident is None or not is_id(ident, CONVERSATION):
+async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
+    """The snapshot of the conversation the request names; UNSET if it names none. Read while the target is looked up, to save a round trip."""
+    conversation_id = body.conversation_id
+    if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET
-    return await context.dependencies.contexts.snapshot(context.principal.tenant, ident, model)
+    return await context.dependencies.contexts.snapshot(context.principal.tenant, conversation_id, model)
 
 
-async def model_of(body: CreateResponse, context: CommandContext) -> str:
-    """The model to ask. Raises ApiError (400) where it is not known, ModelFailed where nobody can say which there is."""
+async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
+    """The model's name. Raises ApiError (400) if it does not exist, ModelFailed if the provider cannot name a default."""
     provider = context.dependencies.provider
     if body.model is None:
         return await provider.default_model(context.principal.tenant)
@@ -82,73 +88,88 @@ async def model_of(body: CreateResponse, context: CommandContext) -> str:
     return body.model
 
 
-async def _ask(
-    body: CreateResponse, context: CommandContext, place: ReplyTarget, model: str, given: tuple[NewItem, ...]
-) -> Reply | RecordedReply:
-    items = (*place.taken_up, *given)
-    asked = what_is_asked(body, context, place, model, items)
-    if context.if_match is not None and place.version not in context.if_match:
-        raise VersionMismatch(place.version)
-    if place.shown_of is None or place.forks or not body.stored:
-        shown_context = await context_of(context, place, asked)
+async def _request_at(
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, new_items: tuple[NewItem, ...]
+) -> RunningReply | RecordedReply:
+    reply_request = make_reply_request(context, body, target, model, new_items)
+    if context.if_match is not None and target.version not in context.if_match:
+        raise VersionMismatch(target.version)
+    if target.source is None or target.fork or not body.stored:
+        model_context = await assemble_context(context, target, reply_request)
     else:
-        version, shown_context = await make_room(context, place.shown_of, place.version, asked, place.snapshot)
+        version, model_context = await context_with_summary(
+            context, target.source, target.version, reply_request, target.snapshot
+        )
         if context.if_match is not None:
-            context = replace(context, if_match=frozenset({version}))  # a summary was made, nothing else
-    check_outputs(asked, shown_context)
+            context = replace(context, if_match=frozenset({version}))  # only our own summary was appended
+    check_outputs(reply_request, model_context)
     command = RequestReply(
         response_id=mint(RESPONSE),
         model=model,
-        parameters=msgspec.json.encode(asked.parameters),
-        input=tuple(InputItem(item_id=new.item_id, item=new.item) for new in items),
-        shown=shown_context.shown,
-        start=None if place.in_place else place.start,
-        expected_head=place.expected_head if place.in_place else UNSET,
+        parameters=msgspec.json.encode(reply_request.parameters),
+        input=tuple(InputItem(item_id=new.item_id, item=new.item) for new in (*target.carried_items, *new_items)),
+        shown=model_context.shown,
+        start=target.start,
+        expected_head=target.expected_head,
     )
     if not body.stored:
-        return _begun(Reply(context, "", command, shown_context.body, None))
-    kept = msgspec.json.encode(Kept(place.conversation_id, command.response_id))
-    requested = await context.append(place.conversation_id, command, lambda _: kept)
+        return _start(context, command, model_context)
+    reference = msgspec.json.encode(ReplyReference(target.conversation_id, command.response_id))
+    requested = await context.append(target.conversation_id, command, lambda _: reference)
     if requested.replayed:
         assert requested.answer is not None
-        return RecordedReply(context, msgspec.json.decode(requested.answer, type=Kept))
-    return _begun(Reply(context, place.conversation_id, command, shown_context.body, requested))
+        return _recorded_reply(context, requested.answer)
+    return _start(context, command, model_context, target.conversation_id, requested)
 
 
-def _begun(reply: Reply) -> Reply:
-    reply.context.dependencies.running.begin(reply)
+def _start(
+    context: CommandContext,
+    command: RequestReply,
+    model_context: Context,
+    conversation_id: str | None = None,
+    requested: Appended | None = None,
+) -> RunningReply:
+    reply = RunningReply(
+        context.dependencies.reply_services,
+        principal=context.principal,
+        request_id=context.request_id,
+        command=command,
+        body=model_context.body,
+        conversation_id=conversation_id,
+        requested=requested,
+    )
+    context.dependencies.active_replies.start(reply)
     return reply
 
 
-def what_is_asked(
-    body: CreateResponse, context: CommandContext, place: ReplyTarget, model: str, items: tuple[NewItem, ...]
+def make_reply_request(
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, new_items: tuple[NewItem, ...]
 ) -> ReplyRequest:
-    """Raises ApiError for what the provider's API can not express (400), and for too much (413)."""
-    if place.taken_up and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
-        message = f"`input` and what the previous response was asked are larger than {MAX_INPUT_BYTES} bytes together."
+    """What the context is assembled for. Raises ApiError: 400 for what the provider's API cannot express, 413 for too much input."""
+    items = (*target.carried_items, *new_items)
+    if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
+        message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="previous_response_id")
-    asked = ReplyRequest(
-        model=model, parameters=body.parameters(), input=[(new.item_id, from_stored(new.item)) for new in items]
-    )
-    new = [item for _, item in asked.input[len(place.taken_up) :]]
-    if (refusal := first_unsupported(context.dependencies.models.renderer, asked.parameters, new)) is not None:
+    parameters, new = body.parameters(), [from_stored(new.item) for new in new_items]
+    if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, new)) is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=param)
-    return asked
+    return ReplyRequest(
+        model=model, parameters=parameters, input=[(given.item_id, from_stored(given.item)) for given in items]
+    )
 
 
-async def context_of(context: CommandContext, place: ReplyTarget, asked: ReplyRequest) -> Context:
-    """What the model is shown as things stand. Raises ContextTooLong."""
+async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
+    """What the model is sent, without a new summary. Raises ContextTooLong."""
     contexts = context.dependencies.contexts
-    if place.forks:
-        assert place.start is not None
-        return await contexts.assemble_fork(place.start, asked)
-    return await contexts.assemble(context.principal.tenant, place.shown_of, place.version, asked)
+    if target.fork is not None:
+        return await contexts.assemble_fork(target.fork, reply_request)
+    return await contexts.assemble(context.principal.tenant, target.source, target.version, reply_request)
 
 
-def check_outputs(asked: ReplyRequest, shown_context: Context) -> None:
-    """Raises ApiError (400) for an output in the input that answers no call."""
-    for ident, item in asked.input:
-        if is_output(item) and call_key(item) is not None and ident not in shown_context.sent_ids:
+def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
+    """Raises ApiError (400) if a tool output in the input answers no call."""
+    for item_id, item in reply_request.input:
+        if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")

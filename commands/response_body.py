@@ -1,40 +1,28 @@
-"""The request of the Responses API: what of it is kept with a reply, and what is refused by name. Shapes: `openai_surface.md`."""
+"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused by name."""
 
-import asyncio
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-import msgspec
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
-from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it brings no types
-from msgspec import Struct
 from pydantic import Field, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, new_items
+from commands.response_schemas import RequestSchema
 from domain.commands import NewItem
 from domain.items import as_output
 from infrastructure.http.errors import ApiError
 
 MAX_INPUT_ITEMS = 200
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""Bytes. A response's document in the views holds its input, and may not pass 16 MB."""
+"""A response's document in the views holds its input, and must stay below 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""Bytes, with what is taken up of replies that did not complete: they may follow one another."""
+"""Of the input and of what is carried over from replies that did not complete: several of those may follow one another."""
 
 MAX_TOOLS = 128
-MAX_SCHEMAS_BYTES = 256 * 1024
-"""Bytes of all the JSON Schemas of a request, as JSON text: checking so much takes some seconds, in a thread of its own."""
-
-KEPT_SCHEMAS = 256
-"""How many are known again: who calls tools sends the same ones with every request."""
-
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
-_KEPT = (
+_STORED = (
     "background",
     "context_management",
     "include",
@@ -54,12 +42,10 @@ _KEPT = (
     "top_p",
     "truncation",
 )
-"""What is on record with a reply, as the caller set it."""
+"""The parameters that are recorded with a reply, as the client set them."""
 
-_HARMLESS: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
-"""Parameters that nothing here acts on, and the values of each that ask for nothing; null always does."""
-
-_CHECKING = ThreadPoolExecutor(1, "schemas")
+_IGNORED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
+"""Parameters that are not supported, and their values that ask for nothing. Null is always allowed."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Include = Literal[
@@ -73,15 +59,6 @@ Include = Literal[
 ]
 
 
-class _Schema(Struct):
-    """A JSON Schema in a request; `name`: what it is the schema of."""
-
-    schema: Any
-    param: str
-    name: str
-    code: str
-
-
 class ConversationRef(Body):
     id: str
 
@@ -92,7 +69,7 @@ class Compaction(Body):
 
 
 class CreateResponse(Body):
-    """What can not be honoured is refused by name, not ignored."""
+    """A parameter that cannot be honoured is refused by name, not ignored."""
 
     input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
     conversation: str | ConversationRef | None = None
@@ -134,36 +111,36 @@ class CreateResponse(Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """What the caller set of what a reply goes by."""
-        given = self.model_dump(mode="json", include=set(_KEPT), exclude_none=True)
-        return {name: given[name] for name in _KEPT if name in given}
+        """The parameters that the client set and that are stored."""
+        given = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
+        return {name: given[name] for name in _STORED if name in given}
 
     def items(self) -> tuple[NewItem, ...]:
-        """The input, as items with ids of their own. Raises ApiError."""
+        """The input as items with new ids. Raises ApiError."""
         if isinstance(self.input, str):
             return new_items([{"type": "message", "role": "user", "content": self.input}], "input")
-        goes_on = self.conversation is not None or self.previous_response_id is not None
-        if self.input is None and not goes_on:
+        continues = self.conversation is not None or self.previous_response_id is not None
+        if self.input is None and not continues:
             raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
         given = self.input or []
         if len(given) > MAX_INPUT_ITEMS:
             raise ApiError(400, f"`input` has more than {MAX_INPUT_ITEMS} items.", code="invalid_value", param="input")
-        if not given and not goes_on:
+        if not given and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
         items = new_items(given, "input")
-        # As they are given back: that may be longer than they came.
+        # The size as it is rendered, which may be larger than it was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
             )
         return items
 
-    async def check(self) -> None:
-        """Raises ApiError (400) for what no single field shows to be wrong."""
+    def check(self) -> None:
+        """Raises ApiError (400) where parameters contradict each other or are not supported. Schemas are not checked: see `schemas`."""
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
-                "`previous_response_id` and `conversation` exclude each other.",
+                "`previous_response_id` and `conversation` cannot be used together.",
                 code="mutually_exclusive_parameters",
                 param="previous_response_id",
             )
@@ -171,20 +148,18 @@ class CreateResponse(Body):
             other = "background" if self.background else "conversation"
             raise ApiError(
                 400,
-                f"A response with `{other}` is stored: `store` can not be false.",
+                f"A response with `{other}` is always stored: `store` cannot be false.",
                 code="mutually_exclusive_parameters",
                 param="store",
             )
-        for name, harmless in _HARMLESS.items():
+        for name, allowed in _IGNORED.items():
             value = getattr(self, name)
-            if value is not None and value not in harmless:
+            if value is not None and value not in allowed:
                 raise _unsupported(name)
         for index, tool in enumerate(self.tools or ()):
             _check_tool(tool, f"tools[{index}]")
         self._check_tool_choice()
         self._check_text()
-        if schemas := list(self._schemas()):
-            await asyncio.get_running_loop().run_in_executor(_CHECKING, _check_schemas, schemas)
 
     def _check_tool_choice(self) -> None:
         choice = self.tool_choice
@@ -193,75 +168,45 @@ class CreateResponse(Body):
             raise _invalid("tool_choice", "`required` needs `tools`")
         if isinstance(choice, dict):
             if not isinstance(choice.get("type"), str):
-                raise _invalid("tool_choice.type", "it is a string")
+                raise _invalid("tool_choice.type", "it must be a string")
             if choice["type"] in ("function", "custom") and choice.get("name") not in names:
-                raise _invalid("tool_choice.name", "no tool of this name is in `tools`")
+                raise _invalid("tool_choice.name", "`tools` has no tool with this name")
 
     def _check_text(self) -> None:
         form = (self.text or {}).get("format")
         if form is None:
             return
         if not isinstance(form, dict) or form.get("type") not in ("text", "json_object", "json_schema"):
-            raise _invalid("text.format.type", "one of text, json_object, json_schema")
+            raise _invalid("text.format.type", "it must be text, json_object or json_schema")
         if form["type"] == "json_schema":
             if not isinstance(form.get("name"), str):
-                raise _invalid("text.format.name", "it is a string")
+                raise _invalid("text.format.name", "it must be a string")
 
-    def _schemas(self) -> Iterator[_Schema]:
-        """Those of functions and of the answer, once the rest is checked."""
+    def schemas(self) -> Iterator[RequestSchema]:
+        """The schemas of functions and of the answer. Call `check` first."""
         for index, tool in enumerate(self.tools or ()):
             if tool["type"] == "function" and tool.get("parameters") is not None:
                 param = f"tools[{index}].parameters"
-                yield _Schema(tool["parameters"], param, tool["name"], "invalid_function_parameters")
+                yield RequestSchema(tool["parameters"], param, tool["name"], "invalid_function_parameters")
         form = (self.text or {}).get("format") or {}
         if form.get("type") == "json_schema":
-            yield _Schema(form.get("schema"), "text.format.schema", form["name"], "invalid_json_schema")
-
-
-def _check_schemas(schemas: list[_Schema]) -> None:
-    """Raises ApiError (400) where one is no JSON Schema of an object, or all are too large to be checked. Takes long."""
-    size = 0
-    for given in schemas:
-        encoded = msgspec.json.encode(given.schema)
-        size += len(encoded)
-        if size > MAX_SCHEMAS_BYTES:
-            problem = f"the schemas of a request have at most {MAX_SCHEMAS_BYTES} bytes"
-        elif (flaw := _flaw(encoded)) is not None:
-            problem = flaw
-        else:
-            continue
-        message = f"Invalid schema for {given.name[:64]!r}: {problem}."
-        raise ApiError(400, message, code=given.code, param=given.param)
-
-
-@lru_cache(KEPT_SCHEMAS)
-def _flaw(encoded: bytes) -> str | None:
-    """What keeps a value, as JSON text, from being a JSON Schema of an object."""
-    schema = msgspec.json.decode(encoded)
-    if not isinstance(schema, dict):
-        return "it is an object"
-    try:
-        Draft202012Validator.check_schema(schema)
-    except (SchemaError, RecursionError, ValueError, TypeError, ArithmeticError) as error:
-        where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
-        return f"it is not valid at {where!r}" if where else "it is not valid"
-    return None if schema.get("type", "object") == "object" else "its `type` must be 'object'"
+            yield RequestSchema(form.get("schema"), "text.format.schema", form["name"], "invalid_json_schema")
 
 
 def _check_tool(tool: dict[str, Any], param: str) -> None:
     if not isinstance(tool.get("type"), str):
-        raise _invalid(f"{param}.type", "it is a string")
+        raise _invalid(f"{param}.type", "it must be a string")
     if tool["type"] in ("function", "custom"):
         name = tool.get("name")
         if not isinstance(name, str) or re.fullmatch(FUNCTION_NAME, name) is None:
-            raise _invalid(f"{param}.name", "letters, digits, - and _, at most 64 of them")
+            raise _invalid(f"{param}.name", "it may have letters, digits, - and _, at most 64 characters")
         if tool["type"] == "function" and not isinstance(tool.get("description", ""), str | None):
-            raise _invalid(f"{param}.description", "it is a string")
+            raise _invalid(f"{param}.description", "it must be a string")
 
 
-def _invalid(param: str, what: str) -> ApiError:
-    return ApiError(400, f"Invalid `{param}`: {what}.", code="invalid_value", param=param)
+def _invalid(param: str, problem: str) -> ApiError:
+    return ApiError(400, f"Invalid `{param}`: {problem}.", code="invalid_value", param=param)
 
 
 def _unsupported(param: str) -> ApiError:
-    return ApiError(400, f"`{param}` with this value is not supported here.", code="unsupported_parameter", param=param)
+    return ApiError(400, f"This value of `{param}` is not supported.", code="unsupported_parameter", param=param)

@@ -7,8 +7,15 @@ from fastapi.responses import StreamingResponse
 
 from commands.command_context import CommandContext
 from commands.command_route import command_route, command_router
-from commands.reply_target import place_of
-from commands.request_reply import check_outputs, context_of, model_of, request_reply, what_is_asked
+from commands.reply_target import find_target
+from commands.request_reply import (
+    assemble_context,
+    check_body,
+    check_outputs,
+    make_reply_request,
+    request_reply,
+    resolve_model,
+)
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from domain.commands import DeleteReply
 from domain.errors import ConversationNotFound, ResponseNotFound
@@ -17,9 +24,9 @@ from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
-from replies.client_disconnect import heard, streamed
-from replies.following import until_over
-from replies.record import Record, find, read
+from replies.client_disconnect import response_for_client, stream_for_client
+from replies.following import until_ended
+from replies.record import Record, find_record, read_record
 from replies.recorded_reply import RecordedReply
 
 CANCEL_TIMEOUT_SECONDS = 10.0
@@ -34,18 +41,21 @@ router = command_router()
 @command_route(router, "POST", "/v1/responses", CreateResponse, largest=MAX_REQUEST_BYTES)
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
     """Answers with the Response, or with its stream of events. With `background` it answers at once, with a queued Response."""
-    await body.check()
-    reply = await request_reply(body, context)
-    goes_on = bool(body.background) or (context.idempotency is not None and body.stored)
+    await check_body(context, body)
+    reply = await request_reply(context, body)
     if isinstance(reply, RecordedReply):
         if body.stream:
-            return _stream(reply.stream(await reply.recorded()), await reply.begun())
-        answer, headers = await (reply.now() if body.background else reply.whole())
-        return shapes.json_response(answer, headers=headers)
+            events, headers = await reply.stream()
+            return _stream(events, headers)
+        response, headers = await (reply.current_response() if body.background else reply.response())
+        return shapes.json_response(response, headers=headers)
+    keep_running = bool(body.background) or (context.idempotency is not None and body.stored)
     if body.stream:
-        return _stream(streamed(reply, goes_on), await reply.begun())
-    answer, headers = reply.queued() if body.background else await heard(reply, context.hung_up, goes_on)
-    return shapes.json_response(answer, headers=headers)
+        return _stream(stream_for_client(reply, keep_running=keep_running), reply.headers)
+    if body.background:
+        return shapes.json_response(reply.queued_response(), headers=reply.headers)
+    response, headers = await response_for_client(reply, context.disconnected, keep_running=keep_running)
+    return shapes.json_response(response, headers=headers)
 
 
 def _stream(events: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
@@ -55,13 +65,13 @@ def _stream(events: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
 @command_route(router, "POST", "/v1/responses/input_tokens", CreateResponse, largest=MAX_REQUEST_BYTES)
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
     """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
-    await body.check()
-    place = await place_of(context, body)
-    model = await model_of(body, context)
-    asked = what_is_asked(body, context, place, model, (*place.taken_up, *body.items()))
-    shown_context = await context_of(context, place, asked)
-    check_outputs(asked, shown_context)
-    return shapes.json_response({"object": "response.input_tokens", "input_tokens": shown_context.shown.tokens})
+    await check_body(context, body)
+    target = await find_target(context, body)
+    model = await resolve_model(context, body)
+    reply_request = make_reply_request(context, body, target, model, body.items())
+    model_context = await assemble_context(context, target, reply_request)
+    check_outputs(reply_request, model_context)
+    return shapes.json_response({"object": "response.input_tokens", "input_tokens": model_context.shown.tokens})
 
 
 @command_route(router, "POST", "/v1/responses/{response_id}/cancel")
@@ -71,16 +81,16 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
     Answers with the Response; 400 when it ended otherwise. Cancelling a cancelled one changes nothing.
     """
     reader = context.dependencies.reader
-    record = await find(reader, context.principal.tenant, response_id)
+    record = await find_record(reader, context.principal.tenant, response_id)
     if record.end is not None and not isinstance(record.end, ReplyCancelled):
         raise ApiError(400, f"Cannot cancel a {record.status} response.", code="response_over", param="response_id")
     if record.end is None:
-        await context.dependencies.running.cancel(context.principal.tenant, response_id)
+        await context.dependencies.active_replies.cancel(context.principal.tenant, response_id)
 
-        async def look() -> Record:
-            return await read(reader, record.conversation_id, response_id)
+        async def read_again() -> Record:
+            return await read_record(reader, record.conversation_id, response_id)
 
-        record = await until_over(look, record, CANCEL_TIMEOUT_SECONDS)
+        record = await until_ended(read_again, record, CANCEL_TIMEOUT_SECONDS)
     headers = placed(record.last.position, record.last.version)
     return shapes.json_response(record.response(), headers=headers)
 

@@ -20,9 +20,8 @@ from queries.consistency import Read
 from queries.log_access import LogAway, PatientReader, conversation_parked
 from queries.paging import Include, Paged, cut
 from queries.query_context import QueryCall, QueryContext
-from replies import record
 from replies.following import follow
-from replies.record import Record
+from replies.record import Record, find_record, read_record
 from replies.response_object import INCOMPLETE_REASONS, response_object
 
 router = APIRouter(tags=["responses"])
@@ -62,10 +61,10 @@ async def get_response(
 async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
     """The events past `after`: of a reply that has ended all the rest, of one that runs those that come as well."""
     reader, redis = PatientReader(context.sources.log), context.sources.redis
-    found = await record.find(reader, context.principal.tenant, response_id)
+    found = await find_record(reader, context.principal.tenant, response_id)
 
-    async def look() -> Record:
-        return await record.read(reader, found.conversation_id, response_id)
+    async def read_again() -> Record:
+        return await read_record(reader, found.conversation_id, response_id)
 
     if _is_past_the_end(found, after):
         raise ApiError(400, "`starting_after` is past the newest event.", code="invalid_value", param="starting_after")
@@ -74,7 +73,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }
-    return StreamingResponse(follow(redis, look, found, after), media_type=_SSE, headers=headers)
+    return StreamingResponse(follow(redis, read_again, found, after), media_type=_SSE, headers=headers)
 
 
 def _is_past_the_end(found: Record, after: int) -> bool:

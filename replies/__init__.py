@@ -1,1 +1,1 @@
-"""Replies as both sides know them: the events of their streams, what the log has of them, and the live tail in Redis."""
+"""Asking a model for a reply and keeping its answer: the provider, the running reply, its record, its stream, its lease, the Response."""

@@ -1,32 +1,34 @@
-"""Whoever asked for a reply listens to it, and may hang up: that stops the reply, unless it goes on for others."""
+"""A client that disconnects stops the reply it waits for, unless the reply is to keep running."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from replies.running_reply import Reply
+from replies.running_reply import RunningReply
 
 
-async def heard(reply: Reply, hung_up: Callable[[], Awaitable[None]], goes_on: bool) -> tuple[bytes, dict[str, str]]:
-    """The whole reply, for a client that may hang up: that stops it, unless it `goes_on`."""
-    whole = asyncio.ensure_future(reply.whole())
-    gone = asyncio.ensure_future(hung_up())
+async def response_for_client(
+    reply: RunningReply, disconnected: Callable[[], Awaitable[None]], *, keep_running: bool
+) -> tuple[bytes, dict[str, str]]:
+    """What `reply.response` returns or raises. `disconnected` returns when the client has gone."""
+    response = asyncio.ensure_future(reply.response())
+    gone = asyncio.ensure_future(disconnected())
     try:
-        await asyncio.wait({whole, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not whole.done() and not goes_on:
+        await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not response.done() and not keep_running:
             reply.stop("client_closed")
-        return await whole
+        return await response
     finally:
-        whole.cancel()
+        response.cancel()
         gone.cancel()
 
 
-async def streamed(reply: Reply, goes_on: bool) -> AsyncIterator[bytes]:
-    """The reply's stream, for a client that may hang up: that stops it, unless it `goes_on`."""
-    over = False
+async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncIterator[bytes]:
+    """What `reply.stream` yields. The server closes this generator when the client has gone."""
+    complete = False
     try:
-        async for sent in reply.stream():
-            yield sent
-        over = True
+        async for events in reply.stream():
+            yield events
+        complete = True
     finally:
-        if not over and not goes_on:
+        if not complete and not keep_running:
             reply.stop("client_closed")

@@ -1,4 +1,4 @@
-"""Following a reply from any process: its live tail while it runs, the rest of its record when that is not to be had."""
+"""Follows a reply from any process: its live events while it runs, and its record once it has ended or Redis has lost them."""
 
 import asyncio
 import time
@@ -21,45 +21,47 @@ HEARTBEAT_SECONDS = 15.0
 
 log = structlog.get_logger(__name__)
 
-Look = Callable[[], Awaitable[Record]]
-"""Reads the reply's record anew."""
+ReadRecord = Callable[[], Awaitable[Record]]
+"""Reads the reply's record again."""
 
 
-async def follow(redis: Redis, look: Look, record: Record, after: int) -> AsyncIterator[bytes]:
-    """The events past `after`, each once and in order, to the reply's end or this process's; comments while nothing comes.
+async def follow(redis: Redis, read: ReadRecord, record: Record, after: int) -> AsyncIterator[bytes]:
+    """The events after `after`, each once and in order, until the reply ends or this process stops; comments while there are none.
 
-    `record` is what `look` gave last. Raises what `look` raises, but for a log that is away: it will be back.
+    `record` is what `read` returned last. Raises what `read` raises, except that it waits while the log is unavailable.
     """
-    spoke = time.monotonic()
+    sent_at = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
     while not stopping.is_set():
         if record.end is not None:
-            if rest := record.stream(after):
+            if rest := record.stream_after(after):
                 yield b"".join(rest)
             return
         try:
-            async for sequence, sent in live_events.tail(redis, record.response_id, after):
-                yield sent
-                after, spoke, pause = sequence, time.monotonic(), FIRST_PAUSE_SECONDS
-                if stream_events.is_terminal(sent):
+            async for sequence, event in live_events.read_events(redis, record.response_id, after):
+                yield event
+                after, sent_at, pause = sequence, time.monotonic(), FIRST_PAUSE_SECONDS
+                if stream_events.is_terminal(event):
                     return
         except (MissingEntries, RedisError, OSError) as error:
-            log.debug("live_tail_lost", response_id=record.response_id, error_type=type(error).__name__)
-            await asyncio.sleep(pause)  # nothing tells of the end but the record
+            log.debug("live_events_lost", response_id=record.response_id, error_type=type(error).__name__)
+            await asyncio.sleep(pause)  # only the record will show the end
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
-        if time.monotonic() - spoke >= HEARTBEAT_SECONDS:
+        if time.monotonic() - sent_at >= HEARTBEAT_SECONDS:
             yield b": still here\n\n"
-            spoke = time.monotonic()
-        with suppress(psycopg.OperationalError):  # without the log the tail goes on; only its end is not seen
-            record = await look()
+            sent_at = time.monotonic()
+        with suppress(
+            psycopg.OperationalError
+        ):  # live events need no log; only the end may be missed, until it is back
+            record = await read()
 
 
-async def until_over(look: Look, record: Record, seconds: float) -> Record:
-    """The record once the reply has ended, or as it is when so much time has passed."""
+async def until_ended(read: ReadRecord, record: Record, seconds: float) -> Record:
+    """The record once the reply has ended, or as it is after so many seconds."""
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE_SECONDS
     while record.end is None and time.monotonic() < deadline:
         await asyncio.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
-        record = await look()
+        record = await read()
     return record

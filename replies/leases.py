@@ -1,6 +1,6 @@
-"""Which replies run in which process, in Postgres: how one is cancelled from anywhere, and one whose process died is found.
+"""Which replies run in which process, in Postgres. So any process can cancel a reply, and find those whose process died.
 
-A process is alive as long as it says so. Tables: `api_processes`, and `responses`, whose rows the appends write.
+A process holds a lease and renews it. Tables: `api_processes`, and `responses`, whose rows the appends write.
 """
 
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ from infrastructure.ids import conversation_id
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a process counts as alive after it has said so: longer than a busy machine makes one wait, shorter than people do."""
+"""A lease is valid so long: longer than a busy machine delays a renewal, shorter than a person waits."""
 
 RENEW_SECONDS = 0.5
-"""How often it says so, and is told what to cancel."""
+"""How often a lease is renewed, and cancellations are read."""
 
 GRACE_SECONDS = 45.0
-"""After so long a reply that its process does not know is nobody's: its request's answer was lost on the way."""
+"""A reply older than this that its own process does not know is lost: the process never learned that the request was committed."""
 
-_ALIVE = """
+_RENEW = """
     INSERT INTO api_processes VALUES (%s, clock_timestamp() + make_interval(secs => %s))
     ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
 """
 
-_MINE = """
+_OWN = """
     SELECT response_id, cancelling, requested_at < clock_timestamp() - make_interval(secs => %s)
     FROM responses WHERE owner = %s AND running
 """
@@ -40,14 +40,14 @@ _ORPHANS = """
 
 
 class OwnLease(Struct, frozen=True):
-    """A reply that Postgres says runs in this process. `old`: it was asked for longer than GRACE_SECONDS ago."""
+    """A reply that Postgres says runs in this process. `past_grace`: it was requested more than GRACE_SECONDS ago."""
 
     cancelling: bool
-    old: bool
+    past_grace: bool
 
 
 class Orphan(Struct, frozen=True):
-    """A reply that runs nowhere any more."""
+    """A reply that no living process runs."""
 
     tenant: str
     response_id: str
@@ -55,31 +55,34 @@ class Orphan(Struct, frozen=True):
 
 
 class ReplyLeases:
-    """The leases of the process `owner`. Raises psycopg.Error."""
+    """The lease of the process `owner`. Raises psycopg.Error."""
 
     def __init__(self, pool: Pool, owner: UUID) -> None:
         self._pool = pool
         self._owner = owner
 
     async def renew(self) -> Mapping[str, OwnLease]:
-        """Says that this process is alive; gives the replies that are its own, by id."""
+        """Renews the lease; returns the replies of this process, by id."""
         async with self._pool.connection() as connection, connection.transaction():
-            # A lease that is lost with a crash is a process that counts as dead a moment early: it is not worth a wait for the disk.
+            # If a crash of Postgres loses a renewal, a process counts as dead too early: not worth a wait for the disk.
             await connection.execute("SET LOCAL synchronous_commit = off; SET TRANSACTION READ WRITE")
-            await connection.execute(_ALIVE, (self._owner, ALIVE_SECONDS))
-            rows = await connection.execute(_MINE, (GRACE_SECONDS, self._owner))
-            return {str(response_id): OwnLease(bool(c), bool(old)) for response_id, c, old in await rows.fetchall()}
+            await connection.execute(_RENEW, (self._owner, ALIVE_SECONDS))
+            rows = await connection.execute(_OWN, (GRACE_SECONDS, self._owner))
+            return {
+                str(response_id): OwnLease(cancelling=bool(cancelling), past_grace=bool(past_grace))
+                for response_id, cancelling, past_grace in await rows.fetchall()
+            }
 
-    async def give_up(self) -> None:
-        """Says that this process is no longer alive."""
+    async def release(self) -> None:
+        """Ends the lease."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute("DELETE FROM api_processes WHERE id = %s", (self._owner,))
 
     async def orphans(self, lost: list[str]) -> list[Orphan]:
-        """Replies whose process is not alive, and those of `lost` that still run.
+        """At most 100 running replies: those whose process is dead, and those in `lost`.
 
-        But the newest: a process that has just begun, or has its Postgres back, may take requests before it has said that it is alive.
+        Replies younger than ALIVE_SECONDS are left out: a process that has just started may take requests before its first renewal.
         """
         async with self._pool.connection() as connection:
             rows = await connection.execute(_ORPHANS, (lost, ALIVE_SECONDS))
@@ -88,10 +91,9 @@ class ReplyLeases:
                 for tenant, response_id, stream in await rows.fetchall()
             ]
 
-    async def cancel(self, tenant: str, response_id: str) -> None:
+    async def request_cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""
-        # All at once: a process that stops in between would hold the row, and whoever appends the reply's end would wait for it, with
-        # the turn of all who append.
+        # Sent in one go: a process that stopped in between would hold the row's lock, and every append behind the reply's end would wait.
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute(
@@ -99,8 +101,8 @@ class ReplyLeases:
                 (tenant, response_id),
             )
 
-    async def forget_the_dead(self) -> None:
-        """Drops what is known of processes that ended long ago."""
+    async def delete_dead_processes(self) -> None:
+        """Deletes leases that ended more than a day ago."""
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute(

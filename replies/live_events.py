@@ -1,10 +1,10 @@
-"""The live tail of replies in Redis: what runs in one process is followed from any other.
+"""The events of running replies in Redis, so that a reply of one process can be followed from any other.
 
-    stream:{response_id}   STREAM, an entry for each event of the reply's stream: its id is `1-{sequence_number}`, its field `d`
-                           the event as it is sent
+    stream:{response_id}   STREAM, one entry per event of the reply's stream: its id is `1-{sequence_number}`, its field `d` the
+                           encoded event
 
-A stream is written by the process that runs the reply, and goes some time after its end. Redis may lose it at any time: what
-follows a hole is not read (`Hole`), and a follower waits for the record of the whole instead. Both sides import this.
+The process that runs the reply writes the stream; it expires some time after the reply's end. Redis may lose entries at any time.
+A follower that misses one (`MissingEntries`) waits for the reply's record instead.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 KEPT_SECONDS = 3600
-"""How long a stream that grows no more is kept: a reply's provider may think for long between two pieces."""
+"""How long a stream is kept after its newest event: a provider may think for long before the next one."""
 
 KEPT_AFTER_SECONDS = 600
-"""How long a stream is kept after its reply's end; later, its events are made again from the record."""
+"""How long a stream is kept after its reply's end. Later its events are made from the record."""
 
 MAX_WAITING_BYTES = 32 * 1024 * 1024
-"""Of events that wait to be written. While Redis is slow or away, what is more is not kept: the record has it all in the end."""
+"""Of events that wait to be written. More are dropped while Redis is slow: the record will have them."""
 
 PAUSE_SECONDS = 0.002
-"""From one write to the next, at least."""
+"""The shortest time from one write to the next."""
 
-ANSWER_SECONDS = 0.5
-"""How long Redis may take over a write; then it is away."""
+WRITE_TIMEOUT_SECONDS = 0.5
+"""A write that takes longer counts as failed."""
 
-AWAY_SECONDS = 1.0
-"""For how long Redis is not written to when it was away."""
+RETRY_SECONDS = 1.0
+"""How long nothing is written after a failed write."""
 
 BLOCK_MILLISECONDS = 1_000
-AT_ONCE = 512
+MAX_BATCH_EVENTS = 512
 
 _APPEND = """
 for n, stream in ipairs(KEYS) do
@@ -51,38 +51,38 @@ for n, stream in ipairs(KEYS) do
   redis.call('EXPIRE', stream, ARGV[at + 2])
 end
 """
-# One call for a whole batch: the client takes longer over the answers to a thousand commands than Redis over the commands. What a first try
-# had written already is refused, by its id, when it is tried again.
+# One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
+# refuses the entries that the first try has written, by their ids.
 
-Written = Callable[[int], None]
-"""Is told the number of the newest event that Redis has."""
+OnWritten = Callable[[int], None]
+"""Called with the sequence number of the newest event that Redis has."""
 
 log = structlog.get_logger(__name__)
 
 
-def key(response_id: str) -> str:
+def stream_key(response_id: str) -> str:
     """The key of a reply's stream."""
     return f"stream:{response_id}"
 
 
 class MissingEntries(Exception):
-    """Redis does not have what comes next, though it may have what comes later."""
+    """Redis does not have the next event, though it may have later ones."""
 
 
 class LiveWriter:
-    """Writes the events of this process's replies, all that wait in one round trip, over a connection of its own. Never raises, never waits.
+    """Writes the events of this process's replies over one connection, all that wait in one round trip. `write` never raises or waits.
 
-    Whoever wrote an event is told when Redis has it: a client should have seen nothing that is lost when this process dies. While
-    Redis is away they are told at once.
+    The reply is notified when Redis has an event, and only then shows it to clients: so a client has seen nothing that is lost if
+    this process dies. While Redis is unavailable the reply is notified at once.
     """
 
     def __init__(self, redis: Redis) -> None:
         self._pool = redis.connection_pool
         self._connection: AbstractConnection | None = None
         self._script = redis.register_script(_APPEND).sha
-        self._waiting: deque[tuple[str, int, bytes, Written]] = deque()
-        self._bytes = 0
-        self._away_until = 0.0
+        self._waiting: deque[tuple[str, int, bytes, OnWritten]] = deque()
+        self._waiting_bytes = 0
+        self._unavailable_until = 0.0
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -90,7 +90,7 @@ class LiveWriter:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes what waits, if Redis takes it."""
+        """Writes the events that wait, if Redis is available."""
         if self._task is None:
             return
         self._task.cancel()
@@ -101,95 +101,97 @@ class LiveWriter:
             await self._connection.disconnect()
             await self._pool.release(self._connection)
 
-    def write(self, response_id: str, sequence: int, sent: bytes, written: Written) -> None:
-        """Puts an event in line; `written` is called with its number when nobody need wait for it any more."""
-        if self._bytes > MAX_WAITING_BYTES or time.monotonic() < self._away_until:
-            written(sequence)
+    def write(self, response_id: str, sequence: int, event: bytes, on_written: OnWritten) -> None:
+        """Queues an encoded event; calls `on_written` with its number when Redis has it or is unavailable."""
+        if self._waiting_bytes > MAX_WAITING_BYTES or time.monotonic() < self._unavailable_until:
+            on_written(sequence)
             return
-        self._waiting.append((response_id, sequence, sent, written))
-        self._bytes += len(sent)
+        self._waiting.append((response_id, sequence, event, on_written))
+        self._waiting_bytes += len(event)
         self._ready.set()
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        wrote = 0.0
+        wrote_at = 0.0
         while True:
             await self._ready.wait()
-            # A lone event goes at once; a crowd of them shares a round trip, whose cost is that of a dozen events.
-            await asyncio.sleep(max(0.0, wrote + PAUSE_SECONDS - loop.time()))
+            # A single event is written at once; many share a round trip, which costs as much as a dozen events.
+            await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
-            wrote = loop.time()
+            wrote_at = loop.time()
             while self._waiting:
                 await self._write()
 
     async def _write(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(AT_ONCE, len(self._waiting)))]
-        self._bytes -= sum(len(sent) for _, _, sent, _ in batch)
-        told: list[bytes | str | int] = [len(batch), *(key(response_id) for response_id, _, _, _ in batch)]
-        for _, sequence, sent, _ in batch:
-            seconds = KEPT_AFTER_SECONDS if stream_events.is_terminal(sent) else KEPT_SECONDS
-            told += (sequence, sent, seconds)
+        batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._waiting)))]
+        self._waiting_bytes -= sum(len(event) for _, _, event, _ in batch)
+        arguments: list[bytes | str | int] = [len(batch), *(stream_key(response_id) for response_id, _, _, _ in batch)]
+        for _, sequence, event, _ in batch:
+            seconds = KEPT_AFTER_SECONDS if stream_events.is_terminal(event) else KEPT_SECONDS
+            arguments += (sequence, event, seconds)
         try:
-            await self._append(told)
-        except Exception as error:  # noqa: BLE001 - whatever it is: without this task every stream would stand still
-            self._away_until = time.monotonic() + AWAY_SECONDS
+            await self._append(arguments)
+        except Exception as error:  # noqa: BLE001 - if this task ended, every stream would stop
+            self._unavailable_until = time.monotonic() + RETRY_SECONDS
             log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
         finally:
-            newest = {response_id: (written, sequence) for response_id, sequence, _, written in batch}
-            for written, sequence in newest.values():
-                written(sequence)
+            newest = {response_id: (on_written, sequence) for response_id, sequence, _, on_written in batch}
+            for on_written, sequence in newest.values():
+                on_written(sequence)
 
-    async def _append(self, told: list[bytes | str | int]) -> None:
-        """The script's call; another where the connection had broken, or Redis has forgotten the script."""
+    async def _append(self, arguments: list[bytes | str | int]) -> None:
+        """Calls the script; once more if the connection was broken or Redis no longer has the script."""
         try:
-            await self._call("EVALSHA", self._script, *told)
+            await self._call("EVALSHA", self._script, *arguments)
         except (BrokenConnection, NoScriptError):
-            await self._call("EVAL", _APPEND, *told)
+            await self._call("EVAL", _APPEND, *arguments)
 
     async def _call(self, *command: bytes | str | int) -> None:
-        """One round trip. What a client's layers do around it takes longer than Redis does, some hundred times a second."""
-        async with asyncio.timeout(ANSWER_SECONDS):
+        """One round trip on a bare connection: with hundreds of calls a second, the client's layers would take longer than Redis."""
+        async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
             if self._connection is None:
                 self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library's
             await self._connection.send_command(*command, check_health=False)
             await self._connection.read_response()
 
 
-async def tail(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:
-    """The events past `after` as they come, each with its sequence number; ends with the terminal one, or when none came for a second.
+async def read_events(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:
+    """The events after `after` as they come, each with its sequence number. Ends after the terminal event, or after a second without any.
 
-    Raises Hole where Redis has lost some, RedisError when it is away.
+    Raises MissingEntries when Redis has lost some, RedisError when it is unavailable.
     """
     while True:
         start = f"1-{after}" if after >= 0 else "0"
-        answer: Any = await redis.xread({key(response_id): start}, count=AT_ONCE, block=BLOCK_MILLISECONDS)
+        answer: Any = await redis.xread(
+            {stream_key(response_id): start}, count=MAX_BATCH_EVENTS, block=BLOCK_MILLISECONDS
+        )
         entries = _entries(answer)
         if not entries:
             return
-        for ident, fields in entries:
-            sequence = int(ident.partition(b"-")[2])
+        for entry_id, fields in entries:
+            sequence = int(entry_id.partition(b"-")[2])
             if sequence != after + 1:
                 raise MissingEntries
             after = sequence
-            sent: bytes = fields[b"d"]
-            yield sequence, sent
-            if stream_events.is_terminal(sent):
+            event: bytes = fields[b"d"]
+            yield sequence, event
+            if stream_events.is_terminal(event):
                 return
 
 
 async def events_so_far(redis: Redis, response_id: str) -> list[bytes]:
-    """The events of a stream from its beginning to its end or its first hole. Raises RedisError."""
-    sent: list[bytes] = []
-    entries: Any = await redis.xrange(key(response_id))
-    for ident, fields in entries:
-        if int(ident.partition(b"-")[2]) != len(sent):
+    """The events of a stream up to its end, or to the first that is missing. Raises RedisError."""
+    events: list[bytes] = []
+    entries: Any = await redis.xrange(stream_key(response_id))
+    for entry_id, fields in entries:
+        if int(entry_id.partition(b"-")[2]) != len(events):
             break
-        sent.append(fields[b"d"])
-    return sent
+        events.append(fields[b"d"])
+    return events
 
 
 def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of the one stream in an answer to XREAD, in either version of the protocol."""
+    """The entries of the one stream in an answer to XREAD, in version 2 or 3 of the protocol."""
     if not answer:
         return []
     if isinstance(answer, dict):

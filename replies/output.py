@@ -1,4 +1,4 @@
-"""What a reply has said so far: the provider's pieces become output items, and the events of its stream. Pure but for the ids."""
+"""The output of a running reply: the provider's stream parts become output items and stream events. Pure but for the ids."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -13,22 +13,22 @@ from replies.stream_events import StreamEvent
 
 MESSAGE: Item = {"type": "message", "role": "assistant"}
 CUT_OFF = "incomplete"
-"""The status of an item that did not come to its end."""
+"""The status of an item that ended early."""
 
 
 class PartialItem(Struct):
-    """An output item that is under way; `texts` are the pieces it grew by."""
+    """An output item that is not complete; `texts` are its deltas."""
 
     item_id: str
     item: Item
     texts: list[str]
 
     @property
-    def is_told(self) -> bool:
-        """Whether a stream tells of it before it is whole."""
-        return type_of(self.item) in stream_events.GROWING
+    def is_streamed(self) -> bool:
+        """Whether the stream has events for it before it is complete."""
+        return type_of(self.item) in stream_events.STREAMED_TYPES
 
-    def whole(self, status: str) -> Item:
+    def as_item(self, status: str) -> Item:
         return stream_events.with_text(self.item, "".join(self.texts), status)
 
 
@@ -37,74 +37,74 @@ class Output:
 
     def __init__(self) -> None:
         self._done: list[tuple[str, Item]] = []
-        self._growing: PartialItem | None = None
-        self._lengths: list[int] = []
+        self._partial: PartialItem | None = None
+        self._delta_lengths: list[int] = []
 
     @property
-    def lengths(self) -> tuple[int, ...]:
-        """The characters of each piece so far."""
-        return tuple(self._lengths)
+    def delta_lengths(self) -> tuple[int, ...]:
+        """The length of each delta so far, in characters."""
+        return tuple(self._delta_lengths)
 
     @property
     def text(self) -> str:
-        """All that was said so far, for counting."""
+        """All text so far, for counting."""
         return "".join(stream_events.text_of_output(item) for _, item in self._items(CUT_OFF))
 
-    def take(self, piece: StreamPart) -> Iterator[StreamEvent]:
-        """The events that a piece leads to."""
-        match piece:
+    def add(self, part: StreamPart) -> Iterator[StreamEvent]:
+        """Adds a stream part; yields the events it leads to."""
+        match part:
             case ItemStarted():
                 yield from self._close("completed")
-                self._growing = PartialItem(mint(prefix(piece.item)), piece.item, [])
-                if self._growing.is_told:
-                    yield from stream_events.added(self._growing.item_id, len(self._done), piece.item)
+                self._partial = PartialItem(mint(prefix(part.item)), part.item, [])
+                if self._partial.is_streamed:
+                    yield from stream_events.added(self._partial.item_id, len(self._done), part.item)
             case ItemDelta():
-                if self._growing is None:
-                    yield from self.take(ItemStarted(MESSAGE))
-                    assert self._growing is not None
-                self._growing.texts.append(piece.text)
-                self._lengths.append(len(piece.text))
-                yield stream_events.delta(self._growing.item_id, len(self._done), self._growing.item, piece.text)
-            case ItemDone() if self._growing is not None:
-                growing = self._growing
-                growing.item = {**growing.item, **piece.fields}
-                if not growing.texts and (text := stream_events.text_of_output(growing.item)):
-                    yield from self.take(ItemDelta(text))  # it came all at once
+                if self._partial is None:
+                    yield from self.add(ItemStarted(MESSAGE))
+                    assert self._partial is not None
+                self._partial.texts.append(part.text)
+                self._delta_lengths.append(len(part.text))
+                yield stream_events.delta(self._partial.item_id, len(self._done), self._partial.item, part.text)
+            case ItemDone() if self._partial is not None:
+                partial = self._partial
+                partial.item = {**partial.item, **part.fields}
+                if not partial.texts and (text := stream_events.text_of_output(partial.item)):
+                    yield from self.add(ItemDelta(text))  # the text came with the end
                 yield from self._close("completed")
             case _:
                 pass
 
     def finish(self, status: str) -> Iterator[StreamEvent]:
-        """The last item is whole, or as much of it as there will be (`status` says); an answer of nothing is an empty message."""
-        if self._growing is None and not self._done:
-            yield from self.take(ItemStarted(MESSAGE))
+        """Ends the last item with this status; yields the events. An answer without items becomes one empty message."""
+        if self._partial is None and not self._done:
+            yield from self.add(ItemStarted(MESSAGE))
         yield from self._close(status)
 
     def items(self) -> tuple[InputItem, ...]:
-        """The items as they are kept; one that still grows is cut off there."""
+        """The items to store; a partial one has the status CUT_OFF."""
         return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in self._items(CUT_OFF))
 
     def _items(self, status: str) -> Sequence[tuple[str, Item]]:
-        if self._growing is None or not self._growing.is_told:
+        if self._partial is None or not self._partial.is_streamed:
             return self._done
-        return [*self._done, (self._growing.item_id, self._growing.whole(status))]
+        return [*self._done, (self._partial.item_id, self._partial.as_item(status))]
 
     def _close(self, status: str) -> Iterator[StreamEvent]:
-        if (growing := self._growing) is not None:
-            item, index, self._growing = growing.whole(status), len(self._done), None
-            self._done.append((growing.item_id, item))
-            if not growing.is_told:
-                yield from stream_events.added(growing.item_id, index, item)
-            yield from stream_events.done(growing.item_id, index, item)
+        if (partial := self._partial) is not None:
+            item, index, self._partial = partial.as_item(status), len(self._done), None
+            self._done.append((partial.item_id, item))
+            if not partial.is_streamed:
+                yield from stream_events.added(partial.item_id, index, item)
+            yield from stream_events.done(partial.item_id, index, item)
 
 
-def told(stream: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ...], tuple[int, ...]]:
-    """The output items, and the lengths of their pieces, that the events of a stream which broke off have told of."""
+def output_of_events(events: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ...], tuple[int, ...]]:
+    """The output items and delta lengths in the events of a stream that broke off."""
     items: list[tuple[str, Item]] = []
     texts: list[list[str]] = []
-    whole: set[int] = set()
+    complete: set[int] = set()
     lengths: list[int] = []
-    for event in stream:
+    for event in events:
         kind = event["type"]
         if kind == "response.output_item.added":
             item: Item = event["item"]
@@ -113,22 +113,22 @@ def told(stream: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ...], tuple[in
         elif kind == "response.output_item.done":
             item_id = event["item"]["id"]
             items[event["output_index"]] = (item_id, {name: v for name, v in event["item"].items() if name != "id"})
-            whole.add(event["output_index"])
+            complete.add(event["output_index"])
         elif kind.endswith(".delta"):
             texts[event["output_index"]].append(event["delta"])
             lengths.append(len(event["delta"]))
     kept = (
-        (item_id, item if index in whole else stream_events.with_text(item, "".join(texts[index]), CUT_OFF))
+        (item_id, item if index in complete else stream_events.with_text(item, "".join(texts[index]), CUT_OFF))
         for index, (item_id, item) in enumerate(items)
     )
     return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in kept), tuple(lengths)
 
 
-def opened_again(items: Sequence[InputItem], lengths: Sequence[int]) -> Iterator[StreamEvent]:
-    """The events of a reply that was cut off: those of its items, but that the last one, if it did not come to its end, has none."""
+def events_of_partial_output(items: Sequence[InputItem], lengths: Sequence[int]) -> Iterator[StreamEvent]:
+    """The events of the output of a reply that ended early. A last item that was cut off has no closing events."""
     stored = [(given.item_id, from_stored(given.item)) for given in items]
     stream = list(stream_events.of_items(stored, lengths))
     if stored and stored[-1][1].get("status") == CUT_OFF:
-        last = len(list(stream_events.done(stored[-1][0], len(stored) - 1, stored[-1][1])))
-        del stream[len(stream) - last :]
+        closing = len(list(stream_events.done(stored[-1][0], len(stored) - 1, stored[-1][1])))
+        del stream[len(stream) - closing :]
     yield from stream

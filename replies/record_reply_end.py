@@ -1,4 +1,4 @@
-"""A reply's end gets on record, however long that takes: what a model said is not given up for a log that is away."""
+"""Appends the end of a reply to the log, and retries while the log is unavailable: what a model answered is not given up."""
 
 import asyncio
 import time
@@ -7,62 +7,65 @@ from collections.abc import Callable
 import psycopg
 import structlog
 
-from commands.command_context import CommandContext
-from domain.commands import Command
+from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply
 from domain.errors import ReplyIsOver
-from infrastructure.event_log.append_request import Appended, LogBusy, LogUnavailable
-from replies.record import Record, read
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
+from infrastructure.event_log.log import EventLog
+from replies.record import Reader, Record, read_record
 
 log = structlog.get_logger(__name__)
 
+EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
+
 MAX_PAUSE_SECONDS = 5.0
-PATIENCE_SECONDS = 25.0
-"""How long those who listen wait for the end of a reply to be on record, while the log is away."""
+DELAY_TIMEOUT_SECONDS = 25.0
+"""How long clients wait for the end of a reply to be appended before they are told that it takes longer."""
 
 
-async def settle(
-    context: CommandContext,
-    conversation_id: str,
-    response_id: str,
-    command: Command,
-    tell_late: Callable[[Exception], None],
+async def record_reply_end(
+    events_log: EventLog,
+    reader: Reader,
+    request: AppendRequest,
+    on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
-    """Appends the end, again and again while the log is away; a Record where an earlier try turns out to have done it.
+    """Appends a request whose command is an EndReply. Returns a Record when an earlier try turns out to have appended it.
 
-    Only the process's own end ends this. `tell_late` is told what keeps it, again and again, once that takes PATIENCE_SECONDS.
-    Raises Refused.
+    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused.
     """
+    command = request.command
+    assert isinstance(command, EndReply)
     pause = 0.1
-    doubtful = False
-    since = time.monotonic()
+    outcome_unknown = False
+    started = time.monotonic()
     while True:
         try:
-            return await context.append(conversation_id, command)
+            return await events_log.append(request)
         except (LogUnavailable, LogBusy) as error:
-            doubtful = doubtful or isinstance(error, LogUnavailable)
-            log.warning("reply_end_waits", response_id=response_id, error_type=type(error).__name__)
-            if time.monotonic() - since > PATIENCE_SECONDS:
-                tell_late(error)
+            outcome_unknown = outcome_unknown or isinstance(error, LogUnavailable)
+            _log_delay(command, error)
+            if time.monotonic() - started > DELAY_TIMEOUT_SECONDS:
+                on_delay(error)
         except ReplyIsOver:
-            if not doubtful:
+            if not outcome_unknown:
                 raise
             try:
-                record = await _as_it_ended(context, conversation_id, response_id, command)
+                record = await read_record(reader, request.conversation_id, command.response_id)
             except psycopg.Error as error:
-                log.warning("reply_end_waits", response_id=response_id, error_type=type(error).__name__)
+                _log_delay(command, error)
             else:
-                if record is None:
+                if not _was_ended_by(command, record):
                     raise
                 return record
-        await asyncio.sleep(pause)  # the only wait there is: nothing tells us that the log is back
+        await asyncio.sleep(pause)  # nothing notifies us when the log is back
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
 
-async def _as_it_ended(
-    context: CommandContext, conversation_id: str, response_id: str, command: Command
-) -> Record | None:
-    """The record, if the end in it is this command's."""
-    record = await read(context.dependencies.reader, conversation_id, response_id)
-    mine = [kept.item_id for kept in getattr(command, "output", ())]
-    same = record.end is not None and [kept.item_id for kept in record.output] == mine
-    return record if same else None
+def _log_delay(command: EndReply, error: Exception) -> None:
+    log.warning("reply_end_delayed", response_id=command.response_id, error_type=type(error).__name__)
+
+
+def _was_ended_by(command: EndReply, record: Record) -> bool:
+    """Whether the end in the record is this command's: it has the same output items."""
+    return record.end is not None and [kept.item_id for kept in record.output] == [
+        kept.item_id for kept in command.output
+    ]

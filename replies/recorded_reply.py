@@ -1,50 +1,47 @@
-"""A reply that a repeat of its request asks for again: its answer, whole or as the same stream of events."""
+"""The reply that a repeated request gets: the one of the first request, as a Response or as the same stream of events."""
 
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
+from redis.asyncio import Redis
 
-from commands.command_context import CommandContext
 from domain.errors import ModelFailed
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import placed
-from replies.following import follow, until_over
-from replies.record import Record, read
+from replies.following import follow, until_ended
+from replies.record import Reader, Record, read_record
 
-WAIT_SECONDS = 120.0
+FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
 
 
-class Kept(Struct, frozen=True):
-    """What an idempotency key of a reply is kept with: the reply that its first request led to."""
+class ReplyReference(Struct, frozen=True):
+    """What is stored with an idempotency key: the reply that the key's first request led to."""
 
     conversation_id: str
     response_id: str
 
 
 class RecordedReply:
-    """One reply, as the log has it. Raises psycopg.Error when that is away, ResponseNotFound when it was deleted."""
+    """One reply, as the log has it. Raises psycopg.Error when the log is unavailable, ResponseNotFound when the reply was deleted."""
 
-    def __init__(self, context: CommandContext, kept: Kept) -> None:
-        self._wiring = context.dependencies
-        self._kept = kept
+    def __init__(self, reader: Reader, redis: Redis, reference: ReplyReference) -> None:
+        self._reader = reader
+        self._redis = redis
+        self._reference = reference
 
-    async def recorded(self) -> Record:
-        """Its record now."""
-        return await read(self._wiring.reader, self._kept.conversation_id, self._kept.response_id)
+    async def record(self) -> Record:
+        """Its record as it is now."""
+        return await read_record(self._reader, self._reference.conversation_id, self._reference.response_id)
 
-    async def begun(self) -> dict[str, str]:
-        """The headers that a stream of it begins with."""
-        return _headers(await self.recorded())
-
-    async def now(self) -> tuple[bytes, dict[str, str]]:
+    async def current_response(self) -> tuple[bytes, dict[str, str]]:
         """The Response as it is now, and its headers."""
-        record = await self.recorded()
+        record = await self.record()
         return record.response(), _headers(record)
 
-    async def whole(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises ModelFailed as the first answer did; ApiError 503 when it takes too long."""
-        record = await until_over(self.recorded, await self.recorded(), WAIT_SECONDS)
+    async def response(self) -> tuple[bytes, dict[str, str]]:
+        """The Response once it has ended, and its headers. Raises ModelFailed as the first request did, ApiError 503 after a timeout."""
+        record = await until_ended(self.record, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:
             raise ApiError(503, "The first request with this key is still running.", code="response_in_progress")
         if isinstance(record.end, ReplyFailed):
@@ -52,9 +49,10 @@ class RecordedReply:
             raise ModelFailed(failure.code, failure.message, timed_out=failure.code == "model_timeout")
         return record.response(), _headers(record)
 
-    def stream(self, record: Record) -> AsyncIterator[bytes]:
-        """The same events again, in the same pieces; as they come, where the reply still runs."""
-        return follow(self._wiring.redis, self.recorded, record, -1)
+    async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+        """The same events in the same deltas, and their headers. While the reply runs, events follow as they come."""
+        record = await self.record()
+        return follow(self._redis, self.record, record, -1), _headers(record)
 
 
 def _headers(record: Record) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""A Response of the OpenAI API, as the command side answers with it and the query side gives it back. Pure.
+"""A Response of the OpenAI API, for both APIs. Pure.
 
-Shape: `openai/types/responses/response.py` of the official SDK. Both sides import it; it imports the domain's values alone.
+Shape: `openai/types/responses/response.py` of the official SDK.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from infrastructure.http.shapes import json_array
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
 INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
-"""A provider's finish reason -> the reason of `incomplete_details`. Any other finish is a complete answer."""
+"""A provider's finish reason -> the reason in `incomplete_details`. With any other finish reason the answer is complete."""
 
 _ECHOED: Final[Mapping[str, Any]] = {
     "background": False,
@@ -35,10 +35,10 @@ _ECHOED: Final[Mapping[str, Any]] = {
     "top_p": None,
     "truncation": None,
 }
-"""The request's parameters that an answer repeats, and what stands there when the request named none."""
+"""The request parameters that a Response repeats, with their defaults."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
-"""Of the SDK's closed list of codes, those that a text model's failure can have."""
+"""The codes in the SDK's closed list that a text model's failure can have."""
 
 
 def response_object(
@@ -56,10 +56,10 @@ def response_object(
     completed_at: float | None = None,
     cost: int | None = None,
 ) -> bytes:
-    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced as they are.
+    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced in as they are.
 
-    `parameters`: the request's own, by its own keys. `error`: `{code, message}`; a code that the SDK does not know is
-    given as `server_error`, with ours in `type`. `cost`: billionths of a US dollar.
+    `parameters`: those of the request. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`,
+    with ours in `type`. `cost`: billionths of a US dollar.
     """
     body = {
         "id": response_id,
@@ -74,13 +74,13 @@ def response_object(
         "incomplete_details": None if incomplete_reason is None else {"reason": incomplete_reason},
         "usage": None if usage is None else usage_object(usage),
         "cost_usd": None if cost is None else cost / 1_000_000_000,
-        **{name: _given(parameters, name, default) for name, default in _ECHOED.items()},
+        **{name: _parameter(parameters, name, default) for name, default in _ECHOED.items()},
     }
     return msgspec.json.encode(body)[:-1] + b',"output":' + json_array(output) + b"}"
 
 
 def usage_object(usage: Usage) -> dict[str, Any]:
-    """Tokens, as a Response counts them."""
+    """The `usage` of a Response."""
     return {
         "input_tokens": usage.input_tokens,
         "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
@@ -90,7 +90,7 @@ def usage_object(usage: Usage) -> dict[str, Any]:
     }
 
 
-def _given(parameters: Mapping[str, Any], name: str, default: Any) -> Any:
+def _parameter(parameters: Mapping[str, Any], name: str, default: Any) -> Any:
     value = parameters.get(name)
     return default if value is None else value
 

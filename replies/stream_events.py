@@ -1,8 +1,7 @@
 """The server-sent events of a reply, as the Responses API names and orders them. Pure.
 
-Types: `openai/types/responses/response_*_event.py` of the official SDK. An event's place in its stream is its `sequence_number`,
-from 0, added as it is written down (`sse`). What the events of an item are depends on nothing but the item and the pieces it
-grew by, so that a reply on record has the same events again.
+Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode` adds the `sequence_number`, which counts from 0.
+The events of an item depend only on the item and the lengths of its deltas: so the same events can be made from the log again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,101 +13,101 @@ from domain.items import Item, type_of
 
 StreamEvent = dict[str, Any]
 
-GROWING = ("message", "function_call", "custom_tool_call", "reasoning")
-"""The types of items that are told of while they grow. Of any other a stream tells when it is whole, as it is kept."""
+STREAMED_TYPES = ("message", "function_call", "custom_tool_call", "reasoning")
+"""The types of items that are streamed in deltas. An item of any other type is sent when it is complete."""
 
 TERMINAL = ("completed", "incomplete", "failed")
-"""What a stream ends with: `response.` and one of these. A reply that was cancelled is told as `incomplete`: no event is named for it."""
+"""A stream's last event is `response.` and one of these. A cancelled reply ends as `incomplete`: the API has no event for it."""
 
 _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINAL)
 
 
-def sse(event: StreamEvent, sequence: int) -> bytes:
-    """An event as it is sent."""
+def encode(event: StreamEvent, sequence: int) -> bytes:
+    """The event as a server-sent event."""
     kind: str = event["type"]
     return (
         b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode({**event, "sequence_number": sequence}) + b"\n\n"
     )
 
 
-def is_terminal(sent: bytes) -> bool:
-    """Whether a stream ends with this event, as `sse` wrote it."""
-    return sent.startswith(_TERMINAL_HEADS)
+def is_terminal(encoded: bytes) -> bool:
+    """Whether a stream ends with this event."""
+    return encoded.startswith(_TERMINAL_HEADS)
 
 
-def read(sent: bytes) -> StreamEvent:
-    """The event that `sse` wrote."""
-    event: StreamEvent = msgspec.json.decode(sent[sent.index(b"\ndata: ") + 7 : -2])
+def decode(encoded: bytes) -> StreamEvent:
+    """The event that `encode` was given, with its `sequence_number`."""
+    event: StreamEvent = msgspec.json.decode(encoded[encoded.index(b"\ndata: ") + 7 : -2])
     return event
 
 
 def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
-    """The reply is under way; `response` is the JSON text of a Response in progress, `queued` that of one in the background before it."""
+    """The reply has started. `response`: the JSON text of the Response in progress; `queued`: that of a queued one, for the background."""
     running = msgspec.Raw(response)
-    begun: list[StreamEvent] = [{"type": "response.created", "response": running}]
+    created: list[StreamEvent] = [{"type": "response.created", "response": running}]
     if queued is not None:
         waiting = msgspec.Raw(queued)
-        begun = [
+        created = [
             {"type": "response.created", "response": waiting},
             {"type": "response.queued", "response": waiting},
         ]
-    return [*begun, {"type": "response.in_progress", "response": running}]
+    return [*created, {"type": "response.in_progress", "response": running}]
 
 
 def added(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
-    """The output item `index` begins, without its text."""
-    begun: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
+    """The output item `index` has started; it has no text yet."""
+    started: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
     match type_of(item):
         case "message":
-            begun |= {"role": "assistant", "content": []}
+            started |= {"role": "assistant", "content": []}
         case "function_call":
-            begun |= {"call_id": item["call_id"], "name": item["name"], "arguments": ""}
+            started |= {"call_id": item["call_id"], "name": item["name"], "arguments": ""}
         case "custom_tool_call":
-            begun |= {"call_id": item["call_id"], "name": item["name"], "input": ""}
+            started |= {"call_id": item["call_id"], "name": item["name"], "input": ""}
         case "reasoning":
-            begun |= {"summary": []}
+            started |= {"summary": []}
         case _:
-            begun = {**item, **begun}
-    yield {"type": "response.output_item.added", "output_index": index, "item": begun}
+            started = {**item, **started}
+    yield {"type": "response.output_item.added", "output_index": index, "item": started}
     if type_of(item) == "message":
-        yield {"type": "response.content_part.added", **_place(item_id, index), "part": part("")}
+        yield {"type": "response.content_part.added", **_part_position(item_id, index), "part": part("")}
 
 
 def delta(item_id: str, index: int, item: Item, text: str) -> StreamEvent:
-    """The item's text grows."""
+    """The next part of the item's text."""
     match type_of(item):
         case "function_call":
-            kind, place = "response.function_call_arguments.delta", {"item_id": item_id, "output_index": index}
+            kind, position = "response.function_call_arguments.delta", {"item_id": item_id, "output_index": index}
         case "custom_tool_call":
-            kind, place = "response.custom_tool_call_input.delta", {"item_id": item_id, "output_index": index}
+            kind, position = "response.custom_tool_call_input.delta", {"item_id": item_id, "output_index": index}
         case "reasoning":
-            kind, place = "response.reasoning_text.delta", _place(item_id, index)
+            kind, position = "response.reasoning_text.delta", _part_position(item_id, index)
         case _:
             return {
                 "type": "response.output_text.delta",
-                **_place(item_id, index),
+                **_part_position(item_id, index),
                 "delta": text,
                 "logprobs": [],
             }
-    return {"type": kind, **place, "delta": text}
+    return {"type": kind, **position, "delta": text}
 
 
 def done(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
-    """The item is whole."""
+    """The item is complete."""
     text = text_of_output(item)
     match type_of(item):
         case "message":
-            place = _place(item_id, index)
-            yield {"type": "response.output_text.done", **place, "text": text, "logprobs": []}
-            yield {"type": "response.content_part.done", **place, "part": part(text)}
+            position = _part_position(item_id, index)
+            yield {"type": "response.output_text.done", **position, "text": text, "logprobs": []}
+            yield {"type": "response.content_part.done", **position, "part": part(text)}
         case "function_call":
-            context = {"item_id": item_id, "output_index": index, "name": item["name"], "arguments": text}
-            yield {"type": "response.function_call_arguments.done", **context}
+            fields = {"item_id": item_id, "output_index": index, "name": item["name"], "arguments": text}
+            yield {"type": "response.function_call_arguments.done", **fields}
         case "custom_tool_call":
-            context = {"item_id": item_id, "output_index": index, "input": text}
-            yield {"type": "response.custom_tool_call_input.done", **context}
+            fields = {"item_id": item_id, "output_index": index, "input": text}
+            yield {"type": "response.custom_tool_call_input.done", **fields}
         case "reasoning" if text:
-            yield {"type": "response.reasoning_text.done", **_place(item_id, index), "text": text}
+            yield {"type": "response.reasoning_text.done", **_part_position(item_id, index), "text": text}
         case _:
             pass
     yield {"type": "response.output_item.done", "output_index": index, "item": {"id": item_id, **item}}
@@ -121,12 +120,12 @@ def ended(status: str, response: bytes) -> StreamEvent:
 
 
 def part(text: str) -> dict[str, Any]:
-    """The one part of a message that a model wrote."""
+    """The one part of a model's message."""
     return {"type": "output_text", "text": text, "annotations": []}
 
 
 def with_text(item: Item, text: str, status: str) -> Item:
-    """An output item as it is kept: with its text, where a text is what it has."""
+    """An output item as it is stored: with its text, if its type has one, and its status."""
     match type_of(item):
         case "message":
             content = item.get("content") if text_of_output(item) == text else None
@@ -144,10 +143,10 @@ def with_text(item: Item, text: str, status: str) -> Item:
 
 
 def text_of_output(item: Item) -> str:
-    """The text that an output item grew by; empty where it has none."""
+    """The text that an output item is streamed in; empty for types without one."""
     match type_of(item):
         case "message" | "reasoning":
-            return "".join(str(each.get("text") or each.get("refusal") or "") for each in item.get("content") or ())
+            return "".join(str(given.get("text") or given.get("refusal") or "") for given in item.get("content") or ())
         case "function_call":
             return str(item.get("arguments", ""))
         case "custom_tool_call":
@@ -156,8 +155,8 @@ def text_of_output(item: Item) -> str:
             return ""
 
 
-def pieces(text: str, lengths: Iterator[int]) -> Iterator[str]:
-    """The text in the pieces it was streamed in: takes from `lengths` (in characters) what it is long."""
+def split_into_deltas(text: str, lengths: Iterator[int]) -> Iterator[str]:
+    """The deltas that the text was streamed in. Takes as many `lengths` (in characters) as the text needs."""
     start = 0
     while start < len(text):
         length = next(lengths, len(text) - start)
@@ -166,14 +165,14 @@ def pieces(text: str, lengths: Iterator[int]) -> Iterator[str]:
 
 
 def of_items(items: Sequence[tuple[str, Item]], lengths: Sequence[int]) -> Iterator[StreamEvent]:
-    """The events of output items on record; one that was cut off (status `incomplete`) in a reply that did not complete has no end."""
-    left = iter(lengths)
+    """The events of complete output items. `lengths`: those of all their deltas, in characters."""
+    remaining = iter(lengths)
     for index, (item_id, item) in enumerate(items):
         yield from added(item_id, index, item)
-        for piece in pieces(text_of_output(item), left):
-            yield delta(item_id, index, item, piece)
+        for text in split_into_deltas(text_of_output(item), remaining):
+            yield delta(item_id, index, item, text)
         yield from done(item_id, index, item)
 
 
-def _place(item_id: str, index: int) -> dict[str, Any]:
+def _part_position(item_id: str, index: int) -> dict[str, Any]:
     return {"item_id": item_id, "output_index": index, "content_index": 0}

@@ -8,7 +8,7 @@ from domain.events import ReplyCancelled, ReplyCompleted, ReplyDeleted, ReplyFai
 from domain.items import as_output
 from infrastructure.event_log.recorded import Logged
 from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
-from replies.record import error_of, kept_output, status_of
+from replies.response_from_events import error_of, partial_output, status_of
 
 
 def response_writes(logged: Logged) -> Iterator[Write]:
@@ -63,7 +63,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "status": status_of(event),
                     "completed_at": microseconds(logged.recorded_at),
                     "error": error_of(event),
-                    "output": [as_output(kept.item_id, kept.item).decode() for kept in kept_output(event)],
+                    "output": [as_output(kept.item_id, kept.item).decode() for kept in partial_output(event)],
                 },
             )
         case ReplyDeleted():

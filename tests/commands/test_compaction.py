@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from commands.command_context import CommandContext
 from commands.main import create_app
-from commands.summarize import MAX_MODEL_CALLS, make_room
+from commands.rolling_summary import context_with_summary
 from context.assembly import Context, ReplyRequest
 from context.selection import BUDGET
 from context.summaries import PROMPT
@@ -25,6 +25,7 @@ from infrastructure.access.principal import DEFAULT
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from replies.summary_writer import MAX_MODEL_CALLS
 from scripts.loading.sources import Chitchat, Conversation
 from tests.commands.test_conversations import create, message
 from tests.log import Log
@@ -45,7 +46,7 @@ class Store(Struct):
         head = await self.caller.dependencies.reader.head(conversation_id)
         assert head is not None
         asked = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
-        return await make_room(self.caller, conversation_id, head.version, asked)
+        return await context_with_summary(self.caller, conversation_id, head.version, asked)
 
     async def say(self, conversation_id: str, *items: Item) -> list[str]:
         ids: list[str] = []
@@ -69,7 +70,15 @@ async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
-            yield Store(client, CommandContext(app.state.dependencies, DEFAULT, "req_test", None, None, for_ever))
+            context = CommandContext(
+                dependencies=app.state.dependencies,
+                principal=DEFAULT,
+                request_id="req_test",
+                if_match=None,
+                idempotency=None,
+                disconnected=for_ever,
+            )
+            yield Store(client, context)
 
 
 async def for_ever() -> None:

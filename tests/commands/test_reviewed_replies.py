@@ -22,9 +22,10 @@ from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import Pool, make_pool
 from replies import live_events
-from replies.active_replies import RunningReplies
+from replies.active_replies import ActiveReplies
 from replies.leases import ALIVE_SECONDS, ReplyLeases
-from replies.output import Output, opened_again
+from replies.orphaned_replies import OrphanedReplies
+from replies.output import Output, events_of_partial_output
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from tests.commands.replying import ask, asked, error_of, events_of, open_api, until_over
 from tests.commands.test_conversations import create
@@ -111,7 +112,8 @@ async def another(settings: Settings) -> AsyncIterator[Pool]:
     await pool.open(wait=True)
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
     events.open()
-    running = RunningReplies(ReplyLeases(pool, mint_uuid()), events, client)
+    leases = ReplyLeases(pool, mint_uuid())
+    running = ActiveReplies(leases, OrphanedReplies(leases, events, client))
     running.open()
     try:
         yield pool
@@ -214,7 +216,7 @@ async def test_as_many_as_like_follow_replies_that_say_nothing(settings: Setting
     client = redis.connect(settings)
 
     async def followed(number: int) -> list[tuple[int, bytes]]:
-        return [each async for each in live_events.tail(client, f"resp_{number}", -1)]
+        return [each async for each in live_events.read_events(client, f"resp_{number}", -1)]
 
     assert await asyncio.gather(*map(followed, range(200))) == [[]] * 200
     await client.aclose()
@@ -236,8 +238,8 @@ def test_a_reply_that_was_cut_off_has_the_events_again_that_it_had(kind: str, wh
         pieces += [ItemDelta("a"), ItemDelta("bc")]
     if whole:
         pieces.append(ItemDone({"status": "completed"} if kind == "web_search_call" else {}))
-    told = [event for piece in pieces for event in output.take(piece)]
-    assert list(opened_again(output.items(), output.lengths)) == told
+    told = [event for piece in pieces for event in output.add(piece)]
+    assert list(events_of_partial_output(output.items(), output.delta_lengths)) == told
 
 
 async def test_replies_that_fail_one_after_the_other_do_not_add_up_to_more_than_a_view_can_hold(

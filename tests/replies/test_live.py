@@ -38,7 +38,7 @@ async def writer(its_own: Redis) -> AsyncIterator[LiveWriter]:
 
 
 def event(number: int) -> bytes:
-    return stream_events.sse(
+    return stream_events.encode(
         {"type": "response.output_text.delta", "delta": f"word {number} ", "item_id": "msg_1"}, number
     )
 
@@ -67,7 +67,7 @@ async def written(writer: LiveWriter, first: int, last: int) -> list[int]:
 async def test_given_many_events_when_they_are_written_then_they_are_there_in_order_before_anyone_is_told(
     writer: LiveWriter, kept: Redis
 ) -> None:
-    count = 3 * live_events.AT_ONCE
+    count = 3 * live_events.MAX_BATCH_EVENTS
     told = await written(writer, 0, count - 1)
     assert told == sorted(told)
     assert await events_so_far(kept, RESPONSE) == [event(number) for number in range(count)]
@@ -89,7 +89,7 @@ async def test_given_a_redis_that_stands_still_when_an_event_is_written_then_who
     await written(writer, 0, 4)
     await command(kept, "CLIENT", "PAUSE", "3000", "WRITE")
     try:
-        async with asyncio.timeout(2 * live_events.ANSWER_SECONDS + 0.5):
+        async with asyncio.timeout(2 * live_events.WRITE_TIMEOUT_SECONDS + 0.5):
             assert await written(writer, 5, 6) == [6]
             assert await written(writer, 7, 7) == [7], "while it is away nobody waits"
     finally:

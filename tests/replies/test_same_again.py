@@ -25,9 +25,10 @@ from domain.events import (
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
 from replies import stream_events
-from replies.output import Output, told
+from replies.output import Output, output_of_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
-from replies.record import Record, begun, kept_output
+from replies.record import Record
+from replies.response_from_events import opening_events, partial_output
 
 CONVERSATION = mint("conv")
 TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
@@ -76,20 +77,20 @@ def recorded(event: Event, version: int) -> Recorded:
 def record(end: ReplyEnd, output: Output) -> Record:
     return Record(
         conversation_id=CONVERSATION,
-        at=recorded(REQUESTED, 1),
+        request_event=recorded(REQUESTED, 1),
         requested=REQUESTED,
-        ended_at=recorded(end, 2),
+        end_event=recorded(end, 2),
         end=end,
         output=output.items(),
     )
 
 
 def live(pieces: Sequence[StreamPart], output: Output) -> list[stream_events.StreamEvent]:
-    return [*begun(REQUESTED, CONVERSATION), *(event for piece in pieces for event in output.take(piece))]
+    return [*opening_events(REQUESTED, CONVERSATION), *(event for piece in pieces for event in output.add(piece))]
 
 
 def sent(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
-    return [stream_events.sse(event, number) for number, event in enumerate(stream)]
+    return [stream_events.encode(event, number) for number, event in enumerate(stream)]
 
 
 @given(answers)
@@ -104,15 +105,15 @@ def test_a_reply_that_completed(pieces: list[StreamPart]) -> None:
         usage=Usage(),
         finish_reason="stop",
         timing=Timing(first_ms=1, total_ms=2),
-        delta_lengths=output.lengths,
+        delta_lengths=output.delta_lengths,
     )
     again = record(end, output)
     whole = sent([*stream, stream_events.ended("completed", again.response())])
-    assert again.stream() == whole
+    assert again.stream_after() == whole
     for after in range(len(whole)):
-        assert again.stream(after) == whole[after + 1 :]
+        assert again.stream_after(after) == whole[after + 1 :]
     for each in whole:
-        TYPED.validate_python(stream_events.read(each))
+        TYPED.validate_python(stream_events.decode(each))
 
 
 @given(answers, st.integers(0, 30))
@@ -122,7 +123,7 @@ def test_a_reply_that_was_cut_off_anywhere(pieces: list[StreamPart], cut: int) -
     facts: dict[str, Any] = {
         "response_id": REQUESTED.response_id,
         "output": output.items(),
-        "delta_lengths": output.lengths,
+        "delta_lengths": output.delta_lengths,
     }
     ends: tuple[ReplyEnd, ...] = (
         ReplyFailed(code="c", message="m", **facts),
@@ -131,15 +132,15 @@ def test_a_reply_that_was_cut_off_anywhere(pieces: list[StreamPart], cut: int) -
     )
     for end in ends:
         again = record(end, output)
-        assert again.stream() == sent([*stream, stream_events.ended(again.status, again.response())])
+        assert again.stream_after() == sent([*stream, stream_events.ended(again.status, again.response())])
 
 
 @given(answers, st.integers(0, 30))
 def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[StreamPart], cut: int) -> None:
     output = Output()
     stream = live(pieces[:cut], output)
-    items, lengths = told(map(stream_events.read, sent(stream)))
-    assert lengths == output.lengths
+    items, lengths = output_of_events(map(stream_events.decode, sent(stream)))
+    assert lengths == output.delta_lengths
     assert [kept.item_id for kept in items] == [kept.item_id for kept in output.items()]
     mine = [msgspec.json.decode(kept.item) for kept in items]
     for found, real in zip(mine, (msgspec.json.decode(kept.item) for kept in output.items()), strict=True):
@@ -149,5 +150,5 @@ def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[St
 
 def test_a_failure_that_was_kept_before_items_were_has_its_text() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
-    [kept] = kept_output(end)
+    [kept] = partial_output(end)
     assert stream_events.text_of_output(msgspec.json.decode(kept.item)) == "half of"

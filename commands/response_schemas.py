@@ -1,0 +1,68 @@
+"""Checks the JSON Schemas in a request for a reply, in a thread of its own: large ones take seconds."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
+from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it brings no types
+from msgspec import Struct
+
+from infrastructure.http.errors import ApiError
+
+MAX_SCHEMAS_BYTES = 256 * 1024
+"""Bytes of all the schemas of a request, as JSON text. Checking so many takes some seconds."""
+
+MAX_CACHED_SCHEMAS = 256
+"""Results that are remembered: a client that calls tools sends the same schemas with every request."""
+
+
+class RequestSchema(Struct, frozen=True):
+    """A JSON Schema in a request, and how to report what is wrong with it. `name`: of the tool or format it belongs to."""
+
+    schema: Any
+    param: str
+    name: str
+    code: str
+
+
+class SchemaChecker:
+    """Checks in `executor`, so that nobody else waits for it."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._problem_of = lru_cache(MAX_CACHED_SCHEMAS)(_problem_of)
+
+    async def check(self, schemas: Sequence[RequestSchema]) -> None:
+        """Raises ApiError (400) if one is not a JSON Schema of an object, or all together are too large."""
+        if schemas:
+            await asyncio.get_running_loop().run_in_executor(self._executor, self._check, schemas)
+
+    def _check(self, schemas: Sequence[RequestSchema]) -> None:
+        size = 0
+        for given in schemas:
+            encoded = msgspec.json.encode(given.schema)
+            size += len(encoded)
+            if size > MAX_SCHEMAS_BYTES:
+                problem: str | None = f"the schemas of a request may have at most {MAX_SCHEMAS_BYTES} bytes together"
+            else:
+                problem = self._problem_of(encoded)
+            if problem is not None:
+                message = f"Invalid schema for {given.name[:64]!r}: {problem}."
+                raise ApiError(400, message, code=given.code, param=given.param)
+
+
+def _problem_of(encoded: bytes) -> str | None:
+    """Why this JSON text is not a JSON Schema of an object; None if it is one."""
+    schema = msgspec.json.decode(encoded)
+    if not isinstance(schema, dict):
+        return "it must be an object"
+    try:
+        Draft202012Validator.check_schema(schema)
+    except (SchemaError, RecursionError, ValueError, TypeError, ArithmeticError) as error:
+        where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
+        return f"it is not valid at {where!r}" if where else "it is not valid"
+    return None if schema.get("type", "object") == "object" else "its `type` must be 'object'"

@@ -1,0 +1,162 @@
+"""Rolling summaries: a model summarizes the older items of a conversation, and a ContextCompacted event records it. The items stay readable.
+
+To avoid a summary at every turn, the newest turns then fill only half the budget, and the summary at most a quarter.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from msgspec import UNSET, UnsetType
+from msgspec.structs import replace
+
+from commands.command_context import CommandContext
+from context.assembly import Context, ContextChoice, ReplyRequest
+from context.conversation_settings import SUMMARY_TOKENS
+from context.history_backwards import RecentItems
+from context.selection import BUDGET
+from context.summaries import PROMPT, first_kept_depth
+from context.tokens import count_off_loop
+from domain.commands import CompactContext
+from domain.errors import ModelFailed, SummaryHasChanged
+from domain.events import ItemAppended
+from domain.items import from_stored
+from infrastructure.ids import mint
+from replies.summary_writer import (
+    MIN_PORTION_TOKENS,
+    MIN_SUMMARY_TOKENS,
+    SummaryInput,
+    portion_tokens,
+    write_summary,
+)
+
+log = structlog.get_logger(__name__)
+
+COMPACTION = "cmp"
+
+
+async def context_with_summary(
+    context: CommandContext,
+    conversation_id: str,
+    version: int,
+    reply_request: ReplyRequest,
+    snapshot: RecentItems | UnsetType | None = UNSET,
+) -> tuple[int, Context]:
+    """The context of a conversation at `version`, its head. Makes a summary first if the conversation's policy or the request asks for one.
+
+    Returns it with its version, which a summary has raised. If the model fails, there is no new summary. `snapshot`: that of the
+    conversation, if the caller has read it. Raises what Contexts.assemble and CommandContext.append raise.
+    """
+    contexts = context.dependencies.contexts
+    # Without `truncation`: what would not fit is to be summarized, not refused.
+    lenient = {name: value for name, value in reply_request.parameters.items() if name != "truncation"}
+    if snapshot is UNSET:
+        snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, reply_request.model)
+    choice = await contexts.choose_with_snapshot(
+        conversation_id, version, replace(reply_request, parameters=lenient), snapshot
+    )
+    limit = summary_limit(choice, reply_request.parameters)
+    if limit is None and lenient == reply_request.parameters:
+        return version, contexts.render(reply_request, choice)
+    if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
+        try:
+            command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
+            if command is not None:
+                # With If-Match, an append made while the model wrote must fail the request.
+                if_match = None if context.if_match is None else frozenset({version})
+                unkeyed = replace(context, if_match=if_match, idempotency=None)
+                version = (await unkeyed.append(conversation_id, command)).version
+        except ModelFailed as failure:
+            log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
+        except SummaryHasChanged:
+            head = await context.dependencies.reader.head(conversation_id)
+            version = head.version if head else version
+    choice = await contexts.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
+    return version, contexts.render(reply_request, choice)
+
+
+def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
+    """The limit in tokens that the context exceeds, if that calls for a summary; else None."""
+    thresholds = [
+        edit["compact_threshold"]
+        for edit in parameters.get("context_management") or ()
+        if isinstance(edit, dict)
+        and edit.get("type") == "compaction"
+        and isinstance(edit.get("compact_threshold"), int)
+    ]
+    if not thresholds and choice.recent.policy.strategy != "rolling_summary":
+        return None
+    limit = min([choice.budget, *thresholds])
+    exceeds_budget = any(left_out.reason == BUDGET for left_out in choice.selection.left_out)
+    return limit if exceeds_budget or choice.tokens > limit else None
+
+
+async def summarize(
+    context: CommandContext,
+    conversation_id: str,
+    choice: ContextChoice,
+    model: str,
+    *,
+    limit: int,
+    instructions: str | None = None,
+) -> CompactContext | None:
+    """The command that records a new summary of the old one and of what follows it, down to about half of `limit` tokens.
+
+    None if there is nothing to summarize, no room for a summary, or the model answered nothing. Raises ModelFailed.
+    """
+    dependencies = context.dependencies
+    contexts, models = dependencies.contexts, dependencies.models
+    always = choice.context_input.base_tokens - choice.summary_tokens
+    depth = first_kept_depth(choice.context_input, always, limit // 2, contexts.unsendable)
+    max_tokens = limit // 4 - SUMMARY_TOKENS
+    prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
+    room = await portion_tokens(models, model, prompt, max_tokens)
+    if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
+        return None
+    old = choice.recent.summary
+    source = SummaryInput(choice.encoding, room)
+    events = await _read_into(source, context, conversation_id, choice, depth)
+    written = await write_summary(
+        dependencies.provider,
+        models,
+        model,
+        source,
+        prompt=prompt,
+        previous=old.text if old else "",
+        max_tokens=max_tokens,
+    )
+    if written is None:
+        log.warning("compaction_was_empty", conversation_id=conversation_id)
+        return None
+    covered = events[: written.covered]
+    sizes = await contexts.count_items([(event.item_id, from_stored(event.item)) for event in covered], choice.encoding)
+    [tokens_after] = await count_off_loop([written.text], choice.encoding)
+    return CompactContext(
+        compaction_id=mint(COMPACTION),
+        summary=written.text,
+        first=old.first if old else covered[0].item_id,
+        last=covered[-1].item_id,
+        depth=covered[-1].depth,
+        count=written.covered + (old.count if old else 0),
+        tokens_before=sum(sizes) + (old.tokens_before if old else 0),
+        tokens_after=tokens_after,
+        model=model,
+        replaces=old.version if old else 0,
+        usage=written.usage,
+        cost=models.cost(model, written.usage),
+    )
+
+
+async def _read_into(
+    source: SummaryInput, context: CommandContext, conversation_id: str, choice: ContextChoice, depth: int
+) -> list[ItemAppended]:
+    """Fills `source` with the items after the old summary and before `depth`; returns their events."""
+    old = choice.recent.summary
+    events: list[ItemAppended] = []
+    path = context.dependencies.contexts.path(conversation_id, choice.recent.version, old.last if old else None)
+    async for event in path:
+        if event.depth >= depth or source.is_full:
+            break
+        events.append(event)
+        await source.add(from_stored(event.item))
+    return events

@@ -1,0 +1,79 @@
+"""Replies whose process died: another process marks each as interrupted, with the output that Redis has of it."""
+
+import asyncio
+import time
+
+import psycopg
+import structlog
+from redis.asyncio import Redis
+
+from domain.commands import InterruptReply
+from domain.errors import Refused
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import AppendRequest, LogBusy, LogUnavailable
+from infrastructure.event_log.command_size import command_bytes
+from infrastructure.event_log.log import EventLog
+from infrastructure.ids import mint, mint_uuid
+from replies import live_events, stream_events
+from replies.leases import ALIVE_SECONDS, Orphan, ReplyLeases
+from replies.output import output_of_events
+
+log = structlog.get_logger(__name__)
+
+LATE_SECONDS = ALIVE_SECONDS / 2
+"""A renewal or a look-up that took longer proves nothing about other processes: they may have been delayed as well."""
+
+ENDED_AT_ONCE = 10
+SUBJECT = "conversation-store"
+"""The author of the recorded interruption."""
+
+
+class OrphanedReplies:
+    """Finds and ends them. `redis` is the client that the live events are read with."""
+
+    def __init__(self, leases: ReplyLeases, events_log: EventLog, redis: Redis) -> None:
+        self._leases = leases
+        self._log = events_log
+        self._redis = redis
+
+    async def end_all(self, lost: list[str], renewed_at: float) -> None:
+        """Ends the replies of dead processes, and those in `lost`. `renewed_at`: when this process last renewed its lease (monotonic)."""
+        try:
+            orphans = await self._leases.orphans(lost)
+        except (psycopg.Error, TimeoutError) as error:
+            log.warning("orphans_not_found", error_type=type(error).__name__)
+            return
+        if time.monotonic() - renewed_at > LATE_SECONDS:
+            return
+        for first in range(0, len(orphans), ENDED_AT_ONCE):
+            await asyncio.gather(*map(self._interrupt, orphans[first : first + ENDED_AT_ONCE]))
+
+    async def _interrupt(self, orphan: Orphan) -> None:
+        try:
+            events = await live_events.events_so_far(self._redis, orphan.response_id)
+            output, lengths = output_of_events(map(stream_events.decode, events))
+        except Exception as error:  # noqa: BLE001 - whatever Redis holds, the conversation must not stay locked
+            log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
+            output, lengths = (), ()
+        command = InterruptReply(
+            response_id=orphan.response_id, code="process_died", output=output, delta_lengths=lengths
+        )
+        request = AppendRequest(
+            principal=Principal(orphan.tenant, SUBJECT),
+            conversation_id=orphan.conversation_id,
+            command=command,
+            command_id=mint_uuid(),
+            correlation_id=mint("req"),
+            size=command_bytes(command),
+        )
+        try:
+            await self._log.append(request)
+        except Refused as refused:
+            log.info("reply_already_ended", response_id=orphan.response_id, code=refused.code)
+        except (LogBusy, LogUnavailable) as error:
+            log.warning("interruption_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
+        except Exception:
+            # For example a conversation that cannot be read. The orphans after it must still be ended.
+            log.exception("interruption_failed", response_id=orphan.response_id)
+        else:
+            log.warning("reply_interrupted", response_id=orphan.response_id, items=len(output))

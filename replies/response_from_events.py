@@ -1,0 +1,92 @@
+"""The Response that a reply's events describe: its status, its error, its partial output. Pure."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from domain.events import (
+    InputItem,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyEnd,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyRequested,
+)
+from infrastructure.ids import minted_seconds
+from replies import stream_events
+from replies.output import CUT_OFF, MESSAGE
+from replies.response_object import INCOMPLETE_REASONS, Status, response_object
+from replies.stream_events import StreamEvent
+
+INTERRUPTIONS: Mapping[str, str] = {
+    "client_closed": "The client hung up.",
+    "server_stopped": "The server was stopped.",
+    "process_died": "The process that ran it went away.",
+}
+"""Why a reply was interrupted -> the message of its Response. The views hold these texts: a change needs a rebuild."""
+
+
+def response_of(requested: ReplyRequested, conversation_id: str | None, status: Status, **facts: Any) -> bytes:
+    """The Response to a request. `facts`: arguments of `response_object` that are known by now."""
+    arguments: dict[str, Any] = {
+        "model": requested.model,
+        "output": [],
+        "usage": None,
+        "error": None,
+        "incomplete_reason": None,
+        **facts,
+    }
+    return response_object(
+        response_id=requested.response_id,
+        conversation_id=conversation_id,
+        created_at=minted_seconds(requested.response_id),
+        status=status,
+        parameters=msgspec.json.decode(requested.parameters),
+        **arguments,
+    )
+
+
+def opening_events(requested: ReplyRequested, conversation_id: str | None) -> list[StreamEvent]:
+    """The events that a reply's stream begins with."""
+    queued = None
+    if msgspec.json.decode(requested.parameters).get("background"):
+        queued = response_of(requested, conversation_id, "queued")
+    return stream_events.opened(response_of(requested, conversation_id, "in_progress"), queued)
+
+
+def status_of(end: ReplyEnd | None) -> Status:
+    """The status of a reply with this end; None: it has not ended."""
+    match end:
+        case None:
+            return "in_progress"
+        case ReplyCompleted():
+            return "incomplete" if end.finish_reason in INCOMPLETE_REASONS else "completed"
+        case ReplyFailed():
+            return "failed"
+        case ReplyCancelled():
+            return "cancelled"
+        case ReplyInterrupted():
+            return "incomplete"
+
+
+def error_of(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> dict[str, str] | None:
+    """The error {code, message} of a reply that did not complete; None for a cancelled one."""
+    match end:
+        case ReplyFailed():
+            return {"code": end.code, "message": end.message}
+        case ReplyInterrupted():
+            return {"code": end.code, "message": INTERRUPTIONS.get(end.code, "The reply was cut off.")}
+        case ReplyCancelled():
+            return None
+
+
+def partial_output(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> tuple[InputItem, ...]:
+    """The output of a reply that did not complete."""
+    if isinstance(end, ReplyFailed) and end.partial_output and not end.output:
+        # Old events hold only the text, without an item id. The item gets the digits of the response's id.
+        item = stream_events.with_text(MESSAGE, end.partial_output, CUT_OFF)
+        item_id = f"msg_{end.response_id.rpartition('_')[2]}"
+        return (InputItem(item_id=item_id, item=msgspec.json.encode(item)),)
+    return end.output

@@ -1,0 +1,139 @@
+"""Asks a model for a summary of items, in portions that fit its window. Stores nothing."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from context.models import Models
+from context.rendering import render
+from context.summaries import AFTER, SO_FAR, can_end_at, omit_middle, portions, transcript, truncate
+from context.tokens import count, count_off_loop
+from domain.errors import ModelFailed
+from domain.events import Usage
+from domain.items import Item
+
+if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+    from replies.provider.provider import ModelProvider
+
+MAX_MODEL_CALLS = 8
+"""Model calls for one summary. Items beyond that are left to the next summary."""
+
+MIN_SUMMARY_TOKENS = 16
+MIN_PORTION_TOKENS = 64
+"""A model with less room than these writes no summaries."""
+
+
+class SummaryInput:
+    """The items to summarize, oldest first: the text of each that the model is given, and its tokens."""
+
+    def __init__(self, encoding: str, portion_tokens: int) -> None:
+        self.items: list[Item] = []
+        self.texts: list[str] = []
+        self.sizes: list[int] = []
+        self._encoding = encoding
+        self._portion_tokens = portion_tokens
+        self._tokens = 0
+
+    @property
+    def is_full(self) -> bool:
+        """Whether MAX_MODEL_CALLS portions hold no more."""
+        return self._tokens > self._portion_tokens * MAX_MODEL_CALLS
+
+    @property
+    def portions(self) -> list[int]:
+        """Where each portion ends, as an index into `items`."""
+        return portions(self.items, self.sizes, self._portion_tokens)
+
+    async def add(self, item: Item) -> None:
+        """Adds an item. The middle of one longer than a portion is left out."""
+        text = transcript(item)
+        if len(text) > self._portion_tokens:
+            shorten = partial(omit_middle, text, self._portion_tokens, partial(count, encoding=self._encoding))
+            text = await asyncio.to_thread(shorten)
+        [tokens] = await count_off_loop([text], self._encoding)
+        self.items.append(item)
+        self.texts.append(text)
+        self.sizes.append(tokens + 1)
+        self._tokens += tokens + 1
+
+
+class WrittenSummary(Struct, frozen=True):
+    """A summary of the first `covered` items, and the tokens it cost."""
+
+    text: str
+    covered: int
+    usage: Usage
+
+
+async def portion_tokens(models: Models, model: str, prompt: str, max_tokens: int) -> int:
+    """The tokens of items that one call can hold, besides the prompt, the summary so far and a new one of `max_tokens`."""
+    [prompt_tokens] = await count_off_loop([prompt], models.encoding(model))
+    return models.room(model, reserved=max_tokens) - prompt_tokens - max_tokens - MIN_PORTION_TOKENS
+
+
+async def write_summary(
+    provider: "ModelProvider",
+    models: Models,
+    model: str,
+    source: SummaryInput,
+    *,
+    prompt: str,
+    previous: str,
+    max_tokens: int,
+) -> WrittenSummary | None:
+    """A summary of at most `max_tokens` of the `previous` one and of `source`, as far as MAX_MODEL_CALLS reach, to the end of a turn.
+
+    None if the model answered nothing. Raises ModelFailed if it failed before there was any summary.
+    """
+    encoding = models.encoding(model)
+    written: WrittenSummary | None = None
+    summary, usage, begin = previous, Usage(), 0
+    ends = source.portions[:MAX_MODEL_CALLS]
+    while ends and not can_end_at(source.items, ends[-1]):
+        ends.pop()  # it ends within a turn, so its summary could not be used
+    for end in ends:
+        body = _body(
+            models.renderer,
+            model,
+            prompt=prompt,
+            summary=summary,
+            texts=source.texts[begin:end],
+            max_tokens=max_tokens,
+        )
+        try:
+            answer = await provider.complete_text(body)
+        except ModelFailed:
+            if written is None:
+                raise
+            break
+        usage = _sum(usage, answer.usage or Usage())
+        # The answer may be long: counting it would block the event loop.
+        summary = await asyncio.to_thread(truncate, answer.text, max_tokens, partial(count, encoding=encoding))
+        begin = end
+        if not summary:
+            break
+        if can_end_at(source.items, end):
+            written = WrittenSummary(summary, end, usage)
+    return written
+
+
+def _sum(one: Usage, other: Usage) -> Usage:
+    return Usage(**{name: getattr(one, name) + getattr(other, name) for name in Usage.__struct_fields__})
+
+
+def _body(
+    renderer: int, model: str, *, prompt: str, summary: str, texts: Sequence[str], max_tokens: int
+) -> Mapping[str, Any]:
+    text = "\n".join(text for text in texts if text)
+    content = f"{SO_FAR}{summary}\n\n{AFTER}{text}" if summary else text
+    return render(
+        renderer,
+        model=model,
+        instructions=[prompt],
+        summary=None,
+        items=[{"type": "message", "role": "user", "content": content}],
+        parameters={"max_output_tokens": max_tokens},
+    )
