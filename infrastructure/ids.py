@@ -1,4 +1,4 @@
-"""Ids: a prefix that says what it names, and a UUIDv7 in hex, so that ids of one kind sort by the time they were minted."""
+"""Ids: a prefix that names the kind, and a UUIDv7 in hex, so that ids of one kind sort by time."""
 
 import re
 from functools import lru_cache
@@ -13,37 +13,37 @@ _FORM = re.compile(r"[a-z]{1,12}_[0-9a-f]{32}")
 
 
 def mint(prefix: str) -> str:
-    """A new id, such as `conv_0192…`: never minted before, by any process."""
+    """A new, unique id, such as `conv_0192…`."""
     return f"{prefix}_{uuid_utils.uuid7().hex}"
 
 
 def mint_in_partition_of(other: str) -> str:
-    """A new id of the same kind, in the same bucket of the views: that is in an id's last byte (`projections/views/partitions.py`)."""
+    """A new id of the same kind and in the same partition of the views: the last byte decides (`projections/views/partitions.py`)."""
     prefix, _, digits = other.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
 
 
 def mint_uuid() -> UUID:
-    """A new bare UUIDv7, for what no client ever names."""
+    """A new bare UUIDv7, for what clients never see."""
     return compat.uuid7()
 
 
 def is_id(text: str, prefix: str | None = None) -> bool:
-    """Whether `text` has the form of an id that this store mints (of that prefix)."""
+    """Whether `text` has the form of an id of this store, with that prefix if one is given."""
     return _FORM.fullmatch(text) is not None and (prefix is None or text.startswith(f"{prefix}_"))
 
 
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
-    """The UUID inside an id. Kept, since one request asks for the same a few times."""
+    """The UUID inside an id. Cached, since one request asks for the same one several times."""
     return UUID(hex=text.rpartition("_")[2])
 
 
 def conversation_id(uuid: UUID) -> str:
-    """The conversation's id around its stream's UUID."""
+    """The id of the conversation whose stream has this UUID."""
     return f"{CONVERSATION}_{uuid.hex}"
 
 
 def minted_seconds(text: str) -> int:
-    """When an id was minted: whole seconds since 1970 (UTC), out of its UUIDv7 (RFC 9562, 5.7: 48 bits of milliseconds)."""
+    """When an id was minted: whole seconds since 1970 (UTC), from its UUIDv7 (RFC 9562, 5.7: 48 bits of milliseconds)."""
     return (uuid_of(text).int >> 80) // 1000

@@ -1,4 +1,4 @@
-"""What a handler hands to the log, and what it gets back."""
+"""What a handler hands to the log, what it gets back, and why an append may fail."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -20,9 +20,9 @@ class IdempotencyKey(Struct, frozen=True):
 
 
 class Appended(Struct, frozen=True, kw_only=True):
-    """A command that is durable. `events` is empty when it changed nothing, or when this is the first answer `replayed`.
+    """The result of a durable command. `events` is empty when the command changed nothing, or when it was `replayed`.
 
-    `position` is that of the conversation's last event; `answer` the first answer's body, where a key was given.
+    `position` is that of the conversation's last event. `answer` is the first answer's body, if there was a key.
     """
 
     conversation: Conversation
@@ -35,9 +35,9 @@ class Appended(Struct, frozen=True, kw_only=True):
 
 
 class AppendRequest(Struct, frozen=True, kw_only=True):
-    """One command on one conversation. `if_match`: the versions it may be decided on; None asks for none.
+    """One command on one conversation. `if_match`: the versions it may be decided on; None allows any.
 
-    `answer` renders the body to keep with `idempotency`; `size` is about how many bytes of events will come of it.
+    `answer` renders the body to store with `idempotency`. `size` estimates the bytes of the events that will result.
     """
 
     principal: Principal
@@ -60,14 +60,14 @@ class VersionMismatch(Exception):
 
 
 class KeyReused(Exception):
-    """An idempotency key came again with another request. Nothing was appended."""
+    """The idempotency key was used before with another request. Nothing was appended."""
 
     def __init__(self) -> None:
         super().__init__("This Idempotency-Key was used for another request.")
 
 
 class LogUnavailable(Exception):
-    """Postgres is away, or too slow. Nothing was appended, unless it is `outcome_unknown`: then a key or `If-Match` settles it."""
+    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown`: repeat with the same key, or read first."""
 
     def __init__(self, *, outcome_unknown: bool) -> None:
         super().__init__("The event store did not answer in time.")
@@ -75,7 +75,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(Exception):
-    """Too many commands are waiting already. Nothing was appended."""
+    """The queue is full. Nothing was appended."""
 
     def __init__(self) -> None:
         super().__init__("Too many commands are waiting to be appended.")

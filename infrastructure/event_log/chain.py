@@ -1,4 +1,7 @@
-"""The hash chain that runs through each stream: whoever has the last hash can prove that nothing before it was changed."""
+"""The hash chain of each stream. Its last hash, kept elsewhere, proves that no earlier event was changed.
+
+The hashes are stored: the bytes that go into them must never change.
+"""
 
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -7,20 +10,20 @@ from struct import Struct
 from uuid import UUID
 
 GENESIS = b""
-"""What the first event of a stream has before it."""
+"""The previous hash of a stream's first event."""
 
-Sized = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
-"""The columns of a row in the order of `sized`, each with its length in front (4 bytes, big endian)."""
+PrefixedColumns = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+"""The columns of a row in the order of `length_prefixed`, each after its length (4 bytes, big endian)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def chain_hash(previous: bytes, columns: Sized) -> bytes:
-    """SHA-256 over the hash of the row before (GENESIS for the first) and the columns, every one with its length in front."""
+def chain_hash(previous: bytes, columns: PrefixedColumns) -> bytes:
+    """SHA-256 over the previous row's hash (GENESIS for the first) and the columns, each after its length."""
     return sha256(b"".join((_length(len(previous)), previous, *columns))).digest()
 
 
-def sized(
+def length_prefixed(
     *,
     originator_id: UUID,
     version: int,
@@ -32,22 +35,22 @@ def sized(
     subject: str,
     command_id: UUID | None,
     correlation_id: str,
-) -> Sized:
-    """The columns of a row as they are hashed; but for the time, also as Postgres takes them (`rows.py`).
+) -> PrefixedColumns:
+    """The columns of a row as they are hashed. All but the time are also what Postgres is sent (`rows.py`).
 
-    UUIDs are their 16 bytes, texts UTF-8, the version and the time (microseconds since 1970, UTC) 8 bytes big endian;
-    what is absent has the length 0xFFFFFFFF and no bytes.
+    A UUID is its 16 bytes, a text is UTF-8, the version and the time (microseconds since 1970, UTC) are 8 bytes, big endian.
+    NULL is the length 0xFFFFFFFF and no bytes.
     """
     return (
-        _SIXTEEN + originator_id.bytes,
+        _SIXTEEN_BYTES + originator_id.bytes,
         _bigint(8, version),
-        _repeated(topic),
+        _cached_text(topic),
         _length(len(state)) + state,
-        _repeated(tenant),
-        _ABSENT if item_id is None else _text(item_id),
-        _moment(recorded_at.astimezone(UTC)),
-        _repeated(subject),
-        _ABSENT if command_id is None else _SIXTEEN + command_id.bytes,
+        _cached_text(tenant),
+        _NULL if item_id is None else _text(item_id),
+        _time(recorded_at.astimezone(UTC)),
+        _cached_text(subject),
+        _NULL if command_id is None else _SIXTEEN_BYTES + command_id.bytes,
         _text(correlation_id),
     )
 
@@ -57,18 +60,18 @@ def _text(value: str) -> bytes:
     return _length(len(text)) + text
 
 
-_repeated = lru_cache(1024)(_text)
-"""For the texts that row after row has."""
+_cached_text = lru_cache(1024)(_text)
+"""For texts that most rows share."""
 
 
 @lru_cache(64)
-def _moment(value: datetime) -> bytes:
-    """Of a time in UTC: in another zone the hours that a clock goes twice are equal. Kept, since the rows of a batch have the same."""
+def _time(value: datetime) -> bytes:
+    """Of a time in UTC. In another zone the two times of a repeated hour are equal, so the cache would mix them up."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 
 _length = Struct(">I").pack
 _bigint = Struct(">Iq").pack
-_ABSENT = b"\xff\xff\xff\xff"
-_SIXTEEN = _length(16)
+_NULL = b"\xff\xff\xff\xff"
+_SIXTEEN_BYTES = _length(16)
 _MICROSECOND = timedelta(microseconds=1)

@@ -1,7 +1,7 @@
-"""Events as bytes. The first byte of a stored state says how the rest is written, so that it can evolve.
+"""Events as bytes. The first byte of a stored state names the format of the rest, so that the format can change.
 
 Format byte: bits 0-3 the codec (1: MessagePack map by field name), bits 4-5 the compression (0: none, 1: zstd),
-bits 6-7 the encryption (0: none). Fields at their default are left out; what is unknown is ignored on the way back.
+bits 6-7 the encryption (0: none). Fields with their default value are left out. Unknown fields are ignored when decoding.
 """
 
 import msgspec
@@ -19,18 +19,18 @@ _decoders = {topic: msgspec.msgpack.Decoder(event) for topic, event in BY_TOPIC.
 
 
 class UnreadableEvent(Exception):
-    """A stored event that this code can not read: an unknown topic or format, or bytes that are not what they say."""
+    """A stored event that this code cannot read: an unknown topic or format, or corrupt bytes."""
 
 
 def encode(event: Event) -> bytes:
-    """The stored state of an event. Raises UnreadableEvent rather than write what could never be read back."""
+    """The stored state of an event. Raises UnreadableEvent if it could not be decoded again."""
     body = _encoder.encode(event)
     try:
         _decoders[event.topic].decode(body)
     except msgspec.MsgspecError as error:
         raise UnreadableEvent(f"An event of topic {event.topic!r} could not be read back: {error}") from error
     if len(body) >= _COMPRESS_FROM:
-        # Contexts of the library are not shared between threads; making one costs a microsecond beside what it does.
+        # A compressor must not be shared between threads. Making one costs a microsecond.
         compressed = zstandard.ZstdCompressor(level=3).compress(body)
         if len(compressed) < len(body):
             return bytes((_MSGPACK | _ZSTD,)) + compressed
@@ -52,12 +52,12 @@ def decode(topic: str, state: bytes) -> Event:
             case unknown:
                 raise UnreadableEvent(f"An event of topic {topic!r} has the unknown format {unknown:#04x}")
     except (msgspec.MsgspecError, zstandard.ZstdError, IndexError) as error:
-        raise UnreadableEvent(f"An event of topic {topic!r} can not be read: {error}") from error
+        raise UnreadableEvent(f"An event of topic {topic!r} cannot be read: {error}") from error
     return event
 
 
 def decoded_size(state: bytes) -> int:
-    """About how many bytes a stored state is when it is read, whatever is in it."""
+    """About how many bytes a stored state takes when decompressed."""
     if state[:1] != b"\x11":
         return len(state)
     try:

@@ -1,4 +1,4 @@
-"""The event log as handlers see it: `append` a command, and it is durable or refused."""
+"""The event log as handlers use it: `append` makes a command durable, or raises."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,26 +9,26 @@ import structlog
 from eventsourcing.persistence import PersistenceError
 
 from infrastructure.event_log.append_request import Appended, AppendRequest
-from infrastructure.event_log.recorder import ConversationRecorder, Datastore
-from infrastructure.event_log.writer import Writer
+from infrastructure.event_log.datastore import Datastore
+from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.writer import APPEND_TIMEOUT_SECONDS, Writer
 from infrastructure.observability.metrics import Metrics
 
-SWEEP_SECONDS = 3600
-SWEPT_AT_ONCE = 1000
+KEY_SWEEP_INTERVAL_SECONDS = 3600
+MAX_KEYS_PER_DELETE = 1000
 
 log = structlog.get_logger(__name__)
 
 
 def utc_now() -> datetime:
-    """The time, with its zone."""
+    """The current time, with its time zone."""
     return datetime.now(UTC)
 
 
 class EventLog:
-    """Appends for one process, on its event loop. Open it once, in a `main.py`; close it when no request is left.
+    """Appends for one process, on its event loop. `open` it once at the start; `close` it when no request is left.
 
-    `keep_keys`: how long the first answer of an idempotency key is given again. `owner`: the process, as the one that runs the
-    replies which are asked for through it.
+    `keep_keys`: how long an idempotency key repeats its first answer. `owner`: the id under which this process runs replies.
     """
 
     def __init__(
@@ -36,43 +36,54 @@ class EventLog:
         postgres_url: str,
         metrics: Metrics,
         clock: Callable[[], datetime] = utc_now,
+        *,
         keep_keys: timedelta = timedelta(days=1),
         owner: UUID | None = None,
+        append_timeout_seconds: float = APPEND_TIMEOUT_SECONDS,
+        recorder_type: type[ConversationRecorder] = ConversationRecorder,
     ) -> None:
         self._datastore = Datastore(postgres_url)
-        self._recorder = ConversationRecorder(self._datastore)
-        self._writer = Writer(self._recorder, clock, metrics, keep_keys, owner)
+        self._recorder = recorder_type(self._datastore)
+        self._writer = Writer(
+            self._recorder,
+            clock,
+            metrics,
+            keep_keys=keep_keys,
+            owner=owner,
+            append_timeout_seconds=append_timeout_seconds,
+        )
         self._keep_keys = keep_keys
-        self._sweeping: asyncio.Task[None] | None = None
+        self._sweeper: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Starts the writer on the running event loop; Postgres may still be away."""
+        """Starts the writer on the running event loop. Postgres may still be down."""
         self._datastore.pool.open(wait=False)
         self._writer.start()
-        self._sweeping = asyncio.create_task(self._sweep())
+        self._sweeper = asyncio.create_task(self._sweep_keys())
 
     async def close(self) -> None:
-        """Commits what waits, then lets go of Postgres."""
+        """Commits what is queued, then disconnects."""
         await self._writer.close()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await asyncio.to_thread(self._datastore.close)
 
-    async def append(self, work: AppendRequest) -> Appended:
-        """Decides `work.command` on its conversation as it is at that moment, and makes the events durable.
+    async def append(self, request: AppendRequest) -> Appended:
+        """Decides the command on its conversation's current state, and makes its events durable.
 
-        A caller that goes away undoes nothing. Raises Refused (the rules), VersionMismatch (`if_match`), KeyReused,
-        LogBusy (nothing was appended) or LogUnavailable (says whether that is known; a repeat with the same key settles it).
+        Cancelling it does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, LogBusy (nothing
+        was appended) or LogUnavailable (its `outcome_unknown` says whether something may have been; repeat with the same key then).
         """
-        return await self._writer.submit(work)
+        return await self._writer.submit(request)
 
-    async def _sweep(self) -> None:
-        """Drops what is kept of expired keys, some at a time, now and every SWEEP_SECONDS."""
+    async def _sweep_keys(self) -> None:
+        """Deletes expired idempotency keys, a few at a time, now and every KEY_SWEEP_INTERVAL_SECONDS."""
         while True:
             try:
                 expired = utc_now() - self._keep_keys
-                while await asyncio.to_thread(self._recorder.drop_keys, expired, SWEPT_AT_ONCE) == SWEPT_AT_ONCE:
-                    pass
+                deleted = MAX_KEYS_PER_DELETE
+                while deleted == MAX_KEYS_PER_DELETE:
+                    deleted = await asyncio.to_thread(self._recorder.delete_keys, expired, MAX_KEYS_PER_DELETE)
             except PersistenceError as error:
                 log.warning("keys_not_swept", error_type=type(error).__name__)
-            await asyncio.sleep(SWEEP_SECONDS)
+            await asyncio.sleep(KEY_SWEEP_INTERVAL_SECONDS)

@@ -1,4 +1,4 @@
-"""Brings a Postgres database to the schema this code needs: numbered SQL files, each applied once, in order."""
+"""Migrates a Postgres database to the schema this code needs: numbered SQL files, each applied once, in order."""
 
 import re
 from importlib import resources
@@ -6,13 +6,13 @@ from importlib import resources
 import psycopg
 
 _LOCK = 7_203_914_410
-"""The advisory lock under which one process at a time migrates; any number would do, as long as it stays."""
+"""An arbitrary number: the advisory lock that lets one process migrate at a time. Never change it."""
 
 
 def migrate(postgres_url: str) -> list[str]:
-    """Applies what is missing, all of it in one transaction, and returns the names of the files applied.
+    """Applies the missing files in one transaction and returns their names.
 
-    Safe to run from several processes at once. Raises psycopg.Error, with nothing applied, when one fails.
+    Several processes may call it at once. Raises psycopg.Error, with nothing applied, if a file fails.
     """
     applied: list[str] = []
     with psycopg.connect(postgres_url, connect_timeout=10) as connection, connection.transaction():
@@ -30,7 +30,7 @@ def migrate(postgres_url: str) -> list[str]:
 
 
 def _migrations() -> list[tuple[str, str]]:
-    """(name, SQL) of every numbered file beside this module, in order."""
+    """(name, SQL) of every numbered file in `migrations/`, in order."""
     folder = resources.files(__package__).joinpath("migrations")
     files = [file for file in folder.iterdir() if re.fullmatch(r"\d{4}_\w+\.sql", file.name)]
     return sorted((file.name, file.read_text()) for file in files)

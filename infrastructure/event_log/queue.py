@@ -1,4 +1,4 @@
-"""The commands that wait to be appended, bounded, and the batches that are made of them."""
+"""A bounded queue of append requests, and how batches are cut from it."""
 
 import asyncio
 import time
@@ -9,24 +9,24 @@ from msgspec import Struct
 
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 
-BATCH_COMMANDS = 128
-BATCH_BYTES = 8 * 1024 * 1024
-WAITING_COMMANDS = 4096
-WAITING_BYTES = 128 * 1024 * 1024
+MAX_BATCH_COMMANDS = 128
+MAX_BATCH_BYTES = 8 * 1024 * 1024
+MAX_QUEUED_COMMANDS = 4096
+MAX_QUEUED_BYTES = 128 * 1024 * 1024
 
-WORTH_COMMANDS = 6
-"""So many are worth a batch of their own while another is under way; twice as many are shared between two."""
+SECOND_BATCH_COMMANDS = 6
+"""While one batch is in flight, this many queued requests start a second one. Twice as many are split in halves."""
 
 
 class QueuedAppend(Struct, eq=False):
-    """A command, the caller that awaits it, and since when (monotonic)."""
+    """A request, the future its caller awaits, and when it was queued (monotonic seconds)."""
 
-    work: AppendRequest
+    request: AppendRequest
     future: "asyncio.Future[Appended]"
-    since: float
+    queued_at: float
 
-    def tell(self, result: Appended | BaseException) -> None:
-        """Ends the wait; where the caller hung up, what was appended stays."""
+    def resolve(self, result: Appended | BaseException) -> None:
+        """Gives the caller its result, unless the caller has cancelled. A cancelled append may still be stored."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
@@ -35,94 +35,96 @@ class QueuedAppend(Struct, eq=False):
             self.future.set_result(result)
 
 
-class Queue:
-    """First come, first served, by two tasks of one event loop that take batches by turns.
+class AppendQueue:
+    """First in, first out. Two tasks of one event loop take batches from it.
 
-    Two batches under way are never for the same conversation: where the first that waits is for one of the other's, that other ends first.
+    Two batches in flight never hold the same conversation. If the first queued request is for a conversation in flight, it waits for that batch.
     """
 
     def __init__(self) -> None:
-        self._waiting: deque[QueuedAppend] = deque()
+        self._queued: deque[QueuedAppend] = deque()
         self._bytes = 0
-        self._under_way: dict[int, Sequence[QueuedAppend]] = {}
+        self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
         self._conversations: set[str] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._woken = False
         self._closing = False
 
-    def put(self, work: AppendRequest) -> "asyncio.Future[Appended]":
-        """A future that is done when the command is durable or refused. Raises LogBusy."""
-        if self._closing or len(self._waiting) >= WAITING_COMMANDS or self._bytes > WAITING_BYTES:
+    def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
+        """Queues a request. The future is done when the command is durable or refused. Raises LogBusy."""
+        if self._closing or len(self._queued) >= MAX_QUEUED_COMMANDS or self._bytes > MAX_QUEUED_BYTES:
             raise LogBusy
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._waiting.append(QueuedAppend(work, future, time.monotonic()))
-        self._bytes += work.size
-        self._wake()
+        self._queued.append(QueuedAppend(request, future, time.monotonic()))
+        self._bytes += request.size
+        self._wake_idle_task()
         return future
 
-    async def take(self) -> Sequence[QueuedAppend]:
-        """The next batch, as soon as there is one; empty when the queue is closed and nothing waits. `done` ends it."""
-        while not self._is_time():
-            if self._closing and not self._waiting:
+    async def next_batch(self) -> Sequence[QueuedAppend]:
+        """Waits for a batch. Empty when the queue is closed and drained. Call `finish` with each batch."""
+        while not self._can_start_batch():
+            if self._closing and not self._queued:
                 return ()
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
-            await idle  # what else is ready in this turn of the event loop gets into the queue before this goes on
+            await idle  # requests that become ready in this turn of the event loop join the batch
             self._woken = False
-        batch = self._next()
-        self._under_way[id(batch)] = batch
-        self._conversations.update(waiting.work.conversation_id for waiting in batch)
-        self._wake()
+        batch = self._cut_batch()
+        self._in_flight[id(batch)] = batch
+        self._conversations.update(queued.request.conversation_id for queued in batch)
+        self._wake_idle_task()
         return batch
 
-    def done(self, batch: Sequence[QueuedAppend], results: Sequence[Appended | BaseException]) -> None:
-        """Tells each caller of a batch its result; who took it takes the next one."""
-        del self._under_way[id(batch)]
-        self._conversations.difference_update(waiting.work.conversation_id for waiting in batch)
-        for waiting, result in zip(batch, results, strict=True):
-            waiting.tell(result)
+    def finish(self, batch: Sequence[QueuedAppend], results: Sequence[Appended | BaseException]) -> None:
+        """Gives each caller of the batch its result. The task that took the batch must take the next one."""
+        del self._in_flight[id(batch)]
+        self._conversations.difference_update(queued.request.conversation_id for queued in batch)
+        for queued, result in zip(batch, results, strict=True):
+            queued.resolve(result)
 
     def close(self) -> None:
-        """Takes no more; what waits is still given out."""
+        """Refuses new requests. Queued ones are still handed out."""
         self._closing = True
-        self._wake()
+        self._wake_idle_task()
 
-    def let_go(self, since: float) -> None:
-        """Tells those who came before `since` (monotonic) that they waited too long; whether for nothing is known of those in the queue only."""
-        for batch in self._under_way.values():
-            for waiting in batch:
-                if waiting.since < since:
-                    waiting.tell(LogUnavailable(outcome_unknown=True))
-        while self._waiting and self._waiting[0].since < since:
-            late = self._waiting.popleft()
-            self._bytes -= late.work.size
-            late.tell(LogUnavailable(outcome_unknown=False))
-        self._wake()
+    def fail_older_than(self, queued_at: float) -> None:
+        """Fails old requests. Queued ones were not appended; those in flight may have been."""
+        for batch in self._in_flight.values():
+            for queued in batch:
+                if queued.queued_at < queued_at:
+                    queued.resolve(LogUnavailable(outcome_unknown=True))
+        while self._queued and self._queued[0].queued_at < queued_at:
+            late = self._queued.popleft()
+            self._bytes -= late.request.size
+            late.resolve(LogUnavailable(outcome_unknown=False))
+        self._wake_idle_task()
 
-    def _is_time(self) -> bool:
-        """Whether a batch should be made of what waits: a lone command waits for no company, unless Postgres is busy anyway."""
-        if not self._under_way:
-            return bool(self._waiting)
-        return len(self._waiting) >= WORTH_COMMANDS and self._waiting[0].work.conversation_id not in self._conversations
+    def _can_start_batch(self) -> bool:
+        """If no batch is in flight, one request is enough: waiting for more would only delay it."""
+        if not self._in_flight:
+            return bool(self._queued)
+        if len(self._queued) < SECOND_BATCH_COMMANDS:
+            return False
+        return self._queued[0].request.conversation_id not in self._conversations
 
-    def _next(self) -> Sequence[QueuedAppend]:
-        """What waits, or half of it, bounded in commands and bytes."""
-        most = len(self._waiting)
-        if most >= 2 * WORTH_COMMANDS:
-            most = min(most // 2, BATCH_COMMANDS)
+    def _cut_batch(self) -> Sequence[QueuedAppend]:
+        """The first requests of the queue: all, or half of many, within the limits of a batch."""
+        max_commands = len(self._queued)
+        if max_commands >= 2 * SECOND_BATCH_COMMANDS:
+            max_commands = min(max_commands // 2, MAX_BATCH_COMMANDS)
         batch: list[QueuedAppend] = []
         size = 0
-        while len(batch) < most:
-            work = self._waiting[0].work
-            size += work.size
-            if work.conversation_id in self._conversations or (batch and size > BATCH_BYTES):
+        while len(batch) < max_commands:
+            request = self._queued[0].request
+            size += request.size
+            if request.conversation_id in self._conversations or (batch and size > MAX_BATCH_BYTES):
                 break
-            batch.append(self._waiting.popleft())
-            self._bytes -= work.size
+            batch.append(self._queued.popleft())
+            self._bytes -= request.size
         return batch
 
-    def _wake(self) -> None:
-        """Wakes a task that is idle, when it is time; the last thing they all wake for is that it is over."""
-        while self._idle and (self._closing or (not self._woken and self._is_time())):
+    def _wake_idle_task(self) -> None:
+        """Wakes one task if it can start a batch, or all of them when the queue closes."""
+        while self._idle and (self._closing or (not self._woken and self._can_start_batch())):
             self._woken = True
             self._idle.pop().set_result(None)

@@ -1,4 +1,4 @@
-"""Reading the log back: one conversation forwards or backwards, all of it in order of position, and where things stand."""
+"""Reads the log: one conversation forwards or backwards, or all conversations in order of position."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,29 +10,16 @@ from psycopg import sql
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.codec import decoded_size
-from infrastructure.event_log.recorded import Logged, Recorded, as_logged, readable, recorded_of
-from infrastructure.event_log.version_lookup import Head, VersionLookup
+from infrastructure.event_log.recorded import COLUMNS, Logged, Recorded, as_logged, readable, recorded_of
+from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""Where a page of one conversation ends, in bytes of decompressed states."""
 
-class FirstAnswer(Struct, frozen=True, kw_only=True):
-    """The body that an idempotency key is kept with, and where its command ended in the log."""
-
-    answer: bytes
-    version: int
-    position: int
-
-
-_COLUMNS = sql.SQL(
-    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
-)
-
-PAGE_BYTES = 16 * 1024 * 1024
-"""Of states, as they are once they are read: where a page of one conversation ends, however few events it has."""
-
-# `before`: the bytes of the states in front of the row.
+# `before`: the bytes of the states of the rows before this one.
 _PAGE = (
     "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
     " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
@@ -70,26 +57,38 @@ _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
     " ORDER BY originator_version"
 )
+_COLUMNS = sql.SQL(COLUMNS)
+
+
+class FirstAnswer(Struct, frozen=True, kw_only=True):
+    """The body stored with an idempotency key, and the last version and position of its command."""
+
+    answer: bytes
+    version: int
+    position: int
 
 
 class EventReader:
-    """Reads the log. Raises psycopg.Error when Postgres is away, UnreadableEvent for a row this code can not read."""
+    """Raises psycopg.Error when Postgres is down, UnreadableEvent for an event that this code cannot read.
 
-    def __init__(self, pool: Pool) -> None:
+    Methods named `…_logged` return such an event as an UnreadableRecord instead.
+    """
+
+    def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
-        self._heads = VersionLookup(pool)
+        self._version_lookup = VersionLookup(pool, lookup_timeout_seconds)
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last version: one look-up by primary key. None when it was never started."""
-        return await self._heads.of(conversation_id)
+        """The conversation's last event; None if it was never started. One look-up by primary key."""
+        return await self._version_lookup.head(conversation_id)
 
     async def last_position(self) -> int:
-        """The position of the newest event of all; 0 while there is none."""
+        """The position of the newest event; 0 if there is none."""
         rows = await self._rows(sql.SQL("SELECT max(notification_id) FROM events"), ())
         return rows[0][0] or 0
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        """The conversation a response belongs to."""
+        """The conversation that a response belongs to."""
         rows = await self._rows(
             sql.SQL("SELECT conversation_id FROM responses WHERE tenant_id = %s AND response_id = %s"),
             (tenant, response_id),
@@ -97,7 +96,7 @@ class EventReader:
         return conversation_id_of(rows[0][0]) if rows else None
 
     async def is_locked(self, conversation_id: str) -> bool:
-        """Whether a reply runs in the conversation."""
+        """Whether a reply is running in the conversation."""
         return bool(
             await self._rows(
                 sql.SQL("SELECT FROM responses WHERE conversation_id = %s AND running LIMIT 1"),
@@ -106,7 +105,7 @@ class EventReader:
         )
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """What an idempotency key was answered, at `since` or later. Raises KeyReused when that was another request."""
+        """What an idempotency key was first answered, at `since` or later. Raises KeyReused if the request was another."""
         rows = await self._rows(
             sql.SQL(
                 "SELECT fingerprint, answer, version, position FROM idempotency_keys"
@@ -128,21 +127,21 @@ class EventReader:
         limit: int,
         after: int = 0,
         until: int | None = None,
-        max_bytes: int = PAGE_BYTES,
+        max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """A page of one conversation's events with `after` < version <= `until`, ascending, as `batch` bounds it."""
+        """One conversation's events with `after` < version <= `until`, ascending. The page is bounded as in `batch`."""
         return readable(await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), max_bytes))
 
     async def conversation_logged(
-        self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = PAGE_BYTES
+        self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Logged]:
-        """As `conversation`, but for those who go on behind an event that can not be read: it is there as an UnreadableRecord."""
+        """As `conversation`, with an UnreadableRecord for each unreadable event."""
         return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, limit), max_bytes)
 
     async def conversation_backwards(
-        self, conversation_id: str, *, until: int, limit: int, max_bytes: int = PAGE_BYTES
+        self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Recorded]:
-        """A page of one conversation's events with version <= `until`, newest first, as `batch` bounds it."""
+        """One conversation's events with version <= `until`, newest first. The page is bounded as in `batch`."""
         return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), max_bytes))
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
@@ -154,19 +153,20 @@ class EventReader:
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
-        rows = await self._rows(_ITEMS.format(_COLUMNS), (uuid_of(conversation_id), list(item_ids), until))
-        return [recorded_of(row) for row in rows]
+        return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events with version <= `until` that say what a conversation began with, and the last each that say which
-        instructions and policy it has, which items are pinned and which summary stands; ascending. They are few, however long it is."""
-        rows = await self._rows(SETTINGS_EVENTS.format(_COLUMNS), {"stream": uuid_of(conversation_id), "until": until})
-        return [recorded_of(row) for row in rows]
+        """The events with version <= `until` that hold a conversation's settings, ascending.
+
+        They are its first event, and the last one each for its instructions, its context policy, its pins and its summary. They are few,
+        however long the conversation is. (Changes of settings that older code recorded are all among them.)
+        """
+        return await self._recorded(SETTINGS_EVENTS, {"stream": uuid_of(conversation_id), "until": until})
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
         """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
 
-        No event can turn up later at a position that was passed: positions are given under the append lock.
+        No event appears later at a position that was passed: positions are assigned under the append lock.
         """
         return await self._recorded(
             sql.SQL(
@@ -177,16 +177,16 @@ class EventReader:
         )
 
     async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
-        """As `after`, and no more than about `max_bytes` of states once they are read, but one event at least.
+        """As `after`, but at most about `max_bytes` of decompressed states, and at least one event.
 
-        Events before one that can not be read are given first; UnreadableEvent is raised when that one is the first.
+        Returns the events before an unreadable one. Raises UnreadableEvent if that is the first.
         """
         return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
 
     async def batch_logged(
         self, position: int, *, limit: int, max_bytes: int, until: int | None = None
     ) -> list[Logged]:
-        """As `batch`, but for those who go on behind an event that can not be read: it is there as an UnreadableRecord."""
+        """As `batch`, with an UnreadableRecord for each unreadable event."""
         return await self._page(_BATCH, (position, until, limit), max_bytes)
 
     async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
@@ -200,9 +200,8 @@ class EventReader:
             logged.append(as_logged(row))
         return logged
 
-    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...]) -> list[Recorded]:
-        rows = await self._rows(statement.format(_COLUMNS), parameters)
-        return [recorded_of(row) for row in rows]
+    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...] | dict[str, object]) -> list[Recorded]:
+        return [recorded_of(row) for row in await self._rows(statement.format(_COLUMNS), parameters)]
 
     async def _rows(
         self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]

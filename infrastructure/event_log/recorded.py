@@ -1,5 +1,6 @@
 """An event as it was recorded, and what stands for one that this code cannot read."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with where, when and by whom it was recorded."""
+    """An event with its place in the log, and when and by whom it was recorded."""
 
     position: int
     conversation_id: str
@@ -24,12 +25,11 @@ class Recorded(Struct, frozen=True, kw_only=True):
 
     @property
     def topic(self) -> str:
-        """What kind of event it is."""
         return self.event.topic
 
 
 class UnreadableRecord(Struct, frozen=True, kw_only=True):
-    """In the place of a Recorded: an event that this code can not read. Whoever asks for it gets UnreadableEvent."""
+    """An event that this code cannot read. Its `event` raises UnreadableEvent."""
 
     position: int
     conversation_id: str
@@ -43,19 +43,22 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
 
     @property
     def event(self) -> Event:
-        """There is none. Raises UnreadableEvent."""
         raise UnreadableEvent(self.problem)
 
 
 Logged = Recorded | UnreadableRecord
-"""What is in the log at one position."""
+"""What the log has at one position."""
+
+COLUMNS = (
+    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+)
+"""The columns of a `LoggedRow`, in order."""
+
+LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
 
 
-_Row = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
-
-
-def recorded_of(row: _Row) -> Recorded:
-    """The event of a row with these columns, in this order. Raises UnreadableEvent."""
+def recorded_of(row: LoggedRow) -> Recorded:
+    """The event of a row. Raises UnreadableEvent."""
     position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
     return Recorded(
         position=position,
@@ -69,8 +72,8 @@ def recorded_of(row: _Row) -> Recorded:
     )
 
 
-def as_logged(row: _Row) -> Logged:
-    """What a row with these columns, in this order, holds."""
+def as_logged(row: LoggedRow) -> Logged:
+    """The event of a row, or an UnreadableRecord."""
     try:
         return recorded_of(row)
     except UnreadableEvent as error:
@@ -88,13 +91,13 @@ def as_logged(row: _Row) -> Logged:
         )
 
 
-def readable(page: list[Logged]) -> list[Recorded]:
-    """What comes before the first event that can not be read. Raises UnreadableEvent when that is the very first."""
-    readable: list[Recorded] = []
-    for each in page:
-        if isinstance(each, UnreadableRecord):
-            if not readable:
-                raise UnreadableEvent(each.problem)
+def readable(page: Sequence[Logged]) -> list[Recorded]:
+    """The events before the first unreadable one. Raises UnreadableEvent if that is the first of the page."""
+    events: list[Recorded] = []
+    for logged in page:
+        if isinstance(logged, UnreadableRecord):
+            if not events:
+                raise UnreadableEvent(logged.problem)
             break
-        readable.append(each)
-    return readable
+        events.append(logged)
+    return events

@@ -1,7 +1,7 @@
-"""The `eventsourcing` library's Postgres recorder with our row: more columns, our tables, no retry of an insert.
+"""The SQL of the event log's writer: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
 
-The library retries an insert whose answer was lost, and then reports its own success as a conflict. Here nothing is
-retried: the writer looks the command up instead (`positions_of`). Only the event log imports this module.
+The library repeats an insert whose answer was lost, and then reports its own success as a conflict. We never repeat: the writer looks
+the rows up instead (`positions_of`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,116 +12,60 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from msgspec import Struct
 from psycopg import Cursor
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL
 
-from infrastructure.event_log import columns
 from infrastructure.event_log.chain import GENESIS
-from infrastructure.event_log.columns import Encoded
-from infrastructure.event_log.rows import Row, append_rows, chained_row
-from infrastructure.stores.postgres import NOTICE_SILENCE
+from infrastructure.event_log.datastore import LOCK_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_SECONDS
+from infrastructure.event_log.rows import Row, chained_row
+from infrastructure.event_log.write import PARAMETER_TYPES, Write, parameters
 from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 TABLE = "events"
 CHANNEL = TABLE
-"""The channel that is notified at each commit; a hint to look, never more."""
+"""The channel that each commit notifies. A notification may be lost: it is only a hint to look."""
 
-LOCK_SECONDS = 10
-STATEMENT_SECONDS = 30
-IDLE_SECONDS = 10
-TRANSACTION_SECONDS = LOCK_SECONDS + STATEMENT_SECONDS
-
-
-class FirstAnswer(Struct, frozen=True, gc=False):
-    """What a command with an idempotency key is answered; `row` (from 1) is the last of its events' rows."""
-
-    row: int
-    key: str
-    fingerprint: bytes
-    body: bytes
-
-
-class Write(Struct, frozen=True):
-    """What one transaction writes: rows, and beside them whose each new response is, and first answers of keys.
-
-    `held` has the version of each stream that it was decided on; `responses` and `over` are the replies that rows begin and end:
-    (row, from 1; response id), of which `owner` runs those that begin. `deleted` streams take theirs with them. A key whose
-    answer was kept before `keys_since` is taken for a new one.
-    """
-
-    rows: Sequence[Row]
-    held: Mapping[UUID, int] = {}
-    responses: Sequence[tuple[int, str]] = ()
-    owner: UUID | None = None
-    over: Sequence[tuple[int, str]] = ()
-    deleted: Sequence[UUID] = ()
-    answers: Sequence[FirstAnswer] = ()
-    keys_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
-
-    @property
-    def has_more(self) -> bool:
-        """Whether there is anything beside the rows."""
-        return bool(self.responses or self.over or self.deleted or self.answers)
-
-
-class Datastore(PostgresDatastore):
-    """The library's connection pool, opened from a URL. No composite types: we create none."""
-
-    def __init__(self, postgres_url: str) -> None:
-        given = conninfo_to_dict(postgres_url)
-        super().__init__(
-            dbname=str(given.pop("dbname", "")),
-            host=str(given.pop("host", "")),
-            port=str(given.pop("port", "")),
-            user=str(given.pop("user", "")),
-            password=str(given.pop("password", "")),
-            connect_timeout=5.0,
-            pool_size=1,
-            max_overflow=3,
-            originator_id_type="uuid",
-            # A process that was stopped, or whose machine is gone, must not keep the turn from everyone.
-            idle_in_transaction_session_timeout=IDLE_SECONDS,
-        )
-        self.pool.reconnect_timeout = 5.0
-        limits = f"-c lock_timeout={LOCK_SECONDS}s -c statement_timeout={STATEMENT_SECONDS}s"
-        options = f"{given.pop('options', '')} {limits}".strip()
-        assert isinstance(self.pool.kwargs, dict)
-        kwargs = {name: value for name, value in self.pool.kwargs.items() if value != ""}
-        fixed = {"options": options, "client_encoding": "UTF8"}
-        self.pool.kwargs = {"connect_timeout": 5, **NOTICE_SILENCE, **kwargs, **given, **fixed}
-
-    def register_type_adapters(self) -> None:
-        """Nothing to look up, so that a recorder can be made while Postgres is away."""
+_APPEND = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in PARAMETER_TYPES)})"
+_PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
 
 
 class ConversationRecorder(PostgresApplicationRecorder):
     """Appends and reads rows of `events`. Passes the library's own contract tests for recorders."""
+
+    pipeline_type = PostgresPipeline
+    transaction_timeout_seconds = LOCK_TIMEOUT_SECONDS + STATEMENT_TIMEOUT_SECONDS
 
     def __init__(self, datastore: PostgresDatastore) -> None:
         super().__init__(datastore, events_table_name=TABLE)
         self.sql_create_statements.clear()  # the migrations own the schema
         self.lock_table_statements = [SQL("LOCK TABLE append_turn IN EXCLUSIVE MODE")]
 
-    def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
-        """One transaction with these events. Raises the library's IntegrityError on a version that is taken."""
-        with self.turn() as curs:
-            positions = self.insert(curs, Write([_as_row(event) for event in stored_events])) if stored_events else []
-            curs.execute("COMMIT")
-        return positions
+    def create_table(self) -> None:
+        """Creates nothing: see `migrate`."""
+
+    def pipeline(self) -> PostgresPipeline:
+        """A connection that appends in one round trip: `call(parameters(write))` returns the positions, or NULL, as `insert` does."""
+        assert isinstance(self.datastore.pool.kwargs, dict)
+        arguments = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
+        return self.pipeline_type(
+            arguments,
+            name="append_at_once",
+            types=PARAMETER_TYPES,
+            statement=_PREPARED_APPEND,
+            transaction_timeout_seconds=self.transaction_timeout_seconds,
+        )
 
     @contextmanager
-    def turn(self) -> Iterator[Cursor[tuple[Any, ...]]]:
-        """A transaction that holds the append lock; the caller says COMMIT, leaving otherwise rolls back.
+    def locked_transaction(self) -> Iterator[Cursor[tuple[Any, ...]]]:
+        """A transaction that holds the append lock. The caller executes COMMIT; otherwise it is rolled back.
 
-        READ COMMITTED: what is selected inside sees all that was committed before the lock was got.
+        It is READ COMMITTED: each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
             try:
-                # One round trip: several statements without parameters may travel together.
+                # Statements without parameters can share a round trip.
                 curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE")
                 yield curs
             finally:
@@ -129,33 +73,34 @@ class ConversationRecorder(PostgresApplicationRecorder):
                     connection.execute("ROLLBACK")
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
-        """Inserts the rows in this order, and what is kept beside them, and returns their positions.
+        """Inserts the rows in order and returns their positions.
 
-        None, with nothing done, when a stream is past the version that is held of it, or a key has a first answer.
+        Returns None, and does nothing, if a stream is past its expected version or an idempotency key is in use.
         """
-        curs.execute(_INSERT, parameters(write), binary=True)
+        curs.execute(_APPEND, parameters(write), binary=True)
         row = curs.fetchone()
         assert row is not None
         positions: list[int] | None = row[0]
         return positions
 
-    def line(self) -> PostgresPipeline:
-        """A connection on which an append is one round trip: `call(parameters(write))` returns the positions as an array."""
-        assert isinstance(self.datastore.pool.kwargs, dict)
-        given = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
-        return PostgresPipeline(given, "append_at_once", _TYPES, _INSERT_AT_ONCE, TRANSACTION_SECONDS)
+    def insert_events(self, stored_events: Sequence[StoredEvent], **_: Any) -> Sequence[int] | None:
+        """The library's method: one transaction with these events. Raises IntegrityError if a version is taken."""
+        with self.locked_transaction() as curs:
+            positions = self.insert(curs, Write([_as_row(event) for event in stored_events])) if stored_events else []
+            curs.execute("COMMIT")
+        return positions
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
-        """The positions of rows whose COMMIT was not answered; None when they are not in the log.
+        """The positions of rows whose COMMIT was not answered; None if they are not in the log.
 
-        Ask inside `turn`: whoever commits them just now holds the lock. What is not there may still be on its way, held up between
-        here and the server; what is appended meanwhile keeps it out. Rows are known by their hashes, which cover all of them.
+        Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not there may still arrive; the next
+        append to their streams then makes them conflict. Rows are found by their hashes, which cover every column.
         """
         curs.execute(
             "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
-            " WITH ORDINALITY AS r (stream, version, chained, place) CROSS JOIN LATERAL (SELECT * FROM events"
-            " WHERE originator_id = r.stream AND originator_version = r.version AND chain_hash = r.chained LIMIT 1) AS e"
-            " ORDER BY r.place",
+            " WITH ORDINALITY AS r (stream, version, chain_hash, number) CROSS JOIN LATERAL (SELECT * FROM events"
+            " WHERE originator_id = r.stream AND originator_version = r.version AND chain_hash = r.chain_hash LIMIT 1) AS e"
+            " ORDER BY r.number",
             (
                 [row.originator_id for row in rows],
                 [row.originator_version for row in rows],
@@ -168,10 +113,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_since(
         self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int = 2**31
     ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
-        """What each stream holds past a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
+        """The rows of each stream past a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
 
-        At most `limit` of each. LATERAL with its own order keeps every stream a look-up by primary key, whatever the planner
-        believes of a table that grows faster than its statistics.
+        At most `limit` per stream. LATERAL with its own order makes each stream a look-up by primary key, even while the planner's
+        statistics are older than the table.
         """
         curs.execute(
             "SELECT s.id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"
@@ -182,24 +127,6 @@ class ConversationRecorder(PostgresApplicationRecorder):
             binary=True,
         )
         return curs.fetchall()
-
-    def select_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
-        """(stream, state) of the snapshots there are."""
-        curs.execute(
-            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),), binary=True
-        )
-        return curs.fetchall()
-
-    def keep_snapshots(self, snapshots: Sequence[tuple[UUID, int, bytes]]) -> None:
-        """Keeps each (stream, version, state), unless a newer one of its stream is there."""
-        with self.datastore.get_connection() as connection:
-            connection.execute(
-                "INSERT INTO snapshots AS kept (originator_id, originator_version, state)"
-                " SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
-                " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version,"
-                " state = excluded.state WHERE kept.originator_version < excluded.originator_version",
-                tuple(list(column) for column in zip(*snapshots, strict=True)),
-            )
 
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
         """Every row that names one of these items: (stream, item, topic, state), in order."""
@@ -212,59 +139,54 @@ class ConversationRecorder(PostgresApplicationRecorder):
         )
         return curs.fetchall()
 
-    def drop_keys(self, before: datetime, most: int) -> int:
-        """Drops idempotency keys whose answers were kept before then, at most so many, and returns how many."""
+    def select_first_answers(
+        self, curs: Cursor[Any], keys: Sequence[tuple[str, str]], since: datetime
+    ) -> list[tuple[str, str, bytes, UUID, int, int, bytes, datetime]]:
+        """What each (tenant, key) was first answered at `since` or later.
+
+        (tenant, key, fingerprint, stream, version, position, answer, recorded_at)
+        """
+        curs.execute(
+            "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
+            " FROM unnest(%b::text[], %b::text[]) AS requested (tenant, key) CROSS JOIN LATERAL ("
+            "SELECT * FROM idempotency_keys WHERE tenant_id = requested.tenant AND key = requested.key AND recorded_at >= %b"
+            " ORDER BY tenant_id, key LIMIT 1) AS k",
+            ([tenant for tenant, _ in keys], [key for _, key in keys], since),
+            binary=True,
+        )
+        return curs.fetchall()
+
+    def select_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
+        """The snapshots of these streams, as (stream, state)."""
+        curs.execute(
+            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),), binary=True
+        )
+        return curs.fetchall()
+
+    def upsert_snapshots(self, snapshots: Sequence[tuple[UUID, int, bytes]]) -> None:
+        """Stores each (stream, version, state), unless the stream has a newer one."""
         with self.datastore.get_connection() as connection:
-            dropped = connection.execute(
+            connection.execute(
+                "INSERT INTO snapshots AS stored (originator_id, originator_version, state)"
+                " SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
+                " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version,"
+                " state = excluded.state WHERE stored.originator_version < excluded.originator_version",
+                tuple(list(column) for column in zip(*snapshots, strict=True)),
+            )
+
+    def delete_keys(self, before: datetime, limit: int) -> int:
+        """Deletes idempotency keys recorded before then, at most `limit`, and returns how many."""
+        with self.datastore.get_connection() as connection:
+            deleted = connection.execute(
                 "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
                 "SELECT ctid FROM idempotency_keys WHERE recorded_at < %b LIMIT %b FOR UPDATE SKIP LOCKED))",
-                (before, most),
+                (before, limit),
             )
-            return dropped.rowcount
-
-    def create_table(self) -> None:
-        """Creates nothing: see `migrate`."""
-
-
-_TYPES = (
-    *("uuid[]", "bigint[]"),  # held
-    "append_row[]",
-    *("int[]", "text[]", "uuid[]", "int[]", "text[]", "uuid[]"),  # replies
-    *("int[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # keys
-)
-_INSERT = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in _TYPES)})"
-_INSERT_AT_ONCE = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(_TYPES) + 1))})"
-
-
-def parameters(write: Write) -> list[Encoded]:
-    """What `append_at_once` is called with."""
-    decided_on = [columns.uuids(list(write.held)), columns.bigints(list(write.held.values())), append_rows(write.rows)]
-    return [*decided_on, *(_beside(write) if write.has_more else _NOTHING), columns.timestamp(write.keys_since)]
-
-
-def _beside(write: Write) -> list[Encoded]:
-    """What is written beside the rows: replies, and first answers."""
-    answers = write.answers
-    return [
-        columns.ints([row for row, _ in write.responses]),
-        columns.texts([response_id for _, response_id in write.responses]),
-        columns.uuids([write.owner]),
-        columns.ints([row for row, _ in write.over]),
-        columns.texts([response_id for _, response_id in write.over]),
-        columns.uuids(write.deleted),
-        columns.ints([answer.row for answer in answers]),
-        columns.texts([answer.key for answer in answers]),
-        columns.byteas([answer.fingerprint for answer in answers]),
-        columns.byteas([answer.body for answer in answers]),
-    ]
-
-
-_NOTHING = _beside(Write([]))
-"""Of most batches."""
+            return deleted.rowcount
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """One of the library's own events, with nothing in our columns, and chained to nothing."""
+    """An event of the library, with nothing in our columns and no previous hash."""
     assert isinstance(event.originator_id, UUID)
     return chained_row(
         GENESIS,

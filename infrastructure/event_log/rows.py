@@ -1,4 +1,4 @@
-"""Rows of `events` as a writer sends them: an array of `append_row` (migrations/0008), as Postgres' `record_send` writes it."""
+"""Rows of `events` as they are sent to Postgres: an array of `append_row` (migrations/0008) in the binary format of `record_send`."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -9,12 +9,12 @@ from uuid import UUID
 from msgspec import Struct
 
 from infrastructure.event_log import columns
-from infrastructure.event_log.chain import chain_hash, sized
+from infrastructure.event_log.chain import chain_hash, length_prefixed
 from infrastructure.event_log.columns import Encoded
 
 
 class Row(Struct, frozen=True, gc=False):
-    """A row of `events` on its way to Postgres: `element` is all of it, the rest is what the writer asks of it."""
+    """A row of `events` to insert. `element` has all its columns, encoded; the other fields are what the writer needs again."""
 
     originator_id: UUID
     originator_version: int
@@ -38,9 +38,9 @@ def chained_row(
     command_id: UUID | None,
     correlation_id: str,
 ) -> Row:
-    """The row below the one with the hash `previous`. Its columns are brought into bytes once, for its own hash and for Postgres."""
+    """The row after the one with the hash `previous`. Its columns are encoded once, for the hash and for Postgres."""
     recorded_at = recorded_at.astimezone(UTC)
-    hashed = sized(
+    hashed = length_prefixed(
         originator_id=originator_id,
         version=version,
         topic=topic,
@@ -53,11 +53,12 @@ def chained_row(
         correlation_id=correlation_id,
     )
     chained = chain_hash(previous, hashed)
-    stream, at, named, stated, owner, item, _, by, command, correlated = hashed
+    stream, number, topic_, state_, tenant_, item, _, subject_, command, correlation = hashed
     fields = b"".join(
         (
-            *(_COLUMNS, _UUID, stream, _BIGINT, at, _TEXT, named, _BYTEA, stated, _TEXT, owner, _TEXT, item),
-            *(_moment(recorded_at), _TEXT, by, _UUID, command, _TEXT, correlated, _BYTEA, _HASH_BYTES, chained),
+            *(_COLUMNS, _UUID, stream, _BIGINT, number, _TEXT, topic_, _BYTEA, state_, _TEXT, tenant_, _TEXT, item),
+            *(_timestamp(recorded_at), _TEXT, subject_, _UUID, command, _TEXT, correlation),
+            *(_BYTEA, _HASH_BYTES, chained),
         )
     )
     return Row(originator_id, version, topic, item_id, chained, _int(len(fields)) + fields)
@@ -65,20 +66,20 @@ def chained_row(
 
 def append_rows(rows: Sequence[Row]) -> Encoded:
     """The rows as an `append_row[]`."""
-    return columns.array(_UNNAMED, [row.element for row in rows])
+    return columns.array(_ANY_TYPE, [row.element for row in rows])
 
 
 @lru_cache(64)
-def _moment(value: datetime) -> bytes:
-    """Of a time in UTC, as in `chain.py`. Kept, since the rows of a batch have the same."""
-    return _timestamp(columns.TIMESTAMPTZ, 8, columns.microseconds(value))
+def _timestamp(value: datetime) -> bytes:
+    """Of a time in UTC, as in `chain.py`. Cached, since the rows of a batch share it."""
+    return _timestamp_field(columns.TIMESTAMPTZ, 8, columns.microseconds(value))
 
 
-_UNNAMED = 0
-"""For a type that is not built in, Postgres takes the one it expects, whatever is said (from 14 on)."""
+_ANY_TYPE = 0
+"""From version 14 on, Postgres does not check the element type of an array whose type is not built in."""
 
 _int = Layout(">i").pack
-_timestamp = Layout(">iiq").pack
+_timestamp_field = Layout(">iiq").pack
 _UUID, _BIGINT, _TEXT, _BYTEA = map(_int, (columns.UUID_TYPE, columns.BIGINT, columns.TEXT, columns.BYTEA))
 _COLUMNS = _int(11)
 _HASH_BYTES = _int(32)

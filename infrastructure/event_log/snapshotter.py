@@ -1,6 +1,6 @@
-"""Writes snapshots off the hot path: a thread that keeps the newest of what it was offered, and forgets it where it can not.
+"""Writes snapshots of streams in a thread of its own, so that no append waits for one.
 
-Losing a snapshot costs a cold process a longer tail; nobody waits for one, and nothing fails without it.
+A snapshot that cannot be written is dropped: a process that loads the stream then reads more events. Nothing fails without it.
 """
 
 import threading
@@ -12,19 +12,19 @@ from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import uuid_of
 
-MAX_WAITING = 1_000
-MAX_AT_ONCE = 50
+MAX_QUEUED_SNAPSHOTS = 1_000
+MAX_BATCH_SNAPSHOTS = 50
 
 log = structlog.get_logger(__name__)
 
 
 class Snapshotter:
-    """`offer` may be called from the writer's thread; it never waits."""
+    """`offer` may be called from any thread and never waits for Postgres."""
 
     def __init__(self, recorder: ConversationRecorder) -> None:
         self._recorder = recorder
-        self._waiting: dict[str, Stream] = {}
-        self._ready = threading.Condition()
+        self._queued: dict[str, Stream] = {}
+        self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="snapshotter", daemon=True)
 
@@ -32,33 +32,36 @@ class Snapshotter:
         self._thread.start()
 
     def close(self) -> None:
-        """Writes what waits, then stops the thread."""
-        with self._ready:
+        """Writes what is queued, then stops the thread."""
+        with self._changed:
             self._closing = True
-            self._ready.notify()
+            self._changed.notify()
         self._thread.join()
 
-    def offer(self, ident: str, stream: Stream) -> bool:
-        """Whether the snapshot will be tried; not when too many wait already."""
-        with self._ready:
-            if len(self._waiting) >= MAX_WAITING:
+    def offer(self, conversation_id: str, stream: Stream) -> bool:
+        """Queues a snapshot. It replaces a queued one of the same conversation. False if the queue is full."""
+        with self._changed:
+            if len(self._queued) >= MAX_QUEUED_SNAPSHOTS:
                 return False
-            self._waiting[ident] = stream
-            self._ready.notify()
+            self._queued[conversation_id] = stream
+            self._changed.notify()
             return True
 
     def _run(self) -> None:
-        while taken := self._take():
+        while batch := self._next_batch():
             try:
-                self._recorder.keep_snapshots(
-                    [(uuid_of(ident), stream.state.version, to_snapshot(stream)) for ident, stream in taken]
+                self._recorder.upsert_snapshots(
+                    [
+                        (uuid_of(conversation_id), stream.state.version, to_snapshot(stream))
+                        for conversation_id, stream in batch
+                    ]
                 )
             except PersistenceError as error:
-                log.warning("snapshots_not_written", snapshots=len(taken), error_type=type(error).__name__)
+                log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
-    def _take(self) -> list[tuple[str, Stream]]:
-        """What waits, at most MAX_AT_ONCE of it; nothing when the thread is closed and nothing waits."""
-        with self._ready:
-            while not self._waiting and not self._closing:
-                self._ready.wait()
-            return [self._waiting.popitem() for _ in range(min(MAX_AT_ONCE, len(self._waiting)))]
+    def _next_batch(self) -> list[tuple[str, Stream]]:
+        """Waits for snapshots. Empty when the thread is closing and nothing is queued."""
+        with self._changed:
+            while not self._queued and not self._closing:
+                self._changed.wait()
+            return [self._queued.popitem() for _ in range(min(MAX_BATCH_SNAPSHOTS, len(self._queued)))]

@@ -1,7 +1,7 @@
-"""The ends of streams: what the next command on a conversation is decided on and chained to.
+"""The current end of each stream: what the next command is decided on, and what its events are chained to.
 
-Those used last are in memory, bounded in bytes; older ones begin again from a snapshot and a short tail. Neither is ever
-trusted: each batch reads what was committed since. A snapshot that is missing, or can not be read, costs time and nothing else.
+The most recently used are cached, up to a number of bytes. Others are loaded from a snapshot and the events after it. Neither is
+trusted: each append checks what was committed since. A missing or unreadable snapshot only costs time.
 """
 
 import threading
@@ -15,24 +15,24 @@ from msgspec import Struct
 
 from domain.conversation import Conversation, evolve
 from infrastructure.event_log.codec import decode
-from infrastructure.ids import conversation_id
+from infrastructure.ids import conversation_id as conversation_id_of
 
-CACHED_BYTES = 64 * 1024 * 1024
+MAX_CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
-"""Versions after which a stream gets a new snapshot: the longest tail that a cold process folds, or about."""
+"""Versions between a stream's snapshots, and so about the most events that loading a stream folds."""
 
 _STREAM_BYTES = 1_500
-"""About what a stream takes in memory beside the texts in its state."""
+"""About the memory of a cached stream, without the texts in its state."""
 
 _FORMAT = b"\x01"
-"""A snapshot's first byte: a MessagePack map of `Stream` by field name. Any other is ignored, and written anew."""
+"""A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
 
 LogRow = tuple[UUID, str, bytes, datetime, bytes, int]
 """(stream, topic, state, recorded_at, chain_hash, position)"""
 
 
 class Stream(Struct, frozen=True, gc=False):
-    """The end of one stream. `snapshotted` is the version of its last snapshot; 0 where it has none."""
+    """The end of one stream. `snapshotted`: the version of its last snapshot, 0 if it has none."""
 
     state: Conversation
     position: int
@@ -41,7 +41,7 @@ class Stream(Struct, frozen=True, gc=False):
     snapshotted: int = 0
 
     @property
-    def wants_snapshot(self) -> bool:
+    def needs_snapshot(self) -> bool:
         return self.state.version - self.snapshotted >= SNAPSHOT_EVERY
 
 
@@ -55,7 +55,7 @@ def to_snapshot(stream: Stream) -> bytes:
 
 
 def from_snapshot(state: bytes) -> Stream | None:
-    """The stream of a stored snapshot; None when it was written in a form that this code does not know."""
+    """The stream of a stored snapshot; None if this code does not know its format."""
     if not state.startswith(_FORMAT):
         return None
     try:
@@ -64,50 +64,51 @@ def from_snapshot(state: bytes) -> Stream | None:
         return None
 
 
-class Streams:
-    """The streams used last, least recently used first. For any thread."""
+class StreamCache:
+    """The most recently used streams by conversation id. Thread-safe."""
 
-    def __init__(self, max_bytes: int = CACHED_BYTES) -> None:
+    def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
         self._cached: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
         self._max_bytes = max_bytes
         self._bytes = 0
-        self._turn = threading.Lock()
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._cached)
 
-    def __contains__(self, ident: str) -> bool:
-        return ident in self._cached
+    def __contains__(self, conversation_id: str) -> bool:
+        return conversation_id in self._cached
 
-    def get(self, ident: str) -> Stream | None:
-        """The end of this conversation's stream, if it is in memory."""
-        with self._turn:
-            found = self._cached.get(ident)
-            if found is None:
+    def get(self, conversation_id: str) -> Stream | None:
+        """The cached stream. Marks it as used."""
+        with self._lock:
+            entry = self._cached.get(conversation_id)
+            if entry is None:
                 return None
-            self._cached.move_to_end(ident)
-            return found[0]
+            self._cached.move_to_end(conversation_id)
+            return entry[0]
 
-    def remember(self, ident: str, stream: Stream) -> None:
-        """Keeps it, and lets go of those not used for longest while there is too much; never of this one."""
+    def put(self, conversation_id: str, stream: Stream) -> None:
+        """Caches the stream and evicts others, least recently used first, while the cache is too large."""
         size = _size(stream)
-        with self._turn:
-            if (before := self._cached.pop(ident, None)) is not None:
-                self._bytes -= before[1]
-            self._cached[ident] = (stream, size)
+        with self._lock:
+            if (replaced := self._cached.pop(conversation_id, None)) is not None:
+                self._bytes -= replaced[1]
+            self._cached[conversation_id] = (stream, size)
             self._bytes += size
             while self._bytes > self._max_bytes and len(self._cached) > 1:
-                _, (_, dropped) = self._cached.popitem(last=False)
-                self._bytes -= dropped
+                _, (_, evicted) = self._cached.popitem(last=False)
+                self._bytes -= evicted
 
 
-def fold(held: dict[str, Stream], rows: Iterable[LogRow]) -> None:
-    """Folds rows of any streams, in order, onto those held; a stream that is not held begins with its first row."""
-    for stream_id, topic, state, recorded_at, chained, position in rows:
-        ident = conversation_id(stream_id)
-        before = held.get(ident)
+def fold(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:
+    """Applies rows of any streams, in order, to `streams`. A stream that is not in it starts with its first row."""
+    for stream_id, topic, state, recorded_at, chain_hash, position in rows:
+        conversation_id = conversation_id_of(stream_id)
+        before = streams.get(conversation_id)
         evolved = evolve(before.state if before else None, decode(topic, state))
-        held[ident] = Stream(evolved, position, recorded_at, chained, before.snapshotted if before else 0)
+        snapshotted = before.snapshotted if before else 0
+        streams[conversation_id] = Stream(evolved, position, recorded_at, chain_hash, snapshotted)
 
 
 def _size(stream: Stream) -> int:

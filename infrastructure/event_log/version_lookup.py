@@ -1,7 +1,7 @@
-"""Where conversations end in the log: look-ups by primary key, all that are asked for at a time in one round trip.
+"""Looks up the last version of conversations by primary key: all concurrent look-ups share one round trip.
 
-Each read and each reply begins with one, so they have a line of their own: over a pool's connection and a cursor, one takes as long
-as all else that the event loop does for it.
+Every read and every reply starts with one. Through a pooled connection and a cursor, a look-up would take as much of the event loop's
+time as the rest of a read, so it has a `PostgresPipeline` of its own.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedOut
 
-ANSWER_SECONDS = 2.0
-AT_ONCE = 256
+LOOKUP_TIMEOUT_SECONDS = 2.0
+MAX_BATCH_LOOKUPS = 256
 
-_HEADS = """
-    SELECT json_agg(CASE WHEN version IS NOT NULL THEN json_build_array(tenant, version, position, deleted) END ORDER BY place)
-    FROM unnest($1) WITH ORDINALITY AS asked (stream, place) LEFT JOIN LATERAL (
+_STATEMENT = """
+    SELECT json_agg(CASE WHEN version IS NOT NULL THEN json_build_array(tenant, version, position, deleted) END ORDER BY number)
+    FROM unnest($1) WITH ORDINALITY AS requested (stream, number) LEFT JOIN LATERAL (
         SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted' FROM events
         WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS head (tenant, version, position, deleted) ON true
@@ -29,7 +29,7 @@ _HEADS = """
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """Where a conversation ends in the log now. `deleted`: its last event is its deletion."""
+    """A conversation's last event. `deleted`: that event is its deletion."""
 
     tenant: str
     version: int
@@ -37,60 +37,61 @@ class Head(Struct, frozen=True, array_like=True):
     deleted: bool
 
 
-_Asked = list[tuple[UUID, "asyncio.Future[Head | None]"]]
-_read = msgspec.json.Decoder(list[Head | None]).decode
+_Lookups = list[tuple[UUID, "asyncio.Future[Head | None]"]]
+_decode = msgspec.json.Decoder(list[Head | None]).decode
 
 
 class VersionLookup:
-    """For one event loop. Connects when it is first asked, and lets go of the connection with the pool."""
+    """For one event loop. Connects on the first look-up; the connection is closed with the pool."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
-        self._line = pool.line("heads", ["uuid[]"], _HEADS)
-        self._waiting: _Asked = []
-        self._asking: asyncio.Task[None] | None = None
+        self._timeout_seconds = timeout_seconds
+        self._pipeline = pool.pipeline("version_lookup", ["uuid[]"], _STATEMENT)
+        self._queued: _Lookups = []
+        self._task: asyncio.Task[None] | None = None
 
-    async def of(self, conversation_id: str) -> Head | None:
-        """The conversation's end, no older than the call; None where it was never started. Raises psycopg.Error."""
-        answer: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((uuid_of(conversation_id), answer))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return await answer
+    async def head(self, conversation_id: str) -> Head | None:
+        """The conversation's last event, no older than the call; None if it was never started. Raises psycopg.Error."""
+        future: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
+        self._queued.append((uuid_of(conversation_id), future))
+        if self._task is None:
+            self._task = asyncio.create_task(self._look_up_queued())
+        return await future
 
-    async def _ask(self) -> None:
-        """Asks for all that wait, until nobody does."""
-        asked: _Asked = []
+    async def _look_up_queued(self) -> None:
+        """Looks up batch after batch until none is queued."""
+        batch: _Lookups = []
         try:
-            while self._waiting:
-                asked, self._waiting = self._waiting[:AT_ONCE], self._waiting[AT_ONCE:]
+            while self._queued:
+                batch, self._queued = self._queued[:MAX_BATCH_LOOKUPS], self._queued[MAX_BATCH_LOOKUPS:]
                 try:
-                    heads = await self._look_up([stream for stream, _ in asked])
+                    heads = await self._look_up([stream for stream, _ in batch])
                 except psycopg.Error as error:
-                    _refuse(asked, error)
+                    _fail(batch, error)
                 else:
-                    for (_, waiting), head in zip(asked, heads, strict=True):
-                        if not waiting.done():
-                            waiting.set_result(head)
+                    for (_, future), head in zip(batch, heads, strict=True):
+                        if not future.done():
+                            future.set_result(head)
         finally:
-            self._asking = None
-            _refuse([*asked, *self._waiting], psycopg.OperationalError("Nobody looks up any more."))
-            self._waiting = []
+            self._task = None
+            _fail([*batch, *self._queued], psycopg.OperationalError("Version lookups were shut down."))
+            self._queued = []
 
     async def _look_up(self, streams: list[UUID]) -> list[Head | None]:
-        """One round trip; another where the connection had broken while it lay idle."""
-        asked = [uuids(streams)]
+        """One round trip, or a second one if the idle connection had been lost."""
+        parameters = [uuids(streams)]
         try:
-            answer = await self._line.call(asked, ANSWER_SECONDS)
+            found = await self._pipeline.call(parameters, self._timeout_seconds)
         except OutcomeUnknown as error:
             if self._pool.closed or isinstance(error, ServerTimedOut):
                 raise
-            answer = await self._line.call(asked, ANSWER_SECONDS)
-        assert answer is not None
-        return _read(answer)
+            found = await self._pipeline.call(parameters, self._timeout_seconds)
+        assert found is not None
+        return _decode(found)
 
 
-def _refuse(asked: _Asked, error: psycopg.Error) -> None:
-    for _, waiting in asked:
-        if not waiting.done():  # whoever asked may be gone
-            waiting.set_exception(error)
+def _fail(lookups: _Lookups, error: psycopg.Error) -> None:
+    for _, future in lookups:
+        if not future.done():  # a cancelled caller's future is done
+            future.set_exception(error)

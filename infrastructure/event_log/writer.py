@@ -1,10 +1,10 @@
-"""Group commit: two tasks per process take by turns the commands that wait, and commit them together, one lock and one fsync.
+"""Group commit: the queued commands of this process are committed in batches, with one lock and one fsync for each batch.
 
-While Postgres commits the batch of one, the other decides what came meanwhile, and sends it behind, over the same connection. A lone
-command does not wait for company.
-A batch is decided on what is in memory and sent in one round trip, which does nothing where that turned out to be old; then it is decided
-again under the lock, on what the log says. When the answer to a COMMIT is lost, the batch's rows are looked up under the lock
-before anything is decided again.
+Two tasks take turns. While Postgres commits the batch of one, the other decides the next batch and sends it over the same connection.
+
+A batch is first decided on cached streams and sent in one round trip. Postgres does nothing if a stream has moved meanwhile: then the
+batch is decided again under the append lock, on what the log says. If the answer to a COMMIT is lost, the batch's rows are looked up
+under the lock before anything is decided again.
 """
 
 import asyncio
@@ -21,26 +21,31 @@ from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
-from infrastructure.event_log.batch_decider import BatchDecider, BatchPlan
+from infrastructure.event_log.batch_decider import BatchDecider
+from infrastructure.event_log.batch_plan import BatchPlan
 from infrastructure.event_log.columns import read_bigints
-from infrastructure.event_log.queue import Queue, QueuedAppend
-from infrastructure.event_log.recorder import ConversationRecorder, parameters
+from infrastructure.event_log.queue import AppendQueue, QueuedAppend
+from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.snapshotter import Snapshotter
-from infrastructure.event_log.streams import Streams, fold, from_snapshot
-from infrastructure.ids import conversation_id, uuid_of
+from infrastructure.event_log.streams import StreamCache, fold, from_snapshot
+from infrastructure.event_log.write import parameters
+from infrastructure.ids import conversation_id as conversation_id_of
+from infrastructure.ids import uuid_of
 from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown
 
-PATIENCE_SECONDS = 10.0
-MAX_WAIT_SECONDS = 3 * PATIENCE_SECONDS
-"""How long a caller waits at most, whatever happens."""
+APPEND_TIMEOUT_SECONDS = 10.0
+"""How long a batch is retried while Postgres is down."""
 
-LARGE_BYTES = 256 * 1024
-"""A batch from here on is decided in a thread: encoding and compressing it would hold up the event loop."""
+CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
+"""How long a caller waits at most, queueing included."""
 
-_COLD_ROWS = 2000
+LARGE_BATCH_BYTES = 256 * 1024
+"""A batch of this size is decided in a thread: encoding and compressing it would block the event loop."""
 
-_UNSETTLED = (
+_LOAD_ROWS = 2000
+
+_CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
     *(psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError),
 )
@@ -49,33 +54,36 @@ log = structlog.get_logger(__name__)
 
 
 class Writer:
-    """What appends for this process. For one event loop."""
+    """Appends for one process, on its event loop."""
 
     def __init__(
         self,
         recorder: ConversationRecorder,
         clock: Callable[[], datetime],
         metrics: Metrics,
+        *,
         keep_keys: timedelta,
         owner: UUID | None = None,
+        append_timeout_seconds: float = APPEND_TIMEOUT_SECONDS,
     ) -> None:
         self._recorder = recorder
         self._clock = clock
         self._metrics = metrics
         self._keep_keys = keep_keys
         self._owner = owner
-        self._queue = Queue()
-        self._streams = Streams()
+        self._append_timeout_seconds = append_timeout_seconds
+        self._queue = AppendQueue()
+        self._cache = StreamCache()
         self._snapshotter = Snapshotter(recorder)
-        self._line = recorder.line()
+        self._pipeline = recorder.pipeline()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
-        self._watch: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         self._snapshotter.start()
         self._tasks = [asyncio.create_task(self._run()) for _ in range(2)]
-        self._let_go_of_late_callers()
+        self._fail_late_callers()
 
     async def close(self) -> None:
         """Commits what is queued, then stops."""
@@ -83,164 +91,175 @@ class Writer:
         self._queue.close()
         for task in self._tasks:
             await task
-        self._line.close()
-        if self._watch is not None:
-            self._watch.cancel()
+        self._pipeline.close()
+        if self._timer is not None:
+            self._timer.cancel()
         await asyncio.to_thread(self._snapshotter.close)
 
-    def submit(self, work: AppendRequest) -> "asyncio.Future[Appended]":
-        """A future that is done when the command is durable or refused. Raises LogBusy."""
-        return self._queue.put(work)
+    def submit(self, request: AppendRequest) -> "asyncio.Future[Appended]":
+        """Queues a request. The future is done when the command is durable or refused. Raises LogBusy."""
+        return self._queue.put(request)
 
-    def _let_go_of_late_callers(self) -> None:
-        """Once a second: whom Postgres keeps waiting, neither answering nor breaking off, is told so after MAX_WAIT_SECONDS."""
-        self._queue.let_go(time.monotonic() - MAX_WAIT_SECONDS)
-        self._watch = asyncio.get_running_loop().call_later(1.0, self._let_go_of_late_callers)
+    def _fail_late_callers(self) -> None:
+        """Runs once a second: no caller waits for ever, even if Postgres neither answers nor disconnects."""
+        self._queue.fail_older_than(time.monotonic() - CALLER_TIMEOUT_SECONDS)
+        self._timer = asyncio.get_running_loop().call_later(1.0, self._fail_late_callers)
 
     async def _run(self) -> None:
-        await self._line.open()
-        while batch := await self._queue.take():
+        await self._pipeline.open()
+        while batch := await self._queue.next_batch():
             started = time.perf_counter()
-            results = await self._results_in_time(batch)
-            self._queue.done(batch, results)
+            results = await self._append_unless_late(batch)
+            self._queue.finish(batch, results)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
-    async def _results_in_time(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
-        """The results; those who waited too long already, behind an outage, are told that nothing was appended. Never raises."""
-        if time.monotonic() - batch[0].since > PATIENCE_SECONDS:
+    async def _append_unless_late(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
+        """The results. A batch that was queued for too long, during an outage, is not appended. Never raises."""
+        if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
             return [LogUnavailable(outcome_unknown=False) for _ in batch]
         try:
-            return await self._results([waiting.work for waiting in batch])
+            return await self._append_or_split([queued.request for queued in batch])
         except Exception:
             log.exception("batch_failed", commands=len(batch))
             return [LogUnavailable(outcome_unknown=True) for _ in batch]
 
-    async def _results(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
+    async def _append_or_split(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
         try:
-            return await self._append(batch)
+            return await self._append_with_retries(batch)
         except Exception as error:
-            # Something in one command upset the whole batch; alone, each succeeds or fails on its own.
+            # One command made the whole batch fail. Appended one by one, only that one fails.
             if len(batch) > 1:
-                return [result for work in batch for result in await self._results([work])]
+                return [result for request in batch for result in await self._append_or_split([request])]
             log.exception("append_failed", conversation_id=batch[0].conversation_id)
             return [error]
 
-    async def _append(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
-        """Appends the batch, through lost connections, until it is settled or PATIENCE_SECONDS have passed."""
-        give_up = time.monotonic() + (PATIENCE_SECONDS if not self._closing else 1.0)
+    async def _append_with_retries(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
+        """Appends the batch, through lost connections, until its outcome is known or the time is up.
+
+        `in_doubt` has each plan that was sent and not answered. One of them may be in the log, or may still arrive there.
+        """
+        give_up_at = time.monotonic() + (self._append_timeout_seconds if not self._closing else 1.0)
         in_doubt: list[BatchPlan] = []
         pause = 0.0
         while True:
             try:
-                return await self._attempt(batch, in_doubt)
-            except _UNSETTLED as error:
+                return await self._append_once(batch, in_doubt)
+            except _CONNECTION_ERRORS as error:
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
-                if time.monotonic() + pause > give_up:
+                if time.monotonic() + pause > give_up_at:
                     return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in batch]
             except Exception:
-                if in_doubt:  # never decided again, one by one: it may be in the log
+                if in_doubt:  # splitting the batch would decide it again, but it may be in the log
                     log.exception("append_in_doubt", commands=len(batch))
                     return [LogUnavailable(outcome_unknown=True) for _ in batch]
                 raise
-            await asyncio.sleep(pause)  # the only wait there is: nothing tells us that a server is back
+            await asyncio.sleep(pause)  # nothing notifies us when a server is back
             pause = min(1.0, pause * 2 or 0.05)
 
-    async def _attempt(
+    async def _append_once(
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException]:
-        """One try. `in_doubt` gets each plan that was sent and not answered: one of them may be in the log, or come there late."""
-        if cold := self._cold(batch):
-            await asyncio.to_thread(self._load, cold)
-        if not in_doubt and (results := await self._append_at_once(batch, in_doubt)) is not None:
+        if missing := self._uncached(batch):
+            await asyncio.to_thread(self._load, missing)
+        if not in_doubt and (results := await self._append_optimistically(batch, in_doubt)) is not None:
             return results
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
 
-    async def _append_at_once(
+    async def _append_optimistically(
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException] | None:
-        """The batch in one round trip, when it can be decided on what is in memory and that turns out to be current."""
-        deciding = self._deciding()
-        if sum(work.size for work in batch) < LARGE_BYTES:
-            plan = deciding.ahead(batch)
+        """Decides on cached streams and appends in one round trip. None, with nothing appended, if that is not possible."""
+        decider = self._decider()
+        if sum(request.size for request in batch) < LARGE_BATCH_BYTES:
+            plan = decider.decide_optimistically(batch)
         else:
-            plan = await asyncio.to_thread(deciding.ahead, batch)
+            plan = await asyncio.to_thread(decider.decide_optimistically, batch)
         if plan is None:
             return None
         encoded = parameters(plan.write)
         try:
-            positions = await self._line.call(encoded, PATIENCE_SECONDS)
+            positions = await self._pipeline.call(encoded, self._append_timeout_seconds)
         except NotSent:
             raise
         except psycopg.Error as error:
             if isinstance(error, OutcomeUnknown):
                 in_doubt.append(plan)
                 raise
-            # Nothing was done; behind the lock it is seen why.
+            # Postgres refused and did nothing. Under the lock the reason will show.
             log.debug("append_refused", commands=len(batch), error_type=type(error).__name__)
             return None
         except BaseException:
-            in_doubt.append(plan)  # whatever it was, it came when the batch may have been sent
+            in_doubt.append(plan)  # the batch may have been sent
             raise
-        return None if positions is None else self._settle(plan, read_bigints(positions))
+        return None if positions is None else self._results(plan, read_bigints(positions))
 
     def _append_under_lock(
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException]:
-        """The batch decided and appended behind the lock, in a few round trips. Blocks."""
-        with self._recorder.turn() as curs:
+        """Decides and appends under the append lock, in a few round trips. Blocks."""
+        with self._recorder.locked_transaction() as curs:
             for sent in in_doubt:
                 if (positions := self._recorder.positions_of(curs, sent.write.rows)) is not None:
-                    return self._settle(sent, positions)
-            plan = self._deciding().under_lock(curs, batch)
+                    return self._results(sent, positions)
+            plan = self._decider().decide_under_lock(curs, batch)
             if not plan.write.rows:
-                return self._settle(plan, [])
+                return self._results(plan, [])
             positions = self._recorder.insert(curs, plan.write)
-            assert positions is not None, "under the lock nothing can have moved on"
+            assert positions is not None, "under the lock no stream can have moved"
             in_doubt.append(plan)
             curs.execute("COMMIT")
-        return self._settle(plan, positions)
+        return self._results(plan, positions)
 
-    def _deciding(self) -> BatchDecider:
+    def _decider(self) -> BatchDecider:
         now = self._clock()
-        return BatchDecider(self._recorder, self._streams, now, now - self._keep_keys, self._owner)
+        return BatchDecider(
+            self._recorder, self._cache, now=now, keys_valid_since=now - self._keep_keys, owner=self._owner
+        )
 
-    def _settle(self, plan: BatchPlan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
-        """The results of a plan that is durable, or that had nothing to append. Never raises: it must not be decided again."""
+    def _results(self, plan: BatchPlan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
+        """The results of a plan that is durable, or that appends nothing. Never raises: the batch must not be decided again."""
         try:
-            results = plan.settle(positions, self._streams)
+            results = plan.apply(positions, self._cache)
             self._count(plan)
-            for ident, end in plan.ends.items():
-                if end.wants_snapshot and (kept := self._streams.get(ident)) and self._snapshotter.offer(ident, kept):
-                    self._streams.remember(ident, replace(kept, snapshotted=kept.state.version))
+            for conversation_id, stream in plan.streams.items():
+                if stream.needs_snapshot:
+                    self._snapshot(conversation_id)
         except Exception:
-            log.exception("settling_failed", commands=len(plan.outcomes))
+            log.exception("append_results_failed", commands=len(plan.outcomes))
             return [LogUnavailable(outcome_unknown=True) for _ in plan.outcomes]
         return results
 
-    def _cold(self, batch: Sequence[AppendRequest]) -> list[str]:
-        """The conversations of the batch that this process does not hold."""
-        asked = {work.conversation_id for work in batch if not isinstance(work.command, StartConversation)}
-        return [ident for ident in asked if ident not in self._streams]
+    def _snapshot(self, conversation_id: str) -> None:
+        stream = self._cache.get(conversation_id)
+        if stream is not None and self._snapshotter.offer(conversation_id, stream):
+            self._cache.put(conversation_id, replace(stream, snapshotted=stream.state.version))
 
-    def _load(self, cold: Sequence[str]) -> None:
-        """Reads streams before the lock is taken: a long one must not hold up everyone. Blocks."""
+    def _uncached(self, batch: Sequence[AppendRequest]) -> list[str]:
+        """The existing conversations of the batch whose streams are not cached."""
+        conversation_ids = {
+            request.conversation_id for request in batch if not isinstance(request.command, StartConversation)
+        }
+        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._cache]
+
+    def _load(self, conversation_ids: Sequence[str]) -> None:
+        """Reads streams into the cache, before the append lock is taken: a long one must not delay everyone. Blocks."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
-            snapshots = self._recorder.select_snapshots(curs, [uuid_of(ident) for ident in cold])
-            held = {
-                conversation_id(stream_id): found
+            snapshots = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
+            streams = {
+                conversation_id_of(stream_id): stream
                 for stream_id, state in snapshots
-                if (found := from_snapshot(state)) is not None
+                if (stream := from_snapshot(state)) is not None
             }
-            for ident in cold:
-                rows_read = _COLD_ROWS
-                while rows_read == _COLD_ROWS:
-                    version = held[ident].state.version if ident in held else 0
-                    rows = self._recorder.select_since(curs, {uuid_of(ident): version}, limit=_COLD_ROWS)
-                    fold(held, rows)
+            for conversation_id in conversation_ids:
+                rows_read = _LOAD_ROWS
+                while rows_read == _LOAD_ROWS:
+                    version = streams[conversation_id].state.version if conversation_id in streams else 0
+                    rows = self._recorder.select_since(curs, {uuid_of(conversation_id): version}, limit=_LOAD_ROWS)
+                    fold(streams, rows)
                     rows_read = len(rows)
-        for ident, stream in held.items():
-            self._streams.remember(ident, stream)
+        for conversation_id, stream in streams.items():
+            self._cache.put(conversation_id, stream)
 
     def _count(self, plan: BatchPlan) -> None:
         if plan.write.rows:

@@ -1,4 +1,4 @@
-"""Postgres for readers: an async pool whose connections are made when they are needed, and given up soon when it is away."""
+"""Postgres for readers: an async pool that connects on demand and gives up soon when Postgres is down."""
 
 import asyncio
 from collections.abc import Sequence
@@ -8,47 +8,53 @@ from psycopg_pool import AsyncConnectionPool
 
 from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
-STATEMENT_SECONDS = 10
+STATEMENT_TIMEOUT_SECONDS = 10
 
-NOTICE_SILENCE = {
+DEAD_SERVER_DETECTION = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""Parameters of libpq by which a server that is gone without a word is noticed in about 15 s."""
+"""libpq parameters that detect a vanished server in about 15 s."""
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """A pool that gets every connection back, also from those who are cancelled while they wait for its lock to return one."""
+    """A pool that loses no connection when a caller is cancelled while it returns one."""
 
-    _lines: Sequence[PostgresPipeline] = ()
+    _pipelines: Sequence[PostgresPipeline] = ()
 
-    def line(self, name: str, types: Sequence[str], statement: str) -> PostgresPipeline:
-        """A connection beside the pool's, made like them, for one statement; it is closed with the pool."""
+    def pipeline(self, name: str, types: Sequence[str], statement: str) -> PostgresPipeline:
+        """A pipeline for one statement, with the pool's connection parameters. It is closed with the pool."""
         assert isinstance(self.kwargs, dict)
-        line = PostgresPipeline({"conninfo": self.conninfo, **self.kwargs}, name, types, statement, STATEMENT_SECONDS)
-        self._lines = [*self._lines, line]
-        return line
+        pipeline = PostgresPipeline(
+            {"conninfo": self.conninfo, **self.kwargs},
+            name=name,
+            types=types,
+            statement=statement,
+            transaction_timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
+        )
+        self._pipelines = [*self._pipelines, pipeline]
+        return pipeline
 
-    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the library's
+    async def close(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109 - the library's signature
         await super().close(timeout)
-        for line in self._lines:
-            line.close()
+        for pipeline in self._pipelines:
+            pipeline.close()
 
     async def putconn(self, conn: AsyncConnection[tuple[object, ...]]) -> None:
         await asyncio.shield(super().putconn(conn))
 
 
 def make_pool(postgres_url: str, *, max_size: int = 8) -> Pool:
-    """A pool that is still closed: `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
+    """A closed pool: `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
     return Pool(
         postgres_url,
         kwargs={
             "autocommit": True,
             "connect_timeout": 2,
-            **NOTICE_SILENCE,
-            "options": f"-c statement_timeout={STATEMENT_SECONDS}s -c default_transaction_read_only=on",
+            **DEAD_SERVER_DETECTION,
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c default_transaction_read_only=on",
         },
         min_size=1,
         max_size=max_size,

@@ -1,9 +1,9 @@
-"""A connection of the event loop's own that runs one statement over and over, each time in one round trip.
+"""One connection that runs one prepared statement over and over, each call in one round trip, on the event loop.
 
-Calls follow each other without waiting: while the server is at one, the next is with it already.
+Calls do not wait for each other: the next one is sent while the server still works on the one before.
 
-It speaks through libpq as the driver wraps it (`psycopg.pq`), binary both ways: beside a round trip of half a millisecond, what
-the driver's cursors do in Python for each statement is as long again.
+It calls libpq through `psycopg.pq`, with binary parameters and results. A round trip takes half a millisecond; the cursors of psycopg
+would add as much again in Python for each statement.
 """
 
 import asyncio
@@ -20,89 +20,97 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGconn, PGresult
 
-CONNECT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 5.0
 
-_WITH_TRANSACTION_TIMEOUT = 170_000
+_HAS_TRANSACTION_TIMEOUT = 170_000
 
 
 class PostgresPipeline:
-    """Connects when it is first used, and again after it broke. Calls are carried out, and answered, in the order in which they are made.
+    """Connects when it is first called, and again after the connection was lost. Results come in the order of the calls.
 
-    `statement` is prepared under `name`; `types` are those of its parameters. Its transaction may take `longest_seconds`: between the
-    statement and its commit a server waits for a few bytes more, and would wait for ever (from Postgres 17 on; before, it does).
+    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. From Postgres 17 on
+    the server aborts one that takes longer than `transaction_timeout_seconds`: before it commits, it waits for a last message from here.
     """
 
     def __init__(
-        self, connect: Mapping[str, Any], name: str, types: Sequence[str], statement: str, longest_seconds: int
+        self,
+        connection_arguments: Mapping[str, Any],
+        *,
+        name: str,
+        types: Sequence[str],
+        statement: str,
+        transaction_timeout_seconds: int,
     ) -> None:
-        self._connect = connect
-        self._longest_seconds = longest_seconds
+        self._connection_arguments = connection_arguments
+        self._transaction_timeout_seconds = transaction_timeout_seconds
         self._name = name.encode()
         self._prepare = f"PREPARE {name} ({', '.join(types)}) AS {statement}"
         self._formats = [Format.BINARY] * len(types)
         self._connection: AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
-        self._answers: deque[asyncio.Future[PGresult]] = deque()
-        """Of the calls under way, the oldest first."""
+        self._pending: deque[asyncio.Future[PGresult]] = deque()
+        """The calls in flight, oldest first."""
         self._result: PGresult | None = None
-        """What came of the oldest so far."""
+        """The result of the oldest call so far."""
         self._socket = -1
 
     async def open(self) -> None:
-        """Connects ahead of the first call, where that is possible."""
+        """Connects ahead of the first call. Does nothing if Postgres is down."""
         with suppress(NotSent):
             await self._connected()
 
-    async def call(self, parameters: Sequence[bytes], seconds: float) -> bytes | None:
-        """The value of the one column of the one row, as Postgres sends it. The statement is its own transaction.
+    async def call(self, parameters: Sequence[bytes], timeout_seconds: float) -> bytes | None:
+        """Runs the statement and returns the one column of its one row, in Postgres' binary format.
 
-        Raises NotSent; OutcomeUnknown, and where nothing came back within `seconds` Silent: what became of the statement is unknown
-        then, and of the others under way too; and what Postgres says against the statement, a psycopg.Error: it did nothing.
+        Raises NotSent. Raises OutcomeUnknown, or ServerTimedOut after `timeout_seconds`: this statement and all others in flight may
+        or may not have run. Raises any other psycopg.Error when Postgres refused the statement: it did nothing.
         """
         connection = await self._connected()
         pgconn = connection.pgconn
         loop = asyncio.get_running_loop()
-        answer: asyncio.Future[PGresult] = loop.create_future()
-        self._answers.append(answer)
-        late = loop.call_later(seconds, self._broke, ServerTimedOut(f"nothing within {seconds} s"))
+        pending: asyncio.Future[PGresult] = loop.create_future()
+        self._pending.append(pending)
+        timed_out = ServerTimedOut(f"no answer within {timeout_seconds} s")
+        timer = loop.call_later(timeout_seconds, self._disconnect, timed_out)
         try:
             pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
             pgconn.pipeline_sync()
             if pgconn.flush():
                 loop.add_writer(self._socket, self._flush)
-            self._read(pgconn)
-            result = await answer
+            self._read_results(pgconn)
+            result = await pending
         except BaseException as error:
-            answer.cancel()
-            self._give_up(connection)
+            pending.cancel()
+            self._drop(connection)
             if isinstance(error, psycopg.Error) and not isinstance(error, ServerTimedOut):
                 raise OutcomeUnknown(str(error)) from error
             raise
         finally:
-            late.cancel()
+            timer.cancel()
         if result.status == ExecStatus.TUPLES_OK:
             return result.get_value(0, 0)
-        said = error_from_result(result)
+        failure = error_from_result(result)
         if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
-            raise said
-        # The server gave the connection up, or libpq did: its last word is none on the statement.
-        self._give_up(connection)
-        raise OutcomeUnknown(str(said)) from said
+            raise failure
+        # The server or libpq ended the connection. That says nothing about the statement.
+        self._drop(connection)
+        raise OutcomeUnknown(str(failure)) from failure
 
     def close(self) -> None:
-        """Lets go of the connection; the next call makes another. Who waits for an answer is told."""
-        self._broke(psycopg.OperationalError("The connection was closed."))
+        """Closes the connection and fails the calls in flight. The next call connects again."""
+        self._disconnect(psycopg.OperationalError("The connection was closed."))
 
-    def _give_up(self, connection: AsyncConnection[Any]) -> None:
-        """Lets go of this connection, unless there is another already."""
+    def _drop(self, connection: AsyncConnection[Any]) -> None:
+        """Closes this connection, unless it was replaced already."""
         if self._connection is connection:
             self.close()
 
-    def _broke(self, error: psycopg.Error) -> None:
-        answers, self._answers, self._result = self._answers, deque(), None
-        for answer in answers:
-            if not answer.done():
-                answer.set_exception(error)
+    def _disconnect(self, error: psycopg.Error) -> None:
+        """Closes the connection and fails the calls in flight with `error`."""
+        failed, self._pending, self._result = self._pending, deque(), None
+        for pending in failed:
+            if not pending.done():
+                pending.set_exception(error)
         if self._connection is not None:
             loop = asyncio.get_running_loop()
             loop.remove_reader(self._socket)
@@ -114,19 +122,20 @@ class PostgresPipeline:
         async with self._connecting:
             if self._connection is None:
                 try:
-                    self._connection = await self._connect_anew()
-                except Exception as error:  # a host's name that can not be one is a UnicodeError
+                    self._connection = await self._connect()
+                except Exception as error:  # an invalid host name is a UnicodeError
                     raise NotSent(str(error)) from error
                 self._socket = self._connection.pgconn.socket
                 asyncio.get_running_loop().add_reader(self._socket, self._readable)
             return self._connection
 
-    async def _connect_anew(self) -> AsyncConnection[Any]:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            connection = await AsyncConnection.connect(**{**self._connect, "autocommit": True})
+    async def _connect(self) -> AsyncConnection[Any]:
+        async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+            connection = await AsyncConnection.connect(**{**self._connection_arguments, "autocommit": True})
             try:
-                if connection.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
-                    await connection.execute(f"SET transaction_timeout = '{self._longest_seconds}s'".encode())
+                if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+                    timeout = f"SET transaction_timeout = '{self._transaction_timeout_seconds}s'"
+                    await connection.execute(timeout.encode())
                 await connection.execute(self._prepare.encode())
                 connection.pgconn.enter_pipeline_mode()
             except BaseException:
@@ -135,58 +144,59 @@ class PostgresPipeline:
             return connection
 
     def _flush(self) -> None:
-        """Sends what is left to send, when the socket takes it."""
+        """Called when the socket accepts data: sends what libpq still holds."""
         if self._connection is None:
             return
         pgconn = self._connection.pgconn
         try:
             if not pgconn.flush():
                 asyncio.get_running_loop().remove_writer(self._socket)
-            self._read(pgconn)
+            self._read_results(pgconn)
         except psycopg.Error as error:
-            self._broke(error)
+            self._disconnect(error)
 
     def _readable(self) -> None:
+        """Called when the socket has data."""
         if self._connection is None:
             return
         pgconn = self._connection.pgconn
         try:
             pgconn.consume_input()
-            self._read(pgconn)
+            self._read_results(pgconn)
         except psycopg.Error as error:
-            self._broke(error)
+            self._disconnect(error)
 
-    def _read(self, pgconn: "PGconn") -> None:
-        """Takes the answers that are with libpq. It fetches some while it sends, too, and the socket tells of those no more."""
-        ended = False
-        while self._answers and not pgconn.is_busy():
+    def _read_results(self, pgconn: "PGconn") -> None:
+        """Takes the results that libpq has. Call it after each flush too: libpq also reads then, and the socket is not readable again."""
+        statement_ended = False
+        while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()
-            if result is None:  # the end of what the statement gives; whether it is committed comes behind
-                # Up to 14.10, 15.5 and 16.1 libpq loses count when a commit fails, and would say so for ever.
-                if ended or pgconn.status != ConnStatus.OK:
+            if result is None:  # the end of the statement's results; the result of its commit follows
+                # In libpq up to 14.10, 15.5 and 16.1 a failed commit makes get_result return None for ever.
+                if statement_ended or pgconn.status != ConnStatus.OK:
                     raise psycopg.OperationalError("The connection was lost.")
             elif result.status == ExecStatus.PIPELINE_SYNC:
-                self._answered()
+                self._resolve_oldest()
             elif self._result is None or result.status == ExecStatus.FATAL_ERROR:
                 self._result = result
-            ended = result is None
+            statement_ended = result is None
 
-    def _answered(self) -> None:
+    def _resolve_oldest(self) -> None:
         if self._result is None:
-            raise psycopg.OperationalError("The server was done before it gave an answer.")
-        answer, result = self._answers.popleft(), self._result
+            raise psycopg.OperationalError("The server ended a statement without a result.")
+        pending, result = self._pending.popleft(), self._result
         self._result = None
-        if not answer.done():
-            answer.set_result(result)
+        if not pending.done():
+            pending.set_result(result)
 
 
 class NotSent(psycopg.OperationalError):
-    """There was no connection: nothing was carried out."""
+    """There was no connection: the statement was not sent."""
 
 
 class OutcomeUnknown(psycopg.OperationalError):
-    """The connection was lost, or kept silent: what became of the statement is unknown."""
+    """The connection was lost, or timed out: the statement may or may not have run."""
 
 
 class ServerTimedOut(OutcomeUnknown):
-    """The server kept silent for as long as was waited."""
+    """The server did not answer in time."""

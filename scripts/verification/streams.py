@@ -7,7 +7,7 @@ from uuid import UUID
 from msgspec import Struct
 from psycopg import sql
 
-from infrastructure.event_log.chain import GENESIS, chain_hash, sized
+from infrastructure.event_log.chain import GENESIS, chain_hash, length_prefixed
 from infrastructure.event_log.codec import UnreadableEvent, decode
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import conversation_id, uuid_of
@@ -100,7 +100,7 @@ class Stream:
             self._differs("version", row, f"position {row.position} follows {previous.position}")
         if row.tenant != self.tenant:
             self._differs("tenant", row, "another tenant than the version before it")
-        columns = sized(
+        columns = length_prefixed(
             originator_id=row.originator_id,
             version=row.version,
             topic=row.topic,

@@ -1,4 +1,4 @@
-"""The catalogue of events, held still: topics, field names and bytes that were written once are read for ever."""
+"""The event catalogue is frozen: topics, field names and stored bytes never change."""
 
 import pytest
 
@@ -187,22 +187,22 @@ GROWN_FROZEN: dict[str, str] = {
 """Written on 2026-11-22 by the first version. A line that changes is an event that can no longer be read."""
 
 
-def test_every_event_has_an_example_and_a_topic_of_its_own() -> None:
+def test_every_event_has_an_example_and_its_own_topic() -> None:
     assert [type(example) for example in EXAMPLES] == list(EVENTS)
     assert len(BY_TOPIC) == len(EVENTS)
 
 
-def test_the_bytes_of_every_topic_are_what_they_always_were() -> None:
+def test_given_each_example_then_its_encoded_bytes_are_the_frozen_ones() -> None:
     assert {example.topic: encode(example).hex() for example in EXAMPLES} == FROZEN
     assert {example.topic: encode(example).hex() for example in GROWN} == GROWN_FROZEN
 
 
-def test_what_was_written_once_is_read_as_it_was() -> None:
+def test_given_the_frozen_bytes_then_they_decode_to_the_examples() -> None:
     assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in FROZEN.items()) == EXAMPLES
     assert tuple(decode(topic, bytes.fromhex(state)) for topic, state in GROWN_FROZEN.items()) == GROWN
 
 
-def test_a_large_event_is_compressed_and_comes_back_whole() -> None:
+def test_given_a_large_event_then_it_is_compressed_and_decodes_to_itself() -> None:
     large = ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=b"x" * 100_000, author="ann")
     stored = encode(large)
     assert stored[0] == 0x11
@@ -220,6 +220,6 @@ def test_a_large_event_is_compressed_and_comes_back_whole() -> None:
         ("item.appended", b"\x11junk"),
     ],
 )
-def test_what_can_not_be_read_is_named(topic: str, state: bytes) -> None:
+def test_given_unreadable_bytes_then_the_error_names_the_topic(topic: str, state: bytes) -> None:
     with pytest.raises(UnreadableEvent, match=topic):
         decode(topic, state)

@@ -1,4 +1,4 @@
-"""The queue: each command is in one batch, in its conversation's order, and batches under way share no conversation."""
+"""The queue: each command is in one batch, in its conversation's order, and batches in flight share no conversation."""
 
 import asyncio
 import time
@@ -6,16 +6,21 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.commands import EndConversation
-from infrastructure.event_log.append_request import IdempotencyKey, LogUnavailable
-from infrastructure.event_log.queue import BATCH_BYTES, BATCH_COMMANDS, WORTH_COMMANDS, Queue, QueuedAppend
+from infrastructure.event_log.append_request import LogUnavailable
+from infrastructure.event_log.queue import (
+    MAX_BATCH_BYTES,
+    MAX_BATCH_COMMANDS,
+    SECOND_BATCH_COMMANDS,
+    AppendQueue,
+    QueuedAppend,
+)
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
-from tests.event_log.test_log import opened, say, start, texts, work
+from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
 from tests.log import Log
 from tests.queries.conftest import eventually
 
@@ -29,60 +34,63 @@ Put = tuple[int, int]
 
 STEPS = st.lists(
     st.one_of(
-        st.lists(st.tuples(st.integers(0, 40), st.integers(0, BATCH_BYTES // 2)), max_size=30),
+        st.lists(st.tuples(st.integers(0, 40), st.integers(0, MAX_BATCH_BYTES // 2)), max_size=30),
         st.sampled_from(["first", "second"]),
     ),
     max_size=60,
 )
 
 
-async def turns(count: int = 5) -> None:
-    """Lets everything go on that is ready."""
+async def run_ready_tasks(count: int = 5) -> None:
+    """Lets every task run that is ready."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
-class Two:
-    """The two tasks that take batches, of which a test says when one is done."""
+class TwoTasks:
+    """The two tasks that take batches. The test ends each batch."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: AppendQueue) -> None:
         self.queue = queue
-        self.under_way: list[Sequence[QueuedAppend]] = []
-        self.given: list[Sequence[QueuedAppend]] = []
+        self.in_flight: list[Sequence[QueuedAppend]] = []
+        self.taken: list[Sequence[QueuedAppend]] = []
         self._done: list[asyncio.Event] = []
         self.tasks = [asyncio.create_task(self._run()) for _ in range(2)]
 
     async def _run(self) -> None:
-        while batch := await self.queue.take():
+        while batch := await self.queue.next_batch():
             done = asyncio.Event()
-            self.under_way.append(batch)
-            self.given.append(batch)
+            self.in_flight.append(batch)
+            self.taken.append(batch)
             self._done.append(done)
             await done.wait()
-            self.queue.done(batch, [FAILED] * len(batch))
+            self.queue.finish(batch, [FAILED] * len(batch))
 
-    async def end(self, place: int) -> None:
-        if place < len(self.under_way):
-            del self.under_way[place]
-            self._done.pop(place).set()
-        await turns()
+    async def end(self, index: int) -> None:
+        if index < len(self.in_flight):
+            del self.in_flight[index]
+            self._done.pop(index).set()
+        await run_ready_tasks()
 
-    def are_sound(self) -> None:
+    def check(self) -> None:
         assert not any(task.done() for task in self.tasks)
-        sets = [{waiting.work.conversation_id for waiting in batch} for batch in self.under_way]
+        sets = [{queued.request.conversation_id for queued in batch} for batch in self.in_flight]
         assert all(one.isdisjoint(other) for one in sets for other in sets if one is not other)
-        assert all(len(batch) <= BATCH_COMMANDS for batch in self.under_way)
-        assert all(len(batch) == 1 or sum(each.work.size for each in batch) <= BATCH_BYTES for batch in self.under_way)
+        assert all(len(batch) <= MAX_BATCH_COMMANDS for batch in self.in_flight)
+        assert all(
+            len(batch) == 1 or sum(queued.request.size for queued in batch) <= MAX_BATCH_BYTES
+            for batch in self.in_flight
+        )
 
 
 @given(STEPS)
-def test_whatever_comes_and_ends_when_then_each_command_is_in_one_batch_in_its_conversations_order(
+def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in_one_batch_in_its_conversations_order(
     steps: list[list[Put] | str],
 ) -> None:
     async def scenario() -> None:
-        queue = Queue()
-        two = Two(queue)
-        await turns()
+        queue = AppendQueue()
+        two = TwoTasks(queue)
+        await run_ready_tasks()
         put: list[tuple[str, str]] = []
         futures = []
         for step in steps:
@@ -90,65 +98,70 @@ def test_whatever_comes_and_ends_when_then_each_command_is_in_one_batch_in_its_c
                 await two.end(0 if step == "first" else 1)
             else:
                 for conversation, size in step:
-                    command = work(
+                    command = request(
                         f"conv_{conversation:032x}", EndConversation(), size=size, correlation_id=f"{len(put)}"
                     )
                     put.append((command.conversation_id, command.correlation_id))
                     futures.append(queue.put(command))
-                await turns()
-            two.are_sound()
-            assert two.under_way or all(future.done() for future in futures), "somebody waits for nothing"
+                await run_ready_tasks()
+            two.check()
+            assert two.in_flight or all(future.done() for future in futures), (
+                "a caller waits though no batch is in flight"
+            )
         queue.close()
-        while two.under_way:
+        while two.in_flight:
             await two.end(0)
         await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
         assert all(future.exception() is FAILED for future in futures)
-        given_out = [(it.work.conversation_id, it.work.correlation_id) for batch in two.given for it in batch]
-        assert Counter(given_out) == Counter(put)
-        for ident in {ident for ident, _ in put}:
-            assert [it for it in given_out if it[0] == ident] == [it for it in put if it[0] == ident]
+        taken = [
+            (queued.request.conversation_id, queued.request.correlation_id) for batch in two.taken for queued in batch
+        ]
+        assert Counter(taken) == Counter(put)
+        for conversation_id in {conversation_id for conversation_id, _ in put}:
+            in_order = [command for command in put if command[0] == conversation_id]
+            assert [command for command in taken if command[0] == conversation_id] == in_order
 
     asyncio.run(scenario())
 
 
-async def test_many_are_shared_by_two_batches_and_few_wait_for_the_one_that_is_under_way() -> None:
-    queue = Queue()
-    two = Two(queue)
-    await turns()
+async def test_given_a_batch_in_flight_then_few_commands_wait_and_many_are_split_into_two_batches() -> None:
+    queue = AppendQueue()
+    two = TwoTasks(queue)
+    await run_ready_tasks()
     futures: list[asyncio.Future[Any]] = []
 
     def put(count: int) -> None:
-        futures.extend(queue.put(work(mint("conv"), EndConversation())) for _ in range(count))
+        futures.extend(queue.put(request(mint("conv"), EndConversation())) for _ in range(count))
 
     put(1)
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [1]
-    put(WORTH_COMMANDS - 1)
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [1]
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [1]
+    put(SECOND_BATCH_COMMANDS - 1)
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [1]
     put(1)
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [1, WORTH_COMMANDS]
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [1, SECOND_BATCH_COMMANDS]
     await two.end(0)
     await two.end(0)
     put(20)
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [10, 10]
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [10, 10]
     await two.end(0)
     await two.end(0)
     assert await asyncio.gather(*futures, return_exceptions=True) == [FAILED] * len(futures)
 
 
-async def test_given_it_is_closed_when_the_last_that_wait_are_let_go_of_then_both_tasks_end() -> None:
-    queue = Queue()
-    two = Two(queue)
-    await turns()
-    first = queue.put(work(mint("conv"), EndConversation()))
-    await turns()
-    late = queue.put(work(mint("conv"), EndConversation()))
+async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_tasks_end() -> None:
+    queue = AppendQueue()
+    two = TwoTasks(queue)
+    await run_ready_tasks()
+    first = queue.put(request(mint("conv"), EndConversation()))
+    await run_ready_tasks()
+    late = queue.put(request(mint("conv"), EndConversation()))
     queue.close()
-    await turns()
-    queue.let_go(time.monotonic() + 1)
+    await run_ready_tasks()
+    queue.fail_older_than(time.monotonic() + 1)
     await two.end(0)
     await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
     assert [str(future.exception()) for future in (first, late)] == [
@@ -157,21 +170,21 @@ async def test_given_it_is_closed_when_the_last_that_wait_are_let_go_of_then_bot
     ]
 
 
-async def test_given_the_first_that_waits_is_let_go_of_then_those_behind_it_wait_no_longer() -> None:
-    queue = Queue()
-    two = Two(queue)
-    await turns()
+async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_the_others_start() -> None:
+    queue = AppendQueue()
+    two = TwoTasks(queue)
+    await run_ready_tasks()
     busy = mint("conv")
-    futures = [queue.put(work(busy, EndConversation()))]
-    await turns()
-    futures.append(queue.put(work(busy, EndConversation())))
+    futures = [queue.put(request(busy, EndConversation()))]
+    await run_ready_tasks()
+    futures.append(queue.put(request(busy, EndConversation())))
     since = time.monotonic()
-    futures += [queue.put(work(mint("conv"), EndConversation())) for _ in range(WORTH_COMMANDS)]
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [1]
-    queue.let_go(since)
-    await turns()
-    assert [len(batch) for batch in two.under_way] == [1, WORTH_COMMANDS]
+    futures += [queue.put(request(mint("conv"), EndConversation())) for _ in range(SECOND_BATCH_COMMANDS)]
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [1]
+    queue.fail_older_than(since)
+    await run_ready_tasks()
+    assert [len(batch) for batch in two.in_flight] == [1, SECOND_BATCH_COMMANDS]
     queue.close()
     await two.end(0)
     await two.end(0)
@@ -179,44 +192,41 @@ async def test_given_the_first_that_waits_is_let_go_of_then_those_behind_it_wait
     await asyncio.gather(*futures, return_exceptions=True)
 
 
-@pytest.fixture
-def log(settings: Settings) -> Log:
-    return Log(settings.postgres_url)
+def one_batch_waits_for_the_lock(log: Log) -> bool:
+    """Whether a batch waits for the append lock. By then another was sent after it, over the same connection."""
+    statement = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
+    return log.rows(statement) == [(1,)]
 
 
-def one_waits(log: Log) -> bool:
-    """Whether a batch stands at the append lock; by then another was sent behind it, over the same connection."""
-    waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
-    return log.rows(waiting) == [(1,)]
-
-
-async def test_given_one_key_in_two_batches_at_once_then_one_command_has_it(settings: Settings, log: Log) -> None:
-    async with opened(settings.postgres_url) as events:
-        idents = [await start(events) for _ in range(20)]
-        key: dict[str, Any] = {
-            "idempotency": IdempotencyKey("k", b"f"),
-            "answer": lambda appended: b"%d" % appended.version,
-        }
-        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as holder:
-            await holder.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
-            appends = [asyncio.create_task(events.append(work(ident, say("a"), **key))) for ident in idents]
-            await eventually(lambda: one_waits(log))
+async def test_given_one_key_in_two_batches_in_flight_then_one_command_gets_it(settings: Settings, log: Log) -> None:
+    async with open_log(settings.postgres_url) as events:
+        conversation_ids = [await start(events) for _ in range(20)]
+        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as lock_holder:
+            await lock_holder.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
+            appends = [
+                asyncio.create_task(events.append(request(conversation_id, append_texts("a"), **with_key("k"))))
+                for conversation_id in conversation_ids
+            ]
+            await eventually(lambda: one_batch_waits_for_the_lock(log))
         answers = await asyncio.gather(*appends)
     assert sorted(answer.replayed for answer in answers) == [False] + [True] * 19
-    assert sum(len(texts(log, ident)) for ident in idents) == 1
+    assert sum(len(texts(log, conversation_id)) for conversation_id in conversation_ids) == 1
 
 
-async def test_given_the_connection_is_cut_at_the_lock_with_two_batches_on_it_then_every_command_is_appended_once(
+async def test_given_two_batches_on_one_connection_when_it_is_cut_then_every_command_is_appended_once(
     settings: Settings, log: Log
 ) -> None:
-    async with opened(settings.postgres_url) as events:
-        idents = [await start(events) for _ in range(20)]
-        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as holder:
-            await holder.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
-            appends = [asyncio.create_task(events.append(work(ident, say("a")))) for ident in idents]
-            await eventually(lambda: one_waits(log))
-            await holder.execute(
+    async with open_log(settings.postgres_url) as events:
+        conversation_ids = [await start(events) for _ in range(20)]
+        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as lock_holder:
+            await lock_holder.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
+            appends = [
+                asyncio.create_task(events.append(request(conversation_id, append_texts("a"))))
+                for conversation_id in conversation_ids
+            ]
+            await eventually(lambda: one_batch_waits_for_the_lock(log))
+            await lock_holder.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
             )
         await asyncio.gather(*appends)
-    assert [texts(log, ident) for ident in idents] == [["a"]] * 20
+    assert [texts(log, conversation_id) for conversation_id in conversation_ids] == [["a"]] * 20

@@ -1,4 +1,4 @@
-"""Pages of one conversation are bounded in bytes, and join to the whole."""
+"""Pages of one conversation are bounded in bytes and leave nothing out."""
 
 from infrastructure.event_log.reader import EventReader
 from tests.projections.conftest import write
@@ -10,7 +10,9 @@ SIZE = 5_000
 BOUND = 12_000
 
 
-async def test_pages_forwards_are_bounded_in_bytes_once_read(write: Writer, reader: EventReader) -> None:
+async def test_given_a_long_conversation_when_it_is_read_forwards_then_each_page_is_bounded_in_bytes(
+    write: Writer, reader: EventReader
+) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 7)
     versions: list[int] = []
     sizes: list[int] = []
@@ -23,7 +25,9 @@ async def test_pages_forwards_are_bounded_in_bytes_once_read(write: Writer, read
     assert max(sizes) <= 3
 
 
-async def test_pages_backwards_are_bounded_in_bytes_once_read(write: Writer, reader: EventReader) -> None:
+async def test_given_a_long_conversation_when_it_is_read_backwards_then_each_page_is_bounded_in_bytes(
+    write: Writer, reader: EventReader
+) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 7)
     versions: list[int] = []
     until = 8
@@ -34,7 +38,9 @@ async def test_pages_backwards_are_bounded_in_bytes_once_read(write: Writer, rea
     assert versions == list(range(8, 0, -1))
 
 
-async def test_an_event_beyond_the_bound_is_a_page_of_its_own(write: Writer, reader: EventReader) -> None:
+async def test_given_an_event_larger_than_a_page_then_it_is_a_page_of_its_own(
+    write: Writer, reader: EventReader
+) -> None:
     conversation_id = await write.start(*["x" * SIZE] * 3)
     page = await reader.conversation(conversation_id, after=1, limit=100, max_bytes=1)
     back = await reader.conversation_backwards(conversation_id, until=3, limit=100, max_bytes=1)

@@ -1,4 +1,4 @@
-"""The library's own contract for recorders, run against ours."""
+"""The contract tests of the `eventsourcing` library for recorders, run against ours."""
 
 from collections.abc import Iterator
 
@@ -6,16 +6,17 @@ import pytest
 from eventsourcing.persistence import ApplicationRecorder
 from eventsourcing.tests import persistence
 
-from infrastructure.event_log.recorder import ConversationRecorder, Datastore
+from infrastructure.event_log.datastore import Datastore
+from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.settings import Settings
 
 
 class TestConversationRecorder(persistence.ApplicationRecorderTestCase[ApplicationRecorder]):
     EXPECT_CONTIGUOUS_NOTIFICATION_IDS = False
-    """A position may be skipped: Postgres does not give numbers of failed inserts back."""
+    """Positions may skip numbers: Postgres does not reuse those of failed inserts."""
 
     INITIAL_VERSION = 1
-    test_performance = None  # type: ignore[assignment]  # measures, asserts nothing
+    test_performance = None  # type: ignore[assignment]  # it measures and asserts nothing
     test_concurrent_throughput = None  # type: ignore[assignment]  # likewise
 
     @pytest.fixture(autouse=True)

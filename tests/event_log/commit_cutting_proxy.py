@@ -1,6 +1,6 @@
-"""A way to Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and hangs up instead.
+"""A proxy in front of Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and disconnects.
 
-An append in one round trip commits too: it calls the statement that was prepared under the name `append_at_once`.
+An append in one round trip commits too: it runs the statement that was prepared as `append_at_once`.
 """
 
 import socket
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """`url` leads through it. `lose_commits(n)`: the answers to the next n COMMITs are lost, the work is done."""
+    """Connect through `url`. `lose_commits(n)`: the next n COMMITs are carried out, and their answers lost."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -62,7 +62,7 @@ class CuttingProxy:
     def _back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         try:
             while data := server.recv(65536):
-                if cut.is_set():  # this is the answer to the COMMIT: it is done, and nobody is told
+                if cut.is_set():  # this answers the COMMIT: it is done, and the client does not learn it
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)
@@ -72,7 +72,7 @@ class CuttingProxy:
 
 
 @contextmanager
-def cutting(url: str) -> Iterator[CuttingProxy]:
+def cutting_proxy(url: str) -> Iterator[CuttingProxy]:
     proxy = CuttingProxy(url)
     yield proxy
     proxy.close()

@@ -1,0 +1,85 @@
+"""A decided batch: what to write for all its commands, and what became of each."""
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.events import Event
+from infrastructure.event_log.append_request import Appended, AppendRequest
+from infrastructure.event_log.streams import Stream, StreamCache
+from infrastructure.event_log.write import IdempotencyRecord, Write
+
+
+class AppendOutcome(Struct):
+    """What became of one request: events, an earlier answer to its idempotency key, or an error.
+
+    `last_row`: the index in the plan of its stream's last row when it was decided, its own rows included. `stream`: the stream after it.
+    `answer`: the body to store with its key. `duplicate_of`: an earlier request of the batch with the same key.
+    """
+
+    request: AppendRequest
+    events: tuple[Event, ...] = ()
+    last_row: int | None = None
+    stream: Stream | None = None
+    answer: bytes | None = None
+    replayed: Appended | None = None
+    duplicate_of: "AppendOutcome | None" = None
+    error: BaseException | None = None
+
+    @property
+    def stores_key(self) -> bool:
+        """Only a command that appends stores its idempotency key."""
+        return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
+
+    def idempotency_record(self) -> IdempotencyRecord:
+        """The body to store with the key. Headers are not stored: they are made again from the events."""
+        assert self.last_row is not None
+        assert self.request.idempotency is not None
+        assert self.request.answer is not None
+        self.answer = self.request.answer(self.appended(position=0))
+        key = self.request.idempotency
+        return IdempotencyRecord(self.last_row + 1, key.key, key.fingerprint, self.answer)
+
+    def result(self, positions: Sequence[int]) -> Appended | BaseException:
+        """What the caller gets, now that the plan's rows are durable at `positions`."""
+        if self.error is not None:
+            return self.error
+        if self.replayed is not None:
+            return self.replayed
+        if self.duplicate_of is not None:
+            first = self.duplicate_of
+            assert first.last_row is not None
+            return replace(first.appended(positions[first.last_row]), events=(), replayed=True)
+        assert self.stream is not None
+        return self.appended(self.stream.position if self.last_row is None else positions[self.last_row])
+
+    def appended(self, position: int) -> Appended:
+        assert self.stream is not None
+        return Appended(
+            conversation=self.stream.state,
+            version=self.stream.state.version,
+            position=position,
+            recorded_at=self.stream.recorded_at,
+            events=self.events,
+            answer=self.answer,
+        )
+
+
+class BatchPlan(Struct, eq=False):
+    """An outcome for each request of a batch, what to write for all of them, and the streams after it.
+
+    `last_rows`: the index of each stream's last row. `races`: how many requests found that another process had appended to their stream.
+    """
+
+    outcomes: list[AppendOutcome]
+    write: Write
+    streams: dict[str, Stream]
+    last_rows: dict[str, int]
+    races: int = 0
+
+    def apply(self, positions: Sequence[int], cache: StreamCache) -> list[Appended | BaseException]:
+        """Call it when the rows are durable at `positions`: caches the streams and returns each caller's result."""
+        for conversation_id, stream in self.streams.items():
+            cache.put(conversation_id, replace(stream, position=positions[self.last_rows[conversation_id]]))
+        return [outcome.result(positions) for outcome in self.outcomes]

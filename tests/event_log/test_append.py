@@ -1,0 +1,237 @@
+"""Appends: each once, all of it, in one order, whatever happens to connections, clocks or other commands of the batch."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psycopg
+import pytest
+
+from domain.commands import EndConversation, RetractItem
+from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import Appended, LogBusy, VersionMismatch
+from infrastructure.event_log.chain import GENESIS, chain_hash, length_prefixed
+from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.queue import MAX_QUEUED_COMMANDS
+from infrastructure.event_log.rows import chained_row
+from infrastructure.ids import mint, mint_uuid, uuid_of
+from infrastructure.settings import Settings
+from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
+from tests.event_log.commit_cutting_proxy import cutting_proxy
+from tests.log import Log
+
+
+async def test_given_two_writers_on_one_conversation_then_versions_have_one_order_and_no_gaps(
+    settings: Settings, log: Log
+) -> None:
+    async with open_log(settings.postgres_url) as one, open_log(settings.postgres_url) as other:
+        conversation_id = await start(one)
+        answers = await asyncio.gather(
+            *((one, other)[n % 2].append(request(conversation_id, append_texts(f"{n}"))) for n in range(200))
+        )
+    assert log.versions(conversation_id) == list(range(1, 202))
+    assert sorted(texts(log, conversation_id), key=int) == [str(n) for n in range(200)]
+    rows = log.rows("SELECT notification_id, originator_version FROM events ORDER BY notification_id")
+    assert [version for _, version in rows] == list(range(1, 202))
+    stored = {version: position for position, version in rows}
+    assert all(stored[answer.version] == answer.position for answer in answers)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["without keys", "with keys"])
+@pytest.mark.parametrize("locked", [False, True], ids=["in one round trip", "under the lock"])
+async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repeated(
+    settings: Settings, log: Log, keyed: bool, locked: bool
+) -> None:
+    def keys(text: str) -> dict[str, Any]:
+        return with_key(text) if keyed else {}
+
+    with cutting_proxy(settings.postgres_url) as proxy:
+        async with open_log(proxy.url) as events:
+            conversation_id = await start(events)
+            ended = await start(events)
+            await events.append(request(ended, EndConversation()))
+            for n in range(5):
+                proxy.lose_commits(1)
+                refused = [request(ended, append_texts("no"))] if locked else []  # a refusal needs the lock
+                answers = await asyncio.gather(
+                    *(
+                        events.append(request(conversation_id, append_texts(f"{n}-{m}"), **keys(f"{n}-{m}")))
+                        for m in range(4)
+                    ),
+                    *map(events.append, refused),
+                    return_exceptions=True,
+                )
+                stored = dict(
+                    log.rows(
+                        "SELECT originator_version, notification_id FROM events WHERE originator_id = %s",
+                        uuid_of(conversation_id),
+                    )
+                )
+                assert [type(answer) for answer in answers[4:]] == [ConversationIsEnded] * locked
+                made = [answer for answer in answers if isinstance(answer, Appended)]
+                assert [stored[answer.version] for answer in made] == [answer.position for answer in made]
+        assert proxy.lost == 5
+    assert sorted(texts(log, conversation_id)) == sorted(f"{n}-{m}" for n in range(5) for m in range(4))
+    assert log.versions(conversation_id) == list(range(1, 22))
+
+
+async def test_given_connections_cut_at_random_then_nothing_is_lost_or_appended_twice(
+    events: EventLog, settings: Settings, log: Log
+) -> None:
+    conversation_id = await start(events)
+
+    async def cut() -> None:
+        async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+            for _ in range(20):
+                await connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+                await connection.execute("SELECT pg_sleep(0.02)")
+
+    async def append(writer: int) -> None:
+        for n in range(25):
+            await events.append(request(conversation_id, append_texts(f"{writer}-{n}")))
+
+    await asyncio.gather(cut(), *(append(writer) for writer in range(8)))
+    stored = texts(log, conversation_id)
+    assert len(stored) == len(set(stored)) == 200
+    for writer in range(8):
+        own = [text for text in stored if text.startswith(f"{writer}-")]
+        assert own == [f"{writer}-{n}" for n in range(25)]
+
+
+async def test_given_a_clock_that_goes_back_then_recorded_times_do_not_and_the_chain_covers_every_column(
+    settings: Settings, log: Log
+) -> None:
+    times = iter([datetime(2026, 1, 1, 0, 0, n, 123_456, tzinfo=UTC) for n in (5, 3, 9, 1, 1, 1)])
+    async with open_log(settings.postgres_url, lambda: next(times)) as events:
+        conversation_id = await start(events)
+        for text in ("a", "b", "c"):
+            await events.append(request(conversation_id, append_texts(text)))
+    columns = (
+        "originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject, command_id,"
+        " correlation_id, chain_hash"
+    )
+    rows = log.rows(f"SELECT {columns} FROM events ORDER BY originator_version")
+    assert [row[6].second for row in rows] == [5, 5, 9, 9]
+    previous = GENESIS
+    for (
+        stream,
+        version,
+        topic,
+        state,
+        tenant,
+        item_id,
+        recorded_at,
+        subject,
+        command_id,
+        correlation_id,
+        stored,
+    ) in rows:
+        fields: dict[str, Any] = {
+            "originator_id": stream,
+            "version": version,
+            "topic": topic,
+            "state": state,
+            "tenant": tenant,
+            "item_id": item_id,
+            "recorded_at": recorded_at,
+            "subject": subject,
+            "command_id": command_id,
+            "correlation_id": correlation_id,
+        }
+        assert chain_hash(previous, length_prefixed(**fields)) == stored
+        changed = {
+            "originator_id": mint_uuid(),
+            "version": version + 1,
+            "topic": topic + "x",
+            "state": state + b"x",
+            "tenant": tenant + "x",
+            "item_id": "x" if item_id is None else None,
+            "recorded_at": recorded_at + timedelta(microseconds=1),
+            "subject": subject + "x",
+            "command_id": None,
+            "correlation_id": correlation_id + "x",
+        }
+        for name, value in changed.items():
+            assert chain_hash(previous, length_prefixed(**{**fields, name: value})) != stored, name
+        previous = stored
+
+
+def test_given_the_two_times_of_a_repeated_hour_then_each_is_hashed_and_encoded_as_its_time_in_utc() -> None:
+    fields: dict[str, Any] = {"version": 1, "topic": "", "state": b"", "tenant": "", "item_id": None, "subject": ""}
+    fields |= {"originator_id": mint_uuid(), "command_id": None, "correlation_id": ""}
+    summer = datetime(2025, 10, 26, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    for shown in (summer, summer.replace(fold=1)):
+        local, in_utc = (chained_row(GENESIS, recorded_at=time, **fields) for time in (shown, shown.astimezone(UTC)))
+        assert (local.chain_hash, local.element) == (in_utc.chain_hash, in_utc.element)
+
+
+async def test_given_a_batch_with_refused_commands_then_the_others_are_appended(events: EventLog, log: Log) -> None:
+    conversation_id = await start(events)
+    answers = await asyncio.gather(
+        events.append(request(conversation_id, append_texts("a"))),
+        events.append(request(mint("conv"), append_texts("nowhere"))),
+        events.append(request(conversation_id, RetractItem(item_id=mint("msg")))),
+        events.append(request(conversation_id, append_texts("late"), if_match=frozenset({77}))),
+        events.append(request(conversation_id, append_texts("b"))),
+        events.append(request(conversation_id, append_texts("not mine"), principal=Principal("other", "eve"))),
+        return_exceptions=True,
+    )
+    kinds = [type(answer) for answer in answers]
+    assert kinds == [Appended, ConversationNotFound, ItemNotFound, VersionMismatch, Appended, ConversationNotFound]
+    assert texts(log, conversation_id) == ["a", "b"]
+
+
+async def test_given_a_command_that_postgres_rejects_then_it_fails_alone(events: EventLog, log: Log) -> None:
+    conversation_id = await start(events)
+    answers = await asyncio.gather(
+        events.append(request(conversation_id, append_texts("a"))),
+        events.append(request(conversation_id, append_texts("b"), correlation_id="\0")),
+        events.append(request(conversation_id, append_texts("c"))),
+        return_exceptions=True,
+    )
+    assert [isinstance(answer, Appended) for answer in answers] == [True, False, True]
+    assert texts(log, conversation_id) == ["a", "c"]
+
+
+async def test_given_a_full_queue_then_more_are_refused_at_once_and_those_queued_are_appended(
+    events: EventLog, log: Log
+) -> None:
+    conversation_id = await start(events)
+    answers = await asyncio.gather(
+        *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(3 * MAX_QUEUED_COMMANDS)),
+        return_exceptions=True,
+    )
+    appended = [answer for answer in answers if isinstance(answer, Appended)]
+    assert {type(answer) for answer in answers} == {Appended, LogBusy}
+    assert len(texts(log, conversation_id)) == len(appended) >= MAX_QUEUED_COMMANDS
+
+
+async def test_given_a_cancelled_caller_then_its_append_is_stored(events: EventLog, log: Log) -> None:
+    conversation_id = await start(events)
+    cancelled = asyncio.create_task(events.append(request(conversation_id, append_texts("before"))))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await events.append(request(conversation_id, append_texts("after")))
+    assert texts(log, conversation_id) == ["before", "after"]
+
+
+async def test_given_a_batch_of_eight_megabytes_then_it_is_appended(events: EventLog, log: Log) -> None:
+    conversation_id = await start(events)
+    await asyncio.gather(
+        *(events.append(request(conversation_id, append_texts("x" * 900_000), size=900_000)) for _ in range(20))
+    )
+    assert log.versions(conversation_id) == list(range(1, 22))
+
+
+async def test_given_equal_commands_in_one_batch_when_the_first_changes_all_then_the_others_have_its_position(
+    events: EventLog,
+) -> None:
+    conversation_id = await start(events)
+    answers = await asyncio.gather(*(events.append(request(conversation_id, EndConversation())) for _ in range(8)))
+    assert len({answer.position for answer in answers}) == 1
+    assert answers[0].position > 0

@@ -1,0 +1,105 @@
+"""Idempotency keys: a repeated command gets the first answer, and is appended once."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from domain.commands import DeleteConversation, EndConversation, ReopenConversation
+from domain.errors import ConversationNotFound
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
+from infrastructure.event_log.log import EventLog, utc_now
+from infrastructure.event_log.reader import EventReader
+from infrastructure.settings import Settings
+from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
+from tests.log import Log
+from tests.queries.conftest import eventually
+
+
+async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_first_answer(
+    settings: Settings, log: Log
+) -> None:
+    key = IdempotencyKey("k", b"f")
+    body = lambda appended: f"at {appended.version}".encode()  # noqa: E731
+    async with open_log(settings.postgres_url) as events:
+        conversation_id = await start(events)
+        first = await events.append(request(conversation_id, append_texts("a"), idempotency=key, answer=body))
+    async with open_log(settings.postgres_url) as events:
+        again = await events.append(request(conversation_id, append_texts("a"), idempotency=key, answer=body))
+        with pytest.raises(KeyReused):
+            await events.append(
+                request(conversation_id, append_texts("x"), idempotency=IdempotencyKey("k", b"other"), answer=body)
+            )
+        other = Principal("other", "eve")
+        with pytest.raises(ConversationNotFound):
+            await events.append(
+                request(conversation_id, append_texts("a"), idempotency=key, answer=body, principal=other)
+            )
+    assert (first.answer, first.replayed) == (b"at 2", False)
+    assert (again.answer, again.replayed, again.version, again.position) == (b"at 2", True, 2, first.position)
+    assert texts(log, conversation_id) == ["a"]
+
+
+async def test_given_an_expired_key_then_it_counts_as_new(settings: Settings, log: Log) -> None:
+    key, now = IdempotencyKey("k", b"f"), [utc_now()]
+    async with open_log(settings.postgres_url, lambda: now[0], keep_keys=timedelta(hours=2)) as events:
+        conversation_id = await start(events)
+        for hours_later, replayed in ((0, False), (1, True), (2, False), (1, True)):
+            now[0] += timedelta(hours=hours_later)
+            appended = await events.append(
+                request(conversation_id, append_texts("a"), idempotency=key, answer=lambda a: b"%d" % a.version)
+            )
+            assert appended.replayed is replayed
+        other = IdempotencyKey("k", b"other")
+        now[0] += timedelta(hours=3)
+        assert not (
+            await events.append(request(conversation_id, append_texts("b"), idempotency=other, answer=lambda _: b""))
+        ).replayed
+    assert texts(log, conversation_id) == ["a", "a", "b"]
+
+
+async def test_given_an_expired_key_then_readers_do_not_find_it(settings: Settings, reader: EventReader) -> None:
+    now = [datetime.now(UTC) - timedelta(hours=2)]
+    async with open_log(settings.postgres_url, lambda: now[0]) as events:
+        await events.append(request(await start(events), append_texts("x"), **with_key("k")))
+    since = now[0] + timedelta(hours=1)
+    assert await reader.first_answer("acme", IdempotencyKey("k", b"other"), since) is None
+    assert await reader.first_answer("acme", IdempotencyKey("k", b"f"), now[0]) is not None
+    with pytest.raises(KeyReused):
+        await reader.first_answer("acme", IdempotencyKey("k", b"other"), now[0])
+
+
+async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(settings: Settings, log: Log) -> None:
+    async with open_log(settings.postgres_url) as events:
+        await events.append(request(await start(events), append_texts("a"), **with_key("k")))
+    assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
+    async with open_log(settings.postgres_url, keep_keys=timedelta(0)):
+        await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
+
+
+async def test_given_a_command_that_changed_nothing_then_its_key_is_free(events: EventLog) -> None:
+    conversation_id = await start(events)
+    await events.append(request(conversation_id, ReopenConversation(), **with_key("k")))
+    appended = await events.append(request(conversation_id, EndConversation(), **with_key("k", b"other")))
+    assert (appended.conversation.status, appended.replayed) == ("ended", False)
+
+
+async def test_given_a_deleted_conversation_then_a_key_does_not_repeat_an_answer_from_it(events: EventLog) -> None:
+    conversation_id = await start(events)
+    await events.append(request(conversation_id, append_texts("secret"), **with_key("appended")))
+    await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))
+    with pytest.raises(ConversationNotFound):
+        await events.append(request(conversation_id, append_texts("secret"), **with_key("appended")))
+    assert (await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))).replayed
+
+
+async def test_given_another_client_encoding_in_the_url_then_keys_are_still_unicode(
+    settings: Settings, log: Log
+) -> None:
+    async with open_log(settings.postgres_url + "?client_encoding=LATIN1") as events:
+        conversation_id = await start(events)
+        answers = [
+            await events.append(request(conversation_id, append_texts("x"), **with_key("é 😀"))) for _ in range(2)
+        ]
+    assert [answer.replayed for answer in answers] == [False, True]
+    assert log.rows("SELECT key FROM idempotency_keys") == [("é 😀",)]

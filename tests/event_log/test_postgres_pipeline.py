@@ -1,0 +1,131 @@
+"""PostgresPipeline: calls that follow each other over one connection, each a transaction of its own."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from infrastructure.settings import Settings
+from infrastructure.stores.postgres_pipeline import OutcomeUnknown, PostgresPipeline, ServerTimedOut
+
+# One number in, one out; 0 is an error, a negative one takes as many seconds.
+STATEMENT = """
+    SELECT CASE WHEN $1 >= 0 THEN 100 / $1 ELSE (SELECT 0 FROM pg_sleep(-$1)) + nextval('calls') END::bigint
+"""
+
+
+def make(settings: Settings, name: str, types: list[str], statement: str) -> PostgresPipeline:
+    return PostgresPipeline(
+        {"conninfo": settings.postgres_url},
+        name=name,
+        types=types,
+        statement=statement,
+        transaction_timeout_seconds=60,
+    )
+
+
+@pytest.fixture
+async def pipeline(settings: Settings) -> AsyncIterator[PostgresPipeline]:
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+        await connection.execute("DROP SEQUENCE IF EXISTS calls")
+        await connection.execute("CREATE SEQUENCE calls")
+        pipeline = make(settings, "calls", ["bigint"], STATEMENT)
+        await pipeline.open()
+        yield pipeline
+        pipeline.close()
+        await connection.execute("DROP SEQUENCE calls")
+
+
+async def call(pipepipeline: PostgresPipeline, number: int, timeout_seconds: float = 10.0) -> int:
+    value = await pipepipeline.call([number.to_bytes(8, signed=True)], timeout_seconds)
+    assert value is not None
+    return int.from_bytes(value, signed=True)
+
+
+async def outcomes(*calls: Any) -> list[Any]:
+    """The result of each call, or the type of its error."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    return [type(result) if isinstance(result, Exception) else result for result in results]
+
+
+async def test_given_calls_at_once_then_each_gets_its_own_result(pipeline: PostgresPipeline) -> None:
+    assert await outcomes(*(call(pipeline, number) for number in (1, 2, 4, 5))) == [100, 50, 25, 20]
+
+
+async def test_given_a_call_that_fails_then_the_others_succeed(pipeline: PostgresPipeline) -> None:
+    divided = psycopg.errors.DivisionByZero
+    assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, divided, 50, divided, 25]
+
+
+async def test_given_a_call_that_fails_at_its_commit_then_it_raises_and_those_after_it_succeed(
+    settings: Settings,
+) -> None:
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE once (number bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
+        pipeline = make(settings, "once", ["bigint"], "INSERT INTO once VALUES ($1) RETURNING number")
+        taken = psycopg.errors.UniqueViolation
+        assert await outcomes(*(call(pipeline, number) for number in (1, 1, 2, 2, 3))) == [1, taken, 2, taken, 3]
+        pipeline.close()
+        await connection.execute("DROP TABLE once")
+
+
+async def test_given_a_result_that_libpq_reads_while_it_sends_the_next_call_then_it_is_returned_at_once(
+    settings: Settings,
+) -> None:
+    statement = "SELECT length($2)::bigint FROM pg_sleep($1 / 1000.0)"
+    pipeline = make(settings, "slept", ["bigint", "bytea"], statement)
+    await pipeline.open()
+    first = asyncio.create_task(pipeline.call([(1).to_bytes(8), b"x"], 10.0))
+    await asyncio.sleep(0)
+    time.sleep(0.3)  # noqa: ASYNC251 - the result is in the socket, and the event loop has not seen it
+    with pytest.raises(ServerTimedOut):
+        await pipeline.call([(5000).to_bytes(8), bytes(9_000_000)], 1.0)
+    assert await first == (1).to_bytes(8)
+
+
+async def test_given_large_and_small_calls_then_their_results_keep_their_order(settings: Settings) -> None:
+    pipeline = make(settings, "sizes", ["bytea"], "SELECT length($1)::bigint")
+    sizes = [1, 9_000_000, 2, 9_000_001, 3]
+    answers = await asyncio.gather(*(pipeline.call([bytes(size)], 30.0) for size in sizes))
+    pipeline.close()
+    assert [int.from_bytes(answer or b"") for answer in answers] == sizes
+
+
+async def test_given_a_cut_connection_then_all_calls_in_flight_have_an_unknown_outcome_and_the_next_call_connects(
+    pipeline: PostgresPipeline, settings: Settings
+) -> None:
+    calls = [asyncio.create_task(call(pipeline, number)) for number in (-20, 1, 2)]
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    async with (
+        asyncio.timeout(10),
+        await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as other,
+    ):
+        while (await (await other.execute(ended)).fetchone()) is None:  # noqa: ASYNC110 - the server makes it true
+            await asyncio.sleep(0.01)
+    assert await outcomes(*calls) == [OutcomeUnknown] * 3
+    assert await outcomes(call(pipeline, 1), call(pipeline, 2)) == [100, 50]
+
+
+async def test_given_a_call_that_times_out_then_those_after_it_time_out_too(pipeline: PostgresPipeline) -> None:
+    assert await outcomes(call(pipeline, -20, 0.2), call(pipeline, 1)) == [ServerTimedOut, ServerTimedOut]
+    assert await call(pipeline, 2) == 50
+
+
+async def test_given_a_cancelled_call_then_the_next_one_does_not_get_its_result(pipeline: PostgresPipeline) -> None:
+    first, second = (asyncio.create_task(call(pipeline, number)) for number in (-1, 1))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await outcomes(second, call(pipeline, 2)) == [OutcomeUnknown, 50]
+
+
+async def test_given_calls_while_it_connects_then_they_share_the_connection(settings: Settings) -> None:
+    pipeline = make(settings, "pids", ["bigint"], "SELECT $1 * 0 + pg_backend_pid()::bigint")
+    pids = {
+        await pipeline.call([bytes(8)], 10.0),
+        *await asyncio.gather(*(pipeline.call([bytes(8)], 10.0) for _ in range(5))),
+    }
+    pipeline.close()
+    assert len(pids) == 1
