@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from fastapi import Response
+from starlette.responses import Response
 from msgspec import Struct
 from redis.asyncio import Redis
 
@@ -18,7 +18,7 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer
 from infrastructure.http import shapes
-from infrastructure.http.headers import answer_headers
+from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
 from replies.active_replies import ActiveReplies
 from replies.running_reply import ReplyServices
@@ -83,7 +83,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
-        return shapes.json_response(body, headers=answer_headers(appended))
+        return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
         """What the first request with this idempotency key was answered. Raises KeyReused if that request differed."""

@@ -1,10 +1,6 @@
-"""How a verb is served: its request becomes a caller, ids and a body, each checked, and its handler gets them.
+"""How a command is served: its request becomes a CommandContext, ids and a body, each checked, and the handler receives them."""
 
-FastAPI describes the routes (`/docs`); that its dependencies are not asked at each request is a third of an append's time.
-"""
-
-import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,21 +11,17 @@ from starlette.responses import Response
 
 from commands.command_context import CommandContext
 from infrastructure.access.principal import DEFAULT
-from infrastructure.http.app import DirectRoute
-from infrastructure.http.body import MAX_BODY_BYTES, read, validated
-from infrastructure.http.headers import idempotency, if_match
-from infrastructure.http.paths import checked
-from infrastructure.ids import CONVERSATION, RESPONSE
+from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
+from infrastructure.http.headers import idempotency_key, if_match
+from infrastructure.http.openapi import parameters, request_body
+from infrastructure.http.path_ids import id_names, path_ids
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
-_HEADERS = {"If-Match": "Versions the command may be decided on.", "Idempotency-Key": "Makes the command repeatable."}
-
-
-def command_router() -> APIRouter:
-    """The router of one file of routes; `main.py` includes it."""
-    return APIRouter(route_class=DirectRoute)
+_HEADERS = {
+    "If-Match": "The versions of the conversation that the command may be decided on.",
+    "Idempotency-Key": "A repeat with the same key is answered with the first answer.",
+}
 
 
 def command_route(
@@ -38,80 +30,56 @@ def command_route(
     path: str,
     body: type[BaseModel] | None = None,
     *,
-    optional: bool = False,
-    largest: int = MAX_BODY_BYTES,
+    body_required: bool = True,
+    max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
 ) -> Callable[[Handler], Handler]:
-    """Registers the decorated handler in `router`.
+    """Registers the handler of a command.
 
-    The handler is called with the CommandContext, each id in the path, and the body: None where it is `optional` and there is none,
-    its chunks as they arrive where it is `streamed`.
+    The handler is called with the CommandContext, each id in the path, and the body: None when it is not required and empty,
+    an iterator over its chunks when it is `streamed`.
     """
-    names = re.findall(r"{(\w+)}", path)
+    names = id_names(path)
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            raw = b"" if streamed else await read(request, largest)
+            raw = b"" if streamed else await read_body(request, max_bytes)
             context = CommandContext(
                 dependencies=request.app.state.dependencies,
                 principal=DEFAULT,
-                request_id=request.scope["state"]["request_id"],
+                request_id=request.state.request_id,
                 if_match=if_match(request.headers),
-                idempotency=idempotency(request, raw),
+                idempotency=idempotency_key(request, raw),
                 disconnected=partial(_disconnected, request),
             )
-            given: list[Any] = [checked(request.path_params[name], _PREFIXES[name], name) for name in names]
+            arguments: list[Any] = [*path_ids(request.path_params, names)]
             if body is not None:
-                given.append(None if optional and not raw else validated(body, raw))
+                arguments.append(validate_body(body, raw) if raw or body_required else None)
             if streamed:
-                given.append(request.stream())
-            return await handler(context, *given)
+                arguments.append(request.stream())
+            return await handler(context, *arguments)
 
-        tag = "items" if "/items" in path else "responses" if "/responses" in path else "conversations"
+        described: dict[str, Any] = {"parameters": parameters(names, _HEADERS)}
+        if body is not None:
+            described["requestBody"] = request_body(body, required=body_required)
         router.add_api_route(
             path,
             endpoint,
             methods=[method],
             name=handler.__name__,
-            tags=[tag],
+            tags=[_tag(path)],
             description=handler.__doc__,
-            openapi_extra=_described(names, body, optional=optional),
+            openapi_extra=described,
         )
         return handler
 
     return register
 
 
+def _tag(path: str) -> str:
+    return "items" if "/items" in path else "responses" if "/responses" in path else "conversations"
+
+
 async def _disconnected(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _described(names: Sequence[str], body: type[BaseModel] | None, *, optional: bool) -> dict[str, Any]:
-    """What FastAPI can not read off the endpoint: ids, headers and the body."""
-    text = {"type": "string"}
-    described: dict[str, Any] = {
-        "parameters": [
-            *({"name": name, "in": "path", "required": True, "schema": text} for name in names),
-            *({"name": name, "in": "header", "schema": text, "description": said} for name, said in _HEADERS.items()),
-        ]
-    }
-    if body is not None:
-        content = {"application/json": {"schema": _inlined(body.model_json_schema())}}
-        described["requestBody"] = {"required": not optional, "content": content}
-    return described
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with its own definitions where they are named: an operation of OpenAPI has no place for them."""
-    definitions = schema.pop("$defs", {})
-
-    def inline(value: Any) -> Any:
-        if isinstance(value, dict):
-            if (name := value.get("$ref")) is not None:
-                return inline(definitions[name.rpartition("/")[2]])
-            return {key: inline(inner) for key, inner in value.items()}
-        return [inline(inner) for inner in value] if isinstance(value, list) else value
-
-    inlined: dict[str, Any] = inline(schema)
-    return inlined

@@ -5,11 +5,12 @@ import time
 from typing import Any
 
 import msgspec
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from commands.reply_target import ReplyTarget, find_target
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
@@ -30,7 +31,7 @@ from replies.summary_writer import (
     write_summary,
 )
 
-router = command_router()
+router = APIRouter()
 
 MAX_SUMMARY_TOKENS = 1_024
 """Tokens; or an eighth of the model's window, if that is less."""
@@ -45,7 +46,7 @@ class CompactResponse(Body):
     service_tier: str | None = None
 
 
-@command_route(router, "POST", "/v1/responses/compact", CompactResponse, largest=MAX_REQUEST_BYTES)
+@command_route(router, "POST", "/v1/responses/compact", CompactResponse, max_bytes=MAX_REQUEST_BYTES)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the user messages and an item of type `compaction`, which stands for everything and can be sent as input."""
     request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)

@@ -2,13 +2,14 @@
 
 from typing import Annotated
 
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 from pydantic import StringConstraints
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from commands.rolling_summary import summarize
 from context.assembly import ReplyRequest
 from domain.commands import RedoCompaction, UndoCompaction
@@ -16,9 +17,9 @@ from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
-from infrastructure.http.headers import placed
+from infrastructure.http.headers import position_headers
 
-router = command_router()
+router = APIRouter()
 
 
 class CompactConversation(Body):
@@ -28,7 +29,7 @@ class CompactConversation(Body):
     instructions: Instructions | None = None
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact", CompactConversation, optional=True)
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact", CompactConversation, body_required=False)
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
@@ -36,7 +37,7 @@ async def compact_conversation(
     dependencies, tenant = context.dependencies, context.principal.tenant
     if (first := await context.first_answer()) is not None:
         # A repeat must not ask the model again.
-        headers = {**placed(first.position, first.version), "idempotent-replayed": "true"}
+        headers = {**position_headers(first.position, first.version), "idempotent-replayed": "true"}
         return shapes.json_response(first.answer, headers=headers)
     head = await dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != tenant:

@@ -2,14 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 from msgspec import UNSET
 from pydantic import StringConstraints
 
 from commands.answers import conversation_answer
 from commands.bodies import MAX_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from domain import commands
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended
@@ -17,7 +18,7 @@ from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BATCH_BYTES
 from infrastructure.ids import CONVERSATION, mint
 
-router = command_router()
+router = APIRouter()
 
 
 class CreateConversation(Body):
@@ -28,7 +29,7 @@ class CreateConversation(Body):
     context_policy: Policy | None = None
 
 
-@command_route(router, "POST", "/v1/conversations", CreateConversation, largest=MAX_BATCH_BYTES)
+@command_route(router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_BATCH_BYTES)
 async def create_conversation(context: CommandContext, body: CreateConversation) -> Response:
     """Creates a conversation, with its first items if any are given. Answers with the Conversation."""
     conversation_id = mint(CONVERSATION)
@@ -72,7 +73,7 @@ class EndConversation(Body):
     reason: Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)] | None = None
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, optional=True)
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False)
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
     """Refuses new items until the conversation is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
     command = commands.EndConversation(reason=body.reason if body else None)

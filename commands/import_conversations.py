@@ -9,22 +9,23 @@ import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 from msgspec import Struct
 from msgspec.structs import replace
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BATCH_BYTES, validated
+from infrastructure.http.body import MAX_BATCH_BYTES, validate_body
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
-router = command_router()
+router = APIRouter()
 
 LINES_AT_ONCE = 32
 LINE_BYTES_AT_ONCE = MAX_BATCH_BYTES
@@ -88,7 +89,7 @@ async def _import_line(context: CommandContext, number: int, line: bytes) -> int
     """Makes one conversation durable, in as many commands as it takes, and returns how many items it has."""
     if len(line) > MAX_BATCH_BYTES:
         raise ApiError(413, f"The line is larger than {MAX_BATCH_BYTES} bytes.", code="request_too_large")
-    asked = validated(ImportedConversation, line)
+    asked = validate_body(ImportedConversation, line)
     chunks = _chunks(new_items(asked.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(

@@ -1,11 +1,12 @@
 """The items of a conversation: add, delete."""
 
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Items, new_items
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from domain.commands import AppendItems, RetractItem
 from domain.events import ItemAppended
 from domain.items import as_output
@@ -13,14 +14,14 @@ from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BATCH_BYTES
 
-router = command_router()
+router = APIRouter()
 
 
 class AddItems(Body):
     items: Items
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, largest=MAX_BATCH_BYTES)
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_BATCH_BYTES)
 async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
     """Appends all the items or none. Answers with their list. An empty list adds nothing."""
     command = AppendItems(items=new_items(body.items), author=context.principal.subject)

@@ -1,13 +1,14 @@
 """Pinned items of a conversation: pin, unpin. A pinned item is always sent to the model, whatever else fits."""
 
-from fastapi import Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from domain.commands import PinItem, UnpinItem
 
-router = command_router()
+router = APIRouter()
 
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/pin")

@@ -18,7 +18,7 @@ from domain.events import ConversationStarted, Fork, ItemAppended, ReplyComplete
 from domain.items import Item, as_stored, from_stored, prefix, type_of
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
-from infrastructure.http.paths import checked
+from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_in_partition_of
 from replies.output import CUT_OFF
 from replies.record import Record, find_record
@@ -65,7 +65,7 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
         return ReplyTarget(source=None, version=0, start=_unlisted_conversation(context))
-    conversation_id = checked(body.conversation_id, CONVERSATION, "conversation")
+    conversation_id = check_id(body.conversation_id, CONVERSATION, "conversation")
     head = await context.dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != context.principal.tenant:
         raise ConversationNotFound(conversation_id)

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 
-from fastapi import Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
+from starlette.responses import Response
+from starlette.responses import StreamingResponse
 
 from commands.command_context import CommandContext
-from commands.command_route import command_route, command_router
+from commands.command_route import command_route
 from commands.reply_target import find_target
 from commands.request_reply import (
     assemble_context,
@@ -23,7 +24,7 @@ from domain.events import ReplyCancelled
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import placed
+from infrastructure.http.headers import position_headers
 from replies.client_disconnect import response_for_client, stream_for_client
 from replies.following import until_ended
 from replies.record import Record, find_record, read_record
@@ -35,10 +36,10 @@ CANCEL_TIMEOUT_SECONDS = 10.0
 _SSE = "text/event-stream; charset=utf-8"
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
-router = command_router()
+router = APIRouter()
 
 
-@command_route(router, "POST", "/v1/responses", CreateResponse, largest=MAX_REQUEST_BYTES)
+@command_route(router, "POST", "/v1/responses", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
     """Answers with the Response, or with its stream of events. With `background` it answers at once, with a queued Response."""
     await check_body(context, body)
@@ -62,7 +63,7 @@ def _stream(events: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
     return StreamingResponse(events, media_type=_SSE, headers={**headers, **_STREAM_HEADERS})
 
 
-@command_route(router, "POST", "/v1/responses/input_tokens", CreateResponse, largest=MAX_REQUEST_BYTES)
+@command_route(router, "POST", "/v1/responses/input_tokens", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
     """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
     await check_body(context, body)
@@ -91,7 +92,7 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
             return await read_record(reader, record.conversation_id, response_id)
 
         record = await until_ended(read_again, record, CANCEL_TIMEOUT_SECONDS)
-    headers = placed(record.last.position, record.last.version)
+    headers = position_headers(record.last.position, record.last.version)
     return shapes.json_response(record.response(), headers=headers)
 
 

@@ -16,7 +16,7 @@ from domain.events import LeftOut
 from domain.items import as_given
 from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
-from infrastructure.http.paths import ConversationId
+from infrastructure.http.path_ids import ConversationId
 from infrastructure.http.shapes import json_array, json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key

@@ -11,7 +11,7 @@ from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.http.paths import ConversationId, checked
+from infrastructure.http.path_ids import ConversationId, check_id
 from infrastructure.ids import CONVERSATION
 from projections.views.writes import Document
 from queries.consistency import Read
@@ -106,7 +106,7 @@ async def _check_cursor(context: QueryContext, read: Read, param: Param, cursor:
     """A cursor is a conversation of this tenant, one that was deleted since included: its id still has a place."""
     if cursor is None:
         return
-    checked(cursor, CONVERSATION, param)
+    check_id(cursor, CONVERSATION, param)
     if await context.find(read, "conversations", cursor, "id") is not None:
         return
     try:

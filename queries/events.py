@@ -23,7 +23,7 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.http.paths import ConversationId
+from infrastructure.http.path_ids import ConversationId
 from infrastructure.http.shapes import json_array, json_response
 from queries.event_stream import follow
 from queries.query_context import MAX_POSITION, QueryCall, QueryContext

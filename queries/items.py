@@ -10,7 +10,7 @@ from domain.errors import ItemNotFound
 from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
-from infrastructure.http.paths import ConversationId, ItemId
+from infrastructure.http.path_ids import ConversationId, ItemId
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
 from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor

@@ -13,7 +13,7 @@ from context.assembly import Contexts
 from context.models import Models
 from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
-from infrastructure.http.paths import Asking
+from infrastructure.http.path_ids import Asking
 from infrastructure.stores.mongodb import Database
 from projections.views.catalog import MongoView
 from projections.views.writes import Document, document_key

@@ -8,7 +8,7 @@ from domain.items import shaped
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.app import reads
-from infrastructure.http.paths import ResponseId
+from infrastructure.http.path_ids import ResponseId
 from infrastructure.http.shapes import json_response
 from queries.context import left_out_shape, summary_shape
 from queries.query_context import QueryCall

@@ -12,8 +12,8 @@ from domain.events import ReplyCompleted, Usage
 from infrastructure.http import shapes
 from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import placed
-from infrastructure.http.paths import ResponseId
+from infrastructure.http.headers import position_headers
+from infrastructure.http.path_ids import ResponseId
 from infrastructure.ids import minted_seconds
 from projections.views.writes import Document, document_key
 from queries.consistency import Read
@@ -69,7 +69,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     if _is_past_the_end(found, after):
         raise ApiError(400, "`starting_after` is past the newest event.", code="invalid_value", param="starting_after")
     headers = {
-        **placed(found.last.position, found.last.version),
+        **position_headers(found.last.position, found.last.version),
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }

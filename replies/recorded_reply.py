@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 from domain.errors import ModelFailed
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import placed
+from infrastructure.http.headers import position_headers
 from replies.following import follow, until_ended
 from replies.record import Reader, Record, read_record
 
@@ -56,4 +56,4 @@ class RecordedReply:
 
 
 def _headers(record: Record) -> dict[str, str]:
-    return {**placed(record.last.position, record.last.version), "idempotent-replayed": "true"}
+    return {**position_headers(record.last.position, record.last.version), "idempotent-replayed": "true"}

@@ -24,7 +24,7 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import as_api_error
-from infrastructure.http.headers import answer_headers
+from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
 from replies import stream_events
@@ -75,7 +75,7 @@ class RunningReply:
     ) -> None:
         self.response_id = command.response_id
         self.stored = requested is not None
-        self.headers = {} if requested is None else answer_headers(requested)
+        self.headers = {} if requested is None else command_headers(requested)
         """The headers that its stream, or its queued Response, is sent with."""
         self._services = services
         self._principal = principal
@@ -297,7 +297,7 @@ class RunningReply:
             self._emit(stream_events.ended(appended.status, self._response[0]))
             return
         completed_at = appended.recorded_at.timestamp()
-        self._emit_end(status, {**facts, "completed_at": completed_at}, answer_headers(appended))
+        self._emit_end(status, {**facts, "completed_at": completed_at}, command_headers(appended))
 
     def _report_delay(self, error: Exception) -> None:
         """Ends the clients' streams with an error while the end is still being appended."""

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commands import main as commands
-from infrastructure.http.observe import Observe
+from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.openapi import both_sides, docs_page
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.logs import configure_logging
@@ -87,7 +87,7 @@ def _own_app(writing: FastAPI, reading: FastAPI, metrics: Metrics) -> Starlette:
         Route("/health/ready", ready),
         Route("/{path:path}", options, methods=["OPTIONS"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Observe, metrics=metrics)])
+    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(RequestMiddleware, metrics=metrics)])
 
 
 def joined(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:

@@ -1,1 +1,1 @@
-"""What both APIs render alike: errors, request ids, bodies, headers. Commands and queries import it; it imports neither."""
+"""What both APIs do with HTTP alike: routes, bodies, headers, errors, metrics. Commands and queries import it; it imports neither."""

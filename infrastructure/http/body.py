@@ -1,6 +1,6 @@
-"""Request bodies: strict JSON, read with a bound, so that nothing gets in that could not be stored and given back.
+"""Request bodies: strict JSON of bounded size, so that all that is accepted can be stored and returned.
 
-JSON is what RFC 8259 says: UTF-8, no NaN, no lone surrogates; and here no NUL either. The client's content type is not asked.
+JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type is ignored.
 """
 
 from typing import Any, TypeVar
@@ -12,52 +12,52 @@ from starlette.requests import ClientDisconnect, Request
 from infrastructure.http.errors import ApiError, invalid
 
 MAX_BODY_BYTES = 1_500_000
-"""Bytes. Above it a request is a 413, and none of it is kept."""
+"""A larger request is answered with 413."""
 
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""The same for a request that carries items."""
+"""The maximum for a request with items."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""Bytes of a body too large that are read and dropped before the connection is."""
+"""Bytes of a body that is too large which are read and dropped before the connection is closed."""
 
 MAX_DEPTH = 64
-"""Levels that objects and lists may be nested."""
+"""Levels of nested objects and lists."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-async def read(request: Request, largest: int) -> bytes:
-    """The request's body. Raises ApiError (413) when it is larger, at once where the client says so beforehand."""
-    pieces: list[bytes] = []
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The request's body. Raises ApiError (413) when it is larger than `max_bytes`."""
+    chunks: list[bytes] = []
     size = 0
     try:
-        async for piece in request.stream():
-            size += len(piece)
-            # What is too much is thrown away for a while, so that a client that is still sending reads the answer.
+        async for chunk in request.stream():
+            size += len(chunk)
+            # A client reads the answer only after it has sent its body: so read on, and drop what is too much.
             if size > MAX_READ_BYTES:
                 break
-            if size <= largest:
-                pieces.append(piece)
+            if size <= max_bytes:
+                chunks.append(chunk)
     except ClientDisconnect as error:
-        raise ApiError(400, "The client hung up before its request was whole.", code="client_closed") from error
-    if size > largest:
-        message = f"The body is larger than {largest} bytes."
+        raise ApiError(400, "The client disconnected before its request was complete.", code="client_closed") from error
+    if size > max_bytes:
+        message = f"The body is larger than {max_bytes} bytes."
         raise ApiError(413, message, code="request_too_large", headers={"connection": "close"})
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def validated(model: type[Model], body: bytes) -> Model:
-    """The body as its model. Raises ApiError (400): not JSON, or not of that shape."""
+def validate_body(model: type[Model], body: bytes) -> Model:
+    """The body as this model. Raises ApiError (400) when it is not JSON, or does not fit the model."""
     try:
-        return model.model_validate(parse(body))
+        return model.model_validate(parse_json(body))
     except ValidationError as error:
-        raise invalid(error.errors(include_url=False, include_context=False, include_input=False)[0]) from error
+        raise invalid(error) from error
 
 
-def parse(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ApiError (400) that says what is wrong with it."""
+def parse_json(body: bytes) -> Any:
+    """The JSON value in `body`. Raises ApiError (400) that says what is wrong."""
     if not body.strip():
-        raise ApiError(400, "The body is empty; it should be a JSON object.", code="invalid_json")
+        raise ApiError(400, "The body is empty. Send a JSON object.", code="invalid_json")
     try:
         value = msgspec.json.decode(body)
     except UnicodeDecodeError as error:
@@ -69,12 +69,11 @@ def parse(body: bytes) -> Any:
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     if b"\\u0000" in body and (where := _find_nul(value)) is not None:
-        raise ApiError(400, f"`{where}` holds a NUL character.", code="invalid_value", param=where)
+        raise ApiError(400, f"`{where}` contains a NUL character.", code="invalid_value", param=where)
     return value
 
 
 def _reason(error: Exception) -> str:
-    # The decoder calls a lone surrogate at the end of its input "truncated"; its own words are no help there.
     return str(error).removeprefix("JSON is malformed: ")
 
 
@@ -83,18 +82,18 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """Levels of nesting, found level by level so that no depth can exhaust the stack."""
+    """Levels of nesting, MAX_DEPTH + 1 at most. It goes level by level, since recursion could exhaust the stack."""
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:
         depth += 1
-        inner = [each for each in level if isinstance(each, dict | list)]
-        level = [v for each in inner for v in (each.values() if isinstance(each, dict) else each)]
+        containers = [inner for inner in level if isinstance(inner, dict | list)]
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
     return depth
 
 
 def _find_nul(value: Any, path: str = "") -> str | None:
-    """The path of the first string that holds a NUL; its key's where a key does."""
+    """The path of the first string that contains a NUL; for a key, the path of its object."""
     if isinstance(value, str):
         return path or "body" if "\0" in value else None
     if isinstance(value, dict):

@@ -1,6 +1,6 @@
-"""Every error a client can see: the OpenAI shape, one table of status codes, no traceback and nobody's content.
+"""Every error a client can see: the OpenAI shape, and one table of status codes. None carries a traceback or content.
 
-{"error": {"message", "type", "param", "code"}}      with `x-request-id`, and `x-should-retry` where a retry can not help
+{"error": {"message", "type", "param", "code"}}      with the headers `x-request-id` and `x-should-retry`
 """
 
 from collections.abc import Mapping
@@ -9,15 +9,15 @@ from typing import Any
 
 import structlog
 from eventsourcing.persistence import PersistenceError
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
 from msgspec import json
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
+from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
 
 from domain.errors import (
     Conflict,
@@ -52,7 +52,7 @@ _RETRY_MAY_HELP = {408, 429, 500, 503}
 
 
 class ApiError(HTTPException):
-    """An answer that is an error. `param` names the field at fault, such as `items[3].role`."""
+    """An error as it is answered. `param` names the field at fault, such as `items[3].role`."""
 
     headers: dict[str, str]
 
@@ -91,7 +91,7 @@ class ApiError(HTTPException):
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table
-    """The one table: what happened -> what the client is told."""
+    """The one table: what happened -> what the client receives."""
     match error:
         case ApiError():
             return error
@@ -112,47 +112,42 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case LogBusy():
             return ApiError(503, str(error), code="event_store_busy")
         case LogUnavailable(outcome_unknown=True):
-            message = "The event store did not answer in time: this may have been stored, or may still be. Read first."
+            message = "The event store did not answer in time. Outcome unknown: GET the conversation before retrying."
             return ApiError(503, message, code="event_store_timeout", retry=False)
         case LogUnavailable() | PersistenceError() | PostgresError() | PoolTimeout():
-            return ApiError(503, "The event store is not available right now.", code="event_store_unavailable")
+            return ApiError(503, "The event store is unavailable.", code="event_store_unavailable")
         case UnreadableEvent():
-            message = "The conversation holds an event that this version of the store can not read."
+            message = "The conversation contains an event that this version of the store cannot read."
             return ApiError(503, message, code="conversation_unreadable", retry=False)
         case PyMongoError():
-            return ApiError(503, "The read models are not available right now.", code="read_models_unavailable")
+            return ApiError(503, "The read models are unavailable.", code="read_models_unavailable")
         case RedisError():
-            return ApiError(503, "The snapshots are not available right now.", code="snapshots_unavailable")
+            return ApiError(503, "The snapshots are unavailable.", code="snapshots_unavailable")
         case ModelFailed(code="model_not_found"):
             return ApiError(400, error.message, code=error.code, param="model")
         case ModelFailed(code="context_length_exceeded"):
             return ApiError(400, error.message, code=error.code, param="input")
         case ModelFailed():
-            later = {} if error.retry_after is None else {"retry-after": str(ceil(error.retry_after))}
-            return ApiError(504 if error.timed_out else 502, error.message, code=error.code, headers=later)
-        case RequestValidationError():
-            return invalid(error.errors()[0])
+            headers = {} if error.retry_after is None else {"retry-after": str(ceil(error.retry_after))}
+            return ApiError(504 if error.timed_out else 502, error.message, code=error.code, headers=headers)
         case HTTPException(status_code=404):
             return ApiError(404, "Nothing is served at this path.", code="unknown_url")
         case HTTPException(status_code=405):
-            return ApiError(
-                405, "This path does not take this method.", code="method_not_allowed", headers=error.headers
-            )
+            return ApiError(405, "The path does not allow this method.", code="method_not_allowed", headers=error.headers)
         case HTTPException(status_code=413):
-            return ApiError(413, "The request's body is too large.", code="request_too_large")
+            return ApiError(413, "The body is too large.", code="request_too_large")
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
-            return ApiError(
-                500, "Something went wrong here; the request id names it in our logs.", code="internal_error"
-            )
+            return ApiError(500, "Internal error. Our logs have it under the request id.", code="internal_error")
 
 
-def invalid(first: Mapping[str, Any]) -> ApiError:
-    """What a validator of pydantic found first, and where: never what was sent."""
-    path = [step for step in first["loc"] if step not in ("body", "query", "path", "header")]
+def invalid(error: ValidationError) -> ApiError:
+    """The first error that pydantic found, and its field. Never the value that was sent."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = list(first["loc"])
     if path[:1] == ["metadata"]:
-        path = path[:1]  # its names are the client's own words
+        path = path[:1]  # its keys are content
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
     message = str(first["msg"]).removeprefix("Value error, ")
     text = f"Invalid `{param or 'body'}`: {message}.".replace("..", ".")
@@ -160,29 +155,8 @@ def invalid(first: Mapping[str, Any]) -> ApiError:
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    """Turns any exception into its answer; what nobody foresaw is logged, and only its type."""
+    """The answer to any exception. One that is not in the table is logged, by its type and frames."""
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)
     return api_error.response()
-
-
-def add_error_handlers(app: FastAPI) -> None:
-    """Every exception that a route may let through is answered by the table."""
-    for kind in (
-        ApiError,
-        Refused,
-        VersionMismatch,
-        KeyReused,
-        LogBusy,
-        LogUnavailable,
-        PersistenceError,
-        UnreadableEvent,
-        ModelFailed,
-        PostgresError,
-        PyMongoError,
-        RedisError,
-        RequestValidationError,
-        HTTPException,
-    ):
-        app.add_exception_handler(kind, answer_error)

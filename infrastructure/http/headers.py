@@ -19,39 +19,39 @@ def etag(version: int) -> str:
     return f'"{version}"'
 
 
-def placed(position: int, version: int) -> dict[str, str]:
-    """Where an answer stands in the log."""
+def position_headers(position: int, version: int) -> dict[str, str]:
+    """The log position and the conversation version that an answer shows."""
     return {"x-position": str(position), "etag": etag(version)}
 
 
-def answer_headers(appended: Appended) -> dict[str, str]:
-    """What every command answers with: where it stands in the log, and the conversation's version."""
-    headers = placed(appended.position, appended.version)
+def command_headers(appended: Appended) -> dict[str, str]:
+    """The headers of every command's answer."""
+    headers = position_headers(appended.position, appended.version)
     if appended.replayed:
         headers["idempotent-replayed"] = "true"
     return headers
 
 
 def if_match(headers: Headers) -> frozenset[int] | None:
-    """The versions that `If-Match` names; None where it is absent or `*` (the conversation exists, which is checked anyway)."""
+    """The versions that `If-Match` names. None when it is absent or `*`: that only asks for an existing conversation."""
     lines = headers.getlist("if-match")
-    given = ", ".join(lines)
-    if not lines or given.strip() == "*":
+    tags = ", ".join(lines)
+    if not lines or tags.strip() == "*":
         return None
     versions: set[int] = set()
-    for tag in (part.strip() for part in given.split(",")):
+    for tag in (part.strip() for part in tags.split(",")):
         match = _TAG.fullmatch(tag)
         if match is None:
             message = "`If-Match` is `*` or a list of entity tags in double quotes."
             raise ApiError(400, message, code="invalid_header", param="If-Match")
-        # A weak tag, or one that is no version of ours, never matches (RFC 9110, 13.1.1), which is not malformed.
+        # A weak tag, or one that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
         if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _MAX_VERSION:
             versions.add(int(match[1]))
     return frozenset(versions)
 
 
-def idempotency(request: Request, body: bytes) -> IdempotencyKey | None:
-    """The request's key with a fingerprint of its method, path and body; None where it has no key."""
+def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
+    """The request's key, with a fingerprint of its method, path and body. None when it has no key."""
     key = request.headers.get("idempotency-key")
     if key is None:
         return None

@@ -1,28 +1,67 @@
-"""One OpenAPI document for both sides, so that a client sees one API. The gateway serves it; `scripts.openapi` writes it."""
+"""The OpenAPI document: the parts that a route adds by hand, and the two sides as one document.
 
+The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
+from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
 TITLE = "Conversation Store"
 
 
-def both_sides(*apps: FastAPI) -> dict[str, Any]:
-    """The OpenAPI of the apps together: a path that several serve has the methods of all."""
+def parameters(
+    path: Iterable[str], headers: Mapping[str, str], query: type[BaseModel] | None = None
+) -> list[dict[str, Any]]:
+    """An operation's parameters: names in the path, headers with their descriptions, and the fields of a query model."""
+    text = {"type": "string"}
+    properties = _inlined(query.model_json_schema())["properties"] if query is not None else {}
+    return [
+        *({"name": name, "in": "path", "required": True, "schema": text} for name in path),
+        *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()),
+        *(
+            {"name": name, "in": "header", "schema": text, "description": description}
+            for name, description in headers.items()
+        ),
+    ]
+
+
+def request_body(model: type[BaseModel], *, required: bool) -> dict[str, Any]:
+    """An operation's JSON body."""
+    return {"required": required, "content": {"application/json": {"schema": _inlined(model.model_json_schema())}}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema with every `$ref` replaced by its definition: an operation has no place for definitions of its own."""
+    definitions = schema.pop("$defs", {})
+
+    def inline(value: Any) -> Any:
+        if isinstance(value, dict):
+            if (name := value.get("$ref")) is not None:
+                return inline(definitions[name.rpartition("/")[2]])
+            return {key: inline(inner) for key, inner in value.items()}
+        return [inline(inner) for inner in value] if isinstance(value, list) else value
+
+    inlined: dict[str, Any] = inline(schema)
+    return inlined
+
+
+def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
+    """One document for all: a path that several serve has the methods of each."""
     merged: dict[str, Any] = {}
-    for app in apps:
-        described = app.openapi()
+    for document in documents:
         if not merged:
-            merged = {**described, "info": {**described["info"], "title": TITLE}, "paths": {}, "components": {}}
-        for path, operations in described["paths"].items():
+            merged = {**document, "info": {**document["info"], "title": TITLE}, "paths": {}, "components": {}}
+        for path, operations in document["paths"].items():
             merged["paths"].setdefault(path, {}).update(operations)
-        for kind, named in described.get("components", {}).items():
+        for kind, named in document.get("components", {}).items():
             merged["components"].setdefault(kind, {}).update(named)
     return merged
 
 
 def docs_page() -> HTMLResponse:
-    """The page that shows it."""
+    """The page that shows the document."""
     return get_swagger_ui_html(openapi_url="/openapi.json", title=TITLE)

@@ -1,4 +1,4 @@
-"""How an API is served: uvicorn with one event loop, on sockets that are given or on HOST and PORT. A `main.py` calls it."""
+"""How an API is served: uvicorn with one event loop, on given sockets or on HOST and PORT. A `main.py` calls it."""
 
 import gc
 import socket
@@ -16,37 +16,35 @@ from infrastructure.settings import Settings
 
 BACKLOG = 2048
 MAX_HEAD_BYTES = 64 * 1024
-GRACE_SECONDS = 10
+SHUTDOWN_TIMEOUT_SECONDS = 10
 
-stopping = threading.Event()
-"""Set when this process was told to stop: who follows something for ever looks at it."""
-
-KEEP_ALIVE_SECONDS = 75
-"""Longer than proxies keep theirs (nginx: 60 s), so that none sends a request into a connection that is closing."""
+KEEP_ALIVE_TIMEOUT_SECONDS = 75
+"""Longer than the proxies' own (nginx: 60 s), so that none sends a request into a connection that is closing."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request line and headers may not grow past 64 kB (and one read), and whose refusals are JSON like ours."""
+    """HTTP/1.1 whose request line and headers together may have MAX_HEAD_BYTES. Malformed requests get our JSON error."""
 
-    _head = 0
+    _head_bytes = 0
+    """Bytes of the current request's head so far; 0 outside a head."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head = 1
+        self._head_bytes = 1
 
     def on_headers_complete(self) -> None:
-        self._head = 0
+        self._head_bytes = 0
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._head:
-            self._head += len(data)
-            if self._head > MAX_HEAD_BYTES:
+        if self._head_bytes:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
                 self.send_400_response(f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes.")
 
     def send_400_response(self, msg: str) -> None:
-        """Answers what never became a request, and hangs up."""
+        """Answers bytes that are not an HTTP request, and closes the connection."""
         if self.transport.is_closing():
             return
         error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "malformed_request"}
@@ -63,9 +61,9 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def serve(app: ASGIApp, settings: Settings, sockets: Sequence[socket.socket] = ()) -> None:
-    """Serves until SIGTERM or SIGINT; then what runs may finish, for GRACE_SECONDS."""
-    # What was imported stays as long as the process: no collection need look at half a million objects for it again.
+def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: Sequence[socket.socket] = ()) -> None:
+    """Serves until SIGTERM or SIGINT. Sets `shutdown` then; running requests have SHUTDOWN_TIMEOUT_SECONDS to finish."""
+    # Imported modules live as long as the process: freezing their half a million objects spares the collector from scanning them.
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(
@@ -81,15 +79,19 @@ def serve(app: ASGIApp, settings: Settings, sockets: Sequence[socket.socket] = (
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    _Server(config).run(sockets=list(sockets) or None)
+    _Server(config, shutdown).run(sockets=list(sockets) or None)
 
 
 class _Server(uvicorn.Server):
-    """Says that it stops as soon as it is told to, so that streams without an end of their own can end."""
+    """Sets `shutdown` at the signal, before it waits for running requests: streams that follow something end then."""
+
+    def __init__(self, config: uvicorn.Config, shutdown: threading.Event) -> None:
+        super().__init__(config)
+        self._shutdown = shutdown
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        stopping.set()
+        self._shutdown.set()
         super().handle_exit(sig, frame)

@@ -1,4 +1,4 @@
-"""JSON as both sides write it: a conversation, a list, spliced from bodies that are JSON text already."""
+"""JSON that both sides answer with: a conversation, and lists that are joined from JSON texts."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,13 +15,13 @@ JSON = "application/json"
 def json_response(
     body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """An answer whose body is JSON text, or is made into it."""
+    """A response with a JSON body: JSON text as it is, anything else encoded."""
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(content, status, headers, JSON)
 
 
 def conversation(
-    ident: str,
+    conversation_id: str,
     *,
     metadata: Mapping[str, str],
     status: str,
@@ -29,11 +29,11 @@ def conversation(
     instructions: str | None,
     version: int,
 ) -> dict[str, Any]:
-    """A Conversation of the OpenAI API (`created_at` in seconds, as its id has it), and after it what this store adds."""
+    """A Conversation of the OpenAI API, with this store's own fields last. `created_at` (seconds) comes from the id."""
     return {
-        "id": ident,
+        "id": conversation_id,
         "object": "conversation",
-        "created_at": minted_seconds(ident),
+        "created_at": minted_seconds(conversation_id),
         "metadata": metadata,
         "status": status,
         "title": title,
@@ -43,7 +43,7 @@ def conversation(
 
 
 def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
-    """An ItemList: `items` are the JSON texts of the page, `ids` their ids."""
+    """An ItemList: `items` are the JSON texts of one page, `ids` their ids."""
     ends = msgspec.json.encode(
         {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
     )
@@ -51,7 +51,7 @@ def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> 
 
 
 def json_array(items: Iterable[bytes]) -> bytes:
-    """A JSON array of values that are JSON text already."""
+    """A JSON array of JSON texts."""
     return b"[" + b",".join(items) + b"]"
 
 
@@ -61,5 +61,5 @@ def encode(value: object) -> bytes:
 
 
 def sha256(body: bytes) -> bytes:
-    """The SHA-256 of a body, as fingerprints are."""
+    """The SHA-256 of a body."""
     return hashlib.sha256(body).digest()

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from commands.conversations import CreateConversation
 from domain.items import InvalidItem, check
-from infrastructure.http.body import MAX_BODY_BYTES, parse
+from infrastructure.http.body import MAX_BODY_BYTES, parse_json
 from infrastructure.http.errors import ApiError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
@@ -142,7 +142,7 @@ class JsonLines:
 
 def _from_line(line: bytes, origin: str, key: str) -> Conversation | BadLine:
     try:
-        fields = parse(line)
+        fields = parse_json(line)
         if not isinstance(fields, dict):
             return BadLine(origin, "it is not a JSON object.")
         items = fields.pop("items", None) or []

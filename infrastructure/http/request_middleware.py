@@ -1,4 +1,4 @@
-"""One middleware around every request: an id that is logged, stored and returned, a log line, and the counters."""
+"""The middleware around every request: its request id, its log line, its metrics, and the answer to an error."""
 
 import re
 import time
@@ -14,11 +14,14 @@ from infrastructure.observability.metrics import Metrics
 log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
-_QUIET = ("/health", "/metrics")
+_NOT_LOGGED = ("/health", "/metrics")
 
 
-class Observe:
-    """ASGI middleware. A client's own `X-Request-ID` is kept where it has a harmless form; otherwise one is minted."""
+class RequestMiddleware:
+    """ASGI middleware. A client's own `X-Request-ID` is kept when it has a harmless form; otherwise a new one is minted.
+
+    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -30,11 +33,11 @@ class Observe:
             return
         request_id = _request_id(scope)
         scope.setdefault("state", {})["request_id"] = request_id
-        structlog.contextvars.bind_contextvars(request_id=request_id)  # for this request's task, and what it starts
+        structlog.contextvars.bind_contextvars(request_id=request_id)  # for this request's task and the tasks it starts
         started = time.perf_counter()
         status = 0
 
-        async def observed_send(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -42,20 +45,20 @@ class Observe:
             await send(message)
 
         try:
-            await self._app(scope, receive, observed_send)
+            await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if status:  # an answer is on its way already: only breaking it off is honest
+            if status:  # The status line is sent: breaking the connection is the only way left to report an error.
                 log.exception("request_failed", path=scope["path"])
                 raise
             response = await answer_error(Request(scope), error)
-            await response(scope, receive, observed_send)
+            await response(scope, receive, send_with_id)
         finally:
             self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None)
         self._metrics.observe_request(scope["method"], route, status, seconds)
-        if not scope["path"].startswith(_QUIET):
+        if not scope["path"].startswith(_NOT_LOGGED):
             log.info(
                 "request",
                 method=scope["method"],
@@ -68,6 +71,6 @@ class Observe:
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            return given if _REQUEST_ID.fullmatch(given) else mint("req")
+            sent: str = value.decode("latin-1")
+            return sent if _REQUEST_ID.fullmatch(sent) else mint("req")
     return mint("req")

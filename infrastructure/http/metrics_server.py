@@ -1,0 +1,77 @@
+"""`/metrics` and `/health` for a process that has no API: a small app, served in the process's own event loop."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from infrastructure.http.errors import answer_error
+from infrastructure.http.shapes import json_response
+from infrastructure.observability.metrics import Metrics
+
+SHUTDOWN_TIMEOUT_SECONDS = 1
+
+
+@asynccontextmanager
+async def serve_metrics(
+    metrics: Metrics, port: int, ready: Callable[[], bool], host: str = "127.0.0.1"
+) -> AsyncIterator[int]:
+    """Serves `/metrics`, `/health/ready` and `/health/live` until the block ends. Yields the port.
+
+    `port` 0 takes a free one. When `ready` is false or raises, readiness is a 503. Raises OSError when the port is taken.
+    """
+    config = uvicorn.Config(
+        metrics_app(metrics, ready),
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
+    )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listener:
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            await serving
+
+
+def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
+    """The app alone."""
+
+    async def metrics_page(_: Request) -> Response:
+        body, content_type = metrics.render()
+        return Response(body, media_type=content_type)
+
+    async def live(_: Request) -> Response:
+        return json_response({"status": "live"})
+
+    async def readiness(_: Request) -> Response:
+        try:
+            is_ready = ready()
+        except Exception:  # noqa: BLE001 - a process that cannot tell is not ready
+            is_ready = False
+        return json_response({"status": "ready" if is_ready else "unavailable"}, 200 if is_ready else 503)
+
+    routes = [Route("/metrics", metrics_page), Route("/health/live", live), Route("/health/ready", readiness)]
+    return Starlette(routes=routes, exception_handlers={HTTPException: answer_error})
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals to the process: it is that which stops this server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
