@@ -1,12 +1,13 @@
 """What a command handler is given: the dependencies of the process, and the sender and conditions of the request."""
 
+import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from starlette.responses import Response
 from msgspec import Struct
 from redis.asyncio import Redis
+from starlette.responses import Response
 
 from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
@@ -42,6 +43,8 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     reply_services: ReplyServices
     active_replies: ActiveReplies
     schema_checker: SchemaChecker
+    shutdown: threading.Event
+    """Set when the process is about to stop: streams that follow a reply end."""
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):

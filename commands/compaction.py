@@ -3,8 +3,8 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from starlette.responses import Response
 from pydantic import StringConstraints
+from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions

@@ -3,9 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter
-from starlette.responses import Response
 from msgspec import UNSET
 from pydantic import StringConstraints
+from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import MAX_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.responses import Response
 from msgspec import Struct
 from msgspec.structs import replace
+from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
 from commands.command_context import CommandContext

@@ -1,6 +1,7 @@
 """The command API of one process: everything but GET. `create_app` wires it; `python -m commands.main` serves it alone."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -8,7 +9,7 @@ from datetime import timedelta
 
 import psycopg
 import structlog
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from commands import compact_response, compaction, conversations, import_conversations, items, pins, responses
 from commands.command_context import Dependencies
@@ -39,12 +40,15 @@ log = structlog.get_logger(__name__)
 RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations)
 
 
-def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
-    """The app; its lifespan opens and closes all it needs. Postgres may be away when it starts: writes are 503 then."""
+def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
+    """The app; its lifespan opens and closes all it needs. It starts without Postgres: until that is up, writes are 503.
+
+    `shutdown` ends the streams that follow a reply.
+    """
     checks: dict[str, Check] = {}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
         # Of its own: however many requests wait for a connection, leases must be renewed in time.
@@ -79,6 +83,7 @@ def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
             ),
             active_replies=active_replies,
             schema_checker=SchemaChecker(schema_threads),
+            shutdown=shutdown,
         )
         checks.update(_checks(reader, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
@@ -132,7 +137,8 @@ def main() -> None:
     """Serves this side alone, on HOST and PORT."""
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format)
-    serve(create_app(settings, Metrics()), settings)
+    shutdown = threading.Event()
+    serve(create_app(settings, Metrics(), shutdown), settings, shutdown)
 
 
 if __name__ == "__main__":

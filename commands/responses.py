@@ -3,8 +3,7 @@
 from collections.abc import AsyncIterator
 
 from fastapi import APIRouter
-from starlette.responses import Response
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from commands.command_context import CommandContext
 from commands.command_route import command_route
@@ -46,7 +45,7 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
     reply = await request_reply(context, body)
     if isinstance(reply, RecordedReply):
         if body.stream:
-            events, headers = await reply.stream()
+            events, headers = await reply.stream(context.dependencies.shutdown)
             return _stream(events, headers)
         response, headers = await (reply.current_response() if body.background else reply.response())
         return shapes.json_response(response, headers=headers)

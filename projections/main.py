@@ -9,6 +9,7 @@ import structlog
 import uvloop
 
 from infrastructure.event_log.migrate import migrate
+from infrastructure.http.metrics_server import serve_metrics
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -33,8 +34,8 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
         postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots, metrics=metrics
     )
     renewing: asyncio.Task[None] | None = None
-    with metrics.serve(settings.metrics_port, lambda: runner.ready, settings.host) as server:
-        log.info("projector_started", port=server.port)
+    async with serve_metrics(metrics, settings.metrics_port, lambda: runner.ready, settings.host) as port:
+        log.info("projector_started", port=port)
         try:
             await pool.open()
             await _migrate(settings.postgres_url, stop)

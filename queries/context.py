@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter
 from msgspec import Raw
+from pydantic import Field
 from pymongo.errors import PyMongoError
+from starlette.responses import Response
 
 from context.assembly import ReplyRequest
 from context.conversation_settings import Summary
@@ -14,29 +16,28 @@ from context.selection import ContextItem
 from domain.errors import ConversationNotFound
 from domain.events import LeftOut
 from domain.items import as_given
-from infrastructure.http.app import reads
 from infrastructure.http.headers import etag
-from infrastructure.http.path_ids import ConversationId
 from infrastructure.http.shapes import json_array, json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
 from queries.log_access import LogAway, conversation_parked
-from queries.query_context import QueryCall, QueryContext
+from queries.query_context import QueryContext
+from queries.query_route import QueryParameters, query_route
 from queries.view_positions import position_at
 
 router = APIRouter(tags=["conversations"])
 
 
-@reads(router, "/v1/conversations/{conversation_id}/context")
-async def get_context(
-    conversation_id: ConversationId,
-    context: QueryCall,
-    model: Annotated[str | None, Query(min_length=1, max_length=256, description="Default: that of a reply.")] = None,
-) -> Response:
+class ContextQuery(QueryParameters):
+    model: str | None = Field(None, min_length=1, max_length=256, description="Default: that of a reply.")
+
+
+@query_route(router, "/v1/conversations/{conversation_id}/context", ContextQuery)
+async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
     """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
     contexts = context.sources.contexts
     asked = ReplyRequest(
-        model=model or await context.sources.provider.default_model(context.principal.tenant),
+        model=query.model or await context.sources.provider.default_model(context.principal.tenant),
         parameters={},
         input_unknown=True,
     )

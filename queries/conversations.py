@@ -2,22 +2,24 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter
+from starlette.datastructures import QueryParams
+from starlette.responses import Response
 
 from domain.errors import ConversationNotFound
 from infrastructure.http import shapes
-from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.http.path_ids import ConversationId, check_id
+from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION
 from projections.views.writes import Document
 from queries.consistency import Read
 from queries.log_access import LogAway
-from queries.paging import Paged, Param, fetch, unknown_cursor
-from queries.query_context import QueryCall, QueryContext
+from queries.paging import Paging, Param, fetch, unknown_cursor
+from queries.query_context import QueryContext
+from queries.query_route import query_route
 
 router = APIRouter(tags=["conversations"])
 
@@ -26,8 +28,8 @@ _METADATA = re.compile(r"metadata\[(.+)\]", re.DOTALL)
 _SHOWN = ("id", "metadata", "status", "title", "instructions", "version")
 
 
-@reads(router, "/v1/conversations/{conversation_id}")
-async def get_conversation(conversation_id: ConversationId, context: QueryCall) -> Response:
+@query_route(router, "/v1/conversations/{conversation_id}")
+async def get_conversation(context: QueryContext, conversation_id: str) -> Response:
     """The Conversation; its version is the `ETag`."""
     read = await context.read(conversation_id, "conversations")
     document = await context.find(read, "conversations", conversation_id, *_SHOWN)
@@ -37,33 +39,33 @@ async def get_conversation(conversation_id: ConversationId, context: QueryCall) 
     return shapes.json_response(_shape(document), headers=headers)
 
 
-async def metadata_filter(request: Request) -> Mapping[str, str]:
-    """The pairs asked for as `metadata[key]=value`. Raises ApiError (400)."""
-    asked: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
+class ConversationsQuery(Paging):
+    status: Literal["active", "ended"] | None = None
+    owner: str | None = None
+
+
+def metadata_filter(query: QueryParams) -> Mapping[str, str]:
+    """The pairs of all `metadata[key]=value`. Raises ApiError (400)."""
+    pairs: dict[str, str] = {}
+    for name, value in query.multi_items():
         if (match := _METADATA.fullmatch(name)) is not None:
-            asked[match[1]] = value
-    for name in asked:
+            pairs[match[1]] = value
+    for name in pairs:
         if "\0" in name:
-            raise ApiError(400, "A key of `metadata` holds a NUL character.", code="invalid_value", param="metadata")
-    if len(asked) > MAX_METADATA:
+            raise ApiError(400, "A key of `metadata` contains a NUL character.", code="invalid_value", param="metadata")
+    if len(pairs) > MAX_METADATA:
         raise ApiError(400, f"`metadata` has at most {MAX_METADATA} keys.", code="invalid_value", param="metadata")
-    return asked
+    return pairs
 
 
-@reads(router, "/v1/conversations")
-async def list_conversations(
-    context: QueryCall,
-    paging: Paged,
-    metadata: Annotated[Mapping[str, str], Depends(metadata_filter)],
-    status: Annotated[Literal["active", "ended"] | None, Query()] = None,
-    owner: Annotated[str | None, Query()] = None,
-) -> Response:
+@query_route(router, "/v1/conversations", ConversationsQuery)
+async def list_conversations(context: QueryContext, paging: ConversationsQuery) -> Response:
     """A page of the conversations that are listed, newest first. Also `metadata[key]=value`, as many as need be."""
+    metadata = metadata_filter(context.request.query_params)
     read = await context.read_everything("conversations")
     await _check_cursor(context, read, "after", paging.after)
     await _check_cursor(context, read, "before", paging.before)
-    where = _where(context.principal.tenant, status, owner, metadata)
+    where = _where(context.principal.tenant, paging.status, paging.owner, metadata)
     documents, has_more = await fetch(
         context,
         read,

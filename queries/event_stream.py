@@ -5,13 +5,13 @@ or behind the conversation's deletion.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final
 
 from domain.events import ConversationDeleted
 from infrastructure.event_log.recorded import Recorded
-from infrastructure.http.serve import stopping
 from queries.log_access import LogAccess, LogAway
 
 POLL_SECONDS: Final = 0.25
@@ -20,11 +20,14 @@ BATCH: Final = 100
 
 
 async def follow(
-    log: LogAccess, conversation_id: str, after: int, render: Callable[[Recorded], bytes]
+    log: LogAccess, conversation_id: str, after: int, render: Callable[[Recorded], bytes], shutdown: threading.Event
 ) -> AsyncIterator[bytes]:
-    """Every event with a version above `after`, for ever or until the process is to stop; a comment after each HEARTBEAT_SECONDS without any."""
+    """Every event with a version above `after`, until the conversation is deleted or `shutdown` is set.
+
+    A comment after each HEARTBEAT_SECONDS without an event.
+    """
     spoke = time.monotonic()
-    while not stopping.is_set():
+    while not shutdown.is_set():
         events = await _news(log, conversation_id, after)
         if events:
             yield b"".join(_sent(each, render(each)) for each in events)

@@ -9,24 +9,24 @@ With `Accept: text/event-stream` the same events follow live: `id:` is the versi
 import re
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
 from msgspec import UNSET, Struct
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
 
 from domain.errors import ConversationNotFound
 from domain.events import Event
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
-from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
-from infrastructure.http.path_ids import ConversationId
 from infrastructure.http.shapes import json_array, json_response
 from queries.event_stream import follow
-from queries.query_context import MAX_POSITION, QueryCall, QueryContext
+from queries.query_context import MAX_POSITION, QueryContext
+from queries.query_route import QueryParameters, query_route
 
 router = APIRouter(tags=["events"])
 
@@ -39,26 +39,32 @@ _HASHES = frozenset({"request_sha256"})
 _STREAM = "text/event-stream"
 
 
-@reads(router, "/v1/conversations/{conversation_id}/events")
-async def list_events(
-    *,
-    conversation_id: ConversationId,
-    context: QueryCall,
-    request: Request,
-    after: Annotated[int, Query(ge=0, le=MAX_POSITION, description="The version the page begins behind.")] = 0,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = 100,
-    last_event_id: Annotated[str | None, Header(description="Of a stream: the last version that arrived.")] = None,
-) -> Response:
+class EventsQuery(QueryParameters):
+    after: int = Field(0, ge=0, le=MAX_POSITION, description="The version that the page begins after.")
+    limit: int = Field(100, ge=1, le=MAX_LIMIT)
+
+
+@query_route(
+    router,
+    "/v1/conversations/{conversation_id}/events",
+    EventsQuery,
+    headers={"Last-Event-ID": "Of a stream: the last version that arrived."},
+)
+async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
     """What happened to the conversation, oldest first; with `Accept: text/event-stream` as it happens."""
     head = await _head(context, conversation_id)
     headers = {"etag": etag(head.version)}
+    request = context.request
     if _STREAM not in request.headers.get("accept", ""):
-        return json_response(await _page(context, conversation_id, after, limit, head.version), headers=headers)
+        page = await _page(context, conversation_id, query.after, query.limit, head.version)
+        return json_response(page, headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    start = after if last_event_id is None else _version(last_event_id)
+    last_event_id = request.headers.get("last-event-id")
+    start = query.after if last_event_id is None else _version(last_event_id)
     if request.method == "HEAD":
         return Response(headers=headers, media_type=_STREAM)
-    events = follow(context.sources.log, conversation_id, start, event_json)
+    sources = context.sources
+    events = follow(sources.log, conversation_id, start, event_json, sources.shutdown)
     return StreamingResponse(events, headers=headers, media_type=_STREAM)
 
 

@@ -2,19 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import Response
 
 from domain.errors import ItemNotFound
 from infrastructure.http import shapes
-from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
-from infrastructure.http.path_ids import ConversationId, ItemId
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
-from queries.paging import Include, Paged, Paging, Param, fetch, unknown_cursor
-from queries.query_context import QueryCall, QueryContext
+from queries.paging import Include, Paging, Param, fetch, unknown_cursor
+from queries.query_context import QueryContext
+from queries.query_route import query_route
 
 router = APIRouter(tags=["items"])
 
@@ -22,20 +22,18 @@ BRANCH = 0
 """Until heads can be moved, every item is on the one branch there is."""
 
 
-@reads(router, "/v1/conversations/{conversation_id}/items", dependencies=[Include])
-async def list_items(
-    conversation_id: ConversationId,
-    context: QueryCall,
-    paging: Paged,
-    as_of: Annotated[
-        int | None, Query(ge=1, description="The version to read at; the newest where it is absent.")
-    ] = None,
-) -> Response:
+class ItemsQuery(Include, Paging):
+    as_of: int | None = Field(None, ge=1, description="The version to read at. Default: the newest.")
+
+
+@query_route(router, "/v1/conversations/{conversation_id}/items", ItemsQuery)
+async def list_items(context: QueryContext, conversation_id: str, paging: ItemsQuery) -> Response:
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted ones included."""
     # A cursor's place never changes: it may be looked up before it is known how new the view is.
     read, known = await asyncio.gather(
         context.read(conversation_id, "items"), _known_depths(context, conversation_id, paging)
     )
+    as_of = paging.as_of
     if as_of is not None and as_of > read.version:
         raise ApiError(
             400, f"`as_of` is after the conversation's version {read.version}.", code="invalid_value", param="as_of"
@@ -60,8 +58,8 @@ async def list_items(
     return shapes.json_response(body, headers=read.headers)
 
 
-@reads(router, "/v1/conversations/{conversation_id}/items/{item_id}", dependencies=[Include])
-async def get_item(conversation_id: ConversationId, item_id: ItemId, context: QueryCall) -> Response:
+@query_route(router, "/v1/conversations/{conversation_id}/items/{item_id}", Include)
+async def get_item(context: QueryContext, conversation_id: str, item_id: str, _: Include) -> Response:
     """The bare item. 404 when it is not of this conversation, or retracted."""
     read = await context.read(conversation_id, "items")
     document = await context.find(read, "items", item_id, "conversation_id", "version", "retracted_version", "item")

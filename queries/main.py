@@ -1,9 +1,10 @@
 """The query API of one process: nothing but GET and HEAD. `create_app` wires it; `python -m queries.main` serves it alone."""
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from context.assembly import Contexts
 from context.models import Models
@@ -39,7 +40,7 @@ POOL_CLOSE_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
+async def open_sources(settings: Settings, shutdown: threading.Event) -> AsyncIterator[Sources]:
     """What the routes read from. No store has to be there yet: each is connected to when it is first needed."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
@@ -64,16 +65,17 @@ async def open_sources(settings: Settings) -> AsyncIterator[Sources]:
             models=models,
             consistency=Consistency(log, views),
             contexts=contexts,
+            shutdown=shutdown,
         )
 
 
-def create_app(settings: Settings, metrics: Metrics) -> FastAPI:
-    """The app; its lifespan opens and closes all it needs. No store has to be there when it starts."""
+def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
+    """The app; its lifespan opens and closes all it needs. It starts without the stores. `shutdown` ends its streams."""
     checks: dict[str, Check] = {}
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_sources(settings) as sources:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with open_sources(settings, shutdown) as sources:
             app.state.sources = sources
             checks.update(health.checks(sources))
             yield
@@ -87,7 +89,8 @@ def main() -> None:
     """Serves this side alone, on HOST and PORT."""
     settings = Settings()
     configure_logging("query-api", settings.log_level, settings.log_format)
-    serve(create_app(settings, Metrics()), settings)
+    shutdown = threading.Event()
+    serve(create_app(settings, Metrics(), shutdown), settings, shutdown)
 
 
 if __name__ == "__main__":

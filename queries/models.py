@@ -2,18 +2,19 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from context.models import ModelFacts
-from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
-from queries.query_context import QueryCall
+from queries.query_context import QueryContext
+from queries.query_route import query_route
 
 router = APIRouter(tags=["models"])
 
 
-@reads(router, "/v1/models")
-async def list_models(context: QueryCall) -> Response:
+@query_route(router, "/v1/models")
+async def list_models(context: QueryContext) -> Response:
     """The models; none where no provider is configured."""
     provider, models = context.sources.provider, context.sources.models
     offered = await provider.list_models() if provider.configured else []

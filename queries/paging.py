@@ -6,10 +6,9 @@ it, or for `before` alone, ahead of it.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from fastapi import Depends, Query
-from msgspec import Struct
+from pydantic import Field, ValidationInfo, field_validator
 
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id
@@ -17,6 +16,7 @@ from projections.views.catalog import MongoView
 from projections.views.writes import Document
 from queries.consistency import Read
 from queries.query_context import QueryContext
+from queries.query_route import QueryParameters
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
@@ -25,40 +25,37 @@ Param = Literal["after", "before"]
 T = TypeVar("T")
 
 
-class Paging(Struct, frozen=True, kw_only=True):
-    """Which page is asked for; the cursors are ids of the right form."""
+class Include(QueryParameters):
+    include: list[str] | None = Field(
+        None, alias="include[]", description="Accepted as the OpenAI API has it. Every answer is complete without it."
+    )
 
-    after: str | None
-    before: str | None
-    limit: int
-    ascending: bool
+
+class Paging(QueryParameters):
+    """Which page to return. Cursors that are no ids are a 400."""
+
+    after: str | None = Field(None, description="The id that the page begins after.")
+    before: str | None = Field(None, description="The id that the page ends before.")
+    limit: int = Field(DEFAULT_LIMIT, ge=1, le=MAX_LIMIT)
+    order: Literal["asc", "desc"] = Field("desc", description="`desc`: newest first.")
+
+    @field_validator("after", "before")
+    @classmethod
+    def _is_id(cls, cursor: str | None, info: ValidationInfo) -> str | None:
+        if cursor is not None and not is_id(cursor):
+            raise ApiError(
+                400, f"`{info.field_name}` is not an id of this store.", code="invalid_id", param=info.field_name
+            )
+        return cursor
+
+    @property
+    def ascending(self) -> bool:
+        return self.order == "asc"
 
     @property
     def from_its_end(self) -> bool:
         """Whether the page is the nearest before its cursor."""
         return self.before is not None and self.after is None
-
-
-async def paging(
-    after: Annotated[str | None, Query(description="The id the page begins behind.")] = None,
-    before: Annotated[str | None, Query(description="The id the page ends before.")] = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
-    order: Annotated[Literal["asc", "desc"], Query(description="`desc`: newest first.")] = "desc",
-) -> Paging:
-    for param, cursor in (("after", after), ("before", before)):
-        if cursor is not None and not is_id(cursor):
-            raise ApiError(400, f"`{param}` is not an id of this store.", code="invalid_id", param=param)
-    return Paging(after=after, before=before, limit=limit, ascending=order == "asc")
-
-
-Paged = Annotated[Paging, Depends(paging)]
-
-
-async def accept_include(include: Annotated[list[str] | None, Query(alias="include[]")] = None) -> None:
-    """What the SDK may ask to include beside an item; nothing here is kept apart from one, so there is nothing to add."""
-
-
-Include = Depends(accept_include)
 
 
 def unknown_cursor(param: Param, what: str) -> ApiError:

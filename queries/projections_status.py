@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 from msgspec import Struct, structs
+from starlette.responses import Response
 
-from infrastructure.http.app import reads
 from infrastructure.http.shapes import json_response
 from projections.views.catalog import ALL_VIEWS
 from projections.views.view_position import Parked, ViewPosition, status_of
 from queries.log_access import LogAccess, LogAway
-from queries.query_context import QueryCall, Sources
+from queries.query_context import QueryContext, Sources
+from queries.query_route import query_route
 from queries.view_positions import positions_of
 
 router = APIRouter(tags=["projections"])
@@ -47,8 +48,8 @@ class ViewReport(Struct, frozen=True, kw_only=True):
         return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= USUAL_SECONDS
 
 
-@reads(router, "/v1/projections")
-async def list_projections(context: QueryCall) -> Response:
+@query_route(router, "/v1/projections")
+async def list_projections(context: QueryContext) -> Response:
     """Where each view stands."""
     found = await standings(context.sources, context.principal.tenant)
     unverified = any(each.head is None for each in found)

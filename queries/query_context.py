@@ -1,19 +1,17 @@
 """Who reads, and what from: every route receives a `QueryContext`. For `queries/` only; `main.py` makes the sources."""
 
-import re
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from fastapi import Depends, Header, Request
 from msgspec import Struct
 from pymongo.asynchronous.collection import AsyncCollection
 from redis.asyncio import Redis
+from starlette.requests import Request
 
 from context.assembly import Contexts
 from context.models import Models
 from infrastructure.access.principal import Principal
-from infrastructure.http.errors import ApiError
-from infrastructure.http.path_ids import Asking
 from infrastructure.stores.mongodb import Database
 from projections.views.catalog import MongoView
 from projections.views.writes import Document, document_key
@@ -38,6 +36,8 @@ class Sources(Struct, frozen=True):
     models: Models
     consistency: Consistency
     contexts: Contexts
+    shutdown: threading.Event
+    """Set when the process is about to stop: streams that follow something end."""
 
 
 class QueryContext(Struct, frozen=True):
@@ -46,6 +46,7 @@ class QueryContext(Struct, frozen=True):
     sources: Sources
     principal: Principal
     min_position: int
+    request: Request
 
     async def read(self, conversation_id: str, *views: MongoView) -> ConversationRead:
         """Returns when these views are current for the conversation. Raises what Consistency.conversation raises."""
@@ -75,25 +76,3 @@ class QueryContext(Struct, frozen=True):
         found = await (await self.collection(read, view).aggregate([*pipeline, with_positions(read.places)])).to_list()
         await self.sources.consistency.check(read, positions_from(document for document in found if "_id" in document))
         return [document for document in found if "_id" not in document]
-
-
-# Dependencies are coroutines though they await nothing: FastAPI runs plain functions in threads, which costs more than they do.
-
-
-async def min_position(
-    x_min_position: Annotated[str | None, Header(description="A position that the answer must show.")] = None,
-) -> int:
-    """The position in `X-Min-Position`; 0 where it is absent. Raises ApiError (400)."""
-    if x_min_position is None:
-        return 0
-    if re.fullmatch(r"[0-9]{1,19}", x_min_position) is None or int(x_min_position) > MAX_POSITION:
-        raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
-    return int(x_min_position)
-
-
-async def caller(request: Request, principal: Asking, least: Annotated[int, Depends(min_position)]) -> QueryContext:
-    """The caller of this request."""
-    return QueryContext(request.app.state.sources, principal, least)
-
-
-QueryCall = Annotated[QueryContext, Depends(caller)]

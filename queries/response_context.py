@@ -1,23 +1,23 @@
 """GET /v1/responses/{id}/context: what the model was sent for a reply, rendered again from the log, at any later time."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
+from starlette.responses import Response
 
 from domain.errors import ResponseNotFound
 from domain.events import ReplyDeleted, ReplyRequested
 from domain.items import shaped
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
-from infrastructure.http.app import reads
-from infrastructure.http.path_ids import ResponseId
 from infrastructure.http.shapes import json_response
 from queries.context import left_out_shape, summary_shape
-from queries.query_context import QueryCall
+from queries.query_context import QueryContext
+from queries.query_route import query_route
 
 router = APIRouter(tags=["responses"])
 
 
-@reads(router, "/v1/responses/{response_id}/context")
-async def get_response_context(response_id: ResponseId, context: QueryCall) -> Response:
+@query_route(router, "/v1/responses/{response_id}/context")
+async def get_response_context(context: QueryContext, response_id: str) -> Response:
     """Answers with the `request` as it was sent, and whether its SHA-256 is the one on record. It always comes from the log."""
     tenant = context.principal.tenant
     requested = await context.sources.log.ask(lambda reader: _requested(reader, tenant, response_id))

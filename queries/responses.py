@@ -1,25 +1,25 @@
 """GET /v1/responses/{id} and …/input_items: a reply that was asked for, from the view of them; and its stream, from the log and Redis."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Query, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter
 from msgspec import Struct
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
 
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ReplyCompleted, Usage
 from infrastructure.http import shapes
-from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import position_headers
-from infrastructure.http.path_ids import ResponseId
 from infrastructure.ids import minted_seconds
 from projections.views.writes import Document, document_key
 from queries.consistency import Read
 from queries.log_access import LogAway, PatientReader, conversation_parked
-from queries.paging import Include, Paged, cut
-from queries.query_context import QueryCall, QueryContext
+from queries.paging import Include, Paging, cut
+from queries.query_context import QueryContext
+from queries.query_route import query_route
 from replies.following import follow
 from replies.record import Record, find_record, read_record
 from replies.response_object import INCOMPLETE_REASONS, response_object
@@ -37,20 +37,20 @@ class _Identified(Struct):
 _identified = msgspec.json.Decoder(_Identified)
 
 
-@reads(router, "/v1/responses/{response_id}", dependencies=[Include])
-async def get_response(
-    response_id: ResponseId,
-    context: QueryCall,
-    stream: Annotated[bool, Query(description="Its events instead, those still to come included.")] = False,
-    starting_after: Annotated[
-        int | None, Query(ge=0, le=2**53, description="With `stream`: the last event that is known already.")
-    ] = None,
-    include_obfuscation: Annotated[bool, Query(description="Nothing is obfuscated here.")] = False,  # noqa: ARG001
-) -> Response:
+class ResponseQuery(Include):
+    stream: bool = Field(False, description="Its events instead, those still to come included.")
+    starting_after: int | None = Field(
+        None, ge=0, le=2**53, description="With `stream`: the last event that the client has."
+    )
+    include_obfuscation: bool = Field(False, description="Accepted; nothing is obfuscated here.")
+
+
+@query_route(router, "/v1/responses/{response_id}", ResponseQuery)
+async def get_response(context: QueryContext, response_id: str, query: ResponseQuery) -> Response:
     """The Response, one that is still running included."""
-    if stream:
-        return await _stream(context, response_id, -1 if starting_after is None else starting_after)
-    if starting_after is not None:
+    if query.stream:
+        return await _stream(context, response_id, -1 if query.starting_after is None else query.starting_after)
+    if query.starting_after is not None:
         raise ApiError(400, "`starting_after` needs `stream`.", code="invalid_value", param="starting_after")
     read, document = await _find(context, response_id)
     output = [item.encode() for item in document["output"]]
@@ -73,7 +73,8 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }
-    return StreamingResponse(follow(redis, read_again, found, after), media_type=_SSE, headers=headers)
+    events = follow(redis, read_again, found, after, context.sources.shutdown)
+    return StreamingResponse(events, media_type=_SSE, headers=headers)
 
 
 def _is_past_the_end(found: Record, after: int) -> bool:
@@ -81,8 +82,12 @@ def _is_past_the_end(found: Record, after: int) -> bool:
     return isinstance(found.end, ReplyCompleted) and after >= sum(1 for _ in found.events())
 
 
-@reads(router, "/v1/responses/{response_id}/input_items", dependencies=[Include])
-async def list_input_items(response_id: ResponseId, context: QueryCall, paging: Paged) -> Response:
+class InputItemsQuery(Include, Paging):
+    """A page, and `include[]`."""
+
+
+@query_route(router, "/v1/responses/{response_id}/input_items", InputItemsQuery)
+async def list_input_items(context: QueryContext, response_id: str, paging: InputItemsQuery) -> Response:
     """A page of the items the response was asked with, newest first."""
     read, document = await _find(context, response_id)
     items = [item.encode() for item in document["input"]]

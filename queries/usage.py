@@ -6,15 +6,17 @@ failed are not.
 """
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.responses import Response
 
 from domain.events import Usage
-from infrastructure.http.app import reads
 from infrastructure.http.errors import ApiError
 from infrastructure.http.shapes import json_response
-from queries.query_context import QueryCall
+from queries.query_context import QueryContext
+from queries.query_route import QueryParameters, query_route
 
 router = APIRouter(tags=["usage"])
 
@@ -24,16 +26,17 @@ AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
 NANODOLLARS: Final = 1_000_000_000
 
 
-@reads(router, "/v1/usage")
-async def get_usage(
-    context: QueryCall,
-    start: Annotated[date | None, Query(description="The first day; a month before `end` where it is absent.")] = None,
-    end: Annotated[date | None, Query(description="The last day; today where it is absent.")] = None,
-    model: Annotated[str | None, Query(description="Only this model's.")] = None,
-) -> Response:
+class UsageQuery(QueryParameters):
+    start: date | None = Field(None, description="The first day. Default: a month before `end`.")
+    end: date | None = Field(None, description="The last day. Default: today.")
+    model: str | None = Field(None, description="Only this model.")
+
+
+@query_route(router, "/v1/usage", UsageQuery)
+async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     """What replies, and the summaries of contexts, came to, day by day."""
-    last = end or datetime.now(UTC).date()
-    first = start or last - timedelta(days=min(USUAL_DAYS, (last - date.min).days) - 1)
+    last = query.end or datetime.now(UTC).date()
+    first = query.start or last - timedelta(days=min(USUAL_DAYS, (last - date.min).days) - 1)
     if first > last:
         raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
     if (last - first).days >= MAX_DAYS:
@@ -45,8 +48,8 @@ async def get_usage(
         "tenant": context.principal.tenant,
         "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
     }
-    if model is not None:
-        where["model"] = model
+    if query.model is not None:
+        where["model"] = query.model
     sums = {name: {"$sum": f"${name}"} for name in AMOUNTS}
     shown = {
         "_id": 0,

@@ -1,6 +1,7 @@
 """Follows a reply from any process: its live events while it runs, and its record once it has ended or Redis has lost them."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -10,7 +11,6 @@ import structlog
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from infrastructure.http.serve import stopping
 from replies import live_events, stream_events
 from replies.live_events import MissingEntries
 from replies.record import Record
@@ -25,14 +25,16 @@ ReadRecord = Callable[[], Awaitable[Record]]
 """Reads the reply's record again."""
 
 
-async def follow(redis: Redis, read: ReadRecord, record: Record, after: int) -> AsyncIterator[bytes]:
-    """The events after `after`, each once and in order, until the reply ends or this process stops; comments while there are none.
+async def follow(
+    redis: Redis, read: ReadRecord, record: Record, after: int, shutdown: threading.Event
+) -> AsyncIterator[bytes]:
+    """The events after `after`, each once and in order, until the reply ends or `shutdown` is set; comments while there are none.
 
     `record` is what `read` returned last. Raises what `read` raises, except that it waits while the log is unavailable.
     """
     sent_at = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
-    while not stopping.is_set():
+    while not shutdown.is_set():
         if record.end is not None:
             if rest := record.stream_after(after):
                 yield b"".join(rest)

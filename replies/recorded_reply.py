@@ -1,5 +1,6 @@
 """The reply that a repeated request gets: the one of the first request, as a Response or as the same stream of events."""
 
+import threading
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
@@ -49,10 +50,10 @@ class RecordedReply:
             raise ModelFailed(failure.code, failure.message, timed_out=failure.code == "model_timeout")
         return record.response(), _headers(record)
 
-    async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+    async def stream(self, shutdown: threading.Event) -> tuple[AsyncIterator[bytes], dict[str, str]]:
         """The same events in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
-        return follow(self._redis, self.record, record, -1), _headers(record)
+        return follow(self._redis, self.record, record, -1, shutdown), _headers(record)
 
 
 def _headers(record: Record) -> dict[str, str]:

@@ -6,6 +6,7 @@ in their queue while the process is replaced; without `--fd` it binds HOST and P
 
 import argparse
 import socket
+import threading
 
 from infrastructure.http.serve import serve
 from infrastructure.settings import Settings
@@ -17,7 +18,8 @@ def main() -> None:
     parser.add_argument("--fd", type=int, action="append", help="a listening socket to serve on")
     inherited: list[int] = parser.parse_args().fd or []
     settings = Settings()
-    serve(create_app(settings), settings, [socket.socket(fileno=fd) for fd in inherited])
+    shutdown = threading.Event()
+    serve(create_app(settings, shutdown), settings, shutdown, [socket.socket(fileno=fd) for fd in inherited])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""Both APIs behind one port, in one process: GET and HEAD read, everything else writes. `nginx` does this in production.
+"""Both APIs behind one port, in one process: GET and HEAD read, every other method writes. In production nginx does this.
 
-The gateway itself answers OPTIONS, the OpenAPI of both sides together, and a readiness that covers both.
+The gateway itself answers OPTIONS, the OpenAPI document of both sides, and a readiness check that covers both.
 """
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import msgspec
-from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -18,8 +18,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commands import main as commands
+from infrastructure.http.app import documentation_routes
+from infrastructure.http.openapi import combined
 from infrastructure.http.request_middleware import RequestMiddleware
-from infrastructure.http.openapi import both_sides, docs_page
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
@@ -31,13 +32,13 @@ _ALLOW = {"allow": "GET, HEAD, POST, DELETE, OPTIONS"}
 
 
 class Gateway:
-    """The rule: a request goes to the side that its method names; a few paths are the gateway's own."""
+    """Sends each request to the side that its method names, except for a few paths of the gateway's own."""
 
-    def __init__(self, writing: ASGIApp, reading: ASGIApp, own: Starlette) -> None:
-        self._writing = writing
-        self._reading = reading
-        self._own = own
-        self._own_paths = {route.path for route in own.routes if isinstance(route, Route)}
+    def __init__(self, command_app: ASGIApp, query_app: ASGIApp, own_app: Starlette) -> None:
+        self._command_app = command_app
+        self._query_app = query_app
+        self._own_app = own_app
+        self._own_paths = {route.path for route in own_app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (
@@ -45,61 +46,55 @@ class Gateway:
             or scope["method"] == "OPTIONS"
             or (scope["method"] in _READS and scope["path"] in self._own_paths)
         ):
-            await self._own(scope, receive, send)
+            await self._own_app(scope, receive, send)
         elif scope["method"] in _READS:
-            await self._reading(scope, receive, send)
+            await self._query_app(scope, receive, send)
         else:
-            await self._writing(scope, receive, send)
+            await self._command_app(scope, receive, send)
 
 
-def create_app(settings: Settings) -> ASGIApp:
-    """The gateway over both sides; its lifespan is theirs."""
+def create_app(settings: Settings, shutdown: threading.Event) -> ASGIApp:
+    """The gateway over both sides; its lifespan is theirs. `shutdown` ends their streams."""
     configure_logging("api", settings.log_level, settings.log_format)
     metrics = Metrics()
-    writing = commands.create_app(settings, metrics)
-    reading = queries.create_app(settings, metrics)
-    return Gateway(writing, reading, _own_app(writing, reading, metrics))
+    command_app = commands.create_app(settings, metrics, shutdown)
+    query_app = queries.create_app(settings, metrics, shutdown)
+    return Gateway(command_app, query_app, _own_app(command_app, query_app, metrics))
 
 
-def _own_app(writing: FastAPI, reading: FastAPI, metrics: Metrics) -> Starlette:
+def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            for app in (writing, reading):
+            for app in (command_app, query_app):
                 await stack.enter_async_context(app.router.lifespan_context(app))
             yield
 
     async def options(_: Request) -> Response:
         return Response(status_code=204, headers=_ALLOW)
 
-    async def openapi(_: Request) -> Response:
-        return json_response(both_sides(writing, reading))
-
-    async def docs(_: Request) -> Response:
-        return docs_page()
-
     async def ready(_: Request) -> Response:
-        return joined(await asyncio.gather(_ask_ready(writing), _ask_ready(reading)))
+        return combined_readiness(await asyncio.gather(_readiness_of(command_app), _readiness_of(query_app)))
 
+    document = combined(command_app.state.openapi, query_app.state.openapi)
     routes = [
-        Route("/openapi.json", openapi),
-        Route("/docs", docs),
+        *documentation_routes(document),
         Route("/health/ready", ready),
         Route("/{path:path}", options, methods=["OPTIONS"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(RequestMiddleware, metrics=metrics)])
 
 
-def joined(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
-    """One readiness out of both sides': as bad as the worse of them, with the checks of both."""
+def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
+    """One readiness answer for both sides: the worse status of the two, with the checks of both."""
     checks = {name: state for _, body in answers for name, state in body["checks"].items()}
     worst = max((body["status"] for _, body in answers), key=("ready", "degraded", "unavailable").index)
     status = max(code for code, _ in answers)
     return json_response({"status": worst, "checks": checks}, status, {} if status == 200 else {"retry-after": "1"})
 
 
-async def _ask_ready(app: ASGIApp) -> tuple[int, dict[str, Any]]:
-    """(status, body) of an app's /health/ready, asked without a network."""
+async def _readiness_of(app: ASGIApp) -> tuple[int, dict[str, Any]]:
+    """(status, body) of an app's /health/ready, called without a network."""
     status = 503
     body = b""
 

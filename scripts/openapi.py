@@ -1,13 +1,14 @@
-"""The OpenAPI of both sides as the file that nginx serves: `python -m scripts.openapi` writes it anew.
+"""The OpenAPI of both sides as the file that nginx serves: `python -m scripts.openapi` writes it.
 
-A test keeps `infrastructure/deploy/openapi.json` as the code has it.
+A test fails when `infrastructure/deploy/openapi.json` differs from the code.
 """
 
 import json
+import threading
 from pathlib import Path
 
 from commands import main as commands
-from infrastructure.http.openapi import both_sides
+from infrastructure.http.openapi import combined
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
@@ -18,7 +19,8 @@ FILE = Path(__file__).resolve().parent.parent / "infrastructure" / "deploy" / "o
 def rendered() -> str:
     """The document as the file holds it. No store is needed."""
     settings = Settings()
-    document = both_sides(commands.create_app(settings, Metrics()), queries.create_app(settings, Metrics()))
+    apps = [side.create_app(settings, Metrics(), threading.Event()) for side in (commands, queries)]
+    document = combined(*(app.state.openapi for app in apps))
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

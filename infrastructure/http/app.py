@@ -39,7 +39,7 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
     app = Starlette(
         routes=[
             *(Route(route.path, route.endpoint, methods=route.methods, name=route.name) for route in declared),
-            *documentation_routes(lambda: document),
+            *documentation_routes(document),
         ],
         middleware=[Middleware(RequestMiddleware, metrics=metrics)],
         # 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
@@ -51,11 +51,11 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
     return app
 
 
-def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Route]:
+def documentation_routes(document: Mapping[str, Any]) -> list[Route]:
     """`/openapi.json`, and the page that shows it."""
 
     async def openapi(_: Request) -> Response:
-        return json_response(document())
+        return json_response(document)
 
     async def docs(_: Request) -> Response:
         return docs_page()

@@ -3,13 +3,8 @@
 Every name begins with `conversation_store_`; times are in seconds. `infrastructure/deploy/` has the dashboard over them.
 """
 
-import json
-import socket
-import threading
-from collections.abc import Callable, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
-from typing import Any, ClassVar, Final, Self
+from collections.abc import Sequence
+from typing import Any, Final
 
 from prometheus_client import (
     CONTENT_TYPE_PLAIN_0_0_4,
@@ -124,88 +119,3 @@ class Metrics:
     def render(self) -> tuple[bytes, str]:
         """The body and the content type of `/metrics`."""
         return generate_latest(self.registry), CONTENT_TYPE_PLAIN_0_0_4
-
-    def serve(self, port: int, ready: Callable[[], bool], host: str = "127.0.0.1") -> "MetricsServer":
-        """Serves `/metrics`, `/health/ready` and `/health/live` from a thread, for a process that has no API.
-
-        `port` 0 takes a free one. `ready` is called in that thread; when it is false or raises, readiness is a 503.
-        """
-        return MetricsServer(self, host, port, ready)
-
-
-class MetricsServer:
-    """A small HTTP server in a daemon thread. `port` is the one it is bound to; `close()` stops it."""
-
-    def __init__(self, metrics: Metrics, host: str, port: int, ready: Callable[[], bool]) -> None:
-        handler = type("_Bound", (_Handler,), {"metrics": metrics, "ready": staticmethod(ready)})
-        family = _Server6 if ":" in host else _Server
-        self._server = family((host, port), handler)
-        self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stops answering and frees the port. Closing twice is harmless."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def server_bind(self) -> None:
-        """As its parent's, without asking DNS for this machine's name, which may take seconds."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]  # never bytes here
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(BaseHTTPRequestHandler):
-    metrics: ClassVar[Metrics]
-    ready: ClassVar[Callable[[], bool]]
-    timeout = 10  # seconds a client may keep a thread waiting
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0]
-        if path == "/metrics":
-            self._send(200, *self.metrics.render())
-        elif path == "/health/live":
-            self._send_json(200, {"status": "live"})
-        elif path == "/health/ready":
-            is_ready = self._is_ready()
-            self._send_json(200 if is_ready else 503, {"status": "ready" if is_ready else "unavailable"})
-        else:
-            error = {"message": "not found", "type": "invalid_request_error", "param": None, "code": "not_found"}
-            self._send_json(404, {"error": error})
-
-    do_HEAD = do_GET  # noqa: N815  # the name that http.server calls
-
-    def _is_ready(self) -> bool:
-        try:
-            return type(self).ready()
-        except Exception:  # noqa: BLE001  # whatever keeps the answer from being known, it is not "ready"
-            return False
-
-    def _send_json(self, status: int, body: dict[str, Any]) -> None:
-        self._send(status, json.dumps(body).encode(), "application/json")
-
-    def _send(self, status: int, body: bytes, content_type: str) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
-        """Logs nothing: a scrape every few seconds is no news."""

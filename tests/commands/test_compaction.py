@@ -6,6 +6,7 @@ The longest conversation of the chitchat dataset, 2,895 messages, goes on for fi
 import asyncio
 import threading
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 import httpx
@@ -66,7 +67,7 @@ class Store(Struct):
 async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
     provider.script = summarizes
     changed = {"openai_base_url": provider.url, "model_timeout": 5, "model_window": WINDOW, "default_model": MODEL}
-    app = create_app(settings.model_copy(update=changed), Metrics())
+    app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:

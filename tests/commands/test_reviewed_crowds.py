@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from threading import Event
 
 import httpx
 import pytest
@@ -56,7 +57,7 @@ async def api(settings: Settings, slow: Slow) -> AsyncIterator[httpx.AsyncClient
     async with await asyncio.start_server(slow.answer, "127.0.0.1", 0, backlog=1024) as server:
         port = server.sockets[0].getsockname()[1]
         known = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "default_model": "slow", "model_timeout": 20}
-        app = create_app(settings.model_copy(update=known), Metrics())
+        app = create_app(settings.model_copy(update=known), Metrics(), Event())
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:

@@ -1,6 +1,7 @@
 """A reply asks Redis once for its conversation's snapshot, also where there is none: one that hangs is waited for once, not thrice."""
 
 from collections.abc import AsyncIterator, Iterator
+from threading import Event
 from typing import Any
 
 import httpx
@@ -42,7 +43,7 @@ def snapshots() -> Snapshots:
 
 @pytest.fixture
 async def api(settings: Settings, provider: ScriptedProvider, snapshots: Snapshots) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics())
+    app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics(), Event())
     async with app.router.lifespan_context(app):
         dependencies = app.state.dependencies
         app.state.dependencies = replace(

@@ -1,5 +1,7 @@
 """A conversation that this code can not read: said plainly, and the others are written to as ever."""
 
+from threading import Event
+
 import httpx
 import psycopg
 
@@ -19,7 +21,7 @@ async def test_a_conversation_that_can_not_be_read_is_a_503_of_its_own(
         await connection.execute(
             "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s", (uuid_of(spoiled),)
         )
-    app = create_app(settings, Metrics())  # one that does not hold it in memory
+    app = create_app(settings, Metrics(), Event())  # one that does not hold it in memory
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store") as cold,

@@ -1,32 +1,14 @@
-"""The metrics of a process: their names, what becomes a label, and the small server of a process without an API."""
-
-import http.client
-import json
-import threading
-from collections.abc import Callable, Iterator
+"""The metrics of a process: their names, and what becomes a label."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from infrastructure.observability.metrics import LAG_BUCKETS, Metrics, MetricsServer
+from infrastructure.observability.metrics import LAG_BUCKETS, Metrics
 
 
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
-
-
-@pytest.fixture
-def serve(metrics: Metrics) -> Iterator[Callable[[Callable[[], bool]], MetricsServer]]:
-    servers: list[MetricsServer] = []
-
-    def start(ready: Callable[[], bool]) -> MetricsServer:
-        servers.append(metrics.serve(0, ready))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
@@ -36,16 +18,6 @@ def samples(metrics: Metrics) -> dict[tuple[str, frozenset[tuple[str, str]]], fl
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return samples(metrics).get((f"conversation_store_{name}", frozenset(labels.items())))
-
-
-def ask(server: MetricsServer, path: str, method: str = "GET") -> tuple[int, str | None, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
-    try:
-        connection.request(method, path)
-        response = connection.getresponse()
-        return response.status, response.getheader("Content-Type"), response.read()
-    finally:
-        connection.close()
 
 
 def test_the_names_and_labels_are_these(metrics: Metrics) -> None:
@@ -104,49 +76,3 @@ def test_the_process_itself_is_measured_and_no_created_series_are_written(metric
     names = {name for name, _ in samples(metrics)}
     assert "process_resident_memory_bytes" in names
     assert not [name for name in names if name.endswith("_created")]
-
-
-def test_the_server_serves_the_metrics(metrics: Metrics, serve: Callable[[Callable[[], bool]], MetricsServer]) -> None:
-    metrics.projection_position.labels("conversations").set(42)
-    status, content_type, body = ask(serve(lambda: True), "/metrics")
-    assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
-    assert b'conversation_store_projection_position{projection="conversations"} 42.0' in body
-
-
-def unknown() -> bool:
-    raise OSError("no answer")
-
-
-@pytest.mark.parametrize(
-    ("ready", "status", "word"),
-    [(lambda: True, 200, "ready"), (lambda: False, 503, "unavailable"), (unknown, 503, "unavailable")],
-)
-def test_the_server_says_whether_the_process_is_ready(
-    serve: Callable[[Callable[[], bool]], MetricsServer], ready: Callable[[], bool], status: int, word: str
-) -> None:
-    answer = ask(serve(ready), "/health/ready")
-    assert answer[:2] == (status, "application/json")
-    assert json.loads(answer[2]) == {"status": word}
-
-
-def test_the_server_is_live_even_when_the_process_is_not_ready(
-    serve: Callable[[Callable[[], bool]], MetricsServer],
-) -> None:
-    assert ask(serve(lambda: False), "/health/live")[0] == 200
-
-
-def test_the_server_knows_no_other_path_and_answers_head_without_a_body(
-    serve: Callable[[Callable[[], bool]], MetricsServer],
-) -> None:
-    server = serve(lambda: True)
-    assert ask(server, "/")[0] == 404
-    assert ask(server, "/health/ready?x=1", "HEAD") == (200, "application/json", b"")
-
-
-def test_closing_the_server_frees_the_port_and_ends_its_thread(metrics: Metrics) -> None:
-    with metrics.serve(0, lambda: True) as server:
-        port = server.port
-    server.close()
-    assert "metrics" not in {thread.name for thread in threading.enumerate()}
-    with metrics.serve(port, lambda: True) as again:
-        assert again.port == port

@@ -9,6 +9,7 @@ api        the query API
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from threading import Event
 
 import httpx
 import pytest
@@ -24,7 +25,7 @@ from tests.queries.store import ManualProjector, Writer
 
 @asynccontextmanager
 async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, Metrics())
+    app = create_app(settings, Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
@@ -34,7 +35,9 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[str]:
     """The query API behind a real server, for the official client, and to see what a client that hangs up leaves behind."""
-    config = uvicorn.Config(create_app(settings, Metrics()), port=0, log_config=None, timeout_graceful_shutdown=1)
+    config = uvicorn.Config(
+        create_app(settings, Metrics(), Event()), port=0, log_config=None, timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)

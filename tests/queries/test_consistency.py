@@ -2,10 +2,12 @@
 
 import asyncio
 import time
+from threading import Event
 
 import httpx
 import psycopg
 import pytest
+from starlette.requests import Request
 
 from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
@@ -187,7 +189,7 @@ async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
 async def test_a_look_up_that_is_slow_for_what_it_asks_does_not_make_postgres_away(
     settings: Settings, write: Writer
 ) -> None:
-    async with open_sources(settings) as sources:
+    async with open_sources(settings, Event()) as sources:
         with pytest.raises(LogAway):
             await sources.log.ask(lambda _: asyncio.sleep(10))
         assert not sources.log.away
@@ -249,7 +251,7 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
     conversation_id = await write.start("a")
     await projector.catch_up()
 
-    async with open_sources(settings) as sources:
+    async with open_sources(settings, Event()) as sources:
         read = await sources.consistency.conversation("default", conversation_id, "items")
         await sources.consistency.check(read)
         await projector.begin_anew("items")
@@ -267,8 +269,8 @@ async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_sh
     [item_id] = await write.append(conversation_id, "a")
     await projector.catch_up()
 
-    async with open_sources(settings) as sources:
-        context = QueryContext(sources, Principal("default", "someone"), 0)
+    async with open_sources(settings, Event()) as sources:
+        context = QueryContext(sources, Principal("default", "someone"), 0, Request({"type": "http"}))
         read = await context.read(conversation_id, view)
         ident = conversation_id if view == "conversations" else item_id
         assert await context.find(read, view, ident, "version") is not None

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from threading import Event
 from typing import Any
 
 import httpx
@@ -82,7 +83,7 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
 ) -> None:
     conversation_id = await write.start("a")
     asked = ReplyRequest(model=MODEL, parameters={})
-    async with open_sources(settings.model_copy(update={"postgres_url": postgres.url})) as sources:
+    async with open_sources(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as sources:
         await sources.contexts.assemble("default", conversation_id, 2, asked)
         postgres.freeze()
         started = time.monotonic()

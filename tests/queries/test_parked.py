@@ -1,6 +1,7 @@
 """What is parked is never shown as it was: its reads are refused, and lists that it belongs to say so."""
 
 import asyncio
+from threading import Event
 
 import httpx
 import pytest
@@ -103,7 +104,7 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
     response_id, given = await write.ask(conversation_id, "b")
     await write.answer(conversation_id, response_id, given, "c")
     await projector.catch_up()
-    async with open_sources(settings) as sources:
+    async with open_sources(settings, Event()) as sources:
         await put_snapshot(sources.redis, "default", conversation_id, Snapshot(version=3))
     for view in ALL_VIEWS:
         await park(projector, view, conversation_id)
@@ -127,7 +128,7 @@ async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    async with open_sources(settings) as sources:
+    async with open_sources(settings, Event()) as sources:
         one = await sources.consistency.conversation("default", conversation_id, "items")
         every = await sources.consistency.everything("default", "items")
         await sources.consistency.check(one)

@@ -5,6 +5,7 @@ scripts/test tests/queries/test_response_context.py -m endless     five hundred 
 
 import random
 from collections.abc import AsyncIterator, Iterator
+from threading import Event
 from typing import Any
 
 import httpx
@@ -40,7 +41,7 @@ def provider() -> Iterator[ScriptedProvider]:
 async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[httpx.AsyncClient]:
     """The command API, with the scripted provider."""
     changed = {"openai_base_url": provider.url, "model_window": 2_000, "default_model": "scripted"}
-    app = create_app(settings.model_copy(update=changed), Metrics())
+    app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:

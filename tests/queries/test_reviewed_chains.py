@@ -6,6 +6,7 @@ scripts/test tests/queries/test_reviewed_chains.py -m endless     a hundred hist
 
 import random
 from collections.abc import AsyncIterator, Iterator
+from threading import Event
 from typing import Any
 
 import httpx
@@ -46,7 +47,7 @@ async def store(
     changed = {
         "openai_base_url": provider.url, "model_window": 700, "default_model": model, "model_api": api,
     }  # fmt: skip
-    app = create_app(settings.model_copy(update=changed), Metrics())
+    app = create_app(settings.model_copy(update=changed), Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:

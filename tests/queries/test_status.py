@@ -1,6 +1,7 @@
 """What is said of the store itself: models, projections, readiness."""
 
 from collections.abc import Iterator
+from threading import Event
 
 import httpx
 import pytest
@@ -37,7 +38,7 @@ async def test_without_a_provider_there_are_no_models(api: httpx.AsyncClient) ->
 
 
 async def test_behind_a_prefix_that_the_server_knows_of_a_read_is_answered(settings: Settings) -> None:
-    app = create_app(settings, Metrics())
+    app = create_app(settings, Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, root_path="/store")
         async with httpx.AsyncClient(transport=transport, base_url="http://store") as client:

@@ -1,0 +1,82 @@
+"""How a query is served: its request becomes a QueryContext, ids and parameters, each checked, and the handler receives them."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self, TypeVar
+
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import Response
+
+from infrastructure.access.principal import DEFAULT
+from infrastructure.http.errors import ApiError, invalid
+from infrastructure.http.openapi import parameters
+from infrastructure.http.path_ids import id_names, path_ids
+from queries.query_context import MAX_POSITION, QueryContext
+
+Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
+
+_HEADERS = {"X-Min-Position": "A position of the log that the answer must show at least."}
+
+
+class QueryParameters(BaseModel):
+    """The parameters of a query string, as text: each is converted to its field's type. Unknown ones are ignored."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def from_request(cls, request: Request) -> Self:
+        """Raises ApiError (400) for a value that does not fit. Of repeated parameters the last counts; `name[]` is a list."""
+        sent = request.query_params
+        try:
+            return cls.model_validate(
+                {name: sent.getlist(name) if name.endswith("[]") else sent[name] for name in sent}
+            )
+        except ValidationError as error:
+            raise invalid(error) from error
+
+
+def query_route(
+    router: APIRouter,
+    path: str,
+    query: type[QueryParameters] | None = None,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Callable[[Handler], Handler]:
+    """Registers the handler of a GET, which also serves HEAD. `headers`: those it reads itself, with their descriptions.
+
+    The handler is called with the QueryContext, each id in the path, and the query parameters where it has any.
+    """
+    names = id_names(path)
+
+    def register(handler: Handler) -> Handler:
+        async def endpoint(request: Request) -> Response:
+            arguments: list[Any] = [*path_ids(request.path_params, names)]
+            context = QueryContext(request.app.state.sources, DEFAULT, min_position(request.headers), request)
+            if query is not None:
+                arguments.append(query.from_request(request))
+            return await handler(context, *arguments)
+
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=["GET"],
+            name=handler.__name__,
+            description=handler.__doc__,
+            openapi_extra={"parameters": parameters(names, {**_HEADERS, **(headers or {})}, query)},
+        )
+        return handler
+
+    return register
+
+
+def min_position(headers: Headers) -> int:
+    """The position in `X-Min-Position`; 0 when it is absent. Raises ApiError (400)."""
+    text = headers.get("x-min-position")
+    if text is None:
+        return 0
+    if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:
+        raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
+    return int(text)
