@@ -133,7 +133,9 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case HTTPException(status_code=404):
             return ApiError(404, "Nothing is served at this path.", code="unknown_url")
         case HTTPException(status_code=405):
-            return ApiError(405, "The path does not allow this method.", code="method_not_allowed", headers=error.headers)
+            return ApiError(
+                405, "The path does not allow this method.", code="method_not_allowed", headers=error.headers
+            )
         case HTTPException(status_code=413):
             return ApiError(413, "The body is too large.", code="request_too_large")
         case HTTPException():

@@ -86,7 +86,7 @@ async def test_pages_of_events_follow_each_other_without_gaps(api: httpx.AsyncCl
 async def test_a_page_of_large_events_ends_early_and_says_there_is_more(
     api: httpx.AsyncClient, write: Writer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "LARGEST_PAGE", 2_000)
+    monkeypatch.setattr(events, "MAX_PAGE_BYTES", 2_000)
     conversation_id = await write.start(*("x" * 1_000 for _ in range(5)))
 
     page = await page_of(api, conversation_id)
