@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from domain.commands import NewItem
 from domain.events import ContextPolicy
-from domain.items import InvalidItem, as_stored, check, prefix
+from domain.items import InvalidItem, as_stored, checked_item, id_prefix
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import mint
 
@@ -50,7 +50,7 @@ def new_items(items: list[Any], param: str = "items") -> tuple[NewItem, ...]:
 
 def _new_item(item: Any, param: str) -> NewItem:
     try:
-        checked = check(item)
+        checked = checked_item(item)
     except InvalidItem as error:
         where = f"{param}.{error.param}" if error.param else param
         raise ApiError(400, f"Invalid `{where}`: {error}", code="invalid_value", param=where) from error
@@ -58,4 +58,4 @@ def _new_item(item: Any, param: str) -> NewItem:
     if len(stored) > MAX_ITEM_BYTES:
         message = f"`{param}` is larger than {MAX_ITEM_BYTES} bytes."
         raise ApiError(413, message, code="item_too_large", param=param)
-    return NewItem(item_id=mint(prefix(checked)), item=stored)
+    return NewItem(item_id=mint(id_prefix(checked)), item=stored)

@@ -17,7 +17,7 @@ from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
 from commands.rolling_summary import COMPACTION
 from context.selection import begins_turn
 from context.summaries import PROMPT
-from domain.items import Item, from_stored, shaped
+from domain.items import Item, from_stored, output_item
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import RESPONSE, mint
@@ -59,7 +59,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     ]
     written = await _summarize(context, model, [item for _, item in items], body.instructions)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
-    kept = [shaped(item_id, item) for item_id, item in items if begins_turn(item)]
+    kept = [output_item(item_id, item) for item_id, item in items if begins_turn(item)]
     answer = {
         "id": mint(RESPONSE),
         "object": "response.compaction",

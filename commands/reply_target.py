@@ -15,7 +15,7 @@ from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
-from domain.items import Item, as_stored, from_stored, prefix, type_of
+from domain.items import Item, as_stored, from_stored, id_prefix, type_of
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
@@ -180,7 +180,7 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
     given = [from_stored(stored.item) for stored in record.requested.input]
     output = [from_stored(stored.item) for stored in record.output]
     return tuple(
-        NewItem(item_id=mint(prefix(item)), item=as_stored(item)) for item in [*given, *filter(_is_usable, output)]
+        NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in [*given, *filter(_is_usable, output)]
     )
 
 

@@ -1,1 +1,1 @@
-"""The conversation, pure: what can happen to it and by which rules. Standard library and msgspec only; no I/O, no clock."""
+"""Conversations: their commands, events, state and rules. Pure: no I/O, no clock; only the standard library and msgspec."""

@@ -1,6 +1,6 @@
-"""What can be asked of a conversation. Ids, times and item bodies come from outside, already well-formed.
+"""The commands a conversation takes. Ids, times and item bodies come from outside and are already validated.
 
-Handlers in `commands/` make these; `decide` answers them with events or refuses.
+The handlers in `commands/` make them. `decide` turns them into events or refuses them.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -9,17 +9,17 @@ from domain.events import ContextPolicy, Fork, InputItem, Shown, Timing, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
-    """An item to append: its minted id and its body as sent, JSON text in UTF-8."""
+    """An item to append: the id minted for it, and its body as sent, JSON text in UTF-8."""
 
     item_id: str
     item: bytes
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """`touches`: ids of the items or responses whose rows `decide` must be shown."""
+    """`row_keys`: ids of the items or responses that `decide` must know the state of."""
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def row_keys(self) -> tuple[str, ...]:
         return ()
 
 
@@ -53,7 +53,7 @@ class RetractItem(Command, frozen=True, kw_only=True):
     item_id: str
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def row_keys(self) -> tuple[str, ...]:
         return (self.item_id,)
 
 
@@ -61,7 +61,7 @@ class PinItem(Command, frozen=True, kw_only=True):
     item_id: str
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def row_keys(self) -> tuple[str, ...]:
         return (self.item_id,)
 
 
@@ -69,12 +69,12 @@ class UnpinItem(Command, frozen=True, kw_only=True):
     item_id: str
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def row_keys(self) -> tuple[str, ...]:
         return (self.item_id,)
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start` begins a conversation of the reply's own, in the same breath; `below`: the head it must still have."""
+    """`start`: creates the conversation in the same transaction. `expected_head`: refuse if the head has moved."""
 
     response_id: str
     model: str
@@ -86,7 +86,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
-    """`input` and `output` join the conversation at its head as it is when the command is decided."""
+    """`input` and `output` are appended at the head that the conversation has when the command is decided."""
 
     response_id: str
     model: str
@@ -125,12 +125,12 @@ class DeleteReply(Command, frozen=True, kw_only=True):
     response_id: str
 
     @property
-    def touches(self) -> tuple[str, ...]:
+    def row_keys(self) -> tuple[str, ...]:
         return (self.response_id,)
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """`replaces`: the version of the summary that the new one takes in, 0 for none; it must still stand."""
+    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another is active."""
 
     compaction_id: str
     summary: str

@@ -1,7 +1,7 @@
-"""The state a command is decided on, and how each event changes it.
+"""The state that commands are decided on, and how each event changes it.
 
-It holds no item's body and no map of all items: a conversation of 100,000 items costs what one of ten does.
-`evolve` only assigns, so that a rule made stricter later can never make an old conversation unloadable.
+It holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` checks
+nothing, so a rule that becomes stricter later does not make an old conversation unloadable.
 """
 
 from collections.abc import Iterable
@@ -30,15 +30,15 @@ from domain.events import (
     ReplyRequested,
 )
 
-UNDOABLE = 16
-"""How many compactions back one can go."""
+MAX_UNDO_STEPS = 16
+"""How many compactions can be undone."""
 
 
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
-    """`head` and `depth` are the last item's of the active branch; None and 0 while there is none.
+    """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
 
-    `summaries` are versions of ContextCompacted events, each of which took in the one before it: the last stands. `undone` are
-    those that can be redone, the last one first.
+    `running`: ids of responses in progress. `summaries`: versions of the ContextCompacted events that can be undone; the last is
+    active, and each includes the one before. `undone`: those that can be redone, the next one first.
     """
 
     id: str
@@ -62,12 +62,12 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def summary(self) -> int:
-        """The version of the ContextCompacted that stands; 0 while none does."""
+        """The version of the active ContextCompacted; 0 for none."""
         return self.summaries[-1] if self.summaries else 0
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """What the log says of one item, or response, that a command touches. A response has no place; `retracted`: it is deleted."""
+    """The state of one item or response that a command names. A response has no branch or depth; `retracted` means deleted."""
 
     branch: int = 0
     depth: int = 0
@@ -77,7 +77,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
 def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
     state: Conversation | None, event: Event
 ) -> Conversation:
-    """The conversation after `event`. The first event is a ConversationStarted; anything may follow."""
+    """The conversation after `event`. Raises ValueError if the first event is not a ConversationStarted."""
     if isinstance(event, ConversationStarted):
         return Conversation(
             id=event.conversation_id,
@@ -94,7 +94,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             depth=event.forked_from.depth if event.forked_from else 0,
         )
     if state is None:
-        raise ValueError(f"A stream began with {event.topic}, not with {ConversationStarted.topic}")
+        raise ValueError(f"The first event of a stream is {event.topic}, not {ConversationStarted.topic}")
     version = state.version + 1
     match event:
         case ItemAppended():
@@ -115,7 +115,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case ItemPinned() | ItemUnpinned():
             return replace(state, version=version, pinned=event.pinned)
         case ContextCompacted():
-            return replace(state, version=version, summaries=(*state.summaries, version)[-UNDOABLE:], undone=())
+            return replace(state, version=version, summaries=(*state.summaries, version)[-MAX_UNDO_STEPS:], undone=())
         case CompactionUndone():
             undone = (state.summary, *state.undone)
             return replace(state, version=version, summaries=state.summaries[:-1], undone=undone)
@@ -133,7 +133,7 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
 
 
 def evolve_item(known: KnownItem | None, event: Event) -> KnownItem | None:
-    """What is known of one item after an event that names it."""
+    """The state of one item or response after an event whose `row_key` is its id."""
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth)
@@ -145,12 +145,12 @@ def evolve_item(known: KnownItem | None, event: Event) -> KnownItem | None:
             return known
 
 
-def _without(ids: tuple[str, ...], ident: str) -> tuple[str, ...]:
-    return tuple(each for each in ids if each != ident)
+def _without(ids: tuple[str, ...], removed: str) -> tuple[str, ...]:
+    return tuple(remaining for remaining in ids if remaining != removed)
 
 
 def fold(events: Iterable[Event]) -> Conversation | None:
-    """The state after all of `events`, in order; None when there are none."""
+    """The state after `events`, in order. None if there are none."""
     state: Conversation | None = None
     for event in events:
         state = evolve(state, event)

@@ -1,4 +1,4 @@
-"""The rules: which events a command leads to, or why it is refused. Pure; nothing here changes anything."""
+"""The rules: which events a command leads to, or why it is refused. Pure."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -68,12 +68,11 @@ MAX_PINS = 64
 
 
 def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
-    conversation_id: str, state: Conversation | None, command: Command, known: Mapping[str, KnownItem]
+    conversation_id: str, state: Conversation | None, command: Command, known_items: Mapping[str, KnownItem]
 ) -> tuple[Event, ...]:
-    """The events that follow from `command`; none at all where it changes nothing.
+    """The events that follow from `command`. Empty if it changes nothing. Raises `Refused` if the rules do not allow it.
 
-    `known` holds what the log says of the items the command touches; one that is missing was never appended.
-    Raises `Refused` when the rules do not allow it.
+    `known_items`: the state of each item and response in `command.row_keys` that exists.
     """
     if isinstance(command, StartConversation):
         return _start(state, command)
@@ -84,13 +83,13 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
     match command:
         case AppendItems():
             _must_be_active(state)
-            return tuple(_below_head(state, command.items, command.author))
+            return tuple(_append_at_head(state, command.items, command.author))
         case RetractItem():
-            return _retract(command, known.get(command.item_id))
+            return _retract(command, known_items.get(command.item_id))
         case PinItem():
-            return _pin(state, command, known.get(command.item_id))
+            return _pin(state, command, known_items.get(command.item_id))
         case UnpinItem():
-            return _unpin(state, command, known.get(command.item_id))
+            return _unpin(state, command, known_items.get(command.item_id))
         case DescribeConversation():
             return _describe(state, command)
         case RequestReply():
@@ -99,7 +98,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return _end_reply(state, command)
         case DeleteReply():
-            return _delete_reply(state, command, known.get(command.response_id))
+            return _delete_reply(state, command, known_items.get(command.response_id))
         case CompactContext() | UndoCompaction() | RedoCompaction():
             return _compact(state, command)
         case EndConversation():
@@ -118,7 +117,7 @@ def _must_be_active(state: Conversation) -> None:
 
 
 def _may_reply(state: Conversation, command: RequestReply) -> None:
-    """One turn at a time."""
+    """A conversation has at most one reply in progress."""
     _must_be_active(state)
     if state.running:
         raise ConversationLocked(state.id)
@@ -144,19 +143,19 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
     parent, depth = (origin.item_id, origin.depth) if origin else (None, 0)
     return (
         started,
-        *_chain(command.items, author=command.owner, parent=parent, branch=0, depth=depth, response_id=None),
+        *_append(command.items, author=command.owner, parent=parent, branch=0, depth=depth, response_id=None),
     )
 
 
-def _below_head(
+def _append_at_head(
     state: Conversation, items: Sequence[NewItem | InputItem], author: str, response_id: str | None = None
 ) -> Iterator[ItemAppended]:
-    return _chain(
+    return _append(
         items, author=author, parent=state.head, branch=state.branch, depth=state.depth, response_id=response_id
     )
 
 
-def _chain(
+def _append(
     items: Sequence[NewItem | InputItem],
     *,
     author: str,
@@ -165,7 +164,7 @@ def _chain(
     depth: int,
     response_id: str | None,
 ) -> Iterator[ItemAppended]:
-    """Each item below the one before it, the first below `parent`."""
+    """Each item is the parent of the next; the first item's parent is `parent`, which has this `depth`."""
     for distance, new in enumerate(items, 1):
         yield ItemAppended(
             item_id=new.item_id,
@@ -211,7 +210,7 @@ def _unpin(state: Conversation, command: UnpinItem, item: KnownItem | None) -> t
         raise ItemNotFound(command.item_id)
     if command.item_id not in state.pinned:
         return ()
-    pinned = tuple(each for each in state.pinned if each != command.item_id)
+    pinned = tuple(item_id for item_id in state.pinned if item_id != command.item_id)
     return (ItemUnpinned(item_id=command.item_id, pinned=pinned),)
 
 
@@ -260,7 +259,7 @@ def _end_reply(
 
 
 def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
-    joined = _below_head(state, (*command.input, *command.output), command.author, command.response_id)
+    appended = _append_at_head(state, (*command.input, *command.output), command.author, command.response_id)
     completed = ReplyCompleted(
         response_id=command.response_id,
         model=command.model,
@@ -272,7 +271,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         delta_lengths=command.delta_lengths,
         cost=command.cost,
     )
-    return (*joined, completed)
+    return (*appended, completed)
 
 
 def _delete_reply(state: Conversation, command: DeleteReply, reply: KnownItem | None) -> tuple[Event, ...]:
@@ -288,11 +287,7 @@ def _compact(state: Conversation, command: CompactContext | UndoCompaction | Red
         case CompactContext():
             if command.replaces != state.summary:
                 raise SummaryHasChanged(state.id)
-            return (
-                ContextCompacted(
-                    **{name: getattr(command, name) for name in ContextCompacted.__struct_fields__},
-                ),
-            )
+            return (ContextCompacted(**{name: getattr(command, name) for name in ContextCompacted.__struct_fields__}),)
         case UndoCompaction():
             if not state.summaries:
                 raise NothingToUndo(state.id, "undo")

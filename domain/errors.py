@@ -1,4 +1,4 @@
-"""Why a command was refused, and why a model did not answer. Errors carry ids, never what people wrote.
+"""Errors: why a command was refused, and why a model did not answer. They carry ids, never what people wrote.
 
     Refused
     ├── NotFound
@@ -8,7 +8,7 @@
     ├── Conflict
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
-    │   ├── ConversationLocked     (a reply runs in it)
+    │   ├── ConversationLocked     (a reply is in progress)
     │   ├── HeadHasMoved
     │   ├── ReplyIsOver
     │   ├── ReplyIsRunning
@@ -20,12 +20,12 @@
 
     ModelFailed                    (the provider did not answer as it should)
 
-Which HTTP status each one has stands in one table: `infrastructure/http/errors.py`.
+`infrastructure/http/errors.py` has the table of their HTTP statuses.
 """
 
 
 class Refused(Exception):
-    """A command that the rules do not allow. `code` is stable, for programs; the message is for people."""
+    """The rules do not allow the command. `code` is stable, for programs; the message is for people."""
 
     code = "refused"
 
@@ -36,17 +36,17 @@ class NotFound(Refused):
 
 class ConversationNotFound(NotFound):
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"No conversation {conversation_id} exists here.")
+        super().__init__(f"There is no conversation {conversation_id}.")
 
 
 class ItemNotFound(NotFound):
     def __init__(self, item_id: str) -> None:
-        super().__init__(f"No item {item_id} exists in this conversation.")
+        super().__init__(f"There is no item {item_id} in this conversation.")
 
 
 class ResponseNotFound(NotFound):
     def __init__(self, response_id: str) -> None:
-        super().__init__(f"No response {response_id} exists here.")
+        super().__init__(f"There is no response {response_id}.")
 
 
 class Conflict(Refused):
@@ -57,51 +57,51 @@ class ConversationIsEnded(Conflict):
     code = "conversation_ended"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has ended: reopen it to go on.")
+        super().__init__(f"Conversation {conversation_id} has ended. Reopen it first.")
 
 
 class ConversationExists(Conflict):
     code = "conversation_exists"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} exists already.")
+        super().__init__(f"Conversation {conversation_id} already exists.")
 
 
 class ReplyIsOver(Conflict):
     code = "response_over"
 
     def __init__(self, response_id: str) -> None:
-        super().__init__(f"Response {response_id} has ended already.")
+        super().__init__(f"Response {response_id} has already ended.")
 
 
 class ConversationLocked(Conflict):
-    """It is worth a retry: the reply that runs will end."""
+    """A retry can succeed: the reply in progress will end."""
 
     code = "conversation_locked"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"A response is in progress in conversation {conversation_id}: try again when it has ended.")
+        super().__init__(f"A response is in progress in conversation {conversation_id}. Try again when it has ended.")
 
 
 class HeadHasMoved(Conflict):
     code = "head_moved"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has gone on meanwhile.")
+        super().__init__(f"Conversation {conversation_id} has new items since it was read.")
 
 
 class ReplyIsRunning(Conflict):
     code = "response_in_progress"
 
     def __init__(self, response_id: str) -> None:
-        super().__init__(f"Response {response_id} is in progress: cancel it first.")
+        super().__init__(f"Response {response_id} is in progress. Cancel it first.")
 
 
 class SummaryHasChanged(Conflict):
     code = "summary_changed"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Another summary of conversation {conversation_id} was made meanwhile.")
+        super().__init__(f"Conversation {conversation_id} has another summary since it was read.")
 
 
 class NothingToUndo(Conflict):
@@ -112,29 +112,29 @@ class NothingToUndo(Conflict):
 
 
 class NothingToCompact(Conflict):
-    """All of it, or nothing more of it, fits."""
+    """Everything fits, or nothing more can be summarized."""
 
     code = "nothing_to_compact"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has nothing that a summary could stand for.")
+        super().__init__(f"Conversation {conversation_id} has nothing that a summary could replace.")
 
 
 class TooManyPins(Conflict):
     code = "too_many_pins"
 
-    def __init__(self, most: int) -> None:
-        super().__init__(f"A conversation has at most {most} pinned items: unpin one first.")
+    def __init__(self, max_pins: int) -> None:
+        super().__init__(f"A conversation has at most {max_pins} pinned items. Unpin one first.")
 
 
 class ContextTooLong(Refused):
-    """What must be sent does not fit: `tokens` of it against a `budget`, both in tokens."""
+    """The newest turn needs `tokens`, and its budget is `budget` tokens."""
 
     code = "context_length_exceeded"
 
     def __init__(self, tokens: int, budget: int) -> None:
         super().__init__(
-            f"This request needs {tokens} tokens with its instructions, and {budget} are left for it in the model's context window."
+            f"This request needs {tokens} tokens, instructions included. The model's context window has room for {budget}."
         )
         self.tokens = tokens
         self.budget = budget

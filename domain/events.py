@@ -1,7 +1,7 @@
-"""What happened to a conversation. Frozen names, frozen topics: a test holds every byte of them still.
+"""What happens to conversations. Names and topics are frozen: a test compares every byte of each stored event.
 
-An event's place in its stream, its time and who caused it are columns of the stored row (design: section 3), not fields.
-Anything may import this module. `item` fields hold the item as it was sent, as JSON text in UTF-8.
+An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold the item as it was
+sent, as JSON text in UTF-8.
 """
 
 from typing import ClassVar, Literal
@@ -10,9 +10,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a conversation a model is shown: `budget` and `reserve` (for the answer) in tokens; None asks the model's window.
+    """How much of a conversation a model is shown. `newest_turns` leaves out what no longer fits, `rolling_summary` has it summarized.
 
-    `newest_turns` forgets what no longer fits, `rolling_summary` has a model write a summary of it.
+    `budget` and `reserve` (for the answer) in tokens; None: what the model's window allows.
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
@@ -21,7 +21,7 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a fork left its origin: below this item, of this depth (0: before the first), as the origin was at `version`."""
+    """Where a fork begins: after this item of its origin, which has this depth (0: before the first), as the origin was at `version`."""
 
     conversation_id: str
     item_id: str
@@ -30,14 +30,14 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class InputItem(Struct, frozen=True, kw_only=True):
-    """An item that is kept with a reply: what it was asked with joins the conversation when the reply completes."""
+    """An item recorded with a reply. The items of its request join the conversation when it completes."""
 
     item_id: str
     item: bytes
 
 
 class ShownRange(Struct, frozen=True, kw_only=True):
-    """Consecutive items of the path that a model was shown, both ends included, retracted ones left out."""
+    """Consecutive items of the path that a model was shown, from `first` to `last`, without retracted ones."""
 
     first: str
     last: str
@@ -46,7 +46,7 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Items of the path that a model was not shown, and why. `first` and `count` are None where nobody read back to the first."""
+    """Items of the path that a model was not shown, and why. `first` and `count` are None if the path was not read to its start."""
 
     reason: str
     first: str | None = None
@@ -55,10 +55,10 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What a model was shown: enough to render the request's body again from the log.
+    """What a model was shown: enough to render the body of the request again from the log.
 
-    `version` is the conversation's version the ranges were read at, `request_sha256` the SHA-256 of the body that was sent;
-    `summary` the id of the compaction whose summary stood before them.
+    `version`: the conversation's, at which the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of
+    the compaction whose summary was sent before the items.
     """
 
     version: int
@@ -73,7 +73,7 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Tokens as the provider counted them."""
+    """Tokens, as counted by the provider."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -82,39 +82,38 @@ class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Timing(Struct, frozen=True, kw_only=True):
-    """Milliseconds from asking the provider to its first piece and to its last."""
+    """Milliseconds from the request to the provider until the first part of its answer and until the last."""
 
     first_ms: int
     total_ms: int
 
 
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What every event has: a topic that never changes, and `row_id`, the id its stored row is indexed by."""
+    """What every event has: a topic, which never changes, and a row key."""
 
     topic: ClassVar[str]
 
     @property
     def row_key(self) -> str | None:
-        """The item (or response) the event names, for the row's indexed column."""
+        """What the stored row is indexed by (column `item_id`): the id of an item or a response, or a word below. None: not indexed."""
         return None
 
 
-DESCRIPTION = "description"
-"""What the rows are indexed by that say how a conversation is described, so that a long one need not be read for them.
+# Row keys of events that say what a model is shown besides items. With them these few rows are found without reading the stream.
 
-Its first row, and changes that were written before those below had names of their own.
-"""
+DESCRIPTION = "description"
+"""The stream's first row, and older ConversationDescribed rows, written before the next three keys existed."""
 
 INSTRUCTIONS = "instructions"
 POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
-"""What a change of these is indexed by: the last of each says all. One of a title or of metadata is nothing to a model."""
+"""Changes of these. The last row of each holds the current value. Changes of only title or metadata have no key."""
 
 PINS = "pins"
-"""What the rows are indexed by that say which items are pinned; the last of them says all."""
+"""Changes of the pinned items. The last row holds all of them."""
 
 SUMMARY = "summary"
-"""What the rows are indexed by that say which summary stands; the last of them says which."""
+"""Changes of the active summary. The last row says which it is."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -137,7 +136,7 @@ class ConversationStarted(Event, frozen=True, kw_only=True):
 
 
 class ConversationDescribed(Event, frozen=True, kw_only=True):
-    """What is UNSET stays as it was."""
+    """A field that is UNSET did not change."""
 
     topic = "conversation.described"
 
@@ -154,7 +153,7 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 
 
 class ItemAppended(Event, frozen=True, kw_only=True):
-    """The only door by which an item enters. `depth` is 1 for the first item of the path, its parent's + 1 for any other."""
+    """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else its parent's + 1."""
 
     topic = "item.appended"
 
@@ -185,7 +184,7 @@ class ItemRetracted(Event, frozen=True, kw_only=True):
 
 
 class ItemPinned(Event, frozen=True, kw_only=True):
-    """A model is shown the item whatever else fits. `pinned`: all that are pinned now, this one last."""
+    """The item is shown to a model even if its turn no longer fits. `pinned`: all pinned items, this one last."""
 
     topic = "item.pinned"
 
@@ -200,7 +199,7 @@ class ItemPinned(Event, frozen=True, kw_only=True):
 
 
 class ItemUnpinned(Event, frozen=True, kw_only=True):
-    """`pinned`: those that still are."""
+    """`pinned`: the items that are still pinned."""
 
     topic = "item.unpinned"
 
@@ -213,7 +212,7 @@ class ItemUnpinned(Event, frozen=True, kw_only=True):
 
 
 class ReplyRequested(Event, frozen=True, kw_only=True):
-    """`parameters` is the JSON text of what the caller set; the input's items are not in the conversation yet."""
+    """`parameters`: the JSON text of what the client set. The items of `input` are not in the conversation yet."""
 
     topic = "reply.requested"
 
@@ -231,8 +230,8 @@ class ReplyRequested(Event, frozen=True, kw_only=True):
 class ReplyCompleted(Event, frozen=True, kw_only=True):
     """Appended together with an ItemAppended for each of its items.
 
-    `delta_lengths`: characters in each streamed piece, of one item after the other. `cost`: billionths of a US dollar, None
-    where the model's price is not known.
+    `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
+    not known.
     """
 
     topic = "reply.completed"
@@ -253,9 +252,9 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
 
 
 class ReplyFailed(Event, frozen=True, kw_only=True):
-    """No item joins the conversation; `output` is what had arrived, the last item perhaps a part of one.
+    """No item joins the conversation. `output`: what had arrived; its last item may be incomplete.
 
-    `code` and `message` are ours, free of content. `partial_output` was its text, before `output` was kept.
+    `code` and `message` are ours and have no content. `partial_output`: the text, in events written before `output` existed.
     """
 
     topic = "reply.failed"
@@ -273,7 +272,7 @@ class ReplyFailed(Event, frozen=True, kw_only=True):
 
 
 class ReplyCancelled(Event, frozen=True, kw_only=True):
-    """Somebody stopped it. No item joins the conversation; `output` is what had arrived."""
+    """A client cancelled it. No item joins the conversation. `output`: what had arrived."""
 
     topic = "reply.cancelled"
 
@@ -287,7 +286,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """The process that ran it, or the client that waited for it, went away. `output` is what had arrived, as far as it is known."""
+    """Its process ended, or its client disconnected. `output`: what is known to have arrived."""
 
     topic = "reply.interrupted"
 
@@ -302,7 +301,7 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
 
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
-    """The response can no longer be asked for. The items that joined the conversation stay."""
+    """The response can no longer be read. The items that joined the conversation stay."""
 
     topic = "reply.deleted"
 
@@ -316,9 +315,9 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
 class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
-    `first` is the path's first item, `depth` that of `last`; `replaces` the version of the summary that this one took in, 0 for
-    none. Tokens of what it stands for, and of itself; `usage` and `cost` are what the model's calls for it came to, the cost in
-    billionths of a US dollar, None where that is not known.
+    `first`: the path's first item. `depth`: that of `last`. `replaces`: the version of the summary that this one includes, 0 for
+    none. `tokens_before` and `tokens_after`: of those items, and of the summary. `usage` and `cost`: of all calls to the model,
+    the cost in billionths of a US dollar; None if it is not known.
     """
 
     topic = "context.compacted"
@@ -342,7 +341,7 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
 
 class CompactionUndone(Event, frozen=True, kw_only=True):
-    """`active`: the version of the ContextCompacted that stands now, 0 for none."""
+    """`active`: the version of the ContextCompacted whose summary is active now, 0 for none."""
 
     topic = "context.compaction_undone"
 
@@ -354,7 +353,7 @@ class CompactionUndone(Event, frozen=True, kw_only=True):
 
 
 class CompactionRedone(Event, frozen=True, kw_only=True):
-    """`active`: the version of the ContextCompacted that stands again."""
+    """`active`: the version of the ContextCompacted whose summary is active again."""
 
     topic = "context.compaction_redone"
 
@@ -401,6 +400,6 @@ EVENTS: tuple[type[Event], ...] = (
 )
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
-"""How a reply ends: exactly one of these follows its ReplyRequested."""
+"""The events that end a reply: exactly one follows its ReplyRequested."""
 
 BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}

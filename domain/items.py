@@ -1,6 +1,6 @@
-"""The items of a conversation as the Responses API shapes them: what is accepted, and what is given back.
+"""The items of a conversation in the shapes of the Responses API: which are accepted, and what clients get back.
 
-The list of types keeps growing upstream, so a type that is not known here is kept as it came and given back unchanged.
+OpenAI keeps adding types, so an item of an unknown type is stored and returned unchanged.
 Shapes: `openai/types/conversations` and `openai/types/responses` of the official SDK.
 """
 
@@ -11,7 +11,7 @@ import msgspec
 
 Item = dict[str, Any]
 
-ROLES_IN = ("user", "assistant", "system", "developer")
+ROLES = ("user", "assistant", "system", "developer")
 PREFIXES = {
     "message": "msg",
     "function_call": "fc",
@@ -50,7 +50,7 @@ _REFERENCES = ("item_reference", "compaction_trigger")
 
 
 class InvalidItem(ValueError):
-    """An item that no conversation can hold. `param` is the path of what is wrong, inside the item."""
+    """An item that cannot be stored. `param`: the path of the wrong field inside the item."""
 
     def __init__(self, param: str, message: str) -> None:
         super().__init__(message)
@@ -58,26 +58,26 @@ class InvalidItem(ValueError):
 
 
 def type_of(item: Mapping[str, Any]) -> str:
-    """The item's type; a message may leave it out."""
+    """The item's type, which a message may omit."""
     return str(item.get("type") or "message")
 
 
-def prefix(item: Mapping[str, Any]) -> str:
-    """The prefix of the id that is minted for this item."""
+def id_prefix(item: Mapping[str, Any]) -> str:
+    """The prefix of the id to mint for this item."""
     return PREFIXES.get(type_of(item), OTHER_PREFIX)
 
 
-def check(item: object) -> Item:
-    """The item, when a conversation can hold it. Raises InvalidItem that names the field otherwise."""
+def checked_item(item: object) -> Item:
+    """The item, if it can be stored. Raises InvalidItem."""
     if not isinstance(item, dict):
-        raise InvalidItem("", "An item is an object.")
+        raise InvalidItem("", "An item must be an object.")
     kind = item.get("type", "message" if "role" in item else None)
     if kind is None:
-        raise InvalidItem("type", "An item needs a `type`, and a message at least a `role`.")
+        raise InvalidItem("type", "An item needs a `type`, or a `role` if it is a message.")
     if not isinstance(kind, str) or not 0 < len(kind) <= 64:
-        raise InvalidItem("type", "An item's `type` is a string of 1 to 64 characters.")
+        raise InvalidItem("type", "An item's `type` must be a string of 1 to 64 characters.")
     if kind in _REFERENCES:
-        raise InvalidItem("type", f"Items of type {kind} can not be stored.")
+        raise InvalidItem("type", f"Items of type {kind} cannot be stored.")
     if kind == "message":
         _check_message(item)
     for name in _REQUIRED_STRINGS.get(kind, ()):
@@ -89,53 +89,53 @@ def check(item: object) -> Item:
 
 
 def _check_message(item: Item) -> None:
-    if item.get("role") not in ROLES_IN:
-        raise InvalidItem("role", f"A message's `role` is one of {', '.join(ROLES_IN)}.")
+    if item.get("role") not in ROLES:
+        raise InvalidItem("role", f"A message's `role` must be one of {', '.join(ROLES)}.")
     content = item.get("content")
     if isinstance(content, str):
         return
     if not isinstance(content, list):
-        raise InvalidItem("content", "A message's `content` is a string or a list of parts.")
+        raise InvalidItem("content", "A message's `content` must be a string or a list of parts.")
     for index, part in enumerate(content):
         if not isinstance(part, dict) or not isinstance(part.get("type"), str):
-            raise InvalidItem(f"content[{index}]", "A part of a message is an object with a `type`.")
+            raise InvalidItem(f"content[{index}]", "A part of a message must be an object with a `type`.")
         if part["type"] in _TEXT_PARTS and not isinstance(part.get("text"), str):
             raise InvalidItem(f"content[{index}].text", f"A part of type {part['type']} needs `text`, a string.")
 
 
 def as_stored(item: Item) -> bytes:
-    """The JSON text that an event keeps: the item as sent, without the client's `id`, which keys nothing here."""
+    """The JSON text that an event holds: the item as sent, without the client's `id`."""
     return msgspec.json.encode({name: value for name, value in item.items() if name != "id"})
 
 
 def from_stored(stored: bytes) -> Item:
-    """The item an event keeps."""
+    """The item that an event holds."""
     item: Item = msgspec.json.decode(stored)
     return item
 
 
 def as_output(item_id: str, stored: bytes) -> bytes:
-    """The JSON text a client is given for a stored item."""
-    return msgspec.json.encode(shaped(item_id, from_stored(stored)))
+    """A stored item as JSON text for clients."""
+    return msgspec.json.encode(output_item(item_id, from_stored(stored)))
 
 
-def shaped(item_id: str, item: Item) -> Item:
-    """An item as a client is given it: with our id, a type, a status, and content in parts."""
+def output_item(item_id: str, item: Item) -> Item:
+    """An item for clients: with our id, a type, a status, and content as parts."""
     kind = type_of(item)
     if kind == "message":
         status = item.get("status") or "completed"
         return {"id": item_id, "type": kind, **item, "content": content_parts(item), "status": status}
-    given: Item = {"id": item_id, "type": kind, **item}
+    output: Item = {"id": item_id, "type": kind, **item}
     if kind in _REQUIRED_STRINGS and "status" not in item:
-        given["status"] = "completed"
-    return given
+        output["status"] = "completed"
+    return output
 
 
-def as_given(item_id: str, item: Item) -> str:
-    """`shaped` as JSON text. A message of a type, a role and a text, which a context has hundreds of, need not be taken apart for it."""
+def output_item_json(item_id: str, item: Item) -> str:
+    """`output_item` as JSON text. Fast for messages with a plain text, of which a context has hundreds."""
     content = item.get("content")
     if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
-        return msgspec.json.encode(shaped(item_id, item)).decode()
+        return msgspec.json.encode(output_item(item_id, item)).decode()
     text = msgspec.json.encode(content).decode()
     role = item["role"]
     part = (
@@ -147,7 +147,7 @@ def as_given(item_id: str, item: Item) -> str:
 
 
 def content_parts(message: Item) -> list[Item]:
-    """A message's content as parts; a plain string is one part, of the kind its role speaks in."""
+    """A message's content as parts. A string becomes one part, of the type that fits the role."""
     content = message["content"]
     if not isinstance(content, str):
         return [
@@ -160,7 +160,7 @@ def content_parts(message: Item) -> list[Item]:
 
 
 def text_of(item: Item) -> str:
-    """All the text that a person or a model wrote into a message, part after part, a line between them."""
+    """The text of all parts of a message, joined by newlines. Empty for other items."""
     if type_of(item) != "message":
         return ""
     return "\n".join(

@@ -15,7 +15,7 @@ from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.errors import ConversationNotFound
 from domain.events import LeftOut
-from domain.items import as_given
+from domain.items import output_item_json
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
 from projections.views.catalog import CONTEXT
@@ -61,7 +61,7 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
 
 def _item(each: ContextItem) -> bytes:
     pinned = "true" if each.pinned else "false"
-    given = as_given(each.item_id, each.item)
+    given = output_item_json(each.item_id, each.item)
     return f'{{"id":"{each.item_id}","tokens":{each.tokens},"pinned":{pinned},"item":{given}}}'.encode()
 
 

@@ -5,7 +5,7 @@ from starlette.responses import Response
 
 from domain.errors import ResponseNotFound
 from domain.events import ReplyDeleted, ReplyRequested
-from domain.items import shaped
+from domain.items import output_item
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.shapes import json_response
@@ -31,7 +31,8 @@ async def get_response_context(context: QueryContext, response_id: str) -> Respo
         "budget": request.shown.budget,
         "tokens": request.shown.tokens,
         "items": [
-            {"id": each.item_id, "tokens": each.tokens, "item": shaped(each.item_id, each.item)} for each in again.items
+            {"id": each.item_id, "tokens": each.tokens, "item": output_item(each.item_id, each.item)}
+            for each in again.items
         ],
         "left_out": left_out_shape(request.shown.left_out),
         "summary": summary_shape(again.summary, again.summary_tokens),

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from domain.events import InputItem
-from domain.items import Item, as_stored, from_stored, prefix, type_of
+from domain.items import Item, as_stored, from_stored, id_prefix, type_of
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
@@ -55,7 +55,7 @@ class Output:
         match part:
             case ItemStarted():
                 yield from self._close("completed")
-                self._partial = PartialItem(mint(prefix(part.item)), part.item, [])
+                self._partial = PartialItem(mint(id_prefix(part.item)), part.item, [])
                 if self._partial.is_streamed:
                     yield from stream_events.added(self._partial.item_id, len(self._done), part.item)
             case ItemDelta():

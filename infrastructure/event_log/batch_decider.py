@@ -67,7 +67,7 @@ class BatchDecider:
         It is not enough for a command whose rules look at items, nor when a command is refused or changes nothing: the cached stream may
         be old. `append_at_once` checks that no idempotency key is in use.
         """
-        if any(request.command.touches for request in batch):
+        if any(request.command.row_keys for request in batch):
             return None
         self._read_cache(batch)
         outcomes = [self._outcome(request) for request in batch]
@@ -83,7 +83,7 @@ class BatchDecider:
         moved = {conversation_id_of(stream_id) for stream_id, *_ in newer}
         for conversation_id in moved:
             self._cache.put(conversation_id, self._before[conversation_id])
-        self._touched = {(request.conversation_id, item) for request in batch for item in request.command.touches}
+        self._touched = {(request.conversation_id, item) for request in batch for item in request.command.row_keys}
         if self._touched:
             self._read_items(curs)
         if keys := [(request.principal.tenant, request.idempotency.key) for request in batch if request.idempotency]:
@@ -157,7 +157,7 @@ class BatchDecider:
             raise VersionMismatch(state.version)
         items = {
             item_id: item
-            for item_id in request.command.touches
+            for item_id in request.command.row_keys
             if (item := self._items.get((conversation_id, item_id))) is not None
         }
         events = decide(conversation_id, state, request.command, items)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 
 from domain.events import ItemAppended, ItemRetracted
-from domain.items import from_stored, shaped, type_of
+from domain.items import from_stored, output_item, type_of
 from infrastructure.event_log.recorded import Logged
 from projections.views.writes import Insert, Update, Write, document_key, microseconds
 
@@ -34,7 +34,7 @@ def item_writes(logged: Logged) -> Iterator[Write]:
                     "version": logged.version,
                     "retracted_version": None,
                     "type": type_of(item),
-                    "item": msgspec.json.encode(shaped(event.item_id, item)).decode(),
+                    "item": msgspec.json.encode(output_item(event.item_id, item)).decode(),
                     "response_id": event.response_id,
                     "created_at": microseconds(logged.recorded_at),
                 },

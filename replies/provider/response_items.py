@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from domain.items import Item, check, type_of
+from domain.items import Item, checked_item, type_of
 from replies.provider.failures import invalid_answer
 
 
@@ -24,7 +24,7 @@ def storable_item(given: Any) -> Item:
         item["arguments"] = item.get("arguments") or ""
     elif type_of(item) == "custom_tool_call":
         item["input"] = item.get("input") or ""
-    encoded_size(check(item))  # raises for what is not JSON text, such as half a surrogate pair
+    encoded_size(checked_item(item))  # raises for what is not JSON text, such as half a surrogate pair
     return item
 
 

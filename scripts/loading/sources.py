@@ -17,7 +17,7 @@ from msgspec import Struct
 from pydantic import ValidationError
 
 from commands.conversations import CreateConversation
-from domain.items import InvalidItem, check
+from domain.items import InvalidItem, checked_item
 from infrastructure.http.body import MAX_BODY_BYTES, parse_json
 from infrastructure.http.errors import ApiError
 
@@ -150,7 +150,7 @@ def _from_line(line: bytes, origin: str, key: str) -> Conversation | BadLine:
         if not isinstance(items, list):
             return BadLine(origin, "`items` is not a list.")
         for index, item in enumerate(items):
-            check(item)
+            checked_item(item)
             if len(msgspec.json.encode(item)) > MAX_ITEM_BYTES:
                 return BadLine(origin, f"`items[{index}]` is larger than {MAX_ITEM_BYTES} bytes.")
     except ApiError as error:

@@ -57,7 +57,7 @@ class _When:
     def _decide(self) -> tuple[Event, ...]:
         known: dict[str, KnownItem] = {}
         for event in self._events:
-            if event.row_key in self._command.touches and event.row_key is not None:
+            if event.row_key in self._command.row_keys and event.row_key is not None:
                 if (item := evolve_item(known.get(event.row_key), event)) is not None:
                     known[event.row_key] = item
         return decide(CONVERSATION, self._state, self._command, known)

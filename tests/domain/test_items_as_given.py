@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from domain.items import as_given, shaped
+from domain.items import output_item, output_item_json
 
 TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
 
@@ -28,4 +28,4 @@ TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
     ],
 )
 def test_an_item_as_json_is_the_item_as_it_is_shaped(item: dict[str, Any]) -> None:
-    assert msgspec.json.decode(as_given("msg_1", item)) == shaped("msg_1", item)
+    assert msgspec.json.decode(output_item_json("msg_1", item)) == output_item("msg_1", item)

@@ -25,7 +25,7 @@ from domain.commands import (
 )
 from domain.errors import ContextTooLong, Refused
 from domain.events import ContextPolicy, Fork
-from domain.items import prefix
+from domain.items import id_prefix
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from projections.context_view import ContextView, changes
@@ -74,7 +74,7 @@ class History:
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": self._text()}
         items = [self._message("user"), call, output, self._message("assistant")]
         items = items[: self.random.randint(1, 4)]
-        new = [NewItem(item_id=mint(prefix(item)), item=msgspec.json.encode(item)) for item in items]
+        new = [NewItem(item_id=mint(id_prefix(item)), item=msgspec.json.encode(item)) for item in items]
         await self._write.do(self.conversation_id, AppendItems(items=tuple(new), author="someone"))
         for each in new:
             self._depth += 1
