@@ -2,7 +2,8 @@
 
 One append, file by file:
 
-1. `append_request.py`: a handler makes an AppendRequest: the command, its conversation, `If-Match`, idempotency key.
+1. `append_request.py`: a handler makes an AppendRequest: the command, its conversation, `If-Match`, idempotency key, and its size
+   (`command_size.py`).
 2. `log.py`: `EventLog.append` submits it to the writer and awaits the result.
 3. `queue.py`: it waits in the AppendQueue until one of the writer's two tasks takes a batch.
 4. `writer.py`: loads missing streams into the cache (`streams.py`), then tries the optimistic way first.

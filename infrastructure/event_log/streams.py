@@ -6,16 +6,19 @@ trusted: each append checks what was committed since. A missing or unreadable sn
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 import msgspec
 from msgspec import Struct
+from psycopg.rows import tuple_row
 
 from domain.conversation import Conversation, evolve
 from infrastructure.event_log.codec import decode
+from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.ids import conversation_id as conversation_id_of
+from infrastructure.ids import uuid_of
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
@@ -23,6 +26,8 @@ SNAPSHOT_EVERY = 250
 
 _STREAM_BYTES = 1_500
 """About the memory of a cached stream, without the texts in its state."""
+
+_LOAD_ROWS = 2000
 
 _FORMAT = b"\x01"
 """A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
@@ -109,6 +114,27 @@ def fold(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:
         evolved = evolve(before.state if before else None, decode(topic, state))
         snapshotted = before.snapshotted if before else 0
         streams[conversation_id] = Stream(evolved, position, recorded_at, chain_hash, snapshotted)
+
+
+def load_streams(recorder: ConversationRecorder, conversation_ids: Sequence[str], cache: StreamCache) -> None:
+    """Reads streams into the cache: their snapshots, and the rows after them. Blocks."""
+    with recorder.datastore.get_connection() as connection:
+        curs = connection.cursor(row_factory=tuple_row)
+        snapshots = recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
+        streams = {
+            conversation_id_of(stream_id): stream
+            for stream_id, state in snapshots
+            if (stream := from_snapshot(state)) is not None
+        }
+        for conversation_id in conversation_ids:
+            rows_read = _LOAD_ROWS
+            while rows_read == _LOAD_ROWS:
+                version = streams[conversation_id].state.version if conversation_id in streams else 0
+                rows = recorder.select_since(curs, {uuid_of(conversation_id): version}, limit=_LOAD_ROWS)
+                fold(streams, rows)
+                rows_read = len(rows)
+    for conversation_id, stream in streams.items():
+        cache.put(conversation_id, stream)
 
 
 def _size(stream: Stream) -> int:

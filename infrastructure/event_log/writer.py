@@ -17,7 +17,6 @@ import psycopg
 import structlog
 from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
 from msgspec.structs import replace
-from psycopg.rows import tuple_row
 
 from domain.commands import StartConversation
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
@@ -27,10 +26,8 @@ from infrastructure.event_log.columns import read_bigints
 from infrastructure.event_log.queue import AppendQueue, QueuedAppend
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.snapshotter import Snapshotter
-from infrastructure.event_log.streams import StreamCache, fold, from_snapshot
+from infrastructure.event_log.streams import StreamCache, load_streams
 from infrastructure.event_log.write import parameters
-from infrastructure.ids import conversation_id as conversation_id_of
-from infrastructure.ids import uuid_of
 from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown
 
@@ -42,8 +39,6 @@ CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
 
 LARGE_BATCH_BYTES = 256 * 1024
 """A batch of this size is decided in a thread: encoding and compressing it would block the event loop."""
-
-_LOAD_ROWS = 2000
 
 _CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
@@ -160,7 +155,8 @@ class Writer:
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException]:
         if missing := self._uncached(batch):
-            await asyncio.to_thread(self._load, missing)
+            # Before the append lock is taken: a long stream must not delay everyone.
+            await asyncio.to_thread(load_streams, self._recorder, missing, self._cache)
         if not in_doubt and (results := await self._append_optimistically(batch, in_doubt)) is not None:
             return results
         return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
@@ -240,26 +236,6 @@ class Writer:
             request.conversation_id for request in batch if not isinstance(request.command, StartConversation)
         }
         return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._cache]
-
-    def _load(self, conversation_ids: Sequence[str]) -> None:
-        """Reads streams into the cache, before the append lock is taken: a long one must not delay everyone. Blocks."""
-        with self._recorder.datastore.get_connection() as connection:
-            curs = connection.cursor(row_factory=tuple_row)
-            snapshots = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
-            streams = {
-                conversation_id_of(stream_id): stream
-                for stream_id, state in snapshots
-                if (stream := from_snapshot(state)) is not None
-            }
-            for conversation_id in conversation_ids:
-                rows_read = _LOAD_ROWS
-                while rows_read == _LOAD_ROWS:
-                    version = streams[conversation_id].state.version if conversation_id in streams else 0
-                    rows = self._recorder.select_since(curs, {uuid_of(conversation_id): version}, limit=_LOAD_ROWS)
-                    fold(streams, rows)
-                    rows_read = len(rows)
-        for conversation_id, stream in streams.items():
-            self._cache.put(conversation_id, stream)
 
     def _count(self, plan: BatchPlan) -> None:
         if plan.write.rows:
