@@ -1,6 +1,6 @@
-"""What is known of a model by its name: its window, its tokens, its price. The providers' own pages, as of October 2026.
+"""Windows, tokenizers and prices of models, by their names, from the providers' pages of October 2026.
 
-A window that is not sure is the smaller one, a price that is not sure is none. The setting MODELS says it better.
+Where they are unclear, the smaller window and no price is listed. The setting MODELS overrides all of it.
 """
 
 from typing import Any
@@ -14,16 +14,16 @@ from domain.events import Usage
 from infrastructure.settings import Settings
 
 ESTIMATED_SAFETY = 0.8
-"""The part of a budget that is filled where tiktoken is not the model's own tokenizer and may count too few tokens."""
+"""`safety` of models whose own tokenizer is not in tiktoken, which may count too few tokens."""
 
 MAX_CACHED_MODELS = 256
-"""Models whose facts are kept: one reply looks them up some ten times."""
+"""Models whose facts are cached: one reply looks them up some ten times."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
-    """`window` in tokens; `encoding` is what counts them; `safety` the part of a budget that is filled, 0 to 1.
+    """`window` in tokens, counted in `encoding`. `safety`: the part of the window that may be filled, 0 to 1.
 
-    Prices in US dollars for 1,000,000 tokens; None is not known. Cached input that has no price of its own has that of input.
+    Prices in US dollars for 1,000,000 tokens; None: not known. Cached input without a price of its own costs the input price.
     """
 
     window: int
@@ -68,7 +68,7 @@ _OPENAI: tuple[tuple[str, int, Price | None], ...] = (
     ("o4-mini", 200_000, (1.1, 0.275, 4.4)),
     ("o4", 200_000, None),
 )
-"""By how a name begins; the first that fits. tiktoken counts as these do."""
+"""(prefix of the name, window, price): the first match counts. tiktoken has the tokenizers of these models."""
 
 _OTHERS: tuple[tuple[str, int, Price | None], ...] = (
     ("claude-opus-4-5", 200_000, (5, 0.5, 25)),
@@ -103,13 +103,13 @@ _OTHERS: tuple[tuple[str, int, Price | None], ...] = (
     ("smollm3", 65_536, None),
     ("smollm2", 4_096, None),
 )
-"""As _OPENAI, for models that have a tokenizer of their own."""
+"""As _OPENAI, for models with other tokenizers."""
 
 _DEFAULT_WINDOW = 4_096
 
 
 class Models:
-    """What is known of any model, whether the provider has it or not. The settings MODELS and MODEL_WINDOW go before what is known here."""
+    """The facts of any model, whether the provider has it or not. The settings MODELS and MODEL_WINDOW override those listed here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -117,7 +117,7 @@ class Models:
 
     @property
     def renderer(self) -> int:
-        """The renderer of the request bodies that the provider is sent: MODEL_API decides."""
+        """The renderer for requests to the provider, which depends on MODEL_API."""
         return RESPONSES if self._settings.model_api == "responses" else CHAT
 
     def facts(self, name: str) -> ModelFacts:
@@ -138,19 +138,21 @@ class Models:
         return self.facts(name).encoding
 
     def room(self, name: str, *, reserved: int = 0) -> int:
-        """Tokens a request may take when `reserved` tokens are kept for the answer. Less than the rest of the window where counts are estimates."""
+        """Tokens a request may have if `reserved` tokens are kept for the answer: the rest of the window times `safety`."""
         facts = self.facts(name)
         return int((facts.window - reserved) * facts.safety)
 
     def cost(self, name: str, usage: Usage) -> int | None:
-        """What a reply cost in billionths of a US dollar, rounded; None where a price is not known."""
+        """The cost of a reply in billionths of a US dollar, rounded. None if a price is not known."""
         facts = self.facts(name)
         if facts.input_price is None or facts.output_price is None:
             return None
         cached_price = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
         cached = min(usage.cached_tokens, usage.input_tokens)
         dollars = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
-        return round((dollars + usage.output_tokens * facts.output_price) * 1000)  # prices are for a million tokens
+        return round(
+            (dollars + usage.output_tokens * facts.output_price) * 1000
+        )  # dollars for a million tokens are millionths for one
 
     def _configured_facts(self, name: str) -> ModelFacts:
         configured: dict[str, Any] = {}

@@ -1,10 +1,11 @@
-"""A conversation as a provider is sent it. Each renderer has a version that is on record, and never changes again.
+"""Renders a conversation as a provider request. Each renderer has a number, which is recorded with every request. Pure.
 
-    1  chat_1       `/chat/completions`, as it was first
+    1  chat_1       `/chat/completions`, the first version; not used any more
     2  chat_2       `/chat/completions`
     3  responses_3  `/responses`
 
-What a renderer can not express is not sent, and named (`unsendable`). Pure; golden tests hold every renderer still.
+A renderer's output never changes, golden tests check that: recorded requests must render to the same bytes. `unsendable` names the
+items that a renderer leaves out.
 """
 
 import hashlib
@@ -21,23 +22,22 @@ CHAT = 2
 RESPONSES = 3
 
 PER_MESSAGE_TOKENS = 4
-"""What a message costs beside its text: its role and the marks around it."""
+"""Tokens of a message besides its text: its role and delimiters."""
 
 PER_IMAGE_TOKENS = 1_105
-"""What an image is counted as: OpenAI's figure for one of 1024 x 1024 pixels in high detail, 765, and some room."""
+"""Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail, 765, and a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""What a file is counted as: a few pages. Nobody but the provider knows; a text's length is added."""
+"""Tokens of a file: a few pages, since only the provider knows. For a text file its length is added."""
 
-CIPHER_PER_TOKEN = 5
-"""Characters of base64 to a token: 4 characters of text are some 5 of base64, and a cipher is no shorter than its text."""
+BASE64_CHARACTERS_PER_TOKEN = 5
+"""A token is some 4 characters of text, which are 5 of base64; encrypted text is not shorter than the text."""
 
-_SPOKEN = frozenset({"input_text", "output_text", "text", "refusal"})
-_NO_WORDS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
-"""Types of parts that `fixed_tokens` alone counts. A part of any other type may go out as it is, and is counted so."""
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
+_MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
+"""Types of parts that `fixed_tokens` counts. A part of any other type may be sent unchanged, so its JSON is counted."""
 
-_UNREAD = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
-"""The fields of an item that are an image."""
+_IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
 
 
 def render(
@@ -49,10 +49,7 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, with its usage. `items` that are `unsendable` are not in it.
-
-    An unknown renderer is a ValueError.
-    """
+    """The body of the request: always streamed, with its usage, without the `unsendable` items. Raises ValueError for an unknown renderer."""
     match renderer:
         case 1:
             return chat_1.render(model, instructions, items, parameters)
@@ -64,7 +61,10 @@ def render(
 
 
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
-    """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`."""
+    """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`.
+
+    `not_expressible`: the provider's API has no such item. The words are recorded.
+    """
     match renderer:
         case 1:
             sent = ("message", "function_call", "function_call_output")
@@ -77,64 +77,68 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
 
 
 def counted_parameters(parameters: Mapping[str, Any]) -> str:
-    """All the text of a request's parameters that a model reads, for counting: its tools, the form of its answer."""
+    """The text of a request's parameters that a model reads, to count its tokens: tools and answer format."""
     read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
-    if "tools" in read:  # nested, as one of the APIs has them
+    if "tools" in read:  # nested as in the Chat Completions API, which is longer
         read["tools"] = [{"function": tool} for tool in read["tools"]]
     return msgspec.json.encode(read).decode() if read else ""
 
 
 def request_sha256(body: Mapping[str, Any]) -> bytes:
-    """The SHA-256 of a body, written as JSON without spaces and its names in order."""
+    """The SHA-256 of a body as JSON without spaces and with sorted names."""
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
 
 
 def counted_text(item: Item) -> str:
-    """All the text of an item that a model reads, for counting. What is not text (images, files, ciphers) has `fixed_tokens`."""
+    """The text of an item that a model reads, to count its tokens. `fixed_tokens` counts what is not text: images, files, encrypted text."""
     match type_of(item):
         case "message":
-            return "\n".join(map(_words, content_parts(item)))
+            return "\n".join(map(_part_text, content_parts(item)))
         case "function_call":
             return f"{item['name']}\n{item['arguments']}"
         case "custom_tool_call":
             return f"{item['name']}\n{item['input']}"
         case "function_call_output" | "custom_tool_call_output":
             output = item["output"]
-            return output if isinstance(output, str) else "\n".join(map(_words, output))
+            return output if isinstance(output, str) else "\n".join(map(_part_text, output))
         case "compaction":
             summary = summary_of(item)
             return "" if summary is None else SUMMARY + summary
         case "reasoning":
             return ""
         case _:
-            unread = (*_UNREAD.get(type_of(item), ()), "id")
-            return msgspec.json.encode({name: value for name, value in item.items() if name not in unread}).decode()
+            not_counted = (*_IMAGE_FIELDS.get(type_of(item), ()), "id")
+            return msgspec.json.encode(
+                {name: value for name, value in item.items() if name not in not_counted}
+            ).decode()
 
 
 def fixed_tokens(item: Item) -> int:
-    """What an item costs beside its text."""
+    """The tokens of an item besides its text."""
     match type_of(item):
         case "message":
             return PER_MESSAGE_TOKENS + sum(map(_part_tokens, content_parts(item)))
         case "function_call_output" | "custom_tool_call_output" if isinstance(item["output"], list):
             return PER_MESSAGE_TOKENS + sum(map(_part_tokens, item["output"]))
         case "reasoning":
-            cipher = item.get("encrypted_content")
-            return PER_MESSAGE_TOKENS + len(cipher) // CIPHER_PER_TOKEN if isinstance(cipher, str) else 0
+            encrypted = item.get("encrypted_content")
+            return (
+                PER_MESSAGE_TOKENS + len(encrypted) // BASE64_CHARACTERS_PER_TOKEN if isinstance(encrypted, str) else 0
+            )
         case "computer_call_output" | "image_generation_call":
             return PER_MESSAGE_TOKENS + PER_IMAGE_TOKENS
         case _:
             return PER_MESSAGE_TOKENS
 
 
-def _words(part: Any) -> str:
-    """All the text that is sent of a part."""
+def _part_text(part: Any) -> str:
+    """All text of a part that may be sent."""
     text = text_of_part(part)
     kind = str(part.get("type")) if isinstance(part, dict) else ""
-    if kind in _SPOKEN and text is not None:
+    if kind in _TEXT_PARTS and text is not None:
         return text
-    if kind in _NO_WORDS:
-        return "\n".join(str(each) for each in (text, part.get("filename")) if each)
+    if kind in _MEDIA_PARTS:
+        return "\n".join(str(words) for words in (text, part.get("filename")) if words)
     return msgspec.json.encode(part).decode()
 
 
@@ -148,5 +152,5 @@ def _part_tokens(part: Any) -> int:
     if part.get("type") == "input_file":
         data = part.get("file_data")
         is_text = isinstance(data, str) and data.startswith(("data:text/", "data:application/json"))
-        return PER_FILE_TOKENS + (len(data) // CIPHER_PER_TOKEN if is_text and isinstance(data, str) else 0)
+        return PER_FILE_TOKENS + (len(data) // BASE64_CHARACTERS_PER_TOKEN if is_text and isinstance(data, str) else 0)
     return 0

@@ -1,4 +1,4 @@
-"""Renderer 1, frozen: `/chat/completions` with messages and function calls as they are. Nothing is sent with it any more."""
+"""Renderer 1, frozen: `/chat/completions` with messages and function calls. It only renders recorded requests again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from domain.items import Item, content_parts, text_of, type_of
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_PASSED_ON = ("temperature", "top_p")
+_UNCHANGED_PARAMETERS = ("temperature", "top_p")
 
 
 def render(
@@ -24,7 +24,7 @@ def render(
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    body |= {name: parameters[name] for name in _PASSED_ON if parameters.get(name) is not None}
+    body |= {name: parameters[name] for name in _UNCHANGED_PARAMETERS if parameters.get(name) is not None}
     if parameters.get("max_output_tokens") is not None:
         body["max_tokens"] = parameters["max_output_tokens"]
     return body
@@ -51,7 +51,7 @@ def _add(messages: list[dict[str, Any]], item: Item) -> None:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """Text alone as a string, which every provider takes; with images as parts."""
+    """A string if it has only text, which every provider accepts; with images, a list of parts."""
     parts = content_parts(message)
     if not any(part.get("type") == "input_image" for part in parts):
         return text_of(message)

@@ -1,7 +1,7 @@
-"""Renderer 2: `/chat/completions` with tools, images, files, summaries and forms of answers.
+"""Renderer 2: `/chat/completions` with tools, images, files, summaries and answer formats.
 
-A call's output stands right after it, whatever came between them, as that API demands. A part that it has no word for
-leaves a note in its place, so that the model knows that something was there.
+An output follows directly after its call, as the API demands, whatever came between them. A part that the API does not have is
+replaced by a note, so that the model knows something was there.
 
 Shapes: `openai/types/chat` of the official SDK.
 """
@@ -14,7 +14,7 @@ from context.rendering.parts import SUMMARY, summary_of, text_of_part, without_n
 from domain.items import Item, content_parts, type_of
 
 _ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
-_PASSED_ON = {
+_RENAMED_PARAMETERS = {
     "temperature": "temperature",
     "top_p": "top_p",
     "max_output_tokens": "max_tokens",
@@ -48,27 +48,31 @@ def render(
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
     """Which items are not sent, by index, and why."""
-    # Text alone can always be said.
-    others = [
+    # A message whose content is a string can always be sent.
+    to_check = [
         (index, item)
         for index, item in enumerate(items)
         if item.get("type") != "message" or not isinstance(item["content"], str)
     ]
-    alone = orphans(items) if others else {}
-    return {index: reason for index, item in others if (reason := _inexpressible(item) or alone.get(index)) is not None}
+    orphaned = orphans(items) if to_check else {}
+    return {
+        index: reason
+        for index, item in to_check
+        if (reason := _unsendable_reason(item) or orphaned.get(index)) is not None
+    }
 
 
-def expressible_part(role: str, part: Item) -> bool:
-    """Whether a message of that role may have this part, but for a note in its place."""
+def can_send_part(role: str, part: Item) -> bool:
+    """Whether a message of that role can have this part without being replaced by a note."""
     return text_of_part(part) is not None or (role == "user" and _part(part) is not None)
 
 
-def _inexpressible(item: Item) -> str | None:
+def _unsendable_reason(item: Item) -> str | None:
     kind = type_of(item)
     match kind:
         case "message":
             parts = item["content"]
-            if not parts or isinstance(parts, str) or any(expressible_part(item["role"], each) for each in parts):
+            if not parts or isinstance(parts, str) or any(can_send_part(item["role"], part) for part in parts):
                 return None
             return "not_expressible"
         case "compaction":
@@ -82,16 +86,16 @@ def _inexpressible(item: Item) -> str | None:
 def _add_items(messages: list[dict[str, Any]], items: Sequence[Item]) -> None:
     left_out = unsendable(items)
     answered = dict(pairs(items))
-    owed: list[Item] = []
+    outputs: list[Item] = []
     for index, item in enumerate(items):
         if index in left_out or type_of(item) in OUTPUTS:
             continue
         if type_of(item) in CALLS and index in answered:
-            _add_call(messages, item, begins=not owed)
-            owed.append(items[answered[index]])
+            _add_call(messages, item, is_first=not outputs)
+            outputs.append(items[answered[index]])
             if not _is_call_next(items, index, left_out):
-                messages += map(_output, owed)
-                owed = []
+                messages += map(_output, outputs)
+                outputs = []
         elif type_of(item) == "message":
             messages.append({"role": _ROLES[item["role"]], "content": _content(item)})
         elif (summary := summary_of(item)) is not None:
@@ -99,21 +103,20 @@ def _add_items(messages: list[dict[str, Any]], items: Sequence[Item]) -> None:
 
 
 def _is_call_next(items: Sequence[Item], index: int, left_out: Mapping[int, str]) -> bool:
-    """Whether the next item that is sent is a call too: then the model made both at once."""
-    following = (each for each in range(index + 1, len(items)) if each not in left_out)
-    after = next(following, None)
-    return after is not None and type_of(items[after]) in CALLS
+    """Whether the next item that is sent is a call too: then both belong to one message."""
+    next_sent = next((later for later in range(index + 1, len(items)) if later not in left_out), None)
+    return next_sent is not None and type_of(items[next_sent]) in CALLS
 
 
-def _add_call(messages: list[dict[str, Any]], item: Item, *, begins: bool) -> None:
-    """What an assistant says before its calls is one message with them."""
+def _add_call(messages: list[dict[str, Any]], item: Item, *, is_first: bool) -> None:
+    """Adds a call to the assistant's message before it, or to a new one."""
     call: dict[str, Any]
     if type_of(item) == "function_call":
         function = {"name": item["name"], "arguments": item["arguments"]}
         call = {"id": item["call_id"], "type": "function", "function": function}
     else:
         call = {"id": item["call_id"], "type": "custom", "custom": {"name": item["name"], "input": item["input"]}}
-    if begins and not (messages and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]):
+    if is_first and not (messages and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]):
         messages.append({"role": "assistant", "content": None})
     messages[-1].setdefault("tool_calls", []).append(call)
 
@@ -126,7 +129,7 @@ def _output(item: Item) -> dict[str, Any]:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """Text alone as a string, which every provider takes; a user's images and files as parts."""
+    """A string if it has only text, which every provider accepts; with a user's images or files, a list of parts."""
     parts = content_parts(message)
     rendered = [_part(part) if message["role"] == "user" else None for part in parts]
     if not any(rendered):
@@ -143,7 +146,7 @@ def _text_or_note(part: Any) -> str:
 
 
 def _part(part: Item) -> dict[str, Any] | None:
-    """An image or a file as this API has it; None for what it can not show."""
+    """An image or a file in this API's shape. None for other parts."""
     if part.get("type") == "input_image" and isinstance(part.get("image_url"), str):
         detail = part.get("detail")
         image = {"url": part["image_url"], "detail": detail if isinstance(detail, str) else None}
@@ -156,7 +159,7 @@ def _part(part: Item) -> dict[str, Any] | None:
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    body = {ours: given[name] for name, ours in _PASSED_ON.items() if given.get(name) is not None}
+    body = {chat_name: given[name] for name, chat_name in _RENAMED_PARAMETERS.items() if given.get(name) is not None}
     if tools := given.get("tools"):
         body["tools"] = [_nested(tool, ("name", "description", "parameters", "strict", "format")) for tool in tools]
         if given.get("tool_choice") is not None:
@@ -177,7 +180,7 @@ def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _nested(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """`{type, …}` as `{type, type: {…}}`: a tool, a schema. A custom tool's grammar is nested alike."""
+    """`{type, …}` as `{type, type: {…}}`, which tools, schemas and the grammar of a custom tool need."""
     kind = given["type"]
     inner = {name: given[name] for name in names if given.get(name) is not None}
     form = inner.get("format")
@@ -187,7 +190,7 @@ def _nested(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _choice(given: Any) -> Any:
-    """A tool choice: a word, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
+    """A tool choice: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
     if isinstance(given, str):
         return given
     if given["type"] == "allowed_tools":

@@ -1,4 +1,4 @@
-"""Calls and their outputs: which belong together, and which are alone, so that no provider is sent half of a pair. Pure."""
+"""Finds which calls and outputs belong together, so that no provider is sent half of a pair. Pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,18 +13,18 @@ CALLS = (
     "shell_call",
     "apply_patch_call",
 )
-"""The types whose items are answered by one of the same type and `_output`. A type that is not here answers itself."""
+"""Types whose items need an output item, of the same type with `_output` appended. Items of other types need none."""
 
 _OUTPUT = "_output"
 
 
-def beside_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
-    """The items, by index, but for those that say they are messages: no calls, and in a long conversation nearly all there is."""
+def non_messages(items: Sequence[Item]) -> list[tuple[int, Item]]:
+    """(index, item) of the items whose `type` is not "message". They are few, so what checks only them is fast."""
     return [(index, item) for index, item in enumerate(items) if item.get("type") != "message"]
 
 
 def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:
-    """What a call and its output have in common: (the call's type, the call's id); None of any other item."""
+    """(the call's type, the call's id), the same for a call and its output. None for other items."""
     if (kind := type_of(item)) == "message":
         return None
     kind = kind.removesuffix(_OUTPUT)
@@ -32,33 +32,33 @@ def call_key(item: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def is_output(item: Mapping[str, Any]) -> bool:
-    """Whether it is the output of a call, where it is either."""
+    """Whether an item that has a `call_key` is an output."""
     return type_of(item).endswith(_OUTPUT)
 
 
 def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """The indices (call, output) of those that belong together, by output.
+    """The indices (call, output) that belong together, by output.
 
-    An output answers the last call of its id before it, once. Of two calls of one id with no output between them, the first
-    is alone; so is the second of two outputs.
+    An output belongs to the last call with its id before it. Of two calls with one id and no output between them, the first has no
+    output; of two outputs after one call, the second has no call.
     """
-    waiting: dict[tuple[str, str], int] = {}
-    found: list[tuple[int, int]] = []
-    for index, item in beside_messages(items):
+    open_calls: dict[tuple[str, str], int] = {}
+    paired: list[tuple[int, int]] = []
+    for index, item in non_messages(items):
         if (key := call_key(item)) is None:
             continue
         if not is_output(item):
-            waiting[key] = index
-        elif (call := waiting.pop(key, None)) is not None:
-            found.append((call, index))
-    return found
+            open_calls[key] = index
+        elif (call := open_calls.pop(key, None)) is not None:
+            paired.append((call, index))
+    return paired
 
 
 def orphans(items: Sequence[Item]) -> dict[int, str]:
-    """Those of `items` that are alone, by index: `orphaned_call`, `orphaned_output`."""
-    together = {index for pair in pairs(items) for index in pair}
+    """The calls and outputs without their other half, by index: `orphaned_call` or `orphaned_output`."""
+    in_pairs = {index for pair in pairs(items) for index in pair}
     return {
         index: "orphaned_output" if is_output(item) else "orphaned_call"
-        for index, item in beside_messages(items)
-        if index not in together and call_key(item) is not None
+        for index, item in non_messages(items)
+        if index not in in_pairs and call_key(item) is not None
     }

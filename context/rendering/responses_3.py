@@ -1,6 +1,6 @@
-"""Renderer 3: `/responses`. Items go out as they came, without an id and without anything that is ours alone.
+"""Renderer 3: `/responses`. Items are sent as they came, without ids.
 
-The provider keeps nothing (`store` is false): each request has all it needs, reasoning as its `encrypted_content`.
+The provider stores nothing (`store` is false), so each request is complete, with reasoning as `encrypted_content`.
 
 Shapes: `openai/types/responses` of the official SDK.
 """
@@ -8,11 +8,11 @@ Shapes: `openai/types/responses` of the official SDK.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from context.rendering.orphans import beside_messages, orphans
+from context.rendering.orphans import non_messages, orphans
 from context.rendering.parts import SUMMARY, summary_of, without_nulls
 from domain.items import Item, type_of
 
-_PASSED_ON = (
+_UNCHANGED_PARAMETERS = (
     "temperature",
     "top_p",
     "max_output_tokens",
@@ -65,9 +65,9 @@ _TYPES = frozenset(
     }
 )
 _NO_STATUS = frozenset({"reasoning", "custom_tool_call", "custom_tool_call_output"})
-"""Types of items that the API refuses a `status` of."""
+"""Types of items that the API accepts only without a `status`."""
 
-_SPOKEN = frozenset({"input_text", "output_text", "text"})
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
 
 
 def render(
@@ -85,7 +85,7 @@ def render(
     body: dict[str, Any] = {"model": model, "input": sent, "stream": True, "store": False}
     if instructions:
         body["instructions"] = "\n\n".join(instructions)
-    body |= {name: parameters[name] for name in _PASSED_ON if parameters.get(name) is not None}
+    body |= {name: parameters[name] for name in _UNCHANGED_PARAMETERS if parameters.get(name) is not None}
     if not body.get("tools"):
         for name in ("tools", "tool_choice", "parallel_tool_calls"):
             body.pop(name, None)
@@ -94,19 +94,19 @@ def render(
 
 def unsendable(items: Sequence[Item]) -> dict[int, str]:
     """Which items are not sent, by index, and why."""
-    alone = orphans(items)
+    orphaned = orphans(items)
     return {
         index: reason
-        for index, item in beside_messages(items)
-        if (reason := _inexpressible(item) or alone.get(index)) is not None
+        for index, item in non_messages(items)
+        if (reason := _unsendable_reason(item) or orphaned.get(index)) is not None
     }
 
 
-def _inexpressible(item: Item) -> str | None:
+def _unsendable_reason(item: Item) -> str | None:
     kind = type_of(item)
     if kind == "reasoning":
-        cipher = item.get("encrypted_content")
-        return None if isinstance(cipher, str) and cipher else "reasoning"
+        encrypted = item.get("encrypted_content")
+        return None if isinstance(encrypted, str) and encrypted else "reasoning"
     if kind not in _TYPES or (kind == "compaction" and summary_of(item) is None):
         return "not_expressible"
     return None
@@ -116,8 +116,8 @@ def _item(item: Item) -> Item:
     kind = type_of(item)
     if (summary := summary_of(item)) is not None:
         return _system(summary)
-    unsent = ("id", "status") if kind in _NO_STATUS else ("id",)
-    sent = {"type": kind, **{name: value for name, value in item.items() if name not in unsent}}
+    left_out = ("id", "status") if kind in _NO_STATUS else ("id",)
+    sent = {"type": kind, **{name: value for name, value in item.items() if name not in left_out}}
     if kind == "message":
         if isinstance(item["content"], list):
             sent["content"] = [_part(item["role"], part) for part in item["content"]]
@@ -127,8 +127,8 @@ def _item(item: Item) -> Item:
 
 
 def _part(role: str, part: Item) -> Item:
-    """A part of the type in which its role speaks: clients are not strict about it, the API is."""
-    if part.get("type") not in _SPOKEN:
+    """A text part with the type that fits its role: clients do not always send that, the API demands it."""
+    if part.get("type") not in _TEXT_PARTS:
         return part
     if role == "assistant":
         return {**part, "type": "output_text", "annotations": part.get("annotations") or []}

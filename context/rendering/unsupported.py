@@ -54,7 +54,7 @@ def _item_type(items: Sequence[Item], index: int) -> Refusal:
 
 def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
     for index, part in enumerate(parts):
-        if not isinstance(part, dict) or not chat_2.expressible_part(role, part):
+        if not isinstance(part, dict) or not chat_2.can_send_part(role, part):
             yield f"{path}[{index}]", "This model provider's API cannot take a part of this type here."
 
 
