@@ -1,8 +1,8 @@
-"""POST /v1/import: conversations as JSON lines, any number of them, through the same rules as everything else.
+"""POST /v1/import: any number of conversations as JSON lines, through the same rules as all commands.
 
-A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are
-read as they come, and a bounded number of them is under way at a time. A line that is refused is reported, and the rest goes
-on. With an `Idempotency-Key` a repeat of the import adds only what the first one did not get to.
+A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
+they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. With an
+`Idempotency-Key`, a repeat adds only what the first import did not reach.
 """
 
 import asyncio
@@ -27,12 +27,12 @@ from infrastructure.ids import CONVERSATION, mint
 
 router = APIRouter()
 
-LINES_AT_ONCE = 32
-LINE_BYTES_AT_ONCE = MAX_BATCH_BYTES
-"""Of the lines under way: each takes about ten times its size while it is."""
+MAX_CONCURRENT_LINES = 32
+MAX_CONCURRENT_BYTES = MAX_BATCH_BYTES
+"""Of the lines that are imported at a time: each takes about ten times its size in memory."""
 
-ITEMS_AT_ONCE = 200
-BYTES_AT_ONCE = 1024 * 1024
+MAX_COMMAND_ITEMS = 200
+MAX_COMMAND_BYTES = 1024 * 1024
 MAX_ERRORS = 100
 
 
@@ -45,89 +45,93 @@ class ImportedConversation(Body):
 
 
 class Report(Struct):
-    """What became of an import so far. `errors` has the first MAX_ERRORS; `failed` counts all."""
+    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all."""
 
     conversations: int = 0
     items: int = 0
     failed: int = 0
     errors: list[dict[str, Any]] = []
 
+    def body(self) -> bytes:
+        errors = sorted(self.errors, key=lambda error: int(error["line"]))
+        counts = {"conversations": self.conversations, "items": self.items, "failed": self.failed}
+        return shapes.encode({"object": "import", **counts, "errors": errors})
+
 
 @command_route(router, "POST", "/v1/import", streamed=True)
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
-    """Answers when all is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
-    report = Report(errors=[])
-    under_way: dict[asyncio.Task[None], int] = {}
+    """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
+    report = Report()
+    importing: dict[asyncio.Task[None], int] = {}
 
-    async def take(number: int, line: bytes) -> None:
+    async def import_line(number: int, line: bytes) -> None:
         try:
             items = await _import_line(context, number, line)
             report.items += items
             report.conversations += 1
-        except Exception as error:  # noqa: BLE001 - what is wrong with a line is told of that line
+        except Exception as error:  # noqa: BLE001 - an error is reported for its line
             report.failed += 1
             if len(report.errors) < MAX_ERRORS:
                 report.errors.append({"line": number, **as_api_error(error).body()})
 
     async for number, line in _lines(body):
-        while _is_full(under_way.values(), len(line)):
-            await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(take(number, line))
-        under_way[task] = len(line)
-        task.add_done_callback(under_way.pop)
-    await asyncio.gather(*under_way)
-    report.errors.sort(key=lambda error: int(error["line"]))
-    return shapes.json_response(shapes.encode({"object": "import", **_fields(report)}))
+        while _is_full(importing.values(), len(line)):
+            await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(import_line(number, line))
+        importing[task] = len(line)
+        task.add_done_callback(importing.pop)
+    await asyncio.gather(*importing)
+    return shapes.json_response(report.body())
 
 
-def _is_full(under_way: Collection[int], size: int) -> bool:
-    """Whether a line of this size has to wait for those under way; the first never does."""
-    return len(under_way) >= LINES_AT_ONCE or (bool(under_way) and sum(under_way) + size > LINE_BYTES_AT_ONCE)
+def _is_full(importing: Collection[int], size: int) -> bool:
+    """Whether a line of this size has to wait for others. A single line never does."""
+    return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 
 async def _import_line(context: CommandContext, number: int, line: bytes) -> int:
-    """Makes one conversation durable, in as many commands as it takes, and returns how many items it has."""
+    """Makes one conversation durable, in several commands if it is large. Returns the number of its items."""
     if len(line) > MAX_BATCH_BYTES:
         raise ApiError(413, f"The line is larger than {MAX_BATCH_BYTES} bytes.", code="request_too_large")
-    asked = validate_body(ImportedConversation, line)
-    chunks = _chunks(new_items(asked.items or []))
+    body = validate_body(ImportedConversation, line)
+    chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
     start = StartConversation(
         conversation_id=conversation_id,
         tenant=context.principal.tenant,
         owner=context.principal.subject,
-        title=asked.title,
-        instructions=asked.instructions,
-        metadata=asked.metadata or {},
-        context_policy=asked.context_policy.as_event() if asked.context_policy else ContextPolicy(),
+        title=body.title,
+        instructions=body.instructions,
+        metadata=body.metadata or {},
+        context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
         items=next(chunks),
     )
-    first = await _keyed(context, number, 0, line).append(conversation_id, start, _remember)
+    first = await _keyed(context, number, 0, line).append(conversation_id, start, _conversation_id)
     conversation_id = first.answer.decode() if first.answer is not None else conversation_id
     for part, items in enumerate(chunks, 1):
         command = AppendItems(items=items, author=context.principal.subject)
-        await _keyed(context, number, part, line).append(conversation_id, command, _remember)
-    return len(asked.items or [])
+        await _keyed(context, number, part, line).append(conversation_id, command, _conversation_id)
+    return len(body.items or [])
 
 
 def _keyed(context: CommandContext, number: int, part: int, line: bytes) -> CommandContext:
-    """The caller with the key of one command of one line; without one where the import has none."""
+    """The context with an idempotency key for one command of one line, if the import has a key."""
     if context.idempotency is None:
         return context
     key = IdempotencyKey(f"{context.idempotency.key}\n{number}.{part}", shapes.sha256(line))
     return replace(context, idempotency=key)
 
 
-def _remember(appended: Appended) -> bytes:
+def _conversation_id(appended: Appended) -> bytes:
     return appended.conversation.id.encode()
 
 
 def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
-    """The items in portions that fit a batch; at least one, though it may be empty."""
+    """The items in chunks for one command each. At least one chunk, which may be empty."""
     chunk: list[NewItem] = []
     size = 0
     for new in items:
-        if chunk and (len(chunk) == ITEMS_AT_ONCE or size + len(new.item) > BYTES_AT_ONCE):
+        if chunk and (len(chunk) == MAX_COMMAND_ITEMS or size + len(new.item) > MAX_COMMAND_BYTES):
             yield tuple(chunk)
             chunk, size = [], 0
         chunk.append(new)
@@ -136,30 +140,21 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
 
 
 async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1; of one too long, no more than proves it."""
+    """The lines that are not blank, with their numbers from 1. A line that is too long is cut just past the limit."""
     number = 1
     line = bytearray()
-    async for piece in body:
-        *whole, rest = piece.split(b"\n")
-        for end in whole:
-            _grow(line, end)
+    async for chunk in body:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            _extend(line, end)
             if line.strip():
                 yield number, bytes(line)
             line.clear()
             number += 1
-        _grow(line, rest)
+        _extend(line, rest)
     if line.strip():
         yield number, bytes(line)
 
 
-def _grow(line: bytearray, piece: bytes) -> None:
-    line += piece[: MAX_BATCH_BYTES + 1 - len(line)]
-
-
-def _fields(report: Report) -> dict[str, Any]:
-    return {
-        "conversations": report.conversations,
-        "items": report.items,
-        "failed": report.failed,
-        "errors": report.errors,
-    }
+def _extend(line: bytearray, chunk: bytes) -> None:
+    line += chunk[: MAX_BATCH_BYTES + 1 - len(line)]

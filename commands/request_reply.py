@@ -52,7 +52,8 @@ async def _first_reply(context: CommandContext, body: CreateResponse) -> Recorde
 def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
     """`answer`: what is stored with the idempotency key."""
     reference = msgspec.json.decode(answer, type=ReplyReference)
-    return RecordedReply(context.dependencies.reader, context.dependencies.redis, reference)
+    dependencies = context.dependencies
+    return RecordedReply(dependencies.reader, dependencies.redis, dependencies.shutdown, reference)
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:

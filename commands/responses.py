@@ -45,7 +45,7 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
     reply = await request_reply(context, body)
     if isinstance(reply, RecordedReply):
         if body.stream:
-            events, headers = await reply.stream(context.dependencies.shutdown)
+            events, headers = await reply.stream()
             return _stream(events, headers)
         response, headers = await (reply.current_response() if body.background else reply.response())
         return shapes.json_response(response, headers=headers)

@@ -7,15 +7,13 @@ from collections.abc import Callable
 import psycopg
 import structlog
 
-from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply
 from domain.errors import ReplyIsOver
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.log import EventLog
 from replies.record import Reader, Record, read_record
+from replies.reply_end import EndReply
 
 log = structlog.get_logger(__name__)
-
-EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
 MAX_PAUSE_SECONDS = 5.0
 DELAY_TIMEOUT_SECONDS = 25.0

@@ -26,9 +26,10 @@ class ReplyReference(Struct, frozen=True):
 class RecordedReply:
     """One reply, as the log has it. Raises psycopg.Error when the log is unavailable, ResponseNotFound when the reply was deleted."""
 
-    def __init__(self, reader: Reader, redis: Redis, reference: ReplyReference) -> None:
+    def __init__(self, reader: Reader, redis: Redis, shutdown: threading.Event, reference: ReplyReference) -> None:
         self._reader = reader
         self._redis = redis
+        self._shutdown = shutdown
         self._reference = reference
 
     async def record(self) -> Record:
@@ -50,10 +51,10 @@ class RecordedReply:
             raise ModelFailed(failure.code, failure.message, timed_out=failure.code == "model_timeout")
         return record.response(), _headers(record)
 
-    async def stream(self, shutdown: threading.Event) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+    async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
         """The same events in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
-        return follow(self._redis, self.record, record, -1, shutdown), _headers(record)
+        return follow(self._redis, self.record, record, -1, self._shutdown), _headers(record)
 
 
 def _headers(record: Record) -> dict[str, str]:

@@ -7,17 +7,16 @@ end is committed. However a reply ends, the output that had arrived is kept.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from msgspec import Struct
 
 from context.models import Models
 from context.tokens import count_off_loop
-from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
+from domain.commands import RequestReply
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyRequested, Timing, Usage
-from domain.items import as_output
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
@@ -28,20 +27,19 @@ from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
 from replies import stream_events
+from replies.event_buffer import EventBuffer
 from replies.live_events import LiveWriter
 from replies.output import Output
 from replies.provider.stream_parts import Finished
 from replies.record import Record
-from replies.record_reply_end import EndReply, record_reply_end
-from replies.response_from_events import INTERRUPTIONS, opening_events, response_of
-from replies.response_object import INCOMPLETE_REASONS, Status
+from replies.record_reply_end import record_reply_end
+from replies.reply_end import ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
+from replies.response_from_events import opening_events, response_of
 
 if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
     from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)
-
-StopReason = Literal["client_closed", "server_stopped", "cancelled"]
 
 
 class ReplyServices(Struct, frozen=True, kw_only=True):
@@ -93,18 +91,13 @@ class RunningReply:
         self._output = Output()
         self._started_at = time.perf_counter()
         self._first_part_at: float | None = None
-        self._events: list[bytes] = []
-        self._readable = 0
-        """How many of the events clients may see: those that Redis has."""
-        self._changed = asyncio.Event()
+        self._events = EventBuffer()
         self._task: asyncio.Task[None] | None = None
         self._entered = False
         self._stop_reason: StopReason | None = None
         self._ending = False
-        self._ended = False
         self._response: tuple[bytes, dict[str, str]] | None = None
         self._failure: Exception | None = None
-        self._error_event: bytes | None = None
 
     @property
     def seconds(self) -> float:
@@ -130,27 +123,15 @@ class RunningReply:
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
         """The Response once it has ended, and its headers. Raises ModelFailed if it failed, or what kept the end from being appended."""
-        while not self._ended:
-            await self._changed.wait()
+        await self._events.wait_for_end()
         if self._failure is not None:
             raise self._failure
         assert self._response is not None
         return self._response
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    def stream(self) -> AsyncIterator[bytes]:
         """The reply's server-sent events from the first on. Errors are events too: nothing is raised."""
-        position = 0
-        while True:
-            if position < self._readable:
-                rest = self._events[position : self._readable]
-                position += len(rest)
-                yield b"".join(rest)
-            elif self._ended and position == len(self._events):
-                if self._error_event is not None:
-                    yield self._error_event
-                return
-            else:
-                await self._changed.wait()
+        return self._events.stream()
 
     async def _run(self) -> None:
         self._entered = True
@@ -160,8 +141,7 @@ class RunningReply:
             self._end_with_error(error)  # as it no longer runs here, it will be found and marked interrupted
             raise
         finally:
-            self._ended = True
-            self._notify()
+            self._events.end()
 
     async def _answer(self) -> None:
         """From the first event to the end in the log."""
@@ -175,7 +155,7 @@ class RunningReply:
             await self._complete(finished)
         except asyncio.CancelledError:
             self._ending = True
-            await self._stop_early(self._stop_reason or "server_stopped")
+            await self._end(stopped(self.response_id, self._output, self._stop_reason or "server_stopped"))
         except ModelFailed as failure:
             self._ending = True
             await self._fail(failure)
@@ -198,49 +178,33 @@ class RunningReply:
 
     def _emit(self, event: stream_events.StreamEvent) -> None:
         """Adds the event to the stream, here and in Redis, where other processes read it."""
-        sequence = len(self._events)
-        encoded = stream_events.encode(event, sequence)
-        self._events.append(encoded)
+        sequence, encoded = self._events.append(event)
         if self.stored:
-            self._services.live.write(self.response_id, sequence, encoded, self._make_readable)
+            # Readable once Redis has it, or is unavailable.
+            self._services.live.write(self.response_id, sequence, encoded, self._events.make_readable)
         else:
-            self._make_readable(sequence)
-
-    def _make_readable(self, sequence: int) -> None:
-        """Redis has the events up to this one, or is unavailable: clients may see them."""
-        self._readable = max(self._readable, sequence + 1)
-        self._notify()
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+            self._events.make_readable(sequence)
 
     async def _complete(self, finished: Finished) -> None:
-        """Appends the reply's end, with which its items join the conversation."""
-        reason = INCOMPLETE_REASONS.get(finished.finish_reason)
-        status: Status = "incomplete" if reason else "completed"
-        for event in self._output.finish(status):
+        for event in self._output.finish(status_when_finished(finished.finish_reason)):
             self._emit(event)
         ended_at = time.perf_counter()
         usage = finished.usage or await self._count_usage()
         model = finished.model or self._command.model
-        cost = self._services.models.cost(model, usage)
-        command = CompleteReply(
-            response_id=self.response_id,
-            model=model,
+        end = completed(
+            self._command,
+            self._output,
             author=self._principal.subject,
-            input=self._command.input,
-            output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in self._output.items()),
+            model=model,
             usage=usage,
+            cost=self._services.models.cost(model, usage),
             finish_reason=finished.finish_reason,
             timing=Timing(
                 first_ms=round(((self._first_part_at or ended_at) - self._started_at) * 1000),
                 total_ms=round((ended_at - self._started_at) * 1000),
             ),
-            delta_lengths=self._output.delta_lengths,
-            cost=cost,
         )
-        await self._end(command, status, {"model": model, "usage": usage, "incomplete_reason": reason, "cost": cost})
+        await self._end(end)
         metrics = self._services.metrics
         metrics.reply_tokens.labels("input").inc(usage.input_tokens)
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
@@ -249,42 +213,24 @@ class RunningReply:
         """`error`: what to raise for clients, where it is not the failure."""
         log.warning("reply_failed", response_id=self.response_id, code=failure.code)
         self._failure = error or failure
-        command = FailReply(
-            response_id=self.response_id,
-            code=failure.code,
-            message=failure.message,
-            output=self._output.items(),
-            delta_lengths=self._output.delta_lengths,
-        )
-        await self._end(command, "failed", {"error": {"code": failure.code, "message": failure.message}})
+        await self._end(failed(self.response_id, self._output, failure))
 
-    async def _stop_early(self, reason: StopReason) -> None:
-        output, lengths = self._output.items(), self._output.delta_lengths
-        if reason == "cancelled":
-            cancel = CancelReply(response_id=self.response_id, output=output, delta_lengths=lengths)
-            await self._end(cancel, "cancelled", {})
-            return
-        command = InterruptReply(response_id=self.response_id, code=reason, output=output, delta_lengths=lengths)
-        await self._end(command, "incomplete", {"error": {"code": reason, "message": INTERRUPTIONS[reason]}})
-
-    async def _end(self, command: EndReply, status: Status, facts: dict[str, Any]) -> None:
+    async def _end(self, end: ReplyEnd) -> None:
         """Appends the end, however long that takes, and then sends the event that ends the stream."""
-        facts = {"output": [as_output(kept.item_id, kept.item) for kept in command.output], **facts}
-        metrics = self._services.metrics
-        metrics.replies.labels(status).inc()
-        metrics.reply_seconds.observe(self.seconds)
+        services = self._services
+        services.metrics.replies.labels(end.status).inc()
+        services.metrics.reply_seconds.observe(self.seconds)
         if self._conversation_id is None:
-            self._emit_end(status, {**facts, "completed_at": time.time()}, {})
+            self._emit_end(end, time.time(), {})
             return
         request = AppendRequest(
             principal=self._principal,
             conversation_id=self._conversation_id,
-            command=command,
+            command=end.command,
             command_id=mint_uuid(),
             correlation_id=self._request_id,
-            size=command_bytes(command),
+            size=command_bytes(end.command),
         )
-        services = self._services
         try:
             appended = await record_reply_end(services.log, services.reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
@@ -296,28 +242,25 @@ class RunningReply:
             self._response = appended.response(), {}
             self._emit(stream_events.ended(appended.status, self._response[0]))
             return
-        completed_at = appended.recorded_at.timestamp()
-        self._emit_end(status, {**facts, "completed_at": completed_at}, command_headers(appended))
+        self._emit_end(end, appended.recorded_at.timestamp(), command_headers(appended))
 
     def _report_delay(self, error: Exception) -> None:
         """Ends the clients' streams with an error while the end is still being appended."""
-        if not self._ended:
+        if not self._events.ended:
             self._end_with_error(error)
 
-    def _emit_end(self, status: Status, facts: dict[str, Any], headers: dict[str, str]) -> None:
-        response = response_of(self._requested, self._conversation_id, status, **facts)
+    def _emit_end(self, end: ReplyEnd, completed_at: float, headers: dict[str, str]) -> None:
+        response = response_of(
+            self._requested, self._conversation_id, end.status, **end.facts, completed_at=completed_at
+        )
         self._response = response, headers
-        self._emit(stream_events.ended(status, response))
+        self._emit(stream_events.ended(end.status, response))
 
     def _end_with_error(self, error: Exception) -> None:
         """Ends the streams of this process's clients with an `error` event. Followers of the record see the end recorded there."""
         api_error = as_api_error(error)
-        event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
-        # It repeats the last event's number: a client that resumes after it gets the events that follow.
-        self._error_event = stream_events.encode(event, max(0, len(self._events) - 1))
         self._failure = self._failure or error
-        self._ended = True
-        self._notify()
+        self._events.end_with_error(api_error.code, api_error.message)
 
     async def _count_usage(self) -> Usage:
         """Our own count, for a provider that reports none."""

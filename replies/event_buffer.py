@@ -1,0 +1,65 @@
+"""The encoded events of a running reply in this process's memory. Each client reads them from the first on, at its own pace."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from replies import stream_events
+from replies.stream_events import StreamEvent
+
+
+class EventBuffer:
+    """Clients see an event once it is made readable, so that they see nothing that is lost if this process dies."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._events: list[bytes] = []
+        self._readable = 0
+        self._changed = asyncio.Event()
+        self._error_event: bytes | None = None
+
+    def append(self, event: StreamEvent) -> tuple[int, bytes]:
+        """Adds an event; returns its sequence number and how it is encoded."""
+        sequence = len(self._events)
+        encoded = stream_events.encode(event, sequence)
+        self._events.append(encoded)
+        return sequence, encoded
+
+    def make_readable(self, sequence: int) -> None:
+        """Clients may read the events up to this one."""
+        self._readable = max(self._readable, sequence + 1)
+        self._notify()
+
+    def end(self) -> None:
+        """No event follows."""
+        self.ended = True
+        self._notify()
+
+    def end_with_error(self, code: str | None, message: str) -> None:
+        """Ends the streams with an `error` event, which is not one of the reply's own."""
+        event: StreamEvent = {"type": "error", "code": code, "message": message, "param": None}
+        # It repeats the last event's number: a client that resumes after it gets the events that follow.
+        self._error_event = stream_events.encode(event, max(0, len(self._events) - 1))
+        self.end()
+
+    async def wait_for_end(self) -> None:
+        while not self.ended:
+            await self._changed.wait()
+
+    async def stream(self) -> AsyncIterator[bytes]:
+        """The events from the first to the last as they become readable, several at once where they have piled up."""
+        position = 0
+        while True:
+            if position < self._readable:
+                rest = self._events[position : self._readable]
+                position += len(rest)
+                yield b"".join(rest)
+            elif self.ended and position == len(self._events):
+                if self._error_event is not None:
+                    yield self._error_event
+                return
+            else:
+                await self._changed.wait()
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()

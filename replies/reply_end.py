@@ -1,0 +1,89 @@
+"""How a reply can end: the command that records it, and what its Response then shows. Pure."""
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from domain.commands import CancelReply, CompleteReply, FailReply, InterruptReply, NewItem, RequestReply
+from domain.errors import ModelFailed
+from domain.events import Timing, Usage
+from domain.items import as_output
+from replies.output import Output
+from replies.response_from_events import INTERRUPTIONS
+from replies.response_object import INCOMPLETE_REASONS, Status
+
+StopReason = Literal["client_closed", "server_stopped", "cancelled"]
+
+EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
+
+
+class ReplyEnd(Struct, frozen=True):
+    """`facts`: arguments of `response_of`."""
+
+    command: EndReply
+    status: Status
+    facts: dict[str, Any]
+
+
+def status_when_finished(finish_reason: str) -> Status:
+    """The status of a reply that the provider finished for this reason."""
+    return "incomplete" if finish_reason in INCOMPLETE_REASONS else "completed"
+
+
+def completed(
+    request: RequestReply,
+    output: Output,
+    *,
+    author: str,
+    model: str,
+    usage: Usage,
+    cost: int | None,
+    finish_reason: str,
+    timing: Timing,
+) -> ReplyEnd:
+    """The provider finished its answer."""
+    command = CompleteReply(
+        response_id=request.response_id,
+        model=model,
+        author=author,
+        input=request.input,
+        output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in output.items()),
+        usage=usage,
+        finish_reason=finish_reason,
+        timing=timing,
+        delta_lengths=output.delta_lengths,
+        cost=cost,
+    )
+    incomplete_reason = INCOMPLETE_REASONS.get(finish_reason)
+    facts = {"model": model, "usage": usage, "incomplete_reason": incomplete_reason, "cost": cost}
+    return ReplyEnd(command, status_when_finished(finish_reason), {**_output(command), **facts})
+
+
+def failed(response_id: str, output: Output, failure: ModelFailed) -> ReplyEnd:
+    """The provider, or this process, failed."""
+    command = FailReply(
+        response_id=response_id,
+        code=failure.code,
+        message=failure.message,
+        output=output.items(),
+        delta_lengths=output.delta_lengths,
+    )
+    return _with_error(command, "failed", failure.code, failure.message)
+
+
+def stopped(response_id: str, output: Output, reason: StopReason) -> ReplyEnd:
+    """It was cancelled, or interrupted for another reason."""
+    items, lengths = output.items(), output.delta_lengths
+    if reason == "cancelled":
+        cancel = CancelReply(response_id=response_id, output=items, delta_lengths=lengths)
+        return ReplyEnd(cancel, "cancelled", _output(cancel))
+    interrupt = InterruptReply(response_id=response_id, code=reason, output=items, delta_lengths=lengths)
+    return _with_error(interrupt, "incomplete", reason, INTERRUPTIONS[reason])
+
+
+def _with_error(command: EndReply, status: Status, code: str, message: str) -> ReplyEnd:
+    return ReplyEnd(command, status, {**_output(command), "error": {"code": code, "message": message}})
+
+
+def _output(command: EndReply) -> dict[str, Any]:
+    return {"output": [as_output(kept.item_id, kept.item) for kept in command.output]}
