@@ -22,7 +22,8 @@ from context.snapshots import (
 from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoCompaction, UnpinItem
 from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.recorded import Recorded
-from projections.context_view import ContextView, changes
+from projections.context_view import ContextView
+from projections.snapshot_change import snapshot_changes
 from projections.view_positions import PositionMoved
 from projections.views.catalog import CONTEXT
 from projections.views.view_position import ViewPosition
@@ -39,7 +40,7 @@ async def _read(world: World, conversation: str) -> Snapshot | None:
 
 async def _carry(world: World, after: int = 0, until: int | None = None) -> None:
     batch = await world.reader.after(after, limit=100_000, until=until)
-    await ContextView(world.redis, world.reader, world.database).carry_forward(changes(batch))
+    await ContextView(world.redis, world.reader, world.database).apply_changes(snapshot_changes(batch))
 
 
 async def test_given_a_conversation_when_it_is_projected_then_its_snapshot_has_what_a_reply_needs(

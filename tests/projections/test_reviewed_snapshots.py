@@ -28,7 +28,8 @@ from domain.events import ContextPolicy, Fork
 from domain.items import id_prefix
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
-from projections.context_view import ContextView, changes
+from projections.context_view import ContextView
+from projections.snapshot_change import snapshot_changes
 from tests.projections.world import World
 from tests.queries.store import Writer
 
@@ -141,7 +142,7 @@ async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log
                 continue
             batch = await world.reader.after(after, limit=100_000)
             after = batch[-1].position if batch else after
-            await ContextView(world.redis, world.reader, world.database).carry_forward(changes(batch))
+            await ContextView(world.redis, world.reader, world.database).apply_changes(snapshot_changes(batch))
             head = await world.reader.head(history.conversation_id)
             assert head is not None
             for room in ROOMS:
