@@ -1,4 +1,4 @@
-"""The event log as a test looks at it: straight from Postgres."""
+"""The event log, read from Postgres without our readers."""
 
 from typing import Any
 

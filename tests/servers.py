@@ -1,9 +1,9 @@
-"""The servers of a test session, and a clean part of each for every test. Imported by `conftest.py`.
+"""The servers of a test session, shared by all test workers. Each worker has its own Postgres, MongoDB and Valkey database.
 
-Whichever test process asks first starts them, for all of the session; they end with the process that leads it, however
-it ends. A test worker has a Postgres database, a Mongo database and a Valkey number of its own.
+The first test that needs a server starts it, for the whole session. The servers end with the session's main process, however it ends.
 """
 
+import asyncio
 import fcntl
 import os
 import shutil
@@ -29,23 +29,23 @@ from infrastructure.event_log.migrate import migrate
 ROOT = Path(__file__).resolve().parent.parent
 SESSION = "CONVERSATION_STORE_TEST_SESSION"
 LEADER = "CONVERSATION_STORE_TEST_LEADER"
-START_SECONDS = 60.0
-STOP_SECONDS = 60.0
+START_TIMEOUT_SECONDS = 60.0
+STOP_TIMEOUT_SECONDS = 60.0
 
 EMPTY_TABLES = b"""
 DO $$
 DECLARE
     found record;
-    filled boolean;
+    has_rows boolean;
 BEGIN
-    SET LOCAL session_replication_role = replica;  -- past any trigger that keeps the log immutable
+    SET LOCAL session_replication_role = replica;  -- skips the triggers that keep the log immutable
     FOR found IN SELECT c.oid, c.oid::regclass AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
                  WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') AND relname <> 'migrations'
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', found.name) INTO filled;
-        IF filled AND pg_relation_size(found.oid) > 4 * 1024 * 1024 THEN
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', found.name) INTO has_rows;
+        IF has_rows AND pg_relation_size(found.oid) > 4 * 1024 * 1024 THEN
             EXECUTE format('TRUNCATE %s CASCADE', found.name);
-        ELSIF filled THEN  -- for a few rows ten times faster than TRUNCATE
+        ELSIF has_rows THEN  -- ten times faster than TRUNCATE for a few rows
             EXECUTE format('DELETE FROM %s', found.name);
         END IF;
     END LOOP;
@@ -55,29 +55,29 @@ END $$
 
 
 def begin_session() -> None:
-    """Called once by the process that leads the session, before its workers start."""
+    """Called once by the main process, before the workers start."""
     os.environ[SESSION] = tempfile.mkdtemp(prefix="conversation-store-tests-")
     os.environ[LEADER] = str(os.getpid())
 
 
 def end_session() -> None:
-    """Stops what the session started and removes its directory. Called by the process that leads it."""
+    """Stops the servers and removes the session's directory. Called once by the main process."""
     session = Path(os.environ.pop(SESSION))
     del os.environ[LEADER]
     locks = [lock for lock in session.glob("*/run/lock") if not is_free(lock)]
     running = [psutil.Process(int(lock.read_text())) for lock in locks]
     for process in running:
         process.terminate()
-    wait_until(lambda: not any(map(is_alive, running)), STOP_SECONDS, "the session's servers to stop")
+    wait_until(lambda: not any(map(is_alive, running)), STOP_TIMEOUT_SECONDS, "the session's servers to stop")
     shutil.rmtree(session)
 
 
-def shared(name: str, *variables: str) -> dict[str, str]:
-    """The URLs of servers that the whole session shares, by variable; started now if no one has yet."""
+def shared_urls(name: str, *variables: str) -> dict[str, str]:
+    """The URLs of shared servers, by environment variable. Starts the servers if they do not run yet."""
     session = Path(os.environ[SESSION])
     directory = session / name
     env = directory / "run" / "env"
-    with _only_one(session / f"{name}.lock"):
+    with _exclusive(session / f"{name}.lock"):
         if not env.exists():
             with (session / f"{name}.log").open("ab") as log:
                 process = subprocess.Popen(
@@ -91,15 +91,15 @@ def shared(name: str, *variables: str) -> dict[str, str]:
                     stderr=log,
                     start_new_session=True,
                 )
-            wait_until(lambda: env.exists() or process.poll() is not None, START_SECONDS, f"{name} to start")
+            wait_until(lambda: env.exists() or process.poll() is not None, START_TIMEOUT_SECONDS, f"{name} to start")
             if process.poll() is not None:
                 raise RuntimeError((session / f"{name}.log").read_text())
-            process.returncode = 0  # the session ends it, not this object
+            process.returncode = 0  # `end_session` stops it, so this object must not complain
     return {variable: value for variable, value in dotenv_values(env).items() if value is not None}
 
 
-class Share:
-    """One worker's part of the shared servers: a migrated Postgres database, a Mongo database, a Valkey number."""
+class WorkerDatabases:
+    """One worker's databases: a migrated one in Postgres, one in MongoDB, a number in Valkey."""
 
     def __init__(self, urls: Mapping[str, str], worker: str) -> None:
         self._database = f"conversations_{worker}"
@@ -115,7 +115,7 @@ class Share:
         self._mongo.close()
 
     def clean(self) -> None:
-        """Empties all three. Whoever is still connected to the Postgres database is cut off first."""
+        """Empties all three. Ends the connections that are still open to the Postgres database."""
         if not self._tables:
             self._create()
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
@@ -149,7 +149,7 @@ class Share:
 def wait_until(
     condition: Callable[[], object], seconds: float, what: str, so_far: Callable[[], str] = lambda: ""
 ) -> None:
-    """Returns as soon as `condition` holds; asks 50 times a second. Raises TimeoutError that names `what` was awaited."""
+    """Returns as soon as `condition` holds; checks 50 times a second. Raises TimeoutError, which names `what` and has `so_far()`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -157,8 +157,18 @@ def wait_until(
         time.sleep(0.02)
 
 
+async def wait_until_async(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """The same, for a condition that other tasks of this event loop or other processes bring about."""
+    try:
+        async with asyncio.timeout(seconds):
+            while not condition():  # noqa: ASYNC110 - there may be no event for what other processes do
+                await asyncio.sleep(0.02)
+    except TimeoutError as error:
+        raise TimeoutError(f"waited {seconds:.0f} s for {what}") from error
+
+
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it still runs. One that ended but whose parent has not asked how does not."""
+    """Whether it still runs. A zombie does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -176,7 +186,7 @@ def is_free(lock: Path) -> bool:
 
 
 @contextmanager
-def _only_one(lock: Path) -> Iterator[None]:
+def _exclusive(lock: Path) -> Iterator[None]:
     with lock.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The whole system as its user runs it: `scripts/up` in a process of its own, on a directory and a port of its own."""
+"""The whole system as a user runs it: `scripts/up` as a process, with its own directory and port."""
 
 import os
 import signal
@@ -16,15 +16,15 @@ from infrastructure.embedded.directory import free_port
 from infrastructure.embedded.service import answers_http
 from tests.servers import ROOT, is_alive, wait_until
 
-READY_SECONDS = 90.0
-STOP_SECONDS = 60.0
+READY_TIMEOUT_SECONDS = 90.0
+STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# What the outside world may say, and a test should not hear.
+# Variables that would make `scripts/up` use the servers of the shell.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
 class System:
-    """Starts, watches, hurts and stops one `scripts/up`. `environment` is added to that of the test, without its servers."""
+    """One `scripts/up`: start it, read its output, kill its processes, stop it. `environment` is added to the environment of the test."""
 
     def __init__(
         self, data: Path, *arguments: str, port: int = 0, environment: Mapping[str, str] = MappingProxyType({})
@@ -34,51 +34,54 @@ class System:
         self.base_url = f"http://127.0.0.1:{self.port}"
         self._command = [str(ROOT / "scripts" / "up"), "--port", str(self.port), "--data", str(data), *arguments]
         self._mark = uuid.uuid4().hex
-        self.output = data.with_name(f"{data.name}-{self._mark}.out")
-        outside = {name: value for name, value in os.environ.items() if name not in SERVERS}
-        self._environment = {**outside, **environment, MARK: self._mark}
+        self.output_file = data.with_name(f"{data.name}-{self._mark}.out")
+        inherited = {name: value for name, value in os.environ.items() if name not in SERVERS}
+        self._environment = {**inherited, **environment, MARK: self._mark}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
         """Returns when the system is ready."""
         self.launch()
         wait_until(
-            lambda: self.returncode() is not None or "Ready." in self.said(), READY_SECONDS, "scripts/up", self.said
+            lambda: self.returncode() is not None or "Ready." in self.output(),
+            READY_TIMEOUT_SECONDS,
+            "scripts/up",
+            self.output,
         )
         if self.returncode() is not None:
-            raise RuntimeError(f"scripts/up ended with status {self.returncode()}:\n{self.said()}")
+            raise RuntimeError(f"scripts/up ended with status {self.returncode()}:\n{self.output()}")
         return self
 
     def launch(self) -> None:
         """Starts it and returns at once."""
-        with self.output.open("ab") as output:
+        with self.output_file.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
     @property
     def supervisor(self) -> int:
-        """The pid of the process that SIGTERM goes to."""
+        """The pid of the supervisor, which handles SIGTERM."""
         assert self._process is not None
         return self._process.pid
 
     def returncode(self) -> int | None:
-        """The status it ended with; None while it runs."""
+        """The exit status; None while it runs."""
         assert self._process is not None
         return self._process.poll()
 
-    def wait(self, seconds: float = STOP_SECONDS) -> int:
-        """The status, once it has ended."""
+    def wait(self, seconds: float = STOP_TIMEOUT_SECONDS) -> int:
+        """Waits for the end. Returns the exit status."""
         assert self._process is not None
         return self._process.wait(seconds)
 
-    def said(self) -> str:
-        """All it has written to its terminal."""
-        return self.output.read_text()
+    def output(self) -> str:
+        """What it has printed so far."""
+        return self.output_file.read_text()
 
     @property
     def env(self) -> dict[str, str]:
-        """What `DIR/run/env` says now."""
+        """The present content of `DIR/run/env`."""
         return {name: value for name, value in dotenv_values(self.data / "run" / "env").items() if value is not None}
 
     def pid(self, name: str) -> int:
@@ -86,28 +89,28 @@ class System:
         return int((self.data / "run" / f"{name}.pid").read_text())
 
     def kill(self, name: str, signum: signal.Signals = signal.SIGKILL) -> int:
-        """Sends a signal to a child and returns the pid it had."""
+        """Sends a signal to a child. Returns its pid."""
         pid = self.pid(name)
         os.kill(pid, signum)
         return pid
 
     def wait_restarted(self, name: str, old_pid: int, seconds: float = 30.0) -> int:
-        """The new pid of a child that had `old_pid`. Whether it already serves, its clients know."""
+        """Waits until a child no longer has `old_pid`. Returns the new pid; the child may not serve yet."""
         file = self.data / "run" / f"{name}.pid"
 
         def restarted() -> bool:
             return file.exists() and int(file.read_text()) != old_pid
 
-        wait_until(restarted, seconds, f"{name} to be started again")
+        wait_until(restarted, seconds, f"{name} to be restarted")
         return self.pid(name)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
-        """Returns when /health/ready says 200."""
+        """Returns when /health/ready answers 200."""
         url = f"{self.base_url}/health/ready"
-        wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to say 200")
+        wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to answer 200")
 
     def processes(self) -> list[psutil.Process]:
-        """All that run of it: those that carry its mark, or work in its data."""
+        """All its running processes: those with its mark in their environment, or with a working directory in its data."""
         return [process for process in psutil.process_iter() if is_alive(process) and self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:
@@ -117,19 +120,19 @@ class System:
             return False
 
     def wait_gone(self, seconds: float = 15.0) -> None:
-        """Returns when no process of it is left."""
+        """Returns when none of its processes runs."""
         wait_until(lambda: not self.processes(), seconds, "every process of the system to end")
 
     def stop(self) -> None:
-        """SIGTERM, then nothing may be left. Does nothing when it has ended before."""
+        """Stops it with SIGTERM. Fails when a process is left. Does nothing when it was stopped before."""
         if self._process is None:
             return
         if self._process.poll() is None:
             self._process.terminate()
-            status = self._process.wait(STOP_SECONDS)
-            assert status == 0, f"scripts/up ended with status {status}:\n{self.said()}"
+            status = self._process.wait(STOP_TIMEOUT_SECONDS)
+            assert status == 0, f"scripts/up ended with status {status}:\n{self.output()}"
         left = self.processes()
         for process in left:
             process.kill()
-        assert not left, f"scripts/up left {left}:\n{self.said()}"
+        assert not left, f"scripts/up left {left}:\n{self.output()}"
         self._process = None

@@ -116,7 +116,7 @@ def test_a_second_start_on_the_same_directory_is_refused(running: System) -> Non
     second = System(running.data)
     second.launch()
     assert second.wait() == 1
-    assert f"in use by the process {running.supervisor}" in second.said()
+    assert f"in use by the process {running.supervisor}" in second.output()
     assert running.pid("postgres")
 
 
@@ -124,7 +124,7 @@ def test_a_port_that_is_taken_is_said_so(running: System, tmp_path: Path) -> Non
     second = System(tmp_path / "data", port=running.port)
     second.launch()
     assert second.wait() == 1
-    assert f"127.0.0.1:{running.port} cannot be listened on" in second.said()
+    assert f"127.0.0.1:{running.port} cannot be listened on" in second.output()
 
 
 def test_run_tells_where_everything_is_and_only_its_owner(running: System) -> None:
@@ -184,7 +184,7 @@ def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> Non
     (tmp_path / "data" / "secret").chmod(0o600)
     system.launch()
     assert system.wait() == 1
-    assert "postgres ended with status 2, again and again" in system.said()
+    assert "postgres ended with status 2, again and again" in system.output()
     system.wait_gone()
 
 

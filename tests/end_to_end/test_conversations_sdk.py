@@ -1,4 +1,4 @@
-"""The main job: a conversation through the official SDK against the local model, as the README says it."""
+"""A conversation with the official SDK and the local model, as in the README."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -13,17 +13,19 @@ from domain.events import ItemAppended, ReplyRequested
 from tests.log import Log
 from tests.system import System
 
-ANSWER = 24
+MAX_TOKENS = 24
 ENVIRONMENT = {"LOG_LEVEL": "DEBUG"}
 
 
-def test_two_turns_are_kept_shown_paged_changed_and_deleted(running: System, client: OpenAI) -> None:
+def test_a_conversation_of_two_turns_is_stored_shown_to_the_model_listed_changed_and_deleted(
+    running: System, client: OpenAI
+) -> None:
     conversation = client.conversations.create(metadata={"topic": "demo"})
     assert isinstance(conversation, Conversation)
     assert conversation.metadata == {"topic": "demo"}
 
     first = client.responses.create(
-        input="My name is Ada. Greet me.", conversation=conversation.id, max_output_tokens=ANSWER
+        input="My name is Ada. Greet me.", conversation=conversation.id, max_output_tokens=MAX_TOKENS
     )
     assert isinstance(first, Response)
     assert first.output_text
@@ -32,33 +34,35 @@ def test_two_turns_are_kept_shown_paged_changed_and_deleted(running: System, cli
 
     events = list(
         client.responses.create(
-            input="What is my name?", conversation=conversation.id, max_output_tokens=ANSWER, stream=True
+            input="What is my name?", conversation=conversation.id, max_output_tokens=MAX_TOKENS, stream=True
         )
     )
     assert [event.sequence_number for event in events] == list(range(len(events)))
     deltas = "".join(event.delta for event in events if event.type == "response.output_text.delta")
-    assert events[-1].type in ("response.completed", "response.incomplete")  # the model may talk longer than it may
+    assert events[-1].type in ("response.completed", "response.incomplete")  # incomplete: the model reached MAX_TOKENS
     second = events[-1].response
     assert second.output_text == deltas
     assert client.responses.retrieve(second.id).output_text == deltas
 
     log = Log(running.env["POSTGRES_URL"])
     recorded = log.events(conversation.id)
-    said = [event.item_id for event in recorded if isinstance(event, ItemAppended)]
-    asked = [event for event in recorded if isinstance(event, ReplyRequested)]
-    assert [(shown.first, shown.last, shown.count) for shown in asked[1].shown.ranges] == [(said[0], said[1], 2)]
+    item_ids = [event.item_id for event in recorded if isinstance(event, ItemAppended)]
+    requests = [event for event in recorded if isinstance(event, ReplyRequested)]
+    assert [(shown.first, shown.last, shown.count) for shown in requests[1].shown.ranges] == [
+        (item_ids[0], item_ids[1], 2)
+    ]
 
     ascending = list(client.conversations.items.list(conversation.id, order="asc", limit=1))
     descending = list(client.conversations.items.list(conversation.id, limit=3))
-    assert [item.id for item in ascending] == said == [item.id for item in descending][::-1]
+    assert [item.id for item in ascending] == item_ids == [item.id for item in descending][::-1]
     assert all(isinstance(item, Message) for item in ascending)
     assert [item.role for item in ascending if isinstance(item, Message)] == ["user", "assistant"] * 2
 
-    answered = client.conversations.items.delete(said[0], conversation_id=conversation.id)
+    answered = client.conversations.items.delete(item_ids[0], conversation_id=conversation.id)
     assert answered.id == conversation.id
-    assert [item.id for item in client.conversations.items.list(conversation.id, order="asc")] == said[1:]
+    assert [item.id for item in client.conversations.items.list(conversation.id, order="asc")] == item_ids[1:]
     with pytest.raises(openai.NotFoundError):
-        client.conversations.items.retrieve(said[0], conversation_id=conversation.id)
+        client.conversations.items.retrieve(item_ids[0], conversation_id=conversation.id)
 
     assert client.conversations.update(conversation.id, metadata={"topic": "other"}).metadata == {"topic": "other"}
     assert client.conversations.retrieve(conversation.id).metadata == {"topic": "other"}
@@ -72,13 +76,13 @@ def test_two_turns_are_kept_shown_paged_changed_and_deleted(running: System, cli
             read()
 
 
-def test_a_request_is_followed_from_the_call_through_the_event_to_the_projector(
+def test_a_request_id_is_in_the_answer_the_event_and_the_logs_of_api_and_projector(
     running: System, client: OpenAI
 ) -> None:
     answer = client.conversations.with_raw_response.create(extra_headers={"X-Request-ID": "follow-me"})
     assert answer.headers["x-request-id"] == "follow-me"
     conversation = answer.parse()
-    client.conversations.retrieve(conversation.id)  # it is projected now
+    client.conversations.retrieve(conversation.id)  # the read waits until it is projected
     stream_id = conversation.id.removeprefix("conv_")
     rows = Log(running.env["POSTGRES_URL"]).rows(
         "SELECT correlation_id FROM events WHERE originator_id = %s", stream_id
@@ -89,7 +93,9 @@ def test_a_request_is_followed_from_the_call_through_the_event_to_the_projector(
         assert any("follow-me" in line and json.loads(line)["@timestamp"] for line in lines), name
 
 
-def test_fifty_appends_at_once_are_fifty_items_in_one_order_on_every_read(running: System, client: OpenAI) -> None:
+def test_fifty_concurrent_appends_are_fifty_items_in_the_same_order_in_every_read(
+    running: System, client: OpenAI
+) -> None:
     conversation = client.conversations.create()
 
     def append(n: int) -> str:

@@ -1,8 +1,8 @@
-"""What one api process wrote is read at once from the other, by the official SDK: none of it is stale, or it is said that it can not be.
+"""What one api process wrote is read at once from the other, with the official SDK: the read is current, or it is refused.
 
-scripts/test tests/whole/test_read_your_writes.py                    a few hundred pairs, as in CI
-scripts/test tests/whole/test_read_your_writes.py -m endless         ten thousand
-READ_PAIRS=2000 scripts/test tests/whole/test_read_your_writes.py    others
+scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
+scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand
+READ_PAIRS=2000 scripts/test tests/end_to_end/test_read_your_writes.py    another number of pairs
 """
 
 import asyncio
@@ -27,17 +27,17 @@ CONNECTIONS = 32
 A_FEW = int(os.environ.get("READ_PAIRS", "320"))
 TEN_THOUSAND = 10_000
 FLUSH_SECONDS = 0.05
-A_LITTLE = 1.0
-"""Seconds that a refusal may take on top of the wait, on a machine with other things to do."""
+TOLERANCE_SECONDS = 1.0
+"""How much later than the wait a refusal may come, on a busy machine."""
 
 Api = AsyncOpenAI
 Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
-"""(write to, read from, conversation, a text of its own) -> whether the read showed what was written."""
+"""(api to write to, api to read from, conversation id, a unique text) -> whether the read showed what was written."""
 
 
 @pytest.fixture
 async def apis(running: System) -> AsyncIterator[list[Api]]:
-    """The official SDK against each of the two processes. A read that is not current yet says so, and is asked again as the SDK does."""
+    """The official SDK for each of the two processes. It retries reads that are refused because the views are behind."""
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
@@ -75,14 +75,14 @@ async def item_is_retrieved(write: Api, read: Api, conversation_id: str, text: s
 
 
 async def change_is_retrieved(write: Api, read: Api, conversation_id: str, text: str) -> bool:
-    await write.conversations.update(conversation_id, metadata={"said": text})
-    return (await read.conversations.retrieve(conversation_id)).metadata == {"said": text}
+    await write.conversations.update(conversation_id, metadata={"text": text})
+    return (await read.conversations.retrieve(conversation_id)).metadata == {"text": text}
 
 
 async def conversation_is_listed(write: Api, read: Api, conversation_id: str, text: str) -> bool:
-    created = await write.conversations.create(metadata={"said": text})
+    created = await write.conversations.create(metadata={"text": text})
     page = await read.get(f"/conversations?limit={2 * CONNECTIONS}", cast_to=httpx.Response)
-    return (created.id, {"said": text}) in [(each["id"], each["metadata"]) for each in page.json()["data"]]
+    return (created.id, {"text": text}) in [(listed["id"], listed["metadata"]) for listed in page.json()["data"]]
 
 
 async def item_is_in_the_context(write: Api, read: Api, conversation_id: str, text: str) -> bool:
@@ -101,20 +101,20 @@ PAIRS: tuple[Pair, ...] = (
 
 
 async def stale(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
-    """How many pairs of each kind read something old, of `count` in all by CONNECTIONS clients, each in a conversation of its own."""
+    """How many reads were stale, by kind of pair. CONNECTIONS clients run `count` pairs in all, each in its own conversation."""
     found: Counter[str] = Counter()
     numbers = iter(range(count))
 
-    async def client(ident: str) -> None:
+    async def client(conversation_id: str) -> None:
         for number in numbers:
             write, read = apis if number % 2 else apis[::-1]
             pair = pairs[number % len(pairs)]
-            found[pair.__name__] += not await pair(write, read, ident, f"{number}")
+            found[pair.__name__] += not await pair(write, read, conversation_id, f"{number}")
 
-    idents = [(await apis[0].conversations.create()).id for _ in range(CONNECTIONS)]
+    conversation_ids = [(await apis[0].conversations.create()).id for _ in range(CONNECTIONS)]
     async with asyncio.TaskGroup() as clients:
-        for ident in idents:
-            clients.create_task(client(ident))
+        for conversation_id in conversation_ids:
+            clients.create_task(client(conversation_id))
     assert set(found) == {pair.__name__ for pair in pairs}
     return +found
 
@@ -125,7 +125,7 @@ async def test_what_one_process_wrote_the_other_reads_at_once(apis: list[Api], c
 
 
 @pytest.mark.parametrize("count", [A_FEW // 2, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-async def test_a_context_is_never_stale_while_redis_loses_everything_again_and_again(
+async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
     running: System, apis: list[Api], count: int
 ) -> None:
     async with Redis.from_url(running.env["REDIS_URL"]) as redis:
@@ -147,7 +147,7 @@ async def test_a_context_is_never_stale_while_redis_loses_everything_again_and_a
 
 
 @pytest.mark.usefixtures("projector_stopped")
-async def test_with_the_projector_stopped_a_read_says_in_time_that_it_is_not_current(apis: list[Api]) -> None:
+async def test_when_the_projector_is_stopped_a_read_is_refused_after_the_wait(apis: list[Api]) -> None:
     write, read = apis[0], apis[1].with_options(max_retries=0)
     conversation = await write.conversations.create()
     item_id = await added(write, conversation.id, "hello")
@@ -158,22 +158,22 @@ async def test_with_the_projector_stopped_a_read_says_in_time_that_it_is_not_cur
         "list": lambda: read.get("/conversations", cast_to=httpx.Response),
     }
 
-    for name, ask in reads.items():
-        began = time.monotonic()
+    for name, request in reads.items():
+        started = time.monotonic()
         with pytest.raises(InternalServerError) as refused:
-            await ask()
-        seconds = time.monotonic() - began
+            await request()
+        seconds = time.monotonic() - started
         assert refused.value.status_code == 503, name
         assert refused.value.code == "read_models_behind", name
         assert int(refused.value.response.headers["retry-after"]) >= 1, name
-        assert WAIT_SECONDS <= seconds < WAIT_SECONDS + A_LITTLE, name
+        assert WAIT_SECONDS <= seconds < WAIT_SECONDS + TOLERANCE_SECONDS, name
 
     path = f"/conversations/{conversation.id}/context?model=gpt-4o"
     context = await read.get(path, cast_to=httpx.Response)  # made from the log, not from a view
     assert [item["id"] for item in context.json()["items"]] == [item_id]
 
 
-async def test_a_projector_that_goes_on_shows_what_was_written_while_it_stood_still(
+async def test_a_projector_that_was_stopped_catches_up_with_what_was_written_meanwhile(
     running: System, apis: list[Api]
 ) -> None:
     conversation = await apis[0].conversations.create()

@@ -1,4 +1,4 @@
-"""A real session library on top: `openai-agents`' OpenAIConversationsSession, unchanged."""
+"""The session of the OpenAI Agents SDK (`openai-agents`): OpenAIConversationsSession, unchanged."""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +22,9 @@ def text(item: object) -> str:
     return str(item["content"][0]["text"])
 
 
-async def test_forty_five_items_are_kept_in_order_popped_and_cleared(session: OpenAIConversationsSession) -> None:
+async def test_a_session_keeps_forty_five_items_in_order_pops_the_last_and_clears_all(
+    session: OpenAIConversationsSession,
+) -> None:
     await session.add_items([{"type": "message", "role": "user", "content": f"item {n}"} for n in range(45)])
     assert [text(item) for item in await session.get_items()] == [f"item {n}" for n in range(45)]
     assert [text(item) for item in await session.get_items(7)] == [f"item {n}" for n in range(38, 45)]

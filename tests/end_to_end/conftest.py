@@ -1,4 +1,4 @@
-"""The whole system, started by its real command, shared by the tests of a module."""
+"""The whole system, started with `scripts/up`, once for each test module."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -17,30 +17,30 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
-    """`scripts/up` in a directory of the module's own; with the module's own UP (arguments) and ENVIRONMENT.
+    """A running system. A module may set UP (the arguments of `scripts/up`), ENVIRONMENT, and WITH_PROVIDER.
 
-    In a module that says WITH_PROVIDER it asks `provider`.
+    WITH_PROVIDER: the system sends its model requests to the fixture `provider`, not to the local model.
     """
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})
     if getattr(request.module, "WITH_PROVIDER", False):
         provider: ScriptedProvider = request.getfixturevalue("provider")
         environment = {**environment, "OPENAI_BASE_URL": provider.url}
-    system = System(tmp_path_factory.mktemp("whole") / "data", *arguments, environment=environment)
+    system = System(tmp_path_factory.mktemp("system") / "data", *arguments, environment=environment)
     yield system.start()
     system.stop()
 
 
 @pytest.fixture
 def client(running: System) -> Iterator[OpenAI]:
-    """The official SDK with nothing changed but `base_url`, and no retries that would hide a failure."""
+    """The official SDK. It does not retry: a retry would hide a failure."""
     with OpenAI(base_url=f"{running.base_url}/v1", api_key="any", max_retries=0) as client:
         yield client
 
 
 @pytest.fixture
 def urls(running: System) -> list[str]:
-    """Where each of two api processes answers by itself."""
+    """The URLs of two api processes, past the gateway."""
     return [running.env["API_1_URL"], running.env["API_2_URL"]]
 
 

@@ -1,4 +1,4 @@
-"""Replies through the official SDK against the local model: streamed, whole, in the background, cancelled; every type as the SDK has it."""
+"""Replies with the official SDK and the local model: streamed or not, in the background, cancelled. All are valid types of the SDK."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from pydantic import TypeAdapter
 
 from tests.servers import wait_until
 
-ANSWER = 8
-LONG = 200
+MAX_TOKENS = 8
+MANY_TOKENS = 200
 ORDER = [
     "response.created",
     "response.in_progress",
@@ -25,102 +25,102 @@ ORDER = [
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
-def is_typed(event: Any) -> None:
-    """As strictly as pydantic takes it, where the SDK itself takes anything."""
+def assert_valid(event: Any) -> None:
+    """Validates an event against the type of the SDK, which itself accepts anything."""
     EVENT.validate_python(event.to_dict())
 
 
-def test_a_streamed_reply_has_the_official_events_in_their_order(client: OpenAI) -> None:
-    events = list(client.responses.create(input="Say hello.", stream=True, max_output_tokens=ANSWER))
+def test_a_streamed_reply_has_the_official_events_in_order(client: OpenAI) -> None:
+    events = list(client.responses.create(input="Say hello.", stream=True, max_output_tokens=MAX_TOKENS))
     assert list(dict.fromkeys(event.type for event in events))[:-1] == ORDER
     assert events[-1].type in ("response.completed", "response.incomplete")
     assert [event.sequence_number for event in events] == list(range(len(events)))
     for event in events:
-        is_typed(event)
-    again = list(client.responses.retrieve(events[-1].response.id, stream=True))
-    assert again == events
+        assert_valid(event)
+    retrieved = list(client.responses.retrieve(events[-1].response.id, stream=True))
+    assert retrieved == events
     rest = list(client.responses.retrieve(events[-1].response.id, stream=True, starting_after=3))
     assert rest == events[4:]
 
 
-def test_a_whole_reply_is_retrieved_as_it_was_given(client: OpenAI) -> None:
-    first = client.responses.create(input="My name is Ada.", instructions="Be brief.", max_output_tokens=ANSWER)
-    second = client.responses.create(input="And you?", previous_response_id=first.id, max_output_tokens=ANSWER)
+def test_a_reply_is_retrieved_as_it_was_answered(client: OpenAI) -> None:
+    first = client.responses.create(input="My name is Ada.", instructions="Be brief.", max_output_tokens=MAX_TOKENS)
+    second = client.responses.create(input="And you?", previous_response_id=first.id, max_output_tokens=MAX_TOKENS)
     for response in (first, second):
         Response.model_validate(response.to_dict(), strict=True)
         assert client.responses.retrieve(response.id) == response
     assert second.previous_response_id == first.id
-    [given] = client.responses.input_items.list(second.id).data
-    assert given.to_dict()["content"] == [{"type": "input_text", "text": "And you?"}]
+    [item] = client.responses.input_items.list(second.id).data
+    assert item.to_dict()["content"] == [{"type": "input_text", "text": "And you?"}]
     assert client.responses.input_tokens.count(input="And you?", previous_response_id=first.id).input_tokens > 10
     client.responses.delete(first.id)
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(first.id)
 
 
-def test_a_reply_in_the_background_is_queued_and_then_there(client: OpenAI) -> None:
-    queued = client.responses.create(input="Say hello.", background=True, max_output_tokens=ANSWER)
+def test_a_reply_in_the_background_is_queued_and_then_completed(client: OpenAI) -> None:
+    queued = client.responses.create(input="Say hello.", background=True, max_output_tokens=MAX_TOKENS)
     assert queued.status == "queued"
     assert queued.background
 
-    def over() -> bool:
+    def ended() -> bool:
         return client.responses.retrieve(queued.id).status in ("completed", "incomplete")
 
-    wait_until(over, 30, "the reply to end")
+    wait_until(ended, 30, "the reply to end")
     done = client.responses.retrieve(queued.id)
     assert done.output_text
     events = list(client.responses.retrieve(queued.id, stream=True))
     assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
     for event in events:
-        is_typed(event)
+        assert_valid(event)
     with pytest.raises(openai.BadRequestError, match="Cannot cancel a"):
         client.responses.cancel(queued.id)
 
 
-def test_a_cancelled_reply_keeps_what_it_had_said_and_its_conversation_goes_on(client: OpenAI) -> None:
+def test_a_cancelled_reply_keeps_its_partial_text_and_its_conversation_continues(client: OpenAI) -> None:
     conversation = client.conversations.create()
-    said = ""
+    text = ""
     with client.responses.create(
         input="Tell me a long story.",
         conversation=conversation.id,
         background=True,
         stream=True,
-        max_output_tokens=LONG,
+        max_output_tokens=MANY_TOKENS,
     ) as stream:
         for event in stream:
             if event.type == "response.created":
                 response_id = event.response.id
             if event.type == "response.output_text.delta":
-                said += event.delta
+                text += event.delta
                 break
     with pytest.raises(openai.ConflictError) as locked:
-        client.responses.create(input="Stop!", conversation=conversation.id, max_output_tokens=ANSWER)
+        client.responses.create(input="Stop!", conversation=conversation.id, max_output_tokens=MAX_TOKENS)
     assert locked.value.code == "conversation_locked"
     cancelled = client.responses.cancel(response_id)
     assert cancelled.status == "cancelled"
-    assert cancelled.output_text.startswith(said)
+    assert cancelled.output_text.startswith(text)
     assert client.responses.cancel(response_id) == cancelled
     assert not client.conversations.items.list(conversation.id).data
     assert client.responses.create(
-        input="Say hello.", conversation=conversation.id, max_output_tokens=ANSWER
+        input="Say hello.", conversation=conversation.id, max_output_tokens=MAX_TOKENS
     ).output_text
 
 
-def test_the_sdk_waits_for_its_turn_by_itself(client: OpenAI) -> None:
+def test_the_sdk_retries_until_a_running_reply_has_ended(client: OpenAI) -> None:
     conversation = client.conversations.create()
     running = client.responses.create(
         input="Say hello.", conversation=conversation.id, background=True, max_output_tokens=4
     )
-    patient = client.with_options(max_retries=8)
-    second = patient.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
+    retrying = client.with_options(max_retries=8)
+    second = retrying.responses.create(input="And again.", conversation=conversation.id, max_output_tokens=4)
     assert second.output_text
     assert client.responses.retrieve(running.id).output_text
 
 
-def test_what_the_official_api_refuses_is_refused_alike(client: OpenAI) -> None:
+def test_what_the_official_api_refuses_is_refused_with_the_same_error(client: OpenAI) -> None:
     done = client.responses.create(input="Hi.", max_output_tokens=4)
-    broken = {"type": "function", "name": "f", "parameters": {"type": "objekt"}, "strict": False}
-    unanswered = {"type": "function_call_output", "call_id": "call_1", "output": "4"}
+    invalid_tool = {"type": "function", "name": "f", "parameters": {"type": "objekt"}, "strict": False}
+    output_without_call = {"type": "function_call_output", "call_id": "call_1", "output": "4"}
     for code, param, status, call in (
         (
             "mutually_exclusive_parameters",
@@ -129,17 +129,17 @@ def test_what_the_official_api_refuses_is_refused_alike(client: OpenAI) -> None:
             {"conversation": "conv_1", "previous_response_id": "resp_1"},
         ),
         ("previous_response_not_found", "previous_response_id", 400, {"previous_response_id": "resp_1"}),
-        ("invalid_function_parameters", "tools[0].parameters", 400, {"tools": [broken]}),
+        ("invalid_function_parameters", "tools[0].parameters", 400, {"tools": [invalid_tool]}),
         ("invalid_value", "max_output_tokens", 400, {"max_output_tokens": -1}),
-        (None, "input", 400, {"input": [unanswered]}),
+        (None, "input", 400, {"input": [output_without_call]}),
         ("model_not_found", "model", 400, {"model": "no-such-model"}),
     ):
         with pytest.raises(openai.APIStatusError) as refused:
-            client.responses.create(**{"input": "x", **call})  # type: ignore[call-overload]  # it is wrong on purpose
+            client.responses.create(**{"input": "x", **call})  # type: ignore[call-overload]  # invalid on purpose
         assert (refused.value.status_code, refused.value.code, refused.value.param) == (status, code, param)
-    with pytest.raises(openai.BadRequestError) as past:
+    with pytest.raises(openai.BadRequestError) as after_end:
         list(client.responses.retrieve(done.id, stream=True, starting_after=10_000))
-    assert past.value.param == "starting_after"
+    assert after_end.value.param == "starting_after"
     with pytest.raises(openai.BadRequestError) as negative:
         client.conversations.create(extra_body={"context_policy": {"budget": -5}})
     assert negative.value.param == "context_policy.budget"
