@@ -8,6 +8,7 @@ from functools import partial
 import httpx
 
 from domain.events import REPLY_ENDS
+from infrastructure.embedded.service import answers_http
 from tests.end_to_end.reply_streams import (
     StreamReader,
     endless_answer,
@@ -70,39 +71,6 @@ async def test_when_a_conversation_is_deleted_its_reply_stops_and_the_streams_en
     assert (await http.get(f"{urls[0]}/v1/responses/{first.response_id}")).status_code == 404
 
 
-async def test_a_process_that_was_frozen_does_not_end_a_reply_that_another_has_ended(
-    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
-) -> None:
-    provider.script = endless_answer
-    conversation = (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]
-    first = StreamReader()
-    asking = asyncio.create_task(first.ask(http, urls[0], {"input": "go", "conversation": conversation}))
-    await wait_until_async(lambda: len(first.events) > 10, 10, "some events")
-    second = StreamReader(first.events[:1])
-    resuming = asyncio.create_task(second.resume(http, urls[1]))
-    running.kill("api", signal.SIGSTOP)
-    try:
-        ended = partial(has_reply_end, Log(running.env["POSTGRES_URL"]), conversation)
-        await wait_until_async(ended, 15, "the reply's end to be recorded")
-        await asyncio.wait_for(resuming, 10)
-        provider.script = varied_answers(1)
-        turn = await http.post(f"{urls[1]}/v1/responses", json={"input": "go on", "conversation": conversation})
-        assert turn.json()["status"] == "completed", turn.text
-    finally:
-        running.kill("api", signal.SIGCONT)
-    resumed_at = time.monotonic()
-    await asyncio.gather(asking, return_exceptions=True)
-    assert time.monotonic() - resumed_at < 10
-    stored = (await http.get(f"{urls[1]}/v1/responses/{first.response_id}")).json()
-    assert stored["status"] == "incomplete"
-    assert second.events[-1]["response"] == stored
-    third = StreamReader(second.events[:1])
-    await third.resume(http, urls[0])
-    assert third.events == second.events
-    events = Log(running.env["POSTGRES_URL"]).events(conversation)
-    assert sum(isinstance(event, REPLY_ENDS) for event in events) == 2
-
-
 async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_partial_text_and_their_conversations_continue(
     running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
 ) -> None:
@@ -134,3 +102,38 @@ async def test_when_a_process_is_killed_its_replies_are_incomplete_with_their_pa
         assert reader.text == text_of(response)
         turn = await http.post(f"{other_url}/v1/responses", json={"input": "go on", "conversation": conversation})
         assert turn.json()["status"] == "completed", turn.text
+    ready = partial(answers_http, f"{killed_url}/health/ready", frozenset({200}))
+    await wait_until_async(ready, 30, "the restarted process to be ready")  # for the next test
+
+
+async def test_a_process_that_was_frozen_does_not_end_a_reply_that_another_has_ended(
+    running: System, http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider
+) -> None:
+    provider.script = endless_answer
+    conversation = (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]
+    first = StreamReader()
+    asking = asyncio.create_task(first.ask(http, urls[0], {"input": "go", "conversation": conversation}))
+    await wait_until_async(lambda: len(first.events) > 10, 10, "some events")
+    second = StreamReader(first.events[:1])
+    resuming = asyncio.create_task(second.resume(http, urls[1]))
+    running.kill("api", signal.SIGSTOP)
+    try:
+        ended = partial(has_reply_end, Log(running.env["POSTGRES_URL"]), conversation)
+        await wait_until_async(ended, 15, "the reply's end to be recorded")
+        await asyncio.wait_for(resuming, 10)
+        provider.script = varied_answers(1)
+        turn = await http.post(f"{urls[1]}/v1/responses", json={"input": "go on", "conversation": conversation})
+        assert turn.json()["status"] == "completed", turn.text
+    finally:
+        running.kill("api", signal.SIGCONT)
+    resumed_at = time.monotonic()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert time.monotonic() - resumed_at < 10
+    stored = (await http.get(f"{urls[1]}/v1/responses/{first.response_id}")).json()
+    assert stored["status"] == "incomplete"
+    assert second.events[-1]["response"] == stored
+    third = StreamReader(second.events[:1])
+    await third.resume(http, urls[0])
+    assert third.events == second.events
+    events = Log(running.env["POSTGRES_URL"]).events(conversation)
+    assert sum(isinstance(event, REPLY_ENDS) for event in events) == 2
