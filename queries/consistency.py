@@ -1,85 +1,96 @@
-"""Read your own writes: no answer is older than what was committed when its read arrived, or it says so. For `queries/` only.
+"""Read-your-writes: an answer shows everything that was committed when its request arrived, or says that it may not.
 
-A read asks Postgres where the conversation (or the whole log) ends, and waits until the views it reads have come that far.
-With Postgres away it goes on, and the answer says `X-Consistency: unverified`. A view that begins anew while a
-read is under way is noticed by its position, which is looked at once more behind the documents. What a view has parked is not
-shown: 503 `conversation_parked`; a list that it may be missing from, or stand in as it was, says `X-Consistency: parked`.
+Views lag behind the log. So a read has four steps:
+
+1. Look up in Postgres where the conversation ends, or for a list the whole log.
+2. Wait until the views that the read needs have reached that position.
+3. Read the documents.
+4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
+
+What can go wrong:
+
+- Postgres is unavailable: nobody knows where the log ends. The answer shows what the views have, with `X-Consistency: unverified`.
+- A view does not catch up in time: 503 `read_models_behind`.
+- A view is ahead of the log, which lost its end: 503 `read_models_ahead`. The projector rebuilds the view.
+- The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
 """
 
 import asyncio
 import time
-from enum import Enum
-from typing import Final, TypeVar
+from typing import Final
 
 from msgspec import Struct
 
 from domain.errors import ConversationNotFound
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.stores.mongodb import Database
 from projections.views.catalog import MongoView
-from projections.views.partitions import partition_of, position_keys, view_of_key
+from projections.views.partitions import partition_of, position_keys
 from projections.views.view_position import ViewPosition
 from projections.views.writes import document_key
-from queries.log_access import LogAccess, LogAway, Question, conversation_parked
+from queries.log_access import LogAccess, PostgresUnavailable, conversation_parked
 from queries.view_positions import Positions, ViewPositions, position_at, positions_of
 
-WAIT_SECONDS: Final = 2.0
+CATCH_UP_TIMEOUT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
 MAX_PAUSE_SECONDS: Final = 0.05
 
-T = TypeVar("T")
-
-
-class _Away(Enum):
-    AWAY = 0
-
 
 class Read(Struct, kw_only=True):
-    """A read that may go ahead on `views`, which have all come to `position` in the buckets that it needs: `places`.
+    """A read of the tenant's conversations. Its `views` have reached `position` in the partitions of `position_keys`.
 
-    `verified`: that is all that was committed when it arrived. Otherwise nobody knows, and a view must at least be whole.
-    `parked`: the tenant's conversations that were parked in its views at some moment of it. `repairs`: how many had come back
-    to its views when it began; `repaired`: another one did since.
+    verified     `position` covers all that was committed when the request arrived. If not, the views must at least be live.
+    collections  by view, the collection that it was when the read started
+    parked       the tenant's conversations that a view left out at some time during the read
+    repairs      how many repairs the views had counted when the read started
+    repaired     another repair ended since: a document may have been missing for a while
     """
 
     tenant: str
     views: tuple[MongoView, ...]
-    places: list[str]
+    position_keys: list[str]
     position: int
     verified: bool
+    collections: dict[str, str] = {}
     parked: frozenset[str] = frozenset()
     repairs: int = 0
     repaired: bool = False
-    collections: dict[str, str] = {}
 
     @property
     def headers(self) -> dict[str, str]:
-        """What its answer says of itself; asked for behind the documents, since it may be they that tell."""
-        said = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
-        return {"x-consistency": ", ".join(filter(said.get, said))} if any(said.values()) else {}
+        """The answer's headers. Ask for them after the documents were read and checked."""
+        notes = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
+        value = ", ".join(note for note, applies in notes.items() if applies)
+        return {"x-consistency": value} if value else {}
 
-    def holds(self, seen: Positions) -> bool:
-        """Whether the views are still, or by now, where this read needs them."""
-        return all(place.position >= self.position and (self.verified or place.is_live) for place in self._places(seen))
+    def is_satisfied_by(self, positions: Positions) -> bool:
+        """Whether the views are where this read needs them."""
+        return all(
+            view_position.position >= self.position and (self.verified or view_position.is_live)
+            for view_position in self._needed(positions)
+        )
 
-    def look(self, seen: Positions, *, begins: bool = False) -> None:
-        """Notes what is parked, and what came back from it: documents that were gone for a while."""
-        found = self._places(seen)
-        self.parked |= {ident for place in found for ident in place.parked_of(self.tenant)}
-        repairs = sum(place.repairs for place in found)
-        if begins:
-            self.repairs = repairs
-            for name, place in zip(self.places, found, strict=True):
-                self.collections[view_of_key(name)] = place.collection
-        self.repaired = self.repaired or repairs != self.repairs
+    def start(self, positions: Positions) -> None:
+        """Notes the views' collections and repairs, before any document is read."""
+        needed = self._needed(positions)
+        self.collections = {view_position.view: view_position.collection for view_position in needed}
+        self.repairs = sum(view_position.repairs for view_position in needed)
+        self.note_parked(positions)
 
-    def _places(self, seen: Positions) -> list[ViewPosition]:
-        return [position_at(seen, name) for name in self.places]
+    def note_parked(self, positions: Positions) -> None:
+        """Notes what is parked, and whether a repair ended since the read started."""
+        needed = self._needed(positions)
+        self.parked |= {parked for view_position in needed for parked in view_position.parked_of(self.tenant)}
+        self.repaired = self.repaired or sum(view_position.repairs for view_position in needed) != self.repairs
+
+    def _needed(self, positions: Positions) -> list[ViewPosition]:
+        return [position_at(positions, key) for key in self.position_keys]
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation, at its `version`. What else is parked is not its business."""
+    """A read of one conversation at its `version`. Other parked conversations do not matter to it."""
 
     conversation_id: str
     version: int
@@ -88,130 +99,140 @@ class ConversationRead(Read, kw_only=True):
     def headers(self) -> dict[str, str]:
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
-    def look(self, seen: Positions, *, begins: bool = False) -> None:
-        """Raises ApiError 503 where the conversation is parked, or may just have come back."""
-        super().look(seen, begins=begins)
+    def note_parked(self, positions: Positions) -> None:
+        """Raises ApiError 503 where the conversation is parked, or may have been during the read."""
+        super().note_parked(positions)
         if self.conversation_id in self.parked:
             raise conversation_parked()
         if self.repaired:
-            raise _behind()
+            raise _views_behind()
 
 
 class Consistency:
-    """Makes reads current. `min_position` is what the caller's `X-Min-Position` asks for; 0 asks for nothing."""
+    """Starts and checks reads. `min_position`: a position that the views must have reached in any case (`X-Min-Position`)."""
 
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
         self._database = database
         self.positions = ViewPositions(database)
 
-    async def conversation(
+    async def read_conversation(
         self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0
     ) -> ConversationRead:
-        """Returns when these views show the conversation as it was committed when this was called, or later.
+        """Returns once these views show the conversation as it is committed now, or later.
 
-        Raises ConversationNotFound (never started, deleted, another tenant's), ApiError 503 when the views stay behind or have
-        it parked.
+        Raises ConversationNotFound (never started, deleted, another tenant's), and ApiError 503.
         """
-        deadline = time.monotonic() + WAIT_SECONDS
-        head, seen = await asyncio.gather(self._ask(lambda reader: reader.head(conversation_id)), self.positions.read())
-        if head is not _Away.AWAY and (head is None or head.tenant != tenant or head.deleted):
-            raise ConversationNotFound(conversation_id)
-        known = None if head is _Away.AWAY else head
-        needed: tuple[MongoView, ...] = views if known else (*views, "conversations")
+        deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
+        head, positions = await asyncio.gather(self._head(tenant, conversation_id), self.positions.read())
+        needed: tuple[MongoView, ...] = views if head else (*views, "conversations")
         read = ConversationRead(
             tenant=tenant,
             views=needed,
-            places=position_keys(needed, [partition_of(conversation_id)]),
-            position=max(known.position if known else 0, min_position),
-            verified=known is not None,
+            position_keys=position_keys(needed, [partition_of(conversation_id)]),
+            position=max(head.position if head else 0, min_position),
+            verified=head is not None,
             conversation_id=conversation_id,
-            version=known.version if known else 0,
+            version=head.version if head else 0,
         )
-        await self._reach(read, seen, deadline)
-        if known is None:
-            read.version = await self._version(read)
+        await self._wait_for_views(read, positions, deadline)
+        if head is None:
+            read.version = await self._version_in_view(read)
         return read
 
-    async def everything(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
-        """Returns when these views show all that was committed when this was called, but for what is parked.
-
-        Raises ApiError 503.
-        """
-        deadline = time.monotonic() + WAIT_SECONDS
-        last, seen = await asyncio.gather(self._ask(lambda reader: reader.last_position()), self.positions.read())
-        if last is _Away.AWAY:
-            read = Read(tenant=tenant, views=views, places=position_keys(views), position=min_position, verified=False)
-        else:
-            await self._check_not_ahead(views, seen, last)
-            read = Read(
-                tenant=tenant, views=views, places=position_keys(views), position=max(last, min_position), verified=True
-            )
-        await self._reach(read, seen, deadline)
+    async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
+        """Returns once these views show all that is committed now, parked conversations excepted. Raises ApiError 503."""
+        deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
+        last, positions = await asyncio.gather(self._last_position(), self.positions.read())
+        if last is not None:
+            await self._check_not_ahead(views, positions, last)
+        read = Read(
+            tenant=tenant,
+            views=views,
+            position_keys=position_keys(views),
+            position=max(last or 0, min_position),
+            verified=last is not None,
+        )
+        await self._wait_for_views(read, positions, deadline)
         return read
 
-    async def check(self, read: Read, seen: Positions | None = None) -> None:
-        """Raises ApiError 503 when a view was reset since the read began, or what is read was parked.
+    async def check(self, read: Read, positions: Positions | None = None) -> None:
+        """Raises ApiError 503 when a view was reset, or what is read was parked, since the read started.
 
-        `seen`: places that were read behind the documents.
+        `positions` must have been read after the documents; without them they are read now.
         """
-        seen = await self.positions.read_now() if seen is None else seen
-        read.look(seen)
-        if not read.holds(seen) or await self._was_dropped(read, seen):
-            raise _behind()
-
-    async def _was_dropped(self, read: Read, seen: Positions) -> bool:
-        """Whether a collection is gone by now that documents were read from: another took its place, and it was not kept."""
-        shown = {seen[name].collection for name in read.places}
-        gone = {name for name in read.collections.values() if name not in shown}
-        return bool(gone) and not gone <= await self.positions.collections()
+        positions = await self.positions.read_now() if positions is None else positions
+        read.note_parked(positions)
+        if not read.is_satisfied_by(positions) or await self._was_dropped(read, positions):
+            raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound when the conversation was deleted since the read began: what was read may be a rest."""
-        head = await self._ask(lambda reader: reader.head(read.conversation_id)) if read.verified else _Away.AWAY
-        if head is None or (head is not _Away.AWAY and head.deleted):
+        """Raises ConversationNotFound when the conversation was deleted since the read started: items may be missing."""
+        if not read.verified:
+            return
+        try:
+            head = await self._log.head(read.conversation_id)
+        except PostgresUnavailable:
+            return
+        if head is None or head.deleted:
             raise ConversationNotFound(read.conversation_id)
 
-    async def _version(self, read: ConversationRead) -> int:
-        """The version that the view of conversations knows. Raises ConversationNotFound."""
-        ident = document_key(read.tenant, read.conversation_id)
-        document = await self._database[read.collections["conversations"]].find_one({"_id": ident}, {"version": 1})
+    async def _head(self, tenant: str, conversation_id: str) -> Head | None:
+        """The conversation's end; None while Postgres is unavailable. Raises ConversationNotFound."""
+        try:
+            return await self._log.existing_head(tenant, conversation_id)
+        except PostgresUnavailable:
+            return None
+
+    async def _last_position(self) -> int | None:
+        """The log's end; None while Postgres is unavailable."""
+        try:
+            return await self._log.last_position()
+        except PostgresUnavailable:
+            return None
+
+    async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> None:
+        pause = FIRST_PAUSE_SECONDS
+        while not read.is_satisfied_by(positions):
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                raise _views_behind()
+            await asyncio.sleep(min(pause, remaining))
+            pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            positions = await self.positions.read()
+        read.start(positions)
+
+    async def _was_dropped(self, read: Read, positions: Positions) -> bool:
+        """Whether a rebuilt view has replaced a collection that this read used, and the collection is gone."""
+        current = {positions[key].collection for key in read.position_keys}
+        replaced = {collection for collection in read.collections.values() if collection not in current}
+        return bool(replaced) and not replaced <= await self.positions.collections()
+
+    async def _version_in_view(self, read: ConversationRead) -> int:
+        """The conversation's version in the view `conversations`. Raises ConversationNotFound."""
+        key = document_key(read.tenant, read.conversation_id)
+        document = await self._database[read.collections["conversations"]].find_one({"_id": key}, {"version": 1})
         if document is None:
             await self.check(read)
             raise ConversationNotFound(read.conversation_id)
         version: int = document["version"]
         return version
 
-    async def _check_not_ahead(self, views: tuple[MongoView, ...], seen: Positions, last: int) -> None:
-        """Raises ApiError 503 when a view shows more than the log has: Postgres lost its end, and the projector will begin anew."""
-        furthest = max(place.position for view in views for place in positions_of(seen, view))
-        if furthest <= last:
+    async def _check_not_ahead(self, views: tuple[MongoView, ...], positions: Positions, last: int) -> None:
+        """Raises ApiError 503 when a view shows more than the log has."""
+        newest = max(view_position.position for view in views for view_position in positions_of(positions, view))
+        if newest <= last:
             return
-        now = await self._ask(lambda reader: reader.last_position())  # the places were read before this
-        if now is not _Away.AWAY and furthest > now:
+        last_now = await self._last_position()  # `last` may be older than `positions`
+        if last_now is not None and newest > last_now:
             raise ApiError(
-                503, "The read models show what the log has no more; they are made anew.", code="read_models_ahead"
+                503,
+                "The read models show events that the log has lost. They are being rebuilt.",
+                code="read_models_ahead",
             )
 
-    async def _ask(self, question: Question[T]) -> T | _Away:
-        try:
-            return await self._log.ask(question)
-        except LogAway:
-            return _Away.AWAY
 
-    async def _reach(self, read: Read, seen: Positions, deadline: float) -> None:
-        pause = FIRST_PAUSE_SECONDS
-        while not read.holds(seen):
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise _behind()
-            await asyncio.sleep(min(pause, left))
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
-            seen = await self.positions.read()
-        read.look(seen, begins=True)
-
-
-def _behind() -> ApiError:
+def _views_behind() -> ApiError:
     return ApiError(
-        503, "The read models do not show yet what was written; they are catching up.", code="read_models_behind"
+        503, "The read models do not show the latest writes yet. They are catching up.", code="read_models_behind"
     )

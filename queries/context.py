@@ -1,4 +1,4 @@
-"""GET /v1/conversations/{id}/context: what a model would be sent now, with what was left out and why."""
+"""GET /v1/conversations/{id}/context: what a model would be sent now, and what would be left out and why."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,14 +13,13 @@ from starlette.responses import Response
 from context.assembly import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
-from domain.errors import ConversationNotFound
 from domain.events import LeftOut
 from domain.items import output_item_json
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
-from queries.log_access import LogAway, conversation_parked
+from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.query_context import QueryContext
 from queries.query_route import QueryParameters, query_route
 from queries.view_positions import position_at
@@ -29,49 +28,46 @@ router = APIRouter(tags=["conversations"])
 
 
 class ContextQuery(QueryParameters):
-    model: str | None = Field(None, min_length=1, max_length=256, description="Default: that of a reply.")
+    model: str | None = Field(None, min_length=1, max_length=256, description="Default: the model of a reply.")
 
 
 @query_route(router, "/v1/conversations/{conversation_id}/context", ContextQuery)
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
-    """Answers with the items, oldest first, and their tokens as they are counted for the budget; whatever is asked next joins them."""
-    contexts = context.sources.contexts
-    asked = ReplyRequest(
-        model=query.model or await context.sources.provider.default_model(context.principal.tenant),
-        parameters={},
-        input_unknown=True,
-    )
+    """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
+    contexts = context.dependencies.contexts
+    model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
+    reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
     (version, headers), snapshot = await asyncio.gather(
-        _version(context, conversation_id, asked.model),
-        contexts.snapshot(context.principal.tenant, conversation_id, asked.model),
+        _version(context, conversation_id, model),
+        contexts.snapshot(context.principal.tenant, conversation_id, model),
     )
-    chosen = await contexts.choose_with_snapshot(conversation_id, version, asked, snapshot)
+    choice = await contexts.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
     body = {
         "object": "conversation.context",
         "version": version,
-        "model": asked.model,
-        "budget": chosen.budget,
-        "tokens": chosen.tokens,
-        "items": Raw(json_array([_item(each) for each in chosen.selection.sent])),
-        "left_out": left_out_shape(chosen.selection.left_out),
-        "summary": summary_shape(chosen.recent.summary, chosen.summary_tokens),
+        "model": model,
+        "budget": choice.budget,
+        "tokens": choice.tokens,
+        "items": Raw(json_array([_item(item) for item in choice.selection.sent])),
+        "left_out": left_out_shape(choice.selection.left_out),
+        "summary": summary_shape(choice.recent.summary, choice.summary_tokens),
     }
     return json_response(body, headers=headers)
 
 
-def _item(each: ContextItem) -> bytes:
-    pinned = "true" if each.pinned else "false"
-    given = output_item_json(each.item_id, each.item)
-    return f'{{"id":"{each.item_id}","tokens":{each.tokens},"pinned":{pinned},"item":{given}}}'.encode()
+def _item(item: ContextItem) -> bytes:
+    pinned = "true" if item.pinned else "false"
+    body = output_item_json(item.item_id, item.item)
+    return f'{{"id":"{item.item_id}","tokens":{item.tokens},"pinned":{pinned},"item":{body}}}'.encode()
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
-    """What was left out; null is what is not known where nobody read back to the first item."""
-    return [{"from": each.first, "to": each.last, "count": each.count, "reason": each.reason} for each in left_out]
+    """Ranges of items that were left out. Null where the number is unknown, since the first items were not read."""
+    return [{"from": part.first, "to": part.last, "count": part.count, "reason": part.reason} for part in left_out]
 
 
 def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None:
-    """The summary that stands before the items, with the `tokens` that it was counted as."""
+    """The summary that is sent before the items; it takes `tokens` of the budget."""
     if summary is None:
         return None
     return {
@@ -85,26 +81,24 @@ def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None
 
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[int, dict[str, str]]:
-    """The version to assemble at, and what the answer says of it: the snapshot's, unverified, while Postgres is away."""
+    """The version to assemble at, and the answer's headers. While Postgres is unavailable, the version of the snapshot."""
     tenant = context.principal.tenant
     try:
-        head = await context.sources.log.ask(lambda reader: reader.head(conversation_id))
-    except LogAway:
-        recent = await context.sources.contexts.snapshot(tenant, conversation_id, model)
+        head = await context.dependencies.log.existing_head(tenant, conversation_id)
+    except PostgresUnavailable:
+        recent = await context.dependencies.contexts.snapshot(tenant, conversation_id, model)
         if recent is None:
             raise
         await _check_not_parked(context, conversation_id)
         return recent.version, {"etag": etag(recent.version), "x-consistency": "unverified"}
-    if head is None or head.deleted or head.tenant != tenant:
-        raise ConversationNotFound(conversation_id)
     return head.version, {"etag": etag(head.version)}
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """A parked conversation's snapshot may be an old one. Where MongoDB is away too, nobody knows; "unverified" it is in any case."""
+    """The snapshot of a parked conversation may be old. While MongoDB is unavailable too, "unverified" must do."""
     try:
-        seen = await context.sources.consistency.positions.read()
+        positions = await context.dependencies.consistency.positions.read()
     except PyMongoError:
         return
-    if conversation_id in position_at(seen, position_key(CONTEXT, partition_of(conversation_id))).parked:
+    if conversation_id in position_at(positions, position_key(CONTEXT, partition_of(conversation_id))).parked:
         raise conversation_parked()

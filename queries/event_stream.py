@@ -1,7 +1,7 @@
-"""A conversation's events as they happen, as server-sent events. Only `events.py` imports it.
+"""A conversation's events as a stream of server-sent events. `events.py` serves it.
 
-Format: WHATWG HTML, "Server-sent events". A stream holds no connection while it waits, and ends when its client hangs up,
-or behind the conversation's deletion.
+Format: WHATWG HTML, "Server-sent events". A stream holds no database connection while it waits. It ends when its client disconnects,
+and after the conversation's deletion.
 """
 
 import asyncio
@@ -12,45 +12,51 @@ from typing import Final
 
 from domain.events import ConversationDeleted
 from infrastructure.event_log.recorded import Recorded
-from queries.log_access import LogAccess, LogAway
+from queries.log_access import LogAccess, PostgresUnavailable
 
-POLL_SECONDS: Final = 0.25
+POLL_INTERVAL_SECONDS: Final = 0.25
 HEARTBEAT_SECONDS: Final = 15.0
-BATCH: Final = 100
+BATCH_EVENTS: Final = 100
 
 
-async def follow(
-    log: LogAccess, conversation_id: str, after: int, render: Callable[[Recorded], bytes], shutdown: threading.Event
+async def follow_events(
+    log: LogAccess,
+    conversation_id: str,
+    after: int,
+    render: Callable[[Recorded], bytes],
+    *,
+    shutdown: threading.Event,
+    heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncIterator[bytes]:
     """Every event with a version above `after`, until the conversation is deleted or `shutdown` is set.
 
-    A comment after each HEARTBEAT_SECONDS without an event.
+    After each `heartbeat_seconds` without an event, a comment.
     """
-    spoke = time.monotonic()
+    sent_at = time.monotonic()
     while not shutdown.is_set():
-        events = await _news(log, conversation_id, after)
+        events = await _new_events(log, conversation_id, after)
         if events:
-            yield b"".join(_sent(each, render(each)) for each in events)
+            yield b"".join(_sse(recorded, render(recorded)) for recorded in events)
             after = events[-1].version
-            spoke = time.monotonic()
+            sent_at = time.monotonic()
             if isinstance(events[-1].event, ConversationDeleted):
                 return
-        elif time.monotonic() - spoke >= HEARTBEAT_SECONDS:
+        elif time.monotonic() - sent_at >= heartbeat_seconds:
             yield b": still here\n\n"
-            spoke = time.monotonic()
-        if len(events) < BATCH:
-            await asyncio.sleep(POLL_SECONDS)
+            sent_at = time.monotonic()
+        if len(events) < BATCH_EVENTS:
+            await asyncio.sleep(POLL_INTERVAL_SECONDS)
 
 
-async def _news(log: LogAccess, conversation_id: str, after: int) -> Sequence[Recorded]:
-    """What is new. Nothing can be while Postgres is away: the stream waits with it, for a client would not come back from a 503."""
+async def _new_events(log: LogAccess, conversation_id: str, after: int) -> Sequence[Recorded]:
+    """The next events; none while Postgres is unavailable. The stream must not end then: clients do not reconnect after a 503."""
     try:
-        return await log.ask(lambda reader: reader.conversation(conversation_id, after=after, limit=BATCH))
-    except LogAway:
+        return await log.conversation(conversation_id, after=after, limit=BATCH_EVENTS)
+    except PostgresUnavailable:
         return ()
 
 
-def _sent(recorded: Recorded, body: bytes) -> bytes:
-    # A line break in JSON text can only stand between tokens, where a space does as well.
+def _sse(recorded: Recorded, body: bytes) -> bytes:
+    # In JSON a line break can only be between tokens, where a space means the same.
     line = body.replace(b"\r", b" ").replace(b"\n", b" ")
     return f"id: {recorded.version}\nevent: {recorded.event.topic}\ndata: ".encode() + line + b"\n\n"

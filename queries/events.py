@@ -1,9 +1,9 @@
-"""GET /v1/conversations/{id}/events: the audit trail. It comes from the log itself, not from a view, so it is always current.
+"""GET /v1/conversations/{id}/events: the audit trail, read from the log, not from a view. It is always current.
 
 `{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
-ascending. Versions are the ids here: `after`, `first_id` and `last_id` are integers (null on an empty page). `type` is the
-event's topic, `actor` the subject who caused it, `data` the event's fields, items as the JSON objects they were sent as.
-With `Accept: text/event-stream` the same events follow live: `id:` is the version, `event:` the topic.
+ascending. `after`, `first_id` and `last_id` are versions (null on an empty page). `type` is the event's topic, `actor` the subject who
+caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a live stream: `id:` is the
+version, `event:` the topic.
 """
 
 import re
@@ -17,14 +17,13 @@ from msgspec import UNSET, Struct
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from domain.errors import ConversationNotFound
 from domain.events import Event
 from infrastructure.event_log.recorded import Recorded
-from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
-from queries.event_stream import follow
+from queries.event_stream import follow_events
+from queries.log_access import LogAccess
 from queries.query_context import MAX_POSITION, QueryContext
 from queries.query_route import QueryParameters, query_route
 
@@ -32,9 +31,9 @@ router = APIRouter(tags=["events"])
 
 MAX_LIMIT = 1000
 MAX_PAGE_BYTES = 16_000_000
-"""Bytes. A page that reaches them ends there, however few events it has."""
+"""A page ends with the event that reaches this size."""
 
-_CHUNK = 100
+_CHUNK_EVENTS = 100
 _HASHES = frozenset({"request_sha256"})
 _STREAM = "text/event-stream"
 
@@ -48,56 +47,46 @@ class EventsQuery(QueryParameters):
     router,
     "/v1/conversations/{conversation_id}/events",
     EventsQuery,
-    headers={"Last-Event-ID": "Of a stream: the last version that arrived."},
+    headers={"Last-Event-ID": "Of a stream: the last version that was received."},
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
-    """What happened to the conversation, oldest first; with `Accept: text/event-stream` as it happens."""
-    head = await _head(context, conversation_id)
+    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream."""
+    dependencies = context.dependencies
+    log = dependencies.log
+    head = await log.existing_head(context.principal.tenant, conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
     if _STREAM not in request.headers.get("accept", ""):
-        page = await _page(context, conversation_id, query.after, query.limit, head.version)
+        page = await read_page(log, conversation_id, after=query.after, until=head.version, limit=query.limit)
         return json_response(page, headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     last_event_id = request.headers.get("last-event-id")
-    start = query.after if last_event_id is None else _version(last_event_id)
+    start = query.after if last_event_id is None else _parse_version(last_event_id)
     if request.method == "HEAD":
         return Response(headers=headers, media_type=_STREAM)
-    sources = context.sources
-    events = follow(sources.log, conversation_id, start, event_json, sources.shutdown)
+    events = follow_events(log, conversation_id, start, event_json, shutdown=dependencies.shutdown)
     return StreamingResponse(events, headers=headers, media_type=_STREAM)
 
 
-async def _head(context: QueryContext, conversation_id: str) -> Head:
-    head = await context.sources.log.ask(lambda reader: reader.head(conversation_id))
-    if head is None or head.tenant != context.principal.tenant or head.deleted:
-        raise ConversationNotFound(conversation_id)
-    return head
-
-
-async def _page(context: QueryContext, conversation_id: str, after: int, limit: int, until: int) -> bytes:
-    """Events with `after` < version <= `until`, `limit` at most, and no more than MAX_PAGE_BYTES can be helped."""
+async def read_page(
+    log: LogAccess, conversation_id: str, *, after: int, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
+) -> bytes:
+    """The body of a page: at most `limit` events with `after` < version <= `until`. It ends early when it reaches `max_bytes`."""
     bodies: list[bytes] = []
     last, size = after, 0
-    while len(bodies) < limit and size < MAX_PAGE_BYTES and last < until:
-        events = await _chunk(context, conversation_id, last, until, min(_CHUNK, limit - len(bodies)))
-        for recorded in events:
+    while len(bodies) < limit and size < max_bytes and last < until:
+        chunk = min(_CHUNK_EVENTS, limit - len(bodies))
+        for recorded in await log.conversation(conversation_id, after=last, until=until, limit=chunk):
             bodies.append(event_json(recorded))
             last = recorded.version
             size += len(bodies[-1])
-            if size >= MAX_PAGE_BYTES:
+            if size >= max_bytes:
                 break
     return _list(bodies, last, has_more=last < until)
 
 
-async def _chunk(context: QueryContext, conversation_id: str, after: int, until: int, limit: int) -> Sequence[Recorded]:
-    return await context.sources.log.ask(
-        lambda reader: reader.conversation(conversation_id, after=after, until=until, limit=limit)
-    )
-
-
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """Versions have no gaps: the last one and how many there are say which was the first."""
+    """Versions have no gaps, so the first one follows from the last and the number of events."""
     ends = {
         "first_id": last - len(bodies) + 1 if bodies else None,
         "last_id": last if bodies else None,
@@ -106,16 +95,16 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
     return b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
 
 
-def _version(text: str) -> int:
+def _parse_version(text: str) -> int:
     if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:
         raise ApiError(
-            400, "`Last-Event-ID` is a version of the conversation.", code="invalid_header", param="Last-Event-ID"
+            400, "`Last-Event-ID` must be a version of the conversation.", code="invalid_header", param="Last-Event-ID"
         )
     return int(text)
 
 
 def event_json(recorded: Recorded) -> bytes:
-    """One event as the audit trail shows it: JSON text."""
+    """One event of the audit trail as JSON."""
     return msgspec.json.encode(
         {
             "object": "event",
@@ -130,7 +119,7 @@ def event_json(recorded: Recorded) -> bytes:
 
 
 def _fields(struct: Struct | Event) -> dict[str, Any]:
-    """A struct's fields for JSON, without those that are unset; a field of bytes is JSON text already, or a hash."""
+    """The fields that are set. A field of bytes holds JSON text, or a hash."""
     return {
         name: value.hex() if name in _HASHES else _plain(value)
         for name in struct.__struct_fields__
@@ -145,6 +134,6 @@ def _plain(value: Any) -> Any:
         case bytes():
             return msgspec.Raw(value)
         case tuple():
-            return [_plain(each) for each in value]
+            return [_plain(member) for member in value]
         case _:
             return value

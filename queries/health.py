@@ -1,35 +1,35 @@
-"""What the query side's readiness looks at. Only MongoDB must be there: reads go on without all the others."""
+"""The readiness checks of the query API. It serves as long as MongoDB is up; reads work without the other stores."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from infrastructure.http.app import Check
-from queries.projections_status import standings
-from queries.query_context import Sources
+from queries.projections_status import view_reports
+from queries.query_context import Dependencies
 
-NEEDED: Final = frozenset({"mongodb"})
+REQUIRED: Final = frozenset({"mongodb"})
 
 
-def checks(sources: Sources) -> Mapping[str, Check]:
-    """Each store, the projector by how far its views are behind, and the model's provider where one is configured."""
+def checks(dependencies: Dependencies) -> Mapping[str, Check]:
+    """Each store; the projector, by how far the views are behind; the model provider, where one is configured."""
 
     async def postgres() -> bool:
-        await sources.log.ask(lambda reader: reader.last_position())
+        await dependencies.log.last_position()
         return True
 
     async def mongodb() -> bool:
-        await sources.views.command("ping")
+        await dependencies.views.command("ping")
         return True
 
     async def redis() -> bool:
-        return bool(await sources.redis.ping())
+        return bool(await dependencies.redis.ping())
 
     async def projector() -> bool:
-        return all(each.is_usual for each in await standings(sources))
+        return all(report.is_healthy for report in await view_reports(dependencies))
 
     async def model() -> bool:
-        await sources.provider.list_models()
+        await dependencies.provider.list_models()
         return True
 
-    found: dict[str, Check] = {"postgres": postgres, "mongodb": mongodb, "redis": redis, "projector": projector}
-    return {**found, "model": model} if sources.provider.configured else found
+    stores: dict[str, Check] = {"postgres": postgres, "mongodb": mongodb, "redis": redis, "projector": projector}
+    return {**stores, "model": model} if dependencies.provider.configured else stores

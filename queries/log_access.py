@@ -1,17 +1,23 @@
-"""Postgres as the query side sees it: look-ups that end soon, and an outage that is remembered. For `queries/` only.
+"""Everything that queries read from the event log instead of from a view. The only module of `queries/` that asks Postgres.
 
-Reads must go on without Postgres, so no request may wait for it longer than `PATIENCE_SECONDS`, and while it is known to
-be away none waits at all: one probe in the background finds out when it is back.
+The log is asked for what no view has, or has in time: where a conversation ends now, so that views can be checked against it; the
+audit trail; the items of a context; a reply while it runs.
+
+Reads go on without Postgres. So no lookup takes longer than LOOKUP_TIMEOUT_SECONDS, and while Postgres is known to be unavailable
+lookups fail at once. A probe in the background notices when it is back.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import psycopg
 import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
+from domain.errors import ConversationNotFound
+from domain.events import ReplyDeleted
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
@@ -21,74 +27,133 @@ from infrastructure.stores.postgres import Pool
 
 log = structlog.get_logger(__name__)
 
-PATIENCE_SECONDS = 2.0
-SECOND_THOUGHT_SECONDS = 0.5
-PROBE_SECONDS = 0.25
+LOOKUP_TIMEOUT_SECONDS = 2.0
+PING_TIMEOUT_SECONDS = 0.5
+PROBE_INTERVAL_SECONDS = 0.25
+CLOSE_TIMEOUT_SECONDS = 0.5
 
 T = TypeVar("T")
-Question = Callable[[EventReader], Awaitable[T]]
+Lookup = Callable[[EventReader], Awaitable[T]]
 
 
-class LogAway(psycopg.OperationalError):
-    """Postgres did not answer in time, or did not a moment ago."""
+class PostgresUnavailable(psycopg.OperationalError):
+    """Postgres did not answer in time, or is known to be unavailable."""
 
 
 def conversation_parked() -> ApiError:
-    """The answer to a read of what is set aside until someone repairs it."""
+    """The answer to a read of a conversation that is parked until it is repaired."""
     return ApiError(
         503,
-        "An event of this conversation could not be read or applied. The conversation is set aside until it is repaired.",
+        "An event of this conversation could not be read or applied. The conversation cannot be read until it is repaired.",
         code="conversation_parked",
         headers={"retry-after": "60"},
     )
 
 
 class LogAccess:
-    """Asks the log. One for a process; `close` it before its pool."""
+    """One for a process. Every method raises PostgresUnavailable, and ApiError 503 for an event that cannot be decoded.
+
+    It is what `context/` and `replies/` call a Reader. `close` it before its pool.
+    """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
         self._reader = EventReader(pool)
         self._probe: asyncio.Task[None] | None = None
-        self._left: set[asyncio.Task[Any]] = set()
+        self._lookups: set[asyncio.Task[Any]] = set()
+
+    async def last_position(self) -> int:
+        return await self.look_up(EventReader.last_position)
+
+    async def recorded_after(self, position: int) -> datetime | None:
+        """When the first event after `position` was recorded; None where there is none."""
+        events = await self.look_up(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
+        return events[0].recorded_at if events else None
+
+    async def head(self, conversation_id: str) -> Head | None:
+        """The end of a conversation, deleted or not, of any tenant; None when it was never started."""
+        return await self.look_up(lambda reader: reader.head(conversation_id))
+
+    async def existing_head(self, tenant: str, conversation_id: str) -> Head:
+        """The end of the tenant's conversation. Raises ConversationNotFound (never started, deleted, another tenant's)."""
+        head = await self.head(conversation_id)
+        if head is None or head.tenant != tenant or head.deleted:
+            raise ConversationNotFound(conversation_id)
+        return head
+
+    async def conversation(
+        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
+    ) -> list[Recorded]:
+        """At most `limit` events with `after` < version <= `until`, ascending."""
+        return await self.look_up(
+            lambda reader: reader.conversation(conversation_id, limit=limit, after=after, until=until)
+        )
+
+    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
+        """At most `limit` events with version <= `until`, newest first."""
+        return await self.look_up(
+            lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
+        )
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event with version <= `until` that names one of these items, ascending."""
+        return await self.look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
+
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        """The events that set the conversation's description, pins and summary at version `until`."""
+        return await self.look_up(lambda reader: reader.settings_events(conversation_id, until=until))
+
+    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
+        """The conversation that a response of this tenant belongs to."""
+        return await self.look_up(lambda reader: reader.conversation_of(tenant, response_id))
+
+    async def reply_requested(self, tenant: str, response_id: str) -> Recorded | None:
+        """The ReplyRequested of a response; None where there is none, or the response or its conversation was deleted."""
+
+        async def lookup(reader: EventReader) -> Recorded | None:
+            conversation_id = await reader.conversation_of(tenant, response_id)
+            head = await reader.head(conversation_id) if conversation_id else None
+            if conversation_id is None or head is None or head.deleted:
+                return None
+            events = await reader.item(conversation_id, response_id)
+            return None if any(isinstance(recorded.event, ReplyDeleted) for recorded in events) else events[0]
+
+        return await self.look_up(lookup)
 
     @property
-    def away(self) -> bool:
-        """Whether the last look-up failed, and no probe has been answered since."""
+    def is_unavailable(self) -> bool:
+        """Whether the last lookup failed, and no probe has succeeded since."""
         return self._probe is not None and not self._probe.done()
 
-    async def ask(self, question: Question[T]) -> T:
-        """The answer to `question`, say `lambda reader: reader.head(id)`. Raises LogAway, at once while it is known.
-
-        And ApiError 503 when it needs an event that can not be read.
-        """
-        if self.away:
-            raise LogAway
+    async def look_up(self, lookup: Lookup[T]) -> T:
+        """The result of a lookup, which may consist of several statements."""
+        if self.is_unavailable:
+            raise PostgresUnavailable
         try:
-            return await self._bounded(question)
+            return await self._with_timeout(lookup, LOOKUP_TIMEOUT_SECONDS)
         except UnreadableEvent as error:
             raise conversation_parked() from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # A look-up may be slow for what it asks for: then Postgres answers another, and is not away.
-            slow = isinstance(error, LogAway) and await self._answers(SECOND_THOUGHT_SECONDS)
-            if not slow and not self.away:
-                log.warning("postgres_away", error_type=type(error).__name__)
-                self._probe = asyncio.create_task(self._until_back())
-            raise LogAway from error
+            # A single lookup may be slow. If Postgres answers another one, it is not unavailable.
+            is_slow = isinstance(error, PostgresUnavailable) and await self._ping(PING_TIMEOUT_SECONDS)
+            if not is_slow and not self.is_unavailable:
+                log.warning("postgres_unavailable", error_type=type(error).__name__)
+                self._probe = asyncio.create_task(self._probe_until_available())
+            raise PostgresUnavailable from error
 
     async def close(self) -> None:
-        """Lets go of what is still under way; what Postgres does not let go of, is left to the pool."""
-        under_way = self._left | ({self._probe} if self._probe else set())
-        for task in under_way:
+        """Cancels what still runs. A lookup that does not end in time is left to the pool."""
+        running = self._lookups | ({self._probe} if self._probe else set())
+        for task in running:
             task.cancel()
-        if under_way:
-            await asyncio.wait(under_way, timeout=0.5)
+        if running:
+            await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
-    async def _bounded(self, question: Question[T], seconds: float = PATIENCE_SECONDS) -> T:
-        """The answer within `seconds`. The look-up is a task, for one at a frozen server can not be cancelled soon."""
-        task = asyncio.create_task(self._unbroken(question))
-        self._left.add(task)
-        task.add_done_callback(self._let_go)
+    async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
+        """Runs the lookup as a task, which is left behind at the timeout: a frozen server delays its cancellation."""
+        task = asyncio.create_task(self._with_retry(lookup))
+        self._lookups.add(task)
+        task.add_done_callback(self._lookup_done)
         try:
             done, _ = await asyncio.wait({task}, timeout=seconds)
         except asyncio.CancelledError:
@@ -96,65 +161,34 @@ class LogAccess:
             raise
         if not done:
             task.cancel()
-            raise LogAway
+            raise PostgresUnavailable
         return task.result()
 
-    async def _unbroken(self, question: Question[T]) -> T:
-        """The answer; asked again once where a connection had broken while it lay in the pool, after all such are replaced."""
+    async def _with_retry(self, lookup: Lookup[T]) -> T:
+        """Retries once, since a connection may have broken while it was idle. First the pool replaces all such connections."""
         try:
-            return await question(self._reader)
+            return await lookup(self._reader)
         except (PoolTimeout, PoolClosed):
             raise
         except psycopg.OperationalError:
             await self._pool.check()
-            return await question(self._reader)
+            return await lookup(self._reader)
 
-    async def _until_back(self) -> None:
+    async def _probe_until_available(self) -> None:
         while True:
-            if await self._answers():
+            if await self._ping(LOOKUP_TIMEOUT_SECONDS):
                 break
-            await asyncio.sleep(PROBE_SECONDS)
-        log.info("postgres_back")
+            await asyncio.sleep(PROBE_INTERVAL_SECONDS)
+        log.info("postgres_available")
 
-    async def _answers(self, seconds: float = PATIENCE_SECONDS) -> bool:
+    async def _ping(self, seconds: float) -> bool:
         try:
-            await self._bounded(EventReader.last_position, seconds)
+            await self._with_timeout(EventReader.last_position, seconds)
         except psycopg.Error:
             return False
         return True
 
-    def _let_go(self, task: asyncio.Task[Any]) -> None:
-        self._left.discard(task)
+    def _lookup_done(self, task: asyncio.Task[Any]) -> None:
+        self._lookups.discard(task)
         if not task.cancelled():
-            task.exception()  # whoever asked may be gone: then nobody else looks at it
-
-
-class PatientReader:
-    """What contexts and replies are read with: every look-up ends soon. Raises LogAway."""
-
-    def __init__(self, log: LogAccess) -> None:
-        self._log = log
-
-    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        return await self._log.ask(
-            lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
-        )
-
-    async def head(self, conversation_id: str) -> Head | None:
-        return await self._log.ask(lambda reader: reader.head(conversation_id))
-
-    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        return await self._log.ask(lambda reader: reader.conversation_of(tenant, response_id))
-
-    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.items(conversation_id, item_ids, until=until))
-
-    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        return await self._log.ask(lambda reader: reader.settings_events(conversation_id, until=until))
-
-    async def conversation(
-        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
-    ) -> list[Recorded]:
-        return await self._log.ask(
-            lambda reader: reader.conversation(conversation_id, limit=limit, after=after, until=until)
-        )
+            task.exception()  # retrieved here, since the caller may be gone

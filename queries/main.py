@@ -1,4 +1,4 @@
-"""The query API of one process: nothing but GET and HEAD. `create_app` wires it; `python -m queries.main` serves it alone."""
+"""The query API, which serves GET and HEAD. `create_app` makes it; `python -m queries.main` serves it alone."""
 
 import threading
 from collections.abc import AsyncIterator
@@ -29,38 +29,38 @@ from queries import (
     usage,
 )
 from queries.consistency import Consistency
-from queries.log_access import LogAccess, PatientReader
-from queries.query_context import Sources
+from queries.log_access import LogAccess
+from queries.query_context import Dependencies
 from replies.provider.provider import ModelProvider
 
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 
-MONGODB_SECONDS = 5.0
-POOL_CLOSE_SECONDS = 1.0
+MONGODB_TIMEOUT_SECONDS = 5.0
+POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def open_sources(settings: Settings, shutdown: threading.Event) -> AsyncIterator[Sources]:
-    """What the routes read from. No store has to be there yet: each is connected to when it is first needed."""
+async def open_dependencies(settings: Settings, shutdown: threading.Event) -> AsyncIterator[Dependencies]:
+    """What the queries share. Stores are connected to when they are first needed, so none has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
-        stack.push_async_callback(pool.close, POOL_CLOSE_SECONDS)
+        stack.push_async_callback(pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
-        mongo = mongodb.connect(settings, answer_seconds=MONGODB_SECONDS)
+        mongo = mongodb.connect(settings, answer_seconds=MONGODB_TIMEOUT_SECONDS)
         stack.push_async_callback(mongo.close)
         views = mongodb.database(mongo, settings)
-        snapshots = redis.connect(settings)
-        stack.push_async_callback(snapshots.aclose)
+        redis_client = redis.connect(settings)
+        stack.push_async_callback(redis_client.aclose)
         provider = ModelProvider(settings)
         stack.push_async_callback(provider.close)
         models = Models(settings)
-        contexts = Contexts(PatientReader(log), models, snapshot_lookup(snapshots))
-        yield Sources(
+        contexts = Contexts(log, models, snapshot_lookup(redis_client))
+        yield Dependencies(
             log=log,
             views=views,
-            redis=snapshots,
+            redis=redis_client,
             provider=provider,
             models=models,
             consistency=Consistency(log, views),
@@ -70,23 +70,23 @@ async def open_sources(settings: Settings, shutdown: threading.Event) -> AsyncIt
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
-    """The app; its lifespan opens and closes all it needs. It starts without the stores. `shutdown` ends its streams."""
+    """The app. Its lifespan opens and closes what the queries share; no store has to be up. `shutdown` ends its streams."""
     checks: dict[str, Check] = {}
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_sources(settings, shutdown) as sources:
-            app.state.sources = sources
-            checks.update(health.checks(sources))
+        async with open_dependencies(settings, shutdown) as dependencies:
+            app.state.dependencies = dependencies
+            checks.update(health.checks(dependencies))
             yield
 
-    ready = health_router(metrics, lambda: checks, needed=health.NEEDED)
+    ready = health_router(metrics, lambda: checks, needed=health.REQUIRED)
     routers = [ready, *(resource.router for resource in RESOURCES)]
     return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics)
 
 
 def main() -> None:
-    """Serves this side alone, on HOST and PORT."""
+    """Serves the query API on HOST and PORT."""
     settings = Settings()
     configure_logging("query-api", settings.log_level, settings.log_format)
     shutdown = threading.Event()

@@ -1,4 +1,4 @@
-"""GET /v1/models: what the configured provider offers, as it says itself, and what is known here of each."""
+"""GET /v1/models: the models that the provider lists, with what this store knows of each."""
 
 from typing import Any
 
@@ -15,14 +15,15 @@ router = APIRouter(tags=["models"])
 
 @query_route(router, "/v1/models")
 async def list_models(context: QueryContext) -> Response:
-    """The models; none where no provider is configured."""
-    provider, models = context.sources.provider, context.sources.models
-    offered = await provider.list_models() if provider.configured else []
-    return json_response({"object": "list", "data": [{**each, **_known(models.facts(each["id"]))} for each in offered]})
+    """The models; an empty list where no provider is configured."""
+    provider, models = context.dependencies.provider, context.dependencies.models
+    listed = await provider.list_models() if provider.configured else []
+    data = [{**model, **_facts(models.facts(model["id"]))} for model in listed]
+    return json_response({"object": "list", "data": data})
 
 
-def _known(facts: ModelFacts) -> dict[str, Any]:
-    """The window in tokens, what counts them, and the price in US dollars for 1,000,000 tokens where it is known."""
+def _facts(facts: ModelFacts) -> dict[str, Any]:
+    """The window in tokens, the encoding that counts them, and the price of 1,000,000 tokens in US dollars where it is known."""
     price = None
     if facts.input_price is not None and facts.output_price is not None:
         cached = facts.input_price if facts.cached_input_price is None else facts.cached_input_price

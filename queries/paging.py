@@ -1,8 +1,8 @@
-"""Pages by key: `after`, `before`, `limit`, `order`, as the OpenAI API has them. For `queries/` only.
+"""Pages of lists, with `after`, `before`, `limit` and `order` as in the OpenAI API.
 
-A page begins behind `after` in the order asked for and ends before `before`. With `before` alone it is the nearest page
-before that cursor, still in the order asked for. `has_more` is true exactly when the range goes on beyond the page: behind
-it, or for `before` alone, ahead of it.
+A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
+just before that cursor, still in the requested order. `has_more` says whether the list continues after the page; with `before`
+alone, whether there is more ahead of it.
 """
 
 from collections.abc import Sequence
@@ -21,18 +21,18 @@ from queries.query_route import QueryParameters
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 
-Param = Literal["after", "before"]
+CursorParam = Literal["after", "before"]
 T = TypeVar("T")
 
 
-class Include(QueryParameters):
+class IncludeQuery(QueryParameters):
     include: list[str] | None = Field(
         None, alias="include[]", description="Accepted as the OpenAI API has it. Every answer is complete without it."
     )
 
 
-class Paging(QueryParameters):
-    """Which page to return. Cursors that are no ids are a 400."""
+class PageQuery(QueryParameters):
+    """The requested page. A cursor that is not an id is a 400."""
 
     after: str | None = Field(None, description="The id that the page begins after.")
     before: str | None = Field(None, description="The id that the page ends before.")
@@ -53,66 +53,67 @@ class Paging(QueryParameters):
         return self.order == "asc"
 
     @property
-    def from_its_end(self) -> bool:
-        """Whether the page is the nearest before its cursor."""
+    def is_backwards(self) -> bool:
+        """Whether the page is the one just before `before`."""
         return self.before is not None and self.after is None
 
 
-def unknown_cursor(param: Param, what: str) -> ApiError:
-    """The answer to a cursor that names nothing of this list."""
-    return ApiError(400, f"`{param}` names no {what}.", code="invalid_cursor", param=param)
+def unknown_cursor(param: CursorParam, what: str) -> ApiError:
+    """The answer to a cursor that is not in the list."""
+    return ApiError(400, f"`{param}` is not {what}.", code="invalid_cursor", param=param)
 
 
-async def fetch(
+async def fetch_page(
     context: QueryContext,
     read: Read,
     view: MongoView,
     where: Document,
     *,
     field: str,
-    paging: Paging,
+    page: PageQuery,
     after: Any,
     before: Any,
     fields: Sequence[str],
 ) -> tuple[list[Document], bool]:
     """One page of the view's documents that match, ordered by `field`, and whether there is more.
 
-    `after` and `before`: the values of `field` at the cursors; None where there is no cursor. Raises ApiError 503 when the
-    view was reset meanwhile.
+    `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does.
     """
-    beyond, short_of = ("$gt", "$lt") if paging.ascending else ("$lt", "$gt")
+    after_operator, before_operator = ("$gt", "$lt") if page.ascending else ("$lt", "$gt")
     bounds = {
-        **({} if after is None else {beyond: after}),
-        **({} if before is None else {short_of: before}),
+        **({} if after is None else {after_operator: after}),
+        **({} if before is None else {before_operator: before}),
     }
-    direction = 1 if paging.ascending != paging.from_its_end else -1
+    direction = 1 if page.ascending != page.is_backwards else -1
     pipeline: list[Document] = [
         {"$match": {**where, field: bounds} if bounds else where},
         {"$sort": {field: direction}},
-        {"$limit": paging.limit + 1},
+        {"$limit": page.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
     ]
-    documents = await context.select(read, view, pipeline)
-    has_more = len(documents) > paging.limit
-    page = documents[: paging.limit]
-    return page[::-1] if paging.from_its_end else page, has_more
+    documents = await context.aggregate(read, view, pipeline)
+    has_more = len(documents) > page.limit
+    documents = documents[: page.limit]
+    return documents[::-1] if page.is_backwards else documents, has_more
 
 
-def cut(entries: Sequence[T], ids: Sequence[str], paging: Paging, what: str) -> tuple[Sequence[T], Sequence[str], bool]:
-    """The same of a list in memory that ascends: a page of it, its ids, and whether there is more. Raises ApiError (400)."""
-    if not paging.ascending:
+def page_of(
+    entries: Sequence[T], ids: Sequence[str], page: PageQuery, what: str
+) -> tuple[Sequence[T], Sequence[str], bool]:
+    """One page of a list in memory in ascending order: its entries, their ids, and whether there is more. Raises ApiError (400)."""
+    if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]
 
-    def place(param: Param, cursor: str) -> int:
+    def index_of(param: CursorParam, cursor: str) -> int:
         if cursor not in ids:
             raise unknown_cursor(param, what)
         return ids.index(cursor)
 
-    start = 0 if paging.after is None else place("after", paging.after) + 1
-    end = len(ids) if paging.before is None else max(start, place("before", paging.before))
-    has_more = end - start > paging.limit
-    if paging.from_its_end:
-        start = max(start, end - paging.limit)
+    start = 0 if page.after is None else index_of("after", page.after) + 1
+    end = len(ids) if page.before is None else max(start, index_of("before", page.before))
+    has_more = end - start > page.limit
+    if page.is_backwards:
+        start = max(start, end - page.limit)
     else:
-        end = min(end, start + paging.limit)
+        end = min(end, start + page.limit)
     return entries[start:end], ids[start:end], has_more

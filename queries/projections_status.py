@@ -1,11 +1,16 @@
-"""GET /v1/projections: how far each view has come, and how far it is behind. For people and dashboards; `health.py` uses it too.
+"""GET /v1/projections: how far each view has come and how far it is behind. Used by dashboards, and by `health.py`.
 
 `{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
-version, position, type, error, message, at}]}]}`. `parked` are the caller's conversations that the view leaves out, since the event it
-names could not be applied: `scripts.rebuild --conversation` brings one back. `state` is the projector's own word (`live`,
-`rebuilding`; `absent` before it has begun), `position` the last event the view shows in the bucket that is furthest behind, `head` the log's
-last position, `lag_seconds` the age of the oldest event that the view does not show yet (0 when it shows all). With Postgres away,
-`head` and `lag_seconds` are null, and the answer says `X-Consistency: unverified`.
+version, position, type, error, message, at}]}]}`:
+
+state        `live`, `rebuilding`, or `absent` before a projector has started the view
+position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
+head         the log's last position
+lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all
+parked       the caller's conversations that the view leaves out, with the event that could not be applied.
+             `scripts.rebuild --conversation` repairs one.
+
+While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer has `X-Consistency: unverified`.
 """
 
 from collections.abc import Sequence
@@ -19,15 +24,15 @@ from starlette.responses import Response
 from infrastructure.http.shapes import json_response
 from projections.views.catalog import ALL_VIEWS
 from projections.views.view_position import Parked, ViewPosition, status_of
-from queries.log_access import LogAccess, LogAway
-from queries.query_context import QueryContext, Sources
+from queries.log_access import LogAccess, PostgresUnavailable
+from queries.query_context import Dependencies, QueryContext
 from queries.query_route import query_route
 from queries.view_positions import positions_of
 
 router = APIRouter(tags=["projections"])
 
-USUAL_SECONDS: Final = 10.0
-"""A view that is no further behind than this is on its way; any further, and something keeps it."""
+MAX_HEALTHY_LAG_SECONDS: Final = 10.0
+"""A view that is further behind does not keep up."""
 
 
 class ViewReport(Struct, frozen=True, kw_only=True):
@@ -43,35 +48,36 @@ class ViewReport(Struct, frozen=True, kw_only=True):
     parked: tuple[Any, ...] = ()
 
     @property
-    def is_usual(self) -> bool:
-        """Whether the view is live, and no further behind than one is that keeps up."""
-        return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= USUAL_SECONDS
+    def is_healthy(self) -> bool:
+        """Whether the view is live and keeps up with the log."""
+        return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= MAX_HEALTHY_LAG_SECONDS
 
 
 @query_route(router, "/v1/projections")
 async def list_projections(context: QueryContext) -> Response:
-    """Where each view stands."""
-    found = await standings(context.sources, context.principal.tenant)
-    unverified = any(each.head is None for each in found)
-    body = {"object": "list", "data": [structs.asdict(each) for each in found]}
+    """The status of each view."""
+    reports = await view_reports(context.dependencies, context.principal.tenant)
+    unverified = any(report.head is None for report in reports)
+    body = {"object": "list", "data": [structs.asdict(report) for report in reports]}
     return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
 
 
-async def standings(sources: Sources, tenant: str | None = None) -> Sequence[ViewReport]:
-    """All views, as they stand now, with what they have parked of this tenant's. Raises PyMongoError."""
-    seen = await sources.consistency.positions.read()
-    found = [_report(positions_of(seen, view), tenant) for view in ALL_VIEWS]
+async def view_reports(dependencies: Dependencies, tenant: str | None = None) -> Sequence[ViewReport]:
+    """All views, with this tenant's parked conversations. Raises PyMongoError."""
+    positions = await dependencies.consistency.positions.read()
+    reports = [_report(positions_of(positions, view), tenant) for view in ALL_VIEWS]
+    log = dependencies.log
     try:
-        head = await sources.log.ask(lambda reader: reader.last_position())
-        lags = {position: await _lag(sources.log, position, head) for position in {each.position for each in found}}
-    except LogAway:
-        return found
-    return [structs.replace(each, head=head, lag_seconds=lags[each.position]) for each in found]
+        head = await log.last_position()
+        lags = {position: await _lag(log, position, head) for position in {report.position for report in reports}}
+    except PostgresUnavailable:
+        return reports
+    return [structs.replace(report, head=head, lag_seconds=lags[report.position]) for report in reports]
 
 
 def _report(positions: Sequence[ViewPosition], tenant: str | None) -> ViewReport:
     status = status_of(positions)
-    parked = {name: entry for name, entry in status.parked.items() if entry.tenant == tenant}
+    parked = {conversation: entry for conversation, entry in status.parked.items() if entry.tenant == tenant}
     return ViewReport(
         name=status.view,
         version=status.version,
@@ -81,12 +87,12 @@ def _report(positions: Sequence[ViewPosition], tenant: str | None) -> ViewReport
             {"bucket": position.partition, "position": max(0, position.position), "state": position.state}
             for position in positions
         ),
-        parked=tuple(_parked(name, entry) for name, entry in sorted(parked.items())),
+        parked=tuple(_parked(conversation, entry) for conversation, entry in sorted(parked.items())),
     )
 
 
 def _parked(conversation_id: str, entry: Parked) -> dict[str, Any]:
-    since = datetime.fromtimestamp(entry.at / 1_000_000, UTC)
+    parked_at = datetime.fromtimestamp(entry.at / 1_000_000, UTC)
     return {
         "conversation_id": conversation_id,
         "version": entry.version,
@@ -94,13 +100,13 @@ def _parked(conversation_id: str, entry: Parked) -> dict[str, Any]:
         "type": entry.topic,
         "error": entry.error,
         "message": entry.message,
-        "at": since.isoformat(timespec="microseconds"),
+        "at": parked_at.isoformat(timespec="microseconds"),
     }
 
 
 async def _lag(log: LogAccess, position: int, head: int) -> float:
-    """Seconds since the first event behind `position` was recorded; 0 when there is none."""
+    """Seconds since the first event after `position` was recorded; 0 where there is none."""
     if position >= head:
         return 0.0
-    missing = await log.ask(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
-    return max(0.0, (datetime.now(UTC) - missing[0].recorded_at).total_seconds()) if missing else 0.0
+    recorded_at = await log.recorded_after(position)
+    return 0.0 if recorded_at is None else max(0.0, (datetime.now(UTC) - recorded_at).total_seconds())

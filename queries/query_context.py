@@ -1,4 +1,4 @@
-"""Who reads, and what from: every route receives a `QueryContext`. For `queries/` only; `main.py` makes the sources."""
+"""What every query receives: the caller, the position that the answer must show at least, and what it reads from."""
 
 import threading
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from queries.consistency import Consistency, ConversationRead, Read
 from queries.log_access import LogAccess
 from queries.view_positions import positions_from, with_positions
 
-if TYPE_CHECKING:  # the scripts import this module, and need no provider
+if TYPE_CHECKING:  # the scripts import this module, and importing the provider takes a second
     from replies.provider.provider import ModelProvider
 
 MAX_POSITION = 2**63 - 1
-"""The largest version and position there can be: a bigint of Postgres, a 64-bit integer of MongoDB."""
+"""The largest position and version: a bigint of Postgres, a 64-bit integer of MongoDB."""
 
 
-class Sources(Struct, frozen=True):
-    """What the routes of this process read from."""
+class Dependencies(Struct, frozen=True):
+    """What the queries of this process share. `main.py` makes it. `shutdown` is set when the process stops: streams end then."""
 
     log: LogAccess
     views: Database
@@ -37,42 +37,45 @@ class Sources(Struct, frozen=True):
     consistency: Consistency
     contexts: Contexts
     shutdown: threading.Event
-    """Set when the process is about to stop: streams that follow something end."""
 
 
 class QueryContext(Struct, frozen=True):
-    """Who sent this request, and how new its answer must be at least."""
+    """One request: who sent it, and the position that its answer must show at least (0: none)."""
 
-    sources: Sources
+    dependencies: Dependencies
     principal: Principal
     min_position: int
     request: Request
 
-    async def read(self, conversation_id: str, *views: MongoView) -> ConversationRead:
-        """Returns when these views are current for the conversation. Raises what Consistency.conversation raises."""
-        return await self.sources.consistency.conversation(
+    async def read_conversation(self, conversation_id: str, *views: MongoView) -> ConversationRead:
+        """Returns once these views are current for the conversation. Raises as `Consistency.read_conversation` does."""
+        return await self.dependencies.consistency.read_conversation(
             self.principal.tenant, conversation_id, *views, min_position=self.min_position
         )
 
-    async def read_everything(self, *views: MongoView) -> Read:
-        """Returns when these views are current. Raises what Consistency.everything raises."""
-        return await self.sources.consistency.everything(self.principal.tenant, *views, min_position=self.min_position)
+    async def read_tenant(self, *views: MongoView) -> Read:
+        """Returns once these views are current for all conversations. Raises as `Consistency.read_tenant` does."""
+        return await self.dependencies.consistency.read_tenant(
+            self.principal.tenant, *views, min_position=self.min_position
+        )
 
     def collection(self, read: Read, view: MongoView) -> AsyncCollection[Document]:
-        """What the view was when the read began: it is whole, and stays so, whatever takes its place meanwhile."""
-        return self.sources.views[read.collections[view]]
+        """The view's collection when the read started. It stays complete, even if a rebuilt one replaces it."""
+        return self.dependencies.views[read.collections[view]]
 
-    async def find(self, read: Read, view: MongoView, ident: str, *fields: str) -> Document | None:
-        """The caller's document of this id; of it these fields, where any are named. None: there is none, surely.
-
-        Raises ApiError 503 when a view was reset since the read began, or it is parked what is read.
-        """
-        shown = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
-        found = await self.select(read, view, [{"$match": {"_id": document_key(self.principal.tenant, ident)}}, shown])
+    async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
+        """The tenant's document with this id, or only these `fields` of it. Raises as `Consistency.check` does."""
+        pipeline: list[Document] = [
+            {"$match": {"_id": document_key(self.principal.tenant, document_id)}},
+            {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
+        ]
+        found = await self.aggregate(read, view, pipeline)
         return found[0] if found else None
 
-    async def select(self, read: Read, view: MongoView, pipeline: Sequence[Document]) -> list[Document]:
-        """What the pipeline gives of the view, without `_id`. Raises what Consistency.check raises."""
-        found = await (await self.collection(read, view).aggregate([*pipeline, with_positions(read.places)])).to_list()
-        await self.sources.consistency.check(read, positions_from(document for document in found if "_id" in document))
+    async def aggregate(self, read: Read, view: MongoView, pipeline: Sequence[Document]) -> list[Document]:
+        """The pipeline's documents, which must have no `_id`. Raises as `Consistency.check` does."""
+        cursor = await self.collection(read, view).aggregate([*pipeline, with_positions(read.position_keys)])
+        found = await cursor.to_list()
+        positions = positions_from(document for document in found if "_id" in document)
+        await self.dependencies.consistency.check(read, positions)
         return [document for document in found if "_id" not in document]

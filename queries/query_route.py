@@ -54,7 +54,7 @@ def query_route(
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             arguments: list[Any] = [*path_ids(request.path_params, names)]
-            context = QueryContext(request.app.state.sources, DEFAULT, min_position(request.headers), request)
+            context = QueryContext(request.app.state.dependencies, DEFAULT, min_position(request.headers), request)
             if query is not None:
                 arguments.append(query.from_request(request))
             return await handler(context, *arguments)
@@ -78,5 +78,7 @@ def min_position(headers: Headers) -> int:
     if text is None:
         return 0
     if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:
-        raise ApiError(400, "`X-Min-Position` is a position of the log.", code="invalid_header", param="X-Min-Position")
+        raise ApiError(
+            400, "`X-Min-Position` must be a position of the log.", code="invalid_header", param="X-Min-Position"
+        )
     return int(text)

@@ -11,7 +11,7 @@ from projections.views.catalog import ALL_VIEWS, POSITIONS_COLLECTION
 from projections.views.partitions import ALL_PARTITIONS, position_key, view_of_key
 from projections.views.view_position import ViewPosition, no_position, position_from
 
-ANSWER_SECONDS: Final = 2.0
+READ_TIMEOUT_SECONDS: Final = 2.0
 
 Positions = Mapping[str, ViewPosition]
 """By their `_id`: `items/3`."""
@@ -33,19 +33,19 @@ class ViewPositions:
 
     def __init__(self, database: Database) -> None:
         self._collection = database[POSITIONS_COLLECTION]
-        self._reading: asyncio.Task[Positions] | None = None
+        self._running_read: asyncio.Task[Positions] | None = None
         self._last: Positions = {}
 
     async def read(self) -> Positions:
-        """The positions of all views, as of now or of a moment ago. Raises PyMongoError."""
-        if self._reading is None:
-            self._reading = asyncio.create_task(self.read_now())
-            self._reading.add_done_callback(self._read_done)
-        return await asyncio.shield(self._reading)
+        """The positions of all views, from a read that may have started shortly before this call. Raises PyMongoError."""
+        if self._running_read is None:
+            self._running_read = asyncio.create_task(self.read_now())
+            self._running_read.add_done_callback(self._read_done)
+        return await asyncio.shield(self._running_read)
 
     async def read_now(self) -> Positions:
-        """The positions of all views, read after this was called. Raises PyMongoError."""
-        with pymongo.timeout(ANSWER_SECONDS):
+        """The positions of all views, from a read that starts now. Raises PyMongoError."""
+        with pymongo.timeout(READ_TIMEOUT_SECONDS):
             self._last = positions_from(await self._collection.find({"view": {"$in": ALL_VIEWS}}, _FIELDS).to_list())
             return self._last
 
@@ -58,9 +58,9 @@ class ViewPositions:
         return set(await self._collection.distinct("collection"))
 
     def _read_done(self, task: asyncio.Task[Any]) -> None:
-        self._reading = None
+        self._running_read = None
         if not task.cancelled():
-            task.exception()  # every caller may be gone: then nobody else looks at it
+            task.exception()  # retrieved here, since every caller may be gone
 
 
 def positions_from(documents: Iterable[Document]) -> Positions:

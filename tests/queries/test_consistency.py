@@ -13,8 +13,8 @@ from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
-from queries.log_access import LogAway
-from queries.main import open_sources
+from queries.log_access import PostgresUnavailable
+from queries.main import open_dependencies
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.proxy import Proxy
@@ -189,11 +189,11 @@ async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
 async def test_a_look_up_that_is_slow_for_what_it_asks_does_not_make_postgres_away(
     settings: Settings, write: Writer
 ) -> None:
-    async with open_sources(settings, Event()) as sources:
-        with pytest.raises(LogAway):
-            await sources.log.ask(lambda _: asyncio.sleep(10))
-        assert not sources.log.away
-        assert await sources.log.ask(lambda reader: reader.last_position()) == 0
+    async with open_dependencies(settings, Event()) as dependencies:
+        with pytest.raises(PostgresUnavailable):
+            await dependencies.log.look_up(lambda _: asyncio.sleep(10))
+        assert not dependencies.log.is_unavailable
+        assert await dependencies.log.last_position() == 0
 
 
 async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
@@ -251,12 +251,12 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
     conversation_id = await write.start("a")
     await projector.catch_up()
 
-    async with open_sources(settings, Event()) as sources:
-        read = await sources.consistency.conversation("default", conversation_id, "items")
-        await sources.consistency.check(read)
+    async with open_dependencies(settings, Event()) as dependencies:
+        read = await dependencies.consistency.read_conversation("default", conversation_id, "items")
+        await dependencies.consistency.check(read)
         await projector.begin_anew("items")
         with pytest.raises(ApiError) as refused:
-            await sources.consistency.check(read)
+            await dependencies.consistency.check(read)
 
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 
@@ -269,15 +269,15 @@ async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_sh
     [item_id] = await write.append(conversation_id, "a")
     await projector.catch_up()
 
-    async with open_sources(settings, Event()) as sources:
-        context = QueryContext(sources, Principal("default", "someone"), 0, Request({"type": "http"}))
-        read = await context.read(conversation_id, view)
+    async with open_dependencies(settings, Event()) as dependencies:
+        context = QueryContext(dependencies, Principal("default", "someone"), 0, Request({"type": "http"}))
+        read = await context.read_conversation(conversation_id, view)
         ident = conversation_id if view == "conversations" else item_id
-        assert await context.find(read, view, ident, "version") is not None
+        assert await context.find_document(read, view, ident, "version") is not None
         refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
         await projector.views[POSITIONS_COLLECTION].update_many({"view": view}, refilling)
         with pytest.raises(ApiError) as refused:
-            await context.find(read, view, ident, "version")
+            await context.find_document(read, view, ident, "version")
 
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 

@@ -13,8 +13,8 @@ from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy
 from infrastructure.settings import Settings
-from queries.log_access import LogAway
-from queries.main import open_sources
+from queries.log_access import PostgresUnavailable
+from queries.main import open_dependencies
 from tests.queries.conftest import open_api
 from tests.queries.proxy import Proxy
 from tests.queries.store import ManualProjector, Writer
@@ -27,7 +27,7 @@ TEXT = "word " * 40
 
 @pytest.fixture
 async def small(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API with a model that is shown some twenty of these texts, and must be asked for in pages of the log."""
+    """The query API with a model that is shown some twenty of these texts, and must be reply_request for in pages of the log."""
     async with open_api(settings.model_copy(update={"default_model": MODEL, "model_window": WINDOW})) as api:
         yield api
 
@@ -82,13 +82,13 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
     settings: Settings, postgres: Proxy, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
-    asked = ReplyRequest(model=MODEL, parameters={})
-    async with open_sources(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as sources:
-        await sources.contexts.assemble("default", conversation_id, 2, asked)
+    reply_request = ReplyRequest(model=MODEL, parameters={})
+    async with open_dependencies(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as dependencies:
+        await dependencies.contexts.assemble("default", conversation_id, 2, reply_request)
         postgres.freeze()
         started = time.monotonic()
-        with pytest.raises(LogAway):
-            await sources.contexts.assemble("default", conversation_id, 2, asked)
+        with pytest.raises(PostgresUnavailable):
+            await dependencies.contexts.assemble("default", conversation_id, 2, reply_request)
         assert time.monotonic() - started < 4.0
         await postgres.mend()
 

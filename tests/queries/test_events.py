@@ -4,15 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from threading import Event
 from typing import Any
 
 import httpx
 import msgspec
-import pytest
 
 from domain.commands import DescribeConversation
 from infrastructure.settings import Settings
-from queries import event_stream, events
+from queries.event_stream import follow_events
+from queries.events import event_json, read_page
+from queries.main import open_dependencies
 from tests.queries.conftest import eventually, served
 from tests.queries.proxy import Proxy
 from tests.queries.store import ManualProjector, Writer
@@ -83,14 +85,14 @@ async def test_pages_of_events_follow_each_other_without_gaps(api: httpx.AsyncCl
     assert (await page_of(api, conversation_id, after=2**63 - 1))["has_more"] is False
 
 
-async def test_a_page_of_large_events_ends_early_and_says_there_is_more(
-    api: httpx.AsyncClient, write: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(events, "MAX_PAGE_BYTES", 2_000)
+async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start(*("x" * 1_000 for _ in range(5)))
 
-    page = await page_of(api, conversation_id)
+    async with open_dependencies(settings, Event()) as dependencies:
+        body = await read_page(dependencies.log, conversation_id, after=0, until=6, limit=100, max_bytes=2_000)
 
+    page = msgspec.json.decode(body)
+    assert [event["version"] for event in page["data"]] == [1, 2, 3]
     assert (page["first_id"], page["last_id"], page["has_more"]) == (1, 3, True)
 
 
@@ -159,17 +161,16 @@ async def test_a_stream_ends_behind_the_conversations_deletion(settings: Setting
     assert rest[:2] == ["id: 2", "event: conversation.deleted"]
 
 
-async def test_a_quiet_stream_gives_signs_of_life(
-    settings: Settings, write: Writer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(event_stream, "HEARTBEAT_SECONDS", 0.3)
+async def test_a_stream_without_new_events_sends_comments(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
-    async with served(settings) as url, stream_of(url, conversation_id) as lines:
-        await read_events(lines, 1)
-        async with asyncio.timeout(5):
-            line = await anext(lines)
+    async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(5):
+        stream = follow_events(
+            dependencies.log, conversation_id, 0, event_json, shutdown=Event(), heartbeat_seconds=0.3
+        )
+        first, second = await anext(stream), await anext(stream)
 
-    assert line.startswith(":")
+    assert first.startswith(b"id: 1\nevent: conversation.started\n")
+    assert second.startswith(b":")
 
 
 async def test_a_client_that_hangs_up_leaves_nothing_running(settings: Settings, write: Writer) -> None:

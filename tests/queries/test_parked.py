@@ -12,7 +12,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
 from projections.views.partitions import partition_of, position_key
-from queries.main import open_sources
+from queries.main import open_dependencies
 from tests.queries.proxy import Proxy
 from tests.queries.store import ManualProjector, Writer
 
@@ -104,8 +104,8 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
     response_id, given = await write.ask(conversation_id, "b")
     await write.answer(conversation_id, response_id, given, "c")
     await projector.catch_up()
-    async with open_sources(settings, Event()) as sources:
-        await put_snapshot(sources.redis, "default", conversation_id, Snapshot(version=3))
+    async with open_dependencies(settings, Event()) as dependencies:
+        await put_snapshot(dependencies.redis, "default", conversation_id, Snapshot(version=3))
     for view in ALL_VIEWS:
         await park(projector, view, conversation_id)
     await postgres.cut()
@@ -128,16 +128,16 @@ async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    async with open_sources(settings, Event()) as sources:
-        one = await sources.consistency.conversation("default", conversation_id, "items")
-        every = await sources.consistency.everything("default", "items")
-        await sources.consistency.check(one)
+    async with open_dependencies(settings, Event()) as dependencies:
+        one = await dependencies.consistency.read_conversation("default", conversation_id, "items")
+        every = await dependencies.consistency.read_tenant("default", "items")
+        await dependencies.consistency.check(one)
         await park(projector, "items", conversation_id)
         if back:
             await unpark(projector, "items", conversation_id)
         with pytest.raises(ApiError) as refused:
-            await sources.consistency.check(one)
-        await sources.consistency.check(every)
+            await dependencies.consistency.check(one)
+        await dependencies.consistency.check(every)
 
     assert refused.value.code == ("read_models_behind" if back else "conversation_parked")
     assert every.headers == {"x-consistency": "parked"}
