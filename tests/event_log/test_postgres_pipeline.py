@@ -39,8 +39,8 @@ async def pipeline(settings: Settings) -> AsyncIterator[PostgresPipeline]:
         await connection.execute("DROP SEQUENCE calls")
 
 
-async def call(pipepipeline: PostgresPipeline, number: int, timeout_seconds: float = 10.0) -> int:
-    value = await pipepipeline.call([number.to_bytes(8, signed=True)], timeout_seconds)
+async def call(pipeline: PostgresPipeline, number: int, timeout_seconds: float = 10.0) -> int:
+    value = await pipeline.call([number.to_bytes(8, signed=True)], timeout_seconds)
     assert value is not None
     return int.from_bytes(value, signed=True)
 
