@@ -83,7 +83,7 @@ def read_ranks(file: Path, sha256: str) -> dict[bytes, int]:
 
 
 class Encodings:
-    """The encodings that were loaded so far. Each is loaded once, when it is first needed, by whichever thread needs it first."""
+    """The encodings that were loaded so far. Each is loaded once, when a thread first needs it."""
 
     def __init__(self, load: Callable[[str], tiktoken.Encoding] = load_encoding) -> None:
         self._load = load

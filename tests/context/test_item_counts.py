@@ -1,11 +1,11 @@
-"""Counts under load: what is thrown away while others are counted."""
+"""Counts that are displaced from the cache while other items are counted."""
 
 import asyncio
 
 from context.item_counts import ItemCounts
 
 
-async def test_given_a_full_cache_when_a_count_falls_out_while_others_are_counted_then_it_is_known_all_the_same() -> (
+async def test_given_a_full_cache_when_a_count_is_displaced_while_others_are_counted_then_it_is_still_returned() -> (
     None
 ):
     counts = ItemCounts(max_counts=2)

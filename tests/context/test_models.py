@@ -23,7 +23,7 @@ from infrastructure.settings import Settings
         ("of-tomorrow", 4_096, "o200k_base", 0.8, False),
     ],
 )
-def test_a_model_is_known_by_how_its_name_begins(
+def test_a_model_is_found_by_the_prefix_of_its_name(
     name: str, window: int, encoding: str, safety: float, priced: bool
 ) -> None:
     models = Models(Settings())
@@ -31,7 +31,7 @@ def test_a_model_is_known_by_how_its_name_begins(
     assert (models.cost(name, Usage(input_tokens=1)) is not None) is priced
 
 
-def test_settings_say_it_better(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_override_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", '{"mine": {"window": 999, "safety": 0.5}, "gpt-4o": {"output_price": 3}}')
     models = Models(Settings())
     assert (models.window("mine"), models.facts("mine").safety, models.encoding("mine")) == (999, 0.5, "o200k_base")
@@ -56,19 +56,19 @@ def test_settings_say_it_better(monkeypatch: pytest.MonkeyPatch) -> None:
         "[" * 100_000,
     ],
 )
-def test_settings_that_make_no_sense_keep_it_from_starting(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_invalid_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("MODELS", given)
     with pytest.raises(ValidationError, match="models"):
         Settings()
 
 
-def test_an_empty_setting_is_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_setting_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", "")
     monkeypatch.setenv("DEFAULT_MODELS", " ")
     assert (Settings().models, Settings().default_models) == ({}, {})
 
 
-def test_a_reply_costs_billionths_of_a_dollar() -> None:
+def test_the_cost_of_a_reply_is_in_billionths_of_a_dollar() -> None:
     models = Models(Settings())
     usage = Usage(input_tokens=1_000, cached_tokens=400, output_tokens=10)
     assert models.cost("gpt-4o", usage) == 600 * 2_500 + 400 * 1_250 + 10 * 10_000

@@ -1,6 +1,6 @@
-"""Renderers are on record with every reply: what each makes of the same conversation never changes again.
+"""The renderer is recorded with every reply, so what a renderer makes of a conversation never changes.
 
-A golden that fails means that a renderer was changed: write a new one instead.
+If a golden test fails, a renderer was changed: write a new one instead.
 """
 
 from typing import Any
@@ -200,21 +200,21 @@ def rendered(renderer: int) -> dict[str, Any]:
     return render(renderer, model="m", instructions=["a", "b"], summary="S", items=ITEMS, parameters=PARAMETERS)
 
 
-def test_the_first_renderer_is_what_it_was() -> None:
+def test_the_output_of_the_first_renderer_has_not_changed() -> None:
     assert request_sha256(rendered(1)).hex() == "df82756c55c734e51fd24cc018b9e3a5495471a1228201927583ba8dac15e092"
 
 
-def test_the_chat_renderer_stands_still() -> None:
+def test_the_output_of_the_chat_renderer_has_not_changed() -> None:
     assert rendered(CHAT) == IN_CHAT
     assert request_sha256(rendered(2)).hex() == "930eea8005c0dfaa272ce3db5c88c5571096f4ab5af02e841d8a90efe535f327"
 
 
-def test_the_responses_renderer_stands_still() -> None:
+def test_the_output_of_the_responses_renderer_has_not_changed() -> None:
     assert rendered(RESPONSES) == IN_RESPONSES
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
 
-def test_a_renderer_that_is_not_there_is_an_error() -> None:
+def test_an_unknown_renderer_is_an_error() -> None:
     with pytest.raises(ValueError, match="No renderer 4"):
         rendered(4)
     with pytest.raises(ValueError, match="No renderer 4"):
@@ -222,20 +222,22 @@ def test_a_renderer_that_is_not_there_is_an_error() -> None:
 
 
 def test_what_is_not_sent_is_named_with_its_reason() -> None:
-    alone = {12: "orphaned_call", 13: "orphaned_output"}
+    orphaned = {12: "orphaned_call", 13: "orphaned_output"}
     not_expressible = {15: "not_expressible", 19: "not_expressible"}
     no_reasoning = {2: "reasoning", 5: "reasoning"}
-    assert unsendable(CHAT, ITEMS) == {1: "reasoning", 16: "not_expressible"} | alone | not_expressible | no_reasoning
-    assert unsendable(RESPONSES, ITEMS) == alone | not_expressible | no_reasoning
+    assert (
+        unsendable(CHAT, ITEMS) == {1: "reasoning", 16: "not_expressible"} | orphaned | not_expressible | no_reasoning
+    )
+    assert unsendable(RESPONSES, ITEMS) == orphaned | not_expressible | no_reasoning
 
 
-def test_what_is_unsendable_changes_nothing_of_what_is_sent() -> None:
-    for renderer, whole in ((CHAT, IN_CHAT), (RESPONSES, IN_RESPONSES)):
+def test_unsendable_items_do_not_change_what_is_sent() -> None:
+    for renderer, expected in ((CHAT, IN_CHAT), (RESPONSES, IN_RESPONSES)):
         left_out = unsendable(renderer, ITEMS)
         sendable = [item for index, item in enumerate(ITEMS) if index not in left_out]
         assert unsendable(renderer, sendable) == {}
         again = render(renderer, model="m", instructions=["a", "b"], summary="S", items=sendable, parameters=PARAMETERS)
-        assert again == whole
+        assert again == expected
 
 
 def call(call_id: str, kind: str = "function_call") -> dict[str, Any]:
@@ -247,7 +249,7 @@ def output(call_id: str, kind: str = "function_call_output") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("items", "alone"),
+    ("items", "orphaned"),
     [
         ([call("a"), output("a")], {}),
         ([call("a"), call("b"), output("b"), output("a")], {}),
@@ -261,8 +263,10 @@ def output(call_id: str, kind: str = "function_call_output") -> dict[str, Any]:
         ([{"type": "web_search_call"}, {"type": "mcp_call"}, {"role": "user", "content": "hi"}], {}),
     ],
 )
-def test_calls_and_outputs_go_in_pairs(items: list[dict[str, Any]], alone: dict[int, str]) -> None:
-    assert orphans(items) == alone
+def test_calls_and_outputs_without_their_other_half_are_found(
+    items: list[dict[str, Any]], orphaned: dict[int, str]
+) -> None:
+    assert orphans(items) == orphaned
 
 
 @pytest.mark.parametrize(
@@ -275,21 +279,21 @@ def test_calls_and_outputs_go_in_pairs(items: list[dict[str, Any]], alone: dict[
         ({"type": "custom", "name": "f"}, {"type": "custom", "custom": {"name": "f"}}),
     ],
 )
-def test_a_choice_of_tools_is_said_in_chat(choice: Any, in_chat: Any) -> None:
+def test_a_tool_choice_is_rendered_for_each_api(choice: Any, in_chat: Any) -> None:
     parameters = {"tools": [{"type": "function", "name": "f"}], "tool_choice": choice}
     for renderer, expected in ((CHAT, in_chat), (RESPONSES, choice)):
         body = render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
         assert body["tool_choice"] == expected
 
 
-def test_without_tools_nothing_is_said_of_their_choice() -> None:
+def test_without_tools_no_tool_choice_is_sent() -> None:
     parameters = {"tools": [], "tool_choice": "auto", "parallel_tool_calls": True, "text": {"format": {"type": "text"}}}
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
         assert not body.keys() & {"tools", "tool_choice", "parallel_tool_calls", "response_format", "instructions"}
 
 
-def test_nothing_of_ours_goes_out() -> None:
+def test_our_own_ids_and_parameters_are_not_sent() -> None:
     items = [{"id": "msg_1", **ITEMS[3]}]
     for renderer in (CHAT, RESPONSES):
         body = render(renderer, model="m", instructions=[], summary=None, items=items, parameters=PARAMETERS)
@@ -299,7 +303,7 @@ def test_nothing_of_ours_goes_out() -> None:
 
 
 @pytest.mark.parametrize("renderer", [1, CHAT, RESPONSES])
-def test_what_no_item_should_hold_is_no_trouble(renderer: int) -> None:
+def test_malformed_items_are_rendered_and_counted_without_an_error(renderer: int) -> None:
     parts: list[Any] = [{"type": "input_image", "image_url": 5}, {"type": "refusal", "refusal": 7}, {"type": "odd"}]
     odd: list[dict[str, Any]] = [
         {"role": "user", "content": parts},
@@ -316,7 +320,7 @@ def test_what_no_item_should_hold_is_no_trouble(renderer: int) -> None:
         assert fixed_tokens(item) >= 0
 
 
-def test_what_is_sent_is_counted() -> None:
+def test_text_images_files_and_encrypted_content_are_counted() -> None:
     assert counted_text(ITEMS[10]) == "py\n1+1"
     assert counted_text(ITEMS[14]) == "Summary of the conversation so far:\nThey met."
     assert "query" in counted_text(ITEMS[16])

@@ -1,6 +1,6 @@
-"""Random conversations: whatever they hold, what a model is shown fits, is whole, and is the same each time.
+"""Random conversations: what a model is shown fits in the budget, has no torn turns, and is the same each time.
 
-scripts/test tests/domain/test_context_properties.py -m endless     ten thousand
+scripts/test tests/context/test_selection_properties.py -m endless     ten thousand of them
 """
 
 from functools import partial
@@ -28,98 +28,102 @@ items: st.SearchStrategy[Item] = st.one_of(
     texts.map(lambda text: {"type": "message", "role": "user", "content": text}),
     texts.map(lambda text: {"type": "message", "role": "assistant", "content": text}),
     st.tuples(call_ids, texts).map(
-        lambda it: {"type": "function_call", "call_id": it[0], "name": "look", "arguments": it[1]}
+        lambda drawn: {"type": "function_call", "call_id": drawn[0], "name": "look", "arguments": drawn[1]}
     ),
-    st.tuples(call_ids, texts).map(lambda it: {"type": "function_call_output", "call_id": it[0], "output": it[1]}),
+    st.tuples(call_ids, texts).map(
+        lambda drawn: {"type": "function_call_output", "call_id": drawn[0], "output": drawn[1]}
+    ),
     st.just({"type": "reasoning", "summary": []}),
 )
 
 
-def candidate(index: int, item: Item, pinned: bool) -> ContextItem:
+def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
     tokens = count(counted_text(item)) + fixed_tokens(item)
     return ContextItem(item_id=f"msg_{index}", item=item, tokens=tokens, depth=index + 1, pinned=pinned)
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
-    """What there is to choose from, the instructions and the summary. Retracted items are gaps in the path."""
+    """What to choose from, the instructions and the summary. Retracted items are gaps in the path."""
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
-    path = [candidate(n, item, rare == 0) for n, (item, _, rare, gone) in enumerate(drawn) if gone]
+    path = [context_item(n, item, rare == 0) for n, (item, _, rare, not_retracted) in enumerate(drawn) if not_retracted]
     covered = draw(st.integers(0, len(path))) if draw(st.booleans()) else 0
-    pins = [each for each in path[:covered] if each.pinned]
+    pins = [item for item in path[:covered] if item.pinned]
     rest = path[covered:]
-    asked = [candidate(1000 + n, item, False) for n, item in enumerate(draw(st.lists(items, max_size=4)))]
+    new_items = [context_item(1000 + n, item, False) for n, item in enumerate(draw(st.lists(items, max_size=4)))]
     instructions, summary = draw(texts), draw(texts) if covered else None
     always = count(instructions) + 4 + (count(summary) + 4 if summary is not None else 0)
-    known = ContextInput(
+    context_input = ContextInput(
         path=rest,
         pins=pins,
-        input=asked,
+        input=new_items,
         base_tokens=always,
         reaches_start=draw(st.booleans()) or summary is not None,
         summarized=LeftOut(reason="summarized", count=covered) if covered else None,
     )
-    return known, instructions, summary
+    return context_input, instructions, summary
 
 
 def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
-    known, instructions, summary = drawn
-    everything = [*known.pins, *known.path, *known.input]
+    context_input, instructions, summary = drawn
+    everything = [*context_input.pins, *context_input.path, *context_input.input]
     try:
-        chosen = select(known, budget, unsent_by_chat)
+        selection = select(context_input, budget, unsent_by_chat)
     except ContextTooLong:
-        check_refused(known, budget)
+        check_refused(context_input, budget)
         return
-    assert chosen == select(known, budget, unsent_by_chat)
-    sent = [each.item for each in chosen.sent]
-    # The budget, as tiktoken itself counts what is sent.
+    assert selection == select(context_input, budget, unsent_by_chat)
+    sent = [item.item for item in selection.sent]
+    # It fits, as tiktoken itself counts what is sent.
     body = render(CHAT, model="m", instructions=[instructions], summary=summary, items=sent, parameters={})
-    assert sum(map(count, _texts(body))) <= chosen.tokens <= budget
-    # No half of a call, and no whole one is torn apart.
+    assert sum(map(count, _texts(body))) <= selection.tokens <= budget
+    # No call is sent without its output, nor the reverse.
     assert orphans(sent) == {}
-    shown = {each.item_id for each in chosen.sent}
-    alone = unsent_by_chat([each.item for each in everything])
-    for index, each in enumerate(everything):
-        if each.pinned and index not in alone:
-            assert each.item_id in shown
-    # The newest turn, whole: all that is asked, and what it goes on with.
-    assert all(each.item_id in shown or index in alone for index, each in enumerate(everything) if each in known.input)
-    if not any(begins_turn(each.item) for each in known.input):
-        begins = [n for n, each in enumerate(known.path) if begins_turn(each.item)]
-        assert len(chosen.window) >= len(known.path) - max(begins, default=0)
-    # Nothing is cut inside a turn, and no turn that fits is left out.
-    start = len(known.path) - len(chosen.window)
-    starts = window_starts(known, unsent_by_chat)
+    shown = {item.item_id for item in selection.sent}
+    unsent = unsent_by_chat([item.item for item in everything])
+    for index, item in enumerate(everything):
+        if item.pinned and index not in unsent:
+            assert item.item_id in shown
+    # The newest turn is complete: all the input, and the turn of the path that it continues.
+    assert all(
+        item.item_id in shown or index in unsent for index, item in enumerate(everything) if item in context_input.input
+    )
+    if not any(begins_turn(item.item) for item in context_input.input):
+        begins = [n for n, item in enumerate(context_input.path) if begins_turn(item.item)]
+        assert len(selection.window) >= len(context_input.path) - max(begins, default=0)
+    # No turn is cut, and no turn that fits is left out.
+    start = len(context_input.path) - len(selection.window)
+    starts = window_starts(context_input, unsent_by_chat)
     assert start in starts
-    assert list(chosen.window) == list(known.path[start:])
-    if earlier := [each for each in starts if each < start]:
-        with_one_more = {each.item_id for each in known.path[earlier[-1] :]} | shown
+    assert list(selection.window) == list(context_input.path[start:])
+    if earlier := [item for item in starts if item < start]:
+        with_one_more = {item.item_id for item in context_input.path[earlier[-1] :]} | shown
         total = sum(
-            each.tokens for n, each in enumerate(everything) if each.item_id in with_one_more and n not in alone
+            item.tokens for n, item in enumerate(everything) if item.item_id in with_one_more and n not in unsent
         )
-        assert known.base_tokens + total > budget
-    # All that is not shown is accounted for.
-    if known.reaches_start:
-        left = sum(each.count or 0 for each in chosen.left_out if each.reason != "summarized")
-        assert left == len({each.item_id for each in everything} - shown)
+        assert context_input.base_tokens + total > budget
+    # Everything that is not shown is in `left_out`.
+    if context_input.reaches_start:
+        left = sum(item.count or 0 for item in selection.left_out if item.reason != "summarized")
+        assert left == len({item.item_id for item in everything} - shown)
 
 
-def check_refused(known: ContextInput, budget: int) -> None:
-    """Not even the newest turn fits."""
+def check_refused(context_input: ContextInput, budget: int) -> None:
+    """The newest turn does not fit."""
     with pytest.raises(ContextTooLong) as refused:
-        select(known, budget, unsent_by_chat)
+        select(context_input, budget, unsent_by_chat)
     assert refused.value.budget == budget < refused.value.tokens
-    if starts := window_starts(known, unsent_by_chat):
-        items = [each.item for each in (*known.pins, *known.path, *known.input)]
-        alone = unsent_by_chat(items)
-        needed = len(known.pins) + starts[-1]
-        parts = [*known.pins, *known.path, *known.input]
-        newest = sum(each.tokens for n, each in enumerate(parts) if n not in alone and (n >= needed or each.pinned))
-        assert refused.value.tokens >= known.base_tokens + newest
+    if starts := window_starts(context_input, unsent_by_chat):
+        items = [item.item for item in (*context_input.pins, *context_input.path, *context_input.input)]
+        unsent = unsent_by_chat(items)
+        needed = len(context_input.pins) + starts[-1]
+        parts = [*context_input.pins, *context_input.path, *context_input.input]
+        newest = sum(item.tokens for n, item in enumerate(parts) if n not in unsent and (n >= needed or item.pinned))
+        assert refused.value.tokens >= context_input.base_tokens + newest
 
 
 def _texts(value: Any) -> list[str]:
-    """All that a model reads of a body."""
+    """All text of a body that a model reads."""
     return [
         text
         for message in value["messages"]
@@ -131,19 +135,19 @@ def _texts(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_whatever_a_conversation_holds_what_is_shown_fits_is_whole_and_is_the_same_each_time(examples: int) -> None:
+def test_for_any_conversation_what_is_shown_fits_has_no_torn_turn_and_is_the_same_each_time(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(conversations(), st.integers(0, 900))
-    def whatever(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
+    def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
         check(drawn, budget)
 
-    whatever()
+    property_holds()
 
 
 @given(st.lists(items, max_size=30))
-def test_what_is_left_without_those_that_are_alone_has_none_that_is(path: list[Item]) -> None:
+def test_without_the_orphans_there_are_no_orphans(path: list[Item]) -> None:
     assume(any(call_key(item) for item in path))
-    alone = orphans(path)
-    kept = [item for index, item in enumerate(path) if index not in alone]
+    orphaned = orphans(path)
+    kept = [item for index, item in enumerate(path) if index not in orphaned]
     assert orphans(kept) == {}
     assert sum(is_output(item) for item in kept) * 2 == sum(call_key(item) is not None for item in kept)

@@ -1,4 +1,4 @@
-"""Summaries whatever was said: bounded in the tokens that count, never in the middle of a turn."""
+"""Summaries of any conversation: they have at most so many tokens, and do not end in the middle of a turn."""
 
 import random
 from typing import Any
@@ -13,7 +13,7 @@ ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_text_is_never_longer_than_it_may_be(encoding: str) -> None:
+def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
     picked = random.Random(3)
     for _ in range(400):
         text = "".join(picked.choices(ALPHABET, k=picked.randint(1, 120)))
@@ -23,7 +23,7 @@ def test_a_text_is_never_longer_than_it_may_be(encoding: str) -> None:
         assert count(omit_middle(text, most, lambda part: count(part, encoding)), encoding) <= most
 
 
-def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but_where_it_must() -> None:
+def test_portions_fit_in_their_room_and_end_with_a_turn_if_one_fits() -> None:
     picked = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [
@@ -36,4 +36,4 @@ def test_no_portion_is_longer_than_its_room_and_none_ends_where_no_turn_does_but
         for begin, end in zip([0, *ends], ends, strict=False):
             assert sum(sizes[begin:end]) <= 25
             if not can_end_at(items, end):
-                assert not any(each["role"] == "user" for each in items[begin + 1 : end + 1])
+                assert not any(item["role"] == "user" for item in items[begin + 1 : end + 1])

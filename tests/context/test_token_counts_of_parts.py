@@ -1,4 +1,4 @@
-"""What is counted is never less than what is sent, whatever people put into the parts of an item."""
+"""At least as many tokens are counted as are sent, whatever the parts of an item hold."""
 
 import base64
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from domain.items import Item
 
 LONG = "a word and another " * 200
 MARKS = 40
-"""Tokens that the names of types take beside what they hold."""
+"""Tokens of type names, which are not counted."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 
@@ -36,11 +36,11 @@ def _strings(value: Any) -> Iterator[str]:
         case str():
             yield value
         case dict():
-            for each in value.values():
-                yield from _strings(each)
+            for member in value.values():
+                yield from _strings(member)
         case list():
-            for each in value:
-                yield from _strings(each)
+            for member in value:
+                yield from _strings(member)
         case _:
             pass
 
@@ -63,16 +63,16 @@ def _strings(value: Any) -> Iterator[str]:
         [CALL, {"type": "function_call_output", "call_id": "c", "output": LONG}],
     ],
 )
-def test_no_part_is_sent_that_is_not_counted(items: list[Item], renderer: int) -> None:
+def test_every_part_that_is_sent_is_counted(items: list[Item], renderer: int) -> None:
     body = render(renderer, model="m", instructions=(), summary=None, items=items, parameters={})
     sent = body["messages"] if renderer == CHAT else body["input"]
-    unread = ("role", "id", "call_id", "tool_call_id", "status")
-    told = [{name: value for name, value in each.items() if name not in unread} for each in sent]
+    not_counted = ("role", "id", "call_id", "tool_call_id", "status")
+    read_by_model = [{name: value for name, value in message.items() if name not in not_counted} for message in sent]
     counted = sum(count(counted_text(item)) + fixed_tokens(item) for item in items)
-    assert sum(map(count, _strings(told))) <= counted + MARKS
+    assert sum(map(count, _strings(read_by_model))) <= counted + MARKS
 
 
-def test_tools_are_counted_as_either_api_has_them() -> None:
+def test_tools_are_counted_in_the_longer_of_both_apis_shapes() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     tools = [{"type": "function", "name": f"f{n}", "description": "Looks.", "parameters": schema} for n in range(100)]
     parameters = {"tools": tools}

@@ -32,7 +32,7 @@ def test_an_empty_text_has_no_tokens(encoding: str) -> None:
     assert count("", encoding) == 0
 
 
-def test_a_special_token_is_plain_text() -> None:
+def test_a_special_token_is_counted_as_plain_text() -> None:
     assert count("<|endoftext|>") > 1
 
 
@@ -72,7 +72,7 @@ def test_prose_is_counted_exactly_however_long(encoding: str) -> None:
 @pytest.mark.parametrize(
     "text", [" " * 1_000_000, "a" * 1_000_000, "\n" * 1_000_000, " \t" * 500_000, "的" * 1_000_000]
 )
-def test_a_million_characters_of_one_kind_neither_panic_nor_take_quadratic_time(text: str) -> None:
+def test_a_million_equal_characters_neither_crash_nor_take_quadratic_time(text: str) -> None:
     count("warm")
     begun = time.perf_counter()
     assert count(text) > 0
@@ -98,10 +98,10 @@ async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread() -> N
     assert await count_off_loop(["hello world", " hello" * 1_000], count_text=counting) == [2, 1_000]
 
     here = threading.get_ident()
-    assert [ident == here for ident in where] == [True, True, False, False]
+    assert [thread == here for thread in where] == [True, True, False, False]
 
 
-async def test_the_event_loop_turns_while_a_long_text_is_counted() -> None:
+async def test_the_event_loop_runs_while_a_long_text_is_counted() -> None:
     counting = asyncio.ensure_future(count_off_loop(["the quick brown fox " * 50_000]))
     turns = 0
     while not counting.done():

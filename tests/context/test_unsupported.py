@@ -1,4 +1,4 @@
-"""What a provider's API has no word for is named before anything goes on record."""
+"""What the provider's API does not have is refused by name, before anything is recorded."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def user(*parts: dict[str, Any]) -> dict[str, Any]:
         ({"max_tool_calls": 1}, "max_tool_calls"),
     ],
 )
-def test_a_parameter_that_chat_has_no_word_for_is_named(parameters: dict[str, Any], param: str | None) -> None:
+def test_a_parameter_that_chat_does_not_have_is_named(parameters: dict[str, Any], param: str | None) -> None:
     refused = first_unsupported(CHAT, parameters, [])
     assert (refused and refused[0]) == param
     if refused is None:
@@ -64,7 +64,7 @@ def test_a_parameter_that_chat_has_no_word_for_is_named(parameters: dict[str, An
         ({"type": "function_call_output", "call_id": "a", "output": [{"type": "input_image"}]}, "output[0]", None),
     ],
 )
-def test_an_input_item_that_an_api_has_no_word_for_is_named(
+def test_an_input_item_that_an_api_does_not_have_is_named(
     item: dict[str, Any], in_chat: str | None, in_responses: str | None
 ) -> None:
     for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):

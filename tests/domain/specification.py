@@ -1,4 +1,4 @@
-"""given / when / then for `decide`: events that happened, a command, and the events or the refusal that follow."""
+"""given / when / then for `decide`: past events, a command, and the events or the refusal that follow."""
 
 from collections.abc import Sequence
 
@@ -29,7 +29,7 @@ def appended(item_id: str, depth: int, parent_id: str | None, **fields: object) 
     return ItemAppended(item_id=item_id, depth=depth, parent_id=parent_id, **facts)  # type: ignore[arg-type]
 
 
-class given:  # noqa: N801 - it reads as a word of the sentence
+class given:  # noqa: N801 - it reads as a word of a sentence
     def __init__(self, *events: Event) -> None:
         self._events = events
 
@@ -55,9 +55,9 @@ class _When:
             self._decide()
 
     def _decide(self) -> tuple[Event, ...]:
-        known: dict[str, KnownItem] = {}
+        known_items: dict[str, KnownItem] = {}
         for event in self._events:
             if event.row_key in self._command.row_keys and event.row_key is not None:
-                if (item := evolve_item(known.get(event.row_key), event)) is not None:
-                    known[event.row_key] = item
-        return decide(CONVERSATION, self._state, self._command, known)
+                if (item := evolve_item(known_items.get(event.row_key), event)) is not None:
+                    known_items[event.row_key] = item
+        return decide(CONVERSATION, self._state, self._command, known_items)

@@ -1,4 +1,4 @@
-"""The rules of a conversation, one outcome a test."""
+"""The rules of conversations, one outcome a test."""
 
 import msgspec
 from hypothesis import given as for_any
@@ -101,17 +101,17 @@ def items(*ids: str) -> AppendItems:
     return AppendItems(items=tuple(NewItem(item_id=item_id, item=b"{}") for item_id in ids), author="ann")
 
 
-def test_a_conversation_starts_with_its_first_items_one_below_the_other() -> None:
+def test_a_conversation_starts_with_its_first_items_each_the_parent_of_the_next() -> None:
     given().when(msgspec.structs.replace(START, items=items("msg_1", "msg_2").items)).then(
         started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1")
     )
 
 
-def test_a_conversation_starts_once() -> None:
+def test_a_conversation_that_exists_cannot_be_started() -> None:
     given(started()).when(START).refused(ConversationExists)
 
 
-def test_items_go_below_the_head() -> None:
+def test_items_are_appended_after_the_head() -> None:
     given(started(), appended("msg_1", 1, None)).when(items("msg_2", "msg_3")).then(
         appended("msg_2", 2, "msg_1"), appended("msg_3", 3, "msg_2")
     )
@@ -121,40 +121,40 @@ def test_appending_nothing_changes_nothing() -> None:
     given(started()).when(items()).then()
 
 
-def test_nothing_can_be_asked_of_what_never_started() -> None:
+def test_a_conversation_that_never_started_is_not_found() -> None:
     for command in (items("msg_1"), REQUEST, EndConversation(), DeleteConversation(), RetractItem(item_id="msg_1")):
         given().when(command).refused(ConversationNotFound)
 
 
-def test_nothing_can_be_asked_of_what_was_deleted() -> None:
+def test_a_deleted_conversation_is_not_found() -> None:
     for command in (items("msg_1"), REQUEST, COMPLETE, ReopenConversation(), DeleteConversation()):
         given(started(), REQUESTED, ConversationDeleted()).when(command).refused(ConversationNotFound)
 
 
-def test_an_ended_conversation_takes_neither_items_nor_questions() -> None:
+def test_an_ended_conversation_refuses_items_and_replies() -> None:
     for command in (items("msg_1"), REQUEST):
         given(started(), ConversationEnded()).when(command).refused(ConversationIsEnded)
 
 
-def test_ending_twice_and_reopening_what_is_open_change_nothing() -> None:
+def test_ending_an_ended_and_reopening_an_active_conversation_change_nothing() -> None:
     given(started(), ConversationEnded()).when(EndConversation()).then()
     given(started()).when(ReopenConversation()).then()
 
 
-def test_a_reopened_conversation_goes_on() -> None:
+def test_a_reopened_conversation_takes_items_again() -> None:
     given(started(), ConversationEnded()).when(ReopenConversation()).then(ConversationReopened())
     given(started(), ConversationEnded(), ConversationReopened()).when(items("msg_1")).then(appended("msg_1", 1, None))
 
 
 def test_an_item_is_retracted_once() -> None:
-    there = (started(), appended("msg_1", 1, None))
-    gone = ItemRetracted(item_id="msg_1", branch=0, depth=1)
-    given(*there).when(RetractItem(item_id="msg_1")).then(gone)
-    given(*there, gone).when(RetractItem(item_id="msg_1")).refused(ItemNotFound)
-    given(*there).when(RetractItem(item_id="msg_2")).refused(ItemNotFound)
+    events = (started(), appended("msg_1", 1, None))
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    given(*events).when(RetractItem(item_id="msg_1")).then(retracted)
+    given(*events, retracted).when(RetractItem(item_id="msg_1")).refused(ItemNotFound)
+    given(*events).when(RetractItem(item_id="msg_2")).refused(ItemNotFound)
 
 
-def test_only_what_changes_is_described() -> None:
+def test_only_fields_that_change_are_recorded() -> None:
     given(started(title="a", metadata={"k": "v"})).when(DescribeConversation(title="b", metadata={"k": "v"})).then(
         ConversationDescribed(title="b")
     )
@@ -162,12 +162,12 @@ def test_only_what_changes_is_described() -> None:
     given(started(title="a")).when(DescribeConversation(title=None)).then(ConversationDescribed(title=None))
 
 
-def test_a_reply_can_begin_a_conversation_of_its_own() -> None:
+def test_a_reply_can_create_its_own_conversation() -> None:
     own = msgspec.structs.replace(REQUEST, start=msgspec.structs.replace(START, listed=False))
     given().when(own).then(started(listed=False), REQUESTED)
 
 
-def test_a_reply_joins_at_the_head_as_it_is_when_it_completes() -> None:
+def test_a_reply_is_appended_at_the_head_of_the_moment_it_completes() -> None:
     given(started(), REQUESTED, appended("msg_1", 1, None)).when(COMPLETE).then(
         appended("msg_q", 2, "msg_1", response_id="resp_1"),
         appended("msg_a", 3, "msg_q", response_id="resp_1"),
@@ -175,13 +175,13 @@ def test_a_reply_joins_at_the_head_as_it_is_when_it_completes() -> None:
     )
 
 
-def test_a_reply_that_was_asked_for_completes_though_the_conversation_ended() -> None:
+def test_a_reply_in_progress_completes_after_the_conversation_ended() -> None:
     given(started(), REQUESTED, ConversationEnded()).when(COMPLETE).then(
         appended("msg_q", 1, None, response_id="resp_1"), appended("msg_a", 2, "msg_q", response_id="resp_1"), COMPLETED
     )
 
 
-def test_a_failed_reply_leaves_no_item() -> None:
+def test_a_failed_reply_appends_no_item() -> None:
     given(started(), REQUESTED).when(FailReply(response_id="resp_1", code="c", message="m", output=(ASKED,))).then(
         ReplyFailed(response_id="resp_1", code="c", message="m", output=(ASKED,))
     )
@@ -193,7 +193,7 @@ def test_a_reply_ends_once() -> None:
             given(started(), REQUESTED, end).when(command).refused(ReplyIsOver)
 
 
-def test_a_second_reply_waits_for_its_turn() -> None:
+def test_a_second_reply_is_refused_until_the_first_has_ended() -> None:
     second = msgspec.structs.replace(REQUEST, response_id="resp_2")
     given(started(), REQUESTED).when(second).refused(ConversationLocked)
     for end in (
@@ -205,15 +205,15 @@ def test_a_second_reply_waits_for_its_turn() -> None:
         given(started(), REQUESTED, end).when(second).then(msgspec.structs.replace(REQUESTED, response_id="resp_2"))
 
 
-def test_a_reply_below_an_item_is_refused_when_the_head_has_moved() -> None:
+def test_a_reply_with_an_expected_head_is_refused_when_the_head_has_moved() -> None:
     expected_head = msgspec.structs.replace(REQUEST, expected_head="msg_1")
-    there = (started(), appended("msg_1", 1, None))
-    given(*there).when(expected_head).then(REQUESTED)
-    given(*there, appended("msg_2", 2, "msg_1")).when(expected_head).refused(HeadHasMoved)
-    given(*there).when(msgspec.structs.replace(REQUEST, expected_head=None)).refused(HeadHasMoved)
+    events = (started(), appended("msg_1", 1, None))
+    given(*events).when(expected_head).then(REQUESTED)
+    given(*events, appended("msg_2", 2, "msg_1")).when(expected_head).refused(HeadHasMoved)
+    given(*events).when(msgspec.structs.replace(REQUEST, expected_head=None)).refused(HeadHasMoved)
 
 
-def test_a_fork_goes_on_below_the_item_it_left_from() -> None:
+def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
     fork = Fork(conversation_id="conv_0", item_id="msg_9", version=7, depth=4)
     begun = started(family="conv_0", forked_from=fork, listed=False)
     start = msgspec.structs.replace(START, forked_from=fork, family="conv_0", listed=False)
@@ -225,7 +225,7 @@ def test_a_fork_goes_on_below_the_item_it_left_from() -> None:
     )
 
 
-def test_a_cancelled_or_interrupted_reply_leaves_no_item_and_keeps_what_it_had_said() -> None:
+def test_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output() -> None:
     given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))).then(
         ReplyCancelled(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))
     )
@@ -234,7 +234,7 @@ def test_a_cancelled_or_interrupted_reply_leaves_no_item_and_keeps_what_it_had_s
     )
 
 
-def test_a_response_is_deleted_once_and_not_while_it_runs() -> None:
+def test_a_response_is_deleted_once_and_not_while_it_is_in_progress() -> None:
     delete, deleted = DeleteReply(response_id="resp_1"), ReplyDeleted(response_id="resp_1")
     given(started(), REQUESTED).when(delete).refused(ReplyIsRunning)
     given(started(), REQUESTED, COMPLETED).when(delete).then(deleted)
@@ -243,27 +243,27 @@ def test_a_response_is_deleted_once_and_not_while_it_runs() -> None:
 
 
 def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() -> None:
-    there = (started(), appended("msg_1", 1, None))
+    events = (started(), appended("msg_1", 1, None))
     pinned = ItemPinned(item_id="msg_1", branch=0, depth=1, pinned=("msg_1",))
-    given(*there).when(PinItem(item_id="msg_1")).then(pinned)
-    given(*there, pinned).when(PinItem(item_id="msg_1")).then()
-    given(*there, pinned).when(UnpinItem(item_id="msg_1")).then(ItemUnpinned(item_id="msg_1", pinned=()))
-    given(*there).when(UnpinItem(item_id="msg_1")).then()
-    gone = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    given(*events).when(PinItem(item_id="msg_1")).then(pinned)
+    given(*events, pinned).when(PinItem(item_id="msg_1")).then()
+    given(*events, pinned).when(UnpinItem(item_id="msg_1")).then(ItemUnpinned(item_id="msg_1", pinned=()))
+    given(*events).when(UnpinItem(item_id="msg_1")).then()
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
     for command in (PinItem(item_id="msg_1"), UnpinItem(item_id="msg_1")):
-        given(*there, pinned, gone).when(command).refused(ItemNotFound)
-    state = given(*there, pinned, gone).state
+        given(*events, pinned, retracted).when(command).refused(ItemNotFound)
+    state = given(*events, pinned, retracted).state
     assert state is not None
     assert state.pinned == ()
 
 
-def test_so_many_items_are_pinned_and_no_more() -> None:
+def test_a_pin_over_the_maximum_is_refused() -> None:
     full = tuple(f"msg_{n}" for n in range(MAX_PINS))
-    there = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=full))
-    given(*there).when(PinItem(item_id="msg_x")).refused(TooManyPins)
+    events = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=full))
+    given(*events).when(PinItem(item_id="msg_x")).refused(TooManyPins)
 
 
-def test_a_summary_takes_in_the_one_that_stands_and_can_be_undone_and_redone() -> None:
+def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> None:
     first = compaction()
     given(started()).when(compact()).then(first)
     given(started(), first).when(compact()).refused(SummaryHasChanged)
@@ -319,26 +319,26 @@ commands: st.SearchStrategy[Command] = st.one_of(
 
 
 @for_any(st.lists(commands, max_size=40))
-def test_whatever_is_asked_the_path_is_whole_and_every_reply_ends_at_most_once(asked: list[Command]) -> None:
+def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_once(drawn: list[Command]) -> None:
     state: Conversation | None = None
-    known: dict[str, KnownItem] = {}
+    known_items: dict[str, KnownItem] = {}
     log: list[Event] = []
     minted = 0
-    for wanted in (START, *asked):
+    for wanted in (START, *drawn):
         command = wanted
-        if isinstance(wanted, AppendItems):  # ids come from outside, and never twice
+        if isinstance(wanted, AppendItems):  # ids are minted outside, each once
             command = items(*(f"msg_{minted + n}" for n in range(len(wanted.items))))
             minted += len(wanted.items)
         if isinstance(command, RequestReply) and any(getattr(e, "response_id", "") == command.response_id for e in log):
             continue
         try:
-            events = decide(CONVERSATION, state, command, known)
+            events = decide(CONVERSATION, state, command, known_items)
         except Refused:
             continue
         for event in events:
             state = evolve(state, event)
-            if event.row_key and (item := evolve_item(known.get(event.row_key), event)):
-                known[event.row_key] = item
+            if event.row_key and (item := evolve_item(known_items.get(event.row_key), event)):
+                known_items[event.row_key] = item
         log += events
     assert state is not None
     assert state.version == len(log)
@@ -347,9 +347,9 @@ def test_whatever_is_asked_the_path_is_whole_and_every_reply_ends_at_most_once(a
     assert [event.parent_id for event in path] == [None, *(event.item_id for event in path)][: len(path)]
     assert state.depth == len(path)
     ended = [event.response_id for event in log if isinstance(event, REPLY_ENDS)]
-    asked_for = [event.response_id for event in log if isinstance(event, ReplyRequested)]
+    requested = [event.response_id for event in log if isinstance(event, ReplyRequested)]
     assert len(set(ended)) == len(ended)
-    assert set(state.running) == set(asked_for) - set(ended)
+    assert set(state.running) == set(requested) - set(ended)
     assert len(state.running) <= 1
     retracted = {event.item_id for event in log if isinstance(event, ItemRetracted)}
     assert not retracted & set(state.pinned)

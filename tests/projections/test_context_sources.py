@@ -1,6 +1,6 @@
-"""Whatever happened to a conversation, a context is the same whether it comes from the snapshot or from the log.
+"""Whatever happened to a conversation, its context from the snapshot equals the one from the log.
 
-scripts/test tests/projections/test_reviewed_snapshots.py -m endless     a hundred and fifty histories
+scripts/test tests/projections/test_context_sources.py -m endless     a hundred and fifty histories
 """
 
 import random
@@ -39,7 +39,7 @@ WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "and so on", "h
 
 
 class History:
-    """A random one."""
+    """Random commands on one conversation."""
 
     def __init__(self, seed: int, write: Writer) -> None:
         self.random = random.Random(seed)
@@ -48,7 +48,7 @@ class History:
         self._ids: list[tuple[str, int]] = []
         self.conversation_id = ""
 
-    async def begin(self) -> None:
+    async def start(self) -> None:
         policy = ContextPolicy(budget=self.random.choice((None, None, 60, 300)))
         fork = None
         if self.random.random() < 0.3:
@@ -58,47 +58,47 @@ class History:
         self.conversation_id = await self._write.start(
             context_policy=policy, instructions=self._text(), forked_from=fork
         )
-        await self._say()
+        await self._append()
 
-    async def happen(self) -> None:
-        act = self.random.choice(
-            (self._say, self._say, self._say, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
+    async def next_command(self) -> None:
+        command = self.random.choice(
+            (self._append, self._append, self._append, self._retract, self._retract, self._pin, self._pin, self._compact, self._undo,
              self._describe)
         )  # fmt: skip
         try:
-            await act()
+            await command()
         except Refused:
             return
 
-    async def _say(self) -> None:
+    async def _append(self) -> None:
         call = {"type": "function_call", "call_id": mint("call"), "name": "look", "arguments": self._text()}
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": self._text()}
-        items = [self._message("user"), call, output, self._message("assistant")]
+        items = [self.message("user"), call, output, self.message("assistant")]
         items = items[: self.random.randint(1, 4)]
         new = [NewItem(item_id=mint(id_prefix(item)), item=msgspec.json.encode(item)) for item in items]
         await self._write.do(self.conversation_id, AppendItems(items=tuple(new), author="someone"))
-        for each in new:
+        for new_item in new:
             self._depth += 1
-            self._ids.append((each.item_id, self._depth))
+            self._ids.append((new_item.item_id, self._depth))
 
     async def _retract(self) -> None:
-        ident, _ = self.random.choice((self._ids[0], *self._ids))
-        self._ids = [each for each in self._ids if each[0] != ident] or self._ids
-        await self._write.do(self.conversation_id, RetractItem(item_id=ident))
+        retracted, _ = self.random.choice((self._ids[0], *self._ids))
+        self._ids = [(item_id, depth) for item_id, depth in self._ids if item_id != retracted] or self._ids
+        await self._write.do(self.conversation_id, RetractItem(item_id=retracted))
 
     async def _pin(self) -> None:
-        ident, _ = self.random.choice(self._ids)
-        await self._write.do(self.conversation_id, self.random.choice((PinItem, PinItem, UnpinItem))(item_id=ident))
+        item_id, _ = self.random.choice(self._ids)
+        await self._write.do(self.conversation_id, self.random.choice((PinItem, PinItem, UnpinItem))(item_id=item_id))
 
     async def _compact(self) -> None:
-        ident, depth = self.random.choice(self._ids)
-        await self._write.compact(self.conversation_id, ident, depth, self._text())
+        item_id, depth = self.random.choice(self._ids)
+        await self._write.compact(self.conversation_id, item_id, depth, self._text())
 
     async def _undo(self) -> None:
         await self._write.do(self.conversation_id, self.random.choice((UndoCompaction, RedoCompaction))())
 
     async def _describe(self) -> None:
-        given: dict[str, Any] = self.random.choice(
+        fields: dict[str, Any] = self.random.choice(
             (
                 {"instructions": self._text()},
                 {"instructions": None},
@@ -107,37 +107,39 @@ class History:
                 {"title": self._text()},
             )
         )
-        await self._write.do(self.conversation_id, DescribeConversation(**given))
+        await self._write.do(self.conversation_id, DescribeConversation(**fields))
 
-    def _message(self, role: str) -> dict[str, Any]:
+    def message(self, role: str) -> dict[str, Any]:
         return {"type": "message", "role": role, "content": self._text()}
 
     def _text(self) -> str:
         return " ".join(self.random.choices(WORDS, k=self.random.randint(1, 15))) + "."
 
 
-async def _none(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
+async def _no_snapshot(tenant: str, conversation_id: str, room: int) -> RecentItems | None:
     return None
 
 
-async def _shown(contexts: Contexts, conversation_id: str, version: int, asked: ReplyRequest) -> Context | str:
+async def _context(
+    contexts: Contexts, conversation_id: str, version: int, reply_request: ReplyRequest
+) -> Context | str:
     try:
-        return await contexts.assemble(TENANT, conversation_id, version, asked)
+        return await contexts.assemble(TENANT, conversation_id, version, reply_request)
     except ContextTooLong as error:
         return str(error)
 
 
 @pytest.mark.parametrize("histories", [4, pytest.param(150, marks=pytest.mark.endless)])
-async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log(
+async def test_after_random_commands_the_context_from_the_snapshot_equals_the_one_from_the_log(
     histories: int, write: Writer, world: World
 ) -> None:
     compared = 0
     for seed in range(histories):
         history = History(seed, write)
-        await history.begin()
+        await history.start()
         after = 0
         for _ in range(25):
-            await history.happen()
+            await history.next_command()
             if history.random.random() < 0.5:
                 continue
             batch = await world.reader.after(after, limit=100_000)
@@ -146,18 +148,18 @@ async def test_whatever_happened_a_context_by_the_snapshot_is_the_one_by_the_log
             head = await world.reader.head(history.conversation_id)
             assert head is not None
             for room in ROOMS:
-                held = await read_recent_items(world.redis, TENANT, history.conversation_id, room)
-                compared += held is not None
-                by_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, room)
-                assert held is None or held == by_log, (seed, room)
+                from_snapshot = await read_recent_items(world.redis, TENANT, history.conversation_id, room)
+                compared += from_snapshot is not None
+                from_log = await recent_items_from_log(world.reader, history.conversation_id, head.version, room)
+                assert from_snapshot is None or from_snapshot == from_log, (seed, room)
             for window, name in ((200, "gpt-4"), (200, "gpt-4o"), (500, "gpt-4"), (9_000, "smol")):
                 models = Models(Settings(model_window=window))
-                asked = ReplyRequest(
-                    model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history._message("user"))]
+                reply_request = ReplyRequest(
+                    model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history.message("user"))]
                 )
-                by_snapshot = Contexts(world.reader, models, snapshot_lookup(world.redis))
-                by_log_alone = Contexts(world.reader, models, _none)
-                one = await _shown(by_snapshot, history.conversation_id, head.version, asked)
-                other = await _shown(by_log_alone, history.conversation_id, head.version, asked)
-                assert one == other, (seed, window, name)
+                with_snapshot = Contexts(world.reader, models, snapshot_lookup(world.redis))
+                log_only = Contexts(world.reader, models, _no_snapshot)
+                with_redis = await _context(with_snapshot, history.conversation_id, head.version, reply_request)
+                from_log_only = await _context(log_only, history.conversation_id, head.version, reply_request)
+                assert with_redis == from_log_only, (seed, window, name)
     assert compared > 10 * histories

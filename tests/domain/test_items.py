@@ -1,4 +1,4 @@
-"""An item as JSON text is the item as it is shaped, whatever it is."""
+"""The fast way to write an item for clients gives the same item as the plain one."""
 
 from typing import Any
 
@@ -27,5 +27,5 @@ TEXT = 'He said: "{no}" \\ 雪 \n\x01 </script>'
         {"type": "reasoning", "summary": [], "content": TEXT},
     ],
 )
-def test_an_item_as_json_is_the_item_as_it_is_shaped(item: dict[str, Any]) -> None:
+def test_an_item_as_json_text_is_the_item_that_clients_get(item: dict[str, Any]) -> None:
     assert msgspec.json.decode(output_item_json("msg_1", item)) == output_item("msg_1", item)
