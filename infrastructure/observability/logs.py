@@ -1,14 +1,14 @@
-"""Logs as events with fields: JSON lines of the Elastic Common Schema on stdout, or text for people. Anyone may log.
+"""Logs as events with fields: JSON lines of the Elastic Common Schema (ECS) on stdout, or text for people.
 
     log = structlog.get_logger(__name__)
     log.info("item_appended", conversation_id=conversation_id, version=version)
 
-becomes `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and whatever was bound with
-`structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` says what each short name becomes; a name that is not
-in it becomes `labels.<name>`. A `main.py` calls `configure_logging` once, and gives uvicorn `log_config=None`.
+becomes a line with `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and the fields bound
+with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any other name
+becomes `labels.<name>`. A `main.py` calls `configure_logging` once, and gives uvicorn `log_config=None`.
 
-What people wrote and what is secret stays out: see `log_screen`. Of what libraries log, only the first line, at WARNING
-and above, and none of the extras.
+Content and secrets are kept out: see `redaction.py`. Records of libraries are logged from WARNING up, without their extras,
+and only their first line.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from types import TracebackType
 from typing import Any, Final, Literal
 
@@ -26,7 +26,7 @@ import msgspec
 import structlog
 from ecs_logging import StructlogFormatter
 
-from infrastructure.observability.redaction import Event, screen
+from infrastructure.observability.redaction import Event, redact
 
 FIELDS: Final[Mapping[str, str]] = {
     "request_id": "trace.id",
@@ -48,39 +48,40 @@ FIELDS: Final[Mapping[str, str]] = {
     "projection": "conversation.projection",
     "model": "conversation.model",
 }
-"""Our keyword names, and the field of each in the Elastic Common Schema or in our own `conversation.*`."""
+"""Our keyword names, and their fields in ECS or in our own `conversation.*`."""
 
 NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "version"})
-"""Those whose field is a number: with another type they go under `labels`, or Elasticsearch would refuse the line."""
+"""Names whose field is a number. A value of another type goes under `labels`, since Elasticsearch would refuse the line."""
 
 Processor = Callable[[Any, str, Any], Any]
 
 
-def configure_logging(service: str, level: str, format: Literal["ecs", "console"]) -> None:  # noqa: A002  # its setting
-    """Sends every log of this process to stdout, one line each: ours from `level` up, those of libraries from WARNING up.
+def configure_logging(service: str, level: str, format: Literal["ecs", "console"]) -> None:  # noqa: A002 - the setting's name
+    """Sends all logs of this process to stdout, one line each: ours from `level` up, those of libraries from WARNING up.
 
-    `service` becomes `service.name`. Crashes of the process and of threads are logged the same way. Loggers are fixed at
-    their first use: call it before anything logs.
+    `service` becomes `service.name`. Crashes of the process and of threads are logged too. Call it before anything logs: a
+    logger keeps the configuration of its first use.
     """
-    processors: list[Processor] = [structlog.contextvars.merge_contextvars, screen]
+    lock = threading.RLock()  # reentrant: a signal handler may log while its thread writes a line
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact]
     if format == "ecs":
         processors.append(_EcsRenderer(service))
     else:
         processors += [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            _trace_last,
+            _move_stack_trace,
             structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()),
             lambda _logger, _method, line: line.encode("utf-8", "backslashreplace"),
         ]
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level.lower()),
-        logger_factory=_Stdout,
+        logger_factory=partial(_Stdout, lock),
         cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
-    root.handlers[:] = [_FromLibraries(processors)]
+    root.handlers[:] = [_LibraryHandler(processors, lock)]
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     logging.captureWarnings(capture=True)
     crashes = structlog.get_logger(__name__)
@@ -96,12 +97,11 @@ def _process_failed(log: Any, kind: type[BaseException], error: BaseException, t
 
 
 class _Stdout:
-    """Whole lines to whatever stdout is at that moment. A log that cannot be written stops nothing."""
+    """Writes lines to the current `sys.stdout`, one at a time. A line that cannot be written is dropped."""
 
-    _lock = threading.RLock()  # a signal handler may log while its thread does
-
-    def __init__(self, name: str = "") -> None:
+    def __init__(self, lock: threading.RLock, name: str = "") -> None:
         self.name = name
+        self._lock = lock
 
     def msg(self, line: bytes) -> None:
         with self._lock, contextlib.suppress(OSError, ValueError):
@@ -111,38 +111,39 @@ class _Stdout:
     debug = info = warning = error = critical = msg
 
 
-class _FromLibraries(logging.Handler):
-    """Gives the records of the standard library's logging to our processors, without their extras."""
+class _LibraryHandler(logging.Handler):
+    """Passes records of the standard library's logging to our processors, without their extras."""
 
-    def __init__(self, processors: Sequence[Processor]) -> None:
+    def __init__(self, processors: Sequence[Processor], lock: threading.RLock) -> None:
         super().__init__()
         self._processors = processors
+        self._stdout_lock = lock
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage().partition("\n")[0]
-        except Exception:  # noqa: BLE001  # arguments that do not fit their format: the caller's mistake, not ours to raise
+        except Exception:  # noqa: BLE001 - arguments that do not fit their format are the library's mistake
             message = "unreadable_log_record"
         event: Any = {"event": message, "exc_info": record.exc_info}
-        logger = _Stdout(record.name)
+        logger = _Stdout(self._stdout_lock, record.name)
         for process in self._processors:
             event = process(logger, record.levelname.lower(), event)
         logger.msg(event)
 
 
 class _EcsRenderer(StructlogFormatter):
-    """A screened event as one line of JSON."""
+    """Renders a redacted event as one line of JSON."""
 
     def __init__(self, service: str) -> None:
         super().__init__()
         self._service = service
 
     def __call__(self, logger: Any, name: str, event_dict: dict[str, Any]) -> bytes:  # type: ignore[override]
-        """As its parent's, but bytes, and with dotted names left dotted: to nest them took three quarters of the time."""
+        """Like its parent's, but returns bytes, and leaves dotted names as they are: nesting them took three quarters of the time."""
         fields: dict[str, Any] = {"log.level": name, "message": event_dict.pop("event")}
         for key, value in event_dict.items():
-            is_misfit = key in NUMBERS and not isinstance(value, int)
-            fields[f"labels.{key}" if is_misfit else _field(key)] = value
+            wrong_type = key in NUMBERS and not isinstance(value, int)
+            fields[f"labels.{key}" if wrong_type else _field(key)] = value
         fields["service.name"] = self._service
         fields["process.pid"] = os.getpid()
         if logger.name:
@@ -153,13 +154,13 @@ class _EcsRenderer(StructlogFormatter):
 
 @lru_cache(1024)
 def _field(key: str) -> str:
-    if key.startswith("error."):  # from `screen`
+    if key.startswith("error."):  # from `redact`
         return key
     return FIELDS.get(key) or f"labels.{key.replace('.', '_')}"
 
 
-def _trace_last(_logger: Any, _method: str, event: Event) -> Event:
-    """The event with its stack trace where structlog's own renderer looks for it, to print it below the line."""
+def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
+    """Puts the stack trace where structlog's own renderer looks for it, which prints it below the line."""
     if "error.stack_trace" in event:
         event["exception"] = event.pop("error.stack_trace")
     return event

@@ -1,6 +1,6 @@
-"""What a process counts and times, for Prometheus. A `main.py` makes one `Metrics`; whatever it wires may receive it.
+"""The metrics of a process, for Prometheus. A `main.py` makes one `Metrics` and passes it on.
 
-Every name begins with `conversation_store_`; times are in seconds. `infrastructure/deploy/` has the dashboard over them.
+Every name begins with `conversation_store_`; times are in seconds. The dashboard is in `infrastructure/deploy/`.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class Metrics:
-    """All metrics of one process, in a registry of its own, beside those of the process itself (memory, CPU, GC)."""
+    """All metrics of one process, in a registry of its own, together with memory, CPU and garbage collection."""
 
     def __init__(self) -> None:
-        # A `_created` series beside each counter and histogram would only add to what is stored.
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # the library types it not
+        # Nobody reads the `_created` series of counters and histograms.
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped in the library
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -47,7 +47,7 @@ class Metrics:
         )
         self.http_request_seconds = Histogram(
             "http_request_seconds",
-            "Time from a request to the end of its answer, streams included.",
+            "Time from a request to the end of its answer or stream.",
             ["method", "route"],
             buckets=REQUEST_BUCKETS,
             **common,
@@ -57,36 +57,43 @@ class Metrics:
             "append_batch_events", "Events in one committed transaction.", buckets=BATCH_BUCKETS, **common
         )
         self.append_seconds = Histogram(
-            "append_seconds", "Time from a command's events to their commit.", buckets=APPEND_BUCKETS, **common
+            "append_seconds",
+            "Time to decide and commit one batch of appends.",
+            buckets=APPEND_BUCKETS,
+            **common,
         )
         self.append_conflicts = Counter(
             "append_conflicts_total",
-            "Appends that met another version: `if_match` was refused, `race` was decided again.",
+            "Appends at a version that had changed: `if_match` was refused, `race` was decided again.",
             ["reason"],
             **common,
         )
-        self.replies = Counter("replies_total", "Replies that came to an end, by how they ended.", ["status"], **common)
+        self.replies = Counter("replies_total", "Replies that ended, by status.", ["status"], **common)
         self.reply_seconds = Histogram(
             "reply_seconds", "Time from a reply's request to its end.", buckets=REPLY_BUCKETS, **common
         )
         self.reply_tokens = Counter(
-            "reply_tokens_total", "Tokens the models reported, `input` and `output`.", ["direction"], **common
+            "reply_tokens_total", "Tokens reported by the providers, `input` and `output`.", ["direction"], **common
         )
         self.model_unavailable = Gauge(
-            "model_unavailable", "1 while the model provider is taken for down, and requests fail at once.", **common
+            "model_unavailable",
+            "1 while the circuit breaker of the model provider is open: requests to it fail at once.",
+            **common,
         )
         self.projection_position = Gauge(
-            "projection_position", "The last position a projection has made visible.", ["projection"], **common
+            "projection_position", "The log position up to which a view shows events.", ["projection"], **common
         )
-        self.projection_head = Gauge("projection_head", "The last position of the log a projector has seen.", **common)
+        self.projection_head = Gauge("projection_head", "The last log position that a projector has seen.", **common)
         self.projection_lag_seconds = Histogram(
             "projection_lag_seconds",
-            "Time from an event's commit to its being visible.",
+            "Time from an event's commit until a view shows it.",
             ["projection"],
             buckets=LAG_BUCKETS,
             **common,
         )
-        self.projection_parked = Gauge("projection_parked", "Conversations a projection has set aside.", **common)
+        self.projection_parked = Gauge(
+            "projection_parked", "Conversations that a view has parked, since an event could not be applied.", **common
+        )
         self._event_children: dict[str, Counter] = {}
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):
@@ -95,9 +102,9 @@ class Metrics:
             self.reply_tokens.labels(direction)
 
     def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
-        """Counts and times one request. `route` is the path's template, None where no route matched: never the raw path.
+        """Counts and times one request. `route` is the path's template; None when no route matched.
 
-        What a client may choose freely (a method of its own making) does not become a label of its own.
+        Labels have few values: a raw path or an invented method never becomes one.
         """
         key = (method if method in _METHODS else "other", route or "unmatched", status)
         children = self._request_children.get(key)
@@ -108,7 +115,7 @@ class Metrics:
         children[1].observe(seconds)
 
     def observe_append(self, topics: Sequence[str]) -> None:
-        """Counts one committed transaction: the topics of its events."""
+        """Counts one committed transaction, by the topics of its events."""
         self.append_batch_events.observe(len(topics))
         for topic in set(topics):
             child = self._event_children.get(topic)

@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, in the Elastic Common Schema, with neither content nor secrets in them."""
+"""Log lines: one JSON object each, in the Elastic Common Schema, without content and without secrets."""
 
 import asyncio
 import json
@@ -21,12 +21,13 @@ import structlog
 
 from infrastructure.observability.logs import FIELDS, configure_logging
 from infrastructure.observability.redaction import REFUSED
+from tests.servers import ROOT
 
 Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """Stands for an error of our own."""
+    """A stand-in for an error of our own."""
 
 
 Refused.__module__ = "domain.errors"
@@ -80,7 +81,7 @@ def test_an_event_becomes_a_line_of_the_elastic_common_schema(lines: Lines) -> N
     }
 
 
-def test_a_line_begins_with_the_fields_the_schema_wants_first(
+def test_a_line_begins_with_the_fields_that_the_schema_wants_first(
     restored: None, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     configure_logging("command-api", "INFO", "ecs")
@@ -88,7 +89,7 @@ def test_a_line_begins_with_the_fields_the_schema_wants_first(
     assert list(json.loads(capsysbinary.readouterr().out))[:3] == ["@timestamp", "log.level", "message"]
 
 
-def test_a_line_says_what_elastics_own_formatter_says(lines: Lines) -> None:
+def test_a_line_equals_what_elastics_own_formatter_writes(lines: Lines) -> None:
     log().info("item_appended", request_id="req_1", duration_ns=12_000)
     (line,) = lines()
     own = dict(line)
@@ -97,14 +98,15 @@ def test_a_line_says_what_elastics_own_formatter_says(lines: Lines) -> None:
     assert flat(theirs) == line
 
 
-def flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    pairs = [
-        flat(each, f"{prefix}{key}.") if isinstance(each, dict) else {prefix + key: each} for key, each in value.items()
-    ]
-    return {key: each for pair in pairs for key, each in pair.items()}
+def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested objects as dotted names."""
+    flattened: dict[str, Any] = {}
+    for key, value in fields.items():
+        flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flattened
 
 
-def test_what_is_bound_to_the_context_is_on_every_line(lines: Lines) -> None:
+def test_fields_bound_to_the_context_are_on_every_line(lines: Lines) -> None:
     structlog.contextvars.bind_contextvars(request_id="req_1", tenant="acme")
     log().info("one")
     logging.getLogger("pymongo").warning("two")
@@ -114,7 +116,7 @@ def test_what_is_bound_to_the_context_is_on_every_line(lines: Lines) -> None:
     ]
 
 
-def test_a_name_becomes_one_field_and_no_two_names_the_same(lines: Lines) -> None:
+def test_each_name_becomes_one_field_and_no_two_names_become_the_same(lines: Lines) -> None:
     assert len(set(FIELDS.values())) == len(FIELDS)
     log().info("request", request_id="req_1", route="/v1/{id}", projection="conversations", **{"a.b": 1})
     (line,) = lines()
@@ -122,7 +124,7 @@ def test_a_name_becomes_one_field_and_no_two_names_the_same(lines: Lines) -> Non
     assert (line["labels.route"], line["labels.a_b"]) == ("/v1/{id}", 1)
 
 
-def test_a_number_field_never_gets_another_type(lines: Lines) -> None:
+def test_a_field_for_numbers_never_gets_another_type(lines: Lines) -> None:
     log().info("reply_ended", status="completed", version=4)
     log().info("request", status=HTTPStatus.OK)
     reply, request = lines()
@@ -137,7 +139,7 @@ def test_levels_below_the_configured_one_are_not_written(lines: Lines) -> None:
 
 
 @pytest.mark.parametrize("key", [*sorted(REFUSED), "master_key", "postgres_url", "item_text"])
-def test_a_key_that_may_hold_content_or_a_secret_is_dropped_and_named(lines: Lines, key: str) -> None:
+def test_the_value_of_a_key_for_content_or_secrets_is_dropped_and_the_key_is_listed(lines: Lines, key: str) -> None:
     log().info("item_appended", conversation_id="conv_1", **{key: "hunter2"})
     (line,) = lines()
     assert "hunter2" not in json.dumps(line)
@@ -145,7 +147,7 @@ def test_a_key_that_may_hold_content_or_a_secret_is_dropped_and_named(lines: Lin
 
 
 @pytest.mark.parametrize("value", [{"a": "hunter2"}, [{"a": "hunter2"}], b"hunter2", object()])
-def test_a_value_that_is_no_scalar_is_dropped_for_it_may_hold_anything(lines: Lines, value: object) -> None:
+def test_a_value_that_is_not_a_scalar_is_dropped(lines: Lines, value: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert "hunter2" not in json.dumps(line)
@@ -169,7 +171,7 @@ def test_a_value_that_is_no_scalar_is_dropped_for_it_may_hold_anything(lines: Li
         (ConnectionRefusedError(111, "refused"), "ConnectionRefusedError: [Errno 111] refused"),
     ],
 )
-def test_any_scalar_makes_one_line(lines: Lines, value: object, written: object) -> None:
+def test_every_scalar_makes_one_line(lines: Lines, value: object, written: object) -> None:
     log().info("request", thing=value)
     (line,) = lines()
     assert line["labels.thing"] == written
@@ -191,7 +193,7 @@ def test_an_exception_is_logged_by_type_and_frames_without_local_variables(lines
     assert "error.message" not in line
 
 
-def test_the_message_of_our_own_error_is_logged_and_so_is_what_led_to_it(lines: Lines) -> None:
+def test_the_message_of_our_own_error_is_logged_with_its_cause(lines: Lines) -> None:
     def refuses() -> None:
         try:
             {"a": 1}["hunter" + "2"]
@@ -205,6 +207,14 @@ def test_the_message_of_our_own_error_is_logged_and_so_is_what_led_to_it(lines: 
     assert (line["error.type"], line["error.message"]) == ("domain.errors.Refused", "conv_1 has ended")
     assert [word in line["error.stack_trace"] for word in ("KeyError\n", "Refused: conv_1 has ended\n")] == [True, True]
     assert "hunter2" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("package", sorted({path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}))
+def test_the_message_of_an_error_is_logged_whichever_package_of_ours_it_comes_from(lines: Lines, package: str) -> None:
+    kind = type("Failed", (Exception,), {"__module__": f"{package}.errors"})
+    log().error("reply_failed", exc_info=kind("resp_1 failed"))
+    (line,) = lines()
+    assert line["error.message"] == "resp_1 failed"
 
 
 def test_a_validation_error_does_not_quote_what_was_sent(lines: Lines) -> None:
@@ -243,7 +253,7 @@ def test_the_logs_of_libraries_are_lines_like_ours_from_warning_up(lines: Lines)
     assert "hunter2" not in json.dumps([went_wrong, unreadable])
 
 
-async def test_a_task_that_nobody_awaited_is_logged_without_its_message(lines: Lines) -> None:
+async def test_the_error_of_a_task_that_nobody_awaited_is_logged_without_its_message(lines: Lines) -> None:
     loop = asyncio.get_running_loop()
     loop.call_exception_handler({"message": "Task failed", "exception": ValueError("hunter2"), "task": "hunter2"})
     (line,) = lines()
@@ -262,7 +272,7 @@ def test_a_warning_is_a_line(lines: Lines) -> None:
     assert line["message"].endswith("DeprecationWarning: old thing")
 
 
-def test_a_closed_stdout_stops_nothing(restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logging_to_a_closed_stdout_raises_nothing(restored: None, monkeypatch: pytest.MonkeyPatch) -> None:
     class Closed:
         @property
         def buffer(self) -> Any:
@@ -276,7 +286,7 @@ def test_a_closed_stdout_stops_nothing(restored: None, monkeypatch: pytest.Monke
     log().info("nobody_listens")
 
 
-def test_the_console_format_is_for_people_and_as_discreet(
+def test_the_console_format_is_text_without_content(
     restored: None, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     configure_logging("command-api", "INFO", "console")

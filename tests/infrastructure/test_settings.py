@@ -1,4 +1,4 @@
-"""The door is not left open by mistake."""
+"""Settings refuse a configuration that would let anyone in."""
 
 import pytest
 from pydantic import ValidationError
@@ -12,12 +12,12 @@ def test_without_authentication_a_process_listens_on_loopback(host: str) -> None
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
-def test_without_authentication_it_does_not_leave_loopback(host: str) -> None:
+def test_without_authentication_any_other_address_is_refused(host: str) -> None:
     with pytest.raises(ValidationError, match="AUTH_MODE=none"):
         Settings(host=host)
 
 
-def test_a_trusted_network_has_to_be_named() -> None:
+def test_without_authentication_a_trusted_network_allows_other_addresses() -> None:
     assert Settings(host="0.0.0.0", trusted_network=True).trusted_network
 
 
