@@ -1,9 +1,9 @@
-# One image for the three processes; docker-compose.yml says which one runs and how its health is asked.
+# One image for the three processes. docker-compose.yml sets the command and the health check of each.
 
 FROM python:3.13-slim AS dependencies
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
-# uv itself, then what the store needs to run and nothing else: at the lock's versions, each file with the lock's hash.
+# First uv, then only the runtime dependencies: versions and hashes are those of the lock.
 RUN awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > uv.lock.txt \
     && pip install --no-cache-dir --no-deps --require-hashes -r uv.lock.txt \
     && uv venv /venv \

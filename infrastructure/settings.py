@@ -1,4 +1,4 @@
-"""Every environment variable the store reads, in one class. Anything may import it; only a `main.py` constructs it."""
+"""Every environment variable that the store reads, in one class. Anything may import it; only a `main.py` constructs it."""
 
 import ipaddress
 import json
@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class ModelSettings(BaseModel):
-    """What `MODELS` says of a model; what it leaves out is known by the model's name. Prices in US dollars for 1,000,000 tokens."""
+    """One model in `MODELS`. What is absent is looked up by the model's name. Prices in US dollars per 1,000,000 tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,7 +24,7 @@ class ModelSettings(BaseModel):
 
 
 class Settings(BaseSettings):
-    """The environment of one process. A field's name in capitals is its variable; the README's table lists them all."""
+    """The environment of one process. The variable of a field is its name in capitals."""
 
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
 
@@ -33,75 +33,85 @@ class Settings(BaseSettings):
     )
     mongodb_url: str = Field(
         "mongodb://127.0.0.1:27017/conversations?replicaSet=rs0",
-        description="The read models: a MongoDB URL of a replica set; its path names the database.",
+        description="The views: the URL of a MongoDB replica set. Its path names the database.",
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Context snapshots and live streams: Redis or Valkey."
+        "redis://127.0.0.1:6379/0", description="Context snapshots and live events of replies: Redis or Valkey."
     )
-    openai_base_url: str = Field("", description="Any OpenAI-compatible API, with its `/v1`. Empty: no model.")
-    openai_api_key: SecretStr = Field(SecretStr("none"), description="The key sent to `OPENAI_BASE_URL`.")
+    openai_base_url: str = Field(
+        "", description="The model provider: any OpenAI-compatible API, `/v1` included. Empty: none."
+    )
+    openai_api_key: SecretStr = Field(SecretStr("none"), description="The API key sent to the model provider.")
     default_model: str = Field(
-        "", description="The model of a reply that names none. Empty: the first the provider lists."
+        "", description="The model of a reply that names none. Empty: the first model that the provider lists."
     )
     default_models: Annotated[dict[str, str], NoDecode] = Field(
-        {}, description='`DEFAULT_MODEL` of single tenants: `{"tenant": "model"}`.'
+        {}, description='`DEFAULT_MODEL` by tenant: `{"tenant": "model"}`.'
     )
     model_api: Literal["chat", "responses"] = Field(
-        "chat", description="What the provider is asked with: `/chat/completions`, or `/responses`."
+        "chat", description="The provider's API to use: `chat` (`/chat/completions`) or `responses` (`/responses`)."
     )
     models: Annotated[dict[str, ModelSettings], NoDecode] = Field(
         {},
-        description="What is known of models better than by their names, any of: "
+        description="Facts about models that replace those looked up by name. Every field is optional: "
         '`{"name": {"window": 8192, "encoding": "o200k_base", "safety": 0.8, "input_price": 1, "cached_input_price": 0.1, '
-        '"output_price": 2}}`. Prices in US dollars for 1,000,000 tokens.',
+        '"output_price": 2}}`. `window` in tokens; `safety` is the part of a budget that is filled; prices in US dollars per '
+        "1,000,000 tokens.",
     )
     model_window: int = Field(
-        0, ge=0, description="The models' context window in tokens; 0: known by the model's name."
+        0, ge=0, description="The context window of every model, in tokens. 0: looked up by the model's name."
     )
     model_timeout: float = Field(
-        120.0, gt=0, description="Seconds a model may take to answer, or between two pieces of it."
+        120.0, gt=0, description="Seconds to wait for a model's answer to begin, and for each next part of it."
     )
     idempotency_hours: float = Field(
-        24.0, gt=0, le=100_000, description="How long the first answer of an `Idempotency-Key` is given again."
+        24.0,
+        gt=0,
+        le=100_000,
+        description="Hours for which a repeated `Idempotency-Key` is answered with the first answer.",
     )
-    auth_mode: Literal["none"] = Field("none", description="`none`: one fixed principal, and only on loopback.")
+    auth_mode: Literal["none"] = Field(
+        "none", description="`none`: no authentication, one fixed principal; the process listens on loopback only."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="The least level that is logged."
+        "INFO", description="Logs below this level are not written."
     )
     log_format: Literal["ecs", "console"] = Field(
-        "ecs", description="`ecs`: JSON lines for ELK. `console`: for people."
+        "ecs", description="`ecs`: JSON lines of the Elastic Common Schema. `console`: text for people."
     )
     host: str = Field("127.0.0.1", description="The address a process listens on.")
-    port: int = Field(8000, ge=0, le=65535, description="The port a process listens on; 0 takes a free one.")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Where the projector serves /metrics; 0 takes a free one.")
+    port: int = Field(8000, ge=0, le=65535, description="The port a process listens on. 0: any free port.")
+    metrics_port: int = Field(
+        0, ge=0, le=65535, description="The port of the projector's `/metrics` and `/health`. 0: any free port."
+    )
     trusted_network: bool = Field(
         False,
-        description="Says that only a trusted network reaches this process, so that `AUTH_MODE=none` may leave loopback.",
+        description="`true`: only a trusted network reaches this process, so `AUTH_MODE=none` may listen on other addresses.",
     )
 
     @field_validator("default_models", "models", mode="before")
     @classmethod
-    def _object_of(cls, given: Any) -> Any:
-        """A variable is JSON text; an empty one is as none."""
-        if not isinstance(given, str):
-            return given
+    def _parse_json(cls, value: Any) -> Any:
+        """A variable is JSON text. An empty one counts as absent."""
+        if not isinstance(value, str):
+            return value
         try:
-            return json.loads(given) if given.strip() else {}
+            return json.loads(value) if value.strip() else {}
         except RecursionError as error:
             raise ValueError("is nested too deeply") from error
 
     @model_validator(mode="after")
-    def _no_open_door(self) -> Self:
+    def _refuse_open_access(self) -> Self:
         if self.auth_mode == "none" and not self.trusted_network and not _is_loopback(self.host):
             raise ValueError(
                 f"AUTH_MODE=none listens on loopback only, and HOST is {self.host!r}: "
-                "bind 127.0.0.1, or say TRUSTED_NETWORK=true where nothing else can reach this process"
+                "set HOST to 127.0.0.1, or TRUSTED_NETWORK=true if only a trusted network reaches this process"
             )
         return self
 
     @cached_property
     def mongodb_database(self) -> str:
-        """The database named by the path of `MONGODB_URL`; `conversations` where it names none."""
+        """The database named by the path of `MONGODB_URL`; `conversations` when it has no path."""
         return urlsplit(self.mongodb_url).path.lstrip("/") or "conversations"
 
 

@@ -1,4 +1,4 @@
-"""The deployment as text: the compose file, what it mounts, and whether its parts agree with the code and each other."""
+"""The deployment's files: the compose file, what it mounts, and whether they agree with the code and with each other."""
 
 import json
 import re
@@ -12,6 +12,7 @@ import yaml
 
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.infrastructure.metric_names import LABELS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "infrastructure" / "deploy"
@@ -37,7 +38,7 @@ def services(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 def exposed_names() -> set[str]:
-    """Every series name that a scrape of `Metrics` can hold."""
+    """The name of every series of `Metrics`."""
     suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"], "gauge": [""]}
     return {metric.name + suffix for metric in Metrics().registry.collect() for suffix in suffixes.get(metric.type, [])}
 
@@ -58,7 +59,7 @@ def test_every_image_is_pinned_to_a_version(services: dict[str, Any]) -> None:
     assert all(re.search(r":\d+\.\d+-slim$", base) for base in bases)
 
 
-def test_only_the_gateway_is_published_and_the_screens_of_the_profile_and_all_on_loopback(
+def test_only_the_gateway_and_the_dashboards_are_published_and_only_on_loopback(
     services: dict[str, Any],
 ) -> None:
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
@@ -67,13 +68,13 @@ def test_only_the_gateway_is_published_and_the_screens_of_the_profile_and_all_on
     assert all(port.startswith("127.0.0.1:") for ports in published.values() for port in ports)
 
 
-def test_the_stores_are_on_a_network_without_a_way_out_and_only_our_processes_share_it(compose: dict[str, Any]) -> None:
+def test_the_stores_are_on_an_internal_network_that_only_our_processes_share(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
     on_it = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
     assert on_it == {*OURS, "postgres", "mongo", "redis"}
 
 
-def test_our_processes_run_their_main_restart_and_are_asked_for_their_health(services: dict[str, Any]) -> None:
+def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(services: dict[str, Any]) -> None:
     mains = {name: services[name]["command"][-1] for name in OURS}
     assert mains == {"command-api": "commands.main", "query-api": "queries.main", "projector": "projections.main"}
     for name in OURS:
@@ -89,7 +90,7 @@ def test_every_variable_given_to_our_processes_is_a_setting(services: dict[str, 
         assert not unknown, name
 
 
-def test_the_settings_of_each_process_are_valid(services: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> None:
     for name in OURS:
         given = {key.lower(): value for key, value in services[name]["environment"].items() if value is not None}
         given["log_level"] = "INFO"
@@ -112,7 +113,7 @@ def test_no_secret_has_a_default_and_the_example_names_every_variable() -> None:
             assert re.search(rf"^{name}=$", example, re.MULTILINE), name
 
 
-def test_postgres_loses_nothing_that_it_has_confirmed(services: dict[str, Any]) -> None:
+def test_postgres_is_durable(services: dict[str, Any]) -> None:
     command = services["postgres"]["command"]
     assert {"fsync=on", "full_page_writes=on", "synchronous_commit=on"} <= set(command)
 
@@ -138,7 +139,7 @@ def test_every_named_volume_and_network_is_declared(compose: dict[str, Any]) -> 
         assert named <= set(compose["volumes"])
 
 
-def test_the_image_holds_the_packages_and_the_build_context_nothing_else() -> None:
+def test_the_image_has_every_package_and_the_build_context_nothing_else() -> None:
     copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     allowed = re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE)
     assert sorted(copied) == [
@@ -154,7 +155,7 @@ def test_the_image_holds_the_packages_and_the_build_context_nothing_else() -> No
     assert sorted(allowed) == sorted([*copied, "pyproject.toml", "requirements.lock"])
 
 
-def test_the_image_is_built_from_the_lock_with_hashes_and_runs_as_nobody_in_particular() -> None:
+def test_the_image_is_built_from_the_lock_with_hashes_and_does_not_run_as_root() -> None:
     text = (ROOT / "Dockerfile").read_text()
     assert text.count("--require-hashes") == 2
     assert "--constraint requirements.lock" in text
@@ -181,17 +182,16 @@ def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
     assert used - exposed_names() == set()
     own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
     metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
-    assert own == metrics  # and every metric of ours is to be seen
+    assert own == metrics  # so every metric of ours is shown
 
 
 def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
-    own = {label for metric in vars(Metrics()).values() for label in getattr(metric, "_labelnames", ())}
     for panel in dashboard["panels"]:
         for target in panel.get("targets", []):
-            grouped = {each.strip() for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for each in by.split(",")}
-            assert grouped <= own | {"le"}, panel["title"]
-            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= own | {"job", "instance"}
+            grouped = {label.strip() for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in by.split(",")}
+            assert grouped <= LABELS | {"le"}, panel["title"]
+            assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= LABELS | {"job", "instance"}
 
 
 def test_the_dashboard_asks_the_provisioned_datasource_and_no_two_panels_overlap() -> None:
@@ -212,7 +212,7 @@ def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dic
     config = load(DEPLOY / "filebeat.yml")
     (source,) = config["filebeat.inputs"]
     assert source["parsers"][1]["ndjson"]["target"] == ""
-    kept = [each["equals"]["service.name"] for each in source["processors"][0]["drop_event"]["when.not.or"]]
+    kept = [condition["equals"]["service.name"] for condition in source["processors"][0]["drop_event"]["when.not.or"]]
     assert set(kept) == {*OURS, "gateway"}
     assert config["output.elasticsearch"]["hosts"] == ["http://elasticsearch:9200"]
     versions = {services[name]["image"].split(":")[1] for name in ("filebeat", "elasticsearch", "kibana")}

@@ -286,9 +286,7 @@ def test_logging_to_a_closed_stdout_raises_nothing(restored: None, monkeypatch: 
     log().info("nobody_listens")
 
 
-def test_the_console_format_is_text_without_content(
-    restored: None, capsysbinary: pytest.CaptureFixture[bytes]
-) -> None:
+def test_the_console_format_is_text_without_content(restored: None, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     configure_logging("command-api", "INFO", "console")
     try:
         int("hunter" + "2")

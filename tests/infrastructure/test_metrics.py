@@ -4,6 +4,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from infrastructure.observability.metrics import LAG_BUCKETS, Metrics
+from tests.infrastructure.metric_names import METRICS
 
 
 @pytest.fixture
@@ -21,25 +22,16 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_the_names_and_labels_are_these(metrics: Metrics) -> None:
-    own = {
-        metric._name: tuple(metric._labelnames) for metric in vars(metrics).values() if hasattr(metric, "_labelnames")
+    for name, labels in METRICS.items():
+        if labels:
+            getattr(metrics, name).labels(**dict.fromkeys(labels, "some"))
+    collected = [family for family in metrics.registry.collect() if family.name.startswith("conversation_store_")]
+    found = {
+        family.name.removeprefix("conversation_store_"): {label for sample in family.samples for label in sample.labels}
+        for family in collected
     }
-    assert own == {
-        "conversation_store_http_requests": ("method", "route", "status"),
-        "conversation_store_http_request_seconds": ("method", "route"),
-        "conversation_store_events_appended": ("type",),
-        "conversation_store_append_batch_events": (),
-        "conversation_store_append_seconds": (),
-        "conversation_store_append_conflicts": ("reason",),
-        "conversation_store_replies": ("status",),
-        "conversation_store_reply_seconds": (),
-        "conversation_store_reply_tokens": ("direction",),
-        "conversation_store_model_unavailable": (),
-        "conversation_store_projection_position": ("projection",),
-        "conversation_store_projection_head": (),
-        "conversation_store_projection_lag_seconds": ("projection",),
-        "conversation_store_projection_parked": (),
-    }
+    buckets = {family.name.removeprefix("conversation_store_") for family in collected if family.type == "histogram"}
+    assert found == {name: {*labels, "le"} if name in buckets else set(labels) for name, labels in METRICS.items()}
 
 
 def test_two_instances_share_nothing(metrics: Metrics) -> None:
@@ -57,12 +49,12 @@ def test_a_request_is_counted_and_timed_under_its_route_template(metrics: Metric
     assert value(metrics, "http_request_seconds_bucket", **labels, le="0.0025") == 0
 
 
-def test_a_path_without_a_route_and_a_made_up_method_do_not_become_labels(metrics: Metrics) -> None:
+def test_an_unknown_path_and_an_invented_method_do_not_become_labels(metrics: Metrics) -> None:
     metrics.observe_request("BREW", None, 404, 0.001)
     assert value(metrics, "http_requests_total", method="other", route="unmatched", status="404") == 1
 
 
-def test_lag_is_measured_from_a_millisecond_to_a_minute() -> None:
+def test_the_buckets_of_the_lag_reach_from_a_millisecond_to_a_minute() -> None:
     assert (LAG_BUCKETS[0], LAG_BUCKETS[-1]) == (0.001, 60)
 
 

@@ -1,0 +1,21 @@
+"""The metrics of a process, with their labels."""
+
+METRICS = {
+    "http_requests": ("method", "route", "status"),
+    "http_request_seconds": ("method", "route"),
+    "events_appended": ("type",),
+    "append_batch_events": (),
+    "append_seconds": (),
+    "append_conflicts": ("reason",),
+    "replies": ("status",),
+    "reply_seconds": (),
+    "reply_tokens": ("direction",),
+    "model_unavailable": (),
+    "projection_position": ("projection",),
+    "projection_head": (),
+    "projection_lag_seconds": ("projection",),
+    "projection_parked": (),
+}
+"""Names without `conversation_store_`, and without what Prometheus adds (`_total`, `_bucket` …)."""
+
+LABELS = {label for labels in METRICS.values() for label in labels}
