@@ -1,7 +1,7 @@
-"""One API process: both sides behind one port, served by uvicorn.
+"""One API process: both sides behind one port.
 
-`python -m scripts.api [--fd N …]` serves on listening sockets that it inherits from `scripts/up`, so that connections wait
-in their queue while the process is replaced; without `--fd` it binds HOST and PORT itself.
+With `--fd N` it serves on a listening socket that it inherits from `scripts/up`. While the process is replaced, connections
+wait in the socket's queue. Without `--fd` it binds HOST and PORT.
 """
 
 import argparse
@@ -15,7 +15,9 @@ from scripts.gateway import create_app
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fd", type=int, action="append", help="a listening socket to serve on")
+    parser.add_argument(
+        "--fd", type=int, action="append", help="descriptor of a listening socket to serve on; may be repeated"
+    )
     inherited: list[int] = parser.parse_args().fd or []
     settings = Settings()
     shutdown = threading.Event()

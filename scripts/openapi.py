@@ -1,4 +1,4 @@
-"""The OpenAPI of both sides as the file that nginx serves: `python -m scripts.openapi` writes it.
+"""The OpenAPI document of both sides as the file that nginx serves: `python -m scripts.openapi` writes it.
 
 A test fails when `infrastructure/deploy/openapi.json` differs from the code.
 """
@@ -17,7 +17,7 @@ FILE = Path(__file__).resolve().parent.parent / "infrastructure" / "deploy" / "o
 
 
 def rendered() -> str:
-    """The document as the file holds it. No store is needed."""
+    """The text of the file. It needs no stores."""
     settings = Settings()
     apps = [side.create_app(settings, Metrics(), threading.Event()) for side in (commands, queries)]
     document = combined(*(app.state.openapi for app in apps))

@@ -1,6 +1,6 @@
 """Runs the whole system on one machine: stores, model, APIs and projectors, under one supervisor.
 
-`scripts/up` becomes this process. It ends on SIGTERM or Ctrl-C, and takes everything it started along.
+SIGTERM or Ctrl-C stops everything. The data stays.
 """
 
 import argparse
@@ -30,10 +30,10 @@ from infrastructure.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
-PORT_SECONDS = 2.0
+PORT_TIMEOUT_SECONDS = 2.0
 PASSWORD = re.compile(r":[^:/@]*@")
 READY_PROBE_SECONDS = 0.05
-PATIENCE_SECONDS = 20.0
+NOT_READY_WARNING_SECONDS = 20.0
 
 log = logging.getLogger("scripts.up")
 
@@ -43,11 +43,11 @@ class PortTakenError(RuntimeError):
 
 
 async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str) -> None:
-    """Runs everything until a signal. Raises what makes a start pointless."""
+    """Runs everything until a signal. Raises PortTakenError, DoesNotStartError and other reasons not to start."""
     stop = stop_signalled()
     with ExitStack() as sockets:
-        wanted = STORES if arguments.no_model else STORES | MODEL
-        stores, urls = choose(directory, os.environ, wanted)
+        variables = STORES if arguments.no_model else STORES | MODEL
+        stores, urls = choose(directory, os.environ, variables)
         gateway = sockets.enter_context(listen(host, arguments.port))
         port = gateway.getsockname()[1]
         base_url = f"http://{LOOPBACK}:{port}"
@@ -65,24 +65,24 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
             await supervisor.serving([*apis, *projectors, *model])
             await _ready(base_url)
             print(_table(directory, base_url, urls, api_urls, projector_urls), flush=True)
-            await supervisor.broken()
+            await supervisor.until_broken()
 
         try:
             await until(stop, work())
         finally:
             log.info("stopping")
-            # Who uses a store ends before it.
+            # The stores stop last: the others use them.
             await supervisor.stop([apis, projectors, *([store] for store in reversed(stores))])
-            directory.forget()
+            directory.remove_run_files()
             log.info("stopped")
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Asks for two seconds more when the port is taken: a killed predecessor may be about to let go."""
+    """A listening socket. Retries for two seconds when the port is taken, since a killed predecessor may be about to release it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    deadline = time.monotonic() + PORT_SECONDS
+    deadline = time.monotonic() + PORT_TIMEOUT_SECONDS
     while True:
         try:
             listener.bind((host, port))
@@ -93,7 +93,7 @@ def listen(host: str, port: int) -> socket.socket:
                 continue
             listener.close()
             raise PortTakenError(
-                f"{host}:{port} cannot be listened on ({error.strerror}): choose another with --port"
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another port with --port"
             ) from error
         return listener
 
@@ -136,7 +136,7 @@ def _projectors(
             name=name,
             command=(sys.executable, "-P", "-m", "projections.main"),
             directory=directory.path,
-            # Any answer: whether it is ready, the gateway's own readiness says.
+            # Any status will do: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             environment={**common, "METRICS_PORT": str(port)},
         )
@@ -149,11 +149,11 @@ def _name(kind: str, number: int) -> str:
 
 
 async def _ready(base_url: str) -> None:
-    """Returns when the gateway says that it is ready; says now and then that it is not."""
-    told = time.monotonic()
+    """Returns when the gateway is ready. Logs a warning every 20 s until then."""
+    warned_at = time.monotonic()
     while not await asyncio.to_thread(answers_http, f"{base_url}/health/ready", frozenset({200})):
-        if time.monotonic() - told > PATIENCE_SECONDS:
-            told = time.monotonic()
+        if time.monotonic() - warned_at > NOT_READY_WARNING_SECONDS:
+            warned_at = time.monotonic()
             log.warning("not ready yet: see %s/health/ready", base_url)
         await asyncio.sleep(READY_PROBE_SECONDS)
 
@@ -165,10 +165,10 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
         [
             "Ready.",
             *lines,
-            f"  {'these, with passwords':<24} {directory.env_file}",
+            f"  {'URLs with passwords':<24} {directory.env_file}",
             f"  {'logs and pids':<24} {directory.run}",
             f"  {'documentation':<24} {base_url}/docs",
-            "Ctrl-C stops everything; the data stays.",
+            "Ctrl-C stops everything. The data stays.",
         ]
     )
 
@@ -191,11 +191,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="scripts/up", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--port", type=_port, default=8000, help="where clients find it (8000); 0 takes a free one")
-    parser.add_argument("--data", type=Path, default=Path(".data"), help="where everything is kept (./.data)")
-    parser.add_argument("--no-model", action="store_true", help="start no local model")
-    parser.add_argument("--apis", type=_positive, default=1, metavar="N", help="API processes (1)")
-    parser.add_argument("--projectors", type=_positive, default=1, metavar="N", help="projector processes (1)")
+    parser.add_argument("--port", type=_port, default=8000, help="the port for clients (8000); 0 takes a free one")
+    parser.add_argument("--data", type=Path, default=Path(".data"), metavar="DIR", help="the data directory (./.data)")
+    parser.add_argument("--no-model", action="store_true", help="do not start the local model")
+    parser.add_argument("--apis", type=_positive, default=1, metavar="N", help="number of API processes (1)")
+    parser.add_argument(
+        "--projectors", type=_positive, default=1, metavar="N", help="number of projector processes (1)"
+    )
     return parser.parse_args()
 
 
@@ -216,8 +218,8 @@ def main() -> int:
         PortTakenError,
         RuntimeError,
         OSError,
-    ) as problem:
-        print(f"scripts/up: {problem}", file=sys.stderr)
+    ) as error:
+        print(f"scripts/up: {error}", file=sys.stderr)
         return 1
     finally:
         directory.unlock()

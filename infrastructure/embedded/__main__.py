@@ -1,8 +1,8 @@
-"""The stores alone, until SIGTERM: for the tests, and for whoever runs the APIs in a debugger.
+"""Runs the stores alone, until SIGTERM: for the tests, and for APIs in a debugger.
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 
-`DIR/run/env` appears, with the URLs, once all of them serve.
+Writes the URLs to `DIR/run/env` once all of them serve.
 """
 
 import argparse
@@ -25,40 +25,46 @@ from infrastructure.embedded.stores import SERVERS, STORES, choose
 from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
-async def run(directory: DataDirectory, wanted: frozenset[str], leader: int | None) -> None:
-    """Runs the wanted servers until a signal, or until the process `leader` ends."""
+async def run(directory: DataDirectory, variables: frozenset[str], leader: int | None) -> None:
+    """Runs the servers of these variables until a signal, or until the process `leader` ends."""
     stop = stop_signalled()
     if leader is not None:
         threading.Thread(target=_wait_for_end, args=(leader, asyncio.get_running_loop(), stop), daemon=True).start()
-    services, urls = choose(directory, {}, wanted)
+    services, urls = choose(directory, {}, variables)
     supervisor = Supervisor(directory, os.environ)
 
     async def work() -> None:
         supervisor.start(services)
         await supervisor.serving(services)
         directory.write_env(urls)
-        await supervisor.broken()
+        await supervisor.until_broken()
 
     try:
         await until(stop, work())
     finally:
         await supervisor.stop([services])
-        directory.forget()
+        directory.remove_run_files()
 
 
 def _wait_for_end(pid: int, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     with contextlib.suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait()
-    with contextlib.suppress(RuntimeError):  # a signal was faster, and the loop is closed
+    with contextlib.suppress(RuntimeError):  # the loop is closed: a signal came first
         loop.call_soon_threadsafe(stop.set)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(".data"))
-    parser.add_argument("--only", nargs="+", choices=list(SERVERS), default=sorted(STORES))
+    parser.add_argument("--data", type=Path, default=Path(".data"), metavar="DIR", help="the data directory (./.data)")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(SERVERS),
+        default=sorted(STORES),
+        help="run only the servers of these variables",
+    )
     parser.add_argument("--until", type=int, help="stop when the process with this pid ends")
-    parser.add_argument("--remove", action="store_true", help="remove the data when stopped")
+    parser.add_argument("--remove", action="store_true", help="remove the data at the end")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     directory = DataDirectory(arguments.data)
@@ -67,8 +73,8 @@ def main() -> int:
         directory.lock()
         locked = True
         asyncio.run(run(directory, frozenset(arguments.only), arguments.until))
-    except (InUseError, NotInstalledError, UnreachableError, DoesNotStartError) as problem:
-        print(problem, file=sys.stderr)
+    except (InUseError, NotInstalledError, UnreachableError, DoesNotStartError) as error:
+        print(error, file=sys.stderr)
         return 1
     finally:
         if arguments.remove and locked:

@@ -1,4 +1,4 @@
-"""As whom Postgres runs when the supervisor is root, which it refuses to be. Imported by `postgres.py` alone."""
+"""The user that Postgres runs as when the supervisor is root: Postgres refuses to run as root."""
 
 import os
 import pwd
@@ -9,22 +9,22 @@ from pathlib import Path
 from infrastructure.embedded.service import Account
 
 USER = "nobody"
-# From capabilities(7). Either lets a process pass through directories that are closed to its user.
+# From capabilities(7). With either one a process can pass through directories that are closed to its user.
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
-# Lets a process say how its capabilities pass on.
+# With this one a process can set how its capabilities are inherited.
 CAP_SETPCAP = 8
 
 
 class UnreachableError(RuntimeError):
-    """A directory on the way is closed to the user that Postgres must run as."""
+    """The user that Postgres must run as cannot pass through a directory."""
 
 
 def account_for(*paths: Path) -> Account | None:
-    """None for an ordinary user, who keeps his own account; for root, `nobody`, able to reach every one of `paths`.
+    """None for an ordinary user: the child keeps its account. For root: `nobody`, able to reach all of `paths`.
 
-    Where a parent is closed to it (a checkout below /root, say), it keeps one capability of root: to read and search
-    directories. Raises UnreachableError where this root does not have that capability itself.
+    If a parent directory is closed to `nobody` (as below /root), the account keeps one capability of root: to read and
+    search directories. Raises UnreachableError when this process does not have that capability itself.
     """
     if os.geteuid() != 0:
         return None
@@ -35,8 +35,8 @@ def account_for(*paths: Path) -> Account | None:
     capability = _capability()
     if capability is None:
         raise UnreachableError(
-            f"Postgres does not run as root, and the user {USER!r} it runs as instead cannot pass through {closed[0]}. "
-            f"Allow that (chmod o+x {closed[0]}), use directories elsewhere, or run scripts/up as an ordinary user"
+            f"Postgres refuses to run as root, and user {USER!r} cannot pass through {closed[0]}. "
+            f"Allow it (chmod o+x {closed[0]}), use other directories, or run scripts/up as an ordinary user"
         )
     return Account(user.pw_uid, user.pw_gid, capability)
 
@@ -57,7 +57,7 @@ def _capability() -> int | None:
         return None
     status = Path("/proc/self/status").read_text()
     permitted = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapPrm:"))
-    held = {bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE, CAP_SETPCAP) if permitted >> bit & 1}
-    if CAP_SETPCAP not in held:
+    own = {bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE, CAP_SETPCAP) if permitted >> bit & 1}
+    if CAP_SETPCAP not in own:
         return None
-    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if bit in held), None)
+    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if bit in own), None)

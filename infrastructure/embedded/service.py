@@ -1,4 +1,4 @@
-"""What the supervisor needs to know of one child process. Imported within this package, by `scripts/up.py` and the tests."""
+"""One child process of the supervisor: its command, and how to tell that it serves."""
 
 import http.client
 import signal
@@ -15,12 +15,12 @@ LAUNCH = Path(__file__).with_name("launch.py")
 
 
 class NotInstalledError(RuntimeError):
-    """A wheel with a server is not there on this platform; the message says what to do instead."""
+    """A server has no wheel for this platform. The message says what to do instead."""
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user a child runs as instead of root, and the one capability it keeps, if any."""
+    """The user that a child runs as instead of root, and the one capability it keeps, if any."""
 
     uid: int
     gid: int
@@ -38,8 +38,8 @@ def _nothing() -> None:
 class Service:
     """One child: how it starts, when it serves, how it stops.
 
-    `prepare` runs before every start and may block. `serves` answers within about two seconds; it is asked again until it
-    says yes. Both run in threads. `orphan_signal` is what the kernel sends when the supervisor is killed.
+    `prepare` runs before every start and may block. `serves` returns within about two seconds; it is called again until it
+    returns True. Both run in threads. `orphan_signal` is sent by the kernel when the supervisor is killed.
     """
 
     name: str
@@ -61,21 +61,21 @@ class Service:
 def launched(
     command: tuple[str, ...], parent: int, orphan_signal: signal.Signals, account: Account | None
 ) -> list[str]:
-    """The command line that becomes `command`, tied to the life of `parent` and as `account`."""
+    """The command line that runs `command` as `account`, and ends it when `parent` ends."""
     user = str(account) if account else ""
     return [sys.executable, "-I", "-S", str(LAUNCH), str(parent), str(int(orphan_signal)), user, *command]
 
 
-def end_strays(executable: Path, directory: Path, patience: float = 10.0) -> None:
-    """Waits for, then kills, processes of this executable that work in this directory: what a killed parent left behind."""
+def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
+    """Waits for, then kills, processes of this executable in this directory, which a killed parent left behind."""
     strays = _strays(executable.resolve(), directory.resolve())
-    _, stubborn = psutil.wait_procs(strays, timeout=patience)
-    for process in stubborn:
+    _, remaining = psutil.wait_procs(strays, timeout=timeout)
+    for process in remaining:
         try:
             process.kill()
         except psutil.NoSuchProcess:
             continue
-    _, alive = psutil.wait_procs(stubborn, timeout=patience)
+    _, alive = psutil.wait_procs(remaining, timeout=timeout)
     if alive:
         raise RuntimeError(f"{executable.name} still runs in {directory}: pids {[process.pid for process in alive]}")
 
@@ -96,7 +96,7 @@ def accepts(port: int) -> bool:
 
 
 def answers_http(url: str, expected: frozenset[int] | None = None) -> bool:
-    """Whether GET `url` is answered within two seconds, with one of the expected statuses where they are given."""
+    """Whether GET `url` is answered within two seconds, with an expected status. Without `expected` any status will do."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
     try:

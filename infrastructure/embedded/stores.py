@@ -1,4 +1,4 @@
-"""Which servers are started, and which the environment brings along. Imported by `scripts/up.py` and `__main__.py`."""
+"""Which servers are started, and which are those of the environment."""
 
 from collections.abc import Collection, Mapping
 
@@ -15,15 +15,15 @@ MODEL = frozenset({"OPENAI_BASE_URL"})
 
 
 def choose(
-    directory: DataDirectory, environment: Mapping[str, str], wanted: Collection[str]
+    directory: DataDirectory, environment: Mapping[str, str], variables: Collection[str]
 ) -> tuple[list[Service], dict[str, str]]:
-    """The services to start for the wanted variables, and the URL of each; one that `environment` sets is not started."""
+    """The services to start for these variables, and the URL of each. A server whose URL `environment` sets is not started."""
     services: list[Service] = []
     urls: dict[str, str] = {}
     for variable, server in SERVERS.items():
         if environment.get(variable):
             urls[variable] = environment[variable]
-        elif variable in wanted:
+        elif variable in variables:
             service, urls[variable] = server(directory)
             services.append(service)
     return services, urls

@@ -1,7 +1,4 @@
-"""One process that starts the others, starts again whichever ends, and stops them in order.
-
-Imported by `scripts/up.py` and `__main__.py`.
-"""
+"""Starts the other processes, restarts those that end, and stops them in order."""
 
 import asyncio
 import logging
@@ -17,20 +14,20 @@ from infrastructure.embedded.service import Service
 
 log = logging.getLogger(__name__)
 
-# Seconds before the first, second, … restart of a child that does not stay up; the last one repeats.
-BACK_OFF = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
+# Seconds before the first, second, … restart of a child that does not stay up. The last one repeats.
+BACKOFF_SECONDS = (0.0, 0.2, 0.5, 1.0, 2.0, 5.0)
 STAYED_UP_SECONDS = 10.0
 ATTEMPTS_AT_FIRST_START = 4
 PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child ended again and again before it ever served."""
+    """A child ended several times without ever having served."""
 
 
 @dataclass
 class _Child:
-    """A service and the life of its processes. `failures` counts the deaths since one last stayed up."""
+    """A service and its current process. `failures` counts the exits since a process last stayed up."""
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -41,7 +38,7 @@ class _Child:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
 
     def signal(self, signum: signal.Signals) -> bool:
-        """Whether there was a process to send it to."""
+        """Sends the signal. Returns False when there is no process."""
         if self.process is None or self.process.returncode is not None:
             return False
         self.process.send_signal(signum)
@@ -49,9 +46,9 @@ class _Child:
 
 
 class Supervisor:
-    """Keeps services running until `stop`. All of it belongs to one event loop, in the main thread.
+    """Keeps services running until `stop`. Use it in the event loop of the main thread.
 
-    The main thread matters: the kernel's "parent died" signal follows the thread that started a child.
+    The kernel sends a child its "parent died" signal when the thread that started it ends, so that must be the main thread.
     """
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
@@ -59,23 +56,23 @@ class Supervisor:
         self._environment = dict(environment)
         self._children: dict[str, _Child] = {}
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._bounding = asyncio.create_task(keep_bounded(directory.run))
+        self._log_rotation = asyncio.create_task(keep_bounded(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts services at once, all together; `serving` waits for them."""
+        """Starts services at the same time. `serving` waits for them."""
         for service in services:
             child = self._children[service.name] = _Child(service)
             child.keeper = asyncio.create_task(self._keep(child), name=service.name)
             child.keeper.add_done_callback(self._keeper_ended)
 
     async def serving(self, services: Sequence[Service]) -> None:
-        """Returns when each of these has answered. Raises DoesNotStartError when any child turns out unable to start."""
+        """Returns when all of these serve. Raises DoesNotStartError when any child cannot start."""
 
-        async def everyone() -> None:
+        async def all_serve() -> None:
             for service in services:
                 await self._children[service.name].serving.wait()
 
-        waiting = asyncio.create_task(everyone())
+        waiting = asyncio.create_task(all_serve())
         try:
             await asyncio.wait({waiting, self._broken}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -83,20 +80,20 @@ class Supervisor:
         if self._broken.done():
             self._broken.result()
 
-    async def broken(self) -> None:
-        """Waits for ever, but raises what makes it pointless to go on."""
+    async def until_broken(self) -> None:
+        """Never returns. Raises DoesNotStartError when a child cannot start."""
         await asyncio.shield(self._broken)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
-        """Stops every child, the first stage first; the members of a stage together. Leaves no process."""
+        """Stops every child, stage by stage, the services of one stage together. Leaves no process behind."""
         for child in self._children.values():
             child.stopping.set()
         for stage in stages:
             await asyncio.gather(*(self._stop(self._children[s.name]) for s in stage if s.name in self._children))
-        self._bounding.cancel()
-        await asyncio.gather(self._bounding, return_exceptions=True)
+        self._log_rotation.cancel()
+        await asyncio.gather(self._log_rotation, return_exceptions=True)
         if self._broken.done():
-            self._broken.exception()  # seen
+            self._broken.exception()  # marks it as retrieved
 
     async def _stop(self, child: _Child) -> None:
         service, keeper = child.service, child.keeper
@@ -108,7 +105,7 @@ class Supervisor:
         if late and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
             await asyncio.wait({keeper})
-            # Its own children (Postgres has some) outlive a killed parent.
+            # Its own children, such as those of Postgres, outlive it.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:
@@ -121,14 +118,14 @@ class Supervisor:
             if not child.served_once and child.failures >= ATTEMPTS_AT_FIRST_START:
                 log_file = self._directory.log_file(service.name)
                 raise DoesNotStartError(
-                    f"{service.name} {how}, again and again. {log_file}:\n{last_lines(log_file, 12)}"
+                    f"{service.name} {how}, {child.failures} times in a row. {log_file}:\n{last_lines(log_file, 12)}"
                 )
-            delay = BACK_OFF[min(child.failures, len(BACK_OFF)) - 1]
-            log.warning("%s %s: starting it again%s", service.name, how, f" in {delay} s" if delay else "")
+            delay = BACKOFF_SECONDS[min(child.failures, len(BACKOFF_SECONDS)) - 1]
+            log.warning("%s %s: restarting it%s", service.name, how, f" in {delay} s" if delay else "")
             await asyncio.sleep(delay)
 
     async def _once(self, child: _Child) -> str:
-        """One life of a child, from its preparation to its end, and how it ended."""
+        """Runs one process of a child from its preparation to its end. Returns how it ended."""
         try:
             await asyncio.to_thread(child.service.prepare)
         except Exception as error:
@@ -136,7 +133,7 @@ class Supervisor:
                 raise DoesNotStartError(f"{child.service.name} cannot be prepared: {error}") from error
             return f"cannot be prepared ({error})"
         if child.stopping.is_set():
-            return "is not wanted any more"
+            return "is stopping"
         child.process = await self._spawn(child.service)
         probing = asyncio.create_task(self._probe(child))
         try:
@@ -145,7 +142,7 @@ class Supervisor:
             probing.cancel()
             child.serving.clear()
             child.process = None
-        return f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        return f"was ended by signal {-status}" if status < 0 else f"exited with status {status}"
 
     async def _spawn(self, service: Service) -> asyncio.subprocess.Process:
         with self._directory.log_file(service.name).open("ab") as log_file:
@@ -157,7 +154,7 @@ class Supervisor:
                 cwd=service.directory,
                 env={**self._environment, **service.environment},
                 pass_fds=service.sockets,
-                # So that a Ctrl-C at the terminal reaches the supervisor alone, which stops them in order.
+                # A Ctrl-C in the terminal must reach only the supervisor, which stops the children in order.
                 start_new_session=True,
             )
         write_private(self._directory.pid_file(service.name), f"{process.pid}\n")
@@ -166,7 +163,7 @@ class Supervisor:
     async def _probe(self, child: _Child) -> None:
         began = time.monotonic()
         name = child.service.name
-        while not await self._serves(child.service):  # noqa: ASYNC110 - a server tells no one when it begins
+        while not await self._serves(child.service):  # noqa: ASYNC110 - a server does not announce that it serves
             await asyncio.sleep(PROBE_SECONDS)
         again = " again" if child.served_once else ""
         log.info("%s serves%s, after %.1f s", name, again, time.monotonic() - began)
@@ -177,7 +174,7 @@ class Supervisor:
         try:
             return await asyncio.to_thread(service.serves)
         except Exception:
-            log.exception("%s could not be asked whether it serves", service.name)
+            log.exception("the check whether %s serves failed", service.name)
             await asyncio.sleep(1)
             return False
 

