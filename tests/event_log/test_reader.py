@@ -2,7 +2,7 @@
 
 from infrastructure.event_log.reader import EventReader
 from tests.projections.conftest import write
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 __all__ = ["write"]
 

@@ -13,7 +13,7 @@ from infrastructure.stores.postgres import make_pool
 from infrastructure.stores.postgres_pipeline import ServerTimedOut
 from tests.log import Log
 from tests.projections.conftest import write
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 __all__ = ["write"]
 

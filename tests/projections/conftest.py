@@ -13,7 +13,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.projections.world import SECONDS, World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ from projections.views.catalog import CONTEXT
 from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 TENANT = "default"
 
@@ -189,7 +189,7 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 ) -> None:
     conversation = await write.start("one", instructions="Old.")
     await _project(world)
-    await write.do(conversation, DescribeConversation(instructions=instructions))
+    await write.execute(conversation, DescribeConversation(instructions=instructions))
     await _project(world, 2)
     snapshot = await _read(world, conversation)
     assert snapshot is not None
@@ -215,12 +215,12 @@ async def test_given_pinned_items_then_the_snapshot_has_them_even_before_its_fir
     conversation = await write.start("one")
     ids = await write.append(conversation, *("x" for _ in range(MAX_ITEMS + 10)))
     for item_id in (ids[-1], ids[0], ids[1]):
-        await write.do(conversation, PinItem(item_id=item_id))
+        await write.execute(conversation, PinItem(item_id=item_id))
     await _project(world)
     snapshot = await _equals_the_log(world, conversation, 0, 20, 1_000)
     assert [entry.item_id for entry in snapshot.pins] == [ids[0], ids[1], ids[-1]]
     after = await world.reader.last_position()
-    await write.do(conversation, UnpinItem(item_id=ids[1]))
+    await write.execute(conversation, UnpinItem(item_id=ids[1]))
     await write.append(conversation, "y")
     await _project(world, after)
     snapshot = await _equals_the_log(world, conversation, 0, 20)
@@ -245,7 +245,7 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
         if act is None:
             await write.compact(conversation, ids[depth - 2], depth, f"To {depth}.")
         else:
-            await write.do(conversation, act)
+            await write.execute(conversation, act)
         await _project(world, after)
         snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
         seen.append(snapshot.summary.text if snapshot.summary else None)
@@ -310,7 +310,7 @@ async def test_given_pinned_items_of_more_than_a_megabyte_then_contexts_are_read
     conversation = await write.start("one")
     ids = await write.append(conversation, *("words " * 30_000 for _ in range(7)))
     for item_id in ids:
-        await write.do(conversation, PinItem(item_id=item_id))
+        await write.execute(conversation, PinItem(item_id=item_id))
     await _project(world)
     snapshot = await _equals_the_log(world, conversation)
     assert (snapshot.pins_too_large, snapshot.pins) == (True, ())

@@ -31,7 +31,7 @@ from infrastructure.settings import Settings
 from projections.context_view import ContextView
 from projections.snapshot_change import snapshot_changes
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 TENANT = "default"
 ROOMS = (0, 5, 17, 40, 90, 200, 100_000)
@@ -76,7 +76,7 @@ class History:
         items = [self.message("user"), call, output, self.message("assistant")]
         items = items[: self.random.randint(1, 4)]
         new = [NewItem(item_id=mint(id_prefix(item)), item=msgspec.json.encode(item)) for item in items]
-        await self._write.do(self.conversation_id, AppendItems(items=tuple(new), author="someone"))
+        await self._write.execute(self.conversation_id, AppendItems(items=tuple(new), author="someone"))
         for new_item in new:
             self._depth += 1
             self._ids.append((new_item.item_id, self._depth))
@@ -84,18 +84,20 @@ class History:
     async def _retract(self) -> None:
         retracted, _ = self.random.choice((self._ids[0], *self._ids))
         self._ids = [(item_id, depth) for item_id, depth in self._ids if item_id != retracted] or self._ids
-        await self._write.do(self.conversation_id, RetractItem(item_id=retracted))
+        await self._write.execute(self.conversation_id, RetractItem(item_id=retracted))
 
     async def _pin(self) -> None:
         item_id, _ = self.random.choice(self._ids)
-        await self._write.do(self.conversation_id, self.random.choice((PinItem, PinItem, UnpinItem))(item_id=item_id))
+        await self._write.execute(
+            self.conversation_id, self.random.choice((PinItem, PinItem, UnpinItem))(item_id=item_id)
+        )
 
     async def _compact(self) -> None:
         item_id, depth = self.random.choice(self._ids)
         await self._write.compact(self.conversation_id, item_id, depth, self._text())
 
     async def _undo(self) -> None:
-        await self._write.do(self.conversation_id, self.random.choice((UndoCompaction, RedoCompaction))())
+        await self._write.execute(self.conversation_id, self.random.choice((UndoCompaction, RedoCompaction))())
 
     async def _describe(self) -> None:
         fields: dict[str, Any] = self.random.choice(
@@ -107,7 +109,7 @@ class History:
                 {"title": self._text()},
             )
         )
-        await self._write.do(self.conversation_id, DescribeConversation(**fields))
+        await self._write.execute(self.conversation_id, DescribeConversation(**fields))
 
     def message(self, role: str) -> dict[str, Any]:
         return {"type": "message", "role": role, "content": self._text()}

@@ -12,7 +12,7 @@ from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.partitions import PARTITIONS
 from tests.projections.history import write_everything
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 async def test_given_every_kind_of_event_when_the_projector_catches_up_then_the_views_are_the_fold_of_the_log(

@@ -16,7 +16,7 @@ from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
 from tests.projections.world import SECONDS, World
 from tests.queries.conftest import open_api
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: int = 2) -> Rebuild:

@@ -8,7 +8,7 @@ from infrastructure.event_log.recorded import Recorded
 from projections.mongo_views import REMOVED_AT_ONCE, MongoViews
 from projections.view_positions import PositionMoved
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 STEPS = 8
 

@@ -20,7 +20,7 @@ from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
 from tests.projections.test_process import projector
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 TAKEN_OVER_SECONDS = 5.0
 

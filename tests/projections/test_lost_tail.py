@@ -7,7 +7,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.observability.metrics import Metrics
 from projections.views.catalog import ALL_VIEWS
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 from tests.servers import EMPTY_TABLES
 
 

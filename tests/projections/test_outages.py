@@ -12,7 +12,7 @@ from projections.views.catalog import CONTEXT, INDEXES, MONGO_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
 from tests.queries.proxy import Proxy
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 class Cut:

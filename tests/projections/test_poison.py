@@ -37,7 +37,7 @@ from tests.projections.poison import (
 )
 from tests.projections.world import SECONDS, World
 from tests.queries.conftest import open_api
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 def stores_of(world: World) -> Stores:

@@ -15,7 +15,7 @@ from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from tests.projections.poison import (
     poison,
 )
 from tests.projections.world import SECONDS, World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 MANY = 5 * EVENTS_AT_ONCE
 
@@ -277,5 +277,5 @@ async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_
 
 
 async def _reply(write: Writer, conversation_id: str) -> None:
-    response_id, given = await write.ask(conversation_id, "?")
-    await write.answer(conversation_id, response_id, given, "!")
+    response_id, given = await write.request_reply(conversation_id, "?")
+    await write.complete_reply(conversation_id, response_id, given, "!")

@@ -25,7 +25,7 @@ from tests.projections.poison import cure, poison
 from tests.projections.test_generations import collections, rebuild_of
 from tests.projections.test_leases import shared_by
 from tests.projections.world import SECONDS, World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 def _share(world: World, made: Sequence[ViewBuild], until: int) -> Share:
@@ -43,8 +43,8 @@ def _share(world: World, made: Sequence[ViewBuild], until: int) -> Share:
 
 
 async def _reply(write: Writer, conversation_id: str) -> None:
-    response_id, given = await write.ask(conversation_id, "?")
-    await write.answer(conversation_id, response_id, given, "!")
+    response_id, given = await write.request_reply(conversation_id, "?")
+    await write.complete_reply(conversation_id, response_id, given, "!")
 
 
 @pytest.mark.parametrize("bound", ["PAGE_POSITIONS", "PART_BYTES"])
@@ -52,7 +52,7 @@ async def test_given_pages_that_were_filled_and_not_noted_when_they_are_filled_a
     bound: str, write: Writer, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     conversation = await write.start("one")
-    await write.do(conversation, DescribeConversation(title="T"))
+    await write.execute(conversation, DescribeConversation(title="T"))
     await write.append(conversation, "two")
     await _reply(write, conversation)
     await world.catch_up()

@@ -18,7 +18,7 @@ from scripts.replay import replay
 from scripts.stores import Stores
 from tests.projections.history import write_everything
 from tests.projections.world import SECONDS, World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 
 def _command(world: World, data: Path, module: str, *arguments: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from projections.view_positions import PositionMoved, ViewPositions
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
 from tests.projections.history import write_everything
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 THINGS = "things"
 

@@ -20,7 +20,7 @@ from scripts.verification.differences import Difference
 from scripts.verify import Verified, verify
 from tests.projections.history import write_everything
 from tests.projections.world import World
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 Planting = Callable[[World, dict[str, str]], Awaitable[None]]
 
@@ -230,7 +230,7 @@ async def test_given_differences_in_a_snapshot_then_they_are_told_without_what_a
     ids = await write_everything(write)
     pinned = await write.start("A secret, and a pinned one.")
     (item_id,) = await write.append(pinned, "Another secret.")
-    await write.do(pinned, PinItem(item_id=item_id))
+    await write.execute(pinned, PinItem(item_id=item_id))
     await write.compact(pinned, item_id, 2, "The summary is a secret, too.")
     await world.catch_up()
     await _miscount_snapshot_block(world, ids)

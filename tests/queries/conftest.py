@@ -19,8 +19,9 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 
 
 @asynccontextmanager

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from infrastructure.ids import mint
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 CURSORS = ("\0", "", "msg_", "msg_xyz", "conv_" + "g" * 32, "msg_" + "0" * 32, "a" * 5000, "ü", "\ud7ff%ff")
 NUMBERS = ("abc", "-1", "0", "99999999999999999999", "9" * 5000, "1.5", "", "NaN", "1e2", "\0", "0x1")

@@ -17,8 +17,9 @@ from queries.log_access import PostgresUnavailable
 from queries.main import open_dependencies
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 from tests.servers import EMPTY_TABLES
 
 
@@ -105,8 +106,8 @@ async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
-    response_id, given = await write.ask(conversation_id, "b")
-    await write.answer(conversation_id, response_id, given, "c")
+    response_id, given = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, given, "c")
     await projector.catch_up()
     await postgres.cut()
 
@@ -217,7 +218,7 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
 async def test_unverified_reads_of_what_is_not_there_are_not_found(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
-    foreign = await write.of("others").start("a")
+    foreign = await write.for_tenant("others").start("a")
     await projector.catch_up()
     await postgres.cut()
 
@@ -231,7 +232,7 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
     conversation_id = await write.start("a")
     await projector.catch_up()
     for view in MONGO_VIEWS:
-        await projector.begin_anew(view, target=2)
+        await projector.reset_view(view, target=2)
     paths = (path_of(conversation_id), f"{path_of(conversation_id)}/items", "/v1/conversations")
 
     verified = await asyncio.gather(*(cut_api.get(path) for path in paths))
@@ -254,7 +255,7 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
     async with open_dependencies(settings, Event()) as dependencies:
         read = await dependencies.consistency.read_conversation("default", conversation_id, "items")
         await dependencies.consistency.check(read)
-        await projector.begin_anew("items")
+        await projector.reset_view("items")
         with pytest.raises(ApiError) as refused:
             await dependencies.consistency.check(read)
 

@@ -16,8 +16,9 @@ from infrastructure.settings import Settings
 from queries.log_access import PostgresUnavailable
 from queries.main import open_dependencies
 from tests.queries.conftest import open_api
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 
 MODEL = "any"
 WINDOW = 2_000
@@ -98,7 +99,7 @@ async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_mark
 ) -> None:
     conversation_id = await write.start("a")
     ids = await write.append(conversation_id, "b", "c", "d")
-    await write.do(conversation_id, PinItem(item_id=ids[0]))
+    await write.execute(conversation_id, PinItem(item_id=ids[0]))
     await write.compact(conversation_id, ids[1], 3, "They spelled.")
 
     body = await context(small, conversation_id)

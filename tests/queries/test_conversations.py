@@ -9,7 +9,8 @@ from openai.types.conversations import Conversation
 from domain.commands import DescribeConversation, EndConversation
 from infrastructure.ids import mint
 from projections.views.partitions import PARTITIONS
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 
 async def listed(api: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ async def test_an_unknown_a_deleted_and_another_tenants_conversation_are_not_fou
 ) -> None:
     deleted = await write.start()
     await write.delete(deleted)
-    foreign = await write.of("others").start()
+    foreign = await write.for_tenant("others").start()
 
     for conversation_id in (mint("conv"), deleted, foreign):
         for path in ("", "/items", "/events", f"/items/{mint('msg')}"):
@@ -111,7 +112,7 @@ async def test_a_list_is_filtered_by_status_owner_and_metadata(
     await write.end(ended)
     odd = await write.start(metadata={"$a.b": "1", "c": "2"})
     await write.start(listed=False)
-    await write.of("others").start()
+    await write.for_tenant("others").start()
 
     assert ids(await listed(api)) == [odd, ended, plain]
     assert ids(await listed(api, status="ended")) == [ended]
@@ -147,7 +148,7 @@ async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
 ) -> None:
     started = await write.start(metadata=metadata)
     described = await write.start(metadata={"old": "gone"})
-    await write.do(described, DescribeConversation(metadata=metadata))
+    await write.execute(described, DescribeConversation(metadata=metadata))
     await write.start(metadata=dict.fromkeys(metadata, "other"))
     await write.start(metadata={value: name for name, value in metadata.items()})
 
@@ -166,7 +167,7 @@ async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
     for _ in range(60):
         await write.start(metadata={"topic": "usual"}, owner="usual")
     rare = await write.start(metadata={"topic": "rare"}, owner="rare")
-    await write.do(rare, EndConversation())
+    await write.execute(rare, EndConversation())
     await projector.catch_up()
     database = projector.views
     await database.command("profile", 2)

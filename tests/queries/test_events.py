@@ -16,8 +16,9 @@ from queries.event_stream import follow_events
 from queries.events import event_json, read_page
 from queries.main import open_dependencies
 from tests.queries.conftest import eventually, served
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 
 
 async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:
@@ -29,8 +30,8 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
 
 async def test_every_event_is_told_in_full_without_waiting_for_any_view(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start("hello", metadata={"a": "b"})
-    response_id, given = await write.ask(conversation_id, "two plus two?", temperature=0.5)
-    output = await write.answer(conversation_id, response_id, given, "four")
+    response_id, given = await write.request_reply(conversation_id, "two plus two?", temperature=0.5)
+    output = await write.complete_reply(conversation_id, response_id, given, "four")
     await write.retract(conversation_id, given[0].item_id)
 
     page = await page_of(api, conversation_id)
@@ -63,7 +64,7 @@ async def test_every_event_is_told_in_full_without_waiting_for_any_view(api: htt
 
 async def test_what_a_description_leaves_as_it_was_is_not_told(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
-    await write.do(conversation_id, DescribeConversation(title="New"))
+    await write.execute(conversation_id, DescribeConversation(title="New"))
 
     [described] = (await page_of(api, conversation_id, after=1))["data"]
     assert described["data"] == {"title": "New"}

@@ -10,7 +10,8 @@ from openai.types.conversations import ConversationItemList
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from tests.queries.conftest import served
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 
 async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) -> dict[str, Any]:

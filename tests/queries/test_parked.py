@@ -13,8 +13,9 @@ from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
 from projections.views.partitions import partition_of, position_key
 from queries.main import open_dependencies
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 
 ENTRY = {"position": 2, "version": 2, "topic": "item.appended", "error": "UnreadableEvent", "message": None, "at": 1}
 
@@ -43,8 +44,8 @@ async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")
     [item_id] = await write.append(conversation_id, "a")
-    response_id, given = await write.ask(conversation_id, "b")
-    await write.answer(conversation_id, response_id, given, "c")
+    response_id, given = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, given, "c")
     await projector.catch_up()
     await park(projector, "items", conversation_id)
 
@@ -62,7 +63,7 @@ async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_n
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
-    foreign = await write.of("others").start("a")
+    foreign = await write.for_tenant("others").start("a")
     await projector.catch_up()
     await park(projector, "conversations", foreign, "others")
     unaffected = await api.get("/v1/conversations")
@@ -101,8 +102,8 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
     cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start("a"), await write.start("b")
-    response_id, given = await write.ask(conversation_id, "b")
-    await write.answer(conversation_id, response_id, given, "c")
+    response_id, given = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, given, "c")
     await projector.catch_up()
     async with open_dependencies(settings, Event()) as dependencies:
         await put_snapshot(dependencies.redis, "default", conversation_id, Snapshot(version=3))

@@ -6,7 +6,8 @@ from collections import Counter
 import httpx
 
 from projections.views.catalog import MONGO_VIEWS
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 READERS = 4
 
@@ -39,7 +40,7 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
     async def reset() -> None:
         for _ in range(8):
             for view in MONGO_VIEWS:
-                await live.begin_anew(view)
+                await live.reset_view(view)
             await asyncio.sleep(0.2)
         over.set()
 

@@ -22,7 +22,7 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.log import Log
 from tests.queries.conftest import open_api
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 FIVE_HUNDRED = 500
@@ -179,7 +179,7 @@ async def test_a_request_that_was_sent_otherwise_does_not_match(
     store: httpx.AsyncClient, settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
-    response_id, _ = await write.ask(conversation_id, "b")
+    response_id, _ = await write.request_reply(conversation_id, "b")
     async with open_api(settings) as api:
         body = await response_context(api, response_id)
     assert (body["object"], body["request_sha256_matches"]) == ("response.context", False)
@@ -190,9 +190,9 @@ async def test_what_is_unknown_or_deleted_alone_or_with_its_conversation_is_not_
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     alone, together = await write.start("a"), await write.start("b")
-    (first, given), (second, _) = await write.ask(alone, "x"), await write.ask(together, "y")
-    await write.answer(alone, first, given, "answer")
-    await write.do(alone, DeleteReply(response_id=first))
+    (first, given), (second, _) = await write.request_reply(alone, "x"), await write.request_reply(together, "y")
+    await write.complete_reply(alone, first, given, "answer")
+    await write.execute(alone, DeleteReply(response_id=first))
     await write.delete(together)
     for response_id in (first, second, mint("resp")):
         answer = await api.get(f"/v1/responses/{response_id}/context")
@@ -205,7 +205,7 @@ async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
     conversation_id = await write.start("one")
     ids = await write.append(conversation_id, "two", "three")
     for number in range(PAGE_EVENTS + 1):
-        await write.do(conversation_id, DescribeConversation(title=str(number)))
+        await write.execute(conversation_id, DescribeConversation(title=str(number)))
     await write.retract(conversation_id, ids[0])
     answer = await store.post("/v1/responses", json={"input": "hi", "conversation": conversation_id})
     await write.retract(conversation_id, ids[1])

@@ -5,7 +5,8 @@ from typing import Any
 import httpx
 from openai.types.responses import Response
 
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 
 async def response_of(api: httpx.AsyncClient, response_id: str) -> Response:
@@ -18,10 +19,12 @@ async def test_a_response_is_followed_from_its_request_to_its_end(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")
-    response_id, given = await write.ask(conversation_id, "two plus two?", temperature=0.5, metadata={"a": "b"})
+    response_id, given = await write.request_reply(
+        conversation_id, "two plus two?", temperature=0.5, metadata={"a": "b"}
+    )
 
     running = await response_of(api, response_id)
-    output = await write.answer(conversation_id, response_id, given, "four", "really")
+    output = await write.complete_reply(conversation_id, response_id, given, "four", "really")
     done = await response_of(api, response_id)
 
     assert (running.status, running.model, running.output, running.usage) == ("in_progress", "smol", [], None)
@@ -39,8 +42,8 @@ async def test_a_response_is_followed_from_its_request_to_its_end(
 
 async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
-    response_id, _ = await write.ask(conversation_id, "hello")
-    await write.fail(conversation_id, response_id)
+    response_id, _ = await write.request_reply(conversation_id, "hello")
+    await write.fail_reply(conversation_id, response_id)
 
     failed = await response_of(api, response_id)
 
@@ -57,8 +60,8 @@ async def test_a_response_that_was_cut_short_is_incomplete(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
-    response_id, given = await write.ask(conversation_id, "hello", max_output_tokens=5)
-    await write.answer(conversation_id, response_id, given, "well", finish="length")
+    response_id, given = await write.request_reply(conversation_id, "hello", max_output_tokens=5)
+    await write.complete_reply(conversation_id, response_id, given, "well", finish="length")
 
     cut = await response_of(api, response_id)
 
@@ -70,10 +73,10 @@ async def test_a_response_that_was_cut_short_is_incomplete(
 async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
-    others = write.of("others")
-    foreign, _ = await others.ask(await others.start(), "a")
+    others = write.for_tenant("others")
+    foreign, _ = await others.request_reply(await others.start(), "a")
     conversation_id = await write.start()
-    orphan, _ = await write.ask(conversation_id, "a")
+    orphan, _ = await write.request_reply(conversation_id, "a")
     await write.delete(conversation_id)
 
     for response_id in (foreign, orphan):
@@ -85,7 +88,7 @@ async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
 
 async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
-    response_id, given = await write.ask(conversation_id, *map(str, range(5)))
+    response_id, given = await write.request_reply(conversation_id, *map(str, range(5)))
     ids = [item.item_id for item in given]
 
     async def page(**query: Any) -> tuple[list[str], bool]:

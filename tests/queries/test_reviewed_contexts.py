@@ -18,7 +18,7 @@ from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool
-from tests.queries.store import Writer
+from tests.queries.writer import Writer
 
 SINCE_ALWAYS = 1_000_000
 
@@ -46,7 +46,7 @@ async def test_given_many_changes_of_a_description_then_what_stands_is_a_few_eve
     versions: list[tuple[int, str | None, int | None]] = [(1, "First.", 1)]
     for _ in range(5):
         for change in changes:
-            done = await write.do(conversation, DescribeConversation(**change))
+            done = await write.execute(conversation, DescribeConversation(**change))
             state = done.conversation
             versions.append((state.version, state.instructions, state.context_policy.budget))
     for version, instructions, budget in versions:
@@ -64,8 +64,8 @@ async def test_given_pins_everywhere_else_then_a_long_conversation_without_any_i
     pinned = await write.start()
     [item_id] = await write.append(pinned, "pin me")
     for _ in range(150):
-        await write.do(pinned, PinItem(item_id=item_id))
-        await write.do(pinned, UnpinItem(item_id=item_id))
+        await write.execute(pinned, PinItem(item_id=item_id))
+        await write.execute(pinned, UnpinItem(item_id=item_id))
     async with pool.connection() as connection:
         await connection.execute("ANALYZE events")
         explain = sql.SQL("EXPLAIN (ANALYZE) ") + SETTINGS_EVENTS.format(sql.SQL("*"))

@@ -13,8 +13,9 @@ from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS
 from queries.main import create_app
 from tests.queries.conftest import open_api, served
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.writer import Writer
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 

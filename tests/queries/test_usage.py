@@ -6,12 +6,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.queries.store import ManualProjector, Writer
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
 
 
 async def _reply(write: Writer, conversation_id: str, text: str) -> None:
-    response_id, given = await write.ask(conversation_id, "?")
-    await write.answer(conversation_id, response_id, given, text)
+    response_id, given = await write.request_reply(conversation_id, "?")
+    await write.complete_reply(conversation_id, response_id, given, text)
 
 
 async def _usage(api: httpx.AsyncClient, **asked: str) -> Any:
@@ -31,10 +32,10 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
         await _reply(write, conversation_id, "two")
     gone = await write.start("b")
     await _reply(write, gone, "three")
-    failed, _ = await write.ask(kept[0], "?")
-    await write.fail(kept[0], failed)
-    foreign = await write.of("other").start("c")
-    await _reply(write.of("other"), foreign, "four")
+    failed, _ = await write.request_reply(kept[0], "?")
+    await write.fail_reply(kept[0], failed)
+    foreign = await write.for_tenant("other").start("c")
+    await _reply(write.for_tenant("other"), foreign, "four")
     await write.delete(gone)
     await projector.catch_up()
 

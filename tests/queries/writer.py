@@ -1,6 +1,5 @@
-"""What a query test writes with, through the real log: conversations, items, replies; and the projector that shows them."""
+"""Writes conversations, items and replies through the real event log, as the command side does."""
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,14 +24,6 @@ from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid
-from infrastructure.observability.metrics import Metrics
-from infrastructure.settings import Settings
-from infrastructure.stores import mongodb, redis
-from infrastructure.stores.postgres import make_pool
-from projections.mongo_views import MongoViews
-from projections.projector import Projector
-from projections.rebuild.rebuild import patiently
-from projections.views.catalog import MONGO_VIEWS
 
 SHOWN = Shown(
     version=1, ranges=(), budget=100, tokens=10, encoding="o200k_base", renderer=1, request_sha256=bytes(range(32))
@@ -48,44 +39,46 @@ def new_items(texts: Sequence[str], role: str = "user") -> tuple[NewItem, ...]:
 
 
 class Writer:
-    """Appends as the command side does. `tenant` is whose data it is."""
+    """Appends on behalf of one tenant."""
 
     def __init__(self, log: EventLog, tenant: str = "default") -> None:
         self._log = log
         self._tenant = tenant
 
-    def of(self, tenant: str) -> "Writer":
+    def for_tenant(self, tenant: str) -> "Writer":
         return Writer(self._log, tenant)
 
-    async def do(self, conversation_id: str, command: Command) -> Appended:
-        work = AppendRequest(
+    async def execute(self, conversation_id: str, command: Command) -> Appended:
+        request = AppendRequest(
             principal=Principal(self._tenant, "someone"),
             conversation_id=conversation_id,
             command=command,
             command_id=mint_uuid(),
             correlation_id="test",
         )
-        return await self._log.append(work)
+        return await self._log.append(request)
 
     async def start(self, *texts: str, **fields: Any) -> str:
-        """A new conversation with these messages in it."""
+        """A new conversation with these messages. Returns its id."""
         conversation_id = mint("conv")
-        given = {"owner": "someone", "items": new_items(texts), **fields}
-        await self.do(conversation_id, StartConversation(conversation_id=conversation_id, tenant=self._tenant, **given))
+        start = {"owner": "someone", "items": new_items(texts), **fields}
+        await self.execute(
+            conversation_id, StartConversation(conversation_id=conversation_id, tenant=self._tenant, **start)
+        )
         return conversation_id
 
     async def append(self, conversation_id: str, *texts: str) -> list[str]:
-        """Messages at the end; their ids."""
+        """Appends messages. Returns their ids."""
         items = new_items(texts)
-        await self.do(conversation_id, AppendItems(items=items, author="someone"))
+        await self.execute(conversation_id, AppendItems(items=items, author="someone"))
         return [item.item_id for item in items]
 
     async def retract(self, conversation_id: str, item_id: str) -> Appended:
-        return await self.do(conversation_id, RetractItem(item_id=item_id))
+        return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
     async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
-        """A summary stands for all items up to `last`, of this depth; the one before is taken in."""
-        nothing = await self.do(conversation_id, DescribeConversation())
+        """Summarizes all items up to `last`, whose depth is `depth`, and any summary before it."""
+        unchanged = await self.execute(conversation_id, DescribeConversation())
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,
@@ -96,20 +89,22 @@ class Writer:
             tokens_before=100,
             tokens_after=5,
             model="smol",
-            replaces=nothing.conversation.summary,
+            replaces=unchanged.conversation.summary,
             usage=Usage(input_tokens=90, output_tokens=5),
             cost=7_000,
         )
-        return await self.do(conversation_id, command)
+        return await self.execute(conversation_id, command)
 
     async def end(self, conversation_id: str) -> Appended:
-        return await self.do(conversation_id, EndConversation())
+        return await self.execute(conversation_id, EndConversation())
 
     async def delete(self, conversation_id: str) -> Appended:
-        return await self.do(conversation_id, DeleteConversation())
+        return await self.execute(conversation_id, DeleteConversation())
 
-    async def ask(self, conversation_id: str, *texts: str, **parameters: Any) -> tuple[str, tuple[InputItem, ...]]:
-        """A reply is asked for with these messages: its id, and they."""
+    async def request_reply(
+        self, conversation_id: str, *texts: str, **parameters: Any
+    ) -> tuple[str, tuple[InputItem, ...]]:
+        """Requests a reply to these messages. Returns its id and the messages."""
         response_id = mint("resp")
         given = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(
@@ -119,13 +114,13 @@ class Writer:
             input=given,
             shown=SHOWN,
         )
-        await self.do(conversation_id, request)
+        await self.execute(conversation_id, request)
         return response_id, given
 
-    async def answer(
+    async def complete_reply(
         self, conversation_id: str, response_id: str, given: tuple[InputItem, ...], *texts: str, finish: str = "stop"
     ) -> tuple[NewItem, ...]:
-        """The reply completes with these messages; they, with their ids."""
+        """Completes the reply with these messages. Returns them."""
         output = new_items(texts, "assistant")
         completed = CompleteReply(
             response_id=response_id,
@@ -137,48 +132,10 @@ class Writer:
             finish_reason=finish,
             timing=Timing(first_ms=1, total_ms=2),
         )
-        await self.do(conversation_id, completed)
+        await self.execute(conversation_id, completed)
         return output
 
-    async def fail(self, conversation_id: str, response_id: str) -> Appended:
-        return await self.do(
+    async def fail_reply(self, conversation_id: str, response_id: str) -> Appended:
+        return await self.execute(
             conversation_id, FailReply(response_id=response_id, code="model_error", message="It did not answer.")
         )
-
-
-class ManualProjector:
-    """The real runner of the Mongo views, run when a test says so."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._pool = make_pool(settings.postgres_url, max_size=4)
-        self._mongo = mongodb.connect(settings)
-        self._redis = redis.connect(settings)
-        self._runner = Projector(
-            postgres_url=settings.postgres_url,
-            pool=self._pool,
-            database=mongodb.database(self._mongo, settings),
-            redis=self._redis,
-            metrics=Metrics(),
-            views=MONGO_VIEWS,
-        )
-        self.views = mongodb.database(self._mongo, settings)
-
-    async def open(self) -> None:
-        await self._pool.open()
-
-    async def close(self) -> None:
-        await self._pool.close()
-        await self._mongo.close()
-        await self._redis.aclose()
-
-    async def catch_up(self) -> None:
-        """The views show all that was committed."""
-        async with asyncio.timeout(20):
-            await self._runner.catch_up()
-
-    async def run(self, stop: asyncio.Event) -> None:
-        await self._runner.run(stop)
-
-    async def begin_anew(self, view: str, target: int = 0) -> None:
-        """Empties a view, as if it had never been."""
-        await patiently(lambda: MongoViews(self.views).begin_anew(view, target))

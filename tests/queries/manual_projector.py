@@ -1,0 +1,50 @@
+"""The real projector of the MongoDB views, run when a test says so."""
+
+import asyncio
+
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from infrastructure.stores import mongodb, redis
+from infrastructure.stores.postgres import make_pool
+from projections.mongo_views import MongoViews
+from projections.projector import Projector
+from projections.rebuild.rebuild import patiently
+from projections.views.catalog import MONGO_VIEWS
+
+
+class ManualProjector:
+    """One projector, which does nothing until `catch_up` or `run`."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._pool = make_pool(settings.postgres_url, max_size=4)
+        self._mongo = mongodb.connect(settings)
+        self._redis = redis.connect(settings)
+        self._projector = Projector(
+            postgres_url=settings.postgres_url,
+            pool=self._pool,
+            database=mongodb.database(self._mongo, settings),
+            redis=self._redis,
+            metrics=Metrics(),
+            views=MONGO_VIEWS,
+        )
+        self.views = mongodb.database(self._mongo, settings)
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+        await self._mongo.close()
+        await self._redis.aclose()
+
+    async def catch_up(self) -> None:
+        """Returns once the views show all that is committed."""
+        async with asyncio.timeout(20):
+            await self._projector.catch_up()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        await self._projector.run(stop)
+
+    async def reset_view(self, view: str, target: int = 0) -> None:
+        """Empties a view. It is `rebuilding` until it reaches `target`."""
+        await patiently(lambda: MongoViews(self.views).begin_anew(view, target))
