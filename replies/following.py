@@ -36,7 +36,7 @@ async def follow(
     pause = FIRST_PAUSE_SECONDS
     while not shutdown.is_set():
         if record.end is not None:
-            if rest := record.stream_after(after):
+            if rest := record.encoded_events(after):
                 yield b"".join(rest)
             return
         try:

@@ -85,7 +85,7 @@ class Record(Struct, frozen=True, kw_only=True):
             yield from events_of_partial_output(self.output, self.end.delta_lengths)
         yield stream_events.ended(self.status, self.response())
 
-    def stream_after(self, after: int = -1) -> list[bytes]:
+    def encoded_events(self, after: int = -1) -> list[bytes]:
         """Its encoded events with a `sequence_number` greater than `after`."""
         events = [stream_events.encode(event, sequence) for sequence, event in enumerate(self.events())]
         rest = events[after + 1 :]

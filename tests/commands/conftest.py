@@ -1,8 +1,10 @@
 """The command API in this process, on the test's own servers.
 
-provider   a scripted provider of the test's own
-api        the command API; in a module with WITH_PROVIDER it asks `provider`, and these are its other settings
-log        what it has put on record
+provider   a scripted model provider
+api        a client of the command API; in a module with WITH_PROVIDER it has these settings, and `provider` answers
+store      a Store: the command API with a provider that writes summaries
+apis       `api` and a second one, as of another process
+log        reads the event log
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -11,7 +13,8 @@ import httpx
 import pytest
 
 from infrastructure.settings import Settings
-from tests.commands.replying import open_api
+from tests.commands.api_client import open_api
+from tests.commands.summarizing_store import Store, open_store
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
@@ -33,3 +36,18 @@ async def api(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterat
 @pytest.fixture
 def log(settings: Settings) -> Log:
     return Log(settings.postgres_url)
+
+
+@pytest.fixture
+async def apis(
+    settings: Settings, provider: ScriptedProvider, api: httpx.AsyncClient, request: pytest.FixtureRequest
+) -> AsyncIterator[list[httpx.AsyncClient]]:
+    changed = {"openai_base_url": provider.url, **request.module.WITH_PROVIDER}
+    async with open_api(settings.model_copy(update=changed)) as other:
+        yield [api, other]
+
+
+@pytest.fixture
+async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
+    async with open_store(settings, provider) as store:
+        yield store

@@ -1,4 +1,4 @@
-"""What a client can get wrong: each answer is a 4xx of the OpenAI shape that says where, and leaves no event behind."""
+"""Invalid requests: each is answered with a 4xx in the OpenAI shape that names the field, and appends no event."""
 
 import json
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.commands.test_conversations import create, message
+from tests.commands.api_client import create_conversation, message
 from tests.log import Log
 
 UNKNOWN = f"conv_{'0' * 32}"
@@ -65,7 +65,7 @@ def assert_openai_error(answer: httpx.Response, status: int) -> None:
 async def test_a_malformed_body_is_a_400_that_says_where(
     api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     answer = await api.post(f"/v1/conversations/{conversation_id}/items", content=body)
     assert_openai_error(answer, 400)
     assert answer.json()["error"]["param"] == param
@@ -95,7 +95,7 @@ async def test_metadata_past_its_limits_is_a_400(api: httpx.AsyncClient, log: Lo
 
 @pytest.mark.parametrize("size", [1024 * 1024, 2_000_000, 2 * 1024 * 1024, 10_000_000])
 async def test_an_item_over_a_megabyte_is_a_413(api: httpx.AsyncClient, log: Log, size: int) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     body = item(content="x" * size)
     assert_openai_error(await api.post(f"/v1/conversations/{conversation_id}/items", json=body), 413)
     assert_openai_error(await api.post("/v1/conversations", json=body), 413)
@@ -104,8 +104,10 @@ async def test_an_item_over_a_megabyte_is_a_413(api: httpx.AsyncClient, log: Log
 
 
 @pytest.mark.parametrize("size", [9_000_000, 40_000_000])
-async def test_a_body_over_its_bound_is_a_413_however_it_is_sent(api: httpx.AsyncClient, log: Log, size: int) -> None:
-    conversation_id = await create(api)
+async def test_a_body_over_its_limit_is_a_413_with_or_without_a_content_length(
+    api: httpx.AsyncClient, log: Log, size: int
+) -> None:
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     assert_openai_error(await api.post(path, content=b'{"items": [' + b" " * size + b"]}"), 413)
 
@@ -118,8 +120,8 @@ async def test_a_body_over_its_bound_is_a_413_however_it_is_sent(api: httpx.Asyn
     assert log.count() == 1
 
 
-async def test_twenty_items_of_a_third_of_a_megabyte_are_taken(api: httpx.AsyncClient, log: Log) -> None:
-    conversation_id = await create(api)
+async def test_twenty_items_of_a_third_of_a_megabyte_are_appended(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create_conversation(api)
     body = {"items": [message("x" * 333_000)] * 20}
     assert (await api.post(f"/v1/conversations/{conversation_id}/items", json=body)).status_code == 200
     assert log.count() == 21
@@ -129,20 +131,22 @@ async def test_twenty_items_of_a_third_of_a_megabyte_are_taken(api: httpx.AsyncC
     "text", ["<|endoftext|>", " " * 1_000_000, "😀" * 1000, "\u2028\u202e\ufeff", '"\\u0000"', "\\u0000"]
 )
 async def test_strange_text_is_plain_text(api: httpx.AsyncClient, text: str) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     answer = await api.post(path, json={"items": [message(text)]})
     assert answer.status_code == 200
     assert answer.json()["data"][0]["content"][0]["text"] == text
 
 
-@pytest.mark.parametrize("ident", ["conv_1", "msg_" + "0" * 32, "conv_" + "g" * 32, "conv_" + "0" * 33, "a b", "%00"])
-async def test_an_id_of_the_wrong_form_is_a_400(api: httpx.AsyncClient, log: Log, ident: str) -> None:
-    assert_openai_error(await api.post(f"/v1/conversations/{ident}/items", json={"items": []}), 400)
+@pytest.mark.parametrize(
+    "conversation_id", ["conv_1", "msg_" + "0" * 32, "conv_" + "g" * 32, "conv_" + "0" * 33, "a b", "%00"]
+)
+async def test_an_id_of_the_wrong_form_is_a_400(api: httpx.AsyncClient, log: Log, conversation_id: str) -> None:
+    assert_openai_error(await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": []}), 400)
     assert log.count() == 0
 
 
-async def test_an_id_of_nothing_is_a_404(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_id_that_does_not_exist_is_a_404(api: httpx.AsyncClient, log: Log) -> None:
     path = f"/v1/conversations/{UNKNOWN}"
     for answer in (
         await api.post(path, json={"metadata": {}}),
@@ -158,7 +162,7 @@ async def test_an_id_of_nothing_is_a_404(api: httpx.AsyncClient, log: Log) -> No
 
 @pytest.mark.parametrize("value", ["1", '"1', '1"', '*, "1"', '"1" "2"', ""])
 async def test_a_malformed_if_match_is_a_400(api: httpx.AsyncClient, log: Log, value: str) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     assert_openai_error(await api.post(path, json=item(), headers={"If-Match": value}), 400)
     assert log.count() == 1
@@ -196,12 +200,12 @@ async def test_a_malformed_request_for_a_reply_is_a_400(
     assert log.count() == 0
 
 
-async def test_a_path_of_nothing_and_a_method_of_the_other_side_are_told_so(api: httpx.AsyncClient) -> None:
+async def test_an_unknown_path_is_a_404_and_a_get_is_a_405(api: httpx.AsyncClient) -> None:
     assert_openai_error(await api.post("/v1/nothing"), 404)
     assert (await api.get("/v1/conversations")).status_code == 405
 
 
-async def test_a_hostile_request_id_is_not_taken_over(api: httpx.AsyncClient) -> None:
+async def test_an_invalid_request_id_is_replaced_and_a_valid_one_is_returned(api: httpx.AsyncClient) -> None:
     hostile = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "a b<script>"})
     assert hostile.headers["x-request-id"].startswith("req_")
     own = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "mine-1"})

@@ -1,24 +1,15 @@
-"""The verbs of a conversation, through HTTP to the log."""
+"""Commands on a conversation and its items, from HTTP to the event log."""
 
 import asyncio
 
 import httpx
 
 from domain.events import ConversationEnded, ItemAppended
+from tests.commands.api_client import create_conversation, message
 from tests.log import Log
 
 
-async def create(api: httpx.AsyncClient, **body: object) -> str:
-    answer = await api.post("/v1/conversations", json=body)
-    assert answer.status_code == 200, answer.text
-    return str(answer.json()["id"])
-
-
-def message(text: str, role: str = "user") -> dict[str, object]:
-    return {"type": "message", "role": role, "content": text}
-
-
-async def test_a_new_conversation_is_answered_with_its_id_version_and_position(
+async def test_creating_a_conversation_answers_with_its_id_version_and_position(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     answer = await api.post("/v1/conversations", json={"metadata": {"topic": "demo"}, "items": [message("hello")]})
@@ -32,10 +23,10 @@ async def test_a_new_conversation_is_answered_with_its_id_version_and_position(
     assert log.topics(body["id"]) == ["conversation.started", "item.appended"]
 
 
-async def test_items_are_answered_in_parts_with_ids_of_ours_and_stored_as_sent(
+async def test_items_are_answered_with_content_parts_and_new_ids_and_stored_as_sent(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     sent: list[dict[str, object]] = [
         {"id": "mine", "role": "user", "content": "hi"},
         {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
@@ -57,7 +48,7 @@ async def test_items_are_answered_in_parts_with_ids_of_ours_and_stored_as_sent(
 async def test_fifty_concurrent_appends_are_fifty_items_with_versions_without_gaps(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     answers = await asyncio.gather(
         *(
             api.post(f"/v1/conversations/{conversation_id}/items", json={"items": [message(f"message {n}")]})
@@ -70,10 +61,10 @@ async def test_fifty_concurrent_appends_are_fifty_items_with_versions_without_ga
     assert len(set(positions)) == 50
 
 
-async def test_an_append_on_another_version_is_a_412_that_names_the_current_one(
+async def test_an_append_with_an_old_version_is_a_412_that_names_the_current_one(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     first = await api.post(path, json={"items": [message("a")]}, headers={"If-Match": '"1"'})
     second = await api.post(path, json={"items": [message("b")]}, headers={"If-Match": '"1"'})
@@ -87,7 +78,7 @@ async def test_an_append_on_another_version_is_a_412_that_names_the_current_one(
 async def test_a_repeat_with_the_same_key_gets_the_first_answer_and_appends_nothing(
     api: httpx.AsyncClient, log: Log
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     calls = [api.post(path, json={"items": [message("once")]}, headers={"Idempotency-Key": "k"}) for _ in range(8)]
     answers = await asyncio.gather(*calls)
@@ -100,8 +91,8 @@ async def test_a_repeat_with_the_same_key_gets_the_first_answer_and_appends_noth
     assert other.json()["error"]["code"] == "idempotency_key_reused"
 
 
-async def test_an_ended_conversation_takes_no_items_until_it_is_reopened(api: httpx.AsyncClient, log: Log) -> None:
-    conversation_id = await create(api)
+async def test_an_ended_conversation_refuses_items_until_it_is_reopened(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}"
     ended = await api.post(f"{path}/end", json={"reason": "done"})
     assert ended.json()["status"] == "ended"
@@ -114,8 +105,8 @@ async def test_an_ended_conversation_takes_no_items_until_it_is_reopened(api: ht
     assert ConversationEnded(reason="done") in log.events(conversation_id)
 
 
-async def test_a_deleted_conversation_is_a_404_to_every_verb(api: httpx.AsyncClient, log: Log) -> None:
-    conversation_id = await create(api)
+async def test_a_deleted_conversation_is_a_404_for_every_command(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}"
     assert (await api.delete(path)).json() == {"id": conversation_id, "object": "conversation.deleted", "deleted": True}
     events = log.count()
@@ -131,8 +122,8 @@ async def test_a_deleted_conversation_is_a_404_to_every_verb(api: httpx.AsyncCli
     assert log.count() == events
 
 
-async def test_a_deleted_item_is_gone_once_and_the_conversation_is_answered(api: httpx.AsyncClient, log: Log) -> None:
-    conversation_id = await create(api)
+async def test_an_item_can_be_deleted_once_and_the_answer_is_the_conversation(api: httpx.AsyncClient, log: Log) -> None:
+    conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     added = await api.post(path, json={"items": [message("a"), message("b")]})
     item_id = added.json()["data"][0]["id"]
@@ -141,8 +132,8 @@ async def test_a_deleted_item_is_gone_once_and_the_conversation_is_answered(api:
     assert log.topics(conversation_id).count("item.retracted") == 1
 
 
-async def test_what_an_update_does_not_name_stays_and_null_clears(api: httpx.AsyncClient) -> None:
-    conversation_id = await create(api, title="First", metadata={"a": "1"}, instructions="Be kind.")
+async def test_an_update_keeps_absent_fields_and_null_clears_them(api: httpx.AsyncClient) -> None:
+    conversation_id = await create_conversation(api, title="First", metadata={"a": "1"}, instructions="Be kind.")
     path = f"/v1/conversations/{conversation_id}"
     body = (await api.post(path, json={"metadata": {"b": "2"}, "title": None})).json()
     assert (body["metadata"], body["title"], body["instructions"]) == ({"b": "2"}, None, "Be kind.")

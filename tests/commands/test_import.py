@@ -1,4 +1,4 @@
-"""Any number of conversations in one request, through the same rules."""
+"""POST /v1/import: many conversations in one request, through the same rules as other commands."""
 
 import json
 from collections.abc import AsyncIterator
@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 
 from domain.events import ConversationStarted, ItemAppended
-from tests.commands.test_conversations import message
+from tests.commands.api_client import message
 from tests.log import Log
 
 
@@ -28,7 +28,7 @@ async def send(api: httpx.AsyncClient, *lines: bytes, key: str | None = None, cu
     return dict(answer.json())
 
 
-async def test_every_line_is_a_conversation_with_its_items_in_order(api: httpx.AsyncClient, log: Log) -> None:
+async def test_every_line_becomes_a_conversation_with_its_items_in_order(api: httpx.AsyncClient, log: Log) -> None:
     lines = [line(n * 150, metadata={"n": str(n)}, title=f"t{n}") for n in range(5)]
     assert await send(api, *lines, b"\n") == {
         "object": "import",
@@ -48,7 +48,7 @@ async def test_every_line_is_a_conversation_with_its_items_in_order(api: httpx.A
     assert found == {str(n): [f"{m} 😀" for m in range(n * 150)] for n in range(5)}
 
 
-async def test_a_line_that_is_refused_is_named_and_the_rest_goes_on(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.AsyncClient, log: Log) -> None:
     bad = [b"{not json\n", line(1, surprise=1), b'{"items": [{"role": "robot", "content": "x"}]}\n', b'"text"\n']
     report = await send(api, line(1), *bad, line(2))
     assert (report["conversations"], report["items"], report["failed"]) == (2, 3, 4)
@@ -57,7 +57,7 @@ async def test_a_line_that_is_refused_is_named_and_the_rest_goes_on(api: httpx.A
     assert log.count() == 5
 
 
-async def test_a_line_too_long_is_refused_without_being_kept(api: httpx.AsyncClient) -> None:
+async def test_a_line_that_is_too_long_is_refused(api: httpx.AsyncClient) -> None:
     long = b'{"items": [' + b" " * 20_000_000 + b"]}\n"
     report = await send(api, long, line(1), cut=100_000)
     assert (report["conversations"], report["failed"]) == (1, 1)

@@ -1,4 +1,4 @@
-"""Tools: calls go out in a reply, outputs come in with the next; what is alone is named and never sent."""
+"""Tools: a reply answers with calls, the next request brings their outputs. A call or output without its other half is never sent."""
 
 from typing import Any
 
@@ -7,8 +7,7 @@ import pytest
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from tests.commands.replying import ask, asked, error_of, events_of
-from tests.commands.test_conversations import create
+from tests.commands.api_client import create_conversation, create_response, error_of, events_of, post_response
 from tests.log import Log
 from tests.scripted_provider import Exchange, ScriptedProvider
 
@@ -25,28 +24,30 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def calls(exchange: Exchange) -> None:
-    """Says a word, then asks for the weather of two towns."""
+    """Answers with a word and two calls, for the weather of two towns."""
     exchange.begin_stream()
     exchange.text_chunk("Looking")
     for index, town in enumerate(("Ulm", "Graz")):
-        begun = {"name": "weather", "arguments": ""}
-        exchange.delta(tool_calls=[{"index": index, "id": f"call_{town}", "type": "function", "function": begun}])
-        for piece in ('{"town":', f' "{town}"}}'):
-            exchange.delta(tool_calls=[{"index": index, "function": {"arguments": piece}}])
+        started = {"name": "weather", "arguments": ""}
+        exchange.delta(tool_calls=[{"index": index, "id": f"call_{town}", "type": "function", "function": started}])
+        for arguments in ('{"town":', f' "{town}"}}'):
+            exchange.delta(tool_calls=[{"index": index, "function": {"arguments": arguments}}])
     exchange.text_chunk(finish_reason="tool_calls")
     exchange.end_stream()
 
 
-def output(town: str, said: str = "rain") -> dict[str, str]:
-    return {"type": "function_call_output", "call_id": f"call_{town}", "output": said}
+def output(town: str, weather: str = "rain") -> dict[str, str]:
+    return {"type": "function_call_output", "call_id": f"call_{town}", "output": weather}
 
 
-async def test_calls_go_out_and_their_outputs_come_in(
+async def test_calls_are_answered_with_and_their_outputs_are_sent_to_the_model(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
-    conversation_id = await create(api)
+    conversation_id = await create_conversation(api)
     working, provider.script = provider.script, calls
-    first = await asked(api, "Weather?", conversation=conversation_id, tools=[WEATHER], tool_choice="required")
+    first = await create_response(
+        api, "Weather?", conversation=conversation_id, tools=[WEATHER], tool_choice="required"
+    )
     assert [item["type"] for item in first["output"]] == ["message", "function_call", "function_call"]
     assert [item["arguments"] for item in first["output"][1:]] == ['{"town": "Ulm"}', '{"town": "Graz"}']
     assert first["status"] == "completed"
@@ -55,16 +56,16 @@ async def test_calls_go_out_and_their_outputs_come_in(
     assert sent["tools"][0]["function"]["name"] == "weather"
     assert sent["tool_choice"] == "required"
     provider.script = working
-    await asked(api, [output("Graz", "sun"), output("Ulm")], conversation=conversation_id, tools=[WEATHER])
+    await create_response(api, [output("Graz", "sun"), output("Ulm")], conversation=conversation_id, tools=[WEATHER])
     messages = provider.requests[-1]["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant", "tool", "tool"]
     assert [call["id"] for call in messages[1]["tool_calls"]] == ["call_Ulm", "call_Graz"]
-    said = {message["tool_call_id"]: message["content"] for message in messages[2:]}
-    assert said == {"call_Ulm": "rain", "call_Graz": "sun"}
+    outputs = {message["tool_call_id"]: message["content"] for message in messages[2:]}
+    assert outputs == {"call_Ulm": "rain", "call_Graz": "sun"}
     assert log.topics(conversation_id).count("item.appended") == 7
 
 
-async def test_a_stream_of_calls_is_typed_and_the_same_again(
+async def test_a_stream_of_calls_has_the_sdks_types_and_a_repeat_has_the_same_events(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     provider.script = calls
@@ -80,30 +81,28 @@ async def test_a_stream_of_calls_is_typed_and_the_same_again(
     assert events_of(await api.post("/v1/responses", json=request, headers=key)) == first
 
 
-async def test_a_call_that_got_no_output_is_not_sent_again_and_blocks_nothing(
+async def test_a_call_without_an_output_is_not_sent_again_and_blocks_nothing(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, calls
-    first = await asked(api, "Weather?", tools=[WEATHER])
+    first = await create_response(api, "Weather?", tools=[WEATHER])
     provider.script = working
-    await asked(api, "Never mind.", previous_response_id=first["id"])
+    await create_response(api, "Never mind.", previous_response_id=first["id"])
     assert [message["role"] for message in provider.requests[-1]["messages"]] == ["user", "assistant", "user"]
     assert "tool_calls" not in provider.requests[-1]["messages"][1]
     requested = [event for event in log.events(first["conversation"]["id"]) if event.topic == "reply.requested"][-1]
     left_out = getattr(requested, "shown").left_out  # noqa: B009
-    assert [(each.reason, each.count) for each in left_out] == [("orphaned_call", 2)]
+    assert [(group.reason, group.count) for group in left_out] == [("orphaned_call", 2)]
 
 
-async def test_an_output_for_no_call_is_refused_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
-    answer = await ask(api, [output("Ulm")])
+async def test_an_output_without_a_call_is_refused_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
+    answer = await post_response(api, [output("Ulm")])
     assert error_of(answer) == (400, None, "input")
     assert "call_Ulm" in answer.json()["error"]["message"]
     assert log.count() == 0
 
 
-async def test_reasoning_that_a_provider_shows_is_kept_and_not_sent_back(
-    api: httpx.AsyncClient, provider: ScriptedProvider
-) -> None:
+async def test_reasoning_text_is_kept_and_not_sent_back(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
     def thinks(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.delta(reasoning_content="Hm, ")
@@ -113,13 +112,13 @@ async def test_reasoning_that_a_provider_shows_is_kept_and_not_sent_back(
         exchange.end_stream()
 
     provider.script = thinks
-    events = events_of(await ask(api, "Is it?", stream=True))
+    events = events_of(await post_response(api, "Is it?", stream=True))
     for event in events:
         EVENT.validate_python(event)
     first = events[-1]["response"]
     assert [item["type"] for item in first["output"]] == ["reasoning", "message"]
     assert first["output"][0]["content"][0]["text"] == "Hm, yes."
-    await asked(api, "Sure?", previous_response_id=first["id"])
+    await create_response(api, "Sure?", previous_response_id=first["id"])
     assert [message["content"] for message in provider.requests[-1]["messages"]] == ["Is it?", "Yes.", "Sure?"]
 
 
@@ -140,7 +139,7 @@ async def test_reasoning_that_a_provider_shows_is_kept_and_not_sent_back(
         ({"input": [{"type": "computer_call", "call_id": "c"}]}, "unsupported_parameter", "input[0].type"),
     ],
 )  # fmt: skip
-async def test_what_is_wrong_or_can_not_be_expressed_is_named(
+async def test_an_invalid_or_unsupported_parameter_is_refused_by_name(
     api: httpx.AsyncClient, log: Log, parameters: dict[str, Any], code: str, param: str
 ) -> None:
     answer = await api.post("/v1/responses", json={"input": "x", **parameters})

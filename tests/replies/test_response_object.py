@@ -55,7 +55,7 @@ def test_a_completed_response_parses_as_the_sdks_own_type() -> None:
     assert response.incomplete_details is None
 
 
-def test_usage_is_counted_in_the_sdks_terms() -> None:
+def test_usage_has_the_sdks_fields() -> None:
     usage = rendered().usage
 
     assert usage is not None
@@ -81,7 +81,7 @@ def test_the_requests_own_parameters_are_repeated() -> None:
     assert {name: getattr(response, name) for name in parameters} == parameters
 
 
-def test_what_the_request_did_not_say_has_the_apis_defaults() -> None:
+def test_absent_parameters_have_the_apis_defaults() -> None:
     response = rendered(parameters={"temperature": None})
 
     assert (response.tool_choice, response.tools, response.parallel_tool_calls) == ("auto", [], True)
@@ -97,7 +97,7 @@ def test_a_running_response_has_neither_output_nor_usage() -> None:
     assert (response.output, response.usage, response.completed_at) == ([], None, None)
 
 
-def test_a_response_that_ran_out_of_tokens_says_so() -> None:
+def test_a_response_that_ran_out_of_tokens_names_the_reason() -> None:
     response = rendered(status="incomplete", incomplete_reason=INCOMPLETE_REASONS["length"])
 
     assert response.incomplete_details is not None
@@ -108,7 +108,7 @@ def test_a_response_that_ran_out_of_tokens_says_so() -> None:
     ("code", "given", "kind"),
     [("rate_limit_exceeded", "rate_limit_exceeded", None), ("model_unavailable", "server_error", "model_unavailable")],
 )
-def test_a_failure_has_a_code_the_sdk_knows_and_ours_beside_it(code: str, given: str, kind: str | None) -> None:
+def test_a_failure_has_a_code_that_the_sdk_knows_and_ours_as_its_type(code: str, given: str, kind: str | None) -> None:
     response = rendered(status="failed", output=[], usage=None, error={"code": code, "message": "It failed."})
 
     assert response.error is not None

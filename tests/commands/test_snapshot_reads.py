@@ -1,4 +1,4 @@
-"""A reply asks Redis once for its conversation's snapshot, also where there is none: one that hangs is waited for once, not thrice."""
+"""A reply reads its conversation's snapshot once, even if there is none: so it waits only once for a Redis that hangs."""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -13,21 +13,20 @@ from context.assembly import Contexts
 from context.history_backwards import RecentItems
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from tests.commands.replying import asked
-from tests.commands.test_conversations import create, message
+from tests.commands.api_client import create_conversation, create_response, message
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
 ROLLING = {"strategy": "rolling_summary", "budget": 400}
 
 
-class Snapshots:
-    """There are none; counts who asks."""
+class NoSnapshots:
+    """Counts the reads."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.reads = 0
 
     async def __call__(self, *_: object) -> RecentItems | None:
-        self.asked += 1
+        self.reads += 1
         return None
 
 
@@ -37,12 +36,14 @@ def provider() -> Iterator[ScriptedProvider]:
 
 
 @pytest.fixture
-def snapshots() -> Snapshots:
-    return Snapshots()
+def snapshots() -> NoSnapshots:
+    return NoSnapshots()
 
 
 @pytest.fixture
-async def api(settings: Settings, provider: ScriptedProvider, snapshots: Snapshots) -> AsyncIterator[httpx.AsyncClient]:
+async def api(
+    settings: Settings, provider: ScriptedProvider, snapshots: NoSnapshots
+) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics(), Event())
     async with app.router.lifespan_context(app):
         dependencies = app.state.dependencies
@@ -55,26 +56,26 @@ async def api(settings: Settings, provider: ScriptedProvider, snapshots: Snapsho
 
 
 @pytest.mark.parametrize("parameters", [{}, {"truncation": "auto"}, {"truncation": "disabled"}])
-async def test_given_no_snapshot_when_a_reply_is_asked_for_then_it_is_looked_for_once(
-    api: httpx.AsyncClient, snapshots: Snapshots, parameters: dict[str, Any]
+async def test_given_no_snapshot_when_a_reply_is_requested_then_it_is_read_once(
+    api: httpx.AsyncClient, snapshots: NoSnapshots, parameters: dict[str, Any]
 ) -> None:
-    conversation = await create(api)
-    await asked(api, "hi", conversation=conversation, **parameters)
-    assert snapshots.asked == 1
+    conversation = await create_conversation(api)
+    await create_response(api, "hi", conversation=conversation, **parameters)
+    assert snapshots.reads == 1
 
 
-async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_looked_for_once(
-    api: httpx.AsyncClient, snapshots: Snapshots, provider: ScriptedProvider
+async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_read_once(
+    api: httpx.AsyncClient, snapshots: NoSnapshots, provider: ScriptedProvider
 ) -> None:
     items = [message(f"{n}: we talked of tea" * 20) for n in range(9)]
-    conversation = await create(api, items=items, context_policy=ROLLING)
-    await asked(api, "hi", conversation=conversation)
-    assert (snapshots.asked, len(provider.requests)) == (1, 2)
+    conversation = await create_conversation(api, items=items, context_policy=ROLLING)
+    await create_response(api, "hi", conversation=conversation)
+    assert (snapshots.reads, len(provider.requests)) == (1, 2)
 
 
-async def test_given_no_snapshot_when_a_reply_goes_on_from_another_then_it_is_looked_for_once(
-    api: httpx.AsyncClient, snapshots: Snapshots
+async def test_given_no_snapshot_when_a_reply_continues_from_another_then_it_is_read_once(
+    api: httpx.AsyncClient, snapshots: NoSnapshots
 ) -> None:
-    first = await asked(api, "hi")
-    await asked(api, "and?", previous_response_id=first["id"])
-    assert snapshots.asked == 1
+    first = await create_response(api, "hi")
+    await create_response(api, "and?", previous_response_id=first["id"])
+    assert snapshots.reads == 1

@@ -1,4 +1,4 @@
-"""More replies at once than an HTTP client has connections by default: each is asked for, none waits for another to end."""
+"""More replies at once than an HTTP client has connections by default: none waits for another to end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,18 +11,18 @@ import pytest
 from commands.main import create_app
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from tests.commands.replying import asked
+from tests.commands.api_client import create_response
 
 REPLIES = 150
 CHUNK = b'data: {"choices":[{"index":0,"delta":{%s},"finish_reason":%s}]}\n\n'
 
 
-class Slow:
-    """A provider that says a word to everybody, and ends when it may."""
+class SlowProvider:
+    """Answers each request with one word, and ends the answers when `may_end` is set."""
 
     def __init__(self) -> None:
-        self.asked = 0
-        self.all_asked = asyncio.Event()
+        self.requests = 0
+        self.all_requested = asyncio.Event()
         self.may_end = asyncio.Event()
         self.answering: list[asyncio.Task[None] | None] = []
 
@@ -35,9 +35,9 @@ class Slow:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line)
         await reader.readexactly(length)
-        self.asked += 1
-        if self.asked == REPLIES:
-            self.all_asked.set()
+        self.requests += 1
+        if self.requests == REPLIES:
+            self.all_requested.set()
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         writer.write(CHUNK % (b'"content":"Word"', b"null"))
         await self.may_end.wait()
@@ -48,16 +48,16 @@ class Slow:
 
 
 @pytest.fixture
-def slow() -> Slow:
-    return Slow()
+def slow() -> SlowProvider:
+    return SlowProvider()
 
 
 @pytest.fixture
-async def api(settings: Settings, slow: Slow) -> AsyncIterator[httpx.AsyncClient]:
+async def api(settings: Settings, slow: SlowProvider) -> AsyncIterator[httpx.AsyncClient]:
     async with await asyncio.start_server(slow.answer, "127.0.0.1", 0, backlog=1024) as server:
         port = server.sockets[0].getsockname()[1]
-        known = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "default_model": "slow", "model_timeout": 20}
-        app = create_app(settings.model_copy(update=known), Metrics(), Event())
+        changed = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "default_model": "slow", "model_timeout": 20}
+        app = create_app(settings.model_copy(update=changed), Metrics(), Event())
         async with app.router.lifespan_context(app):
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
@@ -65,11 +65,11 @@ async def api(settings: Settings, slow: Slow) -> AsyncIterator[httpx.AsyncClient
         await slow.close()
 
 
-async def test_given_a_slow_provider_then_a_hundred_and_fifty_replies_are_all_asked_for_at_once(
-    api: httpx.AsyncClient, slow: Slow
+async def test_given_a_slow_provider_then_it_gets_a_hundred_and_fifty_requests_at_once(
+    api: httpx.AsyncClient, slow: SlowProvider
 ) -> None:
-    await asyncio.gather(*(asked(api, f"{n}", background=True) for n in range(REPLIES)))
+    await asyncio.gather(*(create_response(api, f"{n}", background=True) for n in range(REPLIES)))
     async with asyncio.timeout(5):
-        await slow.all_asked.wait()
-    assert slow.asked == REPLIES
+        await slow.all_requested.wait()
+    assert slow.requests == REPLIES
     slow.may_end.set()

@@ -1,10 +1,11 @@
-"""A reply's stream is made again from its record: the same events, whatever pieces it came in, however it ended."""
+"""The stream made from a reply's record has the same events as the live one, however it was split into deltas and however it ended."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
@@ -25,7 +26,7 @@ from domain.events import (
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
 from replies import stream_events
-from replies.output import Output, output_of_events
+from replies.output import Output, events_of_partial_output, output_of_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from replies.record import Record
 from replies.response_from_events import opening_events, partial_output
@@ -36,10 +37,10 @@ SHOWN = Shown(version=1, ranges=(), budget=9, tokens=1, encoding="o200k_base", r
 REQUESTED = ReplyRequested(response_id=mint("resp"), model="m", parameters=b"{}", input=(), shown=SHOWN)
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-grown = st.lists(texts.map(ItemDelta), max_size=5)
-messages = st.tuples(st.just(ItemStarted({"type": "message", "role": "assistant"})), grown, st.none())
+deltas = st.lists(texts.map(ItemDelta), max_size=5)
+messages = st.tuples(st.just(ItemStarted({"type": "message", "role": "assistant"})), deltas, st.none())
 functions = st.tuples(
-    st.just(ItemStarted({"type": "function_call", "call_id": "call_1", "name": "f"})), grown, st.none()
+    st.just(ItemStarted({"type": "function_call", "call_id": "call_1", "name": "f"})), deltas, st.none()
 )
 customs: st.SearchStrategy[Any] = st.tuples(
     st.just(ItemStarted({"type": "custom_tool_call", "call_id": "call_2", "name": "g"})),
@@ -48,7 +49,7 @@ customs: st.SearchStrategy[Any] = st.tuples(
 )
 reasonings = st.tuples(
     st.just(ItemStarted({"type": "reasoning"})),
-    grown,
+    deltas,
     st.none() | st.just(ItemDone({"encrypted_content": "x", "summary": [{"type": "summary_text", "text": "s"}]})),
 )
 searches: st.SearchStrategy[Any] = st.tuples(
@@ -57,7 +58,7 @@ searches: st.SearchStrategy[Any] = st.tuples(
     st.just(ItemDone({"status": "completed", "action": {"type": "search", "query": "q"}})),
 )
 answers = st.lists(st.one_of(messages, functions, customs, reasonings, searches), max_size=4).map(
-    lambda items: [piece for begins, grows, ends in items for piece in (begins, *grows, ends) if piece is not None]
+    lambda items: [part for started, deltas, done in items for part in (started, *deltas, done) if part is not None]
 )
 
 
@@ -85,18 +86,18 @@ def record(end: ReplyEnd, output: Output) -> Record:
     )
 
 
-def live(pieces: Sequence[StreamPart], output: Output) -> list[stream_events.StreamEvent]:
-    return [*opening_events(REQUESTED, CONVERSATION), *(event for piece in pieces for event in output.add(piece))]
+def live_events(parts: Sequence[StreamPart], output: Output) -> list[stream_events.StreamEvent]:
+    return [*opening_events(REQUESTED, CONVERSATION), *(event for part in parts for event in output.add(part))]
 
 
-def sent(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
+def encoded(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
     return [stream_events.encode(event, number) for number, event in enumerate(stream)]
 
 
 @given(answers)
-def test_a_reply_that_completed(pieces: list[StreamPart]) -> None:
+def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[StreamPart]) -> None:
     output = Output()
-    stream = [*live(pieces, output), *output.finish("completed")]
+    stream = [*live_events(parts, output), *output.finish("completed")]
     end = ReplyCompleted(
         response_id=REQUESTED.response_id,
         model="m",
@@ -107,19 +108,19 @@ def test_a_reply_that_completed(pieces: list[StreamPart]) -> None:
         timing=Timing(first_ms=1, total_ms=2),
         delta_lengths=output.delta_lengths,
     )
-    again = record(end, output)
-    whole = sent([*stream, stream_events.ended("completed", again.response())])
-    assert again.stream_after() == whole
-    for after in range(len(whole)):
-        assert again.stream_after(after) == whole[after + 1 :]
-    for each in whole:
-        TYPED.validate_python(stream_events.decode(each))
+    from_record = record(end, output)
+    events = encoded([*stream, stream_events.ended("completed", from_record.response())])
+    assert from_record.encoded_events() == events
+    for after in range(len(events)):
+        assert from_record.encoded_events(after) == events[after + 1 :]
+    for event in events:
+        TYPED.validate_python(stream_events.decode(event))
 
 
 @given(answers, st.integers(0, 30))
-def test_a_reply_that_was_cut_off_anywhere(pieces: list[StreamPart], cut: int) -> None:
+def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: list[StreamPart], cut: int) -> None:
     output = Output()
-    stream = live(pieces[:cut], output)
+    stream = live_events(parts[:cut], output)
     facts: dict[str, Any] = {
         "response_id": REQUESTED.response_id,
         "output": output.items(),
@@ -131,24 +132,46 @@ def test_a_reply_that_was_cut_off_anywhere(pieces: list[StreamPart], cut: int) -
         ReplyInterrupted(code="process_died", **facts),
     )
     for end in ends:
-        again = record(end, output)
-        assert again.stream_after() == sent([*stream, stream_events.ended(again.status, again.response())])
+        from_record = record(end, output)
+        assert from_record.encoded_events() == encoded(
+            [*stream, stream_events.ended(from_record.status, from_record.response())]
+        )
 
 
 @given(answers, st.integers(0, 30))
-def test_what_a_dead_process_had_told_is_all_that_is_known_of_it(pieces: list[StreamPart], cut: int) -> None:
+def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[StreamPart], cut: int) -> None:
     output = Output()
-    stream = live(pieces[:cut], output)
-    items, lengths = output_of_events(map(stream_events.decode, sent(stream)))
+    stream = live_events(parts[:cut], output)
+    items, lengths = output_of_events(map(stream_events.decode, encoded(stream)))
     assert lengths == output.delta_lengths
     assert [kept.item_id for kept in items] == [kept.item_id for kept in output.items()]
-    mine = [msgspec.json.decode(kept.item) for kept in items]
-    for found, real in zip(mine, (msgspec.json.decode(kept.item) for kept in output.items()), strict=True):
+    read = [msgspec.json.decode(kept.item) for kept in items]
+    for found, real in zip(read, (msgspec.json.decode(kept.item) for kept in output.items()), strict=True):
         assert stream_events.text_of_output(found) == stream_events.text_of_output(real)
         assert found["type"] == real["type"]
 
 
-def test_a_failure_that_was_kept_before_items_were_has_its_text() -> None:
+def test_a_failure_from_before_items_were_kept_has_its_text() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
     [kept] = partial_output(end)
     assert stream_events.text_of_output(msgspec.json.decode(kept.item)) == "half of"
+
+
+@pytest.mark.parametrize("kind", ["message", "function_call", "custom_tool_call", "reasoning", "web_search_call"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_partial_output_has_the_events_it_was_streamed_with(kind: str, complete: bool) -> None:
+    items: dict[str, dict[str, Any]] = {
+        "message": {"role": "assistant"},
+        "function_call": {"call_id": "c", "name": "f"},
+        "custom_tool_call": {"call_id": "c", "name": "f"},
+        "web_search_call": {"status": "in_progress", "action": {"query": "q"}},
+    }
+    output = Output()
+    parts: list[StreamPart] = [ItemStarted({"type": "reasoning"}), ItemDelta("so"), ItemDone({"summary": []})]
+    parts.append(ItemStarted({"type": kind, **items.get(kind, {})}))
+    if kind != "web_search_call":
+        parts += [ItemDelta("a"), ItemDelta("bc")]
+    if complete:
+        parts.append(ItemDone({"status": "completed"} if kind == "web_search_call" else {}))
+    streamed = [event for part in parts for event in output.add(part)]
+    assert list(events_of_partial_output(output.items(), output.delta_lengths)) == streamed

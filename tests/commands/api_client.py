@@ -1,4 +1,4 @@
-"""The command API with a scripted provider, and what a test asks of it. Imported by `conftest.py` and the tests of replies."""
+"""A client of the command API, the requests that tests send with it, and what they read from the answers."""
 
 import asyncio
 import json
@@ -23,13 +23,13 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
             yield client
 
 
-async def ask(api: httpx.AsyncClient, text: Any, **body: Any) -> httpx.Response:
+async def post_response(api: httpx.AsyncClient, text: Any, **body: Any) -> httpx.Response:
     return await api.post("/v1/responses", json={"input": text, **body})
 
 
-async def asked(api: httpx.AsyncClient, text: Any, **body: Any) -> dict[str, Any]:
+async def create_response(api: httpx.AsyncClient, text: Any, **body: Any) -> dict[str, Any]:
     """The Response; the request must succeed."""
-    answer = await ask(api, text, **body)
+    answer = await post_response(api, text, **body)
     assert answer.status_code == 200, answer.text
     response: dict[str, Any] = answer.json()
     return response
@@ -46,19 +46,29 @@ def error_of(answer: httpx.Response) -> tuple[int, str | None, str | None]:
     return answer.status_code, error["code"], error["param"]
 
 
-def said(response: dict[str, Any]) -> str:
+def output_text(response: dict[str, Any]) -> str:
     return "".join(part["text"] for item in response["output"] if item["type"] == "message" for part in item["content"])
 
 
-def shown(request: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Who said what, in a request that the provider was sent."""
+def sent_messages(request: dict[str, Any]) -> list[tuple[str, Any]]:
+    """The role and content of each message in a request that the provider received."""
     return [(message["role"], message["content"]) for message in request["messages"]]
 
 
-async def until_over(look: Any, seconds: float = 10) -> Any:
-    """What `look` gives, once it gives something."""
+async def eventually(read: Any, seconds: float = 10) -> Any:
+    """What `read` returns, once that is not None."""
     async with asyncio.timeout(seconds):
         while True:
-            if (found := look()) is not None:
+            if (found := read()) is not None:
                 return found
             await asyncio.sleep(0.01)
+
+
+async def create_conversation(api: httpx.AsyncClient, **body: object) -> str:
+    answer = await api.post("/v1/conversations", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["id"])
+
+
+def message(text: str, role: str = "user") -> dict[str, object]:
+    return {"type": "message", "role": role, "content": text}

@@ -1,0 +1,34 @@
+"""POST /v1/responses/{id}/cancel, from the process that runs the reply and from another one."""
+
+import asyncio
+
+import httpx
+
+from tests.commands.api_client import (
+    error_of,
+    post_response,
+)
+from tests.log import Log
+
+WITH_PROVIDER = {"model_window": 2_000}
+
+
+async def test_when_a_reply_completes_while_it_is_cancelled_then_each_client_learns_which_came_first(
+    apis: list[httpx.AsyncClient], log: Log
+) -> None:
+    async def raced(number: int) -> None:
+        queued = (await post_response(apis[0], "hi", background=True)).json()
+        await asyncio.sleep(0.003 * number)
+        path = f"/v1/responses/{queued['id']}/cancel"
+        answers = await asyncio.gather(*(api.post(path) for api in apis))
+        topics = log.topics(queued["conversation"]["id"])
+        ends = [topic for topic in topics if topic in ("reply.completed", "reply.cancelled", "reply.interrupted")]
+        assert len(ends) == 1
+        for answer in answers:
+            if answer.status_code == 200:
+                assert answer.json()["status"] == ends[0].removeprefix("reply.")
+            else:
+                assert error_of(answer) == (400, "response_over", "response_id")
+                assert ends == ["reply.completed"]
+
+    await asyncio.gather(*map(raced, range(40)))

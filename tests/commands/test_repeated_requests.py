@@ -1,0 +1,89 @@
+"""Requests for a reply that are repeated with the same idempotency key: they get the first request's reply."""
+
+import asyncio
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.commands.api_client import (
+    create_conversation,
+    create_response,
+    events_of,
+    eventually,
+)
+from tests.commands.provider_scripts import silence
+from tests.log import Log
+from tests.scripted_provider import ScriptedProvider, SlowModels
+
+WITH_PROVIDER = {"model_timeout": 2.5, "model_window": 2_000}
+
+
+async def test_a_repeated_request_gets_the_first_answer_even_after_the_conversation_has_ended(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(api)
+    key = {"Idempotency-Key": "ask-1"}
+    body = {"input": "hi", "conversation": conversation_id}
+    answers = await asyncio.gather(*(api.post("/v1/responses", json=body, headers=key) for _ in range(4)))
+    await api.post(f"/v1/conversations/{conversation_id}/end")
+    answers.append(await api.post("/v1/responses", json=body, headers=key))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["output"][0]["id"] for answer in answers}) == 1
+    first = next(answer for answer in answers if "idempotent-replayed" not in answer.headers)
+    again = [answer for answer in answers if "idempotent-replayed" in answer.headers]
+    assert len(again) == 4
+    assert all(answer.json() == first.json() and answer.headers["etag"] == first.headers["etag"] for answer in again)
+    assert len(provider.requests) == 1
+    other = await api.post("/v1/responses", json={**body, "input": "other"}, headers=key)
+    assert other.status_code == 422
+
+
+async def test_a_repeated_stream_has_the_same_events(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
+    conversation_id = await create_conversation(api)
+    body = {"input": "hi", "conversation": conversation_id, "stream": True}
+    key = {"Idempotency-Key": "ask-2"}
+    first = events_of(await api.post("/v1/responses", json=body, headers=key))
+    again = events_of(await api.post("/v1/responses", json=body, headers=key))
+    assert again == first
+    assert len(provider.requests) == 1
+
+
+async def test_a_repeat_of_a_failed_reply_fails_in_the_same_way(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    provider.script = silence
+    answers = [
+        await api.post("/v1/responses", json={"input": "hi"}, headers={"Idempotency-Key": "k"}) for _ in range(2)
+    ]
+    assert [answer.status_code for answer in answers] == [504, 504]
+    assert answers[0].json() == answers[1].json()
+    assert len(provider.requests) == 1
+
+
+CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
+
+
+@pytest.mark.parametrize(
+    ("given", "headers"), [("hi", {"If-Match": '"2"'}), ([RESULT], {})], ids=["with If-Match", "with a tool output"]
+)
+async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_it_gets_the_first_answer(
+    apis: list[httpx.AsyncClient], provider: ScriptedProvider, given: Any, headers: dict[str, str]
+) -> None:
+    conversation = await create_conversation(apis[0], items=[CALL])
+    headers = {"Idempotency-Key": "once", **headers}
+    body = {"input": given, "conversation": conversation, "model": "scripted"}
+    await create_response(apis[0], "warm up", model="scripted")
+    listed = provider.list_requests
+    provider.models = slow = SlowModels("scripted")
+    repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
+    await eventually(
+        lambda: provider.list_requests > listed or None
+    )  # it has looked up its key, but not yet its conversation
+    first = await apis[0].post("/v1/responses", json=body, headers=headers)
+    slow.released.set()
+    second = await repeat
+    assert (first.status_code, second.status_code) == (200, 200), (first.text, second.text)
+    assert second.json()["id"] == first.json()["id"]
+    assert second.headers["idempotent-replayed"] == "true"

@@ -1,0 +1,235 @@
+"""Rolling summaries: items past the budget are summarized, stay readable, and the summary can be undone.
+
+The longest conversation of the chitchat dataset, 2,895 messages, continues for fifty turns within a budget.
+"""
+
+import asyncio
+import threading
+
+import pytest
+
+from context.assembly import ReplyRequest
+from context.selection import BUDGET
+from context.summaries import PROMPT
+from context.tokens import count
+from domain.events import ItemAppended, ReplyRequested
+from domain.items import Item, from_stored
+from infrastructure.access.principal import DEFAULT
+from replies.summary_writer import MAX_MODEL_CALLS
+from scripts.loading.sources import Chitchat, Conversation
+from tests.commands.api_client import create_conversation, message
+from tests.commands.summarizing_store import (
+    MODEL,
+    Store,
+    budget_left_out,
+    compactions,
+    create_rolling,
+    talk,
+    write_summary,
+)
+from tests.log import Log
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+TURNS = 50
+
+
+async def test_items_past_the_budget_are_summarized_and_the_rest_fills_half_of_it(store: Store, log: Log) -> None:
+    conversation_id = await create_rolling(store)
+    ids = await store.append(conversation_id, *talk(20))
+    version, context = await store.assemble(conversation_id)
+    [compacted] = compactions(log, conversation_id)
+    assert (compacted.first, compacted.replaces, compacted.model) == (ids[0], 0, MODEL)
+    assert ids[compacted.count - 1] == compacted.last
+    assert compacted.count % 2 == 0
+    assert compacted.depth == compacted.count
+    assert compacted.usage is not None
+    assert (compacted.usage.input_tokens, compacted.usage.output_tokens > 0) == (7, True), "as the provider counted it"
+    assert version == len(log.events(conversation_id)) == context.shown.version
+    assert context.shown.summary == compacted.compaction_id
+    assert context.shown.ranges[0].first == ids[compacted.count]
+    assert [left_out.reason for left_out in context.shown.left_out] == ["summarized"]
+    assert 250 < context.shown.tokens <= 750
+    # The next request makes no other summary.
+    assert (await store.assemble(conversation_id))[0] == version
+
+
+async def test_a_conversation_within_the_budget_is_not_summarized(store: Store, provider: ScriptedProvider) -> None:
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(3))
+    _, context = await store.assemble(conversation_id)
+    assert (context.shown.summary, context.shown.left_out, provider.requests) == (None, (), [])
+
+
+async def test_the_next_summary_covers_the_previous_one_and_the_items_after_it(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_rolling(store)
+    ids = await store.append(conversation_id, *talk(20))
+    await store.assemble(conversation_id)
+    ids += await store.append(conversation_id, *talk(20))
+    await store.assemble(conversation_id)
+    first, second = compactions(log, conversation_id)
+    assert log.events(conversation_id)[second.replaces - 1] == first
+    assert (second.first, ids[second.count - 1], second.depth) == (ids[0], second.last, second.count)
+    assert second.tokens_before > first.tokens_before
+    messages = provider.requests[-1]["messages"]
+    assert messages[0] == {"role": "system", "content": PROMPT}
+    assert first.summary in messages[1]["content"]
+    assert "user 19" in messages[1]["content"]
+
+
+async def test_a_summary_that_is_too_long_is_cut_at_a_sentence_within_a_quarter_of_the_budget(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    provider.script = lambda exchange: exchange.stream_text("They talked about this and that. " * 500)
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(20))
+    await store.assemble(conversation_id)
+    [compacted] = compactions(log, conversation_id)
+    assert 150 < count(compacted.summary) == compacted.tokens_after <= 250
+    assert compacted.summary.endswith("that.")
+    assert provider.requests[0]["max_tokens"] <= 250
+
+
+@pytest.mark.parametrize("says", ["nothing", "an error"])
+async def test_when_the_summary_fails_then_the_context_is_still_assembled(
+    says: str, store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    provider.script = (
+        (lambda exchange: exchange.stream_text("")) if says == "nothing" else lambda exchange: exchange.json(400, {})
+    )
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(20))
+    _, context = await store.assemble(conversation_id)
+    assert compactions(log, conversation_id) == []
+    assert budget_left_out(context) == [BUDGET]
+    assert context.shown.tokens <= 1_000
+
+
+async def test_when_two_requests_summarize_at_once_then_one_summary_is_recorded_and_used(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(20))
+
+    await asyncio.gather(store.assemble(conversation_id), store.assemble(conversation_id))
+    made = compactions(log, conversation_id)
+    _, context = await store.assemble(conversation_id)
+    assert len(made) == 1
+    assert context.shown.summary == made[0].compaction_id
+
+
+async def test_one_request_calls_the_model_at_most_eight_times_and_the_next_continues(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(100, words=400))
+    await store.assemble(conversation_id)
+    assert len(provider.requests) == MAX_MODEL_CALLS
+    await store.assemble(conversation_id)
+    first, second = compactions(log, conversation_id)
+    assert second.count > first.count
+    assert second.replaces
+
+
+async def test_a_request_can_ask_for_compaction_with_a_threshold(store: Store, log: Log) -> None:
+    conversation_id = await create_conversation(store.api)
+    await store.append(conversation_id, *talk(8))
+    management = [{"type": "compaction", "compact_threshold": 500}]
+    await store.assemble(conversation_id)
+    assert compactions(log, conversation_id) == []
+    _, context = await store.assemble(conversation_id, context_management=management)
+    [compacted] = compactions(log, conversation_id)
+    assert context.shown.summary == compacted.compaction_id
+    assert context.shown.tokens < 500
+
+
+def longest_conversation() -> list[Item]:
+    conversations = (record for record in Chitchat() if isinstance(record, Conversation))
+    return max(conversations, key=lambda conversation: len(conversation.items)).items
+
+
+async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    budget = 2_000
+    messages = longest_conversation()
+    assert len(messages) == 2_895
+    conversation_id = await create_rolling(store, budget=budget)
+    ids = await store.append(conversation_id, *messages)
+    questions = [given for given in messages if given["role"] == "user"][:TURNS]
+    for turn in range(TURNS):
+        text = f"{turn}: {questions[turn]['content']} " + "and so on " * 40
+        _, context = await store.assemble(conversation_id, text)
+        sent = [sent_message["content"] for sent_message in context.body["messages"]]
+        assert sum(map(count, sent)) <= context.shown.tokens <= budget
+        assert sent[-1] == text
+        ids += await store.append(conversation_id, message(text), {**message("Indeed. " * 30), "role": "assistant"})
+    made = compactions(log, conversation_id)
+    assert len(made) > 1
+    assert made[-1].count > 2_800
+    assert {summary.first for summary in made} == {ids[0]}
+    assert all(ids[summary.count - 1] == summary.last for summary in made)
+    # Each request summarizes a part until all older items are covered; after that, not every turn needs a summary.
+    assert len(made) < TURNS
+    # The items themselves are unchanged.
+    kept = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    assert kept[: len(messages)] == messages
+    # Undo every summary, then redo them.
+    summaries = made[-16:]
+    for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
+        assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
+        shown = (await store.context.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown
+        assert shown.summary == expected
+    for summary in summaries:
+        assert (await store.post(f"{conversation_id}/compact/redo")).status_code == 200
+        shown = (await store.context.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown
+        assert shown.summary == summary.compaction_id
+
+
+async def at_head(store: Store, conversation_id: str) -> tuple[str, str, int, ReplyRequest]:
+    head = await store.context.dependencies.reader.head(conversation_id)
+    assert head is not None
+    return DEFAULT.tenant, conversation_id, head.version, ReplyRequest(model=MODEL, parameters={}, input_unknown=True)
+
+
+@pytest.mark.parametrize("appended", ["items", "compact"])
+async def test_given_if_match_when_others_append_while_the_summary_is_written_then_it_is_a_412(
+    appended: str, store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_rolling(store)
+    await store.append(conversation_id, *talk(20))
+    head = await store.context.dependencies.reader.head(conversation_id)
+    assert head is not None
+    writing, written = threading.Event(), threading.Event()
+
+    def wait_then_write(exchange: Exchange) -> None:
+        if not writing.is_set():
+            writing.set()
+            assert written.wait(10)
+        write_summary(exchange)
+
+    provider.script = wait_then_write
+    given = {"conversation": conversation_id, "input": "And now?"}
+    headers = {"If-Match": f'"{head.version}"'}
+    requesting = asyncio.create_task(store.api.post("/v1/responses", json=given, headers=headers))
+    await asyncio.to_thread(writing.wait, 10)
+    await store.append(conversation_id, *talk(1))
+    if appended == "compact":
+        assert (await store.post(f"{conversation_id}/compact")).status_code == 200
+    written.set()
+    assert (await requesting).status_code == 412
+    assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
+
+
+async def test_a_turn_longer_than_all_portions_is_not_sent_to_the_model(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_rolling(store)
+    question, *_ = talk(1)
+    long = [{"type": "message", "role": "assistant", "content": "word " * 2_000} for _ in range(16)]
+    await store.append(conversation_id, question, *long, *talk(2))
+    _, context = await store.assemble(conversation_id)
+    assert provider.requests == []
+    assert compactions(log, conversation_id) == []
+    assert budget_left_out(context) == [BUDGET]

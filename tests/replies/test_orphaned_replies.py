@@ -1,0 +1,143 @@
+"""Replies whose process died are ended by another process; those of living processes are not."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from uuid import UUID
+
+import psycopg
+
+from domain.commands import RequestReply, StartConversation
+from domain.events import ReplyInterrupted, Shown
+from infrastructure.access.principal import DEFAULT
+from infrastructure.event_log.append_request import AppendRequest
+from infrastructure.event_log.log import EventLog
+from infrastructure.ids import mint, mint_uuid, uuid_of
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import Pool, make_pool
+from replies.active_replies import ActiveReplies
+from replies.leases import ALIVE_SECONDS, ReplyLeases
+from replies.orphaned_replies import OrphanedReplies
+from tests.commands.api_client import (
+    eventually,
+)
+from tests.log import Log
+
+
+async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> list[str]:
+    """Conversations in each of which the process `owner` requested a reply that it does not run."""
+    events = EventLog(settings.postgres_url, Metrics(), owner=owner)
+    events.open()
+    conversations = [mint("conv") for _ in range(count)]
+    for conversation_id in conversations:
+        request = RequestReply(
+            response_id=mint("resp"),
+            model="m",
+            parameters=b"{}",
+            input=(),
+            shown=Shown(version=0, ranges=(), budget=1, tokens=1, encoding="", renderer=2, request_sha256=b""),
+            start=StartConversation(conversation_id=conversation_id, tenant=DEFAULT.tenant, owner="ann"),
+        )
+        append_request = AppendRequest(
+            principal=DEFAULT,
+            conversation_id=conversation_id,
+            command=request,
+            command_id=mint_uuid(),
+            correlation_id="req_1",
+        )
+        await events.append(append_request)
+    await events.close()
+    return conversations
+
+
+@asynccontextmanager
+async def other_process(settings: Settings) -> AsyncIterator[Pool]:
+    """Ends orphaned replies, as another process does. Yields its pool."""
+    pool = make_pool(settings.postgres_url)
+    await pool.open(wait=True)
+    client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
+    events.open()
+    leases = ReplyLeases(pool, mint_uuid())
+    active_replies = ActiveReplies(leases, OrphanedReplies(leases, events, client))
+    active_replies.open()
+    try:
+        yield pool
+    finally:
+        await active_replies.close()
+        await events.close()
+        await client.aclose()
+        await pool.close()
+
+
+async def until_ended(log: Log, conversation_id: str, seconds: float) -> None:
+    await eventually(lambda: True if isinstance(log.events(conversation_id)[-1], ReplyInterrupted) else None, seconds)
+
+
+async def test_given_an_unreadable_conversation_then_replies_of_other_conversations_are_still_ended(
+    settings: Settings, log: Log
+) -> None:
+    unreadable, readable = await request_replies(settings, mint_uuid(), 2)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        make_unreadable = "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s"
+        await connection.execute(make_unreadable, (uuid_of(unreadable),))
+    async with other_process(settings):
+        await until_ended(log, readable, 3 * ALIVE_SECONDS)
+
+
+async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_not_ended(
+    settings: Settings, log: Log
+) -> None:
+    owner = mint_uuid()
+    [conversation_id] = await request_replies(settings, owner)
+    pool = make_pool(settings.postgres_url)
+    await pool.open(wait=True)
+    leases = ReplyLeases(pool, owner)
+
+    async def renew_for(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            while True:
+                await leases.renew()
+                await asyncio.sleep(0.5)
+
+    async with other_process(settings):
+        with suppress(TimeoutError):
+            await renew_for(ALIVE_SECONDS + 2)
+        async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+            await connection.execute("LOCK TABLE api_processes IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(ALIVE_SECONDS + 1)
+        await asyncio.sleep(0.4)  # the owner renews a little later than the other process
+        with suppress(TimeoutError):
+            await renew_for(2)
+        assert log.topics(conversation_id)[-1] == "reply.requested"
+        await until_ended(log, conversation_id, 3 * ALIVE_SECONDS)
+    await pool.close()
+
+
+async def test_when_many_replies_are_ended_while_redis_hangs_then_the_lease_is_renewed_in_time(
+    settings: Settings, log: Log
+) -> None:
+    conversations = await request_replies(settings, mint_uuid(), 12)
+    connections: list[asyncio.StreamWriter] = []
+
+    async def never_answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(writer)
+
+    server = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    longest_delay = 0.0
+    async with other_process(settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}"})):
+        deadline = time.monotonic() + 60
+        while any(log.topics(conversation_id)[-1] == "reply.requested" for conversation_id in conversations):
+            assert time.monotonic() < deadline
+            [(delay,)] = log.rows(
+                "SELECT 5 - extract(epoch FROM alive_until - clock_timestamp()) FROM api_processes"
+            ) or [(0,)]
+            longest_delay = max(longest_delay, float(delay))
+            await asyncio.sleep(0.1)
+    for writer in connections:
+        writer.close()
+    server.close()
+    assert longest_delay < ALIVE_SECONDS / 2
