@@ -47,7 +47,7 @@ def query_route(
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a GET, which also serves HEAD. `headers`: those it reads itself, with their descriptions.
 
-    The handler is called with the QueryContext, each id in the path, and the query parameters where it has any.
+    The handler is called with the QueryContext, each id in the path, and the query parameters if it declares any.
     """
     names = id_names(path)
 

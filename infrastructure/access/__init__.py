@@ -1,1 +1,1 @@
-"""Who is asking."""
+"""Who sends a request."""

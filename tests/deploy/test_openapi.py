@@ -1,15 +1,15 @@
-"""The OpenAPI that the gateway serves is the one of the code, and covers what the contract names."""
+"""The OpenAPI document that the gateway serves is that of the code."""
 
 import json
 
 from scripts.openapi import FILE, rendered
 
 
-def test_the_file_is_what_the_code_says() -> None:
-    assert FILE.read_text() == rendered(), "write it anew: python -m scripts.openapi"
+def test_the_file_equals_the_document_of_the_code() -> None:
+    assert FILE.read_text() == rendered(), "write it again: python -m scripts.openapi"
 
 
-def test_both_sides_are_one_api() -> None:
+def test_a_path_has_the_methods_of_both_sides() -> None:
     paths = json.loads(FILE.read_text())["paths"]
     assert set(paths["/v1/conversations"]) >= {"get", "post"}
     assert set(paths["/v1/conversations/{conversation_id}"]) >= {"get", "post", "delete"}

@@ -13,7 +13,7 @@ from infrastructure.http.metrics_server import serve_metrics
 from infrastructure.observability.metrics import Metrics
 
 
-async def ask(
+async def request(
     ready: Callable[[], bool], path: str, method: str = "GET", metrics: Metrics | None = None
 ) -> httpx.Response:
     async with serve_metrics(metrics or Metrics(), 0, ready) as port, httpx.AsyncClient() as client:
@@ -23,7 +23,7 @@ async def ask(
 async def test_it_serves_the_metrics() -> None:
     metrics = Metrics()
     metrics.projection_position.labels("conversations").set(42)
-    answer = await ask(lambda: True, "/metrics", metrics=metrics)
+    answer = await request(lambda: True, "/metrics", metrics=metrics)
     assert (answer.status_code, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert b'conversation_store_projection_position{projection="conversations"} 42.0' in answer.content
 
@@ -37,22 +37,22 @@ def unknown() -> bool:
     [(lambda: True, 200, "ready"), (lambda: False, 503, "unavailable"), (unknown, 503, "unavailable")],
 )
 async def test_it_says_whether_the_process_is_ready(ready: Callable[[], bool], status: int, word: str) -> None:
-    answer = await ask(ready, "/health/ready")
+    answer = await request(ready, "/health/ready")
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/json")
     assert answer.json() == {"status": word}
 
 
 async def test_it_is_live_even_when_the_process_is_not_ready() -> None:
-    assert (await ask(lambda: False, "/health/live")).status_code == 200
+    assert (await request(lambda: False, "/health/live")).status_code == 200
 
 
 async def test_another_path_is_a_404_in_the_shape_of_our_errors() -> None:
-    answer = await ask(lambda: True, "/")
+    answer = await request(lambda: True, "/")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
 
 
 async def test_head_is_answered_without_a_body() -> None:
-    answer = await ask(lambda: True, "/health/ready?x=1", "HEAD")
+    answer = await request(lambda: True, "/health/ready?x=1", "HEAD")
     assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, "application/json", b"")
 
 

@@ -1,0 +1,44 @@
+"""How an API is served: what happens to running streams when the process is told to stop."""
+
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+
+from tests.servers import ROOT
+
+APP = """
+import asyncio, socket, sys, threading
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
+from infrastructure.http.serve import serve
+from infrastructure.settings import Settings
+
+shutdown = threading.Event()
+
+async def stream(_):
+    async def chunks():
+        yield b"first"
+        while not shutdown.is_set():
+            await asyncio.sleep(0.01)
+        yield b"last"
+    return StreamingResponse(chunks())
+
+serve(Starlette(routes=[Route("/", stream)]), Settings(), shutdown, [socket.socket(fileno=int(sys.argv[1]))])
+"""
+
+
+def test_a_stream_that_follows_something_ends_in_order_when_the_process_gets_sigterm() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-P", "-c", APP, str(listener.fileno())]
+        with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, pass_fds=[listener.fileno()]) as process:
+            connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=20)
+            connection.request("GET", "/")
+            response = connection.getresponse()
+            assert response.read(5) == b"first"
+            process.send_signal(signal.SIGTERM)
+            assert response.read() == b"last"
+            connection.close()
+            assert process.wait(10) in (0, -signal.SIGTERM)
