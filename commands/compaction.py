@@ -11,7 +11,7 @@ from commands.bodies import Body, Instructions
 from commands.command_context import CommandContext
 from commands.command_route import command_route
 from commands.rolling_summary import summarize
-from context.assembly import ReplyRequest
+from context.choice import ReplyRequest
 from domain.commands import RedoCompaction, UndoCompaction
 from domain.errors import ConversationNotFound, NothingToCompact
 from domain.events import ContextCompacted

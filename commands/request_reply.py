@@ -10,7 +10,8 @@ from commands.command_context import CommandContext
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.rolling_summary import context_with_summary
-from context.assembly import Context, ReplyRequest
+from context.assembly import Context
+from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported

@@ -11,7 +11,8 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_context import CommandContext
-from context.assembly import Context, ContextChoice, ReplyRequest
+from context.assembly import Context
+from context.choice import ContextChoice, ReplyRequest
 from context.conversation_settings import SUMMARY_TOKENS
 from context.history_backwards import RecentItems
 from context.selection import BUDGET

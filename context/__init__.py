@@ -1,7 +1,8 @@
 """What a model is shown of a conversation, and what is known of models.
 
-assembly                          `Contexts`: chooses items within a token budget and renders the request
-selection                         which items are shown; pure
+assembly                          `Contexts`: finds the newest items, has some chosen, renders the request
+choice, selection                 counts and budget; which items are shown (pure)
+recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: shape, access, making

@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import accumulate, groupby
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from context.rendering.orphans import pairs
 from domain.errors import ContextTooLong
@@ -208,19 +207,3 @@ def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[C
             ids = [item.item_id for item, _ in group]
             ranges.append(LeftOut(reason=reason, first=ids[0], last=ids[-1], count=len(ids)))
     return ranges
-
-
-def on_record(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
-    """What an event records of it, bounded for any conversation: with more than `max_ranges`, one range for each reason."""
-    if len(left_out) <= max_ranges:
-        return tuple(left_out)
-    merged: dict[str, LeftOut] = {}
-    for left_out_range in left_out:
-        earlier = merged.get(left_out_range.reason)
-        if earlier is None:
-            merged[left_out_range.reason] = left_out_range
-        else:
-            unknown = earlier.count is None or left_out_range.count is None
-            count = None if unknown else (earlier.count or 0) + (left_out_range.count or 0)
-            merged[left_out_range.reason] = replace(earlier, last=left_out_range.last, count=count)
-    return tuple(merged.values())

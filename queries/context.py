@@ -10,7 +10,7 @@ from pydantic import Field
 from pymongo.errors import PyMongoError
 from starlette.responses import Response
 
-from context.assembly import ReplyRequest
+from context.choice import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.events import LeftOut

@@ -12,7 +12,8 @@ from msgspec import Struct
 from commands.command_context import CommandContext
 from commands.main import create_app
 from commands.rolling_summary import context_with_summary
-from context.assembly import Context, ReplyRequest
+from context.assembly import Context
+from context.choice import ReplyRequest
 from context.selection import BUDGET
 from domain.events import ContextCompacted
 from domain.items import Item

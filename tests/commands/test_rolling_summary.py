@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from context.assembly import ReplyRequest
+from context.choice import ReplyRequest
 from context.selection import BUDGET
 from context.summaries import PROMPT
 from context.tokens import count

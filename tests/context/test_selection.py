@@ -4,8 +4,9 @@ from functools import partial
 
 import pytest
 
+from context.recorded_selection import recorded_left_out
 from context.rendering import CHAT, unsendable
-from context.selection import ContextInput, ContextItem, Selection, on_record, select
+from context.selection import ContextInput, ContextItem, Selection, select
 from domain.errors import ContextTooLong
 from domain.events import LeftOut
 from domain.items import Item
@@ -136,8 +137,8 @@ def test_without_a_question_yet_even_the_last_turn_may_be_left_out() -> None:
 
 def test_the_record_of_what_was_left_out_is_bounded() -> None:
     many = [LeftOut(reason=f"r{n % 2}", first=f"f{n}", last=f"l{n}", count=1) for n in range(40)]
-    assert on_record(many) == (
+    assert recorded_left_out(many) == (
         LeftOut(reason="r0", first="f0", last="l38", count=20),
         LeftOut(reason="r1", first="f1", last="l39", count=20),
     )
-    assert on_record(many[:16]) == tuple(many[:16])
+    assert recorded_left_out(many[:16]) == tuple(many[:16])

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from context.assembly import Context, Contexts, ReplyRequest
+from context.assembly import Context, Contexts
+from context.choice import ReplyRequest
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
 from context.snapshot_store import read_recent_items, snapshot_lookup

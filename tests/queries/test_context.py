@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from context.assembly import ReplyRequest
+from context.choice import ReplyRequest
 from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy

@@ -7,7 +7,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from context.assembly import MAX_LOG_READS, Contexts, ReplyRequest
+from context.assembly import MAX_LOG_READS, Contexts
+from context.choice import ReplyRequest
 from context.conversation_settings import instructions_and_policy
 from context.history_backwards import RecentItems
 from context.models import Models

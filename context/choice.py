@@ -1,0 +1,141 @@
+"""Chooses what of a conversation's newest items a reply's model is shown: counts them, sets the budget, and selects."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from context.conversation_settings import SUMMARY_TOKENS, Reader
+from context.encodings import DEFAULT_ENCODING
+from context.history_backwards import RecentItems, partners_of_pins, token_limit
+from context.item_counts import ItemCounts
+from context.models import Models
+from context.rendering import PER_MESSAGE_TOKENS, counted_parameters, unsendable
+from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, select
+from context.tokens import count_off_loop
+from domain.errors import ContextTooLong
+from domain.events import ContextPolicy, LeftOut
+from domain.items import Item
+
+DEFAULT_ANSWER_TOKENS = 1_024
+"""Kept free for the answer when neither the request nor the policy says how many."""
+
+
+class ReplyRequest(Struct, frozen=True, kw_only=True):
+    """What a reply is asked with: `parameters` as the client sent them, the new items with the ids minted for them.
+
+    `input_unknown`: there is no question yet, this only shows what a model would see.
+    """
+
+    model: str
+    parameters: Mapping[str, Any]
+    input: Sequence[tuple[str, Item]] = ()
+    input_unknown: bool = False
+
+
+class ContextChoice(Struct, frozen=True, kw_only=True):
+    """What of `recent` a model is shown, after these instructions. `context_input`: what it was chosen from, counted in `encoding`."""
+
+    recent: RecentItems
+    context_input: ContextInput
+    selection: Selection
+    instructions: tuple[str, ...]
+    budget: int
+    encoding: str
+    summary_tokens: int
+
+    @property
+    def tokens(self) -> int:
+        """Of all that is sent."""
+        return self.selection.tokens
+
+
+class ContextChooser:
+    """Chooses for one process: `counts` keeps what was counted before."""
+
+    def __init__(self, reader: Reader, models: Models, counts: ItemCounts) -> None:
+        self._reader = reader
+        self._models = models
+        self._counts = counts
+
+    async def choose(
+        self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
+    ) -> ContextChoice:
+        """What of `recent` is shown. `conversation_id`: where the other halves of pinned calls are looked up; None for a new one.
+
+        Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
+        """
+        budget = self._budget(recent.policy, reply_request)
+        encoding = self._models.encoding(reply_request.model)
+        requested = reply_request.parameters.get("instructions")
+        instructions = tuple(text for text in (recent.instructions, requested) if text)
+        base_tokens, summary_tokens = await self._count_base(recent, instructions, reply_request.parameters, encoding)
+        pins = [*recent.pins]
+        if conversation_id is not None:
+            pins += await partners_of_pins(self._reader, conversation_id, recent, self._counts)
+        pins.sort(key=lambda pin: pin.depth)
+        input_tokens = await self._counts.of(reply_request.input, encoding)
+        context_input = ContextInput(
+            path=await self._count_again(recent.items, recent.pinned, encoding),
+            pins=await self._count_again(pins, recent.pinned, encoding),
+            input=[
+                ContextItem(item_id=item_id, item=item, tokens=tokens)
+                for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
+            ],
+            base_tokens=base_tokens + summary_tokens,
+            reaches_start=recent.reaches_start,
+            summarized=_summarized(recent),
+            input_unknown=reply_request.input_unknown,
+        )
+        selection = select(context_input, budget, partial(unsendable, self._models.renderer))
+        if reply_request.parameters.get("truncation") == "disabled":
+            if any(left_out.reason == BUDGET for left_out in selection.left_out):
+                everything = (*context_input.pins, *context_input.path, *context_input.input)
+                raise ContextTooLong(context_input.base_tokens + sum(item.tokens for item in everything), budget)
+        return ContextChoice(
+            recent=recent,
+            context_input=context_input,
+            selection=selection,
+            instructions=instructions,
+            budget=budget,
+            encoding=encoding,
+            summary_tokens=summary_tokens,
+        )
+
+    def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
+        """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
+        window = self._models.window(reply_request.model)
+        requested = reply_request.parameters.get("max_output_tokens")
+        answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
+        return token_limit(policy, max(0, self._models.room(reply_request.model, reserved=answer)))
+
+    async def _count_base(
+        self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
+    ) -> tuple[int, int]:
+        """The tokens of what is sent whatever is chosen, without the summary; and those of the summary."""
+        texts = [*instructions, counted_parameters(parameters)]
+        summary = recent.summary
+        if summary is not None and encoding != DEFAULT_ENCODING:
+            texts.append(summary.text)
+        counts = await count_off_loop(texts, encoding)
+        summary_tokens = 0
+        if summary is not None:
+            summary_tokens = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
+        return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summary_tokens
+
+    async def _count_again(
+        self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
+    ) -> Sequence[ContextItem]:
+        """The items counted in this encoding, with the pinned ones marked. They come counted in DEFAULT_ENCODING."""
+        if encoding != DEFAULT_ENCODING:
+            counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
+            items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]
+        return [replace(item, pinned=item.item_id in pinned) for item in items] if pinned else items
+
+
+def _summarized(recent: RecentItems) -> LeftOut | None:
+    if (summary := recent.summary) is None:
+        return None
+    return LeftOut(reason=SUMMARIZED, first=summary.first, last=summary.last, count=summary.count)

@@ -1,0 +1,36 @@
+"""What the event of a reply records of a selection, bounded for any conversation. Pure."""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from context.selection import ContextItem, Selection
+from domain.events import LeftOut, ShownRange
+
+
+def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
+    """One range for each item of older turns and one for the window. Unsendable items count as items of the window, without tokens."""
+    sent_ids = {item.item_id for item in selection.sent}
+    ranges = [_range([pin], sent_ids) for pin in selection.pins]
+    return tuple([*ranges, _range(selection.window, sent_ids)] if selection.window else ranges)
+
+
+def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
+    tokens = sum(item.tokens for item in items if item.item_id in sent_ids)
+    return ShownRange(first=items[0].item_id, last=items[-1].item_id, count=len(items), tokens=tokens)
+
+
+def recorded_left_out(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
+    """What an event records of it, bounded for any conversation: with more than `max_ranges`, one range for each reason."""
+    if len(left_out) <= max_ranges:
+        return tuple(left_out)
+    merged: dict[str, LeftOut] = {}
+    for left_out_range in left_out:
+        earlier = merged.get(left_out_range.reason)
+        if earlier is None:
+            merged[left_out_range.reason] = left_out_range
+        else:
+            unknown = earlier.count is None or left_out_range.count is None
+            count = None if unknown else (earlier.count or 0) + (left_out_range.count or 0)
+            merged[left_out_range.reason] = replace(earlier, last=left_out_range.last, count=count)
+    return tuple(merged.values())
