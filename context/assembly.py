@@ -1,8 +1,7 @@
-"""Assembles what a model is shown: finds the newest items, has some chosen within a token budget, and renders the provider request.
+"""Assembles what a model is shown: finds the newest items, has some chosen within a token budget, renders the request.
 
 The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
-budget is full. They never come from the read models, and the whole conversation is never read. Commands send these contexts,
-queries show them.
+budget is full. They never come from the read models. Commands send these contexts, queries show them.
 """
 
 import asyncio
@@ -43,7 +42,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, room in tokens) -> the snapshot's newest items, one more than fits in the room, of whatever version.
+"""(tenant, conversation_id, room in tokens) -> the snapshot's newest items, one more than fits in the room, of any version.
 
 None when there is no usable snapshot or Redis is unavailable.
 """
@@ -133,7 +132,7 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts)
 
     async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
-        """As much of the conversation's snapshot, of whatever version, as this model has room for."""
+        """As much of the conversation's snapshot, of any version, as this model has room for."""
         return await self._find_snapshot(tenant, conversation_id, self._models.room(model))
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:

@@ -36,7 +36,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 
 
 class ContextChoice(Struct, frozen=True, kw_only=True):
-    """What of `recent` a model is shown, after these instructions. `context_input`: what it was chosen from, counted in `encoding`."""
+    """What of `recent` a model is shown, after these instructions. `context_input`: what there was to choose from."""
 
     recent: RecentItems
     context_input: ContextInput
@@ -114,7 +114,7 @@ class ContextChooser:
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int]:
-        """The tokens of what is sent whatever is chosen, without the summary; and those of the summary."""
+        """The tokens of instructions and tools, which are always sent; and those of the summary."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:

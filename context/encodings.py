@@ -67,7 +67,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
 
 
 def vocabulary_file(name: str) -> Path:
-    """The vocabulary of an encoding in the wheel, compressed with gzip. Found without an import, which would parse every vocabulary."""
+    """The gzipped vocabulary of an encoding in the wheel. Not imported: that would parse every vocabulary."""
     wheel = find_spec("bpe_openai")
     if wheel is None or not wheel.submodule_search_locations:
         raise ModuleNotFoundError("bpe-openai, the package with the vocabularies, is not installed")

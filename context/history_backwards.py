@@ -1,4 +1,4 @@
-"""Reads a conversation's newest items from the log, backwards from the head, until there are enough: never the whole conversation."""
+"""Reads a conversation's newest items from the log, backwards from the head, until there are enough."""
 
 import asyncio
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ async def recent_items_of_fork(reader: Reader, start: StartConversation, room: i
 
 
 class _BackwardRead:
-    """Collects a path's newest items until they have more than `limit` tokens, or all items deeper than `above_depth` are there."""
+    """Collects a path's newest items: more than `limit` tokens of them, or all that are deeper than `above_depth`."""
 
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
         self.newest_first: list[ContextItem] = []
@@ -188,7 +188,7 @@ async def _items_by_id(
 async def partners_of_pins(
     reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The calls and outputs that belong to pinned outputs and calls, if they lie before the recent items and within PAGE_EVENTS of the pin."""
+    """The other halves of pinned calls and outputs that are not among the recent items, looked for within PAGE_EVENTS of the pin."""
     if not recent.pinned:
         return ()
     items = [*recent.pins, *recent.items]

@@ -33,7 +33,7 @@ async def path_segments(reader: Reader, conversation_id: str, version: int) -> l
 async def path(
     reader: Reader, conversation_id: str, version: int, *, after: str | None = None, first: str | None = None
 ) -> AsyncIterator[ItemAppended]:
-    """The unretracted items of the path at `version`, oldest first: all, those from the item `first` on, or those after `after`."""
+    """The unretracted items of the path at `version`, oldest first: all, those from `first` on, or those after `after`."""
     segments = await path_segments(reader, conversation_id, version)
     row: Recorded | None = None
     if (item_id := first or after) is not None:

@@ -109,7 +109,7 @@ _DEFAULT_WINDOW = 4_096
 
 
 class Models:
-    """The facts of any model, whether the provider has it or not. The settings MODELS and MODEL_WINDOW override those listed here."""
+    """The facts of any model. The settings MODELS and MODEL_WINDOW override what is listed here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -9,7 +9,7 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each item of older turns and one for the window. Unsendable items count as items of the window, without tokens."""
+    """One range for each item of older turns, and one for the window, in which unsendable items count without tokens."""
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
     return tuple([*ranges, _range(selection.window, sent_ids)] if selection.window else ranges)

@@ -53,7 +53,7 @@ async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot
 
 
 async def read_snapshot(redis: Redis, tenant: str, conversation_id: str) -> Snapshot | None:
-    """The snapshot, of whatever version. None if there is none that can be read. Raises redis.exceptions.RedisError."""
+    """The snapshot, of any version. None if there is none that can be read. Raises redis.exceptions.RedisError."""
     answer: Any = redis.eval(READ_HASH, 1, snapshot_key(tenant, conversation_id))
     packed: bytes = await answer
     try:
@@ -83,7 +83,7 @@ _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-    """The snapshot's newest items, of whatever version: one more than fits in `room` tokens or in the policy's budget.
+    """The snapshot's newest items, of any version: one more than fits in `room` tokens or in the policy's budget.
 
     None if there is no readable snapshot, or it does not have that many items. Raises redis.exceptions.RedisError.
     """

@@ -55,7 +55,7 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 
 
 class SnapshotItem(Struct, frozen=True):
-    """An item as a line of a block holds it. The Lua scripts match the first two fields. The line can also be read as a ContextItem."""
+    """An item as a line of a block. The Lua scripts match the first two fields. A ContextItem can be decoded from it too."""
 
     tokens: int
     depth: int

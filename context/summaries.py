@@ -55,7 +55,7 @@ def first_kept_depth(context_input: ContextInput, base_tokens: int, room: int, u
 
 
 def portions(items: Sequence[Item], sizes: Sequence[int], room: int) -> list[int]:
-    """Where each portion of `items` ends. A portion has as many items as fit in `room` tokens, at least one, and whole turns if possible."""
+    """Where each portion of `items` ends. A portion fits in `room` tokens, or is one item. It ends with a turn if possible."""
     ends: list[int] = []
     begin = 0
     while begin < len(items):
@@ -71,7 +71,7 @@ def portions(items: Sequence[Item], sizes: Sequence[int], room: int) -> list[int
 
 
 def can_end_at(items: Sequence[Item], end: int) -> bool:
-    """Whether a summary may replace the items before `end`: a turn starts there or nothing follows, and no call is separated from its output."""
+    """Whether a summary may replace the items before `end`: no turn is cut there, and no call is separated from its output."""
     if end < len(items) and not begins_turn(items[end]):
         return False
     return not any(call < end <= output for call, output in pairs(items))
