@@ -64,7 +64,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     report = Report()
     importing: dict[asyncio.Task[None], int] = {}
 
-    async def import_line(number: int, line: bytes) -> None:
+    async def import_and_report(number: int, line: bytes) -> None:
         try:
             items = await _import_line(context, number, line)
             report.items += items
@@ -77,7 +77,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     async for number, line in _lines(body):
         while _is_full(importing.values(), len(line)):
             await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(import_line(number, line))
+        task = asyncio.create_task(import_and_report(number, line))
         importing[task] = len(line)
         task.add_done_callback(importing.pop)
     await asyncio.gather(*importing)

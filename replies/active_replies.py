@@ -26,7 +26,7 @@ class ActiveReplies:
     def __init__(self, leases: ReplyLeases, orphaned: OrphanedReplies) -> None:
         self._leases = leases
         self._orphaned = orphaned
-        self._running: dict[str, RunningReply] = {}
+        self._replies: dict[str, RunningReply] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None
@@ -39,7 +39,7 @@ class ActiveReplies:
 
     async def close(self) -> None:
         """Stops the running replies and waits until the end of each is in the log, at most ALIVE_SECONDS."""
-        for reply in list(self._running.values()):
+        for reply in list(self._replies.values()):
             reply.stop("server_stopped")
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ALIVE_SECONDS)
@@ -53,12 +53,12 @@ class ActiveReplies:
 
     def start(self, reply: RunningReply) -> None:
         """Runs a reply until its end is in the log."""
-        self._running[reply.response_id] = reply
+        self._replies[reply.response_id] = reply
         task = reply.start()
         self._tasks.add(task)
 
         def forget(ended: asyncio.Task[None]) -> None:
-            self._running.pop(reply.response_id, None)
+            self._replies.pop(reply.response_id, None)
             self._tasks.discard(ended)
             if not ended.cancelled() and ended.exception() is not None:
                 log.error("reply_end_not_recorded", response_id=reply.response_id, exc_info=ended.exception())
@@ -67,7 +67,7 @@ class ActiveReplies:
 
     async def cancel(self, tenant: str, response_id: str) -> None:
         """Cancels a reply in whichever process it runs: at once here, within about RENEW_SECONDS elsewhere. Raises psycopg.Error."""
-        if (reply := self._running.get(response_id)) is not None:
+        if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
         else:
             await self._leases.request_cancel(tenant, response_id)
@@ -92,7 +92,7 @@ class ActiveReplies:
         if not self._alive_since or now - self._renewed_at > LATE_SECONDS:
             self._alive_since = now
         self._renewed_at = now
-        for response_id, reply in list(self._running.items()):
+        for response_id, reply in list(self._replies.items()):
             lease = own.get(response_id)
             if lease is not None and lease.cancelling:
                 reply.stop("cancelled")
@@ -110,5 +110,5 @@ class ActiveReplies:
     def _lost(self, own: Mapping[str, OwnLease]) -> list[str]:
         """Replies of this process that do not run in it: it never learned that their requests were committed."""
         return [
-            response_id for response_id, lease in own.items() if lease.past_grace and response_id not in self._running
+            response_id for response_id, lease in own.items() if lease.past_grace and response_id not in self._replies
         ]

@@ -29,7 +29,7 @@ KEPT_SECONDS = 3600
 KEPT_AFTER_SECONDS = 600
 """How long a stream is kept after its reply's end. Later its events are made from the record."""
 
-MAX_WAITING_BYTES = 32 * 1024 * 1024
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
 """Of events that wait to be written. More are dropped while Redis is slow: the record will have them."""
 
 PAUSE_SECONDS = 0.002
@@ -80,8 +80,8 @@ class LiveWriter:
         self._pool = redis.connection_pool
         self._connection: AbstractConnection | None = None
         self._script = redis.register_script(_APPEND).sha
-        self._waiting: deque[tuple[str, int, bytes, OnWritten]] = deque()
-        self._waiting_bytes = 0
+        self._queued: deque[tuple[str, int, bytes, OnWritten]] = deque()
+        self._queued_bytes = 0
         self._unavailable_until = 0.0
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -95,7 +95,7 @@ class LiveWriter:
             return
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        if self._waiting:
+        if self._queued:
             await self._write()
         if self._connection is not None:
             await self._connection.disconnect()
@@ -103,11 +103,11 @@ class LiveWriter:
 
     def write(self, response_id: str, sequence: int, event: bytes, on_written: OnWritten) -> None:
         """Queues an encoded event; calls `on_written` with its number when Redis has it or is unavailable."""
-        if self._waiting_bytes > MAX_WAITING_BYTES or time.monotonic() < self._unavailable_until:
+        if self._queued_bytes > MAX_QUEUED_BYTES or time.monotonic() < self._unavailable_until:
             on_written(sequence)
             return
-        self._waiting.append((response_id, sequence, event, on_written))
-        self._waiting_bytes += len(event)
+        self._queued.append((response_id, sequence, event, on_written))
+        self._queued_bytes += len(event)
         self._ready.set()
 
     async def _run(self) -> None:
@@ -119,12 +119,12 @@ class LiveWriter:
             await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
             wrote_at = loop.time()
-            while self._waiting:
+            while self._queued:
                 await self._write()
 
     async def _write(self) -> None:
-        batch = [self._waiting.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._waiting)))]
-        self._waiting_bytes -= sum(len(event) for _, _, event, _ in batch)
+        batch = [self._queued.popleft() for _ in range(min(MAX_BATCH_EVENTS, len(self._queued)))]
+        self._queued_bytes -= sum(len(event) for _, _, event, _ in batch)
         arguments: list[bytes | str | int] = [len(batch), *(stream_key(response_id) for response_id, _, _, _ in batch)]
         for _, sequence, event, _ in batch:
             seconds = KEPT_AFTER_SECONDS if stream_events.is_terminal(event) else KEPT_SECONDS

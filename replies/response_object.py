@@ -97,5 +97,5 @@ def _parameter(parameters: Mapping[str, Any], name: str, default: Any) -> Any:
 
 def _error(error: Mapping[str, Any]) -> dict[str, Any]:
     code = str(error["code"])
-    known = code in _ERROR_CODES
-    return {"code": code if known else "server_error", "message": error["message"], "type": None if known else code}
+    in_sdk = code in _ERROR_CODES
+    return {"code": code if in_sdk else "server_error", "message": error["message"], "type": None if in_sdk else code}

@@ -43,15 +43,15 @@ def decode(encoded: bytes) -> StreamEvent:
 
 def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
     """The reply has started. `response`: the JSON text of the Response in progress; `queued`: that of a queued one, for the background."""
-    running = msgspec.Raw(response)
-    created: list[StreamEvent] = [{"type": "response.created", "response": running}]
+    in_progress = msgspec.Raw(response)
+    created: list[StreamEvent] = [{"type": "response.created", "response": in_progress}]
     if queued is not None:
-        waiting = msgspec.Raw(queued)
+        queued_response = msgspec.Raw(queued)
         created = [
-            {"type": "response.created", "response": waiting},
-            {"type": "response.queued", "response": waiting},
+            {"type": "response.created", "response": queued_response},
+            {"type": "response.queued", "response": queued_response},
         ]
-    return [*created, {"type": "response.in_progress", "response": running}]
+    return [*created, {"type": "response.in_progress", "response": in_progress}]
 
 
 def added(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:

@@ -43,10 +43,10 @@ async def test_a_repeated_compaction_with_the_same_key_is_made_once(
     path, headers = f"/v1/conversations/{conversation_id}/compact", {"idempotency-key": "k"}
     first = await store.api.post(path, headers=headers)
     calls = len(provider.requests)
-    again = await store.api.post(path, headers=headers)
-    assert again.json() == first.json()
-    assert again.headers["idempotent-replayed"] == "true"
-    assert again.headers["etag"] == first.headers["etag"]
+    repeat = await store.api.post(path, headers=headers)
+    assert repeat.json() == first.json()
+    assert repeat.headers["idempotent-replayed"] == "true"
+    assert repeat.headers["etag"] == first.headers["etag"]
     assert len(provider.requests) == calls
 
 

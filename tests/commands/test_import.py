@@ -16,14 +16,14 @@ def line(items: int, **fields: Any) -> bytes:
 
 
 async def send(api: httpx.AsyncClient, *lines: bytes, key: str | None = None, cut: int = 1000) -> dict[str, Any]:
-    whole = b"".join(lines)
+    content = b"".join(lines)
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(whole), cut):
-            yield whole[start : start + cut]
+    async def chunks() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), cut):
+            yield content[start : start + cut]
 
     headers = {"Idempotency-Key": key} if key else {}
-    answer = await api.post("/v1/import", content=pieces(), headers=headers)
+    answer = await api.post("/v1/import", content=chunks(), headers=headers)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
@@ -69,8 +69,8 @@ async def test_a_repeated_import_with_its_key_adds_nothing(api: httpx.AsyncClien
     first = await send(api, *lines[:2], b"{broken", key="import-1")
     events = log.count()
     assert first["failed"] == 1
-    whole = await send(api, *lines, key="import-1")
-    assert (whole["conversations"], whole["items"]) == (4, 900)
+    report = await send(api, *lines, key="import-1")
+    assert (report["conversations"], report["items"]) == (4, 900)
     assert log.count() == 904
     assert (await send(api, *lines, key="import-1"))["conversations"] == 4
     assert log.count() == 904 > events

@@ -31,9 +31,9 @@ async def test_a_repeated_request_gets_the_first_answer_even_after_the_conversat
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["output"][0]["id"] for answer in answers}) == 1
     first = next(answer for answer in answers if "idempotent-replayed" not in answer.headers)
-    again = [answer for answer in answers if "idempotent-replayed" in answer.headers]
-    assert len(again) == 4
-    assert all(answer.json() == first.json() and answer.headers["etag"] == first.headers["etag"] for answer in again)
+    repeats = [answer for answer in answers if "idempotent-replayed" in answer.headers]
+    assert len(repeats) == 4
+    assert all(answer.json() == first.json() and answer.headers["etag"] == first.headers["etag"] for answer in repeats)
     assert len(provider.requests) == 1
     other = await api.post("/v1/responses", json={**body, "input": "other"}, headers=key)
     assert other.status_code == 422
@@ -44,8 +44,8 @@ async def test_a_repeated_stream_has_the_same_events(api: httpx.AsyncClient, pro
     body = {"input": "hi", "conversation": conversation_id, "stream": True}
     key = {"Idempotency-Key": "ask-2"}
     first = events_of(await api.post("/v1/responses", json=body, headers=key))
-    again = events_of(await api.post("/v1/responses", json=body, headers=key))
-    assert again == first
+    repeated = events_of(await api.post("/v1/responses", json=body, headers=key))
+    assert repeated == first
     assert len(provider.requests) == 1
 
 

@@ -246,8 +246,8 @@ async def test_a_stream_whose_end_cannot_be_recorded_ends_with_an_error(
         await connection.execute(_REFUSE)
         try:
             events = events_of(await post_response(api, "hi", stream=True))
-            whole = await post_response(api, "hi")
+            response = await post_response(api, "hi")
         finally:
             await connection.execute("DROP FUNCTION refuse CASCADE")
     assert events[-1]["type"] == "error"
-    assert whole.status_code == 503
+    assert response.status_code == 503

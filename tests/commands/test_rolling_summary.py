@@ -113,10 +113,10 @@ async def test_when_two_requests_summarize_at_once_then_one_summary_is_recorded_
     await store.append(conversation_id, *talk(20))
 
     await asyncio.gather(store.assemble(conversation_id), store.assemble(conversation_id))
-    made = compactions(log, conversation_id)
+    recorded = compactions(log, conversation_id)
     _, context = await store.assemble(conversation_id)
-    assert len(made) == 1
-    assert context.shown.summary == made[0].compaction_id
+    assert len(recorded) == 1
+    assert context.shown.summary == recorded[0].compaction_id
 
 
 async def test_one_request_calls_the_model_at_most_eight_times_and_the_next_continues(
@@ -165,18 +165,18 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
         assert sum(map(count, sent)) <= context.shown.tokens <= budget
         assert sent[-1] == text
         ids += await store.append(conversation_id, message(text), {**message("Indeed. " * 30), "role": "assistant"})
-    made = compactions(log, conversation_id)
-    assert len(made) > 1
-    assert made[-1].count > 2_800
-    assert {summary.first for summary in made} == {ids[0]}
-    assert all(ids[summary.count - 1] == summary.last for summary in made)
+    recorded = compactions(log, conversation_id)
+    assert len(recorded) > 1
+    assert recorded[-1].count > 2_800
+    assert {summary.first for summary in recorded} == {ids[0]}
+    assert all(ids[summary.count - 1] == summary.last for summary in recorded)
     # Each request summarizes a part until all older items are covered; after that, not every turn needs a summary.
-    assert len(made) < TURNS
+    assert len(recorded) < TURNS
     # The items themselves are unchanged.
     kept = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     assert kept[: len(messages)] == messages
     # Undo every summary, then redo them.
-    summaries = made[-16:]
+    summaries = recorded[-16:]
     for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
         assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
         shown = (await store.context.dependencies.contexts.assemble(*await at_head(store, conversation_id))).shown
