@@ -126,7 +126,7 @@ async def _migrate(postgres_url: str) -> None:
         try:
             applied = await asyncio.to_thread(migrate, postgres_url)
         except psycopg.OperationalError as error:
-            log.warning("migration_waits", error_type=type(error).__name__)
+            log.warning("migration_failed", error_type=type(error).__name__)
             await asyncio.sleep(0.5)
         else:
             log.info("migrated", applied=applied)

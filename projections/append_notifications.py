@@ -1,4 +1,4 @@
-"""Rings when something may have been appended. A hint, never more: whoever waits for it also looks at intervals."""
+"""Wakes the view updaters when events were appended, by Postgres's LISTEN. Only a hint: the waiters poll the log as well."""
 
 import asyncio
 
@@ -14,32 +14,32 @@ log = structlog.get_logger(__name__)
 
 
 class Signal:
-    """Something that happens now and then, for any number of waiters. `count` counts."""
+    """A repeated notification for any number of waiters. `count` is how often it came."""
 
     def __init__(self) -> None:
-        self._happened = asyncio.Event()
+        self._notified = asyncio.Event()
         self.count = 0
 
-    def ring(self) -> None:
-        """Wakes all who wait."""
+    def notify(self) -> None:
+        """Wakes all waiters."""
         self.count += 1
-        self._happened.set()
-        self._happened = asyncio.Event()
+        self._notified.set()
+        self._notified = asyncio.Event()
 
     async def wait(self, seen: int, seconds: float) -> bool:
-        """Returns True as soon as it happened more often than `seen` says, False after `seconds`."""
+        """Returns True as soon as `count` differs from `seen`, False after `seconds`."""
         if self.count != seen:
             return True
         try:
             async with asyncio.timeout(seconds):
-                await self._happened.wait()
+                await self._notified.wait()
         except TimeoutError:
             return False
         return True
 
 
 class AppendNotifications(Signal):
-    """Rung by Postgres's NOTIFY while `listen` runs."""
+    """Notified by Postgres's NOTIFY while `listen` runs."""
 
     def __init__(self, postgres_url: str) -> None:
         super().__init__()
@@ -47,20 +47,20 @@ class AppendNotifications(Signal):
         self.listening = False
 
     async def listen(self) -> None:
-        """Listens until it is cancelled, on a connection of its own that it makes again whenever it is lost."""
+        """Listens until cancelled, on its own connection. Reconnects whenever that is lost."""
         pause = _FIRST_PAUSE
         while True:
             try:
                 async with await self._connect() as connection:
                     await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
                     self.listening, pause = True, _FIRST_PAUSE
-                    log.info("listening")
-                    self.ring()  # for what was appended before
+                    log.info("append_listener_connected")
+                    self.notify()  # for events appended before the LISTEN
                     async for _ in connection.notifies():
-                        self.ring()
+                        self.notify()
             except psycopg.Error as error:
                 if self.listening:
-                    log.warning("listening_interrupted", error_type=type(error).__name__)
+                    log.warning("append_listener_disconnected", error_type=type(error).__name__)
             finally:
                 self.listening = False
             await asyncio.sleep(pause)

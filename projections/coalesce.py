@@ -1,107 +1,135 @@
-"""Many writes to few documents become few writes: what a batch comes to, for each view. Pure; the Mongo writer applies it.
+"""Merges the many writes of a batch into few, for each view. Pure.
 
-`Tally` takes writes in order. What it holds is to be applied in this order: updates, removals, inserts, sums. An update of a
-document that the same batch inserts goes into the document; a document that the batch removes again is never inserted.
+Apply a `ViewBatch` in this order: updates, removals, inserts, increments. An update of a document that the same batch inserts is applied
+to the inserted document. A document that the batch also removes is never inserted.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct, field
 
+from infrastructure.event_log.recorded import Logged
+from projections.parking import is_applied
 from projections.views.catalog import MongoView
+from projections.views.event_writes import event_writes
+from projections.views.partitions import partition_of
+from projections.views.view_position import ViewPosition
 from projections.views.writes import Add, Document, Insert, Remove, Update, Write
 
 
 class Change(Struct):
-    """What becomes of one document that was there before the batch: `set` to values, then `add` to numbers."""
+    """The change of one document that existed before the batch: assign `set`, then increment by `add`."""
 
     set: Document = field(default_factory=dict)
     add: dict[str, int] = field(default_factory=dict)
 
 
-class Sum(Struct):
-    """What is added to one document, up to `position`; it begins as `document` where there is none."""
+class Increment(Struct):
+    """Numbers to add to one document, from events up to `position`. It starts as `document` if it does not exist."""
 
     document: Document
     add: dict[str, int]
     position: int
 
 
-class Tally(Struct):
-    """The writes of a batch to one view."""
+class ViewBatch(Struct):
+    """The merged writes of a batch to one view, by the documents' `_id`."""
 
     updates: dict[str, Change] = field(default_factory=dict)
     removed: dict[tuple[str, str], None] = field(default_factory=dict)
     inserts: dict[str, Document] = field(default_factory=dict)
-    sums: dict[str, Sum] = field(default_factory=dict)
-    _of_conversation: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    increments: dict[str, Increment] = field(default_factory=dict)
+    _inserted_of: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
-    def take(self, write: Write) -> None:
+    def add(self, write: Write) -> None:
         """Adds the next write."""
         match write:
             case Insert():
                 if write.key in self.inserts:
                     raise ValueError(f"A document of {write.view} was inserted twice in one batch")
                 self.inserts[write.key] = document = dict(write.document)
-                self._of_conversation[conversation_of(document)].add(write.key)
+                self._inserted_of[conversation_of(document)].add(write.key)
             case Update():
                 if (inserted := self.inserts.get(write.key)) is not None:
                     apply_to(inserted, write)
                 else:
                     _merge(self.updates.setdefault(write.key, Change()), write)
             case Add():
-                if (known := self.sums.get(write.key)) is None:
-                    self.sums[write.key] = Sum(write.document, dict(write.add), write.position)
+                if (known := self.increments.get(write.key)) is None:
+                    self.increments[write.key] = Increment(write.document, dict(write.add), write.position)
                 else:
                     known.add = {name: known.add[name] + amount for name, amount in write.add.items()}
                     known.position = write.position
             case Remove():
                 conversation = (write.tenant, write.conversation_id)
                 self.removed[conversation] = None
-                for key in self._of_conversation.pop(conversation, ()):
+                for key in self._inserted_of.pop(conversation, ()):
                     del self.inserts[key]
 
 
-def coalesce(writes: Iterable[Write]) -> dict[MongoView, Tally]:
-    """The tallies of the views that are written to."""
-    tallies: dict[MongoView, Tally] = {}
+def coalesce(writes: Iterable[Write]) -> dict[MongoView, ViewBatch]:
+    """The merged writes of each view."""
+    batches: dict[MongoView, ViewBatch] = {}
     for write in writes:
-        if (tally := tallies.get(write.view)) is None:
-            tally = tallies[write.view] = Tally()
-        tally.take(write)
-    return tallies
+        if (batch := batches.get(write.view)) is None:
+            batch = batches[write.view] = ViewBatch()
+        batch.add(write)
+    return batches
+
+
+def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged]) -> list[tuple[str, str, ViewBatch]]:
+    """(view, collection, merged writes) for each collection of these positions, parked conversations left out.
+
+    Raises UnreadableEvent.
+    """
+    by_collection: defaultdict[tuple[str, str], dict[int, ViewPosition]] = defaultdict(dict)
+    by_partition: defaultdict[int, list[ViewPosition]] = defaultdict(list)
+    for view_position in view_positions:
+        by_collection[view_position.base_view, view_position.collection][view_position.partition] = view_position
+        by_partition[view_position.partition].append(view_position)
+    batches = [(view, collection, ViewBatch(), own) for (view, collection), own in by_collection.items()]
+    for logged in events:
+        partition = partition_of(logged.conversation_id)
+        if not any(is_applied(logged, view_position.parked) for view_position in by_partition[partition]):
+            continue
+        for write in event_writes(logged):
+            for view, _, batch, own in batches:
+                if view != write.view or (own_position := own.get(partition)) is None:
+                    continue
+                if is_applied(logged, own_position.parked):
+                    batch.add(write)
+    return [(view, collection, batch) for view, collection, batch, _ in batches]
 
 
 def conversation_of(document: Document) -> tuple[str, str]:
-    """(tenant, conversation id) of a document of any view; of one that is of no conversation, an empty id."""
+    """(tenant, conversation id) of a document of any view. The id is empty if the document belongs to no conversation."""
     return document["tenant"], document.get("conversation_id") or document.get("id", "")
 
 
 def apply_to(document: Document, update: Update) -> None:
-    """Changes a document as MongoDB's `$set` and `$inc` would; a dot in a name leads into an object."""
+    """Changes a document as MongoDB's `$set` and `$inc` do: a dot in a name leads into an object."""
     for name, value in update.set.items():
-        holder, last = _holder(document, name)
-        holder[last] = value
+        parent, last = _parent(document, name)
+        parent[last] = value
     for name, amount in update.add.items():
-        holder, last = _holder(document, name)
-        holder[last] = holder.get(last, 0) + amount
+        parent, last = _parent(document, name)
+        parent[last] = parent.get(last, 0) + amount
 
 
-def _holder(document: Document, name: str) -> tuple[dict[str, Any], str]:
+def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
     if "." not in name:
         return document, name
     *path, last = name.split(".")
     for step in path:
-        # A copy: the object may be the event's own.
-        document[step] = dict(document.get(step, {}))
+        document[step] = dict(document.get(step, {}))  # a copy, because the object may belong to the event
         document = document[step]
     return document, last
 
 
 def _merge(change: Change, update: Update) -> None:
-    """MongoDB takes a name once in one update: what is added to a value that was set goes into that value."""
+    """MongoDB accepts a name once per update, so an increment of a value that is being set goes into that value."""
     for name, value in update.set.items():
         change.set[name] = value
         change.add.pop(name, None)

@@ -23,9 +23,10 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongodb import Database
 from projections.mongo_views import MongoViews
-from projections.parking import due, released
+from projections.parking import events_to_apply, released
+from projections.position_advance import PositionMoved
 from projections.snapshot_change import SnapshotChange, change_script, change_script_sha1, snapshot_changes
-from projections.view_positions import PositionMoved, ViewPositions
+from projections.view_positions import ViewPositions
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of
 from projections.views.view_position import ViewPosition
@@ -44,7 +45,7 @@ class ContextView:
     """Keeps the context snapshots up to date."""
 
     views: tuple[str, ...] = (CONTEXT,)
-    pace_seconds = 0.02
+    min_batch_seconds = 0.02
 
     def __init__(self, redis: Redis, reader: EventReader, database: Database) -> None:
         self._redis = redis
@@ -62,15 +63,15 @@ class ContextView:
         await self._positions.prepare()
         await count_off_loop([""])
 
-    async def end_others(self, holders: Sequence[UUID]) -> None:
+    async def end_sessions(self, holders: Sequence[UUID]) -> None:
         """Does nothing: Redis has no transactions that stay open."""
 
-    async def begin_anew(
+    async def start_over(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
         """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved."""
         async with self._mongo.transaction((view,), 0) as session:
-            if not await self._positions.begin_anew(
+            if not await self._positions.start_over(
                 view, view, target, session, only_first=only_first, only_ahead_of=only_ahead_of
             ):
                 return
@@ -87,23 +88,23 @@ class ContextView:
         partitions = {view_position.partition for view_position in view_positions}
         parked = {conversation_id for view_position in view_positions for conversation_id in view_position.parked}
         batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
-        applied = due(batch, parked)
+        applied = events_to_apply(batch, parked)
         if outdated := {_key(logged) for logged in batch if logged.conversation_id in parked}:
             await self._redis.unlink(*outdated)
         self._written_keys |= {_key(logged) for logged in applied}
         await self.apply_changes(snapshot_changes(applied))
         if no_longer_parked := released(applied, parked):
-            await self.settle()
+            await self.flush()
             return await self._advance(view_positions, new, no_longer_parked)
         advanced = [view_position.advanced(new) for view_position in view_positions]
         for before, after in zip(view_positions, advanced, strict=True):
             in_mongodb, _ = self._unwritten.get(before.key, (before, before))
             self._unwritten[before.key] = in_mongodb, after
         if time.monotonic() - self._written_at > MAX_POSITION_DELAY_SECONDS:
-            await self.settle()
+            await self.flush()
         return advanced
 
-    async def settle(self) -> None:
+    async def flush(self) -> None:
         """Writes the positions to MongoDB. Not needed after each batch, since events may be applied twice."""
         unwritten, self._unwritten = list(self._unwritten.values()), {}
         self._written_at = time.monotonic()

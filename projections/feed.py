@@ -1,6 +1,6 @@
-"""The log as the projector reads it: in batches, of which the newest are kept for whoever comes to the same place next.
+"""Reads the log in batches for the view updaters of one process, and keeps the newest batches.
 
-All views that keep up read the same end of the log; so it is read, and decoded, once.
+Every view that keeps up reads the same end of the log, so it is read and decoded only once.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ _KEPT_BATCHES = 4
 
 
 class Batch(Struct, frozen=True):
-    """All events after one position up to that of its last, in order."""
+    """All events after the position `after` up to that of the last one here, in order."""
 
     after: int
     events: list[Logged]
@@ -30,7 +30,7 @@ class Batch(Struct, frozen=True):
 
 
 class Feed:
-    """Reads the log for the lanes of one process."""
+    """The log, in batches."""
 
     def __init__(self, reader: EventReader) -> None:
         self._reader = reader
@@ -40,12 +40,12 @@ class Feed:
         """The highest position seen."""
 
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
-        """The events after `position`, up to `until`, no more than `limit`; none when the log ends there.
+        """At most `limit` events after `position`, up to `until`; none at the end of the log.
 
-        An event that can not be read is there as an UnreadableRecord. Raises psycopg.Error.
+        An event that cannot be decoded is an UnreadableRecord. Raises psycopg.Error.
         """
         async with self._reading:
-            batch = self._found(position)
+            batch = self._kept_after(position)
             if batch is None:
                 events = await self._reader.batch_logged(position, limit=limit, max_bytes=BATCH_BYTES, until=until)
                 batch = Batch(position, events)
@@ -58,26 +58,26 @@ class Feed:
         """The position of the newest event. Raises psycopg.Error."""
         last = await self._reader.last_position()
         if last < self.head:
-            self._kept.clear()  # the log lost its end, and what was read of it is not to be written
+            self._kept.clear()  # the log lost its end: what was read of it must not be written
         self.head = last
         return last
 
     def _keep(self, batch: Batch) -> None:
-        """Keeps a batch that is newer than those that are kept, or continues them."""
+        """Keeps a batch that continues the kept ones or is newer."""
         if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
-            return  # the next who comes looks whether it can be read by now
+            return  # the next read may succeed
         if self._kept and batch.after < self._kept[-1].end:
             return
         if self._kept and batch.after > self._kept[-1].end:
             self._kept.clear()
         self._kept.append(batch)
 
-    def _found(self, position: int) -> Batch | None:
+    def _kept_after(self, position: int) -> Batch | None:
         for batch in self._kept:
             if batch.after == position:
                 return batch
             if batch.after < position < batch.end:
-                start = bisect_right(batch.events, position, key=lambda recorded: recorded.position)
+                start = bisect_right(batch.events, position, key=lambda logged: logged.position)
                 return Batch(position, batch.events[start:])
         return None
 
@@ -85,5 +85,5 @@ class Feed:
 def _cut(batch: Batch, until: int | None, limit: int) -> Batch:
     events = batch.events
     if until is not None and batch.end > until:
-        events = events[: bisect_right(events, until, key=lambda recorded: recorded.position)]
+        events = events[: bisect_right(events, until, key=lambda logged: logged.position)]
     return batch if events is batch.events and len(events) <= limit else Batch(batch.after, events[:limit])

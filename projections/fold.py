@@ -1,4 +1,4 @@
-"""The views as a plain fold of the log, in memory: what `verify` and the tests hold the real ones against. Pure."""
+"""The views computed in memory by folding the log. `verify` and the tests compare the stored views with it. Pure."""
 
 from collections.abc import Iterable
 
@@ -10,18 +10,18 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Fold:
-    """Documents by view and `_id`, after all that was taken. Raises ValueError where a write does not fit what is there."""
+    """Documents by view and `_id`, after all events so far. Raises ValueError for a write that does not fit them."""
 
     def __init__(self) -> None:
         self.documents: dict[MongoView, dict[str, Document]] = {view: {} for view in MONGO_VIEWS}
 
-    def take(self, recorded: Recorded) -> None:
-        """Adds the next event."""
+    def apply(self, recorded: Recorded) -> None:
+        """Applies the next event."""
         for write in event_writes(recorded):
             self.write(write)
 
     def write(self, write: Write) -> None:
-        """Adds the next write."""
+        """Applies the next write."""
         documents = self.documents[write.view]
         match write:
             case Insert():
@@ -47,5 +47,5 @@ def fold(events: Iterable[Recorded]) -> dict[MongoView, dict[str, Document]]:
     """The documents of all views after these events."""
     folded = Fold()
     for recorded in events:
-        folded.take(recorded)
+        folded.apply(recorded)
     return folded.documents

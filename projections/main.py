@@ -1,8 +1,9 @@
-"""The projector's process: `python -m projections.main`. Ends on SIGTERM or Ctrl-C, when the batch in hand is written."""
+"""The projector's process: `python -m projections.main`. On SIGTERM or Ctrl-C it finishes the batches it has begun, and ends."""
 
 import asyncio
 import gc
 import signal
+from functools import partial
 
 import psycopg
 import structlog
@@ -15,8 +16,8 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
-from projections.projector import Projector
-from projections.rebuild.upgrade import renew
+from projections.projector import build_projector
+from projections.rebuild.upgrade import upgrade_views
 
 _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 5.0
 
@@ -24,27 +25,26 @@ log = structlog.get_logger(__name__)
 
 
 async def project(settings: Settings, stop: asyncio.Event) -> None:
-    """Projects until `stop`. No store needs to be there when it begins."""
+    """Projects until `stop`. Starts even while the stores are away."""
     metrics = Metrics()
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=60.0)
     snapshots = redis.connect(settings)
     database = mongodb.database(client, settings)
-    runner = Projector(
-        postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots, metrics=metrics
-    )
-    renewing: asyncio.Task[None] | None = None
-    async with serve_metrics(metrics, settings.metrics_port, lambda: runner.ready, settings.host) as port:
+    build = partial(build_projector, postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots)
+    projector = build(metrics=metrics)
+    upgrading: asyncio.Task[None] | None = None
+    async with serve_metrics(metrics, settings.metrics_port, lambda: projector.is_ready, settings.host) as port:
         log.info("projector_started", port=port)
         try:
             await pool.open()
             await _migrate(settings.postgres_url, stop)
-            renewing = asyncio.create_task(renew(settings, pool, database, snapshots))
-            await runner.run(stop)
+            upgrading = asyncio.create_task(upgrade_views(settings, pool, database, lambda: build(metrics=Metrics())))
+            await projector.run(stop)
         finally:
-            if renewing is not None:
-                renewing.cancel()
-                await asyncio.wait([renewing])
+            if upgrading is not None:
+                upgrading.cancel()
+                await asyncio.wait([upgrading])
             await pool.close()
             await client.close()
             await snapshots.aclose()
@@ -52,13 +52,13 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
-    """Brings the schema up to date, as soon as Postgres lets it."""
+    """Applies missing migrations. Retries while Postgres is away."""
     pause = _FIRST_PAUSE
     while not stop.is_set():
         try:
             applied = await asyncio.to_thread(migrate, postgres_url)
         except psycopg.Error as error:
-            log.warning("migration_waits", exc_info=error)
+            log.warning("migration_failed", exc_info=error, retry_seconds=pause)
         else:
             if applied:
                 log.info("migrated", files=applied)
@@ -81,8 +81,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # A batch makes tens of thousands of objects that all live as long as it does: looking through them 700 at a time, as
-    # is usual, took a fifth of the time.
+    # A batch creates tens of thousands of objects that all live as long as it does. With the usual threshold of 700, the collector
+    # took a fifth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     uvloop.run(_main())

@@ -1,7 +1,7 @@
-"""Parked conversations: an event that can not be applied sets its conversation aside in a view, and the view goes on.
+"""Parked conversations: when an event cannot be applied, the view leaves its conversation out and goes on with the others.
 
-A view leaves out the events of what it has parked, all but a deletion: that takes effect at once, and ends the parking.
-Nothing is skipped: whoever reads what is parked is told so, and `repair.py` brings it back from the log.
+A view ignores the events of a parked conversation, except its deletion: that is applied at once and ends the parking. Reads of a
+parked conversation get an error, and `repair.py` rebuilds it from the log.
 """
 
 import time
@@ -18,74 +18,77 @@ from projections.views.event_writes import is_deletion
 from projections.views.view_position import Parked
 
 MAX_PARKED = 100
-"""Conversations of one view. Where more can not be applied, it is not they that are at fault: the view stops."""
+"""Parked conversations in one partition of a view. If more events fail, the cause is not in the events, and the view stops."""
 
-_DOCUMENT_AT_FAULT = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
-"""What MongoDB answers when it is the document or the change that it does not take, and not the whole store that takes nothing.
+_DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
+"""MongoDB's codes for an error in one document or one change.
 
-Bad value, does not parse, type mismatch, path not viable, conflicting change, a name that must not be, immutable field,
-validation, too large (before or after the change).
+Bad value, failed to parse, type mismatch, path not viable, conflicting change, invalid field name, immutable field, validation, too
+large (before or after the change).
 """
 
-_SNAPSHOT_AT_FAULT = ("WRONGTYPE", "user_script")
-"""What Redis says when it is a snapshot that can not be changed: it is none, or our script ran into something in it."""
+_SNAPSHOT_ERRORS = ("WRONGTYPE", "user_script")
+"""In Redis's message when a snapshot cannot be changed: its key holds another type, or our script failed on its content."""
 
 
 class ViewDiverged(Exception):
-    """A view does not hold what the log says it must: a document is there that an event inserts, or is gone that one changes.
+    """A view does not match the log: a document that an event inserts exists already, or one that it changes is missing.
 
     Nothing was written. Rebuild the view.
     """
 
-    def __init__(self, view: str, what: str) -> None:
-        super().__init__(f"The view {view} is not what its position says: {what}")
+    def __init__(self, view: str, problem: str) -> None:
+        super().__init__(f"The view {view} does not match the log: {problem}")
 
 
 def parked_for(logged: Logged, error: Exception) -> Parked:
-    """The entry of a conversation whose event can not be applied."""
+    """The entry for a conversation whose event cannot be applied."""
     return Parked(
         tenant=logged.tenant,
         position=logged.position,
         version=logged.version,
         topic=logged.topic,
         error=type(error).__name__,
-        # Of other errors nobody knows what they quote.
+        # The message of any other error could quote content.
         message=str(error) if isinstance(error, ViewDiverged) else None,
         at=time.time_ns() // 1_000,
     )
 
 
-def is_of_the_event(error: Exception) -> bool:
-    """Whether an error lies in the event, or in what a view holds of its conversation: another event may fare better.
+def is_caused_by_event(error: Exception) -> bool:
+    """Whether the cause is the event, or what the view holds of its conversation, so that other events may succeed.
 
-    A store that refuses whatever comes (full, read-only, access denied) is no reason to park anything.
+    False for a store that refuses every write (full, read-only, access denied).
     """
     match error:
         case UnreadableEvent() | ViewDiverged():
             return True
         case BulkWriteError():
             codes = [failed.get("code") for failed in error.details.get("writeErrors", ())]
-            return bool(codes) and _DOCUMENT_AT_FAULT.issuperset(codes)
+            return bool(codes) and _DOCUMENT_ERRORS.issuperset(codes)
         case redis.exceptions.ResponseError():
-            said = str(error).rpartition("caused error: ")[2]  # in front of it a pipeline quotes the command
-            return any(sign in said for sign in _SNAPSHOT_AT_FAULT)
+            message = str(error).rpartition("caused error: ")[2]  # a pipeline quotes the command before this
+            return any(sign in message for sign in _SNAPSHOT_ERRORS)
         case BSONError() | OverflowError():
             return True
         case PyMongoError() | PostgresError() | redis.exceptions.RedisError() | OSError() | MemoryError():
             return False
         case _:
-            return True  # our own code could not make anything of it
+            return True  # our own code failed on the event
 
 
-def due(batch: Sequence[Logged], parked: Collection[str]) -> list[Logged]:
-    """What of a batch is to be applied: all but the events of parked conversations, of these their deletion."""
-    return (
-        [logged for logged in batch if logged.conversation_id not in parked or is_deletion(logged)]
-        if parked
-        else [*batch]
-    )
+def is_applied(logged: Logged, parked: Collection[str]) -> bool:
+    """Whether a view with these parked conversations applies the event."""
+    return logged.conversation_id not in parked or is_deletion(logged)
+
+
+def events_to_apply(batch: Sequence[Logged], parked: Collection[str]) -> list[Logged]:
+    """The events of a batch that a view with these parked conversations applies."""
+    return [logged for logged in batch if is_applied(logged, parked)] if parked else [*batch]
 
 
 def released(batch: Sequence[Logged], parked: Collection[str]) -> set[str]:
     """The parked conversations that a batch deletes."""
-    return {it.conversation_id for it in batch if it.conversation_id in parked and is_deletion(it)} if parked else set()
+    if not parked:
+        return set()
+    return {logged.conversation_id for logged in batch if logged.conversation_id in parked and is_deletion(logged)}

@@ -1,7 +1,7 @@
-"""The projector: every view, brought forward by its store's lane, from one reading of the log, in the buckets that it holds."""
+"""The projector: runs the view updaters of all stores on the partitions whose leases it holds, from one reading of the log."""
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -23,113 +23,146 @@ from projections.view_updater import POLL_SECONDS, ViewUpdater
 from projections.views.catalog import ALL_VIEWS
 from projections.views.view_position import ViewPosition
 
-_ARRIVAL_SECONDS = 0.01
+_CATCH_UP_POLL_SECONDS = 0.01
 
 log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """Moves views forward while it runs. Any number of runners share the work; all are to have the same views."""
+    """Updates views while it runs. Any number of projectors share the work; all of them need the same views."""
 
     def __init__(
         self,
         *,
-        postgres_url: str,
+        updaters: Sequence[ViewUpdater],
+        mongo_views: MongoViews,
         pool: Pool,
-        database: Database,
-        redis: Redis,
+        positions: ViewPositions,
+        feed: Feed,
+        notifications: AppendNotifications,
         metrics: Metrics,
-        views: Collection[str] = ALL_VIEWS,
+        views: Collection[str],
     ) -> None:
-        reader = EventReader(pool)
-        self._positions = ViewPositions(database)
-        self._feed = Feed(reader)
-        self._bell = AppendNotifications(postgres_url)
+        self._updaters = updaters
+        self._mongo_views = mongo_views
+        self._pool = pool
+        self._positions = positions
+        self._feed = feed
+        self._notifications = notifications
         self._metrics = metrics
         self._views = tuple(views)
-        self._pool = pool
         self._held: Mapping[int, int] = {}
-        self._mongo = MongoViews(database)
-        sinks = (self._mongo, ContextView(redis, reader, database))
-        self._lanes = [
-            ViewUpdater(sink, views, positions=self._positions, feed=self._feed, bell=self._bell, metrics=metrics)
-            for sink in sinks
-            if not set(views).isdisjoint(sink.views)
-        ]
 
     @property
-    def ready(self) -> bool:
+    def is_ready(self) -> bool:
         """Whether it reaches all its stores, and no view is stuck."""
-        return all(lane.ready for lane in self._lanes)
+        return all(updater.is_ready for updater in self._updaters)
 
     @property
-    def places(self) -> dict[str, ViewPosition]:
-        """Where its views stand, as far as it knows."""
-        return {view: place for lane in self._lanes for view, place in lane.places.items()}
+    def view_positions(self) -> dict[str, ViewPosition]:
+        """The positions that it advances, by `key`."""
+        return {key: position for updater in self._updaters for key, position in updater.view_positions.items()}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs until `stop`, through any outage; batches that were begun are finished first, then the buckets given back."""
-        leases = Leases(self._pool, self._mongo.holder)
+        """Runs until `stop`, through any outage. Then finishes the batches it has begun, and releases its partitions."""
+        leases = Leases(self._pool, self._mongo_views.session_id)
         async with asyncio.TaskGroup() as group:
-            aside = [group.create_task(it) for it in (self._bell.listen(), self._watch_head(), self._hold(leases))]
-            lanes = [group.create_task(lane.run(stop)) for lane in self._lanes]
+            background = [
+                group.create_task(task)
+                for task in (self._notifications.listen(), self._watch_log_end(), self._renew_leases(leases))
+            ]
+            updating = [group.create_task(updater.run(stop)) for updater in self._updaters]
             await stop.wait()
-            self._bell.ring()
-            await asyncio.wait(lanes)
-            for task in aside:
+            self._notifications.notify()
+            await asyncio.wait(updating)
+            for task in background:
                 task.cancel()
         with suppress(psycopg.Error):
-            await leases.give_back()
+            await leases.release()
         with suppress(PyMongoError):
-            await self._mongo.close()
+            await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows `until`, by default the log's end as it is now. Raises psycopg.Error."""
+        """Runs until every view is live and shows `until`, by default the current end of the log. Raises psycopg.Error."""
         target = await self._feed.last_position() if until is None else until
         stop = asyncio.Event()
         running = asyncio.create_task(self.run(stop))
-        arrived = asyncio.create_task(self._arrival(target))
+        caught_up = asyncio.create_task(self._caught_up(target))
         try:
-            await asyncio.wait({running, arrived}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, caught_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.set()
-            arrived.cancel()
+            caught_up.cancel()
             await running
 
-    async def _arrival(self, target: int) -> None:
-        """Returns when every view is live and shows `target`, whoever brought it there."""
+    async def _caught_up(self, target: int) -> None:
+        """Returns when every view is live and shows `target`, whichever projector advanced it."""
         while True:
             with suppress(PyMongoError):
-                standings = await self._positions.statuses(self._views)
-                shown = [it for it in standings.values() if it.state == "live" and it.position >= target]
-                if len(shown) == len(self._views):
+                statuses = (await self._positions.statuses(self._views)).values()
+                if sum(status.state == "live" and status.position >= target for status in statuses) == len(self._views):
                     return
-            await asyncio.sleep(_ARRIVAL_SECONDS)
+            await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
-    async def _hold(self, leases: Leases) -> None:
-        """Keeps this projector's part of the buckets. While Postgres is away there is nothing to read either."""
+    async def _renew_leases(self, leases: Leases) -> None:
+        """Keeps this projector's share of the partitions. While Postgres is away, there is no log to read either."""
         while True:
+            superseded = {
+                partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()
+            }
             try:
-                held = await leases.renew(
-                    {partition: it for lane in self._lanes for partition, it in lane.outdone.items()}
-                )
+                held = await leases.renew(superseded)
             except psycopg.Error as error:
-                log.warning("leases_wait", error_type=type(error).__name__)
+                log.warning("lease_renewal_failed", error_type=type(error).__name__)
             else:
-                if held.silent or held.leases != self._held:
-                    log.info("buckets_held", partitions=sorted(held.leases), from_silent=len(held.silent))
-                    for lane in self._lanes:
-                        lane.hold(held)
-                    self._bell.ring()
+                if held.dead_holders or held.leases != self._held:
+                    log.info("partitions_held", partitions=sorted(held.leases), dead_holders=len(held.dead_holders))
+                    for updater in self._updaters:
+                        updater.hold(held)
+                    self._notifications.notify()
                 self._held = held.leases
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def _watch_head(self) -> None:
-        """Keeps the metrics of the log's end, however far behind the views are, and of what is parked."""
+    async def _watch_log_end(self) -> None:
+        """Updates the metrics of the log's end, which also tell when views are stuck, and of parked conversations."""
         while True:
-            self._metrics.projection_parked.set(len(set().union(*(place.parked for place in self.places.values()))))
+            parked = set().union(*(position.parked for position in self.view_positions.values()))
+            self._metrics.projection_parked.set(len(parked))
             try:
                 self._metrics.projection_head.set(await self._feed.last_position())
             except psycopg.Error as error:
-                log.debug("head_unknown", error_type=type(error).__name__)
+                log.debug("log_end_unknown", error_type=type(error).__name__)
             await asyncio.sleep(POLL_SECONDS)
+
+
+def build_projector(
+    *,
+    postgres_url: str,
+    pool: Pool,
+    database: Database,
+    redis: Redis,
+    metrics: Metrics,
+    views: Collection[str] = ALL_VIEWS,
+) -> Projector:
+    """A projector on these connections, which the caller closes. For `main.py`, the rebuild script and tests.
+
+    It listens for appends on a connection of its own to `postgres_url`.
+    """
+    reader = EventReader(pool)
+    feed, positions, notifications = Feed(reader), ViewPositions(database), AppendNotifications(postgres_url)
+    mongo_views = MongoViews(database)
+    updaters = [
+        ViewUpdater(store, views, positions=positions, feed=feed, notifications=notifications, metrics=metrics)
+        for store in (mongo_views, ContextView(redis, reader, database))
+        if not set(views).isdisjoint(store.views)
+    ]
+    return Projector(
+        updaters=updaters,
+        mongo_views=mongo_views,
+        pool=pool,
+        positions=positions,
+        feed=feed,
+        notifications=notifications,
+        metrics=metrics,
+        views=views,
+    )

@@ -1,8 +1,8 @@
-"""A view whose next event can not be written, for another reason than a store that is away.
+"""What happens when a batch fails although the stores answer.
 
-It is tried in ever smaller steps, up to the very event. When that one has failed three times within about two seconds, its
-conversation is to be parked, and the steps grow again. Where that would not help (the store refuses whatever comes, or too
-many are parked already) the view stays there, logged and not ready, and tries again at growing intervals.
+The batch is halved until the failing event stands alone. If that event fails three times within about two seconds, its conversation is
+to be parked, and batches grow again. If parking would not help (the store refuses every write, or too many conversations are parked),
+the view stays at the event: that is logged, the projector is not ready, and it retries with growing pauses.
 """
 
 import time
@@ -13,21 +13,21 @@ import structlog
 from msgspec import Struct
 
 from projections.feed import BATCH_EVENTS, Batch
-from projections.parking import MAX_PARKED, is_of_the_event
+from projections.parking import MAX_PARKED, is_caused_by_event
 from projections.views.partitions import view_of_key
 from projections.views.view_position import ViewPosition
 
 TRIES = 3
 _FIRST_RETRY, _GROWTH, _MAX_RETRY = 0.5, 3.0, 30.0
 
-Verdict = Literal["narrowed", "waits", "park"]
-"""A smaller batch is worth a try now; the same is worth one later; the conversation of its event is to be parked."""
+Verdict = Literal["retry_smaller", "wait", "park"]
+"""Retry now with a smaller batch; retry later; park the event's conversation."""
 
 log = structlog.get_logger(__name__)
 
 
 class RetryState(Struct):
-    """Of one place: how many events it tries at once, how often the one at `event` failed, and when it is tried again."""
+    """Of one view position: the batch size, the position of the failing event, its failures, and when to retry."""
 
     limit: int
     event: int | None = None
@@ -36,76 +36,81 @@ class RetryState(Struct):
 
 
 class RetryPolicy:
-    """Of the places of one lane, by their `ident`."""
+    """The retry states of the positions of one view updater, by the positions' `key`."""
 
     def __init__(self) -> None:
-        self._places: dict[str, RetryState] = {}
+        self._states: dict[str, RetryState] = {}
 
-    def __contains__(self, place: str) -> bool:
-        return place in self._places
+    def __contains__(self, key: str) -> bool:
+        return key in self._states
 
-    def keep(self, places: Container[str]) -> None:
-        """Forgets those of other places: they are another process's now."""
-        self._places = {name: trouble for name, trouble in self._places.items() if name in places}
+    def keep_only(self, keys: Container[str]) -> None:
+        """Forgets the other positions: another process has them now."""
+        self._states = {key: state for key, state in self._states.items() if key in keys}
 
     @property
-    def stuck(self) -> bool:
-        """Whether one stands before an event that failed."""
-        return any(trouble.failures for trouble in self._places.values())
+    def is_stuck(self) -> bool:
+        """Whether a view stays at an event that fails."""
+        return any(state.failures for state in self._states.values())
 
-    def limit(self, place: str) -> int:
-        """How many events may be tried at once."""
-        trouble = self._places.get(place)
-        return trouble.limit if trouble else BATCH_EVENTS
+    def limit(self, key: str) -> int:
+        """How many events the next batch may have."""
+        state = self._states.get(key)
+        return state.limit if state else BATCH_EVENTS
 
-    def waits(self, place: str) -> bool:
-        """Whether it is too early to try it again."""
-        trouble = self._places.get(place)
-        return trouble is not None and trouble.retry_at > time.monotonic()
+    def is_waiting(self, key: str) -> bool:
+        """Whether it is too early to retry."""
+        state = self._states.get(key)
+        return state is not None and state.retry_at > time.monotonic()
 
-    def failed(self, place: ViewPosition, batch: Batch, error: Exception) -> Verdict:
-        """A batch of this place alone failed; an empty one could not be read."""
-        trouble = self._places.setdefault(place.key, RetryState(BATCH_EVENTS))
+    def record_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> Verdict:
+        """A batch for this position alone failed. The batch is empty if it could not be read."""
+        state = self._states.setdefault(view_position.key, RetryState(BATCH_EVENTS))
         if len(batch.events) > 1:
-            trouble.limit = len(batch.events) // 2
-            log.warning("projection_narrowed", projection=place.view, position=place.position, events=trouble.limit)
-            return "narrowed"
-        stuck_at = batch.events[0] if batch.events else None
-        event = stuck_at.position if stuck_at else None
-        if trouble.event != event:
-            trouble.event, trouble.failures = event, 0
-        trouble.limit = 1
-        pause = min(_MAX_RETRY, _FIRST_RETRY * _GROWTH**trouble.failures)
-        trouble.failures += 1
-        trouble.retry_at = time.monotonic() + pause
-        parkable = stuck_at is not None and is_of_the_event(error)
-        if parkable and trouble.failures >= TRIES and len(place.parked) < MAX_PARKED:
+            state.limit = len(batch.events) // 2
+            log.warning(
+                "projection_batch_halved",
+                projection=view_position.view,
+                position=view_position.position,
+                events=state.limit,
+            )
+            return "retry_smaller"
+        failing = batch.events[0] if batch.events else None
+        event = failing.position if failing else None
+        if state.event != event:
+            state.event, state.failures = event, 0
+        state.limit = 1
+        pause = min(_MAX_RETRY, _FIRST_RETRY * _GROWTH**state.failures)
+        state.failures += 1
+        state.retry_at = time.monotonic() + pause
+        parkable = failing is not None and is_caused_by_event(error)
+        if parkable and state.failures >= TRIES and len(view_position.parked) < MAX_PARKED:
             return "park"
         log.error(
             "projection_stuck",
-            projection=place.view,
-            position=place.position,
+            projection=view_position.view,
+            position=view_position.position,
             event_position=event,
-            conversation_id=stuck_at.conversation_id if stuck_at else None,
-            request_id=stuck_at.correlation_id if stuck_at else None,
-            parked=len(place.parked),
+            conversation_id=failing.conversation_id if failing else None,
+            request_id=failing.correlation_id if failing else None,
+            parked=len(view_position.parked),
             retry_seconds=pause,
             exc_info=error,
         )
-        return "waits"
+        return "wait"
 
-    def parked(self, place: str) -> None:
-        """The event that failed is nobody's trouble any more."""
-        self._places[place] = RetryState(limit=1)
+    def record_parked(self, key: str) -> None:
+        """The failing event's conversation was parked."""
+        self._states[key] = RetryState(limit=1)
 
-    def written(self, place: str, batch: Batch) -> None:
-        """A batch of the place was written: it may take twice as much next, and is out of trouble when it took all there was."""
-        trouble = self._places.get(place)
-        if trouble is None:
+    def record_success(self, key: str, batch: Batch) -> None:
+        """A batch was written. The next may be twice as large; the state is forgotten once batches are as large as usual."""
+        state = self._states.get(key)
+        if state is None:
             return
-        if trouble.failures:
-            log.info("projection_freed", projection=view_of_key(place), position=batch.end)
-        took_all = len(batch.events) < trouble.limit
-        trouble.failures, trouble.limit = 0, trouble.limit * 2
-        if took_all or trouble.limit >= BATCH_EVENTS:
-            del self._places[place]
+        if state.failures:
+            log.info("projection_unstuck", projection=view_of_key(key), position=batch.end)
+        reached_end = len(batch.events) < state.limit
+        state.failures, state.limit = 0, state.limit * 2
+        if reached_end or state.limit >= BATCH_EVENTS:
+            del self._states[key]

@@ -1,4 +1,4 @@
-"""What a lane asks of the store whose views it brings forward."""
+"""What a view updater needs from the store whose views it updates."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,29 +12,32 @@ class ViewStore(Protocol):
     """A store with views: `MongoViews`, `ContextView`."""
 
     views: tuple[str, ...]
-    pace_seconds: float
-    """How soon after one batch the next may begin: a store that is done at once would take events one by one, at many times the cost."""
+    min_batch_seconds: float
+    """The least time from one batch's start to the next. A store that answers at once would otherwise get the events one by one, at
+    many times the cost."""
 
     async def prepare(self) -> None:
-        """Makes what the views need before their first write."""
+        """Creates what the views need before their first write."""
 
-    async def begin_anew(
+    async def start_over(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
-        """From now on the view is empty, and live when it has come to `target`.
+        """Empties the view, and rebuilds it from the first event. It is live when it reaches `target`.
 
-        With `only_first` only where it was never begun, with `only_ahead_of` only where it shows more than that position. Raises
-        PositionMoved.
+        `only_first`: does nothing if the view has positions. `only_ahead_of`: does nothing if the view has not passed that position.
+        Raises PositionMoved.
         """
 
-    async def end_others(self, holders: Sequence[UUID]) -> None:
-        """Breaks off what these projectors, who have fallen silent, have begun and not committed."""
+    async def end_sessions(self, holders: Sequence[UUID]) -> None:
+        """Aborts the transactions that these projectors, which are dead, left open."""
 
-    async def apply(self, places: Sequence[ViewPosition], new: int, batch: Sequence[Logged]) -> list[ViewPosition]:
-        """Writes into the views what the batch has for their places, all at one position, and moves them to `new`.
+    async def apply(
+        self, view_positions: Sequence[ViewPosition], new: int, batch: Sequence[Logged]
+    ) -> list[ViewPosition]:
+        """Writes the batch into the views of these positions, all of which are at the same position, and advances them to `new`.
 
-        Says where they then are. Raises PositionMoved when they are elsewhere.
+        Returns their positions afterwards. Raises PositionMoved when one of them is elsewhere.
         """
 
-    async def settle(self) -> None:
-        """Writes down the positions that it has not yet. Raises PositionMoved."""
+    async def flush(self) -> None:
+        """Writes the positions that are not in MongoDB yet. Raises PositionMoved."""

@@ -1,44 +1,45 @@
-"""Brings the views of one store forward, and never stops: outages are waited out, an event that fails is tried again.
+"""Updates the views of one store, without end. Waits while a store is away, and retries events that fail.
 
-Its views have a place in each bucket that this process holds (`leases.py`). Places at the same position are written together. One that
-lags (a rebuild, a bucket taken over) takes turns with the others, and goes no further than the next position ahead, so that it
-meets them there. Where a batch fails for another reason than a store that is away, its places go on one by one, and the one
-that fails as `trouble.py` says: up to an event that can not be applied, whose conversation is then parked in that view
-(`parking.py`). Nothing is ever skipped.
+A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
+batch. One that is behind (a rebuild, a partition just taken over) alternates with the others, and advances at most to the next position
+ahead, where it joins them. If a batch fails although the stores answer, each of its positions is advanced alone, and `retry_policy.py`
+says what happens to the one that fails. No event is ever skipped.
 """
 
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 import psycopg
 import redis.exceptions
 import structlog
-from pymongo.errors import ConnectionFailure, OperationFailure
+from msgspec import Struct
+from pymongo.errors import ConnectionFailure
 
-from infrastructure.event_log.recorded import Logged
 from infrastructure.observability.metrics import Metrics
 from projections.append_notifications import AppendNotifications
 from projections.feed import BATCH_EVENTS, Batch, Feed
-from projections.leases import Held
+from projections.leases import HeldPartitions
 from projections.parking import parked_for
+from projections.position_advance import PositionMoved
+from projections.position_loader import PositionLoader
 from projections.retry_policy import RetryPolicy
-from projections.view_positions import PositionMoved, ViewPositions
+from projections.update_reports import report_applied, report_loaded, report_parked
+from projections.view_positions import ViewPositions
 from projections.view_store import ViewStore
-from projections.views.partitions import partition_of
 from projections.views.view_position import ViewPosition
 
 POLL_SECONDS = 0.5
 IDLE_SECONDS = 0.02
-"""When nothing came for so long, positions that are not written down yet are."""
+"""When no event came for this long, positions that are not in MongoDB yet are written."""
 
 BEHIND_EVENTS = 400
-"""What a view that lags may take in one turn, so that those that keep up wait no longer for theirs."""
+"""The largest batch of a view that is behind, so that the views that keep up do not wait longer."""
 
 _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
-_FIRST_FENCE, _MAX_FENCE = 0.01, 0.2
-_AWAY = (
+_FIRST_MOVED_PAUSE, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
+_UNAVAILABLE = (
     ConnectionFailure,
     psycopg.OperationalError,
     psycopg.InterfaceError,
@@ -50,285 +51,183 @@ _AWAY = (
 log = structlog.get_logger(__name__)
 
 
+class PositionGroup(Struct, frozen=True):
+    """Positions to advance in one batch, at most to `until`."""
+
+    view_positions: Sequence[ViewPosition]
+    until: int | None = None
+
+
 class ViewUpdater:
-    """One store's views in one process. `moved` rings when one has moved."""
+    """The views of one store, in one process."""
 
     def __init__(
         self,
-        sink: ViewStore,
+        store: ViewStore,
         views: Collection[str],
         *,
         positions: ViewPositions,
         feed: Feed,
-        bell: AppendNotifications,
+        notifications: AppendNotifications,
         metrics: Metrics,
     ) -> None:
-        self._sink = sink
-        self._views = tuple(view for view in sink.views if view in views)
+        self._store = store
+        self._views = tuple(view for view in store.views if view in views)
         self._positions = positions
         self._feed = feed
-        self._bell = bell
+        self._notifications = notifications
         self._metrics = metrics
+        self._loader = PositionLoader(store, self._views, positions, feed)
+        self._retries = RetryPolicy()
         self._prepared = False
-        self._known = False
-        self._held = Held({})
-        self._look_again = 0.0
-        self._away: str | None = "start"
-        self._troubles = RetryPolicy()
-        self.places: dict[str, ViewPosition] = {}
-        """By their `ident`."""
-        self.outdone: dict[int, int] = {}
-        """Buckets that are held here under a lease that MongoDB knows a newer one of: that one."""
+        self._must_load = True
+        self._load_at = 0.0
+        self._interrupted_by: str | None = "start"
+        self.view_positions: dict[str, ViewPosition] = {}
+        """The positions that this process advances, by `key`."""
 
     @property
-    def ready(self) -> bool:
-        """Whether its stores answer and every view can move."""
-        return self._away is None and not self._troubles.stuck
+    def is_ready(self) -> bool:
+        """Whether its stores answer and no view is stuck."""
+        return self._interrupted_by is None and not self._retries.is_stuck
 
-    def hold(self, held: Held) -> None:
-        """These buckets are this process's own now."""
-        self._held = Held(held.leases, held.silent | self._held.silent)
-        self._known = False
+    @property
+    def superseded(self) -> dict[int, int]:
+        """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
+        return self._loader.superseded
+
+    def hold(self, held: HeldPartitions) -> None:
+        """From now on this process holds these partitions."""
+        self._loader.hold(held)
+        self._must_load = True
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Moves the views forward until `stop`; a batch that was begun is finished first."""
-        pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
+        """Updates the views until `stop`. Finishes a batch that it has begun."""
+        pause, moved_pause = _FIRST_PAUSE, _FIRST_MOVED_PAUSE
         while not stop.is_set():
-            rings, began = self._bell.count, time.monotonic()
+            notified, started = self._notifications.count, time.monotonic()
             try:
-                moved = await self._turn()
+                advanced = await self._advance_all()
             except PositionMoved as error:
-                # Another projector writes these views now, or someone reset them: see where they are.
-                log.debug("projection_fenced", reason=str(error))
-                self._known = False
-                await _pause(stop, fenced)
-                fenced = min(_MAX_FENCE, fenced * 2)
-            except Exception as error:  # noqa: BLE001  # a projector that ends helps nobody: it says so, and tries again
-                self._lost(error)
+                # Another projector advances these views now, or they started over: load the positions again.
+                log.debug("projection_position_moved", reason=str(error))
+                self._must_load = True
+                await _pause(stop, moved_pause)
+                moved_pause = min(_MAX_MOVED_PAUSE_SECONDS, moved_pause * 2)
+            except Exception as error:  # noqa: BLE001  # a projector that ends helps nobody: it logs the error and retries
+                self._report_interrupted(error)
                 await _pause(stop, pause)
                 pause = min(_MAX_PAUSE_SECONDS, pause * 2)
             else:
-                self._regained()
-                pause, fenced = _FIRST_PAUSE, _FIRST_FENCE
-                early = self._sink.pace_seconds - (time.monotonic() - began)
-                if moved and early > 0:
-                    await _pause(stop, early)
-                elif not moved and not await self._bell.wait(rings, IDLE_SECONDS):
-                    await self._idle(rings)
-        await self._settle()
+                self._report_resumed()
+                pause, moved_pause = _FIRST_PAUSE, _FIRST_MOVED_PAUSE
+                remaining = self._store.min_batch_seconds - (time.monotonic() - started)
+                if advanced and remaining > 0:
+                    await _pause(stop, remaining)
+                elif not advanced and not await self._notifications.wait(notified, IDLE_SECONDS):
+                    await self._idle(notified)
+        await self._flush()
 
-    async def _idle(self, rings: int) -> None:
-        await self._settle()
-        if not await self._bell.wait(rings, POLL_SECONDS):
-            self._known = False  # so that a reset is noticed when nothing is appended
+    async def _idle(self, notified: int) -> None:
+        await self._flush()
+        if not await self._notifications.wait(notified, POLL_SECONDS):
+            self._must_load = True  # finds a view that started over while nothing is appended
 
-    async def _settle(self) -> None:
+    async def _flush(self) -> None:
         try:
-            await self._sink.settle()
-        except (PositionMoved, *_AWAY):
-            self._known = False
+            await self._store.flush()
+        except (PositionMoved, *_UNAVAILABLE):
+            self._must_load = True
 
-    async def _turn(self) -> bool:
-        """One step for each group of places; says whether there may be more to do at once."""
+    async def _advance_all(self) -> bool:
+        """One batch for each group of positions. Returns whether more events may be waiting."""
         if not self._prepared:
-            await self._sink.prepare()
+            await self._store.prepare()
             self._prepared = True
-        if not self._known or time.monotonic() >= self._look_again:
+        if self._must_load or time.monotonic() >= self._load_at:
             await self._load()
-        moved = False
-        for places, until in self._groups():
-            moved |= await self._step(places, until)
-        return moved
+        advanced = False
+        for group in self._groups():
+            advanced |= await self._advance(group)
+        return advanced
 
     async def _load(self) -> None:
-        await self._settle()
-        held = self._held
-        if held.silent:
-            await self._end_silent(held)
-        found = await self._positions.load_to_move(self._views)
-        if missing := set(self._views) - {place.view for place in found}:
-            head = await self._feed.last_position()
-            for view in missing:
-                await self._sink.begin_anew(view, head, only_first=True)
-            found = await self._positions.load_to_move(self._views)
-        if await self._begun_anew(found):
-            found = await self._positions.load_to_move(self._views)
-        if any(place.lease < held.leases.get(place.partition, 0) for place in found):
-            await self._positions.enter(self._views, held.leases)
-            found = await self._positions.load_to_move(self._views)
-        self.outdone = {
-            place.partition: max(place.lease, self.outdone.get(place.partition, 0))
-            for place in found
-            if place.lease > held.leases.get(place.partition, place.lease)
-        }
-        self._take({place.key: place for place in found if place.lease == held.leases.get(place.partition)})
-        self._known = held.leases == self._held.leases
-        self._look_again = time.monotonic() + POLL_SECONDS  # for an other generation that is to be brought forward
+        await self._flush()
+        self._must_load = False
+        before, self.view_positions = self.view_positions, await self._loader.load()
+        self._load_at = time.monotonic() + POLL_SECONDS  # finds a second build that projectors are to advance
+        self._retries.keep_only(self.view_positions)
+        report_loaded(before, self.view_positions)
 
-    async def _end_silent(self, held: Held) -> None:
+    def _groups(self) -> list[PositionGroup]:
+        """The positions to advance together, those furthest behind first. One that failed is alone, unless it waits."""
+        by_position: defaultdict[int, list[ViewPosition]] = defaultdict(list)
+        alone: list[ViewPosition] = []
+        for key, view_position in self.view_positions.items():
+            if key not in self._retries:
+                by_position[view_position.position].append(view_position)
+            elif not self._retries.is_waiting(key):
+                alone.append(view_position)
+        ordered = sorted(by_position)
+        limits = [*ordered[1:], None]
+        together = [PositionGroup(by_position[at], until) for at, until in zip(ordered, limits, strict=False)]
+        return together + [PositionGroup([view_position]) for view_position in alone]
+
+    async def _advance(self, group: PositionGroup) -> bool:
+        """One batch for a group. Returns whether more events may be waiting."""
+        view_positions, start = group.view_positions, group.view_positions[0].position
+        limit = BATCH_EVENTS if group.until is None else BEHIND_EVENTS
+        limit = min([limit, *(self._retries.limit(view_position.key) for view_position in view_positions)])
+        batch = Batch(start, [])
         try:
-            await self._sink.end_others(sorted(held.silent))
-        except OperationFailure as error:
-            # MongoDB ends what they left open by itself, only later.
-            log.warning("sessions_not_ended", error_type=type(error).__name__)
-        self._held = Held(self._held.leases, self._held.silent - held.silent)
-
-    def _take(self, places: Mapping[str, ViewPosition]) -> None:
-        """From now on these are the places to move."""
-        before = self.places
-        self.places = dict(places)
-        self._troubles.keep(places)
-        for name, place in places.items():
-            if name in before:
-                _say_unparked(before[name], place)
-        for view in sorted({place.view for place in places.values()}):
-            state, was = _state(self.places.values(), view), _state(before.values(), view)
-            if state != was:
-                log.info("projection_state", projection=view, state=state, position=self._position(view))
-
-    async def _begun_anew(self, places: Sequence[ViewPosition]) -> bool:
-        """Begins anew with views that show more than the log has, as after Postgres was restored from an older backup."""
-        furthest = max(place.position for place in places)
-        # A position is written after its events can be read. So the log ends behind it, or has lost it; asked twice to be sure.
-        if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
-            return False
-        ahead = {place.view: place for place in places if place.position > last}
-        for view, place in ahead.items():
-            log.error("projection_ahead_of_log", projection=view, position=place.position, log_ends_at=last)
-            if view == place.base_view:
-                await self._sink.begin_anew(view, last, only_ahead_of=last)
-            else:
-                await self._positions.forget(view)
-        return True
-
-    def _groups(self) -> list[tuple[list[ViewPosition], int | None]]:
-        """The places to write together, those behind first, and how far each group may go."""
-        alone = [place for name, place in self.places.items() if name in self._troubles]
-        together: defaultdict[int, list[ViewPosition]] = defaultdict(list)
-        for name, place in self.places.items():
-            if name not in self._troubles:
-                together[place.position].append(place)
-        stops = sorted(together)
-        groups: list[tuple[list[ViewPosition], int | None]] = [
-            (together[position], until) for position, until in zip(stops, [*stops[1:], None], strict=False)
-        ]
-        return groups + [([place], None) for place in alone if not self._troubles.waits(place.key)]
-
-    async def _step(self, places: Sequence[ViewPosition], until: int | None) -> bool:
-        """One batch for places that stand together; says whether there may be more to do at once."""
-        place = places[0]
-        limit = BATCH_EVENTS if until is None else BEHIND_EVENTS
-        limit = min([limit, *(self._troubles.limit(each.key) for each in places)])
-        batch = Batch(place.position, [])
-        try:
-            batch = await self._feed.after(place.position, until=until, limit=limit)
+            batch = await self._feed.after(start, until=group.until, limit=limit)
             if not batch.events:
                 return False
-            moved = await self._sink.apply(places, batch.end, batch.events)
-        except (PositionMoved, *_AWAY):
+            moved = await self._store.apply(view_positions, batch.end, batch.events)
+        except (PositionMoved, *_UNAVAILABLE):
             raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, it must neither stop the other places nor be skipped
-            if len(places) > 1:
-                return bool(sum([await self._step([each], until) for each in places]))
-            return await self._failed(place, batch, error)
-        self._applied(moved, batch)
+        except Exception as error:  # noqa: BLE001  # it must neither stop the other views nor be skipped
+            if len(view_positions) > 1:
+                alone = [PositionGroup([view_position], group.until) for view_position in view_positions]
+                return bool(sum([await self._advance(each) for each in alone]))
+            return await self._handle_failure(view_positions[0], batch, error)
+        before = dict(self.view_positions)
+        self.view_positions |= {view_position.key: view_position for view_position in moved}
+        report_applied(self._metrics, before, self.view_positions, moved, batch)
+        for view_position in moved:
+            self._retries.record_success(view_position.key, batch)
         return True
 
-    async def _failed(self, place: ViewPosition, batch: Batch, error: Exception) -> bool:
-        """A batch of one view failed; says whether there is something to do at once."""
-        verdict = self._troubles.failed(place, batch, error)
+    async def _handle_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> bool:
+        """A batch of one position failed. Returns whether to go on at once."""
+        verdict = self._retries.record_failure(view_position, batch, error)
         if verdict != "park":
-            return verdict == "narrowed"
-        failed = batch.events[0]
-        parked = parked_for(failed, error)
-        await self._sink.settle()
-        self.places[place.key] = await self._positions.park(place, failed.conversation_id, parked)
-        self._troubles.parked(place.key)
-        log.error(
-            "projection_parked",
-            projection=place.view,
-            conversation_id=failed.conversation_id,
-            position=failed.position,
-            version=failed.version,
-            event_type=failed.topic,
-            request_id=failed.correlation_id,
-            error_type=parked.error,
-        )
+            return verdict == "retry_smaller"
+        failing = batch.events[0]
+        parked = parked_for(failing, error)
+        await self._store.flush()
+        after = await self._positions.park(view_position, failing.conversation_id, parked)
+        self.view_positions[view_position.key] = after
+        self._retries.record_parked(view_position.key)
+        report_parked(view_position.view, failing, parked)
         return True
 
-    def _applied(self, moved: Sequence[ViewPosition], batch: Batch) -> None:
-        shown: defaultdict[str, list[Logged]] = defaultdict(list)
-        by_partition: defaultdict[int, list[Logged]] = defaultdict(list)
-        for logged in batch.events:
-            by_partition[partition_of(logged.conversation_id)].append(logged)
-        for place in moved:
-            name = place.key
-            before, self.places[name] = self.places[name], place
-            if before.state == "live":
-                its = by_partition.get(place.partition, ())
-                shown[place.view] += [logged for logged in its if logged.conversation_id not in place.parked]
-            elif place.state == "live" and _state(self.places.values(), place.view) == "live":
-                log.info("projection_state", projection=place.view, state="live", position=place.position)
-            _say_unparked(before, place)
-            self._troubles.written(name, batch)
-        self._measure({place.view for place in moved}, shown)
+    def _report_interrupted(self, error: Exception) -> None:
+        self._must_load = True
+        cause = type(error).__name__
+        if self._interrupted_by != cause:
+            write = log.warning if isinstance(error, _UNAVAILABLE) else log.error
+            write("projection_interrupted", projections=list(self._views), exc_info=error)
+            self._interrupted_by = cause
 
-    def _measure(self, moved: Collection[str], shown: Mapping[str, Sequence[Logged]]) -> None:
-        now = time.time()
-        for view in moved:
-            self._metrics.projection_position.labels(view).set(self._position(view))
-            observe = self._metrics.projection_lag_seconds.labels(view).observe
-            for logged in shown.get(view, ()):
-                observe(max(0.0, now - logged.recorded_at.timestamp()))
-        if log.is_enabled_for(_DEBUG):
-            for view, its in shown.items():
-                for logged in its:
-                    log.debug(
-                        "event_projected",
-                        request_id=logged.correlation_id,
-                        conversation_id=logged.conversation_id,
-                        version=logged.version,
-                        position=logged.position,
-                        event_type=logged.topic,
-                        projection=view,
-                    )
-
-    def _position(self, view: str) -> int:
-        """How far the view is in the buckets of this process."""
-        return min(place.position for place in self.places.values() if place.view == view)
-
-    def _lost(self, error: Exception) -> None:
-        self._known = False
-        away = type(error).__name__
-        if self._away != away:
-            say = log.warning if isinstance(error, _AWAY) else log.error
-            say("projection_waits", projections=list(self._views), exc_info=error)
-            self._away = away
-
-    def _regained(self) -> None:
-        if self._away is not None:
-            log.info("projection_runs", projections=list(self._views))
-            self._away = None
-
-
-_DEBUG = 10
-
-
-def _state(places: Iterable[ViewPosition], view: str) -> str | None:
-    """The state of a view, of what there is of it here."""
-    states = {place.state for place in places if place.view == view}
-    return None if not states else "live" if states == {"live"} else "rebuilding"
-
-
-def _say_unparked(before: ViewPosition, now: ViewPosition) -> None:
-    if now.parked is before.parked:
-        return
-    for conversation_id in before.parked.keys() - now.parked.keys():
-        log.info("projection_unparked", projection=now.view, conversation_id=conversation_id, position=now.position)
+    def _report_resumed(self) -> None:
+        if self._interrupted_by is not None:
+            log.info("projection_resumed", projections=list(self._views))
+            self._interrupted_by = None
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    """Waits, unless it is time to stop."""
+    """Sleeps, or returns at `stop`."""
     try:
         async with asyncio.timeout(seconds):
             await stop.wait()

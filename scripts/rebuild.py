@@ -1,29 +1,26 @@
-"""Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back in all views.
+"""Rebuilds views from the log while users read them, or repairs one conversation.
 
-    python -m scripts.rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
-    python -m scripts.rebuild --conversation ID                         [--data DIR] [--json]
+    scripts/run rebuild conversations|items|responses|usage|context|all [--dry-run|--rollback|--cancel] [--workers N]
+    scripts/run rebuild --conversation ID                               [--data DIR] [--json]
 
-A new collection is filled by several processes, brought up to date, compared with the one that is read, both at one position, and
-takes its place in one transaction: users read on all the while, and notice nothing. The old one is kept for `--rollback`,
-until the next rebuild or `--cancel`. `--dry-run` compares only. Interrupted, it goes on when it is run again, or `--cancel` drops
-what was begun. What differs is said; the log is right. Context snapshots are not made anew but dropped: each comes back from the log when
-it is needed. A view that no projector has begun with yet is filled in its place.
+Several processes fill a new collection. It catches up with the live one, both are compared at the same position, and the new one takes
+its place in one transaction. Readers notice nothing. The old collection is kept for `--rollback`, until the next rebuild or `--cancel`.
+`--dry-run` only compares. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed: the
+log is right. Context snapshots are dropped, and come back when they are next needed. A view that no projector has started is filled in
+place.
 
-A conversation is brought back where it is parked, or made anew in all views where it is not: see `projections/repair.py`.
+`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/repair.py`.
 
-Ends with 0 when all is rebuilt, 1 when something is parked still, nothing is kept, another rebuild is under way, there is no such
-conversation, or a dry run finds a difference, 2 when it was asked wrongly, 3 when a store is away.
+Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log does not have the
+conversation, or a dry run found differences; 2 wrong usage; 3 a store is unavailable.
 """
 
-import asyncio
-import json
 import os
 import time
 from collections.abc import Sequence
-from enum import Enum, StrEnum, auto
-from functools import partial
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 import typer
@@ -31,29 +28,27 @@ from msgspec import Struct
 
 from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
-from infrastructure.observability.metrics import Metrics
-from projections.context_view import ContextView
-from projections.mongo_views import MongoViews
-from projections.projector import Projector
-from projections.rebuild.backfill import BackfillFailed
-from projections.rebuild.rebuild import AnotherRebuild, Rebuild, Rebuilt, patiently
-from projections.rebuild.rebuild import Report as PhaseReport
+from projections.rebuild.backfill_workers import BackfillFailed
+from projections.rebuild.compare import Comparison
+from projections.rebuild.rebuild import AnotherRebuild, RebuildResult
 from projections.rebuild.view_builds import BuildGone
-from projections.repair import Repair, Repaired
+from projections.repair import Repaired
 from projections.view_positions import ViewPositions
-from projections.views.catalog import ALL_VIEWS, CONTEXT, MONGO_VIEWS, MongoView
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from scripts.progress import Report, progress
-from scripts.stores import DEFAULT_DATA, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
+from scripts.rebuilding.steps import Action, parked_conversations, rebuild_beside, rebuild_in_place, repair
+from scripts.stores import (
+    DEFAULT_DATA,
+    STORE_UNAVAILABLE,
+    USAGE_ERROR,
+    DataOption,
+    JsonOption,
+    Stores,
+    run_on_stores,
+)
 
-if TYPE_CHECKING:
-    from projections.views.view_position import ViewStatus
-
-LOOK_SECONDS = 0.2
-PATIENCE_SECONDS = 2.0
-"""How long nothing may move before this process takes the work on itself."""
-
-INTERRUPTED = "Interrupted: users read the views as they were. Run this again and it goes on, or with --cancel."
-PARKED_STILL = "Interrupted: the conversation is parked until this is run again."
+REBUILD_INTERRUPTED = "Interrupted. Readers use the views as they were. Run this again to resume, or with --cancel."
+REPAIR_INTERRUPTED = "Interrupted. The conversation is parked until you run this again."
 
 
 class View(StrEnum):
@@ -67,252 +62,184 @@ class View(StrEnum):
     ALL = "all"
 
 
-class Does(Enum):
-    """What is done with the other generation of views."""
-
-    REBUILD = auto()
-    COMPARE = auto()
-    ROLLBACK = auto()
-    CANCEL = auto()
-
-
-async def rebuild(stores: Stores, views: Sequence[str], report: Report) -> int:
-    """Begins anew with these views, in their place, and waits until they show the log's end as it is now, which it returns."""
-    head = await stores.reader.last_position()
-    database = stores.database
-    for view in views:
-        sink = ContextView(stores.redis, stores.reader, database) if view == CONTEXT else MongoViews(database)
-        await patiently(partial(sink.begin_anew, view, head))
-    runner = Projector(
-        postgres_url=stores.settings.postgres_url,
-        pool=stores.pool,
-        database=database,
-        redis=stores.redis,
-        metrics=Metrics(),
-    )
-    stop = asyncio.Event()
-    running: asyncio.Task[None] | None = None
-    seen: dict[str, ViewStatus] = {}
-    moved_at = time.monotonic()
-    try:
-        while not seen or any(it.state != "live" or it.position < head for it in seen.values()):
-            await asyncio.sleep(LOOK_SECONDS)
-            found = await ViewPositions(database).statuses(views)
-            if found != seen:
-                seen, moved_at = found, time.monotonic()
-            elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
-                running = asyncio.create_task(runner.run(stop))
-            report(sum(min(head, it.position) for it in seen.values()), head * len(views))
-            if running is not None and running.done():
-                break
-    finally:
-        stop.set()
-        if running is not None:
-            await running
-    return head
-
-
-async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
-    """Brings a conversation back in the views that have it parked, or in all; what became of each. None: the log has none such."""
-    head = await stores.reader.head(conversation_id)
-    if head is None:
-        return []
-    work = Repair(
-        conversation_id,
-        head,
-        reader=stores.reader,
-        database=stores.database,
-        redis=stores.redis,
-        progress=lambda version: report(min(version, head.version), head.version),
-    )
-    return await work.run()
-
-
-async def parked(stores: Stores, views: Sequence[str]) -> dict[str, list[str]]:
-    """The conversations that these views have parked, by view."""
-    found = await ViewPositions(stores.database).statuses(views)
-    return {view: sorted(it.parked) for view, it in found.items() if it.parked}
-
-
-async def beside(
-    stores: Stores, views: Sequence[MongoView], does: Does, workers: int, report: PhaseReport
-) -> Rebuilt | list[MongoView] | None:
-    """Makes the views anew beside those that are read, or undoes that. None: nothing was kept that could be brought back."""
-    work = Rebuild(
-        views,
-        settings=stores.settings,
-        pool=stores.pool,
-        database=stores.database,
-        redis=stores.redis,
-        workers=workers,
-        report=report,
-    )
-    match does:
-        case Does.CANCEL:
-            return await work.cancel()
-        case Does.ROLLBACK:
-            return await work.roll_back()
-        case _:
-            return await work.run(swaps=does is Does.REBUILD)
-
-
-def main(
-    view: Annotated[View | None, typer.Argument(help="What is rebuilt.")] = None,
-    conversation: Annotated[str | None, typer.Option(help="Only this one, in every view that has it parked.")] = None,
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only compare, and drop what was made.")] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to what was read before.")] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Drop what was begun or kept.")] = False,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that fill.")] = os.cpu_count() or 2,
-    data: DataOption = DEFAULT_DATA,
-    as_json: JsonOption = False,
-) -> None:
-    """Makes views anew from the log beside those that are read, and swaps them; or brings one conversation back."""
-    configure_logging("rebuild", "WARNING", "console")
-    if (view is None) == (conversation is None):
-        _misused("Name a view, or a conversation with --conversation.")
-    if conversation is not None and not is_id(conversation, CONVERSATION):
-        _misused(f"{conversation!r} is no conversation's id.")
-    if dry_run + rollback + cancel > 1 or (conversation is not None and dry_run + rollback + cancel):
-        _misused("--dry-run, --rollback and --cancel are for views, and go one at a time.")
-    does = Does.COMPARE if dry_run else Does.ROLLBACK if rollback else Does.CANCEL if cancel else Does.REBUILD
-    if view is View.CONTEXT and does is not Does.REBUILD:
-        _misused("Context snapshots have no other generation.")
-    if view is not None:
-        _rebuild_views(view, does, workers, data, as_json=as_json)
-    elif conversation is not None:
-        _repair_conversation(conversation, data, as_json=as_json)
-
-
-def _misused(why: str) -> NoReturn:
-    typer.echo(why, err=True)
-    raise typer.Exit(USAGE_ERROR)
-
-
-class _Done(Struct):
-    """What was done, for whoever asked."""
+class _Result(Struct):
+    """What was done: the script's JSON."""
 
     views: Sequence[str]
     position: int = 0
-    rebuilt: Rebuilt | None = None
+    rebuilt: RebuildResult | None = None
     dropped: Sequence[str] = ()
     parked: dict[str, list[str]] = {}
     seconds: float = 0.0
     events_per_second: float | None = None
 
 
-def _rebuild_views(view: View, does: Does, workers: int, data: Path, *, as_json: bool) -> None:
-    asked = ALL_VIEWS if view is View.ALL else (str(view),)
-    phase = ""
+class _PhaseReport:
+    """Prints each phase's name, and passes on its progress."""
 
-    async def work(stores: Stores) -> _Done | None:
-        done = _Done(asked)
-        begun = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
-        shown = [each for each in MONGO_VIEWS if each in asked and each in begun]
-        rest = [each for each in asked if each not in shown] if does is Does.REBUILD else []
-        if rest:
-            done.position = await rebuild(stores, rest, report)
-        if shown:
-            found = await beside(stores, shown, does, workers, tell)
-            if found is None:
-                return None
-            if isinstance(found, Rebuilt):
-                done.rebuilt = found
-                done.position = max(each.position for each in found.compared)
-            else:
-                done.dropped = found
-        done.parked = await parked(stores, asked)
-        return done
+    def __init__(self, report: Report, *, quiet: bool) -> None:
+        self._report = report
+        self._quiet = quiet
+        self._phase = ""
 
-    def tell(now: str, done: int, total: int) -> None:
-        nonlocal phase
-        if now != phase and not as_json:
-            typer.echo(now, err=True)
-        phase = now
-        report(done, total)
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        if phase != self._phase and not self._quiet:
+            typer.echo(phase, err=True)
+        self._phase = phase
+        self._report(done, total)
 
+
+def main(
+    view: Annotated[View | None, typer.Argument(help="The view to rebuild.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Repair only this conversation.")] = None,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only compare, then drop the new collections.")] = False,
+    rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to the collections before.")] = False,
+    cancel: Annotated[bool, typer.Option("--cancel", help="Drop unfinished and kept collections.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Backfill processes.")] = os.cpu_count() or 2,
+    data: DataOption = DEFAULT_DATA,
+    as_json: JsonOption = False,
+) -> None:
+    """Rebuilds views from the log while users read them, or repairs one conversation."""
+    configure_logging("rebuild", "WARNING", "console")
+    if (view is None) == (conversation is None):
+        _exit("Name a view, or a conversation with --conversation.", USAGE_ERROR)
+    if conversation is not None and not is_id(conversation, CONVERSATION):
+        _exit(f"{conversation!r} is not a conversation id.", USAGE_ERROR)
+    if dry_run + rollback + cancel > 1 or (conversation is not None and dry_run + rollback + cancel):
+        _exit("--dry-run, --rollback and --cancel are for views. Use one of them at a time.", USAGE_ERROR)
+    action = (
+        Action.COMPARE if dry_run else Action.ROLL_BACK if rollback else Action.CANCEL if cancel else Action.REBUILD
+    )
+    if view is View.CONTEXT and action is not Action.REBUILD:
+        _exit("Context snapshots have no second build: use only `rebuild context`.", USAGE_ERROR)
+    if view is not None:
+        _rebuild_views(view, action, workers, data, as_json=as_json)
+    elif conversation is not None:
+        _repair_conversation(conversation, data, as_json=as_json)
+
+
+def _exit(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(status)
+
+
+def _rebuild_views(view: View, action: Action, workers: int, data: Path, *, as_json: bool) -> None:
+    views = ALL_VIEWS if view is View.ALL else (str(view),)
     started = time.monotonic()
     try:
         with progress(f"rebuilding {view}", quiet=as_json) as report:
-            done = run_on_stores(data, work, interrupted=INTERRUPTED)
-    except AnotherRebuild as error:
-        typer.echo("Another rebuild is under way: wait for it, or interrupt it.", err=True)
-        raise typer.Exit(1) from error
-    except BuildGone as error:
-        typer.echo("The views began anew meanwhile. Run this again.", err=True)
-        raise typer.Exit(1) from error
-    except BackfillFailed as error:
-        typer.echo(f"A process that filled {error}. Run this again and it goes on.", err=True)
-        raise typer.Exit(STORE_UNAVAILABLE) from error
-    if done is None:
-        typer.echo("Nothing is kept that could be brought back.", err=True)
-        raise typer.Exit(1)
-    done.seconds = round(time.monotonic() - started, 2)
-    if done.rebuilt and done.rebuilt.events:
-        done.events_per_second = round(done.rebuilt.events / done.rebuilt.filling_seconds)
-    typer.echo(msgspec.json.encode(done).decode() if as_json else _in_words(done, does))
-    differs = does is Does.COMPARE and done.rebuilt and any(each.different for each in done.rebuilt.compared)
-    raise typer.Exit(1 if done.parked or differs else 0)
-
-
-def _in_words(done: _Done, does: Does) -> str:
-    lines = [f"{', '.join(done.views)}: up to position {done.position} in {done.seconds} s"]
-    if does is Does.CANCEL:
-        lines = [f"dropped: {', '.join(done.dropped) or 'nothing'}"]
-    if done.rebuilt is not None:
-        for each in done.rebuilt.compared:
-            said = f"equal, {each.digest[:16]}" if not each.different else f"{each.different:,} differ: {each.named}"
-            said = said if each.digest else "not compared beside parked conversations"
-            lines.append(f"{each.view}: {each.documents:,} documents at position {each.position}, {said}")
-        if done.events_per_second:
-            lines.append(f"filled at {done.events_per_second:,} events/s")
-        if done.rebuilt.swap_seconds is not None:
-            lines.append(
-                f"swapped in {1000 * done.rebuilt.swap_seconds:.0f} ms; what was read before is kept for --rollback"
+            phases = _PhaseReport(report, quiet=as_json)
+            result = run_on_stores(
+                data,
+                lambda stores: _run(stores, views, action, workers=workers, phases=phases, report=report),
+                interrupted=REBUILD_INTERRUPTED,
             )
-    lines += [f"{name}: parked: {', '.join(idents)}" for name, idents in done.parked.items()]
+    except AnotherRebuild:
+        _exit("Another rebuild runs. Wait for it, or interrupt it.", 1)
+    except BuildGone:
+        _exit("The views started over meanwhile. Run this again.", 1)
+    except BackfillFailed as error:
+        _exit(f"{error}. Run this again to resume.", STORE_UNAVAILABLE)
+    if result is None:
+        _exit("There is nothing to roll back to.", 1)
+    result.seconds = round(time.monotonic() - started, 2)
+    if result.rebuilt and result.rebuilt.events:
+        result.events_per_second = round(result.rebuilt.events / result.rebuilt.backfill_seconds)
+    typer.echo(msgspec.json.encode(result).decode() if as_json else _as_text(result, action))
+    differs = result.rebuilt is not None and any(each.different for each in result.rebuilt.compared)
+    raise typer.Exit(1 if result.parked or (differs and action is Action.COMPARE) else 0)
+
+
+async def _run(
+    stores: Stores, views: Sequence[str], action: Action, *, workers: int, phases: _PhaseReport, report: Report
+) -> _Result | None:
+    """None if there is nothing to roll back to."""
+    result = _Result(views)
+    started = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
+    beside = [name for name in MONGO_VIEWS if name in views and name in started]
+    in_place = [name for name in views if name not in beside] if action is Action.REBUILD else []
+    if in_place:
+        result.position = await rebuild_in_place(stores, in_place, report)
+    if beside:
+        done = await rebuild_beside(stores, beside, action, workers, phases)
+        if done is None:
+            return None
+        if isinstance(done, RebuildResult):
+            result.rebuilt = done
+            result.position = max(comparison.position for comparison in done.compared)
+        else:
+            result.dropped = done
+    result.parked = await parked_conversations(stores, views)
+    return result
+
+
+def _as_text(result: _Result, action: Action) -> str:
+    lines = [f"{', '.join(result.views)}: up to position {result.position} in {result.seconds} s"]
+    if action is Action.CANCEL:
+        lines = [f"dropped: {', '.join(result.dropped) or 'nothing'}"]
+    if result.rebuilt is not None:
+        lines += [_comparison_text(comparison) for comparison in result.rebuilt.compared]
+        if result.events_per_second:
+            lines.append(f"backfill: {result.events_per_second:,} events/s")
+        if result.rebuilt.swap_seconds is not None:
+            lines.append(
+                f"swapped in {1000 * result.rebuilt.swap_seconds:.0f} ms; the old collections are kept for --rollback"
+            )
+    lines += [f"{view}: parked: {', '.join(conversations)}" for view, conversations in result.parked.items()]
     return "\n".join(lines)
+
+
+def _comparison_text(comparison: Comparison) -> str:
+    found = "not compared, because conversations are parked"
+    if comparison.different:
+        found = f"{comparison.different:,} differ: {', '.join(comparison.listed)}"
+    elif comparison.live_digest:
+        found = f"equal, {comparison.live_digest[:16]}"
+    return f"{comparison.view}: {comparison.documents:,} documents at position {comparison.position}, {found}"
 
 
 def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> None:
     started = time.monotonic()
     with progress(f"repairing {conversation_id}, versions", quiet=as_json) as report:
-        repaired = run_on_stores(data, lambda stores: repair(stores, conversation_id, report), interrupted=PARKED_STILL)
+        repaired = run_on_stores(
+            data, lambda stores: repair(stores, conversation_id, report), interrupted=REPAIR_INTERRUPTED
+        )
     if not repaired:
-        typer.echo(f"The log has no conversation {conversation_id}.", err=True)
-        raise typer.Exit(1)
-    seconds = round(time.monotonic() - started, 2)
+        _exit(f"The log has no conversation {conversation_id}.", 1)
     if as_json:
-        told = {"conversation_id": conversation_id, "views": [_told(each) for each in repaired], "seconds": seconds}
-        typer.echo(json.dumps(told))
+        views = [_repaired_fields(each) for each in repaired]
+        seconds = round(time.monotonic() - started, 2)
+        fields = {"conversation_id": conversation_id, "views": views, "seconds": seconds}
+        typer.echo(msgspec.json.encode(fields).decode())
     else:
         for each in repaired:
-            typer.echo(_as_text(each))
-    raise typer.Exit(0 if all(each.is_well for each in repaired) else 1)
+            typer.echo(_repaired_text(each))
+    raise typer.Exit(0 if all(each.succeeded for each in repaired) else 1)
 
 
-def _told(repaired: Repaired) -> dict[str, Any]:
-    told: dict[str, Any] = {"view": repaired.view, "outcome": repaired.outcome}
-    if (why := repaired.parked) is not None:
-        told |= {"position": why.position, "version": why.version, "type": why.topic}
-        told |= {"error": why.error, "message": why.message}
-    return told
+def _repaired_fields(repaired: Repaired) -> dict[str, Any]:
+    fields: dict[str, Any] = {"view": repaired.view, "outcome": repaired.outcome}
+    if (parked := repaired.parked) is not None:
+        fields |= {"position": parked.position, "version": parked.version, "type": parked.topic}
+        fields |= {"error": parked.error, "message": parked.message}
+    return fields
 
 
-_SAID: dict[str, str] = {
+_OUTCOME_TEXTS: dict[str, str] = {
     "repaired": "repaired",
-    "deleted": "the conversation was deleted; nothing of it is shown",
-    "released": "brought back by another meanwhile, or made anew with its view",
-    "lost": "another repair has taken it over",
-    "skipped": "the view is about to be made anew",
+    "deleted": "the conversation is deleted; the view shows nothing of it",
+    "released": "another repair finished first, or the view started over",
+    "lost": "another repair has claimed the conversation",
+    "skipped": "no projector has started the view yet",
 }
 
 
-def _as_text(repaired: Repaired) -> str:
-    if (why := repaired.parked) is None:
-        return f"{repaired.view}: {_SAID[repaired.outcome]}"
-    event = f"version {why.version} ({why.topic}, position {why.position})"
-    return f"{repaired.view}: parked still: {event} can not be applied: {why.message or why.error}"
+def _repaired_text(repaired: Repaired) -> str:
+    if (parked := repaired.parked) is None:
+        return f"{repaired.view}: {_OUTCOME_TEXTS[repaired.outcome]}"
+    event = f"version {parked.version} ({parked.topic}, position {parked.position})"
+    return f"{repaired.view}: still parked: {event} cannot be applied: {parked.message or parked.error}"
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ async def replay(reader: EventReader, conversation_id: str, at: int | None) -> R
     async for recorded in _events(reader, conversation_id, at):
         replayed.events.append(recorded)
         replayed.state = evolve(replayed.state, recorded.event)
-        folded.take(recorded)
+        folded.apply(recorded)
     items = folded.documents["items"].values()
     replayed.items = [msgspec.json.decode(item["item"]) for item in items if item["retracted_version"] is None]
     return replayed

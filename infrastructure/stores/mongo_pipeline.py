@@ -1,7 +1,8 @@
-"""Transactions in MongoDB whose statements travel together: all of them in one go, then the commit, where the driver waits for each.
+"""MongoDB transactions whose commands are sent together: all of them at once, and then the commit.
 
-A transaction of four statements is two round trips then, in half the time, and half the driver's work. The driver has no public call for
-it: this goes one level below, to the connections of its pool and its encoder, and leaves to it servers, authentication and TLS.
+pymongo waits for each command's answer. Here a transaction of four commands is two round trips, takes half the time, and costs the client
+half the work. pymongo has no public call for this, so this file alone uses its private connections and encoder; servers,
+authentication and TLS stay pymongo's. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Answer(Struct, frozen=True):
-    """What a statement was answered. Behind one that failed all others fail too, so they are to be read in order."""
+    """The answer to a command. After a command that failed all later ones fail too, so read the answers in order."""
 
     document: Document
     wire_version: int | None = None
 
     def read(self) -> Document:
-        """Raises what the driver would: PyMongoError, and BulkWriteError where it was a document that failed."""
+        """Raises what pymongo would: PyMongoError, or BulkWriteError if a document failed."""
         _check_command_response(self.document, self.wire_version, parse_write_concern_error=True)
         if self.document.get("writeErrors"):
             raise BulkWriteError(self.document)
@@ -37,58 +38,80 @@ class Answer(Struct, frozen=True):
 
 
 Send = Callable[[Sequence[Document]], Awaitable[list[Answer]]]
-"""Sends statements, as MongoDB's commands are written: `{"insert": collection, "documents": [...]}`. Raises ConnectionFailure."""
+"""Sends MongoDB commands, such as `{"insert": collection, "documents": [...]}`. Raises ConnectionFailure."""
+
+Exchange = Callable[["AsyncConnection", str, Sequence[Document]], Awaitable[list[Answer]]]
+"""Sends commands to a database over a connection, and returns their answers."""
 
 _SNAPSHOT = {"readConcern": {"level": "snapshot"}}
 _DURABLE = {"writeConcern": {"w": "majority", "j": True}}
-_MAX_BYTES = 16 * 1024 * 1024
-"""That are on their way at once."""
+_MAX_BYTES_IN_FLIGHT = 16 * 1024 * 1024
+
+
+async def exchange(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
+    """Sends as many commands at once as fit into _MAX_BYTES_IN_FLIGHT. Raises DocumentTooLarge and ConnectionFailure."""
+    answers: list[Answer] = []
+    in_flight: dict[int, bytes] = {}
+    largest = 0
+    for command in commands:
+        request_id, message, _, document_size = _op_msg(0, command, database, None, DEFAULT_CODEC_OPTIONS)
+        if len(message) > connection.max_message_size:  # the server would close the connection without a reason
+            raise DocumentTooLarge(f"A command has {len(message)} bytes; the maximum is {connection.max_message_size}")
+        if in_flight and sum(map(len, in_flight.values())) + len(message) > _MAX_BYTES_IN_FLIGHT:
+            answers += await _send_and_receive(connection, in_flight, largest)
+            in_flight = {}
+        in_flight[request_id] = message
+        largest = max(largest, document_size)
+    answers += await _send_and_receive(connection, in_flight, largest)
+    return answers
 
 
 @asynccontextmanager
-async def together(database: Database, session: AsyncClientSession) -> AsyncIterator[Send]:
-    """A transaction of the session, in which none is under way. It commits on the way out, durably on a majority.
+async def pipelined_transaction(
+    database: Database, session: AsyncClientSession, exchange: Exchange = exchange
+) -> AsyncIterator[Send]:
+    """A transaction on a session that has none. Commits on exit, durably on a majority.
 
-    Where something is raised inside, nothing was done. Where the commit raises a ConnectionFailure, or an error labelled
-    UnknownTransactionCommitResult, nobody knows.
+    If the block raises, nothing was written. If the commit raises a ConnectionFailure, or an error with the label
+    UnknownTransactionCommitResult, the outcome is unknown.
     """
-    lsid = session.session_id
+    session_id = session.session_id  # makes pymongo give the session its server session
     session._server_session.inc_transaction_id()  # noqa: SLF001
     number = session._server_session.transaction_id  # noqa: SLF001
-    of_transaction = {"lsid": lsid, "txnNumber": number, "autocommit": False}
-    begun = False
+    in_transaction = {"lsid": session_id, "txnNumber": number, "autocommit": False}
+    started = False
     try:
         async with await database.client._conn_for_writes(None, "transaction") as connection:  # noqa: SLF001
 
             async def send(statements: Sequence[Document]) -> list[Answer]:
-                nonlocal begun
-                commands = [{**statement, **of_transaction} for statement in statements]
-                if commands and not begun:
-                    begun = True
+                nonlocal started
+                commands = [{**statement, **in_transaction} for statement in statements]
+                if commands and not started:
+                    started = True
                     commands[0] |= {"startTransaction": True, **_SNAPSHOT}
-                return await _sent(connection, database.name, commands)
+                return await exchange(connection, database.name, commands)
 
             try:
                 yield send
             except BaseException:
-                if begun and not connection.closed:
-                    with suppress(PyMongoError):  # most errors have ended it already
-                        await _sent(connection, "admin", [{"abortTransaction": 1, **of_transaction}])
+                if started and not connection.closed:
+                    with suppress(PyMongoError):  # after most errors the server has aborted it already
+                        await exchange(connection, "admin", [{"abortTransaction": 1, **in_transaction}])
                 raise
-            if begun:
-                [committed] = await _sent(connection, "admin", [{"commitTransaction": 1, **of_transaction, **_DURABLE}])
-                _read_commit(committed)
+            if started:
+                [answer] = await exchange(connection, "admin", [{"commitTransaction": 1, **in_transaction, **_DURABLE}])
+                _check_commit(answer)
     except BaseException:
-        if begun and connection.closed:
-            # The server goes on with it: it would hold its locks until the session's next one, or a minute.
+        if started and connection.closed:
+            # The server keeps the transaction and its locks until the session's next one, or for a minute.
             with suppress(PyMongoError):
                 async with await database.client._conn_for_writes(None, "abortTransaction") as another:  # noqa: SLF001
-                    await _sent(another, "admin", [{"abortTransaction": 1, **of_transaction}])
+                    await exchange(another, "admin", [{"abortTransaction": 1, **in_transaction}])
         raise
 
 
-def _read_commit(answer: Answer) -> None:
-    """Labels an error as the driver does, when it leaves open whether there was a commit: the server does not."""
+def _check_commit(answer: Answer) -> None:
+    """Adds the label that pymongo adds, and the server does not, when the commit's outcome is unknown."""
     try:
         answer.read()
     except OperationFailure as error:
@@ -97,29 +120,11 @@ def _read_commit(answer: Answer) -> None:
         raise
 
 
-async def _sent(connection: "AsyncConnection", database: str, commands: Sequence[Document]) -> list[Answer]:
-    """The answers to these commands, as many of them under way at once as are no more than _MAX_BYTES."""
-    answers: list[Answer] = []
-    under_way: dict[int, bytes] = {}
-    largest = 0
-    for command in commands:
-        number, message, _, document = _op_msg(0, command, database, None, DEFAULT_CODEC_OPTIONS)
-        if len(message) > connection.max_message_size:  # the server would close the connection, and not say why
-            raise DocumentTooLarge(f"A statement of {len(message)} bytes, of {connection.max_message_size} at most")
-        if under_way and sum(map(len, under_way.values())) + len(message) > _MAX_BYTES:
-            answers += await _exchanged(connection, under_way, largest)
-            under_way = {}
-        under_way[number] = message
-        largest = max(largest, document)
-    answers += await _exchanged(connection, under_way, largest)
-    return answers
+async def _send_and_receive(connection: "AsyncConnection", messages: Mapping[int, bytes], largest: int) -> list[Answer]:
+    """Sends the messages at once, and receives all answers, so that none is left for a later request.
 
-
-async def _exchanged(connection: "AsyncConnection", messages: Mapping[int, bytes], largest: int) -> list[Answer]:
-    """The answers to these messages, sent in one go. `largest`: bytes of the largest document in them.
-
-    Each is received, whatever the others say, so that none is taken for that to a later message.
+    `largest`: bytes of the largest document in them.
     """
     await connection.send_message(b"".join(messages.values()), largest)
-    received = [await connection.receive_message(number) for number in messages]
+    received = [await connection.receive_message(request_id) for request_id in messages]
     return [Answer(message.unpack_response()[0], connection.max_wire_version) for message in received]

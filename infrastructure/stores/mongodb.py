@@ -1,4 +1,4 @@
-"""MongoDB: one client a process, durable writes, and an answer soon when it is away. Projections, queries and scripts use it."""
+"""The MongoDB client: one per process, with durable writes and short timeouts."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ Database = AsyncDatabase[Document]
 
 
 def connect(settings: Settings, *, answer_seconds: float = 10.0) -> Client:
-    """A client that connects at its first use; `await client.close()` ends it.
+    """A client that connects at its first use. Close it with `await client.close()`.
 
-    Writes are acknowledged when a majority has them in its journal. Without a server, an operation ends after 2 s with
-    pymongo.errors.ServerSelectionTimeoutError; with one that does not answer, after `answer_seconds`.
+    Writes are acknowledged when a majority has them in its journal. If no server can be reached, an operation fails after 2 s with
+    pymongo.errors.ServerSelectionTimeoutError; if the server does not answer, after `answer_seconds`.
     """
     return AsyncMongoClient(
         settings.mongodb_url,

@@ -1,4 +1,4 @@
-"""Redis (or Valkey): one client a process, which gives up soon when it is away. Nothing kept there is the only copy."""
+"""The Redis (or Valkey) client: one per process, with short timeouts. Redis never holds the only copy of anything."""
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -7,14 +7,15 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 4096
-"""Who follows a reply holds one while nothing comes: as many as that can follow at once, and the rest look at its record."""
+"""A follower of a reply holds a connection while it waits. So this many can follow at once; the others read the reply's record."""
 
 
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
-    """A client that connects at its first use and gives back bytes; `await client.aclose()` ends it.
+    """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
 
-    A command that finds no server fails within about 2 s with redis.exceptions.ConnectionError, one that is not answered
-    after `answer_seconds` with TimeoutError (None: whoever asks looks at the clock). It is tried twice, so send what may arrive twice.
+    A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached, and with TimeoutError after
+    `answer_seconds` if the server does not answer (None: the caller sets the timeout). It is sent twice at most, so it must be
+    idempotent.
     """
     return Redis.from_url(
         settings.redis_url,

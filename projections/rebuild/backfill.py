@@ -1,21 +1,17 @@
-"""ViewBuild new collections of views from the log: the long part of a rebuild, done by several processes beside everything else.
+"""One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
 
-Each takes a share of the conversations, so that none waits for another, and goes through the log in its order. Nobody reads the
-collections yet, so there are no transactions; instead a page may be written twice and means the same: documents that
-are there are left, changes are held against the position they lead to. A conversation with an event that can not be read is
-parked in the new collections.
+Nobody reads the collections yet, so it needs no transactions. Instead, writing a page twice has the same result as writing it once:
+documents that exist stay, and a change applies only to a document that has not reached the change's position. A conversation with an
+event that cannot be decoded is parked.
 
-`python -m projections.rebuild.backfill` is one such process: it reads its Share from stdin, and prints its News after each page.
-It ends with whoever started it, for then nobody reads that.
+Run as `python -m projections.rebuild.backfill` it reads a BackfillTask from stdin and prints a BackfillProgress after each page
+(`backfill_workers.py`). It ends when nobody reads its output any more.
 """
 
-import asyncio
 import gc
-import os
 import sys
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -27,7 +23,7 @@ from pymongo.synchronous import collection as synchronous
 
 from infrastructure.event_log.codec import UnreadableEvent, decoded_size
 from infrastructure.event_log.recorded import Logged, UnreadableRecord, as_logged
-from projections.coalesce import Change, Sum, Tally, coalesce
+from projections.coalesce import Change, Increment, ViewBatch, coalesce
 from projections.parking import parked_for, released
 from projections.views.catalog import MongoView
 from projections.views.event_writes import event_writes, is_deletion
@@ -35,37 +31,39 @@ from projections.views.partitions import PARTITIONS
 from projections.views.view_position import Parked
 from projections.views.writes import Document
 
-ROOT = Path(__file__).parents[2]
-PAGE_POSITIONS = 8_000
-"""A page ends at a multiple of it, whoever fills what: so one that is written again, after a kill, holds the same as before."""
-
-PART_BYTES = 16 * 1024 * 1024
-"""Of states once they are read: a page with more is written in parts, for a process must hold one of them several times over.
-
-A part that is written again must end where it did, or totals are added twice: where `decoded_size` changes, PAGES is to change too.
-"""
-
-PAGES = f"{PAGE_POSITIONS} positions, {PART_BYTES} bytes"
-"""What was filled otherwise is filled from the start."""
-
 _DUPLICATE_KEY = 11000
 _PAGE = (
     "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
     " FROM events WHERE notification_id > %s AND notification_id <= %s"
     " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
-_UNHURRIED = (
+_NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
-"""A page's statement lasts until MongoDB has taken all but its end: a limit that the URL, the role or the database sets would end it
-there every time. Postgres has the second from 17 on."""
-_ROWS_AT_ONCE = 32 if psycopg.capabilities.has_stream_chunked() else 1
+"""A page's SELECT runs until MongoDB has most of the page, so a timeout of the URL, the role or the database would end every attempt.
+`transaction_timeout` exists from Postgres 17 on."""
+_ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
 
-class Share(Struct, frozen=True, kw_only=True):
-    """What one process fills: of each view's collection the documents of the conversations in its buckets, up to `until`.
+class PageSizes(Struct, frozen=True):
+    """How the log is divided. A page that is written again, after a crash, must have the same limits, or totals are added twice.
 
-    Those that are `parked` are left out.
+    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state, since a process holds a
+    part several times over. If `decoded_size` changes, this must change too.
+    """
+
+    positions: int = 8_000
+    part_bytes: int = 16 * 1024 * 1024
+
+    def __str__(self) -> str:
+        """As stored with a build. A build with other sizes is started again."""
+        return f"{self.positions} positions, {self.part_bytes} bytes"
+
+
+class BackfillTask(Struct, frozen=True, kw_only=True):
+    """What one process fills: each view's collection, with the conversations of `partitions`, from `after` up to `target`.
+
+    Conversations that are `parked` are left out.
     """
 
     postgres_url: str
@@ -76,11 +74,16 @@ class Share(Struct, frozen=True, kw_only=True):
     number: int
     partitions: tuple[int, ...]
     after: int
-    until: int
+    target: int
+    pages: PageSizes = PageSizes()
+    rows_per_fetch: int = _ROWS_PER_FETCH
 
 
-class News(Struct, frozen=True):
-    """How far a share has come, and which conversations were parked on the way, or let go of because they were deleted."""
+class BackfillProgress(Struct, frozen=True):
+    """The position that the task of this number has reached, and which conversations it parked or released since the last report.
+
+    A parked conversation is released by its deletion.
+    """
 
     number: int
     position: int
@@ -88,92 +91,88 @@ class News(Struct, frozen=True):
     released: Sequence[str] = ()
 
 
-def fill(share: Share) -> Iterator[News]:
-    """Fills it, with news after each page. Raises psycopg.Error and PyMongoError; then go on from there."""
-    # What is noted as filled must still be there when MongoDB was killed meanwhile: so each write waits for the journal.
-    client: MongoClient[Document] = MongoClient(share.mongodb_url, w="majority", journal=True)
-    with client, psycopg.connect(share.postgres_url, autocommit=True) as connection:
-        connection.execute(_UNHURRIED)
-        database = client[share.database]
-        collections = {view: database[name] for view, name in share.collections.items()}
-        position, parked = share.after, set(share.parked)
-        while position < share.until:
-            end = min(share.until, (position // PAGE_POSITIONS + 1) * PAGE_POSITIONS)
-            found: dict[str, Parked] = {}
-            gone: set[str] = set()
-            for part in _parts(connection, share, position, end):
+def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
+    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError: then resume from the last position."""
+    # The recorded progress must not be ahead of what MongoDB still has after a crash, so each write waits for the journal.
+    client: MongoClient[Document] = MongoClient(task.mongodb_url, w="majority", journal=True)
+    with client, psycopg.connect(task.postgres_url, autocommit=True) as connection:
+        connection.execute(_NO_TIMEOUTS)
+        database = client[task.database]
+        collections = {view: database[name] for view, name in task.collections.items()}
+        position, parked = task.after, set(task.parked)
+        page_size = task.pages.positions
+        while position < task.target:
+            end = min(task.target, (position // page_size + 1) * page_size)
+            newly_parked: dict[str, Parked] = {}
+            newly_released: set[str] = set()
+            for part in _parts(connection, task, position, end):
                 unreadable = _unreadable(part, parked)
                 parked |= unreadable.keys()
-                made = (
-                    write for logged in part if _shows(logged, parked, unreadable) for write in event_writes(logged)
-                )
-                for view, tally in coalesce(write for write in made if write.view in collections).items():
-                    _write(collections[view], view, tally)
-                let_go = released(part, parked)
-                parked -= let_go
-                found |= unreadable
-                gone |= let_go
+                shown = [logged for logged in part if _is_shown(logged, parked, unreadable)]
+                writes = (write for logged in shown for write in event_writes(logged) if write.view in collections)
+                for view, batch in coalesce(writes).items():
+                    _write(collections[view], view, batch)
+                part_released = released(part, parked)
+                parked -= part_released
+                newly_parked |= unreadable
+                newly_released |= part_released
             position = end
-            yield News(share.number, position, found, sorted(gone))
+            yield BackfillProgress(task.number, position, newly_parked, sorted(newly_released))
 
 
-def _unreadable(page: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
-    """The conversations that are to be parked: an event of theirs can not be read, unless it is their deletion."""
+def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
+    """The conversations to park: those with an event that cannot be decoded, except a deletion."""
     found: dict[str, Parked] = {}
-    for logged in page:
-        ident = logged.conversation_id
-        if (
-            isinstance(logged, UnreadableRecord)
-            and not is_deletion(logged)
-            and ident not in parked
-            and ident not in found
-        ):
-            found[ident] = parked_for(logged, UnreadableEvent(logged.problem))
+    for logged in part:
+        if isinstance(logged, UnreadableRecord) and not is_deletion(logged):
+            if logged.conversation_id not in parked and logged.conversation_id not in found:
+                found[logged.conversation_id] = parked_for(logged, UnreadableEvent(logged.problem))
     return found
 
 
-def _shows(logged: Logged, parked: Collection[str], found: Mapping[str, Parked]) -> bool:
-    """Whether an event is applied: not that of a parked conversation, from the event on that parks it, but its deletion is."""
-    ident = logged.conversation_id
-    if ident not in parked or is_deletion(logged):
+def _is_shown(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
+    """Whether to apply an event: not from the event on that parks its conversation, but a deletion always."""
+    conversation_id = logged.conversation_id
+    if conversation_id not in parked or is_deletion(logged):
         return True
-    return ident in found and logged.position < found[ident].position
+    return conversation_id in newly_parked and logged.position < newly_parked[conversation_id].position
 
 
-def _parts(connection: psycopg.Connection[Any], share: Share, after: int, end: int) -> Iterator[list[Logged]]:
-    """The share's events up to `end`, in parts that are the same whenever they are read."""
-    asked = (after, end, PARTITIONS, list(share.partitions))
+def _parts(connection: psycopg.Connection[Any], task: BackfillTask, after: int, end: int) -> Iterator[list[Logged]]:
+    """The task's events up to `end`, in parts that are the same at every reading."""
+    parameters = (after, end, PARTITIONS, list(task.partitions))
     part: list[Logged] = []
-    size = 0
+    part_size = 0
     with connection.cursor(binary=True) as cursor:
-        for row in cursor.stream(_PAGE, asked, binary=True, size=_ROWS_AT_ONCE):
-            its = decoded_size(row[8])
-            if part and size + its > PART_BYTES:
+        for row in cursor.stream(_PAGE, parameters, binary=True, size=task.rows_per_fetch):
+            size = decoded_size(row[8])
+            if part and part_size + size > task.pages.part_bytes:
                 yield part
-                part, size = [], 0
+                part, part_size = [], 0
             part.append(as_logged(row))
-            size += its
+            part_size += size
     if part:
         yield part
 
 
-def _write(collection: synchronous.Collection[Document], view: MongoView, tally: Tally) -> None:
-    """Updates, removals, inserts: the order of a tally."""
-    if tally.updates:
-        collection.bulk_write([_update(ident, change) for ident, change in tally.updates.items()], ordered=False)
-    if tally.removed:
+def _write(collection: synchronous.Collection[Document], view: MongoView, batch: ViewBatch) -> None:
+    if batch.updates:
+        collection.bulk_write([_update(key, change) for key, change in batch.updates.items()], ordered=False)
+    if batch.removed:
         field = "id" if view == "conversations" else "conversation_id"
-        collection.bulk_write([DeleteMany({"tenant": t, field: c}) for t, c in tally.removed], ordered=False)
-    with _unless_there():
-        if tally.inserts:
-            collection.insert_many(list(tally.inserts.values()), ordered=False)
-        if tally.sums:
-            collection.bulk_write([_sum(ident, it) for ident, it in tally.sums.items()], ordered=False)
+        deletes = [DeleteMany({"tenant": tenant, field: removed}) for tenant, removed in batch.removed]
+        collection.bulk_write(deletes, ordered=False)
+    with _ignoring_duplicates():
+        if batch.inserts:
+            collection.insert_many(list(batch.inserts.values()), ordered=False)
+        if batch.increments:
+            upserts = [_upsert(key, increment) for key, increment in batch.increments.items()]
+            collection.bulk_write(upserts, ordered=False)
 
 
 @contextmanager
-def _unless_there() -> Iterator[None]:
-    """What is there already was written before."""
+def _ignoring_duplicates() -> Iterator[None]:
+    """A document that exists already was written by an earlier attempt."""
     try:
         yield
     except BulkWriteError as error:
@@ -181,78 +180,33 @@ def _unless_there() -> Iterator[None]:
             raise
 
 
-def _sum(ident: str, it: Sum) -> UpdateOne:
-    where = {
-        "_id": ident,
-        "position": {"$lt": it.position},
-    }  # what was added before is there at its position, and taken as a duplicate
-    begin = {name: value for name, value in it.document.items() if name != "_id"}
-    return UpdateOne(where, {"$setOnInsert": begin, "$inc": it.add, "$max": {"position": it.position}}, upsert=True)
+def _upsert(key: str, increment: Increment) -> UpdateOne:
+    # If an earlier attempt added this, the document has its position, is not matched, and the upsert fails as a duplicate.
+    where = {"_id": key, "position": {"$lt": increment.position}}
+    first = {name: value for name, value in increment.document.items() if name != "_id"}
+    change = {"$setOnInsert": first, "$inc": increment.add, "$max": {"position": increment.position}}
+    return UpdateOne(where, change, upsert=True)
 
 
-def _update(ident: str, change: Change) -> UpdateOne:
+def _update(key: str, change: Change) -> UpdateOne:
     operators: dict[str, Any] = {"$set": change.set} if change.set else {}
-    where: Document = {"_id": ident}
+    where: Document = {"_id": key}
     if change.add:
         operators["$inc"] = change.add
     if "position" in change.set:
-        where["position"] = {"$lt": change.set["position"]}  # nothing is added twice, and nothing made as it was before
+        where["position"] = {"$lt": change.set["position"]}  # nothing is added twice, and no document goes back
     return UpdateOne(where, operators)
 
 
-class BackfillFailed(Exception):
-    """A process that filled its share ended before it was done; it said why on stderr."""
-
-
-async def filled(shares: Sequence[Share]) -> AsyncIterator[News]:
-    """Fills the shares, each in a process of its own; yields their news as they get on. Raises BackfillFailed."""
-    command = (sys.executable, "-P", "-m", "projections.rebuild.backfill")
-    pipe = asyncio.subprocess.PIPE
-    news: asyncio.Queue[News | None] = asyncio.Queue()
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    processes = [await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, env=env) for _ in shares]
-
-    async def follow(share: Share, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(msgspec.json.encode(share))
-        process.stdin.close()
-        async for line in process.stdout:
-            news.put_nowait(msgspec.json.decode(line, type=News))
-        if await process.wait():
-            raise BackfillFailed(f"share {share.number} ended with {process.returncode}")
-
-    async def follow_all() -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for share, process in zip(shares, processes, strict=True):
-                    group.create_task(follow(share, process))
-        finally:
-            news.put_nowait(None)
-
-    following = asyncio.create_task(follow_all())
-    try:
-        while (told := await news.get()) is not None:
-            yield told
-        await following
-    except ExceptionGroup as failed:
-        raise BackfillFailed(str(failed.exceptions[0])) from failed
-    finally:
-        following.cancel()
-        for process in processes:
-            if process.returncode is None:
-                process.kill()
-                await process.wait()
-
-
 def main() -> None:
-    for news in fill(msgspec.json.decode(sys.stdin.buffer.read(), type=Share)):
-        sys.stdout.buffer.write(msgspec.json.encode(news) + b"\n")
+    """Runs the task that stdin gives."""
+    for progress in backfill(msgspec.json.decode(sys.stdin.buffer.read(), type=BackfillTask)):
+        sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
         sys.stdout.buffer.flush()
 
 
 if __name__ == "__main__":
-    # A page makes tens of thousands of objects that all live as long as it does, and no cycles: see projections/main.py.
+    # A page creates tens of thousands of objects that live as long as it does, and no cycles: see projections/main.py.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     main()

@@ -1,4 +1,4 @@
-"""Two generations of a view, document by document, as they were at one moment: what differs, and a digest of each."""
+"""Compares a view's two builds document by document, as of one moment."""
 
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -9,75 +9,83 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.stores.mongodb import Database, Document
 from projections.coalesce import conversation_of
+from projections.position_advance import PositionMoved
 from projections.rebuild.view_builds import BuildGone
-from projections.view_positions import PositionMoved
 from projections.views.catalog import POSITIONS_COLLECTION, USAGE, MongoView
-from projections.views.partitions import ALL_PARTITIONS, position_key, position_keys
+from projections.views.partitions import position_keys
 from projections.views.view_position import BUILD_SUFFIX
 
-READ_AT_ONCE = 5_000
+BATCH_DOCUMENTS = 5_000
 MAX_LISTED_DIFFERENCES = 20
 
-_encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB has an int of its own for the long ones
+_encoder = msgspec.json.Encoder(order="sorted", enc_hook=int)  # MongoDB's own type of long integers becomes int
 
 
 class Comparison(Struct, kw_only=True):
-    """What a comparison at `position` found. A digest is the SHA-256 over the documents in order of `_id`, as JSON with sorted keys.
+    """The result of a comparison at `position`.
 
-    `named`: the `_id`s of the first documents that differ. Documents of parked conversations are left out; totals can not be
-    compared while there are any, and have no digest then.
+    `listed`: the `_id`s of the first documents that differ. A digest is the SHA-256 over the documents in order of `_id`, as JSON with
+    sorted keys. Documents of parked conversations are left out. Totals cannot be compared while a conversation is parked: they have no
+    digest then.
     """
 
     view: MongoView
     position: int
     documents: int = 0
     different: int = 0
-    named: list[str] = []
-    digest: str = ""
-    other_digest: str = ""
+    listed: list[str] = []
+    live_digest: str = ""
+    build_digest: str = ""
 
 
 async def compare(database: Database, view: MongoView) -> Comparison:
-    """Compares a view with its other generation. Raises PositionMoved when they do not stand at one position, BuildGone, and PyMongoError."""
+    """Compares a view with its second build. Raises PositionMoved if they are at different positions, BuildGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
-        places = {it["_id"]: it async for it in database[POSITIONS_COLLECTION].find(session=session)}
-        if not places.keys() >= {*position_keys([view, f"{view}{BUILD_SUFFIX}"])}:
+        found = {document["_id"]: document async for document in database[POSITIONS_COLLECTION].find(session=session)}
+        live_keys, build_keys = position_keys([view]), position_keys([f"{view}{BUILD_SUFFIX}"])
+        if not found.keys() >= {*live_keys, *build_keys}:
             raise BuildGone(view)
-        pairs = [
-            (places[position_key(view, it)], places[position_key(f"{view}{BUILD_SUFFIX}", it)]) for it in ALL_PARTITIONS
-        ]
-        if any(live["position"] != other["position"] for live, other in pairs):
-            raise PositionMoved((view,), pairs[0][0]["position"])
-        parked = {name for pair in pairs for place in pair for name in place.get("parked", {})}
-        found = Comparison(view=view, position=max(live["position"] for live, _ in pairs), named=[])
-        if view == USAGE and parked:
-            return found
-        digest, other_digest = sha256(), sha256()
-        shown = _documents(database, pairs[0][0]["collection"], session, parked)
-        made = _documents(database, pairs[0][1]["collection"], session, parked)
-        one, two = await anext(shown, None), await anext(made, None)
-        while one is not None or two is not None:
-            least = min(each["_id"] for each in (one, two) if each is not None)
-            left = one if one is not None and one["_id"] == least else None
-            right = two if two is not None and two["_id"] == least else None
-            if left is not None:
-                digest.update(_encoder.encode(left))
-                one = await anext(shown, None)
-            if right is not None:
-                found.documents += 1
-                other_digest.update(_encoder.encode(right))
-                two = await anext(made, None)
-            if left != right:
-                found.different += 1
-                if len(found.named) < MAX_LISTED_DIFFERENCES:
-                    found.named.append(least)
-    found.digest, found.other_digest = digest.hexdigest(), other_digest.hexdigest()
-    return found
+        live, build = [found[key] for key in live_keys], [found[key] for key in build_keys]
+        if [each["position"] for each in live] != [each["position"] for each in build]:
+            raise PositionMoved((view,), live[0]["position"])
+        parked = {conversation for each in (*live, *build) for conversation in each.get("parked", {})}
+        comparison = Comparison(view=view, position=max(each["position"] for each in live), listed=[])
+        if view != USAGE or not parked:
+            await _compare_documents(
+                comparison,
+                _documents(database, live[0]["collection"], session, parked),
+                _documents(database, build[0]["collection"], session, parked),
+            )
+    return comparison
+
+
+async def _compare_documents(
+    comparison: Comparison, live: AsyncIterator[Document], build: AsyncIterator[Document]
+) -> None:
+    """Merges the two, which are in order of `_id`, and adds to the comparison what differs."""
+    live_digest, build_digest = sha256(), sha256()
+    next_live, next_build = await anext(live, None), await anext(build, None)
+    while next_live is not None or next_build is not None:
+        key = min(document["_id"] for document in (next_live, next_build) if document is not None)
+        in_live = next_live if next_live is not None and next_live["_id"] == key else None
+        in_build = next_build if next_build is not None and next_build["_id"] == key else None
+        if in_live is not None:
+            live_digest.update(_encoder.encode(in_live))
+            next_live = await anext(live, None)
+        if in_build is not None:
+            comparison.documents += 1
+            build_digest.update(_encoder.encode(in_build))
+            next_build = await anext(build, None)
+        if in_live != in_build:
+            comparison.different += 1
+            if len(comparison.listed) < MAX_LISTED_DIFFERENCES:
+                comparison.listed.append(key)
+    comparison.live_digest, comparison.build_digest = live_digest.hexdigest(), build_digest.hexdigest()
 
 
 async def _documents(
     database: Database, collection: str, session: AsyncClientSession, parked: set[str]
 ) -> AsyncIterator[Document]:
-    async for document in database[collection].find(session=session, batch_size=READ_AT_ONCE).sort("_id", 1):
+    async for document in database[collection].find(session=session, batch_size=BATCH_DOCUMENTS).sort("_id", 1):
         if conversation_of(document)[1] not in parked:
             yield document

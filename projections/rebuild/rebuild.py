@@ -1,65 +1,62 @@
-"""A rebuild beside the living: new generations of views, filled, brought up to date, compared, and swapped, while users read on.
+"""Runs a rebuild: backfill, catch up, compare, swap. The package's docstring explains the steps.
 
-Each step is on record in MongoDB (`generations.py`): broken off anywhere, the next run goes on from there. Readers see the view
-as it was up to the swap, and as it is from then on. One rebuild runs at a time.
+Each step is recorded in MongoDB, so the next run resumes after an interruption. One rebuild runs at a time.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 from msgspec import Struct
-from redis.asyncio import Redis
+from msgspec.structs import replace
 
 from infrastructure.event_log.reader import EventReader
-from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
-from projections.cancellation import heed_cancellation
 from projections.projector import Projector
-from projections.rebuild.backfill import Share, filled
+from projections.rebuild.backfill import BackfillTask
+from projections.rebuild.backfill_workers import run_backfill
 from projections.rebuild.compare import Comparison, compare
 from projections.rebuild.view_builds import ViewBuild, ViewBuilds
-from projections.view_positions import PositionMoved
+from projections.retry_moved import raise_if_cancelled, retry_while_moved
 from projections.views.catalog import MongoView
 
-PATIENCE_SECONDS = 2.0
-"""How long nothing may move before this process does the projectors' work itself."""
+STALLED_SECONDS = 2.0
+"""If no position moves for this long, no projector runs, and this process runs one."""
 
-_NOTE_SECONDS = 0.5
-_LOOK_SECONDS = 0.05
-_MAX_PAUSE_SECONDS = 0.05
+_RECORD_SECONDS = 0.5
+_POLL_SECONDS = 0.05
 
 _LOCK = 7_203_914_411
-"""The advisory lock under which one process at a time does this."""
-
-T = TypeVar("T")
-
+"""The advisory lock of the one rebuild that runs."""
 
 Report = Callable[[str, int, int], None]
-"""Is told what is going on, and how far it is: (phase, done, total)."""
+"""Receives (phase, done, total)."""
 
 
-class Rebuilt(Struct, frozen=True, kw_only=True):
-    """How it ended. `swap_seconds`: how long the exchange took; None where there was none, as when it only compares."""
+class RebuildResult(Struct, frozen=True, kw_only=True):
+    """What was compared, and how long the steps took. `swap_seconds` is None if nothing was swapped, as in a dry run."""
 
     compared: list[Comparison]
     events: int
-    filling_seconds: float
+    backfill_seconds: float
     swap_seconds: float | None = None
 
 
 class AnotherRebuild(Exception):
-    """Another process is at it: nothing was done."""
+    """Another rebuild runs. Nothing was done."""
 
 
 class Rebuild:
-    """The rebuild of some views. Raises AnotherRebuild, and PyMongoError, psycopg.Error, BackfillFailed, BuildGone: then run it again."""
+    """The rebuild of some views. `make_projector` is called if no other projector advances the builds.
+
+    Raises AnotherRebuild; and PyMongoError, psycopg.Error, BackfillFailed and BuildGone, after which another run resumes.
+    """
 
     def __init__(
         self,
@@ -68,171 +65,140 @@ class Rebuild:
         settings: Settings,
         pool: Pool,
         database: Database,
-        redis: Redis,
+        make_projector: Callable[[], Projector],
         workers: int,
-        report: Report,
+        report: Report = lambda _phase, _done, _total: None,
     ) -> None:
         self._views = views
         self._settings = settings
         self._pool = pool
         self._database = database
-        self._redis = redis
+        self._make_projector = make_projector
         self._workers = workers
         self._report = report
-        self._generations = ViewBuilds(database)
-        self._lock: psycopg.AsyncConnection[tuple[Any, ...]]
+        self._builds = ViewBuilds(database)
 
-    async def run(self, *, swaps: bool = True) -> Rebuilt:
-        """Makes the views anew, compares, and exchanges them; without `swaps` it drops the new ones again instead."""
-        async with self._alone():
-            return await self._run(swaps=swaps)
+    async def run(self, *, swaps: bool = True) -> RebuildResult:
+        """Rebuilds and compares the views, and swaps them. Without `swaps`, drops the builds instead."""
+        async with self._locked() as lock:
+            started = time.monotonic()
+            target = await EventReader(self._pool).last_position()
+            builds = await retry_while_moved(lambda: self._builds.start(self._views, target, self._workers))
+            raise_if_cancelled()
+            for group in _same_progress(builds):
+                await self.backfill(group)
+            raise_if_cancelled()
+            seconds = time.monotonic() - started
+            events = builds[0].target if builds else 0
+            result = RebuildResult(compared=await self.compare(), events=events, backfill_seconds=seconds)
+            if not swaps:
+                await self._drop()
+                return result
+            return await self._swapped(result, lock)
 
-    async def _run(self, *, swaps: bool) -> Rebuilt:
-        began = time.monotonic()
-        until = await EventReader(self._pool).last_position()
-        fillings = await patiently(lambda: self._generations.begin(self._views, until, self._workers))
-        heed_cancellation()
-        for alike in _alike(fillings):
-            await self._fill(alike)
-        heed_cancellation()
-        seconds = time.monotonic() - began
-        done = sum(filling.until for filling in fillings[:1])
-        rebuilt = Rebuilt(compared=await self._compared(), events=done, filling_seconds=seconds)
-        if not swaps:
-            await self._cancel()
-            return rebuilt
-        return await self._swapped(rebuilt)
-
-    async def roll_back(self) -> Rebuilt | None:
-        """Brings back the views that were kept at the last swap; None where nothing was kept."""
-        async with self._alone():
-            self._views = await self._generations.bring_back(self._views)
+    async def roll_back(self) -> RebuildResult | None:
+        """Swaps back to the collections that were kept by the last swap. None if there are none."""
+        async with self._locked() as lock:
+            self._views = await self._builds.resume_kept(self._views)
             if not self._views:
                 return None
-            return await self._swapped(Rebuilt(compared=await self._compared(), events=0, filling_seconds=0.0))
+            result = RebuildResult(compared=await self.compare(), events=0, backfill_seconds=0.0)
+            return await self._swapped(result, lock)
 
     async def cancel(self) -> list[MongoView]:
-        """Drops what was begun or kept; says of which views there was anything."""
-        async with self._alone():
-            return await self._cancel()
+        """Drops unfinished builds and kept collections. Returns the views that had one."""
+        async with self._locked():
+            return await self._drop()
 
-    async def _cancel(self) -> list[MongoView]:
-        return await patiently(lambda: self._generations.cancel(self._views))
+    async def _drop(self) -> list[MongoView]:
+        return await retry_while_moved(lambda: self._builds.drop(self._views))
 
     @asynccontextmanager
-    async def _alone(self) -> AsyncIterator[None]:
+    async def _locked(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
+        """The connection that holds the lock."""
         connection = await psycopg.AsyncConnection.connect(self._settings.postgres_url, autocommit=True)
         async with connection:
-            [(taken,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
-            if not taken:
+            [(locked,)] = await (await connection.execute("SELECT pg_try_advisory_lock(%s)", (_LOCK,))).fetchall()
+            if not locked:
                 raise AnotherRebuild
-            self._lock = connection
-            yield
+            try:
+                yield connection
+            finally:
+                with suppress(psycopg.Error):  # closing the connection would unlock it too, but a moment later
+                    await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
-    async def _fill(self, fillings: Sequence[ViewBuild]) -> None:
-        """Fills collections that are equally far, in as many processes as they have shares."""
-        views = [filling.view for filling in fillings]
-        until, reached = fillings[0].until, dict(fillings[0].shares)
-        shares = [
-            Share(
+    async def backfill(self, builds: Sequence[ViewBuild]) -> None:
+        """Fills builds that are equally far, from one reading of the log."""
+        views = [build.view for build in builds]
+        target, reached = builds[0].target, dict(builds[0].reached)
+        tasks = [
+            BackfillTask(
                 postgres_url=self._settings.postgres_url,
                 mongodb_url=self._settings.mongodb_url,
                 database=self._database.name,
-                collections={filling.view: filling.collection for filling in fillings},
-                parked=frozenset[str]().union(*(filling.parked for filling in fillings)),
+                collections={build.view: build.collection for build in builds},
+                parked=frozenset[str]().union(*(build.parked for build in builds)),
                 number=number,
-                partitions=fillings[0].partitions[number],
+                partitions=builds[0].partitions[number],
                 after=after,
-                until=until,
+                target=target,
             )
             for number, after in reached.items()
         ]
-        noted = time.monotonic()
-        async for news in filled(shares):
-            reached[news.number] = news.position
-            if news.parked or news.released or time.monotonic() - noted > _NOTE_SECONDS:
-                await self._generations.note(views, reached, news)
-                noted = time.monotonic()
-            self._report("filling", sum(reached.values()) // len(reached), until)
-        await self._generations.filled(views)
+        recorded = time.monotonic()
+        async for progress in run_backfill(tasks):
+            reached[progress.number] = progress.position
+            if progress.parked or progress.released or time.monotonic() - recorded > _RECORD_SECONDS:
+                await self._builds.record_progress(views, reached, progress)
+                recorded = time.monotonic()
+            self._report("backfill", sum(reached.values()) // len(reached), target)
+        await self._builds.finish_backfill(views)
 
-    async def _compared(self) -> list[Comparison]:
-        """Waits until the other generations stand where the views stand, and compares them."""
+    async def compare(self) -> list[Comparison]:
+        """Waits until each build is at its view's position, and compares them."""
         running: asyncio.Task[None] | None = None
         stop = asyncio.Event()
-        seen, moved_at = None, time.monotonic()
+        last, moved_at = None, time.monotonic()
         try:
-            while behind := await self._generations.behind(self._views):
-                other, live = min(behind.values())
-                self._report("catching up", other, max(other, live))
-                if behind != seen:
-                    seen, moved_at = behind, time.monotonic()
-                elif running is None and time.monotonic() - moved_at > PATIENCE_SECONDS:
-                    running = asyncio.create_task(self._runner().run(stop))
+            while apart := await self._builds.apart(self._views):
+                build, live = min(apart.values())
+                self._report("catching up", build, max(build, live))
+                if apart != last:
+                    last, moved_at = apart, time.monotonic()
+                elif running is None and time.monotonic() - moved_at > STALLED_SECONDS:
+                    running = asyncio.create_task(self._make_projector().run(stop))
                 if running is not None and running.done():
                     running.result()
-                heed_cancellation()
-                await asyncio.sleep(_LOOK_SECONDS)
+                raise_if_cancelled()
+                await asyncio.sleep(_POLL_SECONDS)
             self._report("comparing", 0, len(self._views))
-            return [await patiently(partial(compare, self._database, view)) for view in self._views]
+            return [await retry_while_moved(partial(compare, self._database, view)) for view in self._views]
         finally:
             stop.set()
             if running is not None:
                 await running
 
-    def _runner(self) -> Projector:
-        return Projector(
-            postgres_url=self._settings.postgres_url,
-            pool=self._pool,
-            database=self._database,
-            redis=self._redis,
-            metrics=Metrics(),
-        )
-
-    async def _swapped(self, rebuilt: Rebuilt) -> Rebuilt:
+    async def _swapped(self, result: RebuildResult, lock: psycopg.AsyncConnection[tuple[Any, ...]]) -> RebuildResult:
         self._report("swapping", 0, len(self._views))
-        await self._lock.execute("SELECT 1")  # where that was lost, another may be at it
-        taken = 0.0
+        await lock.execute("SELECT 1")  # fails if the connection was lost, and with it the lock
 
-        async def swap() -> None:
-            nonlocal taken
-            began = time.monotonic()
-            await self._generations.swap(self._views)
-            taken = time.monotonic() - began
+        async def swap() -> float:
+            started = time.monotonic()
+            await self._builds.swap(self._views)
+            return time.monotonic() - started
 
-        await patiently(swap)
-        return Rebuilt(
-            compared=rebuilt.compared,
-            events=rebuilt.events,
-            filling_seconds=rebuilt.filling_seconds,
-            swap_seconds=taken,
-        )
+        return replace(result, swap_seconds=await retry_while_moved(swap))
 
 
-def _alike(fillings: Collection[ViewBuild]) -> list[list[ViewBuild]]:
-    """The fillings that are equally far together: one reading of the log is enough for them."""
+def _same_progress(builds: Collection[ViewBuild]) -> list[list[ViewBuild]]:
+    """The builds, grouped by their progress: one reading of the log is enough for a group."""
     groups: list[list[ViewBuild]] = []
-    for filling in fillings:
+    for build in builds:
         for group in groups:
-            if _far(group[0]) == _far(filling):
-                group.append(filling)
+            first = group[0]
+            if (build.target, build.reached, build.partitions) == (first.target, first.reached, first.partitions):
+                group.append(build)
                 break
         else:
-            groups.append([filling])
+            groups.append([build])
     return groups
-
-
-def _far(filling: ViewBuild) -> tuple[object, ...]:
-    return filling.until, filling.shares, filling.partitions
-
-
-async def patiently(step: Callable[[], Awaitable[T]]) -> T:
-    """Does a step as soon as no projector is in its way."""
-    pause = 0.002
-    while True:
-        heed_cancellation()
-        try:
-            return await step()
-        except PositionMoved:
-            await asyncio.sleep(pause)
-            pause = min(_MAX_PAUSE_SECONDS, 2 * pause)

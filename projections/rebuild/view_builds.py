@@ -1,14 +1,13 @@
-"""A view made anew beside the one that is read: a second collection, filled from the log, brought up to date, and swapped.
+"""The second build of a view: another collection, beside the live one, that is to take its place.
 
-In `projections` a view has a place in each bucket, `{_id: "items/3", view: "items", collection, …}`; while there is another
-generation, its places stand beside them, of the view `items+`:
+A build has view positions like the live view, as the view `items+`. Their `state` is
 
-    filling     several processes fill it up to `target`, each its share of the buckets (`filling.py`)
-    rebuilding  projectors bring it forward like any view, until it stands where the view stands, and on from there
-    kept        it was the view until the last swap; nobody writes to it until it is brought forward for a way back (`back`)
+    filling     backfill processes fill the collection up to `target`, each its partitions (`backfill.py`)
+    rebuilding  projectors advance it like any view, also when it becomes `live`
+    kept        it was live until the last swap. Nobody advances it, unless a rollback does (`back`)
 
-A swap exchanges the two collections in one transaction, both views at one position in each bucket: a reader has either, and
-misses nothing. What is kept is dropped when the next generation begins, or by `cancel`.
+A swap exchanges the two collections in one transaction, with both builds at the same position in every partition. So a reader uses
+either collection, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,165 +19,170 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.stores.mongodb import Database, Document
-from projections.mongo_views import MongoViews, make_indexes, unused
-from projections.rebuild.backfill import PAGES, News
-from projections.view_positions import PositionMoved
+from projections.mongo_views import MongoViews, create_indexes, unused_name
+from projections.position_advance import PositionMoved, parked_field
+from projections.rebuild.backfill import BackfillProgress, PageSizes
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
 from projections.views.partitions import ALL_PARTITIONS, partition_of, position_key, position_keys, split_partitions
 from projections.views.view_position import BUILD_SUFFIX
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
-    """A generation that is being filled: up to which position, and how far each share of it has come, by number.
+    """A build to backfill up to `target`: by task number, its `partitions` and the position it has `reached`.
 
-    `parked` are the conversations that could not be read on the way.
+    `parked` are the conversations with an event that could not be decoded.
     """
 
     view: MongoView
     collection: str
-    until: int
-    shares: Mapping[int, int]
+    target: int
+    reached: Mapping[int, int]
     partitions: Mapping[int, tuple[int, ...]]
     parked: frozenset[str] = frozenset()
 
 
 class BuildGone(Exception):
-    """The other generation is not there any more: the view began anew meanwhile, or someone dropped it. Begin again."""
+    """The build no longer exists: its view started over, or another process dropped the build. Start the rebuild again."""
 
 
 class ViewBuilds:
-    """The other generations of views. Raises PyMongoError."""
+    """The second builds of views. Raises PyMongoError."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, pages: PageSizes = PageSizes()) -> None:  # noqa: B008  # frozen
         self._database = database
         self._positions = database[POSITIONS_COLLECTION]
-        self._mongo = MongoViews(database)
+        self._mongo_views = MongoViews(database)
+        self._pages = str(pages)
 
     async def outdated(self) -> list[MongoView]:
-        """The views that were made by code of a lower version than this."""
-        found = {it["view"]: it["version"] async for it in self._positions.find({"view": {"$in": MONGO_VIEWS}})}
+        """The views that code of a lower version built."""
+        found = {each["view"]: each["version"] async for each in self._positions.find({"view": {"$in": MONGO_VIEWS}})}
         return [view for view in MONGO_VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
 
-    async def begin(self, views: Sequence[MongoView], until: int, workers: int) -> list[ViewBuild]:
-        """What is to be filled: new collections, or those that were begun before and not finished. Raises PositionMoved."""
-        return [filling for view in views if (filling := await self._begin(view, until, workers)) is not None]
+    async def start(self, views: Sequence[MongoView], target: int, workers: int) -> list[ViewBuild]:
+        """The builds to backfill: new ones, or unfinished ones to resume. Raises PositionMoved."""
+        return [build for view in views if (build := await self._start(view, target, workers)) is not None]
 
-    async def _begin(self, view: MongoView, until: int, workers: int) -> ViewBuild | None:
-        others = await self._places(_other(view))
-        if others and others[0]["state"] == "filling" and others[0]["pages"] == PAGES:
-            return _filling(view, others)
-        if others and others[0]["state"] in ("rebuilding", "live") and not others[0].get("back"):
-            return None  # filled already: it is being brought up to date
-        used = {place["collection"] for place in [*await self._places(view), *others]}
-        collection = unused(view, used)
+    async def _start(self, view: MongoView, target: int, workers: int) -> ViewBuild | None:
+        existing = await self._documents(_build_of(view))
+        if existing and existing[0]["state"] == "filling" and existing[0]["pages"] == self._pages:
+            return _view_build(view, existing)
+        if existing and existing[0]["state"] in ("rebuilding", "live") and not existing[0].get("back"):
+            return None  # backfilled already: projectors advance it
+        used = {document["collection"] for document in [*await self._documents(view), *existing]}
+        collection = unused_name(view, used)
         await self._database.drop_collection(collection)
-        await make_indexes(self._database, view, collection)
-        epoch = 1 + max((place["epoch"] for place in others), default=0)
-        places: list[Document] = [
+        await create_indexes(self._database, view, collection)
+        epoch = 1 + max((document["epoch"] for document in existing), default=0)
+        documents: list[Document] = [
             {
-                "_id": position_key(_other(view), partition),
-                "view": _other(view),
+                "_id": position_key(_build_of(view), partition),
+                "view": _build_of(view),
                 "bucket": partition,
                 "collection": collection,
                 "state": "filling",
                 "share": number,
-                "pages": PAGES,
+                "pages": self._pages,
                 "position": 0,
-                "target": until,
+                "target": target,
                 "version": VERSIONS[view],
                 "epoch": epoch,
                 "lease": 0,
             }
-            for number, its in enumerate(split_partitions(workers))
-            for partition in its
+            for number, partitions in enumerate(split_partitions(workers))
+            for partition in partitions
         ]
-        async with self._mongo.transaction((view,), 0) as session:
-            dropped = await self._delete(view, session)
-            await self._positions.insert_many(places, session=session)
-        # After that: a read that began before the last swap knows by the places that what it read was still there.
-        for kept in dropped:
-            await self._database.drop_collection(kept)
-        return _filling(view, places)
+        async with self._mongo_views.transaction((view,), 0) as session:
+            unused = await self._delete(view, session)
+            await self._positions.insert_many(documents, session=session)
+        # Dropped after the commit: a read that began before the last swap sees from the positions that its collection still exists.
+        for name in unused:
+            await self._database.drop_collection(name)
+        return _view_build(view, documents)
 
     async def _delete(self, view: MongoView, session: AsyncClientSession) -> set[str]:
-        """Forgets the other generation, and says which collections that were: nobody else's any more once this is committed."""
-        its = {"view": _other(view)}
-        collections = {place["collection"] async for place in self._positions.find(its, session=session)}
-        await self._positions.delete_many(its, session=session)
+        """Deletes the build's positions, and returns its collections. Once this commits, nobody uses them."""
+        where = {"view": _build_of(view)}
+        collections = {document["collection"] async for document in self._positions.find(where, session=session)}
+        await self._positions.delete_many(where, session=session)
         return collections
 
-    async def _places(self, view: str) -> list[Document]:
+    async def _documents(self, view: str) -> list[Document]:
         return await self._positions.find({"view": view}).sort("bucket").to_list()
 
-    async def note(self, views: Sequence[MongoView], reached: Mapping[int, int], news: News) -> None:
-        """Says how far the shares have come, and what was parked or let go of."""
-        others = {"view": {"$in": list(map(_other, views))}, "state": "filling"}
-        # In this order: what is parked on the way is on record before the place behind it is.
-        changes = [
-            UpdateMany({**others, "bucket": partition_of(it)}, {"$set": {f"parked.{it}": msgspec.to_builtins(parked)}})
-            for it, parked in news.parked.items()
+    async def record_progress(
+        self, views: Sequence[MongoView], reached: Mapping[int, int], progress: BackfillProgress
+    ) -> None:
+        """Records the positions that the tasks have reached, and the conversations that were parked or released."""
+        where = {"view": {"$in": list(map(_build_of, views))}, "state": "filling"}
+        # In this order: a parked conversation is recorded before the position after it.
+        updates = [
+            UpdateMany(
+                {**where, "bucket": partition_of(conversation)},
+                {"$set": {parked_field(conversation): msgspec.to_builtins(parked)}},
+            )
+            for conversation, parked in progress.parked.items()
         ]
-        # Totals still have to count what came before a deletion: there it stays parked.
-        letting_go = {**others, "view": {"$in": [_other(view) for view in views if view != USAGE]}}
-        changes += [UpdateMany(letting_go, {"$unset": {f"parked.{it}": ""}}) for it in news.released]
-        changes += [UpdateMany({**others, "share": it}, {"$set": {"position": at}}) for it, at in reached.items()]
-        await self._positions.bulk_write(changes)
+        # In totals a deleted conversation stays parked: what it used before its deletion still has to be counted.
+        releasing = {**where, "view": {"$in": [_build_of(view) for view in views if view != USAGE]}}
+        updates += [
+            UpdateMany(releasing, {"$unset": {parked_field(conversation): ""}}) for conversation in progress.released
+        ]
+        updates += [
+            UpdateMany({**where, "share": number}, {"$set": {"position": position}})
+            for number, position in reached.items()
+        ]
+        await self._positions.bulk_write(updates)
 
-    async def filled(self, views: Sequence[MongoView]) -> None:
-        """From now on projectors bring them forward, from the position up to which they were filled."""
-        forward: list[Document] = [
+    async def finish_backfill(self, views: Sequence[MongoView]) -> None:
+        """From now on projectors advance the builds, from the backfill's target."""
+        change: list[Document] = [
             {"$set": {"state": "rebuilding", "position": "$target", "epoch": {"$add": ["$epoch", 1]}}},
             {"$unset": ["share", "pages"]},
         ]
-        await self._positions.update_many({"view": {"$in": list(map(_other, views))}, "state": "filling"}, forward)
+        await self._positions.update_many({"view": {"$in": list(map(_build_of, views))}, "state": "filling"}, change)
 
-    async def bring_back(self, views: Sequence[MongoView]) -> list[MongoView]:
-        """Has what was kept brought forward, and returns the views of which something was kept."""
-        either = {"$or": [{"state": "kept"}, {"back": True}]}
-        kept = {document["view"] async for document in self._positions.find(either)}
-        found = [view for view in views if _other(view) in kept]
+    async def resume_kept(self, views: Sequence[MongoView]) -> list[MongoView]:
+        """Lets projectors advance the kept collections, for a rollback. Returns the views that have one."""
+        kept_or_resumed = {"$or": [{"state": "kept"}, {"back": True}]}
+        kept = {document["view"] async for document in self._positions.find(kept_or_resumed)}
+        found = [view for view in views if _build_of(view) in kept]
         change = {"$set": {"state": "rebuilding", "back": True}, "$inc": {"epoch": 1}}
-        await self._positions.update_many({"view": {"$in": list(map(_other, found))}, "state": "kept"}, change)
+        await self._positions.update_many({"view": {"$in": list(map(_build_of, found))}, "state": "kept"}, change)
         return found
 
-    async def behind(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
-        """Of each view whose other generation is elsewhere in some bucket: (where that is, where the view is).
-
-        Raises BuildGone.
-        """
-        found = {it["_id"]: it["position"] async for it in self._positions.find({}, {"position": 1})}
-        if gone := [view for view in views if not found.keys() >= {*position_keys([view, _other(view)])}]:
+    async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
+        """(build's position, live view's position) of each view where the two differ in a partition. Raises BuildGone."""
+        found = {document["_id"]: document["position"] async for document in self._positions.find({}, {"position": 1})}
+        if gone := [view for view in views if not found.keys() >= {*position_keys([view, _build_of(view)])}]:
             raise BuildGone(", ".join(gone))
-        behind: dict[MongoView, tuple[int, int]] = {}
+        apart: dict[MongoView, tuple[int, int]] = {}
         for view in views:
-            pairs = [(found[position_key(_other(view), it)], found[position_key(view, it)]) for it in ALL_PARTITIONS]
-            elsewhere = [(other, live) for other, live in pairs if other != live]
-            if elsewhere:
-                behind[view] = min(elsewhere)
-        return behind
+            pairs = zip(position_keys([_build_of(view)]), position_keys([view]), strict=True)
+            differing = [(found[build], found[live]) for build, live in pairs if found[build] != found[live]]
+            if differing:
+                apart[view] = min(differing)
+        return apart
 
     async def swap(self, views: Sequence[MongoView]) -> None:
-        """Exchanges the generations of all of these views at once. Raises PositionMoved when a view and its other are not at one place."""
-        async with self._mongo.transaction(views, 0) as session:
-            every = {"view": {"$in": [*views, *map(_other, views)]}}
-            # Taking all of the documents in hand holds the projectors up until the commit.
-            await self._positions.update_many(every, {"$inc": {"epoch": 1}}, session=session)
-            places = {it["_id"]: it async for it in self._positions.find(every, session=session)}
+        """Exchanges the collections of all of these views at once. Raises PositionMoved if a build and its view are apart."""
+        async with self._mongo_views.transaction(views, 0) as session:
+            both = {"view": {"$in": [*views, *map(_build_of, views)]}}
+            # Changing every document locks it, so projectors wait for the commit.
+            await self._positions.update_many(both, {"$inc": {"epoch": 1}}, session=session)
+            found = {document["_id"]: document async for document in self._positions.find(both, session=session)}
             changes: list[UpdateOne] = []
             for view in views:
                 for partition in ALL_PARTITIONS:
-                    live, other = (
-                        places.get(position_key(view, partition)),
-                        places.get(position_key(_other(view), partition)),
-                    )
-                    changes += _exchanged(view, live, other)
+                    live = found.get(position_key(view, partition))
+                    changes += _exchange(view, live, found.get(position_key(_build_of(view), partition)))
             await self._positions.bulk_write(changes, session=session)
 
-    async def cancel(self, views: Sequence[MongoView]) -> list[MongoView]:
-        """Drops the other generations, whatever state they are in, and says of which views there were any. Raises PositionMoved."""
+    async def drop(self, views: Sequence[MongoView]) -> list[MongoView]:
+        """Drops the builds, in whatever state they are. Returns the views that had one. Raises PositionMoved."""
         dropped: list[MongoView] = []
         for view in views:
-            async with self._mongo.transaction((view,), 0) as session:
+            async with self._mongo_views.transaction((view,), 0) as session:
                 collections = await self._delete(view, session)
             for collection in collections:
                 await self._database.drop_collection(collection)
@@ -186,37 +190,39 @@ class ViewBuilds:
         return dropped
 
 
-def _other(view: MongoView) -> str:
+def _build_of(view: MongoView) -> str:
     return f"{view}{BUILD_SUFFIX}"
 
 
-def _filling(view: MongoView, places: Sequence[Document]) -> ViewBuild:
-    numbers = {place["share"] for place in places}
+def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
+    by_task: dict[int, list[Document]] = {}
+    for document in documents:
+        by_task.setdefault(document["share"], []).append(document)
     return ViewBuild(
         view=view,
-        collection=places[0]["collection"],
-        until=places[0]["target"],
-        shares={number: min(it["position"] for it in places if it["share"] == number) for number in numbers},
-        partitions={number: tuple(it["bucket"] for it in places if it["share"] == number) for number in numbers},
-        parked=frozenset(ident for place in places for ident in place.get("parked", {})),
+        collection=documents[0]["collection"],
+        target=documents[0]["target"],
+        reached={number: min(each["position"] for each in own) for number, own in by_task.items()},
+        partitions={number: tuple(each["bucket"] for each in own) for number, own in by_task.items()},
+        parked=frozenset(conversation for document in documents for conversation in document.get("parked", {})),
     )
 
 
-def _exchanged(view: MongoView, live: Document | None, other: Document | None) -> list[UpdateOne]:
-    """What makes each of two places of a bucket the other. Raises PositionMoved when they are not at one position."""
-    if live is None or other is None or live["position"] != other["position"] or other["state"] in ("filling", "kept"):
+def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
+    """The updates that exchange the collections of two positions of a partition. Raises PositionMoved if they are apart."""
+    if live is None or build is None or live["position"] != build["position"] or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
-    shown = {name: other.get(name) for name in ("collection", "parked", "version")}
-    was = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
+    new = {name: build.get(name) for name in ("collection", "parked", "version")}
+    old = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
     return [
-        UpdateOne({"_id": live["_id"]}, _set(shown)),
-        UpdateOne({"_id": other["_id"]}, _set({**was, "state": "kept", "back": None})),
+        UpdateOne({"_id": live["_id"]}, _set(new)),
+        UpdateOne({"_id": build["_id"]}, _set({**old, "state": "kept", "back": None})),
     ]
 
 
 def _set(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The change that gives a document these fields, and takes away those that are None."""
+    """The change that sets these fields, and removes those that are None."""
     change: dict[str, Any] = {"$set": {name: value for name, value in fields.items() if value is not None}}
-    if gone := [name for name, value in fields.items() if value is None]:
-        change["$unset"] = dict.fromkeys(gone, "")
+    if unset := [name for name, value in fields.items() if value is None]:
+        change["$unset"] = dict.fromkeys(unset, "")
     return change

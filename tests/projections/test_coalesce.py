@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from projections.coalesce import Tally, apply_to, conversation_of
+from projections.coalesce import ViewBatch, apply_to, conversation_of
 from projections.fold import Fold
 from projections.views.writes import Document, Insert, Remove, Update, Write
 
@@ -28,9 +28,9 @@ def test_given_any_documents_when_a_batch_is_applied_coalesced_then_they_are_as_
     folded = Fold()
     _play(folded, before)
     coalesced = {key: _copy(document) for key, document in folded.documents["items"].items()}
-    tally = Tally()
+    tally = ViewBatch()
     for write in _play(folded, batch):
-        tally.take(write)
+        tally.add(write)
     _apply(tally, coalesced)
     assert coalesced == folded.documents["items"]
 
@@ -63,7 +63,7 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
     return played
 
 
-def _apply(tally: Tally, documents: dict[str, Document]) -> None:
+def _apply(tally: ViewBatch, documents: dict[str, Document]) -> None:
     """In the order the writer does: updates, removals, inserts. Each must find what it expects."""
     for key, change in tally.updates.items():
         assert not change.set.keys() & change.add.keys()

@@ -23,8 +23,8 @@ from domain.commands import DescribeConversation, PinItem, RedoCompaction, UndoC
 from domain.events import ContextPolicy, ConversationDeleted, Fork
 from infrastructure.event_log.recorded import Recorded
 from projections.context_view import ContextView
+from projections.position_advance import PositionMoved
 from projections.snapshot_change import snapshot_changes
-from projections.view_positions import PositionMoved
 from projections.views.catalog import CONTEXT
 from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
@@ -450,4 +450,4 @@ async def test_given_redis_lost_everything_when_a_late_projector_applies_old_eve
 
 async def _apply_and_settle(view: ContextView, places: Sequence[ViewPosition], batch: Sequence[Recorded]) -> None:
     await view.apply(places, batch[-1].position, batch)
-    await view.settle()
+    await view.flush()

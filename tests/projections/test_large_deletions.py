@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from infrastructure.event_log.recorded import Recorded
-from projections.mongo_views import REMOVED_AT_ONCE, MongoViews
-from projections.view_positions import PositionMoved
+from projections.mongo_views import MAX_REMOVED, MongoViews
+from projections.position_advance import PositionMoved
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
@@ -28,7 +28,7 @@ async def _swell(world: World, conversation_id: str) -> int:
             "branch": 0,
             "depth": n + 9,
         }
-        for n in range(STEPS * REMOVED_AT_ONCE)
+        for n in range(STEPS * MAX_REMOVED)
     ]
     await items.insert_many(more)
     return await items.count_documents({})
@@ -56,7 +56,7 @@ async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_
             left = await world.database["items"].count_documents({}, session=session)
     removing.cancel()
     await asyncio.wait({removing})
-    assert REMOVED_AT_ONCE <= left < count, "it is not one transaction"
+    assert MAX_REMOVED <= left < count, "it is not one transaction"
 
     position = (await world.places())["items"].position
     for recorded in late:

@@ -3,17 +3,18 @@
 import asyncio
 import signal
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, cast
 
 import psycopg
 import pytest
 
 from infrastructure.ids import mint_uuid
-from projections import leases as leases_module
-from projections.leases import ALIVE_SECONDS, Held, Leases
+from infrastructure.stores.postgres import Pool
+from projections.leases import ALIVE_SECONDS, RENEW_SECONDS, HeldPartitions, Leases
 from projections.mongo_views import MongoViews
-from projections.view_positions import PositionMoved
+from projections.position_advance import PositionMoved
 from projections.views.catalog import MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 from projections.views.view_position import ViewPosition
@@ -25,7 +26,7 @@ from tests.queries.writer import Writer
 TAKEN_OVER_SECONDS = 5.0
 
 
-async def _settled(every: Sequence[Leases]) -> list[Held]:
+async def _settled(every: Sequence[Leases]) -> list[HeldPartitions]:
     """What each holds when all have looked a few times."""
     for _ in range(3):
         held = [await leases.renew() for leases in every]
@@ -41,9 +42,9 @@ async def test_given_any_number_of_projectors_then_each_bucket_is_held_by_one_an
         assert sorted(partition for each in held for partition in each.leases) == list(ALL_PARTITIONS)
         parts = [len(each.leases) for each in held]
         assert max(parts) - min(parts) <= 1
-        assert not any(each.silent for each in held)
+        assert not any(each.dead_holders for each in held)
     for leases in every[2:]:
-        await leases.give_back()
+        await leases.release()
     assert [len(each.leases) for each in await _settled(every[:2])] == [PARTITIONS // 2] * 2
 
 
@@ -60,31 +61,45 @@ async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_high
         return len(held.leases) == PARTITIONS
 
     await world.until(has_all, ALIVE_SECONDS + 2)
-    assert held.silent == {silent_id}
+    assert held.dead_holders == {silent_id}
     assert all(held.leases[partition] > lease for partition, lease in before.items())
-    assert (await other.renew()).silent == frozenset()
+    assert (await other.renew()).dead_holders == frozenset()
     assert (await silent.renew()).leases == {}, "it is alive again, and waits until it is given its part"
 
 
-async def test_given_one_that_froze_while_it_looked_for_buckets_then_it_holds_nobody_up(
-    world: World, monkeypatch: pytest.MonkeyPatch
+class _FreezingPool:
+    """A pool whose connections freeze at their first SELECT from `projectors`, inside the transaction, until `awake`."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.frozen, self.awake = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator["_FreezingPool"]:
+        async with self._pool.connection() as self._connection:
+            yield self
+
+    def transaction(self) -> AbstractAsyncContextManager[Any]:
+        return self._connection.transaction()
+
+    async def execute(self, query: Any, *parameters: Any) -> Any:
+        if query.startswith("SELECT id FROM projectors"):
+            self.frozen.set()
+            await self.awake.wait()
+        return await self._connection.execute(query, *parameters)
+
+
+async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_does_not_block_the_others(
+    world: World,
 ) -> None:
-    inside, awake, rows = asyncio.Event(), asyncio.Event(), leases_module._rows
-
-    async def freezes(*asked: Any) -> list[tuple[Any, ...]]:
-        monkeypatch.setattr(leases_module, "_rows", rows)
-        inside.set()
-        await awake.wait()
-        return await rows(*asked)
-
-    monkeypatch.setattr(leases_module, "_rows", freezes)
-    frozen = asyncio.create_task(Leases(world.pool, mint_uuid()).renew())
-    await inside.wait()
+    pool = _FreezingPool(world.pool)
+    renewing = asyncio.create_task(Leases(cast("Pool", pool), mint_uuid()).renew())
+    await pool.frozen.wait()
     async with asyncio.timeout(TAKEN_OVER_SECONDS):
         assert len((await Leases(world.pool, mint_uuid()).renew()).leases) == PARTITIONS
-    awake.set()
+    pool.awake.set()
     with pytest.raises(psycopg.Error):
-        await frozen
+        await renewing
 
 
 async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_still_rise(world: World) -> None:
@@ -102,8 +117,8 @@ async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_
     await world.catch_up()
     await write_everything(write)
     frozen = MongoViews(world.database)
-    leases = Leases(world.pool, frozen.holder)
-    await world.positions.enter(MONGO_VIEWS, (await leases.renew()).leases)
+    leases = Leases(world.pool, frozen.session_id)
+    await world.positions.register_leases(MONGO_VIEWS, (await leases.renew()).leases)
     places = await world.all_places()
     batch = await world.events()
     with pytest.raises(PositionMoved):
@@ -156,3 +171,33 @@ async def _holders(world: World) -> set[object]:
 async def shared_by(world: World, count: int) -> bool:
     holders = await _holders(world)
     return None not in holders and len(holders) == count
+
+
+async def test_given_a_postgres_that_came_back_with_leases_older_than_mongodb_knows_then_their_holder_takes_them_anew(
+    write: Writer, world: World
+) -> None:
+    stop = asyncio.Event()
+    running = asyncio.create_task(world.runner().run(stop))
+    await write.start("one")
+    await world.until(world.shown)
+    async with world.pool.connection() as connection:
+        backup = await (await connection.execute("SELECT bucket, holder, lease FROM projection_leases")).fetchall()
+    halt = asyncio.Event()
+    second = asyncio.create_task(world.runner().run(halt))
+    await world.until(lambda: shared_by(world, 2))
+    halt.set()
+    await second
+    await world.until(lambda: shared_by(world, 1))
+    async with world.pool.connection() as connection, connection.transaction():
+        await connection.execute("SET TRANSACTION READ WRITE")
+        for partition, holder, lease in backup:
+            await connection.execute(
+                "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, partition)
+            )
+    await asyncio.sleep(2 * RENEW_SECONDS)  # until it has seen them
+    for _ in range(8):
+        await write.start("two")
+    await world.until(world.shown)
+    stop.set()
+    await running
+    assert await world.held() == await world.folded()

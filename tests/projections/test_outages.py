@@ -52,14 +52,14 @@ async def test_given_a_store_is_lost_when_it_comes_back_then_every_view_catches_
 ) -> None:
     await write_everything(write)
     await cut.world.until(cut.world.shown)
-    assert cut.runner.ready
+    assert cut.runner.is_ready
     await cut.ways[store].cut()
     await write_everything(write)
-    await cut.world.until(lambda: _is(not cut.runner.ready))
+    await cut.world.until(lambda: _is(not cut.runner.is_ready))
     await write_everything(write)
     await cut.ways[store].mend()
     await cut.world.until(cut.world.shown)
-    await cut.world.until(lambda: _is(cut.runner.ready))
+    await cut.world.until(lambda: _is(cut.runner.is_ready))
     assert await cut.world.is_exact()
 
 
@@ -78,7 +78,7 @@ async def test_given_stores_are_away_when_the_projector_starts_then_it_waits_for
     for way in cut.ways.values():
         await way.cut()
     await write_everything(write)
-    await cut.world.until(lambda: _is(not cut.runner.ready))
+    await cut.world.until(lambda: _is(not cut.runner.is_ready))
     for way in cut.ways.values():
         await way.mend()
     await cut.world.until(cut.world.shown)

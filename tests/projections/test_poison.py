@@ -14,15 +14,14 @@ from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.recorded import Logged
 from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
-from projections.parking import MAX_PARKED, ViewDiverged, is_of_the_event, parked_for
+from projections.parking import MAX_PARKED, ViewDiverged, is_caused_by_event, parked_for
+from projections.position_advance import PositionMoved
 from projections.projector import Projector
-from projections.view_positions import PositionMoved
 from projections.view_store import ViewStore
 from projections.views.catalog import ALL_VIEWS, CONTEXT, MONGO_VIEWS, USAGE
 from projections.views.partitions import partition_of, position_key
 from projections.views.view_position import ViewPosition, view_statuses
-from scripts.rebuild import parked as parked_by_view
-from scripts.rebuild import rebuild, repair
+from scripts.rebuilding.steps import parked_conversations, rebuild_in_place, repair
 from scripts.stores import Stores
 from scripts.verify import verify
 from tests.projections.history import write_everything
@@ -70,7 +69,7 @@ async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_i
         await world.until(world.shown)
         assert await parked_everywhere(world, victim)
         assert await others_are_exact(world, victim)
-        assert runner.ready
+        assert runner.is_ready
 
         said = (await api.get("/v1/projections")).json()["data"]
         assert {each["name"]: [it["conversation_id"] for it in each["parked"]] for each in said} == {
@@ -232,10 +231,10 @@ async def test_given_an_event_that_can_be_read_again_before_long_then_nobody_is_
     state = await poison(world.settings, victim, 2)
     runner = world.runner()
     async with running(world, runner):
-        await world.until(lambda: _is(not runner.ready and _position(runner, "items") == 1))
+        await world.until(lambda: _is(not runner.is_ready and _position(runner, "items") == 1))
         await cure(world.settings, victim, 2, state)
         await world.until(world.shown)
-        assert runner.ready
+        assert runner.is_ready
     assert await nothing_parked(world)
     assert await world.is_exact()
 
@@ -257,7 +256,7 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
         async with running(world, runner):
             await world.until(lambda: world.shown([view for view in ALL_VIEWS if view != "items"]))
             await asyncio.sleep(3)
-            assert view_statuses(runner.places.values())["items"].position == 1
+            assert view_statuses(runner.view_positions.values())["items"].position == 1
             assert not _is_ready(runner)
             assert any(it["event"] == "projection_stuck" and it["parked"] == MAX_PARKED for it in logged)
             one_less = {"$unset": {f"parked.conv_{0:031x}{partition:x}": ""}, "$inc": {"epoch": 1}}
@@ -279,9 +278,9 @@ async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_tha
     if cured:
         await cure(world.settings, victim, 2, state)
     async with asyncio.timeout(SECONDS):
-        await rebuild(stores_of(world), ["items"], lambda _done, _total: None)
+        await rebuild_in_place(stores_of(world), ["items"], lambda _done, _total: None)
     left = [view for view in ALL_VIEWS if not cured or view != "items"]
-    assert await parked_by_view(stores_of(world), ALL_VIEWS) == {view: [victim] for view in left}
+    assert await parked_conversations(stores_of(world), ALL_VIEWS) == {view: [victim] for view in left}
     assert await others_are_exact(world, victim)
     items = (await world.held())["items"].values()
     assert len([it for it in items if it["conversation_id"] == victim]) == (2 if cured else 0)
@@ -307,7 +306,7 @@ async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_tha
     ],
 )
 def test_given_an_error_then_it_parks_only_where_another_event_may_fare_better(error: Exception, parks: bool) -> None:
-    assert is_of_the_event(error) is parks
+    assert is_caused_by_event(error) is parks
 
 
 async def test_given_a_snapshot_that_is_none_then_its_conversation_is_parked_in_that_view_alone(
@@ -339,17 +338,17 @@ def _metric(runner: Projector) -> float | None:
 
 
 def _position(runner: Projector, view: str) -> int | None:
-    found = view_statuses(runner.places.values())
+    found = view_statuses(runner.view_positions.values())
     return found[view].position if view in found else None
 
 
 async def _apply_and_settle(sink: ViewStore, places: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:
     await sink.apply(places, batch[-1].position, batch)
-    await sink.settle()
+    await sink.flush()
 
 
 def _is_ready(runner: Projector) -> bool:
-    return runner.ready
+    return runner.is_ready
 
 
 async def _is(condition: bool) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from projections.repair import EVENTS_AT_ONCE, Repair
-from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
+from projections.repair import PAGE_EVENTS, Repair
+from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS, USAGE
 from tests.projections.history import write_everything
 from tests.projections.poison import (
     cure,
@@ -25,7 +25,7 @@ from tests.projections.poison import (
 from tests.projections.world import SECONDS, World
 from tests.queries.writer import Writer
 
-MANY = 5 * EVENTS_AT_ONCE
+MANY = 5 * PAGE_EVENTS
 
 
 async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:
@@ -105,7 +105,7 @@ async def test_given_the_command_is_killed_when_it_is_called_again_then_it_goes_
     await world.until(has_begun)
     process.send_signal(signum)
     _, said = await asyncio.to_thread(process.communicate, timeout=SECONDS)
-    assert signum == signal.SIGKILL or (process.returncode == 130 and "until this is run again" in said)
+    assert signum == signal.SIGKILL or (process.returncode == 130 and "until you run this again" in said)
     assert not await nothing_parked(world)
     done = _run(world, tmp_path, "--conversation", victim, "--json")
     assert done.returncode == 0, done.stderr
@@ -212,8 +212,8 @@ async def test_given_an_event_that_still_can_not_be_applied_then_the_command_nam
     await world.catch_up()
     done = _run(world, tmp_path, "--conversation", victim)
     assert done.returncode == 1
-    event = "version 3 (item.appended, position 3) can not be applied: UnreadableEvent"
-    assert done.stdout.splitlines() == [f"{view}: parked still: {event}" for view in ALL_VIEWS]
+    event = "version 3 (item.appended, position 3) cannot be applied: UnreadableEvent"
+    assert done.stdout.splitlines() == [f"{view}: still parked: {event}" for view in ALL_VIEWS]
     told = json.loads(_run(world, tmp_path, "--conversation", victim, "--json").stdout)
     assert [(it["view"], it["outcome"], it["version"]) for it in told["views"]] == [
         (view, "parked", 3) for view in ALL_VIEWS
@@ -253,14 +253,14 @@ async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_
 ) -> None:
     victim = await write.start()
     for _ in range(2):
-        await _reply(write, victim)
+        await write.reply(victim)
     await write.append(victim, "between")
     between = await world.reader.head(victim)
     assert between is not None
-    await _reply(write, victim)
+    await write.reply(victim)
     state = await poison(world.settings, victim, between.version)
     await world.catch_up()
-    await _reply(write, victim)
+    await write.reply(victim)
     await write_everything(write)
     await world.catch_up()
     assert await parked_everywhere(world, victim)
@@ -276,6 +276,21 @@ async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_
     assert await world.is_exact()
 
 
-async def _reply(write: Writer, conversation_id: str) -> None:
-    response_id, given = await write.request_reply(conversation_id, "?")
-    await write.complete_reply(conversation_id, response_id, given, "!")
+@pytest.mark.parametrize("projected", [True, False])
+async def test_given_replies_that_were_left_out_when_their_conversation_is_deleted_then_a_repair_counts_them(
+    projected: bool, write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    state = await poison(world.settings, conversation, 2)
+    await world.catch_up()
+    await write.reply(conversation)
+    await world.catch_up()
+    await cure(world.settings, conversation, 2, state)
+    await write.delete(conversation)
+    if projected:
+        await world.catch_up()
+    assert set((await parked(world))[USAGE]) == {conversation}
+    assert set((await _repair(world, conversation)).values()) == {"deleted"}
+    await world.catch_up()
+    assert not any(it.parked for it in (await world.places()).values())
+    assert await world.held() == await world.folded()

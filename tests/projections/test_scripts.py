@@ -13,7 +13,7 @@ import pytest
 
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS, POSITIONS_COLLECTION
 from projections.views.view_position import BUILD_SUFFIX
-from scripts.rebuild import rebuild
+from scripts.rebuilding.steps import rebuild_in_place
 from scripts.replay import replay
 from scripts.stores import Stores
 from tests.projections.history import write_everything
@@ -39,7 +39,7 @@ def _start(world: World, data: Path, module: str, *arguments: str) -> subprocess
 async def _rebuild(world: World, *views: str) -> int:
     stores = Stores(world.settings, world.pool, world.reader, world.database, world.redis)
     async with asyncio.timeout(SECONDS):
-        return await rebuild(stores, views, lambda _done, _total: None)
+        return await rebuild_in_place(stores, views, lambda _done, _total: None)
 
 
 @pytest.mark.parametrize("view", ALL_VIEWS)

@@ -16,7 +16,7 @@ from infrastructure.stores.postgres import make_pool
 from projections.context_view import ContextView
 from projections.fold import fold
 from projections.mongo_views import MongoViews
-from projections.projector import Projector
+from projections.projector import Projector, build_projector
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.view_position import ViewPosition, ViewStatus
@@ -42,7 +42,7 @@ class World:
         await self.redis.aclose()
 
     def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Projector:
-        return Projector(
+        return build_projector(
             postgres_url=listens_to or self.settings.postgres_url,
             pool=self.pool,
             database=self.database,
@@ -102,12 +102,12 @@ class World:
         """Those of each bucket."""
         return await self.positions.load(views)
 
-    async def begin_anew(self, view: str, target: int) -> None:
+    async def start_over(self, view: str, target: int) -> None:
         """Empties a view, as if it had never been."""
         if view in MONGO_VIEWS:
-            await MongoViews(self.database).begin_anew(view, target)
+            await MongoViews(self.database).start_over(view, target)
         else:
-            await ContextView(self.redis, self.reader, self.database).begin_anew(view, target)
+            await ContextView(self.redis, self.reader, self.database).start_over(view, target)
 
     async def places(self) -> dict[str, ViewStatus]:
         return await self.positions.statuses(ALL_VIEWS)

@@ -7,8 +7,8 @@ from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from projections.mongo_views import MongoViews
-from projections.projector import Projector
-from projections.rebuild.rebuild import patiently
+from projections.projector import build_projector
+from projections.retry_moved import retry_while_moved
 from projections.views.catalog import MONGO_VIEWS
 
 
@@ -19,7 +19,7 @@ class ManualProjector:
         self._pool = make_pool(settings.postgres_url, max_size=4)
         self._mongo = mongodb.connect(settings)
         self._redis = redis.connect(settings)
-        self._projector = Projector(
+        self._projector = build_projector(
             postgres_url=settings.postgres_url,
             pool=self._pool,
             database=mongodb.database(self._mongo, settings),
@@ -47,4 +47,4 @@ class ManualProjector:
 
     async def reset_view(self, view: str, target: int = 0) -> None:
         """Empties a view. It is `rebuilding` until it reaches `target`."""
-        await patiently(lambda: MongoViews(self.views).begin_anew(view, target))
+        await retry_while_moved(lambda: MongoViews(self.views).start_over(view, target))

@@ -135,6 +135,11 @@ class Writer:
         await self.execute(conversation_id, completed)
         return output
 
+    async def reply(self, conversation_id: str) -> None:
+        """A question and its answer."""
+        response_id, given = await self.request_reply(conversation_id, "?")
+        await self.complete_reply(conversation_id, response_id, given, "!")
+
     async def fail_reply(self, conversation_id: str, response_id: str) -> Appended:
         return await self.execute(
             conversation_id, FailReply(response_id=response_id, code="model_error", message="It did not answer.")

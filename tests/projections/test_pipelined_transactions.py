@@ -5,19 +5,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.pool import AsyncConnection
 from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure
 
-from infrastructure.stores import mongo_pipeline
-from infrastructure.stores.mongo_pipeline import Answer, together
-from projections.mongo_views import MongoViews
-from projections.view_positions import PositionMoved, ViewPositions
-from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
-from tests.projections.history import write_everything
+from infrastructure.stores.mongo_pipeline import Answer, exchange, pipelined_transaction
 from tests.projections.world import World
-from tests.queries.writer import Writer
 
 THINGS = "things"
 
@@ -40,7 +33,7 @@ async def held(world: World) -> list[Any]:
 async def test_given_statements_that_succeed_then_all_is_there_and_each_is_answered(
     session: AsyncClientSession, world: World
 ) -> None:
-    async with together(world.database, session) as send:
+    async with pipelined_transaction(world.database, session) as send:
         answers = await send(
             [adds({"_id": 1}, {"_id": 2}), {"delete": THINGS, "deletes": [{"q": {"_id": 0}, "limit": 0}]}]
         )
@@ -55,7 +48,7 @@ async def test_given_a_statement_that_fails_then_nothing_is_there_and_the_sessio
     session: AsyncClientSession, world: World
 ) -> None:
     async def fail() -> None:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             good, bad, behind = await send([adds({"_id": 1}), adds({"_id": 0}), adds({"_id": 2})])
             good.read()
             with pytest.raises(OperationFailure):
@@ -65,7 +58,7 @@ async def test_given_a_statement_that_fails_then_nothing_is_there_and_the_sessio
     with pytest.raises(BulkWriteError):
         await fail()
     assert await held(world) == [0]
-    async with together(world.database, session) as send:
+    async with pipelined_transaction(world.database, session) as send:
         for answer in await send([adds({"_id": 1})]):
             answer.read()
     assert await held(world) == [0, 1]
@@ -75,7 +68,7 @@ async def test_given_a_failure_that_nobody_reads_then_the_commit_says_so(
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(OperationFailure):
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": 0})])
     assert await held(world) == [0]
 
@@ -84,7 +77,7 @@ async def test_given_more_than_travels_at_once_then_all_of_it_is_there(
     session: AsyncClientSession, world: World
 ) -> None:
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
-    async with together(world.database, session) as send:
+    async with pipelined_transaction(world.database, session) as send:
         assert [answer.read()["n"] for answer in await send([adds(each) for each in large])] == [1, 1, 1]
     assert await held(world) == [0, 1, 2, 3]
 
@@ -93,9 +86,9 @@ async def test_given_a_document_too_large_then_it_is_refused_and_the_session_goe
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(DocumentTooLarge):
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": 1}), adds({"_id": 2, "text": "x" * 17_000_000})])
-    async with together(world.database, session) as send:
+    async with pipelined_transaction(world.database, session) as send:
         await send([adds({"_id": 3})])
     assert await held(world) == [0, 3]
 
@@ -104,7 +97,7 @@ async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_
     session: AsyncClientSession, world: World
 ) -> None:
     async def write(number: int) -> None:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             for answer in await send([adds({"_id": number}), adds({"_id": number + 1})]):
                 answer.read()
 
@@ -124,7 +117,7 @@ async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_
 
 async def test_given_the_session_was_killed_then_nothing_is_there(session: AsyncClientSession, world: World) -> None:
     async def be_killed() -> None:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": 1})])
             await world.client.admin.command("killSessions", [session.session_id])
 
@@ -144,7 +137,7 @@ async def test_given_the_connection_breaks_inside_then_that_is_said_and_the_sess
             self.conn.get_conn.transport.abort()
 
     async def add(number: int) -> None:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": number})])
 
     with monkeypatch.context() as patched:
@@ -165,7 +158,7 @@ async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_a
         return await receive_message(self, request_id)
 
     async def add(session: AsyncClientSession) -> None:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             for answer in await send([adds({"_id": 1})]):
                 answer.read()
 
@@ -190,17 +183,14 @@ async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_a
     ],
 )
 async def test_given_nobody_knows_whether_it_was_committed_then_the_error_says_so_as_the_drivers_own_does(
-    session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any]
+    session: AsyncClientSession, world: World, answer: dict[str, Any]
 ) -> None:
-    sent = mongo_pipeline._sent
-
-    async def unsure(connection: AsyncConnection, database: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
-        answers = await sent(connection, database, commands)
+    async def unsure(connection: AsyncConnection, name: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
+        answers = await exchange(connection, name, commands)
         return [Answer(answer)] if "commitTransaction" in commands[0] else answers
 
-    monkeypatch.setattr(mongo_pipeline, "_sent", unsure)
     with pytest.raises(OperationFailure) as raised:
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session, exchange=unsure) as send:
             await send([adds({"_id": 1})])
     assert raised.value.has_error_label("UnknownTransactionCommitResult")
 
@@ -209,25 +199,6 @@ async def test_given_a_statement_larger_than_a_message_may_be_then_it_is_said_th
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(DocumentTooLarge):
-        async with together(world.database, session) as send:
+        async with pipelined_transaction(world.database, session) as send:
             await send([adds(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
     assert await held(world) == [0]
-
-
-async def test_given_a_place_left_its_position_then_that_is_said_and_not_that_its_documents_are_there_already(
-    write: Writer, world: World
-) -> None:
-    await write_everything(write)
-    await world.catch_up()
-    places, batch = await world.all_places(), await world.events()
-    behind = [replace(place, position=0) for place in places]
-    with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(behind, batch[-1].position, batch)
-    assert await world.is_exact()
-
-
-async def test_places_live_in_small_pages(world: World) -> None:
-    await asyncio.gather(*(ViewPositions(world.database).prepare() for _ in range(4)))
-    assert "memory_page_max" in str((await world.database[POSITIONS_COLLECTION].options()).get("storageEngine"))
-    await world.catch_up()
-    assert len(await world.all_places()) == 8 * len(MONGO_VIEWS)

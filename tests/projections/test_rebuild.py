@@ -1,4 +1,4 @@
-"""Rebuilds beside the living: users read on, what was wrong is right, and there is a way back."""
+"""A rebuild while users read: readers notice nothing, wrong documents are corrected, and it can be rolled back."""
 
 import asyncio
 from collections.abc import Sequence
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import httpx
 import pytest
 
-from projections.rebuild.backfill import PAGES, BackfillFailed
+from projections.rebuild.backfill import PageSizes
+from projections.rebuild.backfill_workers import BackfillFailed
 from projections.rebuild.rebuild import Rebuild
-from projections.rebuild.upgrade import renew
-from projections.rebuild.view_builds import ViewBuilds
-from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
+from projections.rebuild.view_builds import BuildGone, ViewBuilds
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, MongoView
 from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
@@ -25,9 +25,8 @@ def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: 
         settings=world.settings,
         pool=world.pool,
         database=world.database,
-        redis=world.redis,
+        make_projector=world.runner,
         workers=workers,
-        report=lambda _phase, _done, _total: None,
     )
 
 
@@ -35,9 +34,7 @@ async def collections(world: World) -> dict[str, str]:
     return {view: place.collection for view, place in (await world.places()).items() if view in MONGO_VIEWS}
 
 
-async def test_while_views_are_made_anew_users_read_what_is_current_and_notice_nothing(
-    write: Writer, live: World
-) -> None:
+async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(write: Writer, live: World) -> None:
     await write_everything(write)
     conversation = await write.start("first")
     await live.until(live.shown)
@@ -62,7 +59,7 @@ async def test_while_views_are_made_anew_users_read_what_is_current_and_notice_n
         await asyncio.gather(append(), *(read(api) for _ in range(2)), rebuilt)
     assert seen
     found = await rebuilt
-    assert [(each.different, each.digest == each.other_digest) for each in found.compared] == [(0, True)] * len(
+    assert [(each.different, each.live_digest == each.build_digest) for each in found.compared] == [(0, True)] * len(
         MONGO_VIEWS
     )
     assert await collections(live) == {view: f"{view}_2" for view in MONGO_VIEWS}
@@ -70,23 +67,27 @@ async def test_while_views_are_made_anew_users_read_what_is_current_and_notice_n
     assert await live.is_exact()
 
 
-async def test_what_was_wrong_is_named_and_gone_and_a_dry_run_leaves_it(write: Writer, world: World) -> None:
+async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed_and_corrected_and_a_dry_run_only_lists_it(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     right = await world.held()
     wrong = next(iter(right["items"]))
     await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
     dry = await rebuild_of(world, ["items"]).run(swaps=False)
-    assert [(each.different, each.named) for each in dry.compared] == [(1, [wrong])]
+    assert [(each.different, each.listed) for each in dry.compared] == [(1, [wrong])]
     assert dry.swap_seconds is None
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
     assert await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is None
     done = await rebuild_of(world, ["items"]).run()
-    assert [(each.different, each.named) for each in done.compared] == [(1, [wrong])]
+    assert [(each.different, each.listed) for each in done.compared] == [(1, [wrong])]
     assert await world.held() == right
 
 
-async def test_a_way_back_shows_what_came_meanwhile_too(write: Writer, world: World) -> None:
+async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_collections_show_them_too(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     assert await rebuild_of(world).roll_back() is None
@@ -104,17 +105,19 @@ async def test_a_way_back_shows_what_came_meanwhile_too(write: Writer, world: Wo
     assert "items_2" not in await world.database.list_collection_names()
 
 
-async def test_of_two_rebuilds_at_once_one_does_nothing(write: Writer, world: World) -> None:
+async def test_given_two_rebuilds_at_once_then_one_does_nothing(write: Writer, world: World) -> None:
     await write_everything(write)
     await world.catch_up()
     both = [rebuild_of(world, ["items"]).run() for _ in range(2)]
     outcomes = await asyncio.gather(*both, return_exceptions=True)
-    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AnotherRebuild", "Rebuilt"]
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["AnotherRebuild", "RebuildResult"]
     assert (await collections(world))["items"] == "items_2"
     assert await world.is_exact()
 
 
-async def test_what_is_kept_makes_room_for_the_next(write: Writer, world: World) -> None:
+async def test_given_a_kept_collection_when_the_next_rebuild_starts_then_it_is_dropped(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     for _ in range(3):
@@ -124,16 +127,18 @@ async def test_what_is_kept_makes_room_for_the_next(write: Writer, world: World)
     assert await world.is_exact()
 
 
-async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(write: Writer, world: World) -> None:
+async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it_resumes_and_writes_nothing_twice(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     until = await world.reader.last_position()
-    generations = ViewBuilds(world.database)
-    begun = await generations.begin(MONGO_VIEWS, until, 2)
+    builds = ViewBuilds(world.database)
+    started = await builds.start(MONGO_VIEWS, until, 2)
     work = rebuild_of(world)
-    await work._fill(begun)
-    # As if it was killed after its writes and before the word of them: all of it is written once more.
-    again = {"state": "filling", "position": 0, "target": until, "pages": PAGES}
+    await work.backfill(started)
+    # As if it was killed after its writes, before their progress was recorded: everything is written again.
+    again = {"state": "filling", "position": 0, "target": until, "pages": str(PageSizes())}
     await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
         [{"$set": {**again, "share": {"$mod": ["$bucket", 2]}}}],
@@ -143,7 +148,9 @@ async def test_a_filling_that_was_broken_off_goes_on_and_writes_nothing_twice(wr
     assert await world.is_exact()
 
 
-async def test_a_share_that_can_not_be_filled_says_so_and_changes_nothing(write: Writer, world: World) -> None:
+async def test_given_a_backfill_that_fails_then_the_rebuild_fails_and_the_live_views_stay(
+    write: Writer, world: World
+) -> None:
     await write_everything(write)
     await world.catch_up()
     nothing = "mongodb://127.0.0.1:1/nothing?serverSelectionTimeoutMS=200"
@@ -153,28 +160,28 @@ async def test_a_share_that_can_not_be_filled_says_so_and_changes_nothing(write:
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
 
 
-async def test_a_generation_brought_forward_by_a_projector_is_parked_and_deleted_from_like_any(
+async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_deleted_then_the_build_removes_it_too(
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
     await live.until(live.shown)
-    generations = ViewBuilds(live.database)
-    begun = await generations.begin(["items"], await live.reader.last_position(), 1)
-    await rebuild_of(live, ["items"])._fill(begun)
+    builds = ViewBuilds(live.database)
+    started = await builds.start(["items"], await live.reader.last_position(), 1)
+    await rebuild_of(live, ["items"]).backfill(started)
     conversation = await write.start("later")
     await write.append(conversation, "more")
     await write.delete(conversation)
 
     async def stands_together() -> bool:
-        return not await generations.behind(["items"]) and await live.shown()
+        return not await builds.apart(["items"]) and await live.shown()
 
     await live.until(stands_together)
-    await generations.swap(["items"])
+    await builds.swap(["items"])
     await live.until(live.shown)
     assert await live.is_exact()
 
 
-async def test_what_can_not_be_read_is_parked_in_the_new_generation_and_what_can_be_again_is_not(
+async def test_given_unreadable_events_when_views_are_rebuilt_then_their_conversations_are_parked_and_readable_ones_are_released(
     write: Writer, world: World
 ) -> None:
     victim, cured = await write.start("one", "two"), await write.start("three", "four")
@@ -197,15 +204,58 @@ async def test_what_can_not_be_read_is_parked_in_the_new_generation_and_what_can
     assert not [it for it in held["items"].values() if it["conversation_id"] == deleted]
 
 
-async def test_a_view_whose_version_rose_is_made_anew_by_the_projector(
-    write: Writer, live: World, monkeypatch: pytest.MonkeyPatch
+async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild_can_replace_it(
+    write: Writer, world: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
-    await renew(live.settings, live.pool, live.database, live.redis)
-    assert await collections(live) == {view: view for view in MONGO_VIEWS}
-    monkeypatch.setitem(VERSIONS, "items", 2)
-    async with asyncio.timeout(SECONDS):
-        await renew(live.settings, live.pool, live.database, live.redis)
-    assert await collections(live) == {view: view for view in MONGO_VIEWS} | {"items": "items_2"}
-    assert await live.is_exact()
+    await world.catch_up()
+    wrong = next(iter((await world.held())["items"]))
+    await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
+    for resumes in (False, True):
+        await rebuild_of(world, ["items"]).run()
+        await ViewBuilds(world.database).resume_kept(["items"])
+        await world.catch_up()
+        if resumes:
+            assert await rebuild_of(world, ["items"]).roll_back() is not None
+        else:
+            await rebuild_of(world, ["items"]).run()
+        assert await world.held() == await world.folded()
+
+
+async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not_dropped(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    swapping, cancelling = ViewBuilds(world.database), ViewBuilds(world.database)
+    started = await swapping.start(["items"], await world.reader.last_position(), 1)
+    await rebuild_of(world, ["items"]).backfill(started)
+    await world.catch_up()
+    await asyncio.gather(swapping.swap(["items"]), cancelling.drop(["items"]), return_exceptions=True)
+    assert await world.held() == await world.folded()
+
+
+async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_the_rebuild_fails(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    started = await ViewBuilds(world.database).start(["items"], await world.reader.last_position(), 1)
+    work = rebuild_of(world, ["items"])
+    await work.backfill(started)
+    await world.positions.remove(f"items{BUILD_SUFFIX}")
+    with pytest.raises(BuildGone):
+        await work.compare()
+
+
+async def test_given_a_parked_conversation_when_totals_are_compared_then_no_difference_is_reported(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one", "two")
+    state = await poison(world.settings, conversation, 2)
+    await world.catch_up()
+    await write.reply(conversation)
+    await world.catch_up()
+    await cure(world.settings, conversation, 2, state)
+    result = await rebuild_of(world, [USAGE]).run(swaps=False)
+    assert [(comparison.different, comparison.live_digest) for comparison in result.compared] == [(0, "")]

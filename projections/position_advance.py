@@ -1,0 +1,64 @@
+"""The update that advances view positions, guarded by the positions that were read. Pure."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+
+from msgspec import Struct
+
+from infrastructure.stores.mongodb import Document
+from projections.views.view_position import ViewPosition
+
+
+class PositionMoved(Exception):
+    """A view is no longer at the position that was read: another projector advanced it, or it started over. Nothing was written."""
+
+    def __init__(self, views: Iterable[str], position: int) -> None:
+        super().__init__(f"{', '.join(sorted(set(views)))} moved away from position {position}")
+
+
+class Advance(Struct, frozen=True):
+    """One update of view positions: its filter, its change, and the positions `before` and `after` it."""
+
+    before: Sequence[ViewPosition]
+    after: list[ViewPosition]
+    where: Document
+    change: Document
+
+    def result(self, matched: int) -> list[ViewPosition]:
+        """The new positions, if the filter matched all of the old ones. Raises PositionMoved otherwise."""
+        if matched != len(self.before):
+            raise PositionMoved((position.view for position in self.before), self.before[0].position)
+        return self.after
+
+
+def advances(view_positions: Sequence[ViewPosition], new: int, released: Collection[str] = ()) -> list[Advance]:
+    """The updates that move these positions, all at the same one, to `new`. The `released` conversations are no longer parked."""
+    by_becomes_live: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
+    for before in view_positions:
+        after = before.advanced(new, released)
+        by_becomes_live[before.state != after.state].append((before, after))
+    updates: list[Advance] = []
+    for becomes_live, pairs in by_becomes_live.items():
+        change: Document = {"$set": {"position": new, **({"state": "live"} if becomes_live else {})}}
+        if released:
+            change |= {"$inc": {"epoch": 1}, "$unset": {parked_field(conversation): "" for conversation in released}}
+        moved_from = [before for before, _ in pairs]
+        updates.append(Advance(moved_from, [after for _, after in pairs], unmoved(moved_from), change))
+    return updates
+
+
+def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
+    """The filter that matches those of these positions that are still as they were read."""
+    keys: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    for view_position in view_positions:
+        keys[view_position.position, view_position.epoch].append(view_position.key)
+    return {
+        "$or": [
+            {"_id": {"$in": same}, "position": position, "epoch": epoch} for (position, epoch), same in keys.items()
+        ]
+    }
+
+
+def parked_field(conversation_id: str) -> str:
+    """The field of a position's document that says why this conversation is parked."""
+    return f"parked.{conversation_id}"

@@ -1,0 +1,84 @@
+"""Loads the view positions that this process may advance: those in the partitions whose lease it holds."""
+
+from collections.abc import Collection, Sequence
+
+import structlog
+from pymongo.errors import OperationFailure
+
+from projections.feed import Feed
+from projections.leases import HeldPartitions
+from projections.view_positions import ViewPositions
+from projections.view_store import ViewStore
+from projections.views.view_position import ViewPosition
+
+log = structlog.get_logger(__name__)
+
+
+class PositionLoader:
+    """Loads the positions of one store's views. Starts views that have none, and starts over those that are ahead of the log."""
+
+    def __init__(self, store: ViewStore, views: Collection[str], positions: ViewPositions, feed: Feed) -> None:
+        self._store = store
+        self._views = tuple(views)
+        self._positions = positions
+        self._feed = feed
+        self._held = HeldPartitions({})
+        self.superseded: dict[int, int] = {}
+        """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
+
+    def hold(self, held: HeldPartitions) -> None:
+        """From the next load on, these partitions are held."""
+        self._held = HeldPartitions(held.leases, held.dead_holders | self._held.dead_holders)
+
+    async def load(self) -> dict[str, ViewPosition]:
+        """The positions by `key`. Raises PositionMoved, psycopg.Error, PyMongoError and RedisError."""
+        held = self._held
+        if held.dead_holders:
+            await self._end_sessions_of_dead(held)
+        found = await self._started()
+        if await self._started_over_ahead_of_log(found):
+            found = await self._positions.load_to_advance(self._views)
+        leases = held.leases
+        if any(position.lease < leases.get(position.partition, 0) for position in found):
+            await self._positions.register_leases(self._views, leases)
+            found = await self._positions.load_to_advance(self._views)
+        self.superseded = {
+            position.partition: max(position.lease, self.superseded.get(position.partition, 0))
+            for position in found
+            if position.lease > leases.get(position.partition, position.lease)
+        }
+        return {position.key: position for position in found if position.lease == leases.get(position.partition)}
+
+    async def _started(self) -> Sequence[ViewPosition]:
+        """The positions of all views; those that have none are started."""
+        found = await self._positions.load_to_advance(self._views)
+        missing = set(self._views) - {position.view for position in found}
+        if not missing:
+            return found
+        head = await self._feed.last_position()
+        for view in missing:
+            await self._store.start_over(view, head, only_first=True)
+        return await self._positions.load_to_advance(self._views)
+
+    async def _end_sessions_of_dead(self, held: HeldPartitions) -> None:
+        try:
+            await self._store.end_sessions(sorted(held.dead_holders))
+        except OperationFailure as error:
+            # MongoDB aborts their transactions by itself, only later.
+            log.warning("sessions_not_ended", error_type=type(error).__name__)
+        self._held = HeldPartitions(self._held.leases, self._held.dead_holders - held.dead_holders)
+
+    async def _started_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
+        """Starts views over that show more than the log has: Postgres was restored from an older backup."""
+        furthest = max(position.position for position in view_positions)
+        # A position is written after its events can be read, so it is never ahead of an intact log. Asked twice, to be sure.
+        if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
+            return False
+        ahead = {position.view: position for position in view_positions if position.position > last}
+        for view, position in ahead.items():
+            log.error("projection_ahead_of_log", projection=view, position=position.position, log_ends_at=last)
+            if view == position.base_view:
+                await self._store.start_over(view, last, only_ahead_of=last)
+            else:
+                await self._positions.remove(view)
+        return True

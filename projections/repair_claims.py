@@ -1,0 +1,68 @@
+"""A repair's claim on a parked conversation, kept in the view position: which repair has it, and how far it has come."""
+
+from typing import Any
+
+import msgspec
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from infrastructure.stores.mongodb import Database, Document
+from projections.position_advance import parked_field
+from projections.views.catalog import POSITIONS_COLLECTION
+from projections.views.partitions import partition_of, position_key
+from projections.views.view_position import Parked, ViewPosition, position_from
+
+_NEXT_EPOCH: Any = {"$add": ["$epoch", 1]}
+
+
+class RepairClaims:
+    """The claims of one repair on one conversation. Raises PyMongoError."""
+
+    def __init__(self, database: Database, conversation_id: str, repair_id: str) -> None:
+        self._collection = database[POSITIONS_COLLECTION]
+        self._conversation_id = conversation_id
+        self._repair_id = repair_id
+        self._field = parked_field(conversation_id)
+
+    async def claim(self, view: str, parked: Parked) -> bool:
+        """Claims the conversation. If it is not parked, parks it as `parked`, at the event after the view's position.
+
+        False if no projector has started the view.
+        """
+        entry = {"$mergeObjects": [{"$literal": msgspec.to_builtins(parked)}, {"position": {"$add": ["$position", 1]}}]}
+        claimed = {"$mergeObjects": [{"$ifNull": [f"${self._field}", entry]}, {"repair": self._repair_id, "done": 0}]}
+        found = await self._collection.update_one(
+            self._position_of(view), [{"$set": {self._field: claimed, "epoch": _NEXT_EPOCH}}]
+        )
+        return bool(found.matched_count)
+
+    async def hold(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
+        """The view's position, locked until the session's transaction commits. None if the claim was lost."""
+        return await self._changed(view, {"$inc": {"held": 1}}, session)
+
+    async def record_progress(
+        self, view: str, session: AsyncClientSession, *, done: int, counted: int | None = None
+    ) -> None:
+        """With the commit, the repair has reached the version `done`, and totals count the events up to the position `counted`."""
+        change: Document = {"$set": {f"{self._field}.done": done}}
+        if counted is not None:
+            change["$set"][f"{self._field}.position"] = counted + 1
+        await self._changed(view, change, session)
+
+    async def finish(self, view: str, session: AsyncClientSession) -> None:
+        """With the commit, the conversation is no longer parked."""
+        await self._changed(view, {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {self._field: ""}}, session)
+
+    async def give_up(self, view: str, parked: Parked) -> None:
+        """Ends the claim, and leaves the conversation parked for this reason."""
+        change = {"$set": {self._field: msgspec.to_builtins(parked)}}
+        await self._collection.update_one(self._claimed_in(view), change)
+
+    async def _changed(self, view: str, change: Document, session: AsyncClientSession) -> ViewPosition | None:
+        document = await self._collection.find_one_and_update(self._claimed_in(view), change, session=session)
+        return None if document is None else position_from(document)
+
+    def _claimed_in(self, view: str) -> Document:
+        return {**self._position_of(view), f"{self._field}.repair": self._repair_id}
+
+    def _position_of(self, view: str) -> Document:
+        return {"_id": position_key(view, partition_of(self._conversation_id))}

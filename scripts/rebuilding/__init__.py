@@ -1,0 +1,1 @@
+"""What `scripts/rebuild.py` does."""

@@ -1,0 +1,61 @@
+"""A projector rebuilds the views that code of a lower version built."""
+
+import asyncio
+
+from projections.rebuild.upgrade import upgrade_views
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
+from projections.views.view_position import BUILD_SUFFIX
+from tests.projections.history import write_everything
+from tests.projections.test_rebuild import collections, rebuild_of
+from tests.projections.world import SECONDS, World
+from tests.queries.writer import Writer
+
+
+async def upgrade(world: World) -> None:
+    async with asyncio.timeout(SECONDS):
+        await upgrade_views(world.settings, world.pool, world.database, world.runner)
+
+
+async def _make_outdated(world: World, view: str) -> None:
+    await world.database[POSITIONS_COLLECTION].update_many({"view": view}, {"$set": {"version": 0}})
+
+
+async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others_are_not(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.shown)
+    await upgrade(live)
+    assert await collections(live) == {view: view for view in MONGO_VIEWS}
+    await _make_outdated(live, "items")
+    await upgrade(live)
+    assert await collections(live) == {view: view for view in MONGO_VIEWS} | {"items": "items_2"}
+    assert await live.is_exact()
+
+
+async def test_given_a_write_conflict_when_a_view_is_upgraded_then_it_retries(write: Writer, world: World) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await rebuild_of(world, ["items"]).run()
+    await _make_outdated(world, "items")
+    aborted = await _aborted_transactions(world)
+    async with world.client.start_session() as session:
+        await session.start_transaction()
+        where = {"_id": f"items{BUILD_SUFFIX}/0"}
+        await world.database[POSITIONS_COLLECTION].update_one(where, {"$inc": {"held": 1}}, session=session)
+        upgrading = asyncio.create_task(upgrade(world))
+
+        async def has_conflicted() -> bool:
+            return await _aborted_transactions(world) > aborted
+
+        await world.until(has_conflicted)
+        assert not upgrading.done()
+        await session.abort_transaction()
+    await upgrading
+    assert (await collections(world))["items"] != "items_2"
+    assert await world.held() == await world.folded()
+
+
+async def _aborted_transactions(world: World) -> int:
+    status = await world.client.admin.command("serverStatus")
+    return int(status["transactions"]["totalAborted"])
