@@ -1,6 +1,14 @@
-"""Pages of one conversation are bounded in bytes and leave nothing out."""
+"""Reads of one conversation: pages are bounded in bytes and leave nothing out; its settings are found by index."""
 
-from infrastructure.event_log.reader import EventReader
+import psycopg
+from psycopg import sql
+
+from context.conversation_settings import instructions_and_policy
+from domain.commands import DescribeConversation, PinItem, UnpinItem
+from domain.events import ContextPolicy
+from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader
+from infrastructure.ids import uuid_of
+from infrastructure.settings import Settings
 from tests.projections.conftest import write
 from tests.queries.writer import Writer
 
@@ -45,3 +53,49 @@ async def test_given_an_event_larger_than_a_page_then_it_is_a_page_of_its_own(
     page = await reader.conversation(conversation_id, after=1, limit=100, max_bytes=1)
     back = await reader.conversation_backwards(conversation_id, until=3, limit=100, max_bytes=1)
     assert [recorded.version for recorded in (*page, *back)] == [2, 3]
+
+
+async def test_given_many_changes_of_the_description_when_settings_are_read_then_at_most_four_events_are_read(
+    write: Writer, reader: EventReader
+) -> None:
+    conversation_id = await write.start("one", instructions="First.", context_policy=ContextPolicy(budget=1))
+    changes = (
+        {"metadata": {"a": "b"}},
+        {"title": "T"},
+        {"instructions": "Second."},
+        {"context_policy": ContextPolicy(budget=2)},
+        {"instructions": "Third.", "context_policy": ContextPolicy(budget=3)},
+        {"instructions": None, "title": None},
+        {"context_policy": ContextPolicy(), "metadata": {}},
+    )
+    expected: list[tuple[int, str | None, int | None]] = [(1, "First.", 1)]
+    for _ in range(5):
+        for change in changes:
+            appended = await write.execute(conversation_id, DescribeConversation(**change))
+            state = appended.conversation
+            expected.append((state.version, state.instructions, state.context_policy.budget))
+    for version, instructions, budget in expected:
+        events = await reader.settings_events(conversation_id, until=version)
+        assert len(events) <= 4
+        assert instructions_and_policy(events) == (instructions, ContextPolicy(budget=budget))
+
+
+async def test_given_pins_in_other_conversations_when_settings_are_read_then_only_this_conversations_index_entries_are(
+    write: Writer, settings: Settings
+) -> None:
+    without_pins = await write.start("one")
+    for _ in range(20):
+        await write.append(without_pins, *["x"] * 50)
+    with_pins = await write.start()
+    [item_id] = await write.append(with_pins, "pin me")
+    for _ in range(150):
+        await write.execute(with_pins, PinItem(item_id=item_id))
+        await write.execute(with_pins, UnpinItem(item_id=item_id))
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+        await connection.execute("ANALYZE events")
+        explain = sql.SQL("EXPLAIN (ANALYZE) ") + SETTINGS_EVENTS.format(sql.SQL("*"))
+        parameters = {"stream": uuid_of(without_pins), "until": 1_000_000}
+        plan = await (await connection.execute(explain, parameters)).fetchall()
+    text = "\n".join(str(row[0]) for row in plan)
+    assert "events_item_idx" in text
+    assert "Removed by Filter" not in text

@@ -30,7 +30,7 @@ async def cut(settings: Settings, world: World) -> AsyncIterator[Cut]:
     direct = settings.mongodb_url.replace("replicaSet=rs0", "directConnection=true")
     ways = {"postgres": Proxy(settings.postgres_url), "mongodb": Proxy(direct), "redis": Proxy(settings.redis_url)}
     for way in ways.values():
-        await way.mend()
+        await way.restore()
     urls = {f"{name}_url": way.url for name, way in ways.items()}
     by_ways = World(settings.model_copy(update=urls))
     await by_ways.pool.open()
@@ -57,7 +57,7 @@ async def test_given_a_store_is_lost_when_it_comes_back_then_every_view_catches_
     await write_everything(write)
     await cut.world.until(lambda: _is(not cut.runner.is_ready))
     await write_everything(write)
-    await cut.ways[store].mend()
+    await cut.ways[store].restore()
     await cut.world.until(cut.world.shown)
     await cut.world.until(lambda: _is(cut.runner.is_ready))
     assert await cut.world.is_exact()
@@ -80,7 +80,7 @@ async def test_given_stores_are_away_when_the_projector_starts_then_it_waits_for
     await write_everything(write)
     await cut.world.until(lambda: _is(not cut.runner.is_ready))
     for way in cut.ways.values():
-        await way.mend()
+        await way.restore()
     await cut.world.until(cut.world.shown)
     assert await cut.world.is_exact()
 

@@ -1,9 +1,10 @@
-"""The query API in this process, on the test's own servers, with the real log to write to and the real projector.
+"""The query API in this process, on real servers, with the real event log and projector.
 
-write      appends
-projector  brings the views up to date when a test says so (`catch_up`)
-live       the projector runs all the time; `write` and read, as a client does
-api        the query API
+write      appends to the log
+projector  updates the views when a test calls `catch_up`
+live       the projector, running all the time
+api        a client of the query API
+postgres   a proxy in front of Postgres, which a test can cut or freeze; `cut_api` is the query API behind it
 """
 
 import asyncio
@@ -35,7 +36,7 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[str]:
-    """The query API behind a real server, for the official client, and to see what a client that hangs up leaves behind."""
+    """The URL of the query API behind a real server, for the official client and for clients that disconnect."""
     config = uvicorn.Config(
         create_app(settings, Metrics(), Event()), port=0, log_config=None, timeout_graceful_shutdown=1
     )
@@ -97,15 +98,15 @@ async def live(projector: ManualProjector) -> AsyncIterator[ManualProjector]:
 
 @pytest.fixture
 async def postgres(settings: Settings) -> AsyncIterator[Proxy]:
-    """The way to Postgres, which the test can cut."""
+    """A proxy in front of Postgres, which a test can cut or freeze."""
     proxy = Proxy(settings.postgres_url)
-    await proxy.mend()
+    await proxy.restore()
     yield proxy
     await proxy.cut()
 
 
 @pytest.fixture
 async def cut_api(settings: Settings, postgres: Proxy) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API, by that way."""
+    """The query API, connected to Postgres through the proxy."""
     async with open_api(settings.model_copy(update={"postgres_url": postgres.url})) as client:
         yield client

@@ -1,18 +1,18 @@
-"""A way to a real server that can be cut, and frozen: the server stays as it is for everyone else."""
+"""A TCP proxy in front of a real server. A test can cut or freeze it, while others still reach the server."""
 
 import asyncio
 from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Forwards TCP to the server of a URL; `url` is the same URL by way of this proxy."""
+    """Forwards TCP to the server of a URL. `url` is the same URL through this proxy."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
         self._streams: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
-        self._flows = asyncio.Event()
-        self._flows.set()
+        self._forwarding = asyncio.Event()
+        self._forwarding.set()
         self._server: asyncio.Server | None = None
         self._port = 0
 
@@ -21,9 +21,9 @@ class Proxy:
         credentials = self._parts.netloc.rpartition("@")[0]
         return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
 
-    async def mend(self) -> None:
-        """Lets connections through (again)."""
-        self._flows.set()
+    async def restore(self) -> None:
+        """Accepts and forwards connections, at first and after `cut` or `freeze`."""
+        self._forwarding.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
             self._port = self._server.sockets[0].getsockname()[1]
@@ -41,14 +41,14 @@ class Proxy:
         await asyncio.gather(*pumps, return_exceptions=True)
 
     def freeze(self) -> None:
-        """Connections stay, and nothing comes through them."""
-        self._flows.clear()
+        """Keeps connections open but forwards nothing."""
+        self._forwarding.clear()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._streams.add(writer)
-        there_reader, there_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
-        self._streams.add(there_writer)
-        for source, target in ((reader, there_writer), (there_reader, writer)):
+        server_reader, server_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
+        self._streams.add(server_writer)
+        for source, target in ((reader, server_writer), (server_reader, writer)):
             pump = asyncio.create_task(self._pump(source, target))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
@@ -56,7 +56,7 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
-                await self._flows.wait()
+                await self._forwarding.wait()
                 target.write(data)
                 await target.drain()
         except ConnectionError:

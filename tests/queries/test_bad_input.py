@@ -1,4 +1,4 @@
-"""Nothing that a client can send is a 500: each is a 400 or a 404 in the shape of an error."""
+"""Invalid requests are answered with 400 or 404 and an error object, never with 500."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def assert_refused(answer: httpx.Response, param: str | None = None) -> None:
     assert answer.headers["x-request-id"]
 
 
-async def test_pages_of_the_wrong_size_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+async def test_invalid_limits_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
     for path in ("/v1/conversations", f"/v1/conversations/{conversation_id}/items"):
         for limit in (*NUMBERS, "101"):
             assert_refused(await api.get(path, params={"limit": limit}), "limit")
@@ -36,15 +36,15 @@ async def test_pages_of_the_wrong_size_are_refused(api: httpx.AsyncClient, conve
         assert_refused(await api.get(f"/v1/conversations/{conversation_id}/events", params={"limit": limit}), "limit")
 
 
-async def test_cursors_that_name_nothing_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+async def test_cursors_that_are_not_in_the_list_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
     for path in ("/v1/conversations", f"/v1/conversations/{conversation_id}/items"):
         for param in ("after", "before"):
             for cursor in CURSORS:
                 assert_refused(await api.get(path, params={param: cursor}), param)
 
 
-async def test_versions_that_can_not_be_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
-    items, events = (f"/v1/conversations/{conversation_id}/{what}" for what in ("items", "events"))
+async def test_invalid_versions_are_refused(api: httpx.AsyncClient, conversation_id: str) -> None:
+    items, events = (f"/v1/conversations/{conversation_id}/{resource}" for resource in ("items", "events"))
     for number in NUMBERS:
         assert_refused(await api.get(items, params={"as_of": number}), "as_of")
         if number != "0":
@@ -55,7 +55,7 @@ async def test_versions_that_can_not_be_are_refused(api: httpx.AsyncClient, conv
 
 
 @pytest.mark.parametrize("position", ["abc", "-1", "", "9" * 19, "9" * 30, '"1"', "1,2"])
-async def test_a_position_that_can_not_be_is_refused(
+async def test_an_invalid_minimum_position_is_refused(
     api: httpx.AsyncClient, conversation_id: str, position: str
 ) -> None:
     for path in (f"/v1/conversations/{conversation_id}", "/v1/conversations"):
@@ -65,7 +65,7 @@ async def test_a_position_that_can_not_be_is_refused(
 @pytest.mark.parametrize(
     "query", [{"order": "up"}, {"status": "deleted"}, {"metadata[a\0]": "b"}, {f"metadata[{n}]": "" for n in range(17)}]
 )
-async def test_filters_of_the_wrong_form_are_refused(
+async def test_invalid_filters_are_refused(
     api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert_refused(await api.get("/v1/conversations", params=query))
@@ -82,16 +82,16 @@ async def test_filters_of_the_wrong_form_are_refused(
         {"x": "y"},
     ],
 )
-async def test_filters_that_match_nothing_are_no_error(
+async def test_filters_that_match_nothing_are_not_errors(
     api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert (await api.get("/v1/conversations", params=query)).status_code == 200
 
 
-async def test_ids_of_the_wrong_form_are_refused_and_unknown_ones_not_found(
+async def test_malformed_ids_are_refused_and_unknown_ones_are_not_found(
     api: httpx.AsyncClient, live: ManualProjector
 ) -> None:
-    for ident in (
+    for invalid_id in (
         "x",
         "conv_%00",
         "conv_" + "0" * 31,
@@ -101,17 +101,17 @@ async def test_ids_of_the_wrong_form_are_refused_and_unknown_ones_not_found(
         "conv_" + "A" * 32,
     ):
         for rest in ("", "/items", "/events", f"/items/{mint('msg')}"):
-            assert_refused(await api.get(f"/v1/conversations/{ident}{rest}"))
+            assert_refused(await api.get(f"/v1/conversations/{invalid_id}{rest}"))
     assert_refused(await api.get("/v1/responses/conv_" + "0" * 32))
     for path in (f"/v1/conversations/{mint('conv')}", f"/v1/responses/{mint('resp')}", "/v1/nothing"):
         assert (await api.get(path)).status_code == 404
 
 
-async def test_other_methods_are_not_taken_here(api: httpx.AsyncClient, conversation_id: str) -> None:
+async def test_other_methods_are_not_allowed(api: httpx.AsyncClient, conversation_id: str) -> None:
     answer = await api.post(f"/v1/conversations/{conversation_id}")
     assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
-async def test_the_documentation_can_be_made(api: httpx.AsyncClient) -> None:
+async def test_the_openapi_document_can_be_generated(api: httpx.AsyncClient) -> None:
     paths = (await api.get("/openapi.json")).json()["paths"]
     assert "/v1/conversations/{conversation_id}/items" in paths

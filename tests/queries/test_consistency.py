@@ -1,4 +1,4 @@
-"""Reads show what was committed before them, or say that they can not."""
+"""Read-your-writes: an answer shows what was committed before its request, or says that it may not."""
 
 import asyncio
 import time
@@ -33,7 +33,7 @@ async def timed(api: httpx.AsyncClient, path: str, **headers: str) -> tuple[http
     return answer, time.monotonic() - started
 
 
-async def test_every_item_is_read_back_right_after_it_was_written(
+async def test_every_item_is_readable_right_after_it_was_written(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -44,7 +44,7 @@ async def test_every_item_is_read_back_right_after_it_was_written(
         assert answer.headers["etag"] == f'"{number + 2}"'
 
 
-async def test_a_read_that_can_not_be_made_current_is_a_503_within_the_bound(
+async def test_a_read_from_views_that_stay_behind_is_a_503_within_the_timeout(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -59,7 +59,7 @@ async def test_a_read_that_can_not_be_made_current_is_a_503_within_the_bound(
         assert 1.9 < seconds < 3.0
 
 
-async def test_a_conversation_that_is_shown_does_not_wait_for_the_others(
+async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -87,7 +87,7 @@ async def test_a_read_waits_for_a_projector_that_catches_up(
     assert len(answer.json()["data"]) == 1
 
 
-async def test_a_position_by_name_is_waited_for(
+async def test_a_read_waits_for_the_requested_minimum_position(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -102,7 +102,7 @@ async def test_a_position_by_name_is_waited_for(
         assert seconds < 3.0
 
 
-async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
+async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -127,7 +127,7 @@ async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
 
     for answer, seconds in [(first, 0.0), *answers]:
         assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified"), answer.url
-        assert seconds < 0.5, "an outage that is known is not waited for again"
+        assert seconds < 0.5, "a known outage is not waited for"
     assert answers[1][0].headers["etag"] == '"6"'
     assert len(answers[1][0].json()["data"]) == 3
     events, seconds = await timed(cut_api, f"{path_of(conversation_id)}/events")
@@ -135,16 +135,16 @@ async def test_with_postgres_away_reads_go_on_and_say_that_they_are_unverified(
     assert seconds < 0.5
 
 
-async def test_reads_are_verified_again_soon_after_postgres_is_back(
+async def test_reads_are_verified_again_soon_after_postgres_is_available(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
-    # Several connections lie in the pool when it is cut: none of them may cost another unverified read afterwards.
+    # Several idle connections are in the pool when the proxy is cut. None of them may cause an unverified read later.
     await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
     await postgres.cut()
     assert (await cut_api.get(path_of(conversation_id))).headers["x-consistency"] == "unverified"
-    await postgres.mend()
+    await postgres.restore()
 
     async with asyncio.timeout(10):
         while True:
@@ -155,7 +155,7 @@ async def test_reads_are_verified_again_soon_after_postgres_is_back(
     assert not any("x-consistency" in answer.headers for answer in again)
 
 
-async def test_connections_that_broke_while_they_lay_idle_are_replaced_unnoticed(
+async def test_connections_that_broke_while_idle_are_replaced_before_they_are_used(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -163,14 +163,14 @@ async def test_connections_that_broke_while_they_lay_idle_are_replaced_unnoticed
     await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
 
     await postgres.cut()
-    await postgres.mend()
+    await postgres.restore()
     answer = await cut_api.get(path_of(conversation_id))
 
     assert answer.status_code == 200
     assert "x-consistency" not in answer.headers
 
 
-async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
+async def test_a_frozen_postgres_is_noticed_as_soon_as_one_that_is_down(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -180,16 +180,14 @@ async def test_a_postgres_that_hangs_is_noticed_as_soon_as_one_that_is_gone(
 
     first, seconds = await timed(cut_api, path_of(conversation_id))
     second, again = await timed(cut_api, path_of(conversation_id))
-    await postgres.mend()
+    await postgres.restore()
 
     assert first.headers["x-consistency"] == second.headers["x-consistency"] == "unverified"
     assert seconds < 3.0
     assert again < 0.5
 
 
-async def test_a_look_up_that_is_slow_for_what_it_asks_does_not_make_postgres_away(
-    settings: Settings, write: Writer
-) -> None:
+async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: Settings, write: Writer) -> None:
     async with open_dependencies(settings, Event()) as dependencies:
         with pytest.raises(PostgresUnavailable):
             await dependencies.log.look_up(lambda _: asyncio.sleep(10))
@@ -215,7 +213,7 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
     assert (emptied.status_code, emptied.json()["data"]) == (200, [])
 
 
-async def test_unverified_reads_of_what_is_not_there_are_not_found(
+async def test_unverified_reads_of_other_tenants_conversations_are_not_found(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     foreign = await write.for_tenant("others").start("a")
@@ -226,7 +224,7 @@ async def test_unverified_reads_of_what_is_not_there_are_not_found(
         assert (await cut_api.get(path)).status_code == 404
 
 
-async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
+async def test_a_view_is_not_read_while_it_is_being_rebuilt(
     settings: Settings, cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -246,7 +244,7 @@ async def test_a_view_that_is_being_rebuilt_is_never_shown_half(
     assert [answer.status_code for answer in rebuilt] == [200] * 3
 
 
-async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
+async def test_a_view_that_is_reset_after_the_read_started_is_a_503(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -263,7 +261,7 @@ async def test_a_view_that_is_reset_after_a_read_began_is_noticed(
 
 
 @pytest.mark.parametrize("view", ["conversations", "items"])
-async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_shown(
+async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
     settings: Settings, write: Writer, projector: ManualProjector, view: MongoView
 ) -> None:
     conversation_id = await write.start()
@@ -273,17 +271,17 @@ async def test_a_document_that_is_found_while_its_view_is_filled_again_is_not_sh
     async with open_dependencies(settings, Event()) as dependencies:
         context = QueryContext(dependencies, Principal("default", "someone"), 0, Request({"type": "http"}))
         read = await context.read_conversation(conversation_id, view)
-        ident = conversation_id if view == "conversations" else item_id
-        assert await context.find_document(read, view, ident, "version") is not None
+        document_id = conversation_id if view == "conversations" else item_id
+        assert await context.find_document(read, view, document_id, "version") is not None
         refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
         await projector.views[POSITIONS_COLLECTION].update_many({"view": view}, refilling)
         with pytest.raises(ApiError) as refused:
-            await context.find_document(read, view, ident, "version")
+            await context.find_document(read, view, document_id, "version")
 
     assert (refused.value.status, refused.value.code) == (503, "read_models_behind")
 
 
-async def test_with_mongodb_away_reads_are_a_503(settings: Settings, write: Writer) -> None:
+async def test_while_mongodb_is_unavailable_reads_are_a_503(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     away = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
 
@@ -297,7 +295,7 @@ async def test_with_mongodb_away_reads_are_a_503(settings: Settings, write: Writ
         assert events.status_code == 200
 
 
-async def test_it_starts_and_answers_with_no_store_there_at_all(settings: Settings) -> None:
+async def test_it_starts_and_answers_while_no_store_is_available(settings: Settings) -> None:
     nothing = {
         "postgres_url": "postgresql://nobody@127.0.0.1:9/nowhere",
         "mongodb_url": "mongodb://127.0.0.1:9/nowhere",

@@ -1,18 +1,26 @@
-"""What a model would be sent: what was left out is told as far as it is known, and a Postgres that hangs is not waited for."""
+"""What a model would be sent: which items, which are left out, and that a hanging Postgres delays nobody for long."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from threading import Event
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
+from context.assembly import MAX_LOG_READS, Contexts
 from context.choice import ReplyRequest
+from context.history_backwards import RecentItems
+from context.models import Models
 from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorded import Recorded
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import Pool, make_pool
 from queries.log_access import PostgresUnavailable
 from queries.main import open_dependencies
 from tests.queries.conftest import open_api
@@ -23,12 +31,12 @@ from tests.queries.writer import Writer
 MODEL = "any"
 WINDOW = 2_000
 TEXT = "word " * 40
-"""Some forty tokens."""
+"""About forty tokens."""
 
 
 @pytest.fixture
-async def small(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API with a model that is shown some twenty of these texts, and must be reply_request for in pages of the log."""
+async def small_window_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The query API with a model whose window fits about twenty of these texts."""
     async with open_api(settings.model_copy(update={"default_model": MODEL, "model_window": WINDOW})) as api:
         yield api
 
@@ -40,48 +48,46 @@ async def context(api: httpx.AsyncClient, conversation_id: str) -> dict[str, Any
     return body
 
 
-async def test_left_out_are_the_items_that_stand_before_those_shown(
-    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
+async def test_the_unretracted_items_before_those_sent_are_left_out(
+    small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *[TEXT] * 30)
-    shown = [item["id"] for item in (await context(small, conversation_id))["items"]]
-    before = ids[: -len(shown)]
+    sent = [item["id"] for item in (await context(small_window_api, conversation_id))["items"]]
+    before = ids[: -len(sent)]
     await write.retract(conversation_id, before[0])
     await write.retract(conversation_id, before[-1])
 
-    body = await context(small, conversation_id)
+    body = await context(small_window_api, conversation_id)
 
-    assert [item["id"] for item in body["items"]] == shown
-    told = {"from": before[1], "to": before[-2], "count": len(before) - 2, "reason": "budget"}
-    assert body["left_out"] == [told]
+    assert [item["id"] for item in body["items"]] == sent
+    left_out = {"from": before[1], "to": before[-2], "count": len(before) - 2, "reason": "budget"}
+    assert body["left_out"] == [left_out]
 
 
-async def test_what_was_not_read_back_to_the_first_item_is_not_counted(
-    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
+async def test_left_out_items_are_not_counted_where_the_first_item_was_not_read(
+    small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
     ids = await write.append(conversation_id, *[TEXT] * 500)
 
-    body = await context(small, conversation_id)
+    body = await context(small_window_api, conversation_id)
 
     newest_left_out = ids[-len(body["items"]) - 1]
     assert body["left_out"] == [{"from": None, "to": newest_left_out, "count": None, "reason": "budget"}]
 
 
-async def test_nothing_is_left_out_where_all_is_shown(
-    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
+async def test_nothing_is_left_out_where_all_items_are_sent(
+    small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     [first] = await write.append(conversation_id, "b")
     await write.retract(conversation_id, first)
 
-    assert (await context(small, conversation_id))["left_out"] == []
+    assert (await context(small_window_api, conversation_id))["left_out"] == []
 
 
-async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
-    settings: Settings, postgres: Proxy, write: Writer
-) -> None:
+async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, postgres: Proxy, write: Writer) -> None:
     conversation_id = await write.start("a")
     reply_request = ReplyRequest(model=MODEL, parameters={})
     async with open_dependencies(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as dependencies:
@@ -91,18 +97,18 @@ async def test_a_postgres_that_hangs_while_a_context_is_read_is_not_waited_for(
         with pytest.raises(PostgresUnavailable):
             await dependencies.contexts.assemble("default", conversation_id, 2, reply_request)
         assert time.monotonic() - started < 4.0
-        await postgres.mend()
+        await postgres.restore()
 
 
-async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_marked(
-    small: httpx.AsyncClient, write: Writer, projector: ManualProjector
+async def test_a_summary_replaces_the_items_before_it_and_pinned_items_are_marked(
+    small_window_api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     ids = await write.append(conversation_id, "b", "c", "d")
     await write.execute(conversation_id, PinItem(item_id=ids[0]))
     await write.compact(conversation_id, ids[1], 3, "They spelled.")
 
-    body = await context(small, conversation_id)
+    body = await context(small_window_api, conversation_id)
 
     assert [(item["id"], item["pinned"]) for item in body["items"]] == [(ids[0], True), (ids[2], False)]
     summary = body["summary"]
@@ -117,7 +123,7 @@ async def test_a_summary_stands_for_the_items_before_it_and_pinned_ones_are_mark
     assert body["tokens"] == summary["tokens"] + sum(item["tokens"] for item in body["items"])
 
 
-async def test_the_budget_is_counted_as_the_model_counts(
+async def test_tokens_are_counted_with_the_models_encoding(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     text = "Ünïcödé 雪が降る — نص عربي 🙂 " * 20
@@ -126,6 +132,75 @@ async def test_the_budget_is_counted_as_the_model_counts(
         for model, encoding in (("gpt-4", "cl100k_base"), ("gpt-4o", "o200k_base")):
             answer = await api.get(f"/v1/conversations/{conversation_id}/context", params={"model": model})
             body = answer.json()
-            each = count(text, encoding) + 4
-            assert {item["tokens"] for item in body["items"]} == {each}
-            assert body["tokens"] == each * len(body["items"]) <= 3_000 < each * (len(body["items"]) + 1)
+            item_tokens = count(text, encoding) + 4
+            assert {item["tokens"] for item in body["items"]} == {item_tokens}
+            assert body["tokens"] == item_tokens * len(body["items"]) <= 3_000 < item_tokens * (len(body["items"]) + 1)
+
+
+@pytest.fixture
+async def pool(settings: Settings) -> AsyncIterator[Pool]:
+    pool = make_pool(settings.postgres_url, max_size=2)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+
+async def no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> RecentItems | None:
+    return None
+
+
+class CountingReader(EventReader):
+    """Counts how many contexts are read at the same time."""
+
+    running = most = 0
+
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            return await super().settings_events(conversation_id, until=until)
+        finally:
+            self.running -= 1
+
+
+async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_time(
+    write: Writer, pool: Pool, settings: Settings
+) -> None:
+    conversation_id = await write.start(*map(str, range(50)))
+    reader = CountingReader(pool)
+    contexts = Contexts(reader, Models(settings), no_snapshot)
+    reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
+    found = await asyncio.gather(*(contexts.assemble("default", conversation_id, 51, reply_request) for _ in range(40)))
+    assert {len(context.sent_ids) for context in found} == {50}
+    assert 1 < reader.most <= MAX_LOG_READS
+
+
+class HangingReader(EventReader):
+    """Its lookups hang, as with a frozen Postgres, until `released` is set."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+        self.released = asyncio.Event()
+
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        await self.released.wait()
+        return await super().settings_events(conversation_id, until=until)
+
+
+async def test_while_the_contexts_being_read_hang_the_waiting_ones_fail_in_time(
+    write: Writer, pool: Pool, settings: Settings
+) -> None:
+    conversation_id = await write.start("a", "b")
+    reader = HangingReader(pool)
+    contexts = Contexts(reader, Models(settings), no_snapshot, log_read_wait_timeout=0.2)
+    reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
+
+    async def read() -> int:
+        return len((await contexts.assemble("default", conversation_id, 3, reply_request)).sent_ids)
+
+    hanging = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
+    await asyncio.sleep(0)
+    waiting = await asyncio.wait_for(asyncio.gather(*(read() for _ in range(10)), return_exceptions=True), 5)
+    assert [type(error) for error in waiting] == [psycopg.OperationalError] * 10
+    reader.released.set()
+    assert await asyncio.gather(*hanging, read()) == [2] * (MAX_LOG_READS + 1)

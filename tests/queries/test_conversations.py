@@ -1,4 +1,4 @@
-"""Conversations, one and listed."""
+"""One conversation, and lists of conversations."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [conversation["id"] for conversation in page["data"]]
 
 
-async def test_a_conversation_is_answered_at_once_with_its_version_as_etag(
+async def test_a_new_conversation_is_readable_at_once_with_its_version_as_etag(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello", metadata={"topic": "demo"}, title="A talk")
@@ -40,7 +40,7 @@ async def test_a_conversation_is_answered_at_once_with_its_version_as_etag(
     assert (body["title"], body["status"], body["version"]) == ("A talk", "active", 2)
 
 
-async def test_an_unknown_a_deleted_and_another_tenants_conversation_are_not_found(
+async def test_unknown_deleted_and_other_tenants_conversations_are_not_found(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     deleted = await write.start()
@@ -76,7 +76,7 @@ async def test_a_list_pages_through_all_conversations_in_either_order(
     assert sizes == [3, 3, 1]
 
 
-async def test_a_page_that_ends_the_list_exactly_says_there_is_no_more(
+async def test_a_page_that_exactly_ends_the_list_has_no_more(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(4):
@@ -86,7 +86,7 @@ async def test_a_page_that_ends_the_list_exactly_says_there_is_no_more(
     assert (await listed(api, limit=3))["has_more"] is True
 
 
-async def test_before_alone_gives_the_nearest_page_before_the_cursor(
+async def test_before_alone_gives_the_page_just_before_the_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     made = [await write.start() for _ in range(6)]
@@ -122,7 +122,7 @@ async def test_a_list_is_filtered_by_status_owner_and_metadata(
     assert ids(await listed(api, **{"metadata[$a.b]": "1", "metadata[c]": "$c"})) == []
 
 
-async def test_a_conversation_deleted_meanwhile_is_still_a_cursor(
+async def test_a_deleted_conversation_is_still_a_valid_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     made = [await write.start() for _ in range(3)]
@@ -143,7 +143,7 @@ async def test_a_new_conversation_is_in_the_list_at_once(
     "metadata",
     [{"$ref": "a", "$id": "b"}, {"$ref": "a", "$id": "b", "$db": "c", "x": "y"}, {"_id": "a", "": "b", "a.b": "$c"}],
 )
-async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
+async def test_any_metadata_is_returned_as_written_and_can_be_filtered_by(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, metadata: dict[str, str]
 ) -> None:
     started = await write.start(metadata=metadata)
@@ -160,9 +160,9 @@ async def test_any_metadata_is_shown_and_filtered_by_as_it_was_written(
     assert len(ids(await listed(api))) == 4
 
 
-@pytest.mark.parametrize("asked", [{"owner": "rare"}, {"metadata[topic]": "rare"}, {"status": "ended"}, {}])
-async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
-    asked: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+@pytest.mark.parametrize("filters", [{"owner": "rare"}, {"metadata[topic]": "rare"}, {"status": "ended"}, {}])
+async def test_a_filtered_list_examines_little_more_than_it_returns(
+    filters: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     for _ in range(60):
         await write.start(metadata={"topic": "usual"}, owner="usual")
@@ -172,10 +172,10 @@ async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
     database = projector.views
     await database.command("profile", 2)
     try:
-        found = ids(await listed(api, limit=1, **asked))
+        found = ids(await listed(api, limit=1, **filters))
     finally:
         await database.command("profile", 0)
-    [look] = (
+    [profile] = (
         await database["system.profile"]
         .find({"command.aggregate": "conversations", "ns": {"$regex": "conversations$"}})
         .to_list()
@@ -183,4 +183,4 @@ async def test_a_filtered_list_looks_at_what_it_shows_and_little_else(
     await database["system.profile"].drop()
 
     assert found == [rare]
-    assert look["docsExamined"] <= 2 + PARTITIONS  # and where the view stands in each bucket
+    assert profile["docsExamined"] <= 2 + PARTITIONS  # the positions of the view are read too

@@ -1,4 +1,4 @@
-"""The audit trail, in pages and live."""
+"""The audit trail, in pages and as a live stream."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
     return body
 
 
-async def test_every_event_is_told_in_full_without_waiting_for_any_view(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_every_event_is_returned_in_full_without_any_view(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start("hello", metadata={"a": "b"})
     response_id, given = await write.request_reply(conversation_id, "two plus two?", temperature=0.5)
     output = await write.complete_reply(conversation_id, response_id, given, "four")
@@ -62,7 +62,7 @@ async def test_every_event_is_told_in_full_without_waiting_for_any_view(api: htt
     assert retracted["data"] == {"item_id": given[0].item_id, "branch": 0, "depth": 2}
 
 
-async def test_what_a_description_leaves_as_it_was_is_not_told(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_a_description_event_has_only_the_changed_fields(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
     await write.execute(conversation_id, DescribeConversation(title="New"))
 
@@ -70,7 +70,7 @@ async def test_what_a_description_leaves_as_it_was_is_not_told(api: httpx.AsyncC
     assert described["data"] == {"title": "New"}
 
 
-async def test_pages_of_events_follow_each_other_without_gaps(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_pages_of_events_have_no_gaps(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start()
     await write.append(conversation_id, *map(str, range(149)))
 
@@ -126,7 +126,7 @@ async def stream_of(url: str, conversation_id: str, **headers: str) -> AsyncIter
         yield answer.aiter_lines()
 
 
-async def test_a_stream_tells_what_was_and_then_what_happens(settings: Settings, write: Writer) -> None:
+async def test_a_stream_sends_past_events_and_then_new_ones(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     async with served(settings) as url, stream_of(url, conversation_id) as lines:
         before = await read_events(lines, 2)
@@ -138,7 +138,7 @@ async def test_a_stream_tells_what_was_and_then_what_happens(settings: Settings,
     assert msgspec.json.decode(after["data"])["data"]["item"]["content"] == "b"
 
 
-async def test_a_stream_resumes_behind_the_last_event_that_arrived(settings: Settings, write: Writer) -> None:
+async def test_a_stream_resumes_after_the_last_event_id(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a", "b", "c")
     async with served(settings) as url:
         async with stream_of(url, conversation_id, **{"Last-Event-ID": "3"}) as lines:
@@ -151,7 +151,7 @@ async def test_a_stream_resumes_behind_the_last_event_that_arrived(settings: Set
     assert (head.status_code, head.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
-async def test_a_stream_ends_behind_the_conversations_deletion(settings: Settings, write: Writer) -> None:
+async def test_a_stream_ends_after_the_conversations_deletion(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     async with served(settings) as url, stream_of(url, conversation_id) as lines:
         await read_events(lines, 1)
@@ -174,7 +174,7 @@ async def test_a_stream_without_new_events_sends_comments(settings: Settings, wr
     assert second.startswith(b":")
 
 
-async def test_a_client_that_hangs_up_leaves_nothing_running(settings: Settings, write: Writer) -> None:
+async def test_a_disconnected_client_leaves_no_task_running(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     async with served(settings) as url:
         before = len(asyncio.all_tasks())
@@ -184,7 +184,7 @@ async def test_a_client_that_hangs_up_leaves_nothing_running(settings: Settings,
         await eventually(lambda: len(asyncio.all_tasks()) <= before + 1)
 
 
-async def test_a_stream_outlives_an_outage_of_postgres(
+async def test_a_stream_survives_an_outage_of_postgres(
     settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -195,7 +195,7 @@ async def test_a_stream_outlives_an_outage_of_postgres(
         await write.append(conversation_id, "meanwhile")
         async with httpx.AsyncClient(base_url=url) as client:
             refused = await client.get(f"/v1/conversations/{conversation_id}/events")
-        await postgres.mend()
+        await postgres.restore()
         [event] = await read_events(lines, 1)
 
     assert refused.status_code == 503

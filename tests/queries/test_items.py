@@ -1,4 +1,4 @@
-"""Items of a conversation: pages, cursors, retracted ones, and any version as it stood."""
+"""Items of a conversation: pages, cursors, retracted items, and items as of a version."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
     answer = await api.get(f"/v1/conversations/{conversation_id}/items", params=query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
-    if body["data"]:  # the ids of an empty page are null, which the SDK's pager takes and its type does not know
+    if body["data"]:  # an empty page has null ids, which the SDK accepts but its type does not
         assert ConversationItemList.model_validate(body).object == "list"
     return body
 
@@ -31,7 +31,7 @@ def ids(page: dict[str, Any]) -> list[str]:
     return [item["id"] for item in page["data"]]
 
 
-async def test_items_come_newest_first_with_the_conversations_version_as_etag(
+async def test_items_are_newest_first_with_the_conversations_version_as_etag(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("one", "two")
@@ -43,7 +43,7 @@ async def test_items_come_newest_first_with_the_conversations_version_as_etag(
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
-async def test_pages_follow_each_other_over_retracted_items_and_end_exactly(
+async def test_pages_skip_retracted_items_and_end_exactly(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
     conversation_id = await write.start()
@@ -61,9 +61,7 @@ async def test_pages_follow_each_other_over_retracted_items_and_end_exactly(
     assert [page["first_id"] for page in pages] == [ids(page)[0] for page in pages]
 
 
-async def test_a_retracted_item_is_a_cursor_like_any_other(
-    api: httpx.AsyncClient, write: Writer, live: ManualProjector
-) -> None:
+async def test_a_retracted_item_is_a_valid_cursor(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
     appended = await write.append(conversation_id, "a", "b", "c")
     await write.retract(conversation_id, appended[1])
@@ -72,7 +70,7 @@ async def test_a_retracted_item_is_a_cursor_like_any_other(
     assert texts(await page_of(api, conversation_id, order="asc", before=appended[1])) == ["a"]
 
 
-async def test_a_cursor_of_another_conversation_is_refused_by_name(
+async def test_a_cursor_of_another_conversation_is_refused(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -86,7 +84,7 @@ async def test_a_cursor_of_another_conversation_is_refused_by_name(
             assert answer.json()["error"]["param"] == param
 
 
-async def test_items_as_of_a_version_are_those_that_stood_then(
+async def test_items_as_of_a_version_are_those_of_that_version(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("a", "b")  # versions 1 to 3
@@ -94,14 +92,16 @@ async def test_items_as_of_a_version_are_those_that_stood_then(
     await write.retract(conversation_id, third)  # 5
     await write.append(conversation_id, "d")  # 6
 
-    stood = {version: texts(await page_of(api, conversation_id, as_of=version, order="asc")) for version in range(1, 7)}
+    by_version = {
+        version: texts(await page_of(api, conversation_id, as_of=version, order="asc")) for version in range(1, 7)
+    }
 
-    assert stood == {1: [], 2: ["a"], 3: ["a", "b"], 4: ["a", "b", "c"], 5: ["a", "b"], 6: ["a", "b", "d"]}
+    assert by_version == {1: [], 2: ["a"], 3: ["a", "b"], 4: ["a", "b", "c"], 5: ["a", "b"], 6: ["a", "b", "d"]}
     answer = await api.get(f"/v1/conversations/{conversation_id}/items", params={"as_of": 7})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "as_of")
 
 
-async def test_an_item_is_given_bare_until_it_is_retracted(
+async def test_an_item_is_readable_until_it_is_retracted(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -139,7 +139,7 @@ async def test_the_official_client_pages_through_everything(
     assert one == items[7]
 
 
-async def test_head_answers_like_get(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_head_has_the_headers_of_get(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start("a")
 
     for path in ("", "/items", "/events"):

@@ -1,4 +1,4 @@
-"""What is parked is never shown as it was: its reads are refused, and lists that it belongs to say so."""
+"""A parked conversation is never shown in an old state: its reads are refused, and lists that it belongs to say so."""
 
 import asyncio
 from threading import Event
@@ -23,15 +23,15 @@ ENTRY = {"position": 2, "version": 2, "topic": "item.appended", "error": "Unread
 async def park(projector: ManualProjector, view: str, conversation_id: str, tenant: str = "default") -> None:
     entry = {f"parked.{conversation_id}": {"tenant": tenant, **ENTRY}}
     partition = partition_of(conversation_id)
-    first = {"view": view, "bucket": partition, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
-    place = {"$set": entry, "$setOnInsert": {**first, "collection": view}}
-    await projector.views[POSITIONS_COLLECTION].update_one({"_id": position_key(view, partition)}, place, upsert=True)
+    new = {"view": view, "bucket": partition, "position": 2, "state": "live", "target": 0, "epoch": 0, "version": 1}
+    update = {"$set": entry, "$setOnInsert": {**new, "collection": view}}
+    await projector.views[POSITIONS_COLLECTION].update_one({"_id": position_key(view, partition)}, update, upsert=True)
 
 
 async def unpark(projector: ManualProjector, view: str, conversation_id: str) -> None:
-    back = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
+    update = {"$unset": {f"parked.{conversation_id}": ""}, "$inc": {"repairs": 1}}
     await projector.views[POSITIONS_COLLECTION].update_one(
-        {"_id": position_key(view, partition_of(conversation_id))}, back
+        {"_id": position_key(view, partition_of(conversation_id))}, update
     )
 
 
@@ -39,7 +39,7 @@ def code(answer: httpx.Response) -> tuple[int, str | None]:
     return answer.status_code, None if answer.status_code == 200 else answer.json()["error"]["code"]
 
 
-async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation_parked(
+async def test_a_read_is_refused_where_a_view_that_it_needs_has_parked_the_conversation(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")
@@ -59,7 +59,7 @@ async def test_a_read_is_refused_where_a_view_that_it_needs_has_the_conversation
     assert code(await api.get(f"/v1/conversations/{other}/items")) == (200, None)
 
 
-async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_nothing_of_others(
+async def test_a_list_says_that_a_conversation_of_its_own_tenant_is_parked_and_nothing_about_other_tenants(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
@@ -73,17 +73,17 @@ async def test_a_list_says_that_one_of_the_callers_conversations_is_parked_and_n
 
     assert (unaffected.status_code, unaffected.headers.get("x-consistency"), named) == (200, None, [])
     assert (affected.status_code, affected.headers["x-consistency"]) == (200, "parked")
-    assert [each["id"] for each in affected.json()["data"]] == [conversation_id]
+    assert [conversation["id"] for conversation in affected.json()["data"]] == [conversation_id]
 
 
-async def test_the_projections_name_what_is_parked_and_why(
+async def test_projections_list_parked_conversations_with_the_reason(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
     await park(projector, "items", conversation_id)
     data = (await api.get("/v1/projections")).json()["data"]
-    assert {each["name"]: each["parked"] for each in data if each["parked"]} == {
+    assert {view["name"]: view["parked"] for view in data if view["parked"]} == {
         "items": [
             {
                 "conversation_id": conversation_id,
@@ -98,7 +98,7 @@ async def test_the_projections_name_what_is_parked_and_why(
     }
 
 
-async def test_with_postgres_away_what_is_parked_is_refused_too(
+async def test_while_postgres_is_unavailable_parked_conversations_are_refused_too(
     cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start("a"), await write.start("b")
@@ -123,28 +123,28 @@ async def test_with_postgres_away_what_is_parked_is_refused_too(
     assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified")
 
 
-@pytest.mark.parametrize("back", [False, True])
-async def test_a_conversation_that_is_parked_while_it_is_read_is_noticed_even_if_it_is_back_already(
-    back: bool, settings: Settings, write: Writer, projector: ManualProjector
+@pytest.mark.parametrize("repaired", [False, True])
+async def test_a_conversation_that_is_parked_during_the_read_is_noticed_even_after_its_repair(
+    repaired: bool, settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
     await projector.catch_up()
     async with open_dependencies(settings, Event()) as dependencies:
-        one = await dependencies.consistency.read_conversation("default", conversation_id, "items")
-        every = await dependencies.consistency.read_tenant("default", "items")
-        await dependencies.consistency.check(one)
+        conversation = await dependencies.consistency.read_conversation("default", conversation_id, "items")
+        all_conversations = await dependencies.consistency.read_tenant("default", "items")
+        await dependencies.consistency.check(conversation)
         await park(projector, "items", conversation_id)
-        if back:
+        if repaired:
             await unpark(projector, "items", conversation_id)
         with pytest.raises(ApiError) as refused:
-            await dependencies.consistency.check(one)
-        await dependencies.consistency.check(every)
+            await dependencies.consistency.check(conversation)
+        await dependencies.consistency.check(all_conversations)
 
-    assert refused.value.code == ("read_models_behind" if back else "conversation_parked")
-    assert every.headers == {"x-consistency": "parked"}
+    assert refused.value.code == ("read_models_behind" if repaired else "conversation_parked")
+    assert all_conversations.headers == {"x-consistency": "parked"}
 
 
-async def test_a_read_does_not_wait_for_what_is_parked(
+async def test_a_read_of_a_parked_conversation_is_refused_at_once(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")

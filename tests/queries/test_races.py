@@ -1,4 +1,4 @@
-"""What happens to a conversation or a view in the middle of a read never shows as half an answer."""
+"""A read during a rebuild or a deletion is complete, or it is refused."""
 
 import asyncio
 from collections import Counter
@@ -12,45 +12,45 @@ from tests.queries.writer import Writer
 READERS = 4
 
 
-async def test_a_page_read_while_the_views_are_rebuilt_is_whole_or_a_503(
+async def test_a_page_read_while_the_views_are_rebuilt_is_complete_or_a_503(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start(*map(str, range(60)))
     path = f"/v1/conversations/{conversation_id}/items"
-    whole = (await api.get(path, params={"limit": 100})).content
-    over = asyncio.Event()
-    seen: Counter[str] = Counter()
+    complete = (await api.get(path, params={"limit": 100})).content
+    finished = asyncio.Event()
+    answers: Counter[str] = Counter()
 
     async def read() -> None:
-        while not over.is_set():
+        while not finished.is_set():
             for params in ({"limit": 100}, {"limit": 30}):
                 answer = await api.get(path, params=params)
                 assert answer.status_code == 200 or answer.json()["error"]["code"] == "read_models_behind", answer.text
                 if answer.status_code == 200 and params["limit"] == 100:
-                    assert answer.content == whole
+                    assert answer.content == complete
                 if answer.status_code == 200 and params["limit"] == 30:
                     assert len(answer.json()["data"]) == 30
-                seen[f"items {answer.status_code}"] += 1
+                answers[f"items {answer.status_code}"] += 1
             found = await api.get(f"/v1/conversations/{conversation_id}")
             assert found.status_code in (200, 503), found.text
             listed = await api.get("/v1/conversations")
             assert listed.status_code == 503 or len(listed.json()["data"]) == 1
-            seen[f"list {listed.status_code}"] += 1
+            answers[f"list {listed.status_code}"] += 1
 
     async def reset() -> None:
         for _ in range(8):
             for view in MONGO_VIEWS:
                 await live.reset_view(view)
             await asyncio.sleep(0.2)
-        over.set()
+        finished.set()
 
     async with asyncio.timeout(60):
         await asyncio.gather(reset(), *(read() for _ in range(READERS)))
-    assert seen["items 200"] > 0
-    assert seen["list 200"] > 0
+    assert answers["items 200"] > 0
+    assert answers["list 200"] > 0
 
 
-async def test_a_page_read_while_its_conversation_is_deleted_is_whole_or_not_found(
+async def test_a_page_read_while_its_conversation_is_deleted_is_complete_or_not_found(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     for _ in range(10):

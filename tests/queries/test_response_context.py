@@ -1,4 +1,4 @@
-"""What a model was sent for a reply, rendered again at any later time: byte for byte what the provider got.
+"""GET /v1/responses/{id}/context: each request is rendered again exactly as the provider received it, whatever happened later.
 
 scripts/test tests/queries/test_response_context.py -m endless     five hundred histories
 """
@@ -56,7 +56,7 @@ async def response_context(api: httpx.AsyncClient, response_id: str) -> dict[str
 
 
 class History:
-    """A random one: whatever can happen to a conversation, happens to it."""
+    """A conversation with a random history of every kind of change."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient) -> None:
         self._random = random.Random(seed)
@@ -64,57 +64,57 @@ class History:
         self._ids: list[str] = []
         self.conversation_id = ""
         self.responses: list[str] = []
-        self.beside: list[str] = []
+        self.fork_responses: list[str] = []
 
-    async def happen(self, steps: int = 14) -> None:
+    async def run(self, steps: int = 14) -> None:
         policy = {"budget": BUDGET, "strategy": self._random.choice(("newest_turns", "rolling_summary"))}
         started = await self._post("", instructions=self._text(), context_policy=policy)
         self.conversation_id = started.json()["id"]
         acts = (
-            self._say,
-            self._say,
-            self._ask,
-            self._ask,
+            self._append,
+            self._append,
+            self._request_reply,
+            self._request_reply,
             self._pin,
             self._retract,
             self._compact,
             self._undo,
             self._describe,
-            self._go_on_beside,
+            self._continue_in_fork,
         )
-        await self._say()
-        await self._ask()
+        await self._append()
+        await self._request_reply()
         for _ in range(steps):
             await self._random.choice(acts)()
 
-    async def _say(self) -> None:
+    async def _append(self) -> None:
         call = {"type": "function_call", "call_id": mint("call"), "name": "look", "arguments": self._text()}
         output = {"type": "function_call_output", "call_id": call["call_id"], "output": self._text()}
-        alone = {**output, "call_id": "nobody"}
+        without_call = {**output, "call_id": "nobody"}
         reasoning = {"type": "reasoning", "summary": []}
         items = [self._message("user"), call, output, self._message("assistant")]
-        for item in (alone, reasoning, call):
+        for item in (without_call, reasoning, call):
             if self._random.random() < 0.2:
                 items.insert(self._random.randrange(1, 4), item)
         answer = await self._post("/items", items=(items * self._random.randint(1, 3))[:20])
-        self._ids += [each["id"] for each in answer.json()["data"]]
+        self._ids += [item["id"] for item in answer.json()["data"]]
 
-    async def _ask(self) -> None:
-        given: dict[str, Any] = {"input": self._text(), "conversation": self.conversation_id}
+    async def _request_reply(self) -> None:
+        request: dict[str, Any] = {"input": self._text(), "conversation": self.conversation_id}
         if self._random.random() < 0.5:
-            given |= {"instructions": self._text(), "temperature": 0.5, "max_output_tokens": 50}
-        answer = await self._store.post("/v1/responses", json=given)
+            request |= {"instructions": self._text(), "temperature": 0.5, "max_output_tokens": 50}
+        answer = await self._store.post("/v1/responses", json=request)
         if answer.status_code == 200:
             self.responses.append(answer.json()["id"])
         else:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
-    async def _go_on_beside(self) -> None:
-        """In a fork, or further in one."""
-        previous = self._random.choice([*self.responses, *self.beside])
+    async def _continue_in_fork(self) -> None:
+        """Continues from an earlier response, which creates a fork or continues one."""
+        previous = self._random.choice([*self.responses, *self.fork_responses])
         answer = await self._store.post("/v1/responses", json={"input": self._text(), "previous_response_id": previous})
         if answer.status_code == 200:
-            self.beside.append(answer.json()["id"])
+            self.fork_responses.append(answer.json()["id"])
         else:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
@@ -134,8 +134,8 @@ class History:
         await self._post("", instructions=self._random.choice((None, self._text())))
 
     async def _post(self, path: str, **body: Any) -> httpx.Response:
-        ident = f"/{self.conversation_id}" if self.conversation_id else ""
-        answer = await self._store.post(f"/v1/conversations{ident}{path}", json=body or None)
+        resource = f"/{self.conversation_id}" if self.conversation_id else ""
+        answer = await self._store.post(f"/v1/conversations{resource}{path}", json=body or None)
         assert answer.status_code < 500, answer.text
         return answer
 
@@ -147,7 +147,7 @@ class History:
 
 
 @pytest.mark.parametrize("histories", [A_FEW, pytest.param(FIVE_HUNDRED, marks=pytest.mark.endless)])
-async def test_whatever_happened_since_a_request_is_rendered_as_the_provider_got_it(
+async def test_after_any_history_each_request_is_rendered_as_the_provider_received_it(
     histories: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
     summarized = 0
@@ -155,27 +155,27 @@ async def test_whatever_happened_since_a_request_is_rendered_as_the_provider_got
         for number in range(histories):
             provider.requests.clear()
             history = History(SEED + number, store)
-            await history.happen()
+            await history.run()
             sent = {request_sha256(body) for body in provider.requests}
-            on_record = [event for event in log.events(history.conversation_id) if isinstance(event, ReplyRequested)]
-            assert [event.response_id for event in on_record] == history.responses
-            for event in on_record:
+            recorded = [event for event in log.events(history.conversation_id) if isinstance(event, ReplyRequested)]
+            assert [event.response_id for event in recorded] == history.responses
+            for event in recorded:
                 body = await response_context(api, event.response_id)
                 assert body["request"] in provider.requests
                 assert request_sha256(body["request"]) == event.shown.request_sha256
                 assert event.shown.request_sha256 in sent
                 assert body["request_sha256_matches"] is True
                 assert body["tokens"] == event.shown.tokens <= BUDGET
-                assert [each.reason for each in event.shown.left_out] == [each["reason"] for each in body["left_out"]]
+                assert [part.reason for part in event.shown.left_out] == [part["reason"] for part in body["left_out"]]
                 summarized += body["summary"] is not None
-            for response_id in history.beside:
+            for response_id in history.fork_responses:
                 body = await response_context(api, response_id)
                 assert body["request"] in provider.requests
                 assert body["request_sha256_matches"] is True
     assert summarized
 
 
-async def test_a_request_that_was_sent_otherwise_does_not_match(
+async def test_a_request_that_is_not_the_recorded_one_does_not_match(
     store: httpx.AsyncClient, settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
@@ -186,20 +186,21 @@ async def test_a_request_that_was_sent_otherwise_does_not_match(
     assert [item["item"]["content"][0]["text"] for item in body["items"]] == ["b"]
 
 
-async def test_what_is_unknown_or_deleted_alone_or_with_its_conversation_is_not_found(
-    api: httpx.AsyncClient, write: Writer
-) -> None:
-    alone, together = await write.start("a"), await write.start("b")
-    (first, given), (second, _) = await write.request_reply(alone, "x"), await write.request_reply(together, "y")
-    await write.complete_reply(alone, first, given, "answer")
-    await write.execute(alone, DeleteReply(response_id=first))
-    await write.delete(together)
+async def test_unknown_responses_and_deleted_ones_are_not_found(api: httpx.AsyncClient, write: Writer) -> None:
+    first_conversation, second_conversation = await write.start("a"), await write.start("b")
+    (first, given), (second, _) = (
+        await write.request_reply(first_conversation, "x"),
+        await write.request_reply(second_conversation, "y"),
+    )
+    await write.complete_reply(first_conversation, first, given, "answer")
+    await write.execute(first_conversation, DeleteReply(response_id=first))
+    await write.delete(second_conversation)
     for response_id in (first, second, mint("resp")):
         answer = await api.get(f"/v1/responses/{response_id}/context")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
-async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
+async def test_an_item_retracted_before_the_request_is_not_rendered(
     store: httpx.AsyncClient, settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("one")
@@ -212,10 +213,10 @@ async def test_what_was_retracted_long_after_it_was_said_is_not_rendered_again(
     async with open_api(settings) as api:
         body = await response_context(api, answer.json()["id"])
     assert body["request_sha256_matches"]
-    assert [each["content"] for each in body["request"]["messages"]] == ["one", "three", "hi"]
+    assert [message["content"] for message in body["request"]["messages"]] == ["one", "three", "hi"]
 
 
-async def test_what_a_fork_was_shown_of_its_origin_is_rendered_again_though_the_origin_goes_on(
+async def test_a_forks_request_is_rendered_as_it_was_although_its_origin_changed(
     store: httpx.AsyncClient, settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     origin = await write.start("one")
@@ -230,11 +231,11 @@ async def test_what_a_fork_was_shown_of_its_origin_is_rendered_again_though_the_
     async with open_api(settings) as api:
         body = await response_context(api, answer.json()["id"])
     assert body["request_sha256_matches"]
-    said = [each["content"] for each in body["request"]["messages"]]
-    assert said == ["one", "origin 0", "origin 2", "origin 3", "origin 4", "own", "hi"]
+    contents = [message["content"] for message in body["request"]["messages"]]
+    assert contents == ["one", "origin 0", "origin 2", "origin 3", "origin 4", "own", "hi"]
 
 
-async def test_what_is_on_record_of_a_reply_does_not_grow_with_its_conversation(
+async def test_the_recorded_request_does_not_grow_with_the_conversation(
     store: httpx.AsyncClient, write: Writer, log: Log
 ) -> None:
     sizes: list[int] = []

@@ -1,4 +1,4 @@
-"""Responses, as the official SDK's type takes them."""
+"""Responses, read with the official SDK's type."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ async def response_of(api: httpx.AsyncClient, response_id: str) -> Response:
     return Response.model_validate_json(answer.content)
 
 
-async def test_a_response_is_followed_from_its_request_to_its_end(
+async def test_a_response_is_in_progress_until_its_reply_completes(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")
@@ -40,7 +40,7 @@ async def test_a_response_is_followed_from_its_request_to_its_end(
     assert done.completed_at >= done.created_at
 
 
-async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
+async def test_a_failed_response_has_its_error(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
     response_id, _ = await write.request_reply(conversation_id, "hello")
     await write.fail_reply(conversation_id, response_id)
@@ -56,7 +56,7 @@ async def test_a_response_that_failed_says_why(api: httpx.AsyncClient, write: Wr
     )
 
 
-async def test_a_response_that_was_cut_short_is_incomplete(
+async def test_a_response_that_reached_its_maximum_length_is_incomplete(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -70,7 +70,7 @@ async def test_a_response_that_was_cut_short_is_incomplete(
     assert cut.incomplete_details.reason == "max_output_tokens"
 
 
-async def test_responses_of_others_and_of_deleted_conversations_are_not_found(
+async def test_responses_of_other_tenants_and_of_deleted_conversations_are_not_found(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     others = write.for_tenant("others")

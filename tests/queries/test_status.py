@@ -1,4 +1,4 @@
-"""What is said of the store itself: models, projections, readiness."""
+"""Models, projections and readiness."""
 
 from collections.abc import Iterator
 from threading import Event
@@ -34,11 +34,11 @@ async def test_the_models_are_those_of_the_provider(settings: Settings, model_pr
     assert [(model.id, model.object, model.owned_by) for model in models] == [("scripted", "model", "us")]
 
 
-async def test_without_a_provider_there_are_no_models(api: httpx.AsyncClient) -> None:
+async def test_the_models_are_an_empty_list_where_no_provider_is_configured(api: httpx.AsyncClient) -> None:
     assert (await api.get("/v1/models")).json() == {"object": "list", "data": []}
 
 
-async def test_behind_a_prefix_that_the_server_knows_of_a_read_is_answered(settings: Settings) -> None:
+async def test_a_read_is_answered_below_a_root_path(settings: Settings) -> None:
     app = create_app(settings, Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app, root_path="/store")
@@ -47,7 +47,7 @@ async def test_behind_a_prefix_that_the_server_knows_of_a_read_is_answered(setti
     assert (answer.status_code, answer.json()["object"]) == (200, "list")
 
 
-async def test_a_provider_that_is_away_is_a_502(settings: Settings) -> None:
+async def test_an_unreachable_provider_is_a_502(settings: Settings) -> None:
     async with open_api(settings.model_copy(update={"openai_base_url": "http://127.0.0.1:9/v1"})) as api:
         answer = await api.get("/v1/models")
 
@@ -55,7 +55,7 @@ async def test_a_provider_that_is_away_is_a_502(settings: Settings) -> None:
     assert (answer.json()["error"]["type"], answer.json()["error"]["code"]) == ("model_error", "model_error")
 
 
-async def test_projections_tell_how_far_they_are_behind(
+async def test_projections_report_how_far_each_view_is_behind(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a")
@@ -64,18 +64,20 @@ async def test_projections_tell_how_far_they_are_behind(
 
     data = (await api.get("/v1/projections")).json()["data"]
 
-    assert [each["name"] for each in data] == list(ALL_VIEWS)
-    shown = [each for each in data if each["name"] in MONGO_VIEWS]
-    assert [(each["state"], each["position"], each["head"]) for each in shown] == [("live", 2, 4)] * len(MONGO_VIEWS)
-    assert all(0 < each["lag_seconds"] < 60 for each in shown)
-    assert all(each["parked"] == [] for each in data)
-    assert all([it["bucket"] for it in each["partitions"]] == [*ALL_PARTITIONS] for each in data)
-    assert all((it["state"], it["position"]) == ("live", 2) for each in shown for it in each["partitions"])
+    assert [view["name"] for view in data] == list(ALL_VIEWS)
+    shown = [view for view in data if view["name"] in MONGO_VIEWS]
+    assert [(view["state"], view["position"], view["head"]) for view in shown] == [("live", 2, 4)] * len(MONGO_VIEWS)
+    assert all(0 < view["lag_seconds"] < 60 for view in shown)
+    assert all(view["parked"] == [] for view in data)
+    assert all([partition["bucket"] for partition in view["partitions"]] == [*ALL_PARTITIONS] for view in data)
+    assert all(
+        (partition["state"], partition["position"]) == ("live", 2) for view in shown for partition in view["partitions"]
+    )
     context = data[-1]
     assert (context["state"], context["position"]) == ("absent", 0)
 
 
-async def test_it_is_degraded_and_serves_while_only_mongodb_is_there(
+async def test_it_serves_as_degraded_while_postgres_is_unavailable(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a")

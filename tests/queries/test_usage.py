@@ -1,4 +1,4 @@
-"""Totals of replies: exact, by day and model, whatever became of the conversations."""
+"""Usage by day and model, deleted conversations included."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -15,8 +15,8 @@ async def _reply(write: Writer, conversation_id: str, text: str) -> None:
     await write.complete_reply(conversation_id, response_id, given, text)
 
 
-async def _usage(api: httpx.AsyncClient, **asked: str) -> Any:
-    answer = await api.get("/v1/usage", params=asked)
+async def _usage(api: httpx.AsyncClient, **parameters: str) -> Any:
+    answer = await api.get("/v1/usage", params=parameters)
     assert answer.status_code == 200, answer.text
     return answer.json()["data"]
 
@@ -49,7 +49,7 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
     assert await _usage(api, end="2020-01-01") == []
 
 
-async def test_what_a_summary_took_is_counted_beside_the_replies(
+async def test_the_usage_of_a_summary_is_counted(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start()
@@ -71,10 +71,10 @@ async def test_what_a_summary_took_is_counted_beside_the_replies(
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "parameters",
     [{"start": "2026-02-02", "end": "2026-02-01"}, {"start": "2020-01-01", "end": "2026-01-01"}, {"end": "never"}],
 )
-async def test_days_that_can_not_be_are_a_400(api: httpx.AsyncClient, asked: dict[str, str]) -> None:
-    answer = await api.get("/v1/usage", params=asked)
+async def test_invalid_days_are_a_400(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
+    answer = await api.get("/v1/usage", params=parameters)
 
-    assert (answer.status_code, answer.json()["error"]["param"] in asked) == (400, True)
+    assert (answer.status_code, answer.json()["error"]["param"] in parameters) == (400, True)

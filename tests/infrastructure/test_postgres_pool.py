@@ -1,0 +1,30 @@
+"""The pool of Postgres connections gets every connection back, also from tasks that are cancelled while they return one."""
+
+import asyncio
+from contextlib import suppress
+
+from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
+
+
+async def test_a_task_that_is_cancelled_while_it_returns_its_connection_still_returns_it(settings: Settings) -> None:
+    pool = make_pool(settings.postgres_url, max_size=1)
+    await pool.open()
+    borrowed = asyncio.Event()
+
+    async def borrow() -> None:
+        async with pool.connection():
+            borrowed.set()
+            await asyncio.sleep(0)
+
+    borrower = asyncio.create_task(borrow())
+    await borrowed.wait()
+    # The pool's own lock, which is private: only while it is held does returning a connection wait, and can be cancelled.
+    async with pool._lock:
+        await asyncio.sleep(0.01)
+        borrower.cancel()
+        with suppress(asyncio.CancelledError):
+            await borrower
+    async with asyncio.timeout(5), pool.connection() as connection:
+        assert not connection.closed
+    await pool.close()
