@@ -1,4 +1,4 @@
-"""What happens to conversations. Names and topics are frozen: a test compares every byte of each stored event.
+"""What happens to conversations: the catalogue of all events, in one file. Names and topics are frozen, a test compares stored bytes.
 
 An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold the item as it was
 sent, as JSON text in UTF-8.
