@@ -31,7 +31,7 @@ router = APIRouter(tags=["events"])
 
 MAX_LIMIT = 1000
 MAX_PAGE_BYTES = 16_000_000
-"""A page ends with the event that reaches this size."""
+"""A page ends after the event that reaches this size."""
 
 _CHUNK_EVENTS = 100
 _HASHES = frozenset({"request_sha256"})

@@ -1,7 +1,7 @@
-"""Everything that queries read from the event log instead of from a view. The only module of `queries/` that asks Postgres.
+"""Everything that queries read from the event log instead of from a view. The only module of `queries/` that queries Postgres.
 
-The log is asked for what no view has, or has in time: where a conversation ends now, so that views can be checked against it; the
-audit trail; the items of a context; a reply while it runs.
+Queries need from the log: where a conversation ends now, so that a view can be checked against it; the audit trail; the items of a
+context; replies that are still running.
 
 Reads go on without Postgres. So no lookup takes longer than LOOKUP_TIMEOUT_SECONDS, and while Postgres is known to be unavailable
 lookups fail at once. A probe in the background notices when it is back.
@@ -150,7 +150,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task, which is left behind at the timeout: a frozen server delays its cancellation."""
+        """Runs the lookup as a task and abandons it at the timeout: with a frozen server, cancelling it takes too long to wait for."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)

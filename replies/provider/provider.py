@@ -1,4 +1,4 @@
-"""The provider at OPENAI_BASE_URL, asked through the official client, whichever of the two APIs it speaks."""
+"""Requests to the provider at OPENAI_BASE_URL through the official client, for either of the two APIs."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer of one of the two APIs. `finish` is called once, behind the last event."""
+    """A streamed answer of one of the two APIs. `finish` is called once, after the last event."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
 
@@ -51,7 +51,7 @@ class ModelProvider:
         self._list: ModelList | None = None
         if settings.openai_base_url:
             url = httpx2.URL(settings.openai_base_url)
-            # aiohttp refuses a URL with a user name and a password where there is an Authorization header too. They replace the key.
+            # A user name and password replace the API key. aiohttp refuses them in the URL of a request that has the header too.
             basic_auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
             self._client = AsyncOpenAI(
                 base_url=str(url.copy_with(userinfo=b"")),
@@ -63,11 +63,11 @@ class ModelProvider:
             )
             self._list = ModelList(self._client, clock)
 
-        def count_state(state: State) -> None:
+        def report_state(state: State) -> None:
             if metrics is not None:
                 metrics.model_unavailable.set(state != "closed")
 
-        self._breaker = CircuitBreaker(count_state, clock)
+        self._breaker = CircuitBreaker(report_state, clock)
 
     async def close(self) -> None:
         if self._client is not None:
