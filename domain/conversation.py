@@ -132,17 +132,17 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return replace(state, version=version)
 
 
-def evolve_item(known: KnownItem | None, event: Event) -> KnownItem | None:
+def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
     """The state of one item or response after an event whose `row_key` is its id."""
     match event:
         case ItemAppended():
             return KnownItem(branch=event.branch, depth=event.depth)
         case ReplyRequested():
             return KnownItem()
-        case ItemRetracted() | ReplyDeleted() if known is not None:
-            return replace(known, retracted=True)
+        case ItemRetracted() | ReplyDeleted() if item is not None:
+            return replace(item, retracted=True)
         case _:
-            return known
+            return item
 
 
 def _without(ids: tuple[str, ...], removed: str) -> tuple[str, ...]:

@@ -107,8 +107,8 @@ class SummaryHasChanged(Conflict):
 class NothingToUndo(Conflict):
     code = "nothing_to_undo"
 
-    def __init__(self, conversation_id: str, verb: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has no compaction to {verb}.")
+    def __init__(self, conversation_id: str, action: str) -> None:
+        super().__init__(f"Conversation {conversation_id} has no compaction to {action}.")
 
 
 class NothingToCompact(Conflict):

@@ -26,9 +26,9 @@ class PositionLoader:
         self.superseded: dict[int, int] = {}
         """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
 
-    def hold(self, held: HeldPartitions) -> None:
+    def hold(self, partitions: HeldPartitions) -> None:
         """From the next load on, these partitions are held."""
-        self._held = HeldPartitions(held.leases, held.dead_holders | self._held.dead_holders)
+        self._held = HeldPartitions(partitions.leases, partitions.dead_holders | self._held.dead_holders)
 
     async def load(self) -> dict[str, ViewPosition]:
         """The positions by `key`. Raises PositionMoved, psycopg.Error, PyMongoError and RedisError."""
@@ -60,13 +60,13 @@ class PositionLoader:
             await self._store.start_over(view, head, only_first=True)
         return await self._positions.load_to_advance(self._views)
 
-    async def _end_sessions_of_dead(self, held: HeldPartitions) -> None:
+    async def _end_sessions_of_dead(self, partitions: HeldPartitions) -> None:
         try:
-            await self._store.end_sessions(sorted(held.dead_holders))
+            await self._store.end_sessions(sorted(partitions.dead_holders))
         except OperationFailure as error:
             # MongoDB aborts their transactions by itself, only later.
             log.warning("sessions_not_ended", error_type=type(error).__name__)
-        self._held = HeldPartitions(self._held.leases, self._held.dead_holders - held.dead_holders)
+        self._held = HeldPartitions(self._held.leases, self._held.dead_holders - partitions.dead_holders)
 
     async def _started_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
         """Starts views over that show more than the log has: Postgres was restored from an older backup."""

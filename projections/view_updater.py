@@ -96,9 +96,9 @@ class ViewUpdater:
         """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
         return self._loader.superseded
 
-    def hold(self, held: HeldPartitions) -> None:
+    def hold(self, partitions: HeldPartitions) -> None:
         """From now on this process holds these partitions."""
-        self._loader.hold(held)
+        self._loader.hold(partitions)
         self._must_load = True
 
     async def run(self, stop: asyncio.Event) -> None:

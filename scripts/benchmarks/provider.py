@@ -24,8 +24,8 @@ _LAST = (
 )
 
 
-def create_app(pieces: int) -> ASGIApp:
-    """Any POST is answered with a stream of so many pieces, any GET with the list of models."""
+def create_app(chunks: int) -> ASGIApp:
+    """Any POST is answered with a stream of so many chunks, any GET with the list of models."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,7 +38,7 @@ def create_app(pieces: int) -> ASGIApp:
             pass
         await _begin(send, b"text/event-stream")
         began = time.perf_counter()
-        for number in range(pieces):
+        for number in range(chunks):
             await asyncio.sleep(max(0.0, began + number / PIECES_A_SECOND - time.perf_counter()))
             await send({"type": "http.response.body", "body": _PIECE, "more_body": True})
         await send({"type": "http.response.body", "body": _LAST})

@@ -138,12 +138,12 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
     yield "items", [bytes(entry.item).decode() for entry in kept]
 
 
-def _beyond_bounds(events: Sequence[Any], expected: Snapshot, held: Snapshot) -> dict[str, tuple[str, str]]:
+def _beyond_bounds(events: Sequence[Any], expected: Snapshot, stored: Snapshot) -> dict[str, tuple[str, str]]:
     """A snapshot may reach back less far than one made now, but only where it once was full; and never further."""
-    if held.deleted or held.first == expected.first:
+    if stored.deleted or stored.first == expected.first:
         return {}
-    reached = {"first": (str(expected.first), str(held.first))}
-    if held.first < expected.first:
+    reached = {"first": (str(expected.first), str(stored.first))}
+    if stored.first < expected.first:
         return reached
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
     # What an entry has beside its item: ids, a number and names.

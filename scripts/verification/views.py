@@ -26,30 +26,30 @@ class Moment(Struct, frozen=True):
     """MongoDB as it was at one moment, and where its views stood."""
 
     session: AsyncClientSession
-    places: dict[str, ViewPosition]
+    view_positions: dict[str, ViewPosition]
 
     def position(self, view: str, conversation_id: str) -> int:
         """How far the view is with this conversation."""
-        place = self.places.get(position_key(view, partition_of(conversation_id)))
-        return place.position if place else 0
+        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return view_position.position if view_position else 0
 
     def collection(self, view: str) -> str:
         """The collection that the view is."""
-        place = self.places.get(position_key(view, 0))
-        return place.collection if place else view
+        view_position = self.view_positions.get(position_key(view, 0))
+        return view_position.collection if view_position else view
 
     def parks(self, view: str, conversation_id: str) -> Parked | None:
         """Why the view leaves this conversation out, if it does."""
-        place = self.places.get(position_key(view, partition_of(conversation_id)))
-        return place.parked.get(conversation_id) if place else None
+        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return view_position.parked.get(conversation_id) if view_position else None
 
 
 @asynccontextmanager
 async def moment(database: Database) -> AsyncIterator[Moment]:
     """Every read in the session sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        places = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
-        yield Moment(session, {place["_id"]: position_from(place) async for place in places})
+        documents = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
+        yield Moment(session, {document["_id"]: position_from(document) async for document in documents})
 
 
 class Totals:
@@ -126,10 +126,10 @@ class Views:
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
         """Documents of conversations that the log does not have, and what is parked of them."""
-        for place in at.places.values():
-            for conversation_id, parked in place.parked.items():
+        for view_position in at.view_positions.values():
+            for conversation_id, parked in view_position.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
-                    yield _parked(place.view, conversation_id, parked)
+                    yield _parked(view_position.view, conversation_id, parked)
         for view in CONVERSATION_VIEWS:
             async for tenant, conversation_id, count in self._conversations(view, at):
                 if (tenant, conversation_id) in self._seen or await _is_known(reader, tenant, conversation_id):

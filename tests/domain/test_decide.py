@@ -72,15 +72,15 @@ from domain.events import (
 from tests.domain.specification import CONVERSATION, appended, given, started
 
 SHOWN = Shown(version=1, ranges=(), budget=10, tokens=1, encoding="o200k_base", renderer=1, request_sha256=b"\0" * 32)
-ASKED = InputItem(item_id="msg_q", item=b"{}")
-REQUEST = RequestReply(response_id="resp_1", model="m", parameters=b"{}", input=(ASKED,), shown=SHOWN)
-REQUESTED = ReplyRequested(response_id="resp_1", model="m", parameters=b"{}", input=(ASKED,), shown=SHOWN)
+QUESTION = InputItem(item_id="msg_q", item=b"{}")
+REQUEST = RequestReply(response_id="resp_1", model="m", parameters=b"{}", input=(QUESTION,), shown=SHOWN)
+REQUESTED = ReplyRequested(response_id="resp_1", model="m", parameters=b"{}", input=(QUESTION,), shown=SHOWN)
 START = StartConversation(conversation_id=CONVERSATION, tenant="acme", owner="ann")
 COMPLETE = CompleteReply(
     response_id="resp_1",
     model="m",
     author="ann",
-    input=(ASKED,),
+    input=(QUESTION,),
     output=(NewItem(item_id="msg_a", item=b"{}"),),
     usage=Usage(input_tokens=1),
     finish_reason="stop",
@@ -182,8 +182,8 @@ def test_a_reply_in_progress_completes_after_the_conversation_ended() -> None:
 
 
 def test_a_failed_reply_appends_no_item() -> None:
-    given(started(), REQUESTED).when(FailReply(response_id="resp_1", code="c", message="m", output=(ASKED,))).then(
-        ReplyFailed(response_id="resp_1", code="c", message="m", output=(ASKED,))
+    given(started(), REQUESTED).when(FailReply(response_id="resp_1", code="c", message="m", output=(QUESTION,))).then(
+        ReplyFailed(response_id="resp_1", code="c", message="m", output=(QUESTION,))
     )
 
 
@@ -226,11 +226,11 @@ def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
 
 
 def test_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output() -> None:
-    given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))).then(
-        ReplyCancelled(response_id="resp_1", output=(ASKED,), delta_lengths=(1, 2))
+    given(started(), REQUESTED).when(CancelReply(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))).then(
+        ReplyCancelled(response_id="resp_1", output=(QUESTION,), delta_lengths=(1, 2))
     )
-    given(started(), REQUESTED).when(InterruptReply(response_id="resp_1", code="c", output=(ASKED,))).then(
-        ReplyInterrupted(response_id="resp_1", code="c", output=(ASKED,))
+    given(started(), REQUESTED).when(InterruptReply(response_id="resp_1", code="c", output=(QUESTION,))).then(
+        ReplyInterrupted(response_id="resp_1", code="c", output=(QUESTION,))
     )
 
 

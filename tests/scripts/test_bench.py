@@ -108,11 +108,11 @@ def test_what_is_measured_survives_a_power_cut(store: BenchStore) -> None:
     assert durable["mongodb.journal"] is True
 
 
-def bench(place: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """(status, what it printed, what it said on stderr); its temporary files go to `place`."""
+def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
+    """(status, what it printed, what it said on stderr); its temporary files go to `directory`."""
     done = subprocess.run(
         [ROOT / "scripts" / "run", "bench", *arguments, "--json"],
-        env={**os.environ, "TMPDIR": str(place)},
+        env={**os.environ, "TMPDIR": str(directory)},
         capture_output=True,
         text=True,
         check=False,
