@@ -1,4 +1,7 @@
-"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused by name."""
+"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused by name.
+
+A new parameter is a field of `CreateResponse` and a name in `_STORED`; `context/rendering/` sends it to the provider.
+"""
 
 import re
 from collections.abc import Iterator
