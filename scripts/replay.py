@@ -1,9 +1,8 @@
-"""Plays a conversation back from the event log alone: what happened to it, and what it then was.
+"""Replays a conversation from the event log: its events, and its state after them.
 
-    python -m scripts.replay CONVERSATION_ID [--at VERSION] [--data DIR] [--json]
+    scripts/run replay CONVERSATION_ID [--at VERSION] [--data DIR] [--json]
 
-No view is read, so that it can be asked when a view is in doubt. A deleted conversation is played back too: its events are
-in the log until it is erased.
+It reads no view, so it helps when a view seems wrong. It replays a deleted conversation too: the log keeps its events.
 """
 
 from collections.abc import AsyncIterator
@@ -26,7 +25,7 @@ _PAGE = 500
 
 
 class Replayed(Struct):
-    """A conversation at a version, by its events alone. `items`: as a client is given them, oldest first, retracted ones not."""
+    """A conversation at a version. `items`: as clients receive them, oldest first, without retracted ones."""
 
     state: Conversation | None
     items: list[dict[str, Any]]
@@ -34,7 +33,7 @@ class Replayed(Struct):
 
 
 async def replay(reader: EventReader, conversation_id: str, at: int | None) -> Replayed:
-    """The conversation's events up to version `at` (all of them when None), and what they come to."""
+    """The conversation's events up to version `at` (None: all), and the state and items after them."""
     replayed = Replayed(None, [], [])
     folded = Fold()
     async for recorded in _events(reader, conversation_id, at):
@@ -55,15 +54,15 @@ async def _events(reader: EventReader, conversation_id: str, at: int | None) -> 
 
 
 def main(
-    conversation_id: Annotated[str, typer.Argument(help="Whose events are played back.")],
-    at: Annotated[int | None, typer.Option(min=1, help="The version to stop at; its last when not given.")] = None,
+    conversation_id: Annotated[str, typer.Argument(help="The conversation to replay.")],
+    at: Annotated[int | None, typer.Option(min=1, help="The version to stop at. Default: the last one.")] = None,
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Plays a conversation back from the event log alone: what happened to it, and what it then was."""
+    """Replays a conversation from the event log: its events, and its state after them."""
     configure_logging("replay", "WARNING", "console")
     if not is_id(conversation_id, CONVERSATION):
-        typer.echo(f"{conversation_id!r} is no conversation's id.", err=True)
+        typer.echo(f"{conversation_id!r} is not a conversation id.", err=True)
         raise typer.Exit(2)
     replayed = run_on_stores(data, lambda stores: replay(stores.reader, conversation_id, at))
     if replayed.state is None:
@@ -76,19 +75,19 @@ def main(
 
 
 def _as_json(replayed: Replayed) -> str:
-    told = {
+    fields = {
         "state": replayed.state,
         "items": replayed.items,
         "events": [msgspec.Raw(event_json(recorded)) for recorded in replayed.events],
     }
-    return msgspec.json.encode(told).decode()
+    return msgspec.json.encode(fields).decode()
 
 
 def _as_text(replayed: Replayed) -> str:
     assert replayed.state is not None
     lines = [
         f"{recorded.version:>6}  {recorded.recorded_at:%Y-%m-%d %H:%M:%S.%f}  {recorded.event.topic:<24}"
-        f"  {_whose(recorded)}"
+        f"  {_origin(recorded)}"
         for recorded in replayed.events
     ]
     state: dict[str, Any] = msgspec.to_builtins(replayed.state)
@@ -98,7 +97,7 @@ def _as_text(replayed: Replayed) -> str:
     return "\n".join(lines)
 
 
-def _whose(recorded: Recorded) -> str:
+def _origin(recorded: Recorded) -> str:
     return "  ".join(
         part for part in (recorded.event.row_key, f"by {recorded.subject}", recorded.correlation_id) if part
     )

@@ -1,10 +1,9 @@
-"""Holds everything against the event log: its own hash chains, every view, every context snapshot. Says what differs.
+"""Compares everything with the event log: its hash chains, every view, every context snapshot. Prints the differences.
 
-    python -m scripts.verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
+    scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
-It waits first until the views show the log's end as it was when this began, and may run while everything else does: each
-portion is compared at one position. Ends with 0 when all is as the log says, 1 when something differs, 2 when it was asked
-wrongly, 3 when a store is away.
+First it waits until the views show the log up to its current end. It can run while the store is in use: each group of conversations is
+compared at one position. Exit status: 0 everything matches the log; 1 something differs; 2 wrong usage; 3 a store is unavailable.
 """
 
 import asyncio
@@ -26,12 +25,12 @@ from scripts.verification.snapshots import Snapshots
 from scripts.verification.streams import Streams
 from scripts.verification.views import Views, moment
 
-_LOOK_SECONDS = 0.1
-_MAX_TOLD = 1_000
+_POLL_SECONDS = 0.1
+_MAX_LISTED = 1_000
 
 
 class Verified(Struct, kw_only=True):
-    """What was compared, and what differs: the first thousand of `different`. `position` is the log's end at the start."""
+    """What was compared, and the differences: `differences` lists the first thousand. `position` is the log's end at the start."""
 
     ok: bool = True
     position: int = 0
@@ -44,73 +43,74 @@ class Verified(Struct, kw_only=True):
     differences: list[Difference] = []
     seconds: float = 0.0
 
-    def differs(self, difference: Difference) -> None:
+    def add(self, difference: Difference) -> None:
+        """Counts a difference, and lists it if there is room."""
         self.ok = False
         self.different += 1
-        if len(self.differences) < _MAX_TOLD:
+        if len(self.differences) < _MAX_LISTED:
             self.differences.append(difference)
 
 
 async def verify(stores: Stores, report: Report, *, only: str | None = None, wait: float = 30.0) -> Verified:
-    """Compares all there is, or one conversation."""
+    """Compares everything, or `only` one conversation. `wait`: seconds for the views to catch up."""
     verified = Verified(position=await stores.reader.last_position())
     for difference in await _behind(stores, verified.position, wait):
-        verified.differs(difference)
+        verified.add(difference)
     streams = Streams(stores.pool, only)
     views, snapshots = Views(stores.database), Snapshots(stores.redis, stores.reader)
     totals = await views.totals() if only is None else None
     while True:
         async with moment(stores.database) as at:
-            if not (portion := await streams.next()):
+            if not (page := await streams.next()):
                 break
-            for stream in portion:
+            for stream in page:
                 verified.events += stream.rows
                 if totals is not None:
-                    totals.take(stream)
+                    totals.add(stream)
                 for difference in stream.differences:
-                    verified.differs(difference)
-            async for difference in views.compare(portion, at):
-                verified.differs(difference)
-            async for difference in snapshots.compare(portion, at):
-                verified.differs(difference)
-        verified.conversations += len(portion)
+                    verified.add(difference)
+            async for difference in views.compare(page, at):
+                verified.add(difference)
+            async for difference in snapshots.compare(page, at):
+                verified.add(difference)
+        verified.conversations += len(page)
         report(min(verified.events, verified.position), verified.position)
     if totals is not None:
         for difference in totals.differences():
-            verified.differs(difference)
+            verified.add(difference)
         async with moment(stores.database) as at:
             async for difference in views.strays(at, stores.reader):
-                verified.differs(difference)
+                verified.add(difference)
         async for difference in snapshots.strays():
-            verified.differs(difference)
+            verified.add(difference)
     verified.documents = views.documents | ({} if totals is None else {USAGE: totals.count})
     verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent
     return verified
 
 
 async def _behind(stores: Stores, position: int, wait: float) -> list[Difference]:
-    """The views that do not show `position` after so many seconds."""
+    """The views that do not show `position` after `wait` seconds."""
     positions = ViewPositions(stores.database)
-    give_up = time.monotonic() + wait
+    deadline = time.monotonic() + wait
     while True:
-        places = await positions.statuses(ALL_VIEWS)
-        shown = {view: places[view].position if view in places else 0 for view in ALL_VIEWS}
-        late = {view: at for view, at in shown.items() if at < position}
-        if not late or time.monotonic() >= give_up:
-            return [Difference(view, "behind", note=f"at {at} of {position}") for view, at in late.items()]
-        await asyncio.sleep(_LOOK_SECONDS)
+        statuses = await positions.statuses(ALL_VIEWS)
+        shown = {view: statuses[view].position if view in statuses else 0 for view in ALL_VIEWS}
+        behind = {view: at for view, at in shown.items() if at < position}
+        if not behind or time.monotonic() >= deadline:
+            return [Difference(view, "behind", note=f"at {at} of {position}") for view, at in behind.items()]
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def main(
-    conversation: Annotated[str | None, typer.Option(help="Only this one.")] = None,
-    wait: Annotated[float, typer.Option(min=0.0, help="Seconds the views are given to show the log's end.")] = 30.0,
+    conversation: Annotated[str | None, typer.Option(help="Verify only this conversation.")] = None,
+    wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for the views to catch up.")] = 30.0,
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Holds everything against the event log: its own hash chains, every view, every context snapshot."""
+    """Compares everything with the event log: its hash chains, every view, every context snapshot."""
     configure_logging("verify", "ERROR", "console")
     if conversation is not None and not is_id(conversation, CONVERSATION):
-        typer.echo(f"{conversation!r} is no conversation's id.", err=True)
+        typer.echo(f"{conversation!r} is not a conversation id.", err=True)
         raise typer.Exit(USAGE_ERROR)
     started = time.monotonic()
     with progress("verifying, events", quiet=as_json) as report:
@@ -128,7 +128,7 @@ def _as_text(verified: Verified) -> str:
     lines += [
         f"{verified.events:,} events of {verified.conversations:,} conversations, up to position {verified.position:,}",
         f"{documents}; {verified.snapshots:,} snapshots ({verified.snapshots_absent:,} absent)",
-        f"{'All as the log says' if verified.ok else f'{verified.different:,} differences'}, in {verified.seconds} s",
+        f"{'Everything matches the log' if verified.ok else f'{verified.different:,} differences'}, in {verified.seconds} s",
     ]
     return "\n".join(lines)
 

@@ -1,1 +1,1 @@
-"""What `scripts/verify.py` does: the log against its own chain, the views and the snapshots against the log."""
+"""What `scripts/verify.py` compares: the log with its hash chain, the views and the snapshots with the log."""

@@ -1,4 +1,4 @@
-"""What verification finds: where, of which conversation, and what exactly. Never what people wrote: of that, hash and length."""
+"""The differences that verification reports. They hold no content: of content only the hash and the length."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -13,15 +13,15 @@ What = Literal[
     "missing", "extra", "different", "stale", "behind", "chain", "version", "time", "tenant", "unreadable", "parked"
 ]
 
-_WRITTEN = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
-_IN_SNAPSHOTS = ("pins", "summary", ITEM_PREFIX, PIN_PREFIX)
-"""What the names of a context snapshot's fields begin with that hold the same."""
+_CONTENT_FIELDS = {"title", "instructions", "metadata", "item", "items", "input", "joined", "error", "parameters"}
+_CONTENT_PREFIXES = ("pins", "summary", ITEM_PREFIX, PIN_PREFIX)
+"""Prefixes of the fields of a context snapshot that hold content."""
 
 _MAX_LENGTH = 80
 
 
 class Difference(Struct, frozen=True, omit_defaults=True):
-    """`where` is a view or `log`; `fields` has what was expected and what was found of each field that differs."""
+    """`where` is a view or `log`. `fields`: (expected, found) of each field that differs."""
 
     where: str
     what: What
@@ -39,9 +39,9 @@ class Difference(Struct, frozen=True, omit_defaults=True):
 
 
 def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """(expected, found) by name, told so that they can be shown to anyone."""
+    """(expected, found) by name, without content."""
     return {
-        name: (_told(name, expected.get(name, _ABSENT)), _told(name, found.get(name, _ABSENT)))
+        name: (_shown(name, expected.get(name, _ABSENT)), _shown(name, found.get(name, _ABSENT)))
         for name in sorted(expected.keys() | found.keys())
         if expected.get(name, _ABSENT) != found.get(name, _ABSENT)
     }
@@ -50,7 +50,7 @@ def fields_that_differ(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
 def documents_that_differ(
     where: str, expected: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[Difference]:
-    """Every document that is missing, too many or different; by `_id`."""
+    """Every document that is missing, extra or different. Both mappings are by `_id`."""
     for key in expected.keys() | found.keys():
         if key not in found:
             yield Difference(where, "missing", expected[key].get("conversation_id"), key)
@@ -64,10 +64,10 @@ def documents_that_differ(
 _ABSENT: Any = object()
 
 
-def _told(name: str, value: Any) -> str:
+def _shown(name: str, value: Any) -> str:
     if value is _ABSENT:
         return "nothing"
-    if value is None or not (name in _WRITTEN or name.startswith(_IN_SNAPSHOTS)):
+    if value is None or not (name in _CONTENT_FIELDS or name.startswith(_CONTENT_PREFIXES)):
         return repr(value)[:_MAX_LENGTH]
     text = (
         value.encode("utf-8", "surrogatepass") if isinstance(value, str) else msgspec.json.encode(value, enc_hook=repr)

@@ -1,4 +1,4 @@
-"""The context snapshots in Redis against ones made from the log. One that is not there is no fault: it is made when needed."""
+"""Compares the context snapshots in Redis with the log. A missing snapshot is no difference: it is made when it is needed."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -31,7 +31,7 @@ _PAGE_EVENTS = 1_000
 
 
 class Snapshots:
-    """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
+    """Compares page after page of conversations, and at the end finds snapshots of conversations that are not in the log."""
 
     def __init__(self, redis: Redis, reader: EventReader) -> None:
         self._redis = redis
@@ -41,7 +41,7 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """What differs in these conversations, but for those that are parked; `at` is before Redis is asked."""
+        """The differences of these conversations, parked ones left out. `at` must be before Redis is read."""
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))
@@ -49,9 +49,9 @@ class Snapshots:
             self._seen.add(snapshot_key(stream.tenant, stream.conversation_id))
             if (
                 packed == _EMPTY
-                or _made_otherwise(packed)
+                or _has_other_format(packed)
                 or not stream.readable
-                or at.parks(CONTEXT, stream.conversation_id)
+                or at.parked(CONTEXT, stream.conversation_id)
             ):
                 self.absent += 1
                 continue
@@ -77,26 +77,26 @@ class Snapshots:
             if isinstance(packed, RedisError):
                 raise packed
             fields = unpack_hash(packed)
-            held = from_fields(fields)
+            found = from_fields(fields)
         except (ResponseError, *UNREADABLE) as error:
             return [Difference(CONTEXT, "unreadable", stream.conversation_id, name, note=type(error).__name__)]
         events = stream.events
-        if not events or held.version > events[-1].version:
-            # It is newer than what was read of the log.
-            events = await self._read_up_to(stream.conversation_id, held.version)
-        if not events or held.version > events[-1].version:
+        if not events or found.version > events[-1].version:
+            # The snapshot is newer than the events that were read.
+            events = await self._read_up_to(stream.conversation_id, found.version)
+        if not events or found.version > events[-1].version:
             note = "the log does not have this version"
-            return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, note=note)]
-        due = stream.until(position)
-        if due and held.version < due[-1].version:
-            note = f"version {due[-1].version} was projected"
-            return [Difference(CONTEXT, "stale", stream.conversation_id, name, held.version, note=note)]
-        expected = await snapshot_of(events[: held.version])
-        unlike = fields_that_differ(dict(_comparable(expected, held.first)), dict(_comparable(held, 0)))
-        unlike |= _beyond_bounds(events[: held.version], expected, held) | _not_as_written(fields)
-        if not unlike:
+            return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, note=note)]
+        projected = stream.until(position)
+        if projected and found.version < projected[-1].version:
+            note = f"version {projected[-1].version} was projected"
+            return [Difference(CONTEXT, "stale", stream.conversation_id, name, found.version, note=note)]
+        expected = await snapshot_of(events[: found.version])
+        different = fields_that_differ(dict(_comparable(expected, found.first)), dict(_comparable(found, 0)))
+        different |= _beyond_bounds(events[: found.version], expected, found) | _not_as_written(fields)
+        if not different:
             return []
-        return [Difference(CONTEXT, "different", stream.conversation_id, name, held.version, fields=unlike)]
+        return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     async def _read_up_to(self, conversation_id: str, version: int) -> list[Recorded]:
         events: list[Recorded] = []
@@ -107,8 +107,8 @@ class Snapshots:
         return events
 
 
-def _made_otherwise(packed: bytes | RedisError) -> bool:
-    """Whether it was made by other code than this: nobody reads it any more."""
+def _has_other_format(packed: bytes | RedisError) -> bool:
+    """Whether another version of the code made it, so that nobody reads it."""
     if isinstance(packed, RedisError):
         return False
     try:
@@ -119,7 +119,7 @@ def _made_otherwise(packed: bytes | RedisError) -> bool:
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
-    """What two snapshots of one version have in common from the depth `first` on."""
+    """What two snapshots of the same version must agree on, from the depth `first` on."""
     for name in (
         "version",
         "deleted",
@@ -134,25 +134,25 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
         yield name, getattr(snapshot, name)
     yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
     kept = [entry for entry in snapshot.items if entry.depth >= first]
-    yield "places", [(entry.depth, entry.item_id, entry.tokens) for entry in kept]
+    yield "entries", [(entry.depth, entry.item_id, entry.tokens) for entry in kept]
     yield "items", [bytes(entry.item).decode() for entry in kept]
 
 
-def _beyond_bounds(events: Sequence[Any], expected: Snapshot, stored: Snapshot) -> dict[str, tuple[str, str]]:
-    """A snapshot may reach back less far than one made now, but only where it once was full; and never further."""
-    if stored.deleted or stored.first == expected.first:
+def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
+    """A snapshot may start later than one made now, but only if it was full once. It must never start earlier."""
+    if found.deleted or found.first == expected.first:
         return {}
-    reached = {"first": (str(expected.first), str(stored.first))}
-    if stored.first < expected.first:
-        return reached
+    start = {"first": (str(expected.first), str(found.first))}
+    if found.first < expected.first:
+        return start
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
-    # What an entry has beside its item: ids, a number and names.
+    # 160: what an entry has besides its item: ids, a number and names.
     if len(items) > MAX_ITEMS or sum(len(item) + 160 for item in items) > MAX_BYTES:
         return {}
-    return reached
+    return start
 
 
 def _not_as_written(fields: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Where a hash is not what its own items and pins are written as: counts, bytes, tokens, who is in which block, who is pinned."""
+    """Fields of the hash that disagree with its own items and pins: counts, bytes, tokens, blocks, pinned items."""
     written = {name: str(value) for name, value in to_fields(from_fields(fields)).items()}
     return fields_that_differ(written, fields)

@@ -1,4 +1,4 @@
-"""The log row by row, conversation by conversation: its chain, its versions and its times, and the events for the views."""
+"""Reads the log row by row, by conversation. Checks hash chain, versions and times, and decodes the events."""
 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
@@ -31,7 +31,7 @@ _PAGE = sql.SQL(
 
 
 class Row(Struct, frozen=True):
-    """A stored event, as it is stored."""
+    """A row of `events`."""
 
     originator_id: UUID
     version: int
@@ -48,7 +48,7 @@ class Row(Struct, frozen=True):
 
 
 class Stream:
-    """One conversation's rows, taken in order: what is wrong with them, and its events as far as they can be read."""
+    """One conversation's rows: the differences found in them, and its events up to the first that cannot be decoded."""
 
     def __init__(self, first: Row) -> None:
         self.conversation_id = conversation_id(first.originator_id)
@@ -59,8 +59,8 @@ class Stream:
         self._previous: Row | None = None
         self.readable = True
 
-    def take(self, row: Row) -> None:
-        """The next row."""
+    def add(self, row: Row) -> None:
+        """Checks and decodes the next row."""
         self._check(row)
         self.rows += 1
         self._previous = row
@@ -121,7 +121,7 @@ class Stream:
 
 
 class Streams:
-    """All conversations of the log (or one), in order of their ids, a portion at a time."""
+    """The conversations of the log (or `only` one) in order of their ids, page by page."""
 
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
@@ -129,31 +129,31 @@ class Streams:
         self._after = _FIRST
 
     async def next(self) -> list[Stream]:
-        """Some more conversations, each as whole as it is at this moment; none at the end."""
-        taken: list[Stream] = []
+        """The next conversations, each with all its rows at this moment. Empty at the end."""
+        found: list[Stream] = []
         after = self._after
         while True:
             count = 0
             async for row in self._rows(after):
                 count += 1
                 after = (row.originator_id, row.version)
-                if not taken or taken[-1].conversation_id != conversation_id(row.originator_id):
-                    taken.append(Stream(row))
-                taken[-1].take(row)
+                if not found or found[-1].conversation_id != conversation_id(row.originator_id):
+                    found.append(Stream(row))
+                found[-1].add(row)
             if not count:
                 break
-            if len(taken) > 1:
-                # The last one may go on behind this page: it comes again, from its beginning.
-                again = taken.pop()
-                after = (uuid_of(again.conversation_id), 0)
+            if len(found) > 1:
+                # The last one may continue on the next page: it is read again from its start.
+                last = found.pop()
+                after = (uuid_of(last.conversation_id), 0)
                 break
         self._after = after
-        return taken
+        return found
 
     async def _rows(self, after: tuple[UUID, int]) -> AsyncIterator[Row]:
         async with self._pool.connection() as connection:
-            given = (*after, self._only, _PAGE_ROWS, _PAGE_BYTES)
-            cursor = await connection.execute(_PAGE, given, binary=True)
+            parameters = (*after, self._only, _PAGE_ROWS, _PAGE_BYTES)
+            cursor = await connection.execute(_PAGE, parameters, binary=True)
             rows = await cursor.fetchall()
         for row in rows:
-            yield Row(*row)  # type: ignore[arg-type]  # what the columns are, the statement says
+            yield Row(*row)  # type: ignore[arg-type]  # _COLUMNS gives the types

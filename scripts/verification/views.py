@@ -1,4 +1,4 @@
-"""The views in MongoDB against a fold of the log, both at one position: MongoDB is read as it was at one moment."""
+"""Compares the views in MongoDB with a fold of the log, at the same position. MongoDB is read as of one moment."""
 
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -23,46 +23,46 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """MongoDB as it was at one moment, and where its views stood."""
+    """A session that reads MongoDB as of one moment, and the view positions at that moment, by `key`."""
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
 
     def position(self, view: str, conversation_id: str) -> int:
-        """How far the view is with this conversation."""
-        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
-        return view_position.position if view_position else 0
+        """The position of the view in this conversation's partition."""
+        found = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return found.position if found else 0
 
     def collection(self, view: str) -> str:
-        """The collection that the view is."""
-        view_position = self.view_positions.get(position_key(view, 0))
-        return view_position.collection if view_position else view
+        """The view's collection."""
+        found = self.view_positions.get(position_key(view, 0))
+        return found.collection if found else view
 
-    def parks(self, view: str, conversation_id: str) -> Parked | None:
-        """Why the view leaves this conversation out, if it does."""
-        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
-        return view_position.parked.get(conversation_id) if view_position else None
+    def parked(self, view: str, conversation_id: str) -> Parked | None:
+        """Why the view has this conversation parked, or None."""
+        found = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return found.parked.get(conversation_id) if found else None
 
 
 @asynccontextmanager
 async def moment(database: Database) -> AsyncIterator[Moment]:
-    """Every read in the session sees the same moment."""
+    """Opens the session. Every read in it sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        documents = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
-        yield Moment(session, {document["_id"]: position_from(document) async for document in documents})
+        found = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
+        yield Moment(session, {document["_id"]: position_from(document) async for document in found})
 
 
 class Totals:
-    """What replies and summaries came to, as the view had it at the moment `at`, against all conversations, which are taken one by one."""
+    """Compares the view `usage` at the moment `at` with the totals of all conversations, which are added one by one."""
 
     def __init__(self, at: Moment, found: Mapping[str, Document]) -> None:
         self._at = at
         self._found = found
         self._folded = Fold()
 
-    def take(self, stream: Stream) -> None:
-        """Adds what the view must have of a conversation: up to where it stood, or where the conversation was parked."""
-        parked = self._at.parks(USAGE, stream.conversation_id)
+    def add(self, stream: Stream) -> None:
+        """Adds a conversation's totals, up to the view's position or to where the conversation was parked."""
+        parked = self._at.parked(USAGE, stream.conversation_id)
         position = self._at.position(USAGE, stream.conversation_id)
         shown = position if parked is None else min(position, parked.position - 1)
         for recorded in stream.events:
@@ -72,7 +72,7 @@ class Totals:
                         self._folded.write(write)
 
     def differences(self) -> Iterator[Difference]:
-        """What differs, when all have been taken. The last position of a total is left out: conversations come in any order."""
+        """The differences, once all are added. The position of a total is not compared: conversations come in any order."""
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
 
@@ -82,7 +82,7 @@ class Totals:
 
 
 class Views:
-    """Compares portions of the log, one after the other, and at the end looks for what belongs to none of them."""
+    """Compares page after page of conversations, and at the end finds documents of conversations that are not in the log."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -90,11 +90,11 @@ class Views:
         self.documents: dict[str, int] = dict.fromkeys(CONVERSATION_VIEWS, 0)
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """What differs in these conversations. One that a view has parked is named, and not compared in it."""
+        """The differences of these conversations. One that a view has parked is reported, and not compared there."""
         self._seen.update((stream.tenant, stream.conversation_id) for stream in streams)
         for stream in streams:
             for view in ALL_VIEWS:
-                if (parked := at.parks(view, stream.conversation_id)) is not None:
+                if (parked := at.parked(view, stream.conversation_id)) is not None:
                     yield _parked(view, stream.conversation_id, parked)
         streams = [stream for stream in streams if stream.readable]
         sound: list[Stream] = []
@@ -104,28 +104,28 @@ class Views:
                 folded = _folded(stream, at)
             except ValueError as error:
                 yield Difference(
-                    "log", "unreadable", stream.conversation_id, note=f"no view can be made of it: {error}"
+                    "log", "unreadable", stream.conversation_id, note=f"its events contradict each other: {error}"
                 )
                 continue
             sound.append(stream)
             for view, documents in folded.items():
-                if view in CONVERSATION_VIEWS and at.parks(view, stream.conversation_id) is None:
+                if view in CONVERSATION_VIEWS and at.parked(view, stream.conversation_id) is None:
                     expected[view] |= documents
         for view in CONVERSATION_VIEWS:
-            shown = [stream for stream in sound if at.parks(view, stream.conversation_id) is None]
+            shown = [stream for stream in sound if at.parked(view, stream.conversation_id) is None]
             found = {document["_id"]: document async for document in self._found(view, shown, at)}
             self.documents[view] += len(found)
             for difference in documents_that_differ(view, expected[view], found):
                 yield difference
 
     async def totals(self) -> Totals:
-        """Those there are now."""
+        """The totals of now, to compare."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
-            return Totals(at, {it["_id"]: it async for it in collection.find(session=at.session)})
+            return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
 
     async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
-        """Documents of conversations that the log does not have, and what is parked of them."""
+        """Documents and parked entries of conversations that the log does not have."""
         for view_position in at.view_positions.values():
             for conversation_id, parked in view_position.parked.items():
                 if (parked.tenant, conversation_id) not in self._seen:
@@ -141,20 +141,20 @@ class Views:
         by_tenant: defaultdict[str, list[str]] = defaultdict(list)
         for stream in streams:
             by_tenant[stream.tenant].append(stream.conversation_id)
-        for tenant, idents in by_tenant.items():
+        for tenant, conversation_ids in by_tenant.items():
             if view == "conversations":
-                which: dict[str, Any] = {"_id": {"$in": [document_key(tenant, ident) for ident in idents]}}
+                where: dict[str, Any] = {"_id": {"$in": [document_key(tenant, each) for each in conversation_ids]}}
             else:
-                which = {"tenant": tenant, "conversation_id": {"$in": idents}}
-            async for document in self._database[at.collection(view)].find(which, session=at.session, batch_size=2_000):
+                where = {"tenant": tenant, "conversation_id": {"$in": conversation_ids}}
+            async for document in self._database[at.collection(view)].find(where, session=at.session, batch_size=2_000):
                 yield document
 
     async def _conversations(self, view: MongoView, at: Moment) -> AsyncIterator[tuple[Any, Any, int]]:
-        """(tenant, conversation id, documents) of all that a view has."""
+        """(tenant, conversation id, number of documents) of each conversation in a view."""
         if view == "conversations":
             async for document in self._database[at.collection(view)].find({}, {"_id": 1}, session=at.session):
-                tenant, _, ident = str(document["_id"]).rpartition(":")
-                yield tenant, ident, 1
+                tenant, _, conversation_id = str(document["_id"]).rpartition(":")
+                yield tenant, conversation_id, 1
             return
         group = {"_id": {"tenant": "$tenant", "conversation_id": "$conversation_id"}, "count": {"$sum": 1}}
         stages: list[dict[str, Any]] = [{"$sort": {"tenant": 1, "conversation_id": 1}}, {"$group": group}]
@@ -163,16 +163,16 @@ class Views:
 
 
 def _without_positions(documents: Mapping[str, Document]) -> dict[str, Document]:
-    return {ident: {**document, "position": 0} for ident, document in documents.items()}
+    return {key: {**document, "position": 0} for key, document in documents.items()}
 
 
 def _parked(view: str, conversation_id: str, parked: Parked) -> Difference:
-    note = f"{parked.topic} can not be applied: {parked.message or parked.error}"
+    note = f"{parked.topic} cannot be applied: {parked.message or parked.error}"
     return Difference(view, "parked", conversation_id, version=parked.version, note=note)
 
 
 def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document]]:
-    """What each view has of a conversation at its position. Raises ValueError where an event does not fit."""
+    """The conversation's documents in each view, at the view's position. Raises ValueError if an event does not fit."""
     folded = Fold()
     for recorded in stream.events:
         for write in event_writes(recorded):
@@ -182,7 +182,7 @@ def _folded(stream: Stream, at: Moment) -> Mapping[MongoView, dict[str, Document
 
 
 async def _is_known(reader: EventReader, tenant: Any, conversation_id: Any) -> bool:
-    """Whether the log has this conversation after all: it may have begun while we looked."""
+    """Whether the log has this conversation: it may have started during the verification."""
     if not isinstance(conversation_id, str) or not is_id(conversation_id, CONVERSATION):
         return False
     head = await reader.head(conversation_id)

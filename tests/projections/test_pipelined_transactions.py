@@ -1,13 +1,16 @@
-"""Transactions whose statements travel together: all or nothing, whatever fails, and the next one goes on."""
+"""Transactions whose commands are sent together: all or nothing, whatever fails, and the session works afterwards."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+import inspect
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final
 
 import pytest
+from pymongo import client_session_shared, helpers_shared, message
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.mongo_client import AsyncMongoClient
 from pymongo.asynchronous.pool import AsyncConnection
-from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure
+from pymongo.errors import BulkWriteError, ConnectionFailure, DocumentTooLarge, OperationFailure, PyMongoError
 
 from infrastructure.stores.mongo_pipeline import Answer, exchange, pipelined_transaction
 from tests.projections.world import World
@@ -30,7 +33,7 @@ async def held(world: World) -> list[Any]:
     return sorted([it["_id"] async for it in world.database[THINGS].find({}, {"_id": 1})])
 
 
-async def test_given_statements_that_succeed_then_all_is_there_and_each_is_answered(
+async def test_given_commands_that_succeed_then_each_is_answered_and_everything_is_visible_after_the_commit(
     session: AsyncClientSession, world: World
 ) -> None:
     async with pipelined_transaction(world.database, session) as send:
@@ -40,11 +43,11 @@ async def test_given_statements_that_succeed_then_all_is_there_and_each_is_answe
         assert [answer.read()["n"] for answer in answers] == [2, 1]
         [answer] = await send([adds({"_id": 3})])
         assert answer.read()["n"] == 1
-        assert await held(world) == [0], "nothing is seen before the commit"
+        assert await held(world) == [0], "nothing is visible before the commit"
     assert await held(world) == [1, 2, 3]
 
 
-async def test_given_a_statement_that_fails_then_nothing_is_there_and_the_session_goes_on(
+async def test_given_a_command_that_fails_then_nothing_is_written_and_the_session_still_works(
     session: AsyncClientSession, world: World
 ) -> None:
     async def fail() -> None:
@@ -64,7 +67,7 @@ async def test_given_a_statement_that_fails_then_nothing_is_there_and_the_sessio
     assert await held(world) == [0, 1]
 
 
-async def test_given_a_failure_that_nobody_reads_then_the_commit_says_so(
+async def test_given_a_failed_command_whose_answer_is_not_read_then_the_commit_fails(
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(OperationFailure):
@@ -73,7 +76,7 @@ async def test_given_a_failure_that_nobody_reads_then_the_commit_says_so(
     assert await held(world) == [0]
 
 
-async def test_given_more_than_travels_at_once_then_all_of_it_is_there(
+async def test_given_more_bytes_than_are_sent_at_once_then_everything_is_written(
     session: AsyncClientSession, world: World
 ) -> None:
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
@@ -82,7 +85,7 @@ async def test_given_more_than_travels_at_once_then_all_of_it_is_there(
     assert await held(world) == [0, 1, 2, 3]
 
 
-async def test_given_a_document_too_large_then_it_is_refused_and_the_session_goes_on(
+async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_session_still_works(
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(DocumentTooLarge):
@@ -93,7 +96,7 @@ async def test_given_a_document_too_large_then_it_is_refused_and_the_session_goe
     assert await held(world) == [0, 3]
 
 
-async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_and_the_session_goes_on(
+async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written_and_the_session_still_works(
     session: AsyncClientSession, world: World
 ) -> None:
     async def write(number: int) -> None:
@@ -103,7 +106,7 @@ async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_
 
     await world.database[THINGS].delete_many({})
     for number in range(0, 80, 2):
-        await held(world)  # so that there is a connection
+        await held(world)  # opens a connection
         writing = asyncio.create_task(write(number))
         await asyncio.wait([writing], timeout=number * 0.0001)
         writing.cancel()
@@ -115,7 +118,7 @@ async def test_given_it_is_cancelled_at_any_moment_then_all_or_nothing_is_there_
     assert [number + 1 for number in found[::2]] == found[1::2]
 
 
-async def test_given_the_session_was_killed_then_nothing_is_there(session: AsyncClientSession, world: World) -> None:
+async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClientSession, world: World) -> None:
     async def be_killed() -> None:
         async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": 1})])
@@ -126,7 +129,7 @@ async def test_given_the_session_was_killed_then_nothing_is_there(session: Async
     assert await held(world) == [0]
 
 
-async def test_given_the_connection_breaks_inside_then_that_is_said_and_the_session_goes_on(
+async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_the_session_still_works(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send_message = AsyncConnection.send_message
@@ -145,10 +148,10 @@ async def test_given_the_connection_breaks_inside_then_that_is_said_and_the_sess
         with pytest.raises(ConnectionFailure):
             await add(1)
     await add(2)
-    assert await held(world) in ([0, 2], [0, 1, 2]), "whether the first was committed nobody knows"
+    assert await held(world) in ([0, 2], [0, 1, 2]), "the first may or may not be committed"
 
 
-async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_are_free_at_once(
+async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_are_free_at_once(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     receive_message, waits = AsyncConnection.receive_message, asyncio.Event()
@@ -182,7 +185,7 @@ async def test_given_it_is_cancelled_while_it_waits_for_answers_then_its_locks_a
         {"ok": 1, "writeConcernError": {"code": 91, "errmsg": "ShutdownInProgress"}},
     ],
 )
-async def test_given_nobody_knows_whether_it_was_committed_then_the_error_says_so_as_the_drivers_own_does(
+async def test_given_a_commit_of_unknown_outcome_then_the_error_has_the_label_that_pymongo_would_add(
     session: AsyncClientSession, world: World, answer: dict[str, Any]
 ) -> None:
     async def unsure(connection: AsyncConnection, name: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
@@ -195,10 +198,52 @@ async def test_given_nobody_knows_whether_it_was_committed_then_the_error_says_s
     assert raised.value.has_error_label("UnknownTransactionCommitResult")
 
 
-async def test_given_a_statement_larger_than_a_message_may_be_then_it_is_said_that_it_is_too_large(
+async def test_given_a_command_larger_than_a_message_may_be_then_it_is_refused_as_too_large(
     session: AsyncClientSession, world: World
 ) -> None:
     with pytest.raises(DocumentTooLarge):
         async with pipelined_transaction(world.database, session) as send:
             await send([adds(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
     assert await held(world) == [0]
+
+
+PRIVATE_API: Final[dict[str, tuple[Callable[..., Any], list[str]]]] = {
+    "message._op_msg": (message._op_msg, ["flags", "command", "dbname", "read_preference", "opts", "ctx"]),
+    "message._OpMsg.unpack_response": (message._OpMsg.unpack_response, ["self", "cursor_id", "codec_options"]),
+    "helpers_shared._check_command_response": (
+        helpers_shared._check_command_response,
+        ["response", "max_wire_version", "allowable_errors", "parse_write_concern_error"],
+    ),
+    "AsyncMongoClient._conn_for_writes": (AsyncMongoClient._conn_for_writes, ["self", "session", "operation"]),
+    "AsyncConnection.send_message": (AsyncConnection.send_message, ["self", "message", "max_doc_size"]),
+    "AsyncConnection.receive_message": (AsyncConnection.receive_message, ["self", "request_id"]),
+    "_ServerSession.inc_transaction_id": (client_session_shared._ServerSession.inc_transaction_id, ["self"]),
+    "PyMongoError._add_error_label": (PyMongoError._add_error_label, ["self", "label"]),
+}
+"""What `infrastructure/stores/mongo_pipeline.py` uses of pymongo's private API: each function, and its first parameters."""
+
+
+@pytest.mark.parametrize("name", PRIVATE_API)
+def test_given_the_installed_pymongo_then_its_private_functions_have_the_parameters_that_the_pipeline_passes(
+    name: str,
+) -> None:
+    function, expected = PRIVATE_API[name]
+    found = list(inspect.signature(function).parameters)
+    assert found[: len(expected)] == expected, (
+        f"pymongo changed {name}: check infrastructure/stores/mongo_pipeline.py against the new version before raising the pin"
+    )
+
+
+async def test_given_the_installed_pymongo_then_its_connections_and_sessions_have_the_attributes_that_the_pipeline_reads(
+    session: AsyncClientSession, world: World
+) -> None:
+    changed = (
+        "pymongo changed: check infrastructure/stores/mongo_pipeline.py against the new version before raising the pin"
+    )
+    assert session.session_id, changed
+    assert isinstance(session._server_session.transaction_id, int), changed
+    async with await world.client._conn_for_writes(None, "transaction") as connection:
+        assert not connection.closed, changed
+        assert connection.max_message_size >= 48_000_000, changed
+        assert connection.max_wire_version >= 17, changed
+    assert {50, 64, 91, 262} <= set(client_session_shared._UNKNOWN_COMMIT_ERROR_CODES), changed
