@@ -17,5 +17,5 @@ The other way, when a stream has moved, a rule looks at items, or an answer was 
 `recorder.py`, looks for rows in doubt, decides on what the log says, and commits.
 
 Reading: `reader.py` returns events as `recorded.py` has them; `version_lookup.py` finds a conversation's last version.
-Setup: `datastore.py` connects, `migrate.py` owns the schema, `columns.py` encodes parameters.
+Setup: `datastore.py` connects, `migrate.py` owns the schema.
 """

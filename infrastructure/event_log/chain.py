@@ -36,7 +36,7 @@ def length_prefixed(
     command_id: UUID | None,
     correlation_id: str,
 ) -> PrefixedColumns:
-    """The columns of a row as they are hashed. All but the time are also what Postgres is sent (`rows.py`).
+    """The columns of a row as they are hashed.
 
     A UUID is its 16 bytes, a text is UTF-8, the version and the time (microseconds since 1970, UTC) are 8 bytes, big endian.
     NULL is the length 0xFFFFFFFF and no bytes.

@@ -12,13 +12,14 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from psycopg import Cursor
+from psycopg import AsyncConnection, Connection, Cursor
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL
+from psycopg.types.composite import CompositeInfo
 
 from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.datastore import LOCK_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_SECONDS
-from infrastructure.event_log.rows import Row, chained_row
+from infrastructure.event_log.rows import ROW_TYPE, Row, chained_row, register_row
 from infrastructure.event_log.write import PARAMETER_TYPES, Write, parameters
 from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
@@ -39,6 +40,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def __init__(self, datastore: PostgresDatastore) -> None:
         super().__init__(datastore, events_table_name=TABLE)
         self.sql_create_statements.clear()  # the migrations own the schema
+        self._row_type: CompositeInfo | None = None
         self.lock_table_statements = [SQL("LOCK TABLE append_turn IN EXCLUSIVE MODE")]
 
     def create_table(self) -> None:
@@ -54,6 +56,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
             types=PARAMETER_TYPES,
             statement=_PREPARED_APPEND,
             transaction_timeout_seconds=self.transaction_timeout_seconds,
+            register_types=self._register_row_async,
         )
 
     @contextmanager
@@ -63,6 +66,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         It is READ COMMITTED: each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
+            self._register_row(connection)
             curs = connection.cursor(row_factory=tuple_row)
             try:
                 # Statements without parameters can share a round trip.
@@ -71,6 +75,16 @@ class ConversationRecorder(PostgresApplicationRecorder):
             finally:
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")
+
+    def _register_row(self, connection: Connection[Any]) -> None:
+        if self._row_type is None:
+            self._row_type = CompositeInfo.fetch(connection, ROW_TYPE)
+        register_row(self._row_type, connection)
+
+    async def _register_row_async(self, connection: AsyncConnection[Any]) -> None:
+        if self._row_type is None:
+            self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
+        register_row(self._row_type, connection)
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
         """Inserts the rows in order and returns their positions.

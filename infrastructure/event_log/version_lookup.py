@@ -5,13 +5,14 @@ time as the rest of a read, so it has a `PostgresPipeline` of its own.
 """
 
 import asyncio
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import psycopg
 from msgspec import Struct
+from psycopg.types.json import set_json_loads
 
-from infrastructure.event_log.columns import uuids
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedOut
@@ -47,7 +48,7 @@ class VersionLookup:
     def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
         self._timeout_seconds = timeout_seconds
-        self._pipeline = pool.pipeline("version_lookup", ["uuid[]"], _STATEMENT)
+        self._pipeline = pool.pipeline("version_lookup", ["uuid[]"], _STATEMENT, _register_heads)
         self._queued: _Lookups = []
         self._task: asyncio.Task[None] | None = None
 
@@ -80,15 +81,18 @@ class VersionLookup:
 
     async def _look_up(self, streams: list[UUID]) -> list[Head | None]:
         """One round trip, or a second one if the idle connection had been lost."""
-        parameters = [uuids(streams)]
         try:
-            found = await self._pipeline.call(parameters, self._timeout_seconds)
+            heads: list[Head | None] = await self._pipeline.call([streams], self._timeout_seconds)
         except OutcomeUnknown as error:
             if self._pool.closed or isinstance(error, ServerTimedOut):
                 raise
-            found = await self._pipeline.call(parameters, self._timeout_seconds)
-        assert found is not None
-        return _decode(found)
+            heads = await self._pipeline.call([streams], self._timeout_seconds)
+        return heads
+
+
+async def _register_heads(connection: psycopg.AsyncConnection[Any]) -> None:
+    """The statement's JSON is read as Heads."""
+    set_json_loads(_decode, connection)
 
 
 def _fail(lookups: _Lookups, error: psycopg.Error) -> None:

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
 
-from infrastructure.event_log import columns
-from infrastructure.event_log.columns import Encoded
-from infrastructure.event_log.rows import Row, append_rows
+from infrastructure.event_log.rows import Row
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
@@ -37,46 +36,31 @@ class Write(Struct, frozen=True):
     idempotency: Sequence[IdempotencyRecord] = ()
     keys_valid_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
 
-    @property
-    def has_only_rows(self) -> bool:
-        return not (self.started_replies or self.ended_replies or self.deleted_streams or self.idempotency)
-
 
 PARAMETER_TYPES = (
     *("uuid[]", "bigint[]"),  # expected versions
     "append_row[]",
-    *("int[]", "text[]", "uuid[]", "int[]", "text[]", "uuid[]"),  # replies
-    *("int[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
+    *("integer[]", "text[]", "uuid[]", "integer[]", "text[]", "uuid[]"),  # replies
+    *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
 )
 
 
-def parameters(write: Write) -> list[Encoded]:
-    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES."""
+def parameters(write: Write) -> list[Any]:
+    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. NULL is an empty array: most batches have only rows."""
+    started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
-        columns.uuids(list(write.expected_versions)),
-        columns.bigints(list(write.expected_versions.values())),
-        append_rows(write.rows),
-        *(_NO_SIDE_TABLES if write.has_only_rows else _side_tables(write)),
-        columns.timestamp(write.keys_valid_since),
+        list(write.expected_versions),
+        list(write.expected_versions.values()),
+        list(write.rows),
+        [row for row, _ in started] or None,
+        [response_id for _, response_id in started] or None,
+        [write.owner] if started else None,
+        [row for row, _ in ended] or None,
+        [response_id for _, response_id in ended] or None,
+        list(write.deleted_streams) or None,
+        [record.row for record in records] or None,
+        [record.key for record in records] or None,
+        [record.fingerprint for record in records] or None,
+        [record.answer for record in records] or None,
+        write.keys_valid_since,
     ]
-
-
-def _side_tables(write: Write) -> list[Encoded]:
-    """The parameters for the tables of replies and idempotency keys."""
-    records = write.idempotency
-    return [
-        columns.ints([row for row, _ in write.started_replies]),
-        columns.texts([response_id for _, response_id in write.started_replies]),
-        columns.uuids([write.owner]),
-        columns.ints([row for row, _ in write.ended_replies]),
-        columns.texts([response_id for _, response_id in write.ended_replies]),
-        columns.uuids(write.deleted_streams),
-        columns.ints([record.row for record in records]),
-        columns.texts([record.key for record in records]),
-        columns.byteas([record.fingerprint for record in records]),
-        columns.byteas([record.answer for record in records]),
-    ]
-
-
-_NO_SIDE_TABLES = _side_tables(Write([]))
-"""Most batches write only rows, so these are encoded once."""

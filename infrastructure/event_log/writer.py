@@ -22,7 +22,6 @@ from domain.commands import StartConversation
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
 from infrastructure.event_log.batch_decider import BatchDecider
 from infrastructure.event_log.batch_plan import BatchPlan
-from infrastructure.event_log.columns import read_bigints
 from infrastructure.event_log.queue import AppendQueue, QueuedAppend
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.snapshotter import Snapshotter
@@ -172,9 +171,8 @@ class Writer:
             plan = await asyncio.to_thread(decider.decide_optimistically, batch)
         if plan is None:
             return None
-        encoded = parameters(plan.write)
         try:
-            positions = await self._pipeline.call(encoded, self._append_timeout_seconds)
+            positions = await self._pipeline.call(parameters(plan.write), self._append_timeout_seconds)
         except NotSent:
             raise
         except psycopg.Error as error:
@@ -187,7 +185,7 @@ class Writer:
         except BaseException:
             in_doubt.append(plan)  # the batch may have been sent
             raise
-        return None if positions is None else self._results(plan, read_bigints(positions))
+        return None if positions is None else self._results(plan, positions)
 
     def _append_under_lock(
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from infrastructure.stores.postgres_pipeline import PostgresPipeline
+from infrastructure.stores.postgres_pipeline import PostgresPipeline, RegisterTypes
 
 STATEMENT_TIMEOUT_SECONDS = 10
 
@@ -24,7 +24,9 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
-    def pipeline(self, name: str, types: Sequence[str], statement: str) -> PostgresPipeline:
+    def pipeline(
+        self, name: str, types: Sequence[str], statement: str, register_types: RegisterTypes | None = None
+    ) -> PostgresPipeline:
         """A pipeline for one statement, with the pool's connection parameters. It is closed with the pool."""
         assert isinstance(self.kwargs, dict)
         pipeline = PostgresPipeline(
@@ -33,6 +35,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             types=types,
             statement=statement,
             transaction_timeout_seconds=STATEMENT_TIMEOUT_SECONDS,
+            register_types=register_types,
         )
         self._pipelines = [*self._pipelines, pipeline]
         return pipeline

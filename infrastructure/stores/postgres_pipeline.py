@@ -2,27 +2,31 @@
 
 Calls do not wait for each other: the next one is sent while the server still works on the one before.
 
-It calls libpq through `psycopg.pq`, with binary parameters and results. A round trip takes half a millisecond; the cursors of psycopg
-would add as much again in Python for each statement.
+It calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's dumpers and loaders, all binary. A round trip takes
+half a millisecond; the cursors of psycopg would add as much again in Python for each statement.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.adapt import Transformer
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format
 
 if TYPE_CHECKING:
+    from psycopg import abc
     from psycopg.pq.abc import PGconn, PGresult
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 _HAS_TRANSACTION_TIMEOUT = 170_000
+
+RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
 class PostgresPipeline:
@@ -30,6 +34,7 @@ class PostgresPipeline:
 
     `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. From Postgres 17 on
     the server aborts one that takes longer than `transaction_timeout_seconds`: before it commits, it waits for a last message from here.
+    `register_types` is called with each new connection, to register what psycopg does not know by itself.
     """
 
     def __init__(
@@ -40,12 +45,16 @@ class PostgresPipeline:
         types: Sequence[str],
         statement: str,
         transaction_timeout_seconds: int,
+        register_types: RegisterTypes | None = None,
     ) -> None:
         self._connection_arguments = connection_arguments
         self._transaction_timeout_seconds = transaction_timeout_seconds
         self._name = name.encode()
         self._prepare = f"PREPARE {name} ({', '.join(types)}) AS {statement}"
+        self._types = types
         self._formats = [Format.BINARY] * len(types)
+        self._register_types = register_types
+        self._transformer: abc.Transformer = Transformer()
         self._connection: AsyncConnection[Any] | None = None
         self._connecting = asyncio.Lock()
         self._pending: deque[asyncio.Future[PGresult]] = deque()
@@ -59,13 +68,18 @@ class PostgresPipeline:
         with suppress(NotSent):
             await self._connected()
 
-    async def call(self, parameters: Sequence[bytes], timeout_seconds: float) -> bytes | None:
-        """Runs the statement and returns the one column of its one row, in Postgres' binary format.
+    async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
+        """Runs the statement with these parameters and returns the one column of its one row.
 
         Raises NotSent. Raises OutcomeUnknown, or ServerTimedOut after `timeout_seconds`: this statement and all others in flight may
         or may not have run. Raises any other psycopg.Error when Postgres refused the statement: it did nothing.
+        Raises psycopg.DataError, too, for a value that its type cannot hold.
         """
         connection = await self._connected()
+        try:
+            parameters = self._transformer.dump_sequence(values, ())
+        except Exception as error:
+            raise psycopg.DataError(f"a parameter cannot be sent: {type(error).__name__}") from error
         pgconn = connection.pgconn
         loop = asyncio.get_running_loop()
         pending: asyncio.Future[PGresult] = loop.create_future()
@@ -88,7 +102,7 @@ class PostgresPipeline:
         finally:
             timer.cancel()
         if result.status == ExecStatus.TUPLES_OK:
-            return result.get_value(0, 0)
+            return self._value_of(result)
         failure = error_from_result(result)
         if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
             raise failure
@@ -137,11 +151,24 @@ class PostgresPipeline:
                     timeout = f"SET transaction_timeout = '{self._transaction_timeout_seconds}s'"
                     await connection.execute(timeout.encode())
                 await connection.execute(self._prepare.encode())
+                self._transformer = await self._new_transformer(connection)
                 connection.pgconn.enter_pipeline_mode()
             except BaseException:
                 connection.pgconn.finish()
                 raise
             return connection
+
+    async def _new_transformer(self, connection: AsyncConnection[Any]) -> "abc.Transformer":
+        if self._register_types is not None:
+            await self._register_types(connection)
+        transformer = Transformer(connection)
+        oids = [connection.adapters.types.get_oid(name) for name in self._types]
+        transformer.set_dumper_types(oids, Format.BINARY)
+        return transformer
+
+    def _value_of(self, result: "PGresult") -> Any:
+        value = result.get_value(0, 0)
+        return None if value is None else self._transformer.get_loader(result.ftype(0), Format.BINARY).load(value)
 
     def _flush(self) -> None:
         """Called when the socket accepts data: sends what libpq still holds."""

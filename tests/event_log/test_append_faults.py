@@ -206,13 +206,13 @@ async def test_given_our_own_failure_after_an_append_was_sent_then_it_is_not_app
     class Pipeline(PostgresPipeline):
         """While `faulty`, appends are carried out; then `error` is raised, or the answer lacks the positions."""
 
-        async def call(self, parameters: Sequence[bytes], timeout_seconds: float) -> bytes | None:
-            answer = await super().call(parameters, timeout_seconds)
+        async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
+            answer = await super().call(values, timeout_seconds)
             if not faulty.is_set():
                 return answer
             if error is not None:
                 raise error
-            return b""
+            return []
 
     class Recorder(ConversationRecorder):
         pipeline_type = Pipeline
