@@ -101,7 +101,9 @@ def test_every_alert_has_an_entry_in_the_runbook() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_files_that_a_page_names_exist(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = re.findall(r"`((?:docs|scripts|tests|domain|commands|queries|projections|context|replies|infrastructure)/[\w./]*)", text)
+    named = re.findall(
+        r"`((?:docs|scripts|tests|domain|commands|queries|projections|context|replies|infrastructure)/[\w./]*)", text
+    )
     linked = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     missing = [name for name in named if not (ROOT / name).exists()]
     missing += [name for name in linked if not (ROOT / page).parent.joinpath(name).exists()]

@@ -2,20 +2,19 @@
 
 One append, file by file:
 
-1. `append_request.py`: a handler makes an AppendRequest: the command, its conversation, `If-Match`, idempotency key, and its size
-   (`command_size.py`).
-2. `log.py`: `EventLog.append` submits it to the writer and awaits the result.
-3. `queue.py`: it waits in the AppendQueue until one of the writer's two tasks takes a batch.
-4. `writer.py`: loads missing streams into the cache (`streams.py`), then tries the optimistic way first.
-5. `batch_decider.py`: `decide` turns each command into events, `codec.py` encodes them, `rows.py` makes rows of them and `chain.py`
+1. `append_request.py`: a handler makes an AppendRequest: the command, its conversation, `If-Match`, idempotency key.
+2. `log.py`: `EventLog.append` queues it and awaits the result. Two tasks take batches from the queue; each loads missing streams into the
+   cache (`streams.py`), then tries the optimistic way first.
+3. `queue.py`: when a batch starts, and which requests it holds.
+4. `batch_decider.py`: `decide` turns each command into events, `codec.py` encodes them, `rows.py` makes rows of them and `chain.py`
    hashes each onto the one before. The result is a BatchPlan (`batch_plan.py`) with its Write (`write.py`).
-6. `stores/postgres_pipeline.py`: sends the Write as one call of the SQL function `append_at_once` (migrations/0008). It takes the
+5. `stores/postgres_pipeline.py`: sends the Write as one call of the SQL function `append_at_once` (migrations/0008). It takes the
    append lock, checks that no stream has moved and no key is in use, inserts, notifies, and returns the positions at its commit.
-7. `batch_plan.py`: caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot, in its thread.
+6. `batch_plan.py`: caches the new streams and makes each caller's Appended. `snapshotter.py` may write a snapshot, in its thread.
 
-The other way, when a stream has moved, a rule looks at items, or an answer was lost: `writer.py` takes the append lock through
+The other way, when a stream has moved, a rule looks at items, or an answer was lost: `log.py` takes the append lock through
 `recorder.py`, looks for rows in doubt, decides on what the log says, and commits.
 
 Reading: `reader.py` returns events as `recorded.py` has them; `version_lookup.py` finds a conversation's last version.
-Setup: `datastore.py` connects, `migrate.py` owns the schema.
+Setup: `datastore.py` connects, `migrate.py` owns the schema, `key_sweeper.py` deletes expired idempotency keys.
 """

@@ -1,6 +1,6 @@
-"""The SQL of the event log's writer: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
+"""The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
 
-The library repeats an insert whose answer was lost, and then reports its own success as a conflict. We never repeat: the writer looks
+The library repeats an insert whose answer was lost, and then reports its own success as a conflict. We never repeat: the log looks
 the rows up instead (`positions_of`).
 """
 
@@ -12,7 +12,7 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from psycopg import AsyncConnection, Connection, Cursor
+from psycopg import AsyncConnection, Cursor
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL
 from psycopg.types.composite import CompositeInfo
@@ -56,7 +56,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
             types=PARAMETER_TYPES,
             statement=_PREPARED_APPEND,
             transaction_timeout_seconds=self.transaction_timeout_seconds,
-            register_types=self._register_row_async,
+            register_types=self._fetch_row_type,
         )
 
     @contextmanager
@@ -66,7 +66,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
         It is READ COMMITTED: each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
-            self._register_row(connection)
+            if self._row_type is None:
+                self._row_type = CompositeInfo.fetch(connection, ROW_TYPE)
+            if connection.adapters.types.get(ROW_TYPE) is None:
+                register_row(self._row_type, connection)
             curs = connection.cursor(row_factory=tuple_row)
             try:
                 # Statements without parameters can share a round trip.
@@ -76,14 +79,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")
 
-    def _register_row(self, connection: Connection[Any]) -> None:
-        if self._row_type is None:
-            self._row_type = CompositeInfo.fetch(connection, ROW_TYPE)
-        register_row(self._row_type, connection)
-
-    async def _register_row_async(self, connection: AsyncConnection[Any]) -> None:
-        if self._row_type is None:
-            self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
+    async def _fetch_row_type(self, connection: AsyncConnection[Any]) -> None:
+        """For each new connection of the pipeline: the type's number differs in a restored database."""
+        self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
         register_row(self._row_type, connection)
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:

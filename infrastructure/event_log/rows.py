@@ -77,5 +77,4 @@ ROW_TYPE = "append_row"
 def register_row(row_type: CompositeInfo | None, connection: Connection[Any] | AsyncConnection[Any]) -> None:
     """Lets the connection send Rows. `row_type` is what CompositeInfo.fetch returns for ROW_TYPE."""
     assert row_type is not None, "migrations/0008 creates append_row"
-    if connection.adapters.types.get(ROW_TYPE) is None:
-        register_composite(row_type, connection, Row, make_sequence=lambda row, _: astuple(row))
+    register_composite(row_type, connection, Row, make_sequence=lambda row, _: astuple(row))
