@@ -1,20 +1,110 @@
-"""How a command is served: its request becomes a CommandContext, ids and a body, each checked, and the handler receives them."""
+"""How a command is served: a route makes a CommandContext of the request, checks ids and body, and calls the handler with them.
 
+The handler makes a command and appends it through the context, which also renders the answer.
+"""
+
+import threading
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
+from msgspec import Struct
 from pydantic import BaseModel
+from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
-from commands.command_context import CommandContext
-from infrastructure.access.principal import DEFAULT
+from commands.response_schemas import SchemaChecker
+from context.assembly import Contexts
+from context.models import Models
+from domain.commands import Command
+from infrastructure.access.principal import DEFAULT, Principal
+from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
+from infrastructure.event_log.command_size import command_bytes
+from infrastructure.event_log.log import EventLog, utc_now
+from infrastructure.event_log.reader import EventReader, FirstAnswer
+from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
-from infrastructure.http.headers import idempotency_key, if_match
+from infrastructure.http.headers import command_headers, idempotency_key, if_match
 from infrastructure.http.openapi import parameters, request_body
 from infrastructure.http.path_ids import id_names, path_ids
+from infrastructure.ids import mint_uuid
+from replies.active_replies import ActiveReplies
+from replies.running_reply import ReplyServices
+
+if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+    from replies.provider.provider import ModelProvider
+
+
+class Dependencies(Struct, frozen=True, kw_only=True):
+    """What the handlers of a process share; `main.py` makes it."""
+
+    log: EventLog
+    reader: EventReader
+    provider: "ModelProvider"
+    models: Models
+    contexts: Contexts
+    keep_keys: timedelta
+    """How long the first answer to an idempotency key is kept."""
+    redis: Redis
+    """Live events are read with it: a read waits up to a second."""
+    reply_services: ReplyServices
+    active_replies: ActiveReplies
+    schema_checker: SchemaChecker
+    shutdown: threading.Event
+    """Set when the process is about to stop: streams that follow a reply end."""
+
+
+class CommandContext(Struct, frozen=True, kw_only=True):
+    """One request: who sent it, and under which conditions. Handlers append through it."""
+
+    dependencies: Dependencies
+    principal: Principal
+    request_id: str
+    if_match: frozenset[int] | None
+    idempotency: IdempotencyKey | None
+    disconnected: Callable[[], Awaitable[None]]
+    """Returns when the client has disconnected. Only for a request whose body was read."""
+
+    async def append(
+        self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
+    ) -> Appended:
+        """Makes the command durable. `answer` renders what a repeat of the request will be answered with.
+
+        Raises what EventLog.append raises. An unknown outcome is not called so if the client can repeat the request safely.
+        """
+        request = AppendRequest(
+            principal=self.principal,
+            conversation_id=conversation_id,
+            command=command,
+            command_id=mint_uuid(),
+            correlation_id=self.request_id,
+            size=command_bytes(command),
+            if_match=self.if_match,
+            idempotency=self.idempotency if answer is not None else None,
+            answer=answer,
+        )
+        try:
+            return await self.dependencies.log.append(request)
+        except LogUnavailable as error:
+            repeatable = request.if_match is not None or request.idempotency is not None
+            raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
+
+    async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:
+        """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
+        appended = await self.append(conversation_id, command, answer)
+        body = appended.answer if appended.answer is not None else answer(appended)
+        return shapes.json_response(body, headers=command_headers(appended))
+
+    async def first_answer(self) -> FirstAnswer | None:
+        """What the first request with this idempotency key was answered. Raises KeyReused if that request differed."""
+        if self.idempotency is None:
+            return None
+        since = utc_now() - self.dependencies.keep_keys
+        return await self.dependencies.reader.first_answer(self.principal.tenant, self.idempotency, since=since)
+
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 

@@ -9,8 +9,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from commands.reply_target import ReplyTarget, find_target
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name

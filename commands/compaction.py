@@ -8,8 +8,7 @@ from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from commands.rolling_summary import summarize
 from context.choice import ReplyRequest
 from domain.commands import RedoCompaction, UndoCompaction

@@ -9,8 +9,7 @@ from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import MAX_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from domain import commands
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended

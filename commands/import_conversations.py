@@ -15,8 +15,7 @@ from msgspec.structs import replace
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey

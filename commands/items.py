@@ -5,8 +5,7 @@ from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Items, new_items
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from domain.commands import AppendItems, RetractItem
 from domain.events import ItemAppended
 from domain.items import as_output

@@ -12,7 +12,7 @@ import structlog
 from starlette.applications import Starlette
 
 from commands import compact_response, compaction, conversations, import_conversations, items, pins, responses
-from commands.command_context import Dependencies
+from commands.command_route import Dependencies
 from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models

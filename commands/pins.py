@@ -4,8 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from domain.commands import PinItem, UnpinItem
 
 router = APIRouter()

@@ -8,7 +8,7 @@ and policy up to there, but neither pins nor summaries.
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
-from commands.command_context import CommandContext
+from commands.command_route import CommandContext
 from commands.response_body import CreateResponse
 from context.conversation_settings import settings_at
 from context.history_backwards import RecentItems

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from commands.command_context import CommandContext
+from commands.command_route import CommandContext
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.rolling_summary import context_with_summary

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
-from commands.command_context import CommandContext
-from commands.command_route import command_route
+from commands.command_route import CommandContext, command_route
 from commands.reply_target import find_target
 from commands.request_reply import (
     assemble_context,

@@ -10,7 +10,7 @@ import structlog
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from commands.command_context import CommandContext
+from commands.command_route import CommandContext
 from context.assembly import Context
 from context.choice import ContextChoice, ReplyRequest
 from context.conversation_settings import SUMMARY_TOKENS

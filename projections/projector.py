@@ -13,9 +13,8 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
-from projections.append_notifications import AppendNotifications
 from projections.context_view import ContextView
-from projections.feed import Feed
+from projections.feed import AppendNotifications, Feed
 from projections.leases import RENEW_SECONDS, Leases
 from projections.mongo_views import MongoViews
 from projections.view_positions import ViewPositions

@@ -18,8 +18,7 @@ from msgspec import Struct
 from pymongo.errors import ConnectionFailure
 
 from infrastructure.observability.metrics import Metrics
-from projections.append_notifications import AppendNotifications
-from projections.feed import BATCH_EVENTS, Batch, Feed
+from projections.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from projections.leases import HeldPartitions
 from projections.parking import parked_for
 from projections.position_advance import PositionMoved

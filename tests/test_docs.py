@@ -42,9 +42,11 @@ def blocks(*languages: str) -> list[Block]:
     found: list[Block] = []
     for page in PAGES:
         text = (ROOT / page).read_text()
-        for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-            if match[1] in languages:
-                found.append(Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2]))
+        found += [
+            Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
+            for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+            if match[1] in languages
+        ]
     return found
 
 

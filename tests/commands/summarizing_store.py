@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 from msgspec import Struct
 
-from commands.command_context import CommandContext
+from commands.command_route import CommandContext
 from commands.main import create_app
 from commands.rolling_summary import context_with_summary
 from context.assembly import Context
