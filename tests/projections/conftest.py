@@ -1,6 +1,6 @@
 """write    appends through the real log
-world    the stores, and runners on them (world.py)
-live     as `world`, while a runner of all views runs
+world    the stores, and projectors on them (world.py)
+live     as `world`, while a projector of all views runs
 """
 
 import asyncio
@@ -46,7 +46,7 @@ async def world(settings: Settings) -> AsyncIterator[World]:
 @pytest.fixture
 async def live(world: World) -> AsyncIterator[World]:
     stop = asyncio.Event()
-    running = asyncio.create_task(world.runner().run(stop))
+    running = asyncio.create_task(world.projector().run(stop))
     yield world
     stop.set()
     async with asyncio.timeout(SECONDS):

@@ -1,4 +1,4 @@
-"""Histories that touch every event there is, for tests that compare whole views."""
+"""Writes a history with every type of event, for tests that compare whole views."""
 
 from domain.commands import (
     DescribeConversation,
@@ -14,7 +14,7 @@ from tests.queries.writer import Writer
 
 
 async def write_everything(write: Writer) -> dict[str, str]:
-    """One conversation of each kind; their ids by what became of them."""
+    """Writes one conversation of each kind. Returns their ids by kind."""
     plain = await write.start(
         "hello", "you there", instructions="Be brief.", metadata={"a.b": "1", "$set": "2", "": "3"}
     )

@@ -1,4 +1,4 @@
-"""Events that nobody can read, and documents that no event expects: what parks a conversation."""
+"""Makes events unreadable, which parks their conversation."""
 
 from typing import Any, cast
 
@@ -15,12 +15,12 @@ UNREADABLE = b"\x7fnonsense"
 
 
 async def poison(settings: Settings, conversation_id: str, version: int) -> bytes:
-    """Makes one event unreadable; what it was is the cure."""
+    """Makes one event unreadable. Returns its former state, for `cure`."""
     return await _swap(settings, conversation_id, version, UNREADABLE)
 
 
 async def cure(settings: Settings, conversation_id: str, version: int, state: bytes) -> None:
-    """Makes it what it was."""
+    """Restores the event."""
     await _swap(settings, conversation_id, version, state)
 
 
@@ -35,7 +35,7 @@ async def _swap(settings: Settings, conversation_id: str, version: int, state: b
 
 
 async def insert_unreadable(settings: Settings, conversation_id: str, topic: str = "item.sung") -> int:
-    """Adds an event that nobody can read to the end of a conversation; its version."""
+    """Adds an unreadable event to the end of a conversation. Returns its version."""
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         cursor = await connection.execute(
             "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id)"
@@ -50,8 +50,8 @@ async def insert_unreadable(settings: Settings, conversation_id: str, topic: str
 
 
 async def parked(world: World) -> dict[str, dict[str, Parked]]:
-    """What each view has parked, of those that have anything."""
-    return {view: dict(place.parked) for view, place in (await world.places()).items() if place.parked}
+    """The parked conversations of each view that has any."""
+    return {view: dict(status.parked) for view, status in (await world.statuses()).items() if status.parked}
 
 
 async def parked_everywhere(world: World, conversation_id: str) -> bool:
@@ -67,16 +67,17 @@ async def _idents(world: World) -> dict[str, set[str]]:
 
 
 async def others_are_exact(world: World, *conversation_ids: str) -> bool:
-    """Whether the views show all other conversations as the log says, and nothing else but of these; totals are not looked at."""
+    """Whether the views match the log in all other conversations. Totals are not compared."""
     events = await world.reader.batch_logged(0, limit=1_000_000, max_bytes=2**40)
     expected: Any = fold(it for it in events if it.conversation_id not in conversation_ids)  # type: ignore[misc]  # readable
-    held = await world.held()
+    stored = await world.documents()
     return all(
-        {ident: each for ident, each in documents.items() if _whose(each) not in conversation_ids} == expected[view]
-        for view, documents in held.items()
+        {key: document for key, document in documents.items() if _conversation_of(document) not in conversation_ids}
+        == expected[view]
+        for view, documents in stored.items()
         if view in CONVERSATION_VIEWS
     )
 
 
-def _whose(document: dict[str, Any]) -> Any:
+def _conversation_of(document: dict[str, Any]) -> Any:
     return document.get("conversation_id") or document["id"]

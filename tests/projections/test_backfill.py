@@ -63,7 +63,7 @@ async def test_given_pages_whose_progress_was_not_recorded_when_they_are_filled_
     await builds.finish_backfill(MONGO_VIEWS)
     result = await rebuild_of(world).run()
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
 async def test_given_a_page_of_large_events_when_it_is_filled_then_it_is_written_in_parts(

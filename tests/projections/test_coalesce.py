@@ -1,4 +1,4 @@
-"""A tally of many writes comes to the same as the writes one by one."""
+"""The merged writes of a batch give the same documents as the writes one by one."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ step = st.one_of(
 
 
 @given(before=st.lists(step, max_size=15), batch=st.lists(step, max_size=25))
-def test_given_any_documents_when_a_batch_is_applied_coalesced_then_they_are_as_one_by_one(
+def test_given_any_documents_then_the_merged_writes_of_a_batch_give_the_same_as_the_writes_one_by_one(
     before: list[Any], batch: list[Any]
 ) -> None:
     folded = Fold()

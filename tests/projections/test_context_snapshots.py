@@ -114,10 +114,10 @@ async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_
 ) -> None:
     touched = await write.start("one", "two", instructions="Be brief.")
     silent = await write.start("three")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     await live.redis.flushdb()
     await write.append(touched, "four")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     snapshot = await _read(live, touched)
     assert snapshot == await snapshot_from_log(live.reader, touched, 4)
     assert await _read(live, silent) is None
@@ -438,16 +438,18 @@ async def test_given_redis_lost_everything_when_a_late_projector_applies_old_eve
     batch = await world.events()
     deletion = max(recorded.position for recorded in batch if isinstance(recorded.event, ConversationDeleted))
     await world.catch_up()
-    before = [replace(place, position=0) for place in await world.all_places([CONTEXT])]
+    before = [replace(view_position, position=0) for view_position in await world.view_positions([CONTEXT])]
     await world.redis.flushdb()
     past = [recorded for recorded in batch if recorded.position < deletion]
     late = ContextView(world.redis, world.reader, world.database)
     with pytest.raises(PositionMoved):
-        await _apply_and_settle(late, before, past)
+        await _apply_and_flush(late, before, past)
     snapshots, by_log = await world.snapshots(), await world.snapshots_by_log()
     assert all(by_log[name] == snapshot for name, snapshot in snapshots.items())
 
 
-async def _apply_and_settle(view: ContextView, places: Sequence[ViewPosition], batch: Sequence[Recorded]) -> None:
-    await view.apply(places, batch[-1].position, batch)
+async def _apply_and_flush(
+    view: ContextView, view_positions: Sequence[ViewPosition], batch: Sequence[Recorded]
+) -> None:
+    await view.apply(view_positions, batch[-1].position, batch)
     await view.flush()

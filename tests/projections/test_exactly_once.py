@@ -1,4 +1,4 @@
-"""Every event is written once into every view, whoever crashes, races or comes back."""
+"""Every event is written once into every view, whatever crashes or races."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -23,110 +23,114 @@ async def test_given_every_kind_of_event_when_the_projector_catches_up_then_the_
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
     assert await world.snapshots() == await world.snapshots_by_log()
     head = await world.reader.last_position()
-    assert {(place.position, place.state) for place in (await world.places()).values()} == {(head, "live")}
+    assert {(status.position, status.state) for status in (await world.statuses()).values()} == {(head, "live")}
 
 
 async def test_given_a_live_projector_when_events_come_one_by_one_then_the_views_are_the_fold_of_the_log(
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     assert await live.is_exact()
 
 
-async def test_given_two_runners_on_the_same_views_when_events_come_then_nothing_is_written_twice(
+async def test_given_two_projectors_on_the_same_views_when_events_come_then_nothing_is_written_twice(
     write: Writer, world: World
 ) -> None:
     stop = asyncio.Event()
-    running = [asyncio.create_task(world.runner().run(stop)) for _ in range(2)]
+    running = [asyncio.create_task(world.projector().run(stop)) for _ in range(2)]
     for _ in range(5):
         await asyncio.gather(*(write_everything(write) for _ in range(4)))
     await world.catch_up()
     stop.set()
     await asyncio.gather(*running)
-    assert await world.is_sound()  # where buckets changed hands, a snapshot may be absent, and never old
+    assert await world.is_sound()  # a snapshot may be missing after a takeover, but never old
 
 
-async def test_given_a_batch_was_read_when_another_runner_writes_it_first_then_the_late_one_is_fenced(
+async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_write_fails(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
     batch = await world.events()
     await world.catch_up()
-    begun = [replace(place, position=0) for place in await world.all_places()]
+    at_start = [replace(view_position, position=0) for view_position in await world.view_positions()]
     with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(begun, batch[-1].position, batch)
-    assert await world.held() == await world.folded()
+        await MongoViews(world.database).apply(at_start, batch[-1].position, batch)
+    assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_batch_was_read_when_the_view_is_reset_then_the_batch_is_fenced_and_the_view_stays_empty(
+async def test_given_a_view_that_started_over_when_a_batch_read_before_is_written_then_it_fails_and_the_view_stays_empty(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    places = await world.all_places()
+    view_positions = await world.view_positions()
     await write.start("late")
-    late = await world.reader.after(places[0].position, limit=100)
+    late = await world.reader.after(view_positions[0].position, limit=100)
     await world.start_over("items", target=late[-1].position)
     views = MongoViews(world.database)
     with pytest.raises(PositionMoved):
-        await views.apply(places, late[-1].position, late)
+        await views.apply(view_positions, late[-1].position, late)
     with pytest.raises(PositionMoved):
-        await views.apply([place for place in places if place.view == "items"], late[-1].position, late)
-    assert (await world.places())["items"].position == 0
-    assert (await world.held())["items"] == {}
+        await views.apply(
+            [view_position for view_position in view_positions if view_position.view == "items"],
+            late[-1].position,
+            late,
+        )
+    assert (await world.statuses())["items"].position == 0
+    assert (await world.documents())["items"] == {}
     await world.catch_up()
     assert await world.is_exact()
 
 
-async def test_given_two_that_begin_a_view_at_once_then_it_is_begun_once_and_no_collection_is_left_over(
+async def test_given_several_projectors_that_start_a_view_at_once_then_it_starts_once_and_no_collection_is_left_over(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
-    begun = [MongoViews(world.database).start_over("items", 0, only_first=True) for _ in range(4)]
-    outcomes = await asyncio.gather(*begun, return_exceptions=True)
+    starts = [MongoViews(world.database).start_over("items", 0, only_first=True) for _ in range(4)]
+    outcomes = await asyncio.gather(*starts, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, PositionMoved) for outcome in outcomes)
-    assert len(await world.all_places(["items"])) == PARTITIONS
+    assert len(await world.view_positions(["items"])) == PARTITIONS
     await world.catch_up()
     await MongoViews(world.database).start_over("items", await world.reader.last_position())
     await world.catch_up()
     assert await world.is_exact()
     names = await world.database.list_collection_names(filter={"name": {"$regex": "^items"}})
-    assert names == [(await world.places())["items"].collection]
+    assert names == [(await world.statuses())["items"].collection]
 
 
-async def test_given_a_document_that_must_not_be_there_when_its_insert_comes_then_the_batch_fails_as_a_whole(
+async def test_given_a_document_that_should_not_exist_when_it_is_inserted_then_the_whole_batch_fails(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
     batch = await world.events()
-    planted = next(iter((await world.folded())["items"].values()))
+    planted = next(iter((await world.expected_documents())["items"].values()))
     await world.catch_up()
     for view in MONGO_VIEWS:
         await world.database[view].delete_many({})
     await world.database["items"].insert_one(planted)
     await world.database["projections"].update_many({}, {"$set": {"position": 0}})
-    places = await world.all_places()
+    view_positions = await world.view_positions()
     with pytest.raises(ViewDiverged, match="exists already"):
-        await MongoViews(world.database).apply(places, batch[-1].position, batch)
-    assert await world.held() == {**{view: {} for view in MONGO_VIEWS}, "items": {planted["_id"]: planted}}
-    assert (await world.places())["items"].position == 0
+        await MongoViews(world.database).apply(view_positions, batch[-1].position, batch)
+    assert await world.documents() == {**{view: {} for view in MONGO_VIEWS}, "items": {planted["_id"]: planted}}
+    assert (await world.statuses())["items"].position == 0
 
 
-async def test_given_a_document_is_gone_when_a_change_of_it_comes_then_the_batch_fails_as_a_whole(
+async def test_given_a_missing_document_when_it_is_changed_then_the_whole_batch_fails(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")
     await world.catch_up()
-    places = await world.all_places()
+    view_positions = await world.view_positions()
     await world.database["conversations"].delete_many({})
     await write.append(conversation, "three")
-    late = await world.reader.after(places[0].position, limit=10)
+    late = await world.reader.after(view_positions[0].position, limit=10)
     with pytest.raises(ViewDiverged, match="do not exist"):
-        await MongoViews(world.database).apply(places, late[-1].position, late)
+        await MongoViews(world.database).apply(view_positions, late[-1].position, late)
     assert await world.database["items"].count_documents({}) == 2
 
 
@@ -135,11 +139,11 @@ async def test_given_a_live_view_when_it_is_rebuilt_then_it_equals_what_was_live
     view: str, write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
-    held, snapshots = await live.held(), await live.snapshots()
+    await live.until(live.caught_up)
+    stored, snapshots = await live.documents(), await live.snapshots()
     await live.start_over(view, await live.reader.last_position())
-    await live.until(live.shown)
-    assert await live.held() == held
+    await live.until(live.caught_up)
+    assert await live.documents() == stored
     assert await live.snapshots() == snapshots
 
 
@@ -161,7 +165,7 @@ async def test_given_two_projectors_that_start_a_view_over_when_one_is_slow_then
 
     await StartsOverAgain(world.database).start_over("items", 0)
     await world.catch_up()
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
 async def test_given_positions_that_moved_when_a_batch_is_applied_then_it_fails_for_that_and_not_for_its_duplicate_documents(
@@ -169,8 +173,8 @@ async def test_given_positions_that_moved_when_a_batch_is_applied_then_it_fails_
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    places, batch = await world.all_places(), await world.events()
-    behind = [replace(place, position=0) for place in places]
+    view_positions, batch = await world.view_positions(), await world.events()
+    behind = [replace(view_position, position=0) for view_position in view_positions]
     with pytest.raises(PositionMoved):
         await MongoViews(world.database).apply(behind, batch[-1].position, batch)
     assert await world.is_exact()

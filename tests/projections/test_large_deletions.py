@@ -1,4 +1,4 @@
-"""A conversation of any size is deleted in bounded steps, and whoever goes on in the middle of it misses nothing."""
+"""A conversation of any size is deleted in bounded steps, and an interruption between them misses nothing."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ STEPS = 8
 
 
 async def _apply(world: World, batch: list[Recorded]) -> None:
-    await MongoViews(world.database).apply(await world.all_places(), batch[-1].position, batch)
+    await MongoViews(world.database).apply(await world.view_positions(), batch[-1].position, batch)
 
 
 async def _swell(world: World, conversation_id: str) -> int:
@@ -34,7 +34,7 @@ async def _swell(world: World, conversation_id: str) -> int:
     return await items.count_documents({})
 
 
-async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_off_then_single_events_go_on_from_there(
+async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_continues_then_it_misses_nothing(
     write: Writer, world: World
 ) -> None:
     large = await write.start("one", "two")
@@ -58,7 +58,7 @@ async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_
     await asyncio.wait({removing})
     assert MAX_REMOVED <= left < count, "it is not one transaction"
 
-    position = (await world.places())["items"].position
+    position = (await world.statuses())["items"].position
     for recorded in late:
         if recorded.position > position:
             await _apply(world, [recorded])
@@ -66,7 +66,7 @@ async def test_given_a_large_conversation_is_deleted_when_its_removal_is_broken_
     assert await world.is_exact()
 
 
-async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conversation_then_it_removes_nothing(
+async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_large_conversation_then_it_removes_nothing(
     write: Writer, world: World
 ) -> None:
     large = await write.start("one")
@@ -75,16 +75,16 @@ async def test_given_a_view_was_reset_when_a_late_projector_deletes_a_large_conv
     old = await world.reader.last_position()
     await write.delete(large)
     late = await world.reader.after(old, limit=100)
-    places = await world.all_places()
+    view_positions = await world.view_positions()
     await world.database["projections"].update_many({"view": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
     with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(places, late[-1].position, late)
+        await MongoViews(world.database).apply(view_positions, late[-1].position, late)
 
     assert await world.database["items"].count_documents({}) == count
 
 
-async def test_given_many_small_conversations_are_deleted_at_once_then_they_go_in_bounded_steps_too(
+async def test_given_many_small_conversations_that_are_deleted_at_once_then_they_are_removed_in_bounded_steps(
     write: Writer, world: World
 ) -> None:
     made = [await write.start(*map(str, range(90))) for _ in range(12)]

@@ -1,4 +1,4 @@
-"""Several projectors share the buckets: each its part, a dead or frozen one's are taken over, and what wakes up writes nothing."""
+"""Several projectors share the partitions. Those of a dead or frozen one are taken over, and when it wakes up it writes nothing."""
 
 import asyncio
 import signal
@@ -19,7 +19,7 @@ from projections.views.catalog import MONGO_VIEWS
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 from projections.views.view_position import ViewPosition
 from tests.projections.history import write_everything
-from tests.projections.test_process import projector
+from tests.projections.test_process import projector_process
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
@@ -27,44 +27,44 @@ TAKEN_OVER_SECONDS = 5.0
 
 
 async def _settled(every: Sequence[Leases]) -> list[HeldPartitions]:
-    """What each holds when all have looked a few times."""
+    """What each holds after all have renewed a few times."""
     for _ in range(3):
-        held = [await leases.renew() for leases in every]
-    return held
+        partitions_held = [await leases.renew() for leases in every]
+    return partitions_held
 
 
-async def test_given_any_number_of_projectors_then_each_bucket_is_held_by_one_and_each_has_an_equal_part(
+async def test_given_any_number_of_projectors_then_one_holds_each_partition_and_all_have_equal_shares(
     world: World,
 ) -> None:
     every = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
     for count in (1, 2, 3, PARTITIONS, PARTITIONS + 1):
-        held = await _settled(every[:count])
-        assert sorted(partition for each in held for partition in each.leases) == list(ALL_PARTITIONS)
-        parts = [len(each.leases) for each in held]
+        partitions_held = await _settled(every[:count])
+        assert sorted(partition for each in partitions_held for partition in each.leases) == list(ALL_PARTITIONS)
+        parts = [len(each.leases) for each in partitions_held]
         assert max(parts) - min(parts) <= 1
-        assert not any(each.dead_holders for each in held)
+        assert not any(each.dead_holders for each in partitions_held)
     for leases in every[2:]:
         await leases.release()
     assert [len(each.leases) for each in await _settled(every[:2])] == [PARTITIONS // 2] * 2
 
 
-async def test_given_one_that_falls_silent_then_its_buckets_are_taken_under_higher_leases(world: World) -> None:
+async def test_given_a_projector_that_dies_then_another_takes_its_partitions_with_higher_leases(world: World) -> None:
     silent_id = mint_uuid()
     silent, other = Leases(world.pool, silent_id), Leases(world.pool, mint_uuid())
     before = (await _settled([silent, other]))[0].leases
     assert before
-    held = await other.renew()
+    partitions_held = await other.renew()
 
     async def has_all() -> bool:
-        nonlocal held
-        held = await other.renew()
-        return len(held.leases) == PARTITIONS
+        nonlocal partitions_held
+        partitions_held = await other.renew()
+        return len(partitions_held.leases) == PARTITIONS
 
     await world.until(has_all, ALIVE_SECONDS + 2)
-    assert held.dead_holders == {silent_id}
-    assert all(held.leases[partition] > lease for partition, lease in before.items())
+    assert partitions_held.dead_holders == {silent_id}
+    assert all(partitions_held.leases[partition] > lease for partition, lease in before.items())
     assert (await other.renew()).dead_holders == frozenset()
-    assert (await silent.renew()).leases == {}, "it is alive again, and waits until it is given its part"
+    assert (await silent.renew()).leases == {}, "it is alive again, and waits until partitions are released to it"
 
 
 class _FreezingPool:
@@ -102,7 +102,7 @@ async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_doe
         await renewing
 
 
-async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_still_rise(world: World) -> None:
+async def test_given_a_postgres_restored_from_an_older_backup_then_leases_still_grow(world: World) -> None:
     [before] = await _settled([Leases(world.pool, mint_uuid())])
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
@@ -111,7 +111,7 @@ async def test_given_a_postgres_that_came_back_from_an_older_backup_then_leases_
     assert all(after.leases[partition] > lease for partition, lease in before.leases.items())
 
 
-async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_over_then_it_holds_nobody_up_and_writes_nothing(
+async def test_given_a_projector_frozen_in_a_transaction_when_its_partitions_are_taken_over_then_it_blocks_nobody_and_writes_nothing(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -119,44 +119,44 @@ async def test_given_one_that_froze_in_a_transaction_when_its_buckets_are_taken_
     frozen = MongoViews(world.database)
     leases = Leases(world.pool, frozen.session_id)
     await world.positions.register_leases(MONGO_VIEWS, (await leases.renew()).leases)
-    places = await world.all_places()
+    view_positions = await world.view_positions()
     batch = await world.events()
     with pytest.raises(PositionMoved):
-        await _write_and_freeze(frozen, places, world)
+        await _write_and_freeze(frozen, view_positions, world)
     assert await world.is_exact()
     with pytest.raises(PositionMoved):
-        await frozen.apply(places, batch[-1].position, batch)
+        await frozen.apply(view_positions, batch[-1].position, batch)
     assert await world.is_exact()
 
 
-async def _write_and_freeze(frozen: MongoViews, places: Sequence[ViewPosition], world: World) -> None:
-    """Begins a batch, and is silent until others have done all of it; then it wakes and goes on."""
-    async with frozen.transaction([place.view for place in places], 0) as session:
-        await world.positions.advance(places, 1, (), session)
+async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPosition], world: World) -> None:
+    """Starts a batch, freezes until others have written all of it, and then continues."""
+    async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
+        await world.positions.advance(view_positions, 1, (), session)
         began = time.monotonic()
         await world.catch_up()
         assert time.monotonic() - began < TAKEN_OVER_SECONDS
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
-async def test_given_two_projectors_when_one_is_gone_then_the_other_has_its_buckets_within_seconds(
+async def test_given_two_projectors_when_one_dies_or_freezes_then_the_other_has_its_partitions_within_seconds(
     signum: signal.Signals, write: Writer, world: World
 ) -> None:
-    with projector(world.settings) as one, projector(world.settings) as two:
+    with projector_process(world.settings) as one, projector_process(world.settings) as two:
         await write_everything(write)
-        await world.until(world.shown)
+        await world.until(world.caught_up)
         await world.until(lambda: shared_by(world, 2))
         one.send_signal(signum)
         began = time.monotonic()
         await write_everything(write)
-        await world.until(world.shown)
+        await world.until(world.caught_up)
         assert time.monotonic() - began < TAKEN_OVER_SECONDS
         assert await world.is_sound()
         if signum == signal.SIGSTOP:
             one.send_signal(signal.SIGCONT)
             await world.until(lambda: shared_by(world, 2))
             await write_everything(write)
-            await world.until(world.shown)
+            await world.until(world.caught_up)
             assert await world.is_sound()
         two.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(two.wait, 20) == 0
@@ -173,17 +173,17 @@ async def shared_by(world: World, count: int) -> bool:
     return None not in holders and len(holders) == count
 
 
-async def test_given_a_postgres_that_came_back_with_leases_older_than_mongodb_knows_then_their_holder_takes_them_anew(
+async def test_given_restored_leases_older_than_those_in_mongodb_then_their_holder_takes_newer_ones(
     write: Writer, world: World
 ) -> None:
     stop = asyncio.Event()
-    running = asyncio.create_task(world.runner().run(stop))
+    running = asyncio.create_task(world.projector().run(stop))
     await write.start("one")
-    await world.until(world.shown)
+    await world.until(world.caught_up)
     async with world.pool.connection() as connection:
         backup = await (await connection.execute("SELECT bucket, holder, lease FROM projection_leases")).fetchall()
     halt = asyncio.Event()
-    second = asyncio.create_task(world.runner().run(halt))
+    second = asyncio.create_task(world.projector().run(halt))
     await world.until(lambda: shared_by(world, 2))
     halt.set()
     await second
@@ -194,10 +194,10 @@ async def test_given_a_postgres_that_came_back_with_leases_older_than_mongodb_kn
             await connection.execute(
                 "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, partition)
             )
-    await asyncio.sleep(2 * RENEW_SECONDS)  # until it has seen them
+    await asyncio.sleep(2 * RENEW_SECONDS)  # until it has read them
     for _ in range(8):
         await write.start("two")
-    await world.until(world.shown)
+    await world.until(world.caught_up)
     stop.set()
     await running
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()

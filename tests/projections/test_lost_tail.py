@@ -1,4 +1,4 @@
-"""Postgres came back from an older backup: the views showed what the log has no more, and are made anew."""
+"""Views that are ahead of the log, because Postgres was restored from an older backup, start over."""
 
 import psycopg
 from structlog.testing import capture_logs
@@ -11,12 +11,12 @@ from tests.queries.writer import Writer
 from tests.servers import EMPTY_TABLES
 
 
-async def test_given_the_log_lost_its_end_when_views_are_ahead_of_it_then_they_are_made_anew(
+async def test_given_a_log_that_lost_its_end_when_views_are_ahead_of_it_then_they_start_over(
     write: Writer, live: World
 ) -> None:
     for _ in range(5):
         await write.start("lost")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
 
     with capture_logs() as logged:
         with psycopg.connect(live.settings.postgres_url, autocommit=True) as connection:
@@ -24,9 +24,9 @@ async def test_given_the_log_lost_its_end_when_views_are_ahead_of_it_then_they_a
         log = EventLog(live.settings.postgres_url, Metrics())
         log.open()
         kept = await Writer(log).start("kept")
-        await live.until(live.shown)
+        await live.until(live.caught_up)
         await Writer(log).append(kept, "new")
-        await live.until(live.shown)
+        await live.until(live.caught_up)
         await log.close()
 
     assert await live.is_exact()

@@ -29,7 +29,7 @@ def adds(*documents: dict[str, Any]) -> dict[str, Any]:
     return {"insert": THINGS, "documents": list(documents), "ordered": False}
 
 
-async def held(world: World) -> list[Any]:
+async def stored_ids(world: World) -> list[Any]:
     return sorted([it["_id"] async for it in world.database[THINGS].find({}, {"_id": 1})])
 
 
@@ -43,8 +43,8 @@ async def test_given_commands_that_succeed_then_each_is_answered_and_everything_
         assert [answer.read()["n"] for answer in answers] == [2, 1]
         [answer] = await send([adds({"_id": 3})])
         assert answer.read()["n"] == 1
-        assert await held(world) == [0], "nothing is visible before the commit"
-    assert await held(world) == [1, 2, 3]
+        assert await stored_ids(world) == [0], "nothing is visible before the commit"
+    assert await stored_ids(world) == [1, 2, 3]
 
 
 async def test_given_a_command_that_fails_then_nothing_is_written_and_the_session_still_works(
@@ -60,11 +60,11 @@ async def test_given_a_command_that_fails_then_nothing_is_written_and_the_sessio
 
     with pytest.raises(BulkWriteError):
         await fail()
-    assert await held(world) == [0]
+    assert await stored_ids(world) == [0]
     async with pipelined_transaction(world.database, session) as send:
         for answer in await send([adds({"_id": 1})]):
             answer.read()
-    assert await held(world) == [0, 1]
+    assert await stored_ids(world) == [0, 1]
 
 
 async def test_given_a_failed_command_whose_answer_is_not_read_then_the_commit_fails(
@@ -73,7 +73,7 @@ async def test_given_a_failed_command_whose_answer_is_not_read_then_the_commit_f
     with pytest.raises(OperationFailure):
         async with pipelined_transaction(world.database, session) as send:
             await send([adds({"_id": 0})])
-    assert await held(world) == [0]
+    assert await stored_ids(world) == [0]
 
 
 async def test_given_more_bytes_than_are_sent_at_once_then_everything_is_written(
@@ -82,7 +82,7 @@ async def test_given_more_bytes_than_are_sent_at_once_then_everything_is_written
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
     async with pipelined_transaction(world.database, session) as send:
         assert [answer.read()["n"] for answer in await send([adds(each) for each in large])] == [1, 1, 1]
-    assert await held(world) == [0, 1, 2, 3]
+    assert await stored_ids(world) == [0, 1, 2, 3]
 
 
 async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_session_still_works(
@@ -93,7 +93,7 @@ async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_ses
             await send([adds({"_id": 1}), adds({"_id": 2, "text": "x" * 17_000_000})])
     async with pipelined_transaction(world.database, session) as send:
         await send([adds({"_id": 3})])
-    assert await held(world) == [0, 3]
+    assert await stored_ids(world) == [0, 3]
 
 
 async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written_and_the_session_still_works(
@@ -106,14 +106,14 @@ async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written
 
     await world.database[THINGS].delete_many({})
     for number in range(0, 80, 2):
-        await held(world)  # opens a connection
+        await stored_ids(world)  # opens a connection
         writing = asyncio.create_task(write(number))
         await asyncio.wait([writing], timeout=number * 0.0001)
         writing.cancel()
         await asyncio.wait([writing])
         assert writing.cancelled() or writing.exception() is None
     await write(100)
-    found = await held(world)
+    found = await stored_ids(world)
     assert found[-2:] == [100, 101]
     assert [number + 1 for number in found[::2]] == found[1::2]
 
@@ -126,7 +126,7 @@ async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClie
 
     with pytest.raises(OperationFailure):
         await be_killed()
-    assert await held(world) == [0]
+    assert await stored_ids(world) == [0]
 
 
 async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_the_session_still_works(
@@ -148,7 +148,7 @@ async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_t
         with pytest.raises(ConnectionFailure):
             await add(1)
     await add(2)
-    assert await held(world) in ([0, 2], [0, 1, 2]), "the first may or may not be committed"
+    assert await stored_ids(world) in ([0, 2], [0, 1, 2]), "the first may or may not be committed"
 
 
 async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_are_free_at_once(
@@ -174,7 +174,7 @@ async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_ar
     assert adding.cancelled()
     async with world.client.start_session() as another:
         await add(another)
-    assert await held(world) == [0, 1]
+    assert await stored_ids(world) == [0, 1]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ async def test_given_a_command_larger_than_a_message_may_be_then_it_is_refused_a
     with pytest.raises(DocumentTooLarge):
         async with pipelined_transaction(world.database, session) as send:
             await send([adds(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
-    assert await held(world) == [0]
+    assert await stored_ids(world) == [0]
 
 
 PRIVATE_API: Final[dict[str, tuple[Callable[..., Any], list[str]]]] = {

@@ -1,4 +1,4 @@
-"""An event that can not be applied parks its conversation, and that one alone. Nothing is skipped, nothing deleted is shown."""
+"""An event that cannot be applied parks only its conversation. No other event is skipped, and nothing deleted is shown."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -44,9 +44,9 @@ def stores_of(world: World) -> Stores:
 
 
 @asynccontextmanager
-async def running(world: World, *runners: Projector) -> AsyncIterator[None]:
+async def running(world: World, *projectors: Projector) -> AsyncIterator[None]:
     stop = asyncio.Event()
-    tasks = [asyncio.create_task(runner.run(stop)) for runner in runners]
+    tasks = [asyncio.create_task(projector.run(stop)) for projector in projectors]
     try:
         yield
     finally:
@@ -55,28 +55,32 @@ async def running(world: World, *runners: Projector) -> AsyncIterator[None]:
             await asyncio.gather(*tasks)
 
 
-async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_is_parked_and_named_and_repaired_it_is_current(
+async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_its_conversation_is_parked_and_a_repair_restores_it(
     write: Writer, world: World
 ) -> None:
-    made = [ident for _ in range(10) for ident in await asyncio.gather(*(write.start("hello") for _ in range(100)))]
+    made = [
+        conversation_id
+        for _ in range(10)
+        for conversation_id in await asyncio.gather(*(write.start("hello") for _ in range(100)))
+    ]
     victim = made[501]
     await write.append(victim, "behind", "behind that")
-    await asyncio.gather(*(write.append(ident, "again") for ident in made[::100]))
+    await asyncio.gather(*(write.append(conversation_id, "again") for conversation_id in made[::100]))
     state = await poison(world.settings, victim, 3)
-    runner = world.runner()
+    projector = world.projector()
 
-    async with running(world, runner), open_api(world.settings) as api:
-        await world.until(world.shown)
+    async with running(world, projector), open_api(world.settings) as api:
+        await world.until(world.caught_up)
         assert await parked_everywhere(world, victim)
         assert await others_are_exact(world, victim)
-        assert runner.is_ready
+        assert projector.is_ready
 
-        said = (await api.get("/v1/projections")).json()["data"]
-        assert {each["name"]: [it["conversation_id"] for it in each["parked"]] for each in said} == {
+        output = (await api.get("/v1/projections")).json()["data"]
+        assert {each["name"]: [it["conversation_id"] for it in each["parked"]] for each in output} == {
             view: [victim] for view in ALL_VIEWS
         }
-        told = said[0]["parked"][0]
-        assert (told["version"], told["type"], told["error"]) == (3, "item.appended", "UnreadableEvent")
+        printed = output[0]["parked"][0]
+        assert (printed["version"], printed["type"], printed["error"]) == (3, "item.appended", "UnreadableEvent")
         assert (await verified(world)) == {(view, "parked", victim) for view in ALL_VIEWS} | {
             ("log", "unreadable", victim),
             ("log", "chain", victim),
@@ -85,27 +89,27 @@ async def test_given_one_poisoned_among_a_thousand_then_999_are_current_and_it_i
         for refused in [await api.get(f"{path}{rest}") for rest in ("", "/items", "/context?model=smol")]:
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "conversation_parked"), refused.url
             assert int(refused.headers["retry-after"]) > 0
-        for ident in (it for it in made if it != victim):
-            answer = await api.get(f"/v1/conversations/{ident}")
-            assert (answer.status_code, answer.json()["id"]) == (200, ident)
+        for conversation_id in (it for it in made if it != victim):
+            answer = await api.get(f"/v1/conversations/{conversation_id}")
+            assert (answer.status_code, answer.json()["id"]) == (200, conversation_id)
         listed = await api.get("/v1/conversations")
         assert (listed.status_code, listed.headers["x-consistency"]) == (200, "parked")
         assert not await world.redis.exists(snapshot_key("default", victim))
-        await world.until(lambda: _is(_metric(runner) == 1))
+        await world.until(lambda: _is(_metric(projector) == 1))
 
         await cure(world.settings, victim, 3, state)
         repaired = await repair(stores_of(world), victim, lambda _done, _total: None)
         assert [(each.view, each.outcome) for each in repaired] == [(view, "repaired") for view in ALL_VIEWS]
-        await world.until(world.shown)
+        await world.until(world.caught_up)
         assert await nothing_parked(world)
         assert (await api.get(f"{path}/items")).json()["data"][0]["content"][0]["text"] == "behind that"
         assert "x-consistency" not in (await api.get("/v1/conversations")).headers
         assert await verified(world) == set()
-        await world.until(lambda: _is(_metric(runner) == 0))
+        await world.until(lambda: _is(_metric(projector) == 0))
         await write.append(victim, "and on")
-        await world.until(world.shown)
+        await world.until(world.caught_up)
 
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
     assert (await world.snapshots())[snapshot_key("default", victim)].version == 5
 
 
@@ -117,12 +121,12 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     victim = await write.start("to be planted")
     await write.append(victim, "behind")
     await write_everything(write)
-    planted = next(it for it in (await world.folded())["items"].values() if it["conversation_id"] == victim)
+    planted = next(it for it in (await world.expected_documents())["items"].values() if it["conversation_id"] == victim)
     await world.database["items"].insert_one({**planted, "conversation_id": "conv_else", "item": "people's words"})
 
     with capture_logs() as logged:
-        async with running(world, world.runner()), open_api(world.settings) as api:
-            await world.until(world.shown)
+        async with running(world, world.projector()), open_api(world.settings) as api:
+            await world.until(world.caught_up)
             item = await api.get(f"/v1/conversations/{victim}/items/{planted['id']}")
             assert (item.status_code, item.json()["error"]["code"]) == (503, "conversation_parked")
             assert (await api.get(f"/v1/conversations/{victim}")).status_code == 200
@@ -134,7 +138,7 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     entries = [entry for entry in logged if entry["event"] == "projection_parked"]
     assert [(it["projection"], it["conversation_id"], it["version"]) for it in entries] == [("items", victim, 2)]
     assert "people's words" not in str(found)
-    assert await world.held() != await world.folded()
+    assert await world.documents() != await world.expected_documents()
 
     still = await repair(stores_of(world), victim, lambda _done, _total: None)
     assert [(it.view, it.outcome, it.parked and it.parked.version) for it in still] == [("items", "parked", 2)]
@@ -153,14 +157,14 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
     await world.catch_up()
     await write.append(victim, "poison", "behind")
     await poison(world.settings, victim, 4)
-    async with running(world, world.runner()), open_api(world.settings) as api:
+    async with running(world, world.projector()), open_api(world.settings) as api:
         await world.until(lambda: parked_everywhere(world, victim))
-        await world.until(world.shown)
+        await world.until(world.caught_up)
         assert await world.database["conversations"].count_documents({"id": victim}) == 1
         with capture_logs() as logged:
             await write.delete(victim)
-            await world.until(world.shown)
-        assert set(await parked(world)) == {USAGE}, "what it came to may still have to be counted"
+            await world.until(world.caught_up)
+        assert set(await parked(world)) == {USAGE}, "what it used may still have to be counted"
         assert (await api.get(f"/v1/conversations/{victim}")).status_code == 404
         listed = await api.get("/v1/conversations")
         assert [it["id"] for it in listed.json()["data"]] == [other]
@@ -171,75 +175,75 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
     assert (await world.snapshots())[snapshot_key("default", victim)].deleted
 
 
-async def test_given_a_deletion_that_nobody_can_read_then_it_takes_effect_all_the_same(
-    write: Writer, live: World
-) -> None:
+async def test_given_an_unreadable_deletion_then_it_takes_effect_all_the_same(write: Writer, live: World) -> None:
     victim = await write.start("secret")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     await insert_unreadable(live.settings, victim, "conversation.deleted")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     assert await nothing_parked(live)
-    assert await live.held() == {view: {} for view in MONGO_VIEWS}
+    assert await live.documents() == {view: {} for view in MONGO_VIEWS}
 
 
-async def test_given_two_projectors_when_an_event_can_not_be_applied_then_one_parks_it_and_both_leave_it_out(
+async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_parks_its_conversation_and_both_leave_it_out(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
     with capture_logs() as logged:
-        async with running(world, world.runner(), world.runner()):
+        async with running(world, world.projector(), world.projector()):
             victim = await write.start("one")
             version = await insert_unreadable(world.settings, victim)
             await insert_unreadable(world.settings, victim)
             for _ in range(5):
                 await write_everything(write)
-            await world.until(world.shown)
+            await world.until(world.caught_up)
             await write_everything(write)
-            await world.until(world.shown)
+            await world.until(world.caught_up)
     assert await parked_everywhere(world, victim)
     assert {entries[victim].version for entries in (await parked(world)).values()} == {version}
     assert sorted(it["projection"] for it in logged if it["event"] == "projection_parked") == sorted(ALL_VIEWS)
     assert await others_are_exact(world, victim)
 
 
-async def test_given_a_place_was_read_when_something_is_parked_in_it_then_whoever_read_it_writes_nothing(
+async def test_given_a_position_that_was_read_when_a_conversation_is_parked_there_then_its_reader_writes_nothing(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
     victim = await write.start("one")
     batch = await world.events()
-    sinks: dict[str, MongoViews | ContextView] = {
+    stores: dict[str, MongoViews | ContextView] = {
         "items": MongoViews(world.database),
         CONTEXT: ContextView(world.redis, world.reader, world.database),
     }
-    for view, sink in sinks.items():
-        places = await world.all_places([view])
-        [place] = [place for place in places if place.partition == partition_of(victim)]
-        await world.positions.park(place, victim, parked_for(batch[0], KeyError()))
+    for view, store in stores.items():
+        view_positions = await world.view_positions([view])
+        [view_position] = [
+            view_position for view_position in view_positions if view_position.partition == partition_of(victim)
+        ]
+        await world.positions.park(view_position, victim, parked_for(batch[0], KeyError()))
         with pytest.raises(PositionMoved):
-            await world.positions.park(place, victim, parked_for(batch[0], KeyError()))
+            await world.positions.park(view_position, victim, parked_for(batch[0], KeyError()))
         with pytest.raises(PositionMoved):
-            await _apply_and_settle(sink, places, batch)
-    assert (await world.places())["items"].position == 0
-    assert (await world.held())["items"] == {}
+            await _apply_and_flush(store, view_positions, batch)
+    assert (await world.statuses())["items"].position == 0
+    assert (await world.documents())["items"] == {}
 
 
-async def test_given_an_event_that_can_be_read_again_before_long_then_nobody_is_parked(
+async def test_given_an_unreadable_event_that_soon_becomes_readable_then_nothing_is_parked(
     write: Writer, world: World
 ) -> None:
     victim = await write.start("one", "two")
     state = await poison(world.settings, victim, 2)
-    runner = world.runner()
-    async with running(world, runner):
-        await world.until(lambda: _is(not runner.is_ready and _position(runner, "items") == 1))
+    projector = world.projector()
+    async with running(world, projector):
+        await world.until(lambda: _is(not projector.is_ready and _position(projector, "items") == 1))
         await cure(world.settings, victim, 2, state)
-        await world.until(world.shown)
-        assert runner.is_ready
+        await world.until(world.caught_up)
+        assert projector.is_ready
     assert await nothing_parked(world)
     assert await world.is_exact()
 
 
-async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says_so(
+async def test_given_the_maximum_of_parked_conversations_then_the_view_stops_and_reports_it(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -251,23 +255,23 @@ async def test_given_as_many_parked_as_there_may_be_then_the_view_stops_and_says
     await world.database["projections"].update_one({"_id": name}, {"$set": {"parked": most}, "$inc": {"epoch": 1}})
     await poison(world.settings, victim, 2)
     await write.start("behind")
-    runner = world.runner()
+    projector = world.projector()
     with capture_logs() as logged:
-        async with running(world, runner):
-            await world.until(lambda: world.shown([view for view in ALL_VIEWS if view != "items"]))
+        async with running(world, projector):
+            await world.until(lambda: world.caught_up([view for view in ALL_VIEWS if view != "items"]))
             await asyncio.sleep(3)
-            assert view_statuses(runner.view_positions.values())["items"].position == 1
-            assert not _is_ready(runner)
+            assert view_statuses(projector.view_positions.values())["items"].position == 1
+            assert not _is_ready(projector)
             assert any(it["event"] == "projection_stuck" and it["parked"] == MAX_PARKED for it in logged)
             one_less = {"$unset": {f"parked.conv_{0:031x}{partition:x}": ""}, "$inc": {"epoch": 1}}
             await world.database["projections"].update_one({"_id": name}, one_less)
-            await world.until(world.shown)
-            assert _is_ready(runner)
-    assert victim in (await world.places())["items"].parked
+            await world.until(world.caught_up)
+            assert _is_ready(projector)
+    assert victim in (await world.statuses())["items"].parked
 
 
 @pytest.mark.parametrize("cured", [True, False])
-async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_that_view_begins_anew(
+async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view_parks_it_only_if_it_is_still_unreadable(
     cured: bool, write: Writer, world: World
 ) -> None:
     victim = await write.start("one", "two")
@@ -282,7 +286,7 @@ async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_tha
     left = [view for view in ALL_VIEWS if not cured or view != "items"]
     assert await parked_conversations(stores_of(world), ALL_VIEWS) == {view: [victim] for view in left}
     assert await others_are_exact(world, victim)
-    items = (await world.held())["items"].values()
+    items = (await world.documents())["items"].values()
     assert len([it for it in items if it["conversation_id"] == victim]) == (2 if cured else 0)
 
 
@@ -305,11 +309,11 @@ async def test_given_a_parked_conversation_when_a_whole_view_is_rebuilt_then_tha
         (MemoryError(), False),
     ],
 )
-def test_given_an_error_then_it_parks_only_where_another_event_may_fare_better(error: Exception, parks: bool) -> None:
+def test_given_an_error_then_it_parks_only_if_other_events_may_succeed(error: Exception, parks: bool) -> None:
     assert is_caused_by_event(error) is parks
 
 
-async def test_given_a_snapshot_that_is_none_then_its_conversation_is_parked_in_that_view_alone(
+async def test_given_a_snapshot_key_of_another_type_then_its_conversation_is_parked_in_that_view_only(
     write: Writer, world: World
 ) -> None:
     victim = await write.start("one")
@@ -320,7 +324,7 @@ async def test_given_a_snapshot_that_is_none_then_its_conversation_is_parked_in_
     await write_everything(write)
     await world.catch_up()
     assert {view: set(entries) for view, entries in (await parked(world)).items()} == {CONTEXT: {victim}}
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
     assert not await world.redis.exists(snapshot_key("default", victim))
     await repair(stores_of(world), victim, lambda _done, _total: None)
     await world.catch_up()
@@ -333,22 +337,22 @@ async def verified(world: World) -> set[tuple[str, str, str | None]]:
     return {(it.where, it.what, it.conversation_id) for it in found.differences}
 
 
-def _metric(runner: Projector) -> float | None:
-    return runner._metrics.registry.get_sample_value("conversation_store_projection_parked")
+def _metric(projector: Projector) -> float | None:
+    return projector._metrics.registry.get_sample_value("conversation_store_projection_parked")
 
 
-def _position(runner: Projector, view: str) -> int | None:
-    found = view_statuses(runner.view_positions.values())
+def _position(projector: Projector, view: str) -> int | None:
+    found = view_statuses(projector.view_positions.values())
     return found[view].position if view in found else None
 
 
-async def _apply_and_settle(sink: ViewStore, places: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:
-    await sink.apply(places, batch[-1].position, batch)
-    await sink.flush()
+async def _apply_and_flush(store: ViewStore, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:
+    await store.apply(view_positions, batch[-1].position, batch)
+    await store.flush()
 
 
-def _is_ready(runner: Projector) -> bool:
-    return runner.is_ready
+def _is_ready(projector: Projector) -> bool:
+    return projector.is_ready
 
 
 async def _is(condition: bool) -> bool:

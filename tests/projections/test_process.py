@@ -1,4 +1,4 @@
-"""The projector as a process: killed at any moment it writes nothing twice, told to stop it ends cleanly."""
+"""The projector as a process: killed at any moment it writes nothing twice, and on SIGTERM it ends cleanly."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ from tests.queries.writer import Writer
 
 
 @contextmanager
-def projector(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[str]]:
+def projector_process(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[str]]:
     urls = {name: getattr(settings, name.lower()) for name in ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL")}
     process = subprocess.Popen(
         [sys.executable, "-m", "projections.main"],
@@ -35,44 +35,44 @@ def projector(settings: Settings, port: int = 0) -> Iterator[subprocess.Popen[st
         process.communicate()
 
 
-async def test_given_the_projector_is_killed_again_and_again_then_every_event_is_written_once(
+async def test_given_a_projector_that_is_killed_repeatedly_then_every_event_is_written_once(
     write: Writer, world: World
 ) -> None:
     for _ in range(10):
         await write_everything(write)
     for kill_at in (1, 300):
-        with projector(world.settings) as process:
+        with projector_process(world.settings) as process:
 
             async def has_come(position: int = kill_at) -> bool:
-                return any(place.position >= position for place in (await world.places()).values())
+                return any(status.position >= position for status in (await world.statuses()).values())
 
             await world.until(has_come)
             process.kill()
             process.wait()
         await write_everything(write)
-    with projector(world.settings):
-        await world.until(world.shown)
+    with projector_process(world.settings):
+        await world.until(world.caught_up)
     assert await world.is_exact()
 
 
-async def test_given_a_running_projector_then_it_tells_how_it_is_and_ends_cleanly_when_it_is_told_to(
+async def test_given_a_running_projector_then_it_serves_health_and_metrics_and_ends_cleanly_on_sigterm(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
     port = free_port()
-    with projector(world.settings, port) as process:
-        await world.until(world.shown)
+    with projector_process(world.settings, port) as process:
+        await world.until(world.caught_up)
         assert await asyncio.to_thread(_status, port) == 200
         metrics = await asyncio.to_thread(_get, port, "metrics")
         process.send_signal(signal.SIGTERM)
-        said, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+        output, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
     head = await world.reader.last_position()
     for view in ALL_VIEWS:
         assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics
     assert f"conversation_store_projection_head {head}.0" in metrics
     assert process.returncode == 0
-    assert "projector_stopped" in said
-    assert "error.type" not in said
+    assert "projector_stopped" in output
+    assert "error.type" not in output
     assert await world.is_exact()
 
 

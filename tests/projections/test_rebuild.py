@@ -25,19 +25,19 @@ def rebuild_of(world: World, views: Sequence[MongoView] = MONGO_VIEWS, workers: 
         settings=world.settings,
         pool=world.pool,
         database=world.database,
-        make_projector=world.runner,
+        make_projector=world.projector,
         workers=workers,
     )
 
 
 async def collections(world: World) -> dict[str, str]:
-    return {view: place.collection for view, place in (await world.places()).items() if view in MONGO_VIEWS}
+    return {view: status.collection for view, status in (await world.statuses()).items() if view in MONGO_VIEWS}
 
 
 async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(write: Writer, live: World) -> None:
     await write_everything(write)
     conversation = await write.start("first")
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     rebuilt = asyncio.create_task(rebuild_of(live).run())
     seen: list[int] = []
 
@@ -63,7 +63,7 @@ async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(w
         MONGO_VIEWS
     )
     assert await collections(live) == {view: f"{view}_2" for view in MONGO_VIEWS}
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     assert await live.is_exact()
 
 
@@ -72,7 +72,7 @@ async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    right = await world.held()
+    right = await world.documents()
     wrong = next(iter(right["items"]))
     await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
     dry = await rebuild_of(world, ["items"]).run(swaps=False)
@@ -82,7 +82,7 @@ async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed
     assert await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is None
     done = await rebuild_of(world, ["items"]).run()
     assert [(each.different, each.listed) for each in done.compared] == [(1, [wrong])]
-    assert await world.held() == right
+    assert await world.documents() == right
 
 
 async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_collections_show_them_too(
@@ -99,7 +99,7 @@ async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_c
     assert back is not None
     assert [each.different for each in back.compared] == [0] * len(MONGO_VIEWS)
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
     assert await world.is_sound()
     assert await rebuild_of(world).cancel() == list(MONGO_VIEWS)
     assert "items_2" not in await world.database.list_collection_names()
@@ -164,7 +164,7 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     builds = ViewBuilds(live.database)
     started = await builds.start(["items"], await live.reader.last_position(), 1)
     await rebuild_of(live, ["items"]).backfill(started)
@@ -173,11 +173,11 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     await write.delete(conversation)
 
     async def stands_together() -> bool:
-        return not await builds.apart(["items"]) and await live.shown()
+        return not await builds.apart(["items"]) and await live.caught_up()
 
     await live.until(stands_together)
     await builds.swap(["items"])
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     assert await live.is_exact()
 
 
@@ -196,12 +196,14 @@ async def test_given_unreadable_events_when_views_are_rebuilt_then_their_convers
     await cure(world.settings, cured, 2, state)
     done = await rebuild_of(world).run()
     assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
-    places = await world.places()
-    left = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}  # totals may still have to count it
-    assert {view: set(places[view].parked) for view in MONGO_VIEWS} == left
-    held = await world.held()
-    assert sorted(it["depth"] for it in held["items"].values() if it["conversation_id"] == cured) == [1, 2]
-    assert not [it for it in held["items"].values() if it["conversation_id"] == deleted]
+    view_positions = await world.statuses()
+    left = {view: {victim} for view in MONGO_VIEWS} | {
+        USAGE: {victim, deleted}
+    }  # totals may still have to count the deleted one
+    assert {view: set(view_positions[view].parked) for view in MONGO_VIEWS} == left
+    stored = await world.documents()
+    assert sorted(it["depth"] for it in stored["items"].values() if it["conversation_id"] == cured) == [1, 2]
+    assert not [it for it in stored["items"].values() if it["conversation_id"] == deleted]
 
 
 async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild_can_replace_it(
@@ -209,7 +211,7 @@ async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    wrong = next(iter((await world.held())["items"]))
+    wrong = next(iter((await world.documents())["items"]))
     await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
     for resumes in (False, True):
         await rebuild_of(world, ["items"]).run()
@@ -219,7 +221,7 @@ async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild
             assert await rebuild_of(world, ["items"]).roll_back() is not None
         else:
             await rebuild_of(world, ["items"]).run()
-        assert await world.held() == await world.folded()
+        assert await world.documents() == await world.expected_documents()
 
 
 async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not_dropped(
@@ -232,7 +234,7 @@ async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not
     await rebuild_of(world, ["items"]).backfill(started)
     await world.catch_up()
     await asyncio.gather(swapping.swap(["items"]), cancelling.drop(["items"]), return_exceptions=True)
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
 async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_the_rebuild_fails(

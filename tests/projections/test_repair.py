@@ -1,4 +1,4 @@
-"""`scripts.rebuild --conversation`: brings a parked conversation back, whatever happens meanwhile, or says why it can not."""
+"""`rebuild --conversation` repairs a parked conversation, whatever happens meanwhile, or says why it cannot."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ MANY = 5 * PAGE_EVENTS
 
 
 async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:
-    """What became of each view."""
+    """The outcome in each view."""
     head = await world.reader.head(conversation_id)
     assert head is not None
     work = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
@@ -65,7 +65,7 @@ async def _large_and_parked(write: Writer, world: World) -> str:
     return victim
 
 
-async def test_given_a_repair_is_broken_off_anywhere_then_it_stays_parked_and_the_next_one_goes_to_the_end(
+async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation_stays_parked_and_the_next_repair_finishes(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -89,11 +89,11 @@ async def test_given_a_repair_is_broken_off_anywhere_then_it_stays_parked_and_th
     assert broken > 2
     assert await nothing_parked(world)
     await world.catch_up()
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-async def test_given_the_command_is_killed_when_it_is_called_again_then_it_goes_to_the_end(
+async def test_given_the_command_is_killed_when_it_runs_again_then_it_finishes(
     signum: int, write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -104,42 +104,42 @@ async def test_given_the_command_is_killed_when_it_is_called_again_then_it_goes_
 
     await world.until(has_begun)
     process.send_signal(signum)
-    _, said = await asyncio.to_thread(process.communicate, timeout=SECONDS)
-    assert signum == signal.SIGKILL or (process.returncode == 130 and "until you run this again" in said)
+    _, output = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+    assert signum == signal.SIGKILL or (process.returncode == 130 and "until you run this again" in output)
     assert not await nothing_parked(world)
     done = _run(world, tmp_path, "--conversation", victim, "--json")
     assert done.returncode == 0, done.stderr
     assert {it["outcome"] for it in json.loads(done.stdout)["views"]} == {"repaired"}
     assert await nothing_parked(world)
     await world.catch_up()
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_writes_and_projectors_that_go_on_when_a_conversation_is_repaired_then_nothing_is_lost_or_doubled(
+async def test_given_writes_and_running_projectors_when_a_conversation_is_repaired_then_nothing_is_lost_or_doubled(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
     stop = asyncio.Event()
-    running = [asyncio.create_task(world.runner().run(stop)) for _ in range(2)]
+    running = [asyncio.create_task(world.projector().run(stop)) for _ in range(2)]
     repairing = asyncio.create_task(_repair(world, victim))
     other = await write.start()
     while not repairing.done():
         await asyncio.gather(write.append(victim, "meanwhile"), write.append(other, "meanwhile"))
     assert set((await repairing).values()) == {"repaired"}
     await write.append(victim, "behind")
-    await world.until(world.shown)
+    await world.until(world.caught_up)
     stop.set()
     await asyncio.gather(*running)
     assert await nothing_parked(world)
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_deletion_that_comes_while_a_conversation_is_repaired_then_nothing_of_it_is_left(
+async def test_given_a_deletion_during_a_repair_then_nothing_of_the_conversation_is_left(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
     stop = asyncio.Event()
-    running = asyncio.create_task(world.runner().run(stop))
+    running = asyncio.create_task(world.projector().run(stop))
     deleting: list[asyncio.Task[Any]] = []
 
     def delete(_version: int) -> None:
@@ -148,16 +148,16 @@ async def test_given_a_deletion_that_comes_while_a_conversation_is_repaired_then
 
     outcomes = await _repair(world, victim, progress=delete)
     await deleting[0]
-    await world.until(world.shown)
+    await world.until(world.caught_up)
     stop.set()
     await running
     assert set(outcomes) == set(ALL_VIEWS)
     assert "parked" not in outcomes.values()
     assert await nothing_parked(world)
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_two_repairs_of_one_conversation_then_the_later_one_has_it_and_it_is_right(
+async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_it_and_it_is_correct(
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
@@ -171,10 +171,10 @@ async def test_given_two_repairs_of_one_conversation_then_the_later_one_has_it_a
     assert "parked" not in {*first.values(), *(await second[0]).values()}
     assert await nothing_parked(world)
     await world.catch_up()
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_a_conversation_that_is_parked_nowhere_when_it_is_rebuilt_then_wrong_documents_of_it_are_mended(
+async def test_given_a_conversation_that_is_not_parked_when_it_is_repaired_then_its_wrong_documents_are_corrected(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_everything(write)
@@ -182,15 +182,15 @@ async def test_given_a_conversation_that_is_parked_nowhere_when_it_is_rebuilt_th
     await world.database["items"].delete_one({"conversation_id": ids["retracted"], "depth": 2})
     await world.database["conversations"].update_one({"id": ids["retracted"]}, {"$set": {"title": "else"}})
     await world.database["responses"].delete_many({"conversation_id": ids["answered"]})
-    for ident in (ids["retracted"], ids["answered"]):
-        done = _run(world, tmp_path, "--conversation", ident)
+    for conversation_id in (ids["retracted"], ids["answered"]):
+        done = _run(world, tmp_path, "--conversation", conversation_id)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [f"{view}: repaired" for view in ALL_VIEWS]
     assert await nothing_parked(world)
     assert await world.is_exact()
 
 
-async def test_given_a_deleted_conversation_of_which_something_is_left_when_it_is_rebuilt_then_that_is_gone(
+async def test_given_leftovers_of_a_deleted_conversation_when_it_is_repaired_then_they_are_removed(
     write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
@@ -203,7 +203,7 @@ async def test_given_a_deleted_conversation_of_which_something_is_left_when_it_i
     assert await world.is_exact()
 
 
-async def test_given_an_event_that_still_can_not_be_applied_then_the_command_names_it_and_it_stays_parked(
+async def test_given_an_event_that_still_cannot_be_applied_then_the_command_names_it_and_the_conversation_stays_parked(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     victim = await write.start("one", "two", "three")
@@ -214,8 +214,8 @@ async def test_given_an_event_that_still_can_not_be_applied_then_the_command_nam
     assert done.returncode == 1
     event = "version 3 (item.appended, position 3) cannot be applied: UnreadableEvent"
     assert done.stdout.splitlines() == [f"{view}: still parked: {event}" for view in ALL_VIEWS]
-    told = json.loads(_run(world, tmp_path, "--conversation", victim, "--json").stdout)
-    assert [(it["view"], it["outcome"], it["version"]) for it in told["views"]] == [
+    printed = json.loads(_run(world, tmp_path, "--conversation", victim, "--json").stdout)
+    assert [(it["view"], it["outcome"], it["version"]) for it in printed["views"]] == [
         (view, "parked", 3) for view in ALL_VIEWS
     ]
     assert await parked_everywhere(world, victim)
@@ -232,23 +232,23 @@ async def test_given_an_event_that_still_can_not_be_applied_then_the_command_nam
         (("--conversation", f"conv_{0:032x}"), 1),
     ],
 )
-async def test_given_nothing_that_can_be_rebuilt_then_the_status_says_so(
+async def test_given_arguments_without_anything_to_rebuild_then_the_exit_status_says_so(
     arguments: tuple[str, ...], status: int, world: World, tmp_path: Path
 ) -> None:
     assert _run(world, tmp_path, *arguments).returncode == status
 
 
-async def test_given_views_that_no_projector_has_begun_with_when_a_conversation_is_rebuilt_then_nothing_is_touched(
+async def test_given_views_that_no_projector_started_when_a_conversation_is_repaired_then_nothing_is_written(
     write: Writer, world: World
 ) -> None:
     victim = await write.start("one")
     assert await _repair(world, victim) == dict.fromkeys(ALL_VIEWS, "skipped")
-    assert await world.held() == {view: {} for view in MONGO_VIEWS}
+    assert await world.documents() == {view: {} for view in MONGO_VIEWS}
     await world.catch_up()
     assert await world.is_exact()
 
 
-async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_repair_counts_each_once(
+async def test_given_replies_before_and_after_the_event_that_parks_a_conversation_then_a_repair_counts_each_once(
     write: Writer, world: World
 ) -> None:
     victim = await write.start()
@@ -277,7 +277,7 @@ async def test_given_replies_before_and_behind_what_parks_a_conversation_then_a_
 
 
 @pytest.mark.parametrize("projected", [True, False])
-async def test_given_replies_that_were_left_out_when_their_conversation_is_deleted_then_a_repair_counts_them(
+async def test_given_uncounted_replies_of_a_parked_conversation_when_it_is_deleted_then_a_repair_counts_them(
     projected: bool, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one", "two")
@@ -292,5 +292,5 @@ async def test_given_replies_that_were_left_out_when_their_conversation_is_delet
     assert set((await parked(world))[USAGE]) == {conversation}
     assert set((await _repair(world, conversation)).values()) == {"deleted"}
     await world.catch_up()
-    assert not any(it.parked for it in (await world.places()).values())
-    assert await world.held() == await world.folded()
+    assert not any(it.parked for it in (await world.statuses()).values())
+    assert await world.documents() == await world.expected_documents()

@@ -1,4 +1,4 @@
-"""`scripts/rebuild` and `scripts/replay`, as they are called and by what they say."""
+"""The scripts `rebuild` and `replay`: what they do and what they print."""
 
 import asyncio
 import json
@@ -43,28 +43,28 @@ async def _rebuild(world: World, *views: str) -> int:
 
 
 @pytest.mark.parametrize("view", ALL_VIEWS)
-async def test_given_no_projector_runs_when_a_view_is_rebuilt_then_it_is_what_it_was(
+async def test_given_no_running_projector_when_a_view_is_rebuilt_then_it_is_the_same_as_before(
     view: str, write: Writer, world: World
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    held, snapshots = await world.held(), await world.snapshots()
+    stored, snapshots = await world.documents(), await world.snapshots()
     assert await _rebuild(world, view) == await world.reader.last_position()
-    assert await world.held() == held
+    assert await world.documents() == stored
     assert await world.snapshots() == snapshots
 
 
-async def test_given_a_projector_runs_when_a_view_is_rebuilt_then_it_is_right_and_the_others_never_stopped(
+async def test_given_a_running_projector_when_a_view_is_rebuilt_then_it_is_correct_and_the_others_never_stop(
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     rebuilding = asyncio.create_task(_rebuild(live, "items"))
     for _ in range(3):
         await write_everything(write)
-    await live.until(lambda: live.shown(["conversations", "responses"]))
+    await live.until(lambda: live.caught_up(["conversations", "responses"]))
     await rebuilding
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     assert await live.is_exact()
 
 
@@ -79,7 +79,7 @@ async def test_given_a_view_with_wrong_documents_when_it_is_rebuilt_then_they_ar
     assert await world.is_exact()
 
 
-async def test_given_mongodb_lost_its_database_when_all_is_rebuilt_then_everything_is_back_with_its_indexes(
+async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_they_are_back_with_their_indexes(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     await write_everything(write)
@@ -88,30 +88,30 @@ async def test_given_mongodb_lost_its_database_when_all_is_rebuilt_then_everythi
     await world.client.drop_database(world.database.name)
     done = _run(world, tmp_path, "scripts.rebuild", "all", "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["views"], told["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
+    printed = json.loads(done.stdout)
+    assert (printed["views"], printed["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
     assert await world.is_exact()
     assert {view: await world.database[view].index_information() for view in MONGO_VIEWS} == indexes
 
 
-async def test_given_a_rebuild_is_interrupted_when_it_is_called_again_then_it_goes_on_to_the_end(
+async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     await write_everything(write)
     await world.catch_up()
     running = _start(world, tmp_path, "scripts.rebuild", "items")
 
-    async def is_begun() -> bool:
+    async def has_started() -> bool:
         return await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is not None
 
-    await world.until(is_begun)
+    await world.until(has_started)
     running.send_signal(signal.SIGINT)
-    _, said = await asyncio.to_thread(running.communicate, timeout=SECONDS)
+    _, output = await asyncio.to_thread(running.communicate, timeout=SECONDS)
     assert running.returncode == 130
-    assert "Run this again" in said
-    assert (await world.places())["items"].collection == "items"
+    assert "Run this again" in output
+    assert (await world.statuses())["items"].collection == "items"
     assert _run(world, tmp_path, "scripts.rebuild", "items").returncode == 0
-    assert (await world.places())["items"].collection == "items_2"
+    assert (await world.statuses())["items"].collection == "items_2"
     assert await world.is_exact()
 
 
@@ -126,26 +126,26 @@ async def test_given_a_conversation_when_it_is_replayed_then_its_events_and_its_
     assert [item["content"][0]["text"] for item in replayed.items] == ["keep", "regret", "one", "three"]
 
 
-async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was(
+async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_was_then(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_everything(write)
-    told = json.loads(_run(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
-    assert (told["state"]["version"], [event["type"] for event in told["events"]]) == (
+    printed = json.loads(_run(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
+    assert (printed["state"]["version"], [event["type"] for event in printed["events"]]) == (
         2,
         ["conversation.started", "item.appended"],
     )
-    assert [item["content"][0]["text"] for item in told["items"]] == ["keep"]
+    assert [item["content"][0]["text"] for item in printed["items"]] == ["keep"]
 
 
 @pytest.mark.parametrize(("given", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
-async def test_given_no_such_conversation_when_it_is_replayed_then_the_status_says_so(
+async def test_given_an_unknown_conversation_when_it_is_replayed_then_the_exit_status_says_so(
     given: str, status: int, world: World, tmp_path: Path
 ) -> None:
     assert _run(world, tmp_path, "scripts.replay", given).returncode == status
 
 
-async def test_given_a_version_that_never_was_when_a_conversation_is_replayed_then_the_status_says_so(
+async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_says_so(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     conversation = await write.start("one")

@@ -13,7 +13,7 @@ from tests.queries.writer import Writer
 
 async def upgrade(world: World) -> None:
     async with asyncio.timeout(SECONDS):
-        await upgrade_views(world.settings, world.pool, world.database, world.runner)
+        await upgrade_views(world.settings, world.pool, world.database, world.projector)
 
 
 async def _make_outdated(world: World, view: str) -> None:
@@ -24,7 +24,7 @@ async def test_given_a_view_of_a_lower_version_then_it_is_rebuilt_and_the_others
     write: Writer, live: World
 ) -> None:
     await write_everything(write)
-    await live.until(live.shown)
+    await live.until(live.caught_up)
     await upgrade(live)
     assert await collections(live) == {view: view for view in MONGO_VIEWS}
     await _make_outdated(live, "items")
@@ -53,7 +53,7 @@ async def test_given_a_write_conflict_when_a_view_is_upgraded_then_it_retries(wr
         await session.abort_transaction()
     await upgrading
     assert (await collections(world))["items"] != "items_2"
-    assert await world.held() == await world.folded()
+    assert await world.documents() == await world.expected_documents()
 
 
 async def _aborted_transactions(world: World) -> int:

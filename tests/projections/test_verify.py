@@ -1,4 +1,4 @@
-"""`scripts/verify` says that all is well when it is, and finds whatever was changed behind the log's back."""
+"""`verify` reports no difference where there is none, and every change that did not come from the log."""
 
 import json
 import os
@@ -44,10 +44,10 @@ async def test_given_views_that_keep_up_then_nothing_differs(write: Writer, worl
     assert verified.ok
     assert (verified.events, verified.conversations) == (await world.reader.last_position(), 30)
     assert (verified.snapshots, verified.snapshots_absent) == (30, 0)
-    assert verified.documents == {view: len(documents) for view, documents in (await world.held()).items()}
+    assert verified.documents == {view: len(documents) for view, documents in (await world.documents()).items()}
 
 
-async def test_given_no_snapshots_at_all_then_nothing_differs(write: Writer, world: World) -> None:
+async def test_given_no_snapshots_then_nothing_differs(write: Writer, world: World) -> None:
     await write_everything(write)
     await world.catch_up()
     await world.redis.flushdb()
@@ -56,7 +56,7 @@ async def test_given_no_snapshots_at_all_then_nothing_differs(write: Writer, wor
     assert (verified.snapshots, verified.snapshots_absent) == (0, 10)
 
 
-async def test_given_events_that_are_appended_meanwhile_then_nothing_differs(write: Writer, live: World) -> None:
+async def test_given_events_appended_during_the_verification_then_nothing_differs(write: Writer, live: World) -> None:
     await write_everything(write)
     for _ in range(5):
         await write_everything(write)
@@ -64,7 +64,7 @@ async def test_given_events_that_are_appended_meanwhile_then_nothing_differs(wri
         assert verified.differences == []
 
 
-async def test_given_views_that_do_not_keep_up_then_it_says_so(write: Writer, world: World) -> None:
+async def test_given_views_that_are_behind_then_that_is_reported(write: Writer, world: World) -> None:
     await write.start("one")
     await world.catch_up()
     await write.start("two")
@@ -168,7 +168,7 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_add_stray_snapshot, CONTEXT, "extra"),
     ],
 )
-async def test_given_something_was_changed_in_a_view_then_exactly_that_is_found(
+async def test_given_a_change_in_a_view_then_exactly_that_is_reported(
     planting: Planting, where: str, what: str, write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
@@ -195,7 +195,7 @@ async def test_given_something_was_changed_in_a_view_then_exactly_that_is_found(
         ("DELETE FROM events WHERE originator_id = %s AND originator_version = 2", {"chain", "version"}),
     ],
 )
-async def test_given_the_log_was_changed_then_the_chain_tells(
+async def test_given_a_changed_log_then_the_hash_chain_shows_it(
     sql: str, what: set[str], write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
@@ -206,7 +206,7 @@ async def test_given_the_log_was_changed_then_the_chain_tells(
     assert {difference.conversation_id for difference in found} == {ids["plain"]}
 
 
-async def test_given_one_conversation_is_asked_for_then_only_that_one_is_compared(write: Writer, world: World) -> None:
+async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:
     ids = await write_everything(write)
     await world.catch_up()
     await _change_title(world, ids)
@@ -215,7 +215,9 @@ async def test_given_one_conversation_is_asked_for_then_only_that_one_is_compare
     assert (verified.conversations, verified.different) == (1, 1)
 
 
-async def test_given_a_difference_in_what_someone_wrote_then_it_is_told_without_it(write: Writer, world: World) -> None:
+async def test_given_a_difference_in_content_then_it_is_reported_without_the_content(
+    write: Writer, world: World
+) -> None:
     ids = await write_everything(write)
     await world.catch_up()
     await _change_title(world, ids)
@@ -224,7 +226,7 @@ async def test_given_a_difference_in_what_someone_wrote_then_it_is_told_without_
     assert "else" not in str(difference)
 
 
-async def test_given_differences_in_a_snapshot_then_they_are_told_without_what_anyone_wrote(
+async def test_given_differences_in_a_snapshot_then_they_are_reported_without_content(
     write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
@@ -240,11 +242,11 @@ async def test_given_differences_in_a_snapshot_then_they_are_told_without_what_a
     await world.redis.hset(name, "i:0:0", block.replace(b"Another", b"No"))
     differences = (await _verify(world)).differences
     assert {it.conversation_id for it in differences} == {ids["plain"], pinned}
-    told = [str(it) for it in differences]
-    assert not [it for it in told if "hello" in it or "secret" in it or "content" in it or "The s" in it]
+    printed = [str(it) for it in differences]
+    assert not [it for it in printed if "hello" in it or "secret" in it or "content" in it or "The s" in it]
 
 
-async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first_then_that_is_found(
+async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first_then_that_is_reported(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start("words " * 200_000, "two", "three")
@@ -255,17 +257,17 @@ async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first
     assert (difference.where, difference.what) == (CONTEXT, "different")
 
 
-async def test_given_the_command_line_then_its_status_and_its_json_tell(
+async def test_given_the_command_line_then_its_exit_status_and_its_json_report_differences(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_everything(write)
     await world.catch_up()
-    status, told = _run(world, tmp_path)
-    assert (status, told["ok"], told["differences"]) == (0, True, [])
+    status, printed = _run(world, tmp_path)
+    assert (status, printed["ok"], printed["differences"]) == (0, True, [])
     await _lose_item(world, ids)
-    status, told = _run(world, tmp_path)
-    assert (status, told["ok"]) == (1, False)
-    assert [(it["where"], it["what"], it["conversation_id"]) for it in told["differences"]] == [
+    status, printed = _run(world, tmp_path)
+    assert (status, printed["ok"]) == (1, False)
+    assert [(it["where"], it["what"], it["conversation_id"]) for it in printed["differences"]] == [
         ("items", "missing", ids["retracted"])
     ]
 
@@ -277,5 +279,5 @@ def _run(world: World, data: Path) -> tuple[int, Any]:
     return done.returncode, json.loads(done.stdout)
 
 
-def test_given_values_of_any_kind_then_a_difference_can_be_told() -> None:
+def test_given_values_of_any_kind_then_a_difference_can_be_reported() -> None:
     assert str(Difference("items", "missing", "conv_1", "t:m", note="why")) == "items  missing  t:m  why"

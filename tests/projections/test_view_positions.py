@@ -15,4 +15,4 @@ async def test_given_no_collection_when_several_projectors_prepare_then_it_is_cr
     await asyncio.gather(*(ViewPositions(world.database).prepare() for _ in range(4)))
     assert "memory_page_max" in str((await world.database[POSITIONS_COLLECTION].options()).get("storageEngine"))
     await world.catch_up()
-    assert len(await world.all_places()) == PARTITIONS * len(MONGO_VIEWS)
+    assert len(await world.view_positions()) == PARTITIONS * len(MONGO_VIEWS)

@@ -1,4 +1,4 @@
-"""The stores as a test of the projector sees them: what the views hold, and what the log says they must."""
+"""The stores of a projector test: what the views hold, and what they must hold according to the log."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
@@ -25,7 +25,7 @@ SECONDS = 30.0
 
 
 class World:
-    """Connections to the stores of `settings`, and runners on them."""
+    """Connections to the stores of `settings`, and projectors on them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -41,7 +41,7 @@ class World:
         await self.client.close()
         await self.redis.aclose()
 
-    def runner(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Projector:
+    def projector(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Projector:
         return build_projector(
             postgres_url=listens_to or self.settings.postgres_url,
             pool=self.pool,
@@ -53,69 +53,76 @@ class World:
 
     async def catch_up(self, views: Collection[str] = ALL_VIEWS) -> None:
         async with asyncio.timeout(SECONDS):
-            await self.runner(views).catch_up()
+            await self.projector(views).catch_up()
 
     async def until(self, condition: Callable[[], Awaitable[object]], seconds: float = SECONDS) -> None:
-        """Returns as soon as the condition holds; asks a hundred times a second."""
+        """Returns as soon as the condition holds. Polls a hundred times a second."""
         async with asyncio.timeout(seconds):
-            while not await condition():  # noqa: ASYNC110  # what is asked is another process
+            while not await condition():  # noqa: ASYNC110  # another process changes it
                 await asyncio.sleep(0.01)
 
-    async def shown(self, views: Collection[str] = ALL_VIEWS) -> bool:
-        """Whether these views are live and show all that is in the log."""
+    async def caught_up(self, views: Collection[str] = ALL_VIEWS) -> bool:
+        """Whether these views are live and show the whole log."""
         head = await self.reader.last_position()
-        places = [place for view, place in (await self.places()).items() if view in views]
-        return len(places) == len(views) and all(it.state == "live" and it.position == head for it in places)
+        statuses = [status for view, status in (await self.statuses()).items() if view in views]
+        return len(statuses) == len(views) and all(
+            status.state == "live" and status.position == head for status in statuses
+        )
 
     async def events(self) -> list[Recorded]:
         return await self.reader.after(0, limit=1_000_000)
 
-    async def held(self) -> dict[str, dict[str, Any]]:
-        """What MongoDB holds of each view."""
-        places = await self.places()
-        collections = {view: places[view].collection if view in places else view for view in MONGO_VIEWS}
+    async def documents(self) -> dict[str, dict[str, Any]]:
+        """The documents of each view in MongoDB."""
+        statuses = await self.statuses()
+        collections = {view: statuses[view].collection if view in statuses else view for view in MONGO_VIEWS}
         return {view: {it["_id"]: it async for it in self.database[name].find()} for view, name in collections.items()}
 
-    async def folded(self) -> dict[Any, dict[str, Any]]:
-        """What it must hold, by the log."""
+    async def expected_documents(self) -> dict[Any, dict[str, Any]]:
+        """The documents that MongoDB must hold, computed from the log."""
         return fold(await self.events())
 
     async def snapshots(self) -> dict[str, Snapshot]:
-        """What Redis holds, by key."""
-        held: dict[str, Snapshot] = {}
+        """The snapshots in Redis, by key."""
+        stored: dict[str, Snapshot] = {}
         async for name in self.redis.scan_iter(match=f"{KEY_PREFIX}*"):
             _, tenant, conversation_id = name.decode().split(":")
             snapshot = await read_snapshot(self.redis, tenant, conversation_id)
             assert snapshot is not None
-            held[name.decode()] = snapshot
-        return held
+            stored[name.decode()] = snapshot
+        return stored
 
     async def snapshots_by_log(self) -> dict[str, Snapshot]:
-        """What Redis holds when it has lost nothing."""
+        """The snapshots that Redis must hold if it lost nothing, computed from the log."""
         last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
         return {
             snapshot_key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
             for (tenant, conversation_id), version in last.items()
         }
 
-    async def all_places(self, views: Collection[str] = MONGO_VIEWS) -> list[ViewPosition]:
-        """Those of each bucket."""
+    async def view_positions(self, views: Collection[str] = MONGO_VIEWS) -> list[ViewPosition]:
+        """The positions of these views in every partition."""
         return await self.positions.load(views)
 
     async def start_over(self, view: str, target: int) -> None:
-        """Empties a view, as if it had never been."""
+        """Empties a view. It is `rebuilding` until it reaches `target`."""
         if view in MONGO_VIEWS:
             await MongoViews(self.database).start_over(view, target)
         else:
             await ContextView(self.redis, self.reader, self.database).start_over(view, target)
 
-    async def places(self) -> dict[str, ViewStatus]:
+    async def statuses(self) -> dict[str, ViewStatus]:
         return await self.positions.statuses(ALL_VIEWS)
 
     async def is_sound(self) -> bool:
-        """As `is_exact`, but that a snapshot may be absent: then it is made from the log when it is needed."""
-        snapshots, by_log = await self.snapshots(), await self.snapshots_by_log()
-        return await self.held() == await self.folded() and all(by_log[name] == it for name, it in snapshots.items())
+        """As `is_exact`, but snapshots may be missing."""
+        snapshots, expected = await self.snapshots(), await self.snapshots_by_log()
+        return await self.documents() == await self.expected_documents() and all(
+            expected[name] == snapshot for name, snapshot in snapshots.items()
+        )
 
     async def is_exact(self) -> bool:
-        return await self.held() == await self.folded() and await self.snapshots() == await self.snapshots_by_log()
+        return (
+            await self.documents() == await self.expected_documents()
+            and await self.snapshots() == await self.snapshots_by_log()
+        )
