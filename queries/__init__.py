@@ -1,1 +1,1 @@
-"""GET and HEAD: what is read, from the views and, where it must be, from the log. Never imports `commands`."""
+"""The read side: serves GET and HEAD from the views, and from the log what no view has. Never imports `commands`."""

@@ -9,9 +9,9 @@ Views lag behind the log. So a read has four steps:
 
 What can go wrong:
 
-- Postgres is unavailable: nobody knows where the log ends. The answer shows what the views have, with `X-Consistency: unverified`.
+- Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
 - A view does not catch up in time: 503 `read_models_behind`.
-- A view is ahead of the log, which lost its end: 503 `read_models_ahead`. The projector rebuilds the view.
+- The log has lost its last events, so a view is ahead of it: 503 `read_models_ahead`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
 """
 
@@ -42,10 +42,10 @@ class Read(Struct, kw_only=True):
     """A read of the tenant's conversations. Its `views` have reached `position` in the partitions of `position_keys`.
 
     verified     `position` covers all that was committed when the request arrived. If not, the views must at least be live.
-    collections  by view, the collection that it was when the read started
-    parked       the tenant's conversations that a view left out at some time during the read
+    collections  each view's collection when the read started
+    parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
-    repaired     another repair ended since: a document may have been missing for a while
+    repaired     whether a repair ended during the read: a document may have been missing for a while
     """
 
     tenant: str
@@ -60,13 +60,13 @@ class Read(Struct, kw_only=True):
 
     @property
     def headers(self) -> dict[str, str]:
-        """The answer's headers. Ask for them after the documents were read and checked."""
+        """The answer's headers. They are final only after the documents were read and checked."""
         notes = {"unverified": not self.verified, "parked": self.repaired or bool(self.parked)}
         value = ", ".join(note for note, applies in notes.items() if applies)
         return {"x-consistency": value} if value else {}
 
     def is_satisfied_by(self, positions: Positions) -> bool:
-        """Whether the views are where this read needs them."""
+        """Whether the views have reached `position` and, if the read is not verified, are live."""
         return all(
             view_position.position >= self.position and (self.verified or view_position.is_live)
             for view_position in self._needed(positions)
@@ -82,7 +82,9 @@ class Read(Struct, kw_only=True):
     def note_parked(self, positions: Positions) -> None:
         """Notes what is parked, and whether a repair ended since the read started."""
         needed = self._needed(positions)
-        self.parked |= {parked for view_position in needed for parked in view_position.parked_of(self.tenant)}
+        self.parked |= {
+            conversation_id for view_position in needed for conversation_id in view_position.parked_of(self.tenant)
+        }
         self.repaired = self.repaired or sum(view_position.repairs for view_position in needed) != self.repairs
 
     def _needed(self, positions: Positions) -> list[ViewPosition]:
@@ -100,7 +102,7 @@ class ConversationRead(Read, kw_only=True):
         return {"etag": etag(self.version), **({} if self.verified else {"x-consistency": "unverified"})}
 
     def note_parked(self, positions: Positions) -> None:
-        """Raises ApiError 503 where the conversation is parked, or may have been during the read."""
+        """Raises ApiError 503 if the conversation is parked, or may have been during the read."""
         super().note_parked(positions)
         if self.conversation_id in self.parked:
             raise conversation_parked()
@@ -157,9 +159,9 @@ class Consistency:
         return read
 
     async def check(self, read: Read, positions: Positions | None = None) -> None:
-        """Raises ApiError 503 when a view was reset, or what is read was parked, since the read started.
+        """Raises ApiError 503 if a view was reset since the read started, or if the read's one conversation was parked.
 
-        `positions` must have been read after the documents; without them they are read now.
+        `positions` must have been read after the documents. Without `positions` they are read now.
         """
         positions = await self.positions.read_now() if positions is None else positions
         read.note_parked(positions)
@@ -167,7 +169,7 @@ class Consistency:
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
-        """Raises ConversationNotFound when the conversation was deleted since the read started: items may be missing."""
+        """Raises ConversationNotFound if the conversation was deleted since the read started: items may be missing."""
         if not read.verified:
             return
         try:
@@ -219,7 +221,7 @@ class Consistency:
         return version
 
     async def _check_not_ahead(self, views: tuple[MongoView, ...], positions: Positions, last: int) -> None:
-        """Raises ApiError 503 when a view shows more than the log has."""
+        """Raises ApiError 503 if a view shows more than the log has."""
         newest = max(view_position.position for view in views for view_position in positions_of(positions, view))
         if newest <= last:
             return

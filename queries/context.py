@@ -62,7 +62,7 @@ def _item(item: ContextItem) -> bytes:
 
 
 def left_out_shape(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
-    """Ranges of items that were left out. Null where the number is unknown, since the first items were not read."""
+    """Ranges of items that were left out. `from` and `count` are null if the first items were not read."""
     return [{"from": part.first, "to": part.last, "count": part.count, "reason": part.reason} for part in left_out]
 
 
@@ -95,7 +95,7 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:
-    """The snapshot of a parked conversation may be old. While MongoDB is unavailable too, "unverified" must do."""
+    """Raises ApiError 503 if the conversation is parked: its snapshot may be old. Without MongoDB, that is not checked."""
     try:
         positions = await context.dependencies.consistency.positions.read()
     except PyMongoError:

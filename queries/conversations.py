@@ -105,7 +105,10 @@ def _filter(tenant: str, status: str | None, owner: str | None, metadata: Mappin
 
 
 async def _check_cursor(context: QueryContext, read: Read, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is a conversation of this tenant. Deleted ones count: ids alone give the order."""
+    """Raises ApiError (400) unless the cursor is a conversation of this tenant. It may be deleted: the order is that of the ids.
+
+    While Postgres is unavailable, any conversation id is accepted.
+    """
     if cursor is None:
         return
     check_id(cursor, CONVERSATION, param)

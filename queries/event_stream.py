@@ -28,9 +28,9 @@ async def follow_events(
     shutdown: threading.Event,
     heartbeat_seconds: float = HEARTBEAT_SECONDS,
 ) -> AsyncIterator[bytes]:
-    """Every event with a version above `after`, until the conversation is deleted or `shutdown` is set.
+    """Yields every event with a version above `after`, until the conversation is deleted or `shutdown` is set.
 
-    After each `heartbeat_seconds` without an event, a comment.
+    After each `heartbeat_seconds` without an event, yields a comment.
     """
     sent_at = time.monotonic()
     while not shutdown.is_set():

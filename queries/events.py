@@ -47,7 +47,7 @@ class EventsQuery(QueryParameters):
     router,
     "/v1/conversations/{conversation_id}/events",
     EventsQuery,
-    headers={"Last-Event-ID": "Of a stream: the last version that was received."},
+    headers={"Last-Event-ID": "For a stream: the version of the last event that was received."},
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
     """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream."""
@@ -86,7 +86,7 @@ async def read_page(
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
-    """Versions have no gaps, so the first one follows from the last and the number of events."""
+    """The body of a page that ends at version `last`. Versions have no gaps, so its first version need not be passed."""
     ends = {
         "first_id": last - len(bodies) + 1 if bodies else None,
         "last_id": last if bodies else None,

@@ -1,4 +1,4 @@
-"""The readiness checks of the query API. It serves as long as MongoDB is up; reads work without the other stores."""
+"""The readiness checks of the query API. It is ready while MongoDB answers; most reads work without the other stores."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -11,7 +11,7 @@ REQUIRED: Final = frozenset({"mongodb"})
 
 
 def checks(dependencies: Dependencies) -> Mapping[str, Check]:
-    """Each store; the projector, by how far the views are behind; the model provider, where one is configured."""
+    """One check for each store, one for the projector (how far the views are behind), and one for a configured model provider."""
 
     async def postgres() -> bool:
         await dependencies.log.last_position()

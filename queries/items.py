@@ -29,7 +29,7 @@ class ItemsQuery(IncludeQuery, PageQuery):
 @query_route(router, "/v1/conversations/{conversation_id}/items", ItemsQuery)
 async def list_items(context: QueryContext, conversation_id: str, query: ItemsQuery) -> Response:
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted or not."""
-    # An item's depth never changes, so a view that is behind may be asked for it.
+    # An item's depth never changes, so it can be read before the view has caught up.
     read, known_depths = await asyncio.gather(
         context.read_conversation(conversation_id, "items"), _depths_in_view(context, conversation_id, query)
     )
@@ -86,12 +86,12 @@ def _unretracted_at(tenant: str, conversation_id: str, version: int) -> Document
 
 
 def _is_unretracted(document: Document, version: int) -> bool:
-    retracted: int | None = document["retracted_version"]
-    return bool(document["version"] <= version) and (retracted is None or retracted > version)
+    retracted_version: int | None = document["retracted_version"]
+    return bool(document["version"] <= version) and (retracted_version is None or retracted_version > version)
 
 
 async def _depths_in_view(context: QueryContext, conversation_id: str, page: PageQuery) -> dict[str, int]:
-    """The depths of the cursors that the view shows already, by item id."""
+    """By item id, the depths of those cursors that the view already shows."""
     cursors = [
         document_key(context.principal.tenant, cursor) for cursor in (page.after, page.before) if cursor is not None
     ]
@@ -99,7 +99,8 @@ async def _depths_in_view(context: QueryContext, conversation_id: str, page: Pag
         return {}
     items = context.dependencies.views[context.dependencies.consistency.positions.last_collection("items")]
     where = {"_id": {"$in": cursors}, "conversation_id": conversation_id}
-    return {found["id"]: found["depth"] async for found in items.find(where, {"_id": 0, "id": 1, "depth": 1})}
+    documents = items.find(where, {"_id": 0, "id": 1, "depth": 1})
+    return {document["id"]: document["depth"] async for document in documents}
 
 
 async def _cursor_depth(

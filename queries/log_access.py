@@ -3,8 +3,8 @@
 Queries need from the log: where a conversation ends now, so that a view can be checked against it; the audit trail; the items of a
 context; replies that are still running.
 
-Reads go on without Postgres. So no lookup takes longer than LOOKUP_TIMEOUT_SECONDS, and while Postgres is known to be unavailable
-lookups fail at once. A probe in the background notices when it is back.
+Reads continue without Postgres. So a lookup fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres is known to be
+unavailable. A background task notices when Postgres answers again.
 """
 
 import asyncio
@@ -51,9 +51,9 @@ def conversation_parked() -> ApiError:
 
 
 class LogAccess:
-    """One for a process. Every method raises PostgresUnavailable, and ApiError 503 for an event that cannot be decoded.
+    """One per process. Every lookup raises PostgresUnavailable, and ApiError 503 for an event that cannot be decoded.
 
-    It is what `context/` and `replies/` call a Reader. `close` it before its pool.
+    It implements the `Reader` protocols of `context/` and `replies/`. `close` it before its pool.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -66,12 +66,12 @@ class LogAccess:
         return await self.look_up(EventReader.last_position)
 
     async def recorded_after(self, position: int) -> datetime | None:
-        """When the first event after `position` was recorded; None where there is none."""
+        """When the first event after `position` was recorded; None if there is none."""
         events = await self.look_up(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
         return events[0].recorded_at if events else None
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The end of a conversation, deleted or not, of any tenant; None when it was never started."""
+        """The end of a conversation, deleted or not, of any tenant; None if it was never started."""
         return await self.look_up(lambda reader: reader.head(conversation_id))
 
     async def existing_head(self, tenant: str, conversation_id: str) -> Head:
@@ -104,11 +104,11 @@ class LogAccess:
         return await self.look_up(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        """The conversation that a response of this tenant belongs to."""
+        """The conversation that a response of this tenant belongs to; None if there is no such response."""
         return await self.look_up(lambda reader: reader.conversation_of(tenant, response_id))
 
     async def reply_requested(self, tenant: str, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response; None where there is none, or the response or its conversation was deleted."""
+        """The ReplyRequested of a response; None if there is no such response, or it or its conversation was deleted."""
 
         async def lookup(reader: EventReader) -> Recorded | None:
             conversation_id = await reader.conversation_of(tenant, response_id)
@@ -134,7 +134,7 @@ class LogAccess:
         except UnreadableEvent as error:
             raise conversation_parked() from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # A single lookup may be slow. If Postgres answers another one, it is not unavailable.
+            # One slow lookup does not mean that Postgres is unavailable. It is available if it answers a ping.
             is_slow = isinstance(error, PostgresUnavailable) and await self._ping(PING_TIMEOUT_SECONDS)
             if not is_slow and not self.is_unavailable:
                 log.warning("postgres_unavailable", error_type=type(error).__name__)
@@ -142,7 +142,7 @@ class LogAccess:
             raise PostgresUnavailable from error
 
     async def close(self) -> None:
-        """Cancels what still runs. A lookup that does not end in time is left to the pool."""
+        """Cancels the lookups that still run. Does not wait longer than CLOSE_TIMEOUT_SECONDS for them to end."""
         running = self._lookups | ({self._probe} if self._probe else set())
         for task in running:
             task.cancel()
@@ -150,7 +150,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task and abandons it at the timeout: with a frozen server, cancelling it takes too long to wait for."""
+        """Runs the lookup as a task, and does not wait for its cancellation at the timeout: a frozen server would delay that."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)
@@ -165,7 +165,7 @@ class LogAccess:
         return task.result()
 
     async def _with_retry(self, lookup: Lookup[T]) -> T:
-        """Retries once, since a connection may have broken while it was idle. First the pool replaces all such connections."""
+        """Retries once, because a connection may have broken while it was idle. Before, the pool replaces broken connections."""
         try:
             return await lookup(self._reader)
         except (PoolTimeout, PoolClosed):
@@ -191,4 +191,4 @@ class LogAccess:
     def _lookup_done(self, task: asyncio.Task[Any]) -> None:
         self._lookups.discard(task)
         if not task.cancelled():
-            task.exception()  # retrieved here, since the caller may be gone
+            task.exception()  # asyncio logs an exception that nobody retrieves, and the caller may have given up

@@ -41,7 +41,7 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 
 @asynccontextmanager
 async def open_dependencies(settings: Settings, shutdown: threading.Event) -> AsyncIterator[Dependencies]:
-    """What the queries share. Stores are connected to when they are first needed, so none has to be up yet."""
+    """What the queries share. It connects to each store at the first use, so no store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)

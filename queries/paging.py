@@ -2,7 +2,7 @@
 
 A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
 just before that cursor, still in the requested order. `has_more` says whether the list continues after the page; with `before`
-alone, whether there is more ahead of it.
+alone, whether it has entries before the page.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 class IncludeQuery(QueryParameters):
     include: list[str] | None = Field(
-        None, alias="include[]", description="Accepted as the OpenAI API has it. Every answer is complete without it."
+        None,
+        alias="include[]",
+        description="Accepted for compatibility with the OpenAI API. Every answer is complete without it.",
     )
 
 
@@ -75,7 +77,7 @@ async def fetch_page(
     before: Any,
     fields: Sequence[str],
 ) -> tuple[list[Document], bool]:
-    """One page of the view's documents that match, ordered by `field`, and whether there is more.
+    """One page of the view's documents that match `where`, ordered by `field`, and whether there is more.
 
     `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does.
     """

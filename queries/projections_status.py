@@ -32,7 +32,7 @@ from queries.view_positions import positions_of
 router = APIRouter(tags=["projections"])
 
 MAX_HEALTHY_LAG_SECONDS: Final = 10.0
-"""A view that is further behind does not keep up."""
+"""A view that is further behind is not healthy."""
 
 
 class ViewReport(Struct, frozen=True, kw_only=True):
@@ -105,7 +105,7 @@ def _parked(conversation_id: str, entry: Parked) -> dict[str, Any]:
 
 
 async def _lag(log: LogAccess, position: int, head: int) -> float:
-    """Seconds since the first event after `position` was recorded; 0 where there is none."""
+    """Seconds since the first event after `position` was recorded; 0 if there is none."""
     if position >= head:
         return 0.0
     recorded_at = await log.recorded_after(position)

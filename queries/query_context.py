@@ -1,4 +1,4 @@
-"""What every query receives: the caller, the position that the answer must show at least, and what it reads from."""
+"""What every query receives: the caller, the minimum position that its answer must show, and the stores to read from."""
 
 import threading
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class Dependencies(Struct, frozen=True):
 
 
 class QueryContext(Struct, frozen=True):
-    """One request: who sent it, and the position that its answer must show at least (0: none)."""
+    """One request: who sent it, and the minimum position that its answer must show (0: any)."""
 
     dependencies: Dependencies
     principal: Principal
@@ -69,13 +69,13 @@ class QueryContext(Struct, frozen=True):
             {"$match": {"_id": document_key(self.principal.tenant, document_id)}},
             {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
         ]
-        found = await self.aggregate(read, view, pipeline)
-        return found[0] if found else None
+        documents = await self.aggregate(read, view, pipeline)
+        return documents[0] if documents else None
 
     async def aggregate(self, read: Read, view: MongoView, pipeline: Sequence[Document]) -> list[Document]:
         """The pipeline's documents, which must have no `_id`. Raises as `Consistency.check` does."""
         cursor = await self.collection(read, view).aggregate([*pipeline, with_positions(read.position_keys)])
-        found = await cursor.to_list()
-        positions = positions_from(document for document in found if "_id" in document)
+        documents = await cursor.to_list()
+        positions = positions_from(document for document in documents if "_id" in document)
         await self.dependencies.consistency.check(read, positions)
-        return [document for document in found if "_id" not in document]
+        return [document for document in documents if "_id" not in document]

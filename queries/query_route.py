@@ -1,4 +1,4 @@
-"""How a query is served: its request becomes a QueryContext, ids and parameters, each checked, and the handler receives them."""
+"""Registers a query's route: each request becomes a QueryContext, ids and parameters, which are checked and passed to the handler."""
 
 import re
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,17 +22,17 @@ _HEADERS = {"X-Min-Position": "A position of the log that the answer must show a
 
 
 class QueryParameters(BaseModel):
-    """The parameters of a query string, as text: each is converted to its field's type. Unknown ones are ignored."""
+    """The parameters of a query string. Each is converted from text to its field's type. Unknown ones are ignored."""
 
     model_config = ConfigDict(frozen=True)
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for a value that does not fit. Of repeated parameters the last counts; `name[]` is a list."""
-        sent = request.query_params
+        """Raises ApiError (400) for an invalid value. The last of repeated parameters counts; all of `name[]` become a list."""
+        params = request.query_params
         try:
             return cls.model_validate(
-                {name: sent.getlist(name) if name.endswith("[]") else sent[name] for name in sent}
+                {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
             )
         except ValidationError as error:
             raise invalid(error) from error
@@ -45,7 +45,7 @@ def query_route(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a GET, which also serves HEAD. `headers`: those it reads itself, with their descriptions.
+    """Registers the handler of a GET, which also serves HEAD. `headers`: descriptions of the headers that it reads itself.
 
     The handler is called with the QueryContext, each id in the path, and the query parameters if it declares any.
     """

@@ -59,7 +59,7 @@ async def get_response(context: QueryContext, response_id: str, query: ResponseQ
 
 
 async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
-    """The events after number `after`: all that exist and, while the reply runs, those still to come."""
+    """Streams the events after number `after`: all that exist and, while the reply runs, those still to come."""
     dependencies = context.dependencies
     reply = await find_record(dependencies.log, context.principal.tenant, response_id)
 
@@ -118,13 +118,13 @@ async def _read_response(context: QueryContext, response_id: str) -> tuple[Read,
 
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """Without Postgres the response's conversation is unknown, so the view is read for all of them."""
+    """Without Postgres the response's conversation is unknown, so the read is one of all the tenant's conversations."""
     read = await context.read_tenant("responses", "items")
     try:
         document = await _document(context, read, response_id)
     except ResponseNotFound:
         if read.parked:
-            raise conversation_parked() from None  # it may belong to that one
+            raise conversation_parked() from None  # the response may belong to a parked conversation
         raise
     if document["conversation_id"] in read.parked:
         raise conversation_parked()
@@ -142,11 +142,11 @@ async def _output_items(context: QueryContext, read: Read, item_ids: list[str]) 
     """The JSON of a reply's output items, in order, from the view `items`."""
     keys = [document_key(context.principal.tenant, item_id) for item_id in item_ids]
     items = context.collection(read, "items").find({"_id": {"$in": keys}})
-    found = {document["_id"]: document["item"].encode() async for document in items}
-    if len(found) < len(keys):
+    item_json = {document["_id"]: document["item"].encode() async for document in items}
+    if len(item_json) < len(keys):
         await context.dependencies.consistency.check(read)
         raise ResponseNotFound(item_ids[0])  # the conversation was deleted during the read
-    return [found[key] for key in keys]
+    return [item_json[key] for key in keys]
 
 
 def _response_json(document: Document, output: list[bytes]) -> bytes:

@@ -39,9 +39,7 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     if first > last:
         raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
     if (last - first).days >= MAX_DAYS:
-        raise ApiError(
-            400, f"`start` and `end` are more than {MAX_DAYS} days apart.", code="invalid_value", param="start"
-        )
+        raise ApiError(400, f"`start` to `end` is more than {MAX_DAYS} days.", code="invalid_value", param="start")
     read = await context.read_tenant("usage")
     where: dict[str, Any] = {
         "tenant": context.principal.tenant,

@@ -18,9 +18,9 @@ Positions = Mapping[str, ViewPosition]
 
 
 def position_at(positions: Positions, key: str) -> ViewPosition:
-    """The position of this `_id`; one that is `absent` where no projector has started the view."""
-    found = positions.get(key)
-    return no_position(view_of_key(key), int(key.rpartition("/")[2])) if found is None else found
+    """The position with this `_id`. Its state is `absent` if no projector has started the view."""
+    position = positions.get(key)
+    return no_position(view_of_key(key), int(key.rpartition("/")[2])) if position is None else position
 
 
 def positions_of(positions: Positions, view: str) -> list[ViewPosition]:
@@ -60,7 +60,7 @@ class ViewPositions:
     def _read_done(self, task: asyncio.Task[Any]) -> None:
         self._running_read = None
         if not task.cancelled():
-            task.exception()  # retrieved here, since every caller may be gone
+            task.exception()  # asyncio logs an exception that nobody retrieves, and every caller may have given up
 
 
 def positions_from(documents: Iterable[Document]) -> Positions:

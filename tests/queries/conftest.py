@@ -4,7 +4,8 @@ write      appends to the log
 projector  updates the views when a test calls `catch_up`
 live       the projector, running all the time
 api        a client of the query API
-postgres   a proxy in front of Postgres, which a test can cut or freeze; `cut_api` is the query API behind it
+postgres   a proxy in front of Postgres, which a test can cut or freeze
+cut_api    a client of a query API that reaches Postgres through this proxy
 """
 
 import asyncio
@@ -36,7 +37,7 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 @asynccontextmanager
 async def served(settings: Settings) -> AsyncIterator[str]:
-    """The URL of the query API behind a real server, for the official client and for clients that disconnect."""
+    """The URL of the query API on a real HTTP server, for the official client and for clients that disconnect."""
     config = uvicorn.Config(
         create_app(settings, Metrics(), Event()), port=0, log_config=None, timeout_graceful_shutdown=1
     )

@@ -1,4 +1,4 @@
-"""The real projector of the MongoDB views, run when a test says so."""
+"""The real projector of the MongoDB views, which runs only when a test calls it."""
 
 import asyncio
 
@@ -38,7 +38,7 @@ class ManualProjector:
         await self._redis.aclose()
 
     async def catch_up(self) -> None:
-        """Returns once the views show all that is committed."""
+        """Returns once the views show everything that is committed."""
         async with asyncio.timeout(20):
             await self._projector.catch_up()
 

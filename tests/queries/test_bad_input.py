@@ -100,8 +100,8 @@ async def test_malformed_ids_are_refused_and_unknown_ones_are_not_found(
         "%ff",
         "conv_" + "A" * 32,
     ):
-        for rest in ("", "/items", "/events", f"/items/{mint('msg')}"):
-            assert_refused(await api.get(f"/v1/conversations/{invalid_id}{rest}"))
+        for path in ("", "/items", "/events", f"/items/{mint('msg')}"):
+            assert_refused(await api.get(f"/v1/conversations/{invalid_id}{path}"))
     assert_refused(await api.get("/v1/responses/conv_" + "0" * 32))
     for path in (f"/v1/conversations/{mint('conv')}", f"/v1/responses/{mint('resp')}", "/v1/nothing"):
         assert (await api.get(path)).status_code == 404

@@ -106,8 +106,8 @@ async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id = await write.start("a")
-    response_id, given = await write.request_reply(conversation_id, "b")
-    await write.complete_reply(conversation_id, response_id, given, "c")
+    response_id, input_items = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, input_items, "c")
     await projector.catch_up()
     await postgres.cut()
 
@@ -118,7 +118,7 @@ async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
         for path in (
             path_of(conversation_id),
             f"{path_of(conversation_id)}/items",
-            f"{path_of(conversation_id)}/items/{given[0].item_id}",
+            f"{path_of(conversation_id)}/items/{input_items[0].item_id}",
             "/v1/conversations",
             f"/v1/responses/{response_id}",
             "/v1/projections",
@@ -127,7 +127,7 @@ async def test_while_postgres_is_unavailable_reads_are_answered_as_unverified(
 
     for answer, seconds in [(first, 0.0), *answers]:
         assert (answer.status_code, answer.headers["x-consistency"]) == (200, "unverified"), answer.url
-        assert seconds < 0.5, "a known outage is not waited for"
+        assert seconds < 0.5, "the read waited although Postgres was known to be unavailable"
     assert answers[1][0].headers["etag"] == '"6"'
     assert len(answers[1][0].json()["data"]) == 3
     events, seconds = await timed(cut_api, f"{path_of(conversation_id)}/events")
@@ -151,8 +151,8 @@ async def test_reads_are_verified_again_soon_after_postgres_is_available(
             if "x-consistency" not in (await cut_api.get(path_of(conversation_id))).headers:
                 break
             await asyncio.sleep(0.05)
-    again = await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
-    assert not any("x-consistency" in answer.headers for answer in again)
+    answers = await asyncio.gather(*(cut_api.get(path_of(conversation_id)) for _ in range(20)))
+    assert not any("x-consistency" in answer.headers for answer in answers)
 
 
 async def test_connections_that_broke_while_idle_are_replaced_before_they_are_used(
@@ -178,13 +178,13 @@ async def test_a_frozen_postgres_is_noticed_as_soon_as_one_that_is_down(
     assert (await cut_api.get(path_of(conversation_id))).status_code == 200
     postgres.freeze()
 
-    first, seconds = await timed(cut_api, path_of(conversation_id))
-    second, again = await timed(cut_api, path_of(conversation_id))
+    first, first_seconds = await timed(cut_api, path_of(conversation_id))
+    second, second_seconds = await timed(cut_api, path_of(conversation_id))
     await postgres.restore()
 
     assert first.headers["x-consistency"] == second.headers["x-consistency"] == "unverified"
-    assert seconds < 3.0
-    assert again < 0.5
+    assert first_seconds < 3.0
+    assert second_seconds < 0.5
 
 
 async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: Settings, write: Writer) -> None:
@@ -273,8 +273,8 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
         read = await context.read_conversation(conversation_id, view)
         document_id = conversation_id if view == "conversations" else item_id
         assert await context.find_document(read, view, document_id, "version") is not None
-        refilling = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
-        await projector.views[POSITIONS_COLLECTION].update_many({"view": view}, refilling)
+        rebuilding = {"$set": {"position": read.position - 1, "state": "rebuilding"}}
+        await projector.views[POSITIONS_COLLECTION].update_many({"view": view}, rebuilding)
         with pytest.raises(ApiError) as refused:
             await context.find_document(read, view, document_id, "version")
 
@@ -283,9 +283,9 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
 
 async def test_while_mongodb_is_unavailable_reads_are_a_503(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
-    away = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
+    without_mongodb = settings.model_copy(update={"mongodb_url": "mongodb://127.0.0.1:9/nowhere"})
 
-    async with open_api(away) as api:
+    async with open_api(without_mongodb) as api:
         paths = (path_of(conversation_id), "/v1/conversations", "/v1/projections")
         for answer, seconds in await asyncio.gather(*(timed(api, path) for path in paths)):
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "read_models_unavailable")
@@ -295,14 +295,14 @@ async def test_while_mongodb_is_unavailable_reads_are_a_503(settings: Settings, 
         assert events.status_code == 200
 
 
-async def test_it_starts_and_answers_while_no_store_is_available(settings: Settings) -> None:
-    nothing = {
+async def test_the_query_api_starts_and_answers_while_no_store_is_available(settings: Settings) -> None:
+    unreachable = {
         "postgres_url": "postgresql://nobody@127.0.0.1:9/nowhere",
         "mongodb_url": "mongodb://127.0.0.1:9/nowhere",
         "redis_url": "redis://127.0.0.1:9/0",
     }
     started = time.monotonic()
-    async with open_api(settings.model_copy(update=nothing)) as api:
+    async with open_api(settings.model_copy(update=unreachable)) as api:
         assert (await api.get("/health/live")).status_code == 200
         assert time.monotonic() - started < 1.0
         answer = await api.get("/health/ready")

@@ -1,4 +1,4 @@
-"""What a model would be sent: which items, which are left out, and that a hanging Postgres delays nobody for long."""
+"""What a model would be sent: which items, which are left out, and that no request waits long for a hanging Postgres."""
 
 import asyncio
 import time
@@ -152,11 +152,11 @@ async def no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> Recent
 class CountingReader(EventReader):
     """Counts how many contexts are read at the same time."""
 
-    running = most = 0
+    running = max_running = 0
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         self.running += 1
-        self.most = max(self.most, self.running)
+        self.max_running = max(self.max_running, self.running)
         try:
             return await super().settings_events(conversation_id, until=until)
         finally:
@@ -170,9 +170,11 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
     reader = CountingReader(pool)
     contexts = Contexts(reader, Models(settings), no_snapshot)
     reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
-    found = await asyncio.gather(*(contexts.assemble("default", conversation_id, 51, reply_request) for _ in range(40)))
-    assert {len(context.sent_ids) for context in found} == {50}
-    assert 1 < reader.most <= MAX_LOG_READS
+    assembled = await asyncio.gather(
+        *(contexts.assemble("default", conversation_id, 51, reply_request) for _ in range(40))
+    )
+    assert {len(context.sent_ids) for context in assembled} == {50}
+    assert 1 < reader.max_running <= MAX_LOG_READS
 
 
 class HangingReader(EventReader):
@@ -187,7 +189,7 @@ class HangingReader(EventReader):
         return await super().settings_events(conversation_id, until=until)
 
 
-async def test_while_the_contexts_being_read_hang_the_waiting_ones_fail_in_time(
+async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_them_fail_in_time(
     write: Writer, pool: Pool, settings: Settings
 ) -> None:
     conversation_id = await write.start("a", "b")

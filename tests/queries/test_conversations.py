@@ -58,8 +58,8 @@ async def test_unknown_deleted_and_other_tenants_conversations_are_not_found(
 async def test_a_list_pages_through_all_conversations_in_either_order(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector, order: str
 ) -> None:
-    made = [await write.start() for _ in range(7)]
-    expected = made if order == "asc" else made[::-1]
+    started = [await write.start() for _ in range(7)]
+    expected = started if order == "asc" else started[::-1]
 
     seen: list[str] = []
     page = await listed(api, limit=3, order=order)
@@ -89,15 +89,15 @@ async def test_a_page_that_exactly_ends_the_list_has_no_more(
 async def test_before_alone_gives_the_page_just_before_the_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
-    made = [await write.start() for _ in range(6)]
+    started = [await write.start() for _ in range(6)]
 
-    page = await listed(api, order="asc", before=made[4], limit=2)
-    first = await listed(api, order="asc", before=made[2], limit=2)
-    between = await listed(api, order="desc", after=made[5], before=made[1], limit=10)
+    page = await listed(api, order="asc", before=started[4], limit=2)
+    first = await listed(api, order="asc", before=started[2], limit=2)
+    between = await listed(api, order="desc", after=started[5], before=started[1], limit=10)
 
-    assert (ids(page), page["has_more"]) == ([made[2], made[3]], True)
-    assert (ids(first), first["has_more"]) == ([made[0], made[1]], False)
-    assert ids(between) == [made[4], made[3], made[2]]
+    assert (ids(page), page["has_more"]) == ([started[2], started[3]], True)
+    assert (ids(first), first["has_more"]) == ([started[0], started[1]], False)
+    assert ids(between) == [started[4], started[3], started[2]]
 
 
 async def test_an_empty_list_has_null_ends(api: httpx.AsyncClient, live: ManualProjector) -> None:
@@ -125,10 +125,10 @@ async def test_a_list_is_filtered_by_status_owner_and_metadata(
 async def test_a_deleted_conversation_is_still_a_valid_cursor(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
-    made = [await write.start() for _ in range(3)]
-    await write.delete(made[1])
+    started = [await write.start() for _ in range(3)]
+    await write.delete(started[1])
 
-    assert ids(await listed(api, order="asc", after=made[1])) == [made[2]]
+    assert ids(await listed(api, order="asc", after=started[1])) == [started[2]]
 
 
 async def test_a_new_conversation_is_in_the_list_at_once(
@@ -154,9 +154,9 @@ async def test_any_metadata_is_returned_as_written_and_can_be_filtered_by(
 
     for conversation_id in (started, described):
         assert (await api.get(f"/v1/conversations/{conversation_id}")).json()["metadata"] == metadata
-    found = await listed(api, **{f"metadata[{name}]": value for name, value in metadata.items() if name})
-    assert ids(found) == [described, started]
-    assert [conversation["metadata"] for conversation in found["data"]] == [metadata, metadata]
+    page = await listed(api, **{f"metadata[{name}]": value for name, value in metadata.items() if name})
+    assert ids(page) == [described, started]
+    assert [conversation["metadata"] for conversation in page["data"]] == [metadata, metadata]
     assert len(ids(await listed(api))) == 4
 
 
@@ -172,7 +172,7 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     database = projector.views
     await database.command("profile", 2)
     try:
-        found = ids(await listed(api, limit=1, **filters))
+        listed_ids = ids(await listed(api, limit=1, **filters))
     finally:
         await database.command("profile", 0)
     [profile] = (
@@ -182,5 +182,5 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     )
     await database["system.profile"].drop()
 
-    assert found == [rare]
+    assert listed_ids == [rare]
     assert profile["docsExamined"] <= 2 + PARTITIONS  # the positions of the view are read too

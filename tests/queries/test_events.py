@@ -30,9 +30,9 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
 
 async def test_every_event_is_returned_in_full_without_any_view(api: httpx.AsyncClient, write: Writer) -> None:
     conversation_id = await write.start("hello", metadata={"a": "b"})
-    response_id, given = await write.request_reply(conversation_id, "two plus two?", temperature=0.5)
-    output = await write.complete_reply(conversation_id, response_id, given, "four")
-    await write.retract(conversation_id, given[0].item_id)
+    response_id, input_items = await write.request_reply(conversation_id, "two plus two?", temperature=0.5)
+    output = await write.complete_reply(conversation_id, response_id, input_items, "four")
+    await write.retract(conversation_id, input_items[0].item_id)
 
     page = await page_of(api, conversation_id)
 
@@ -59,7 +59,7 @@ async def test_every_event_is_returned_in_full_without_any_view(api: httpx.Async
     assert requested["data"]["shown"]["request_sha256"] == bytes(range(32)).hex()
     assert four["data"]["item_id"] == output[0].item_id
     assert completed["data"]["usage"]["output_tokens"] == 5
-    assert retracted["data"] == {"item_id": given[0].item_id, "branch": 0, "depth": 2}
+    assert retracted["data"] == {"item_id": input_items[0].item_id, "branch": 0, "depth": 2}
 
 
 async def test_a_description_event_has_only_the_changed_fields(api: httpx.AsyncClient, write: Writer) -> None:
@@ -99,7 +99,7 @@ async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings
 
 async def read_events(lines: AsyncIterator[str], count: int) -> list[dict[str, str]]:
     """The next `count` events of a stream."""
-    found: list[dict[str, str]] = []
+    events: list[dict[str, str]] = []
     event: dict[str, str] = {}
     async with asyncio.timeout(10):
         async for line in lines:
@@ -107,11 +107,11 @@ async def read_events(lines: AsyncIterator[str], count: int) -> list[dict[str, s
             if line:
                 event[name] = value
             elif "data" in event:
-                found.append(event)
+                events.append(event)
                 event = {}
-            if len(found) == count:
+            if len(events) == count:
                 break
-    return found
+    return events
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A parked conversation is never shown in an old state: its reads are refused, and lists that it belongs to say so."""
+"""A parked conversation is never shown in an old state: reads of it are refused, and lists that may lack it say so."""
 
 import asyncio
 from threading import Event
@@ -44,8 +44,8 @@ async def test_a_read_is_refused_where_a_view_that_it_needs_has_parked_the_conve
 ) -> None:
     conversation_id, other = await write.start(), await write.start("b")
     [item_id] = await write.append(conversation_id, "a")
-    response_id, given = await write.request_reply(conversation_id, "b")
-    await write.complete_reply(conversation_id, response_id, given, "c")
+    response_id, input_items = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, input_items, "c")
     await projector.catch_up()
     await park(projector, "items", conversation_id)
 
@@ -67,11 +67,11 @@ async def test_a_list_says_that_a_conversation_of_its_own_tenant_is_parked_and_n
     await projector.catch_up()
     await park(projector, "conversations", foreign, "others")
     unaffected = await api.get("/v1/conversations")
-    named = (await api.get("/v1/projections")).json()["data"][0]["parked"]
+    listed_as_parked = (await api.get("/v1/projections")).json()["data"][0]["parked"]
     await park(projector, "conversations", conversation_id)
     affected = await api.get("/v1/conversations")
 
-    assert (unaffected.status_code, unaffected.headers.get("x-consistency"), named) == (200, None, [])
+    assert (unaffected.status_code, unaffected.headers.get("x-consistency"), listed_as_parked) == (200, None, [])
     assert (affected.status_code, affected.headers["x-consistency"]) == (200, "parked")
     assert [conversation["id"] for conversation in affected.json()["data"]] == [conversation_id]
 
@@ -98,12 +98,12 @@ async def test_projections_list_parked_conversations_with_the_reason(
     }
 
 
-async def test_while_postgres_is_unavailable_parked_conversations_are_refused_too(
+async def test_reads_of_parked_conversations_are_also_refused_while_postgres_is_unavailable(
     cut_api: httpx.AsyncClient, settings: Settings, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     conversation_id, other = await write.start("a"), await write.start("b")
-    response_id, given = await write.request_reply(conversation_id, "b")
-    await write.complete_reply(conversation_id, response_id, given, "c")
+    response_id, input_items = await write.request_reply(conversation_id, "b")
+    await write.complete_reply(conversation_id, response_id, input_items, "c")
     await projector.catch_up()
     async with open_dependencies(settings, Event()) as dependencies:
         await put_snapshot(dependencies.redis, "default", conversation_id, Snapshot(version=3))

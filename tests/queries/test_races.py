@@ -31,8 +31,8 @@ async def test_a_page_read_while_the_views_are_rebuilt_is_complete_or_a_503(
                 if answer.status_code == 200 and params["limit"] == 30:
                     assert len(answer.json()["data"]) == 30
                 answers[f"items {answer.status_code}"] += 1
-            found = await api.get(f"/v1/conversations/{conversation_id}")
-            assert found.status_code in (200, 503), found.text
+            conversation = await api.get(f"/v1/conversations/{conversation_id}")
+            assert conversation.status_code in (200, 503), conversation.text
             listed = await api.get("/v1/conversations")
             assert listed.status_code == 503 or len(listed.json()["data"]) == 1
             answers[f"list {listed.status_code}"] += 1

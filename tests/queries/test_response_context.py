@@ -25,8 +25,8 @@ from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 from tests.scripted_provider import ScriptedProvider, scripted_provider
 
-FIVE_HUNDRED = 500
-A_FEW = 8
+MANY_HISTORIES = 500
+FEW_HISTORIES = 8
 SEED = 7
 BUDGET = 400
 WORDS = ("tea", "Grüße", "雪が降る", "🙂", "rain", "\n", "wörld", "مرحبا", "<|endoftext|>", "and so on")
@@ -70,7 +70,7 @@ class History:
         policy = {"budget": BUDGET, "strategy": self._random.choice(("newest_turns", "rolling_summary"))}
         started = await self._post("", instructions=self._text(), context_policy=policy)
         self.conversation_id = started.json()["id"]
-        acts = (
+        actions = (
             self._append,
             self._append,
             self._request_reply,
@@ -85,7 +85,7 @@ class History:
         await self._append()
         await self._request_reply()
         for _ in range(steps):
-            await self._random.choice(acts)()
+            await self._random.choice(actions)()
 
     async def _append(self) -> None:
         call = {"type": "function_call", "call_id": mint("call"), "name": "look", "arguments": self._text()}
@@ -146,7 +146,7 @@ class History:
         return " ".join(self._random.choices(WORDS, k=self._random.randint(1, 20))) + "."
 
 
-@pytest.mark.parametrize("histories", [A_FEW, pytest.param(FIVE_HUNDRED, marks=pytest.mark.endless)])
+@pytest.mark.parametrize("histories", [FEW_HISTORIES, pytest.param(MANY_HISTORIES, marks=pytest.mark.endless)])
 async def test_after_any_history_each_request_is_rendered_as_the_provider_received_it(
     histories: int, settings: Settings, store: httpx.AsyncClient, provider: ScriptedProvider, log: Log
 ) -> None:
@@ -188,11 +188,11 @@ async def test_a_request_that_is_not_the_recorded_one_does_not_match(
 
 async def test_unknown_responses_and_deleted_ones_are_not_found(api: httpx.AsyncClient, write: Writer) -> None:
     first_conversation, second_conversation = await write.start("a"), await write.start("b")
-    (first, given), (second, _) = (
+    (first, input_items), (second, _) = (
         await write.request_reply(first_conversation, "x"),
         await write.request_reply(second_conversation, "y"),
     )
-    await write.complete_reply(first_conversation, first, given, "answer")
+    await write.complete_reply(first_conversation, first, input_items, "answer")
     await write.execute(first_conversation, DeleteReply(response_id=first))
     await write.delete(second_conversation)
     for response_id in (first, second, mint("resp")):
@@ -216,7 +216,7 @@ async def test_an_item_retracted_before_the_request_is_not_rendered(
     assert [message["content"] for message in body["request"]["messages"]] == ["one", "three", "hi"]
 
 
-async def test_a_forks_request_is_rendered_as_it_was_although_its_origin_changed(
+async def test_a_forks_request_is_rendered_as_it_was_sent_although_its_origin_changed(
     store: httpx.AsyncClient, settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
     origin = await write.start("one")

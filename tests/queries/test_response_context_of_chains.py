@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context for chains of replies: forks of forks, failed replies that were continued, both APIs, both encodings.
+"""GET /v1/responses/{id}/context for chains of replies: forks of forks, continued failed replies, both model APIs, both encodings.
 
 scripts/test tests/queries/test_response_context_of_chains.py -m endless     a hundred histories
 """

@@ -19,12 +19,12 @@ async def test_a_response_is_in_progress_until_its_reply_completes(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start("hello")
-    response_id, given = await write.request_reply(
+    response_id, input_items = await write.request_reply(
         conversation_id, "two plus two?", temperature=0.5, metadata={"a": "b"}
     )
 
     running = await response_of(api, response_id)
-    output = await write.complete_reply(conversation_id, response_id, given, "four", "really")
+    output = await write.complete_reply(conversation_id, response_id, input_items, "four", "really")
     done = await response_of(api, response_id)
 
     assert (running.status, running.model, running.output, running.usage) == ("in_progress", "smol", [], None)
@@ -60,8 +60,8 @@ async def test_a_response_that_reached_its_maximum_length_is_incomplete(
     api: httpx.AsyncClient, write: Writer, live: ManualProjector
 ) -> None:
     conversation_id = await write.start()
-    response_id, given = await write.request_reply(conversation_id, "hello", max_output_tokens=5)
-    await write.complete_reply(conversation_id, response_id, given, "well", finish="length")
+    response_id, input_items = await write.request_reply(conversation_id, "hello", max_output_tokens=5)
+    await write.complete_reply(conversation_id, response_id, input_items, "well", finish="length")
 
     cut = await response_of(api, response_id)
 
@@ -88,8 +88,8 @@ async def test_responses_of_other_tenants_and_of_deleted_conversations_are_not_f
 
 async def test_input_items_are_paged_like_items(api: httpx.AsyncClient, write: Writer, live: ManualProjector) -> None:
     conversation_id = await write.start()
-    response_id, given = await write.request_reply(conversation_id, *map(str, range(5)))
-    ids = [item.item_id for item in given]
+    response_id, input_items = await write.request_reply(conversation_id, *map(str, range(5)))
+    ids = [item.item_id for item in input_items]
 
     async def page(**query: Any) -> tuple[list[str], bool]:
         answer = await api.get(f"/v1/responses/{response_id}/input_items", params=query)

@@ -77,7 +77,7 @@ async def test_projections_report_how_far_each_view_is_behind(
     assert (context["state"], context["position"]) == ("absent", 0)
 
 
-async def test_it_serves_as_degraded_while_postgres_is_unavailable(
+async def test_the_query_api_is_ready_but_degraded_while_postgres_is_unavailable(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     await write.start("a")

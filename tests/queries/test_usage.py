@@ -11,8 +11,8 @@ from tests.queries.writer import Writer
 
 
 async def _reply(write: Writer, conversation_id: str, text: str) -> None:
-    response_id, given = await write.request_reply(conversation_id, "?")
-    await write.complete_reply(conversation_id, response_id, given, text)
+    response_id, input_items = await write.request_reply(conversation_id, "?")
+    await write.complete_reply(conversation_id, response_id, input_items, text)
 
 
 async def _usage(api: httpx.AsyncClient, **parameters: str) -> Any:
@@ -26,17 +26,17 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
 ) -> None:
     await projector.catch_up()
     assert await _usage(api) == []
-    kept = [await write.start("a") for _ in range(3)]
-    for conversation_id in kept:
+    conversation_ids = [await write.start("a") for _ in range(3)]
+    for conversation_id in conversation_ids:
         await _reply(write, conversation_id, "one")
         await _reply(write, conversation_id, "two")
-    gone = await write.start("b")
-    await _reply(write, gone, "three")
-    failed, _ = await write.request_reply(kept[0], "?")
-    await write.fail_reply(kept[0], failed)
+    deleted = await write.start("b")
+    await _reply(write, deleted, "three")
+    failed, _ = await write.request_reply(conversation_ids[0], "?")
+    await write.fail_reply(conversation_ids[0], failed)
     foreign = await write.for_tenant("other").start("c")
     await _reply(write.for_tenant("other"), foreign, "four")
-    await write.delete(gone)
+    await write.delete(deleted)
     await projector.catch_up()
 
     [day] = await _usage(api)
@@ -59,8 +59,10 @@ async def test_the_usage_of_a_summary_is_counted(
 
     [day] = await _usage(api)
 
-    spent = {name: day[name] for name in ("model", "replies", "summaries", "input_tokens", "output_tokens", "cost_usd")}
-    assert spent == {
+    counted = {
+        name: day[name] for name in ("model", "replies", "summaries", "input_tokens", "output_tokens", "cost_usd")
+    }
+    assert counted == {
         "model": "smol",
         "replies": 0,
         "summaries": 1,

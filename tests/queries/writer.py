@@ -77,8 +77,8 @@ class Writer:
         return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
     async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
-        """Summarizes all items up to `last`, whose depth is `depth`, and any summary before it."""
-        unchanged = await self.execute(conversation_id, DescribeConversation())
+        """Summarizes all items up to `last`, whose depth is `depth`. Replaces an earlier summary."""
+        appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),
             summary=text,
@@ -89,7 +89,7 @@ class Writer:
             tokens_before=100,
             tokens_after=5,
             model="smol",
-            replaces=unchanged.conversation.summary,
+            replaces=appended.conversation.summary,
             usage=Usage(input_tokens=90, output_tokens=5),
             cost=7_000,
         )
@@ -106,19 +106,24 @@ class Writer:
     ) -> tuple[str, tuple[InputItem, ...]]:
         """Requests a reply to these messages. Returns its id and the messages."""
         response_id = mint("resp")
-        given = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
+        input_items = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(
             response_id=response_id,
             model="smol",
             parameters=msgspec.json.encode(parameters),
-            input=given,
+            input=input_items,
             shown=SHOWN,
         )
         await self.execute(conversation_id, request)
-        return response_id, given
+        return response_id, input_items
 
     async def complete_reply(
-        self, conversation_id: str, response_id: str, given: tuple[InputItem, ...], *texts: str, finish: str = "stop"
+        self,
+        conversation_id: str,
+        response_id: str,
+        input_items: tuple[InputItem, ...],
+        *texts: str,
+        finish: str = "stop",
     ) -> tuple[NewItem, ...]:
         """Completes the reply with these messages. Returns them."""
         output = new_items(texts, "assistant")
@@ -126,7 +131,7 @@ class Writer:
             response_id=response_id,
             model="smol-1",
             author="smol-1",
-            input=given,
+            input=input_items,
             output=output,
             usage=Usage(input_tokens=7, output_tokens=5, cached_tokens=2),
             finish_reason=finish,
@@ -137,8 +142,8 @@ class Writer:
 
     async def reply(self, conversation_id: str) -> None:
         """A question and its answer."""
-        response_id, given = await self.request_reply(conversation_id, "?")
-        await self.complete_reply(conversation_id, response_id, given, "!")
+        response_id, input_items = await self.request_reply(conversation_id, "?")
+        await self.complete_reply(conversation_id, response_id, input_items, "!")
 
     async def fail_reply(self, conversation_id: str, response_id: str) -> Appended:
         return await self.execute(
