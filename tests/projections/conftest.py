@@ -12,13 +12,13 @@ import structlog
 from infrastructure.event_log.log import EventLog
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
 
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
-    """structlog left to itself draws every traceback with all its variables, which takes seconds."""
+    """By default structlog prints every traceback with all local variables, which takes seconds."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger("info"),
@@ -49,5 +49,5 @@ async def live(world: World) -> AsyncIterator[World]:
     running = asyncio.create_task(world.projector().run(stop))
     yield world
     stop.set()
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await running

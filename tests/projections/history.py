@@ -1,4 +1,4 @@
-"""Writes a history with every type of event, for tests that compare whole views."""
+"""Writes conversations with every type of event, for tests that compare whole views."""
 
 from domain.commands import (
     DescribeConversation,
@@ -27,10 +27,10 @@ async def write_everything(write: Writer) -> dict[str, str]:
     ids = await write.append(retracted, "one", "two", "three")
     await write.retract(retracted, ids[1])
     answered = await write.start(owner="else")
-    response, given = await write.request_reply(answered, "What is it?", temperature=0.5)
-    await write.complete_reply(answered, response, given, "It is this.", "And that.")
-    cut_off, given = await write.request_reply(answered, "More?")
-    await write.complete_reply(answered, cut_off, given, "It", finish="length")
+    response, question = await write.request_reply(answered, "What is it?", temperature=0.5)
+    await write.complete_reply(answered, response, question, "It is this.", "And that.")
+    cut_off, question = await write.request_reply(answered, "More?")
+    await write.complete_reply(answered, cut_off, question, "It", finish="length")
     failed, _ = await write.request_reply(answered, "Again?")
     await write.fail_reply(answered, failed)
     await write.request_reply(answered, "And now?")
@@ -39,8 +39,8 @@ async def write_everything(write: Writer) -> dict[str, str]:
     await write.execute(ended, ReopenConversation())
     await write.execute(ended, EndConversation())
     deleted = await write.start("secret", "more secret")
-    asked, given = await write.request_reply(deleted, "secret question")
-    await write.complete_reply(deleted, asked, given, "secret answer")
+    response, question = await write.request_reply(deleted, "secret question")
+    await write.complete_reply(deleted, response, question, "secret answer")
     await write.delete(deleted)
     pinned = await write.start("first", "of all", "and more")
     ids = await write.append(pinned, "pin me", "and me", "not me")

@@ -1,4 +1,4 @@
-"""Makes events unreadable, which parks their conversation."""
+"""Makes events unreadable, event parks their conversation."""
 
 from typing import Any, cast
 
@@ -15,23 +15,23 @@ UNREADABLE = b"\x7fnonsense"
 
 
 async def poison(settings: Settings, conversation_id: str, version: int) -> bytes:
-    """Makes one event unreadable. Returns its former state, for `cure`."""
+    """Makes one event unreadable. Returns its stored bytes, for `cure`."""
     return await _swap(settings, conversation_id, version, UNREADABLE)
 
 
 async def cure(settings: Settings, conversation_id: str, version: int, state: bytes) -> None:
-    """Restores the event."""
+    """Restores the event's stored bytes, which `poison` returned."""
     await _swap(settings, conversation_id, version, state)
 
 
 async def _swap(settings: Settings, conversation_id: str, version: int, state: bytes) -> bytes:
-    which = (uuid_of(conversation_id), version)
+    event = (uuid_of(conversation_id), version)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
         where = "WHERE originator_id = %s AND originator_version = %s"
-        found = await (await connection.execute(f"SELECT state FROM events {where}", which)).fetchone()
-        await connection.execute(f"UPDATE events SET state = %s {where}", (state, *which))
-    assert found is not None
-    return cast("bytes", found[0])
+        row = await (await connection.execute(f"SELECT state FROM events {where}", event)).fetchone()
+        await connection.execute(f"UPDATE events SET state = %s {where}", (state, *event))
+    assert row is not None
+    return cast("bytes", row[0])
 
 
 async def insert_unreadable(settings: Settings, conversation_id: str, topic: str = "item.sung") -> int:
@@ -43,10 +43,10 @@ async def insert_unreadable(settings: Settings, conversation_id: str, topic: str
             " ORDER BY originator_version DESC LIMIT 1 RETURNING originator_version",
             (topic, UNREADABLE, uuid_of(conversation_id)),
         )
-        inserted = await cursor.fetchone()
+        row = await cursor.fetchone()
         await connection.execute("NOTIFY events")
-    assert inserted is not None
-    return cast("int", inserted[0])
+    assert row is not None
+    return cast("int", row[0])
 
 
 async def parked(world: World) -> dict[str, dict[str, Parked]]:
@@ -55,21 +55,22 @@ async def parked(world: World) -> dict[str, dict[str, Parked]]:
 
 
 async def parked_everywhere(world: World, conversation_id: str) -> bool:
-    return await _idents(world) == {view: {conversation_id} for view in ALL_VIEWS}
+    """Whether every view has parked this conversation, and no other."""
+    return await _parked_ids(world) == {view: {conversation_id} for view in ALL_VIEWS}
 
 
 async def nothing_parked(world: World) -> bool:
-    return await _idents(world) == {}
+    return await _parked_ids(world) == {}
 
 
-async def _idents(world: World) -> dict[str, set[str]]:
-    return {view: set(found) for view, found in (await parked(world)).items()}
+async def _parked_ids(world: World) -> dict[str, set[str]]:
+    return {view: set(entries) for view, entries in (await parked(world)).items()}
 
 
 async def others_are_exact(world: World, *conversation_ids: str) -> bool:
     """Whether the views match the log in all other conversations. Totals are not compared."""
     events = await world.reader.batch_logged(0, limit=1_000_000, max_bytes=2**40)
-    expected: Any = fold(it for it in events if it.conversation_id not in conversation_ids)  # type: ignore[misc]  # readable
+    expected: Any = fold(event for event in events if event.conversation_id not in conversation_ids)  # type: ignore[misc]  # the others are readable
     stored = await world.documents()
     return all(
         {key: document for key, document in documents.items() if _conversation_of(document) not in conversation_ids}

@@ -1,4 +1,4 @@
-"""The backfill of a view's second build: what is written twice counts once, and memory and timeouts hold."""
+"""The backfill of a view's second build: a page that is written twice counts once, large pages are written in parts, and a statement timeout does not stop it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ async def _start(world: World, builds: ViewBuilds, views: Sequence[MongoView] = 
 
 
 async def _reports(task: BackfillTask) -> int:
-    """Runs the task in a thread; how often it reported progress."""
+    """Runs the task in a thread. Returns how often it reported progress."""
     return len(await asyncio.to_thread(lambda: list(backfill(task))))
 
 
@@ -87,7 +87,7 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_it_is_written
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)
 
 
-async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longer_then_it_is_filled_all_the_same(
+async def test_given_a_statement_timeout_of_the_database_when_a_page_takes_longer_then_it_is_still_filled(
     write: Writer, world: World
 ) -> None:
     conversation = await write.start()

@@ -28,15 +28,15 @@ def test_given_any_documents_then_the_merged_writes_of_a_batch_give_the_same_as_
     folded = Fold()
     _play(folded, before)
     coalesced = {key: _copy(document) for key, document in folded.documents["items"].items()}
-    tally = ViewBatch()
+    view_batch = ViewBatch()
     for write in _play(folded, batch):
-        tally.add(write)
-    _apply(tally, coalesced)
+        view_batch.add(write)
+    _apply(view_batch, coalesced)
     assert coalesced == folded.documents["items"]
 
 
 def _play(folded: Fold, steps: list[Any]) -> list[Write]:
-    """Takes those steps that fit what is there, as the log's rules see to; says which writes they were."""
+    """Applies the steps that are possible: no insert of a key that exists, no update without a document. Returns their writes."""
     played: list[Write] = []
     for kind, first, second, third in steps:
         keys = sorted(folded.documents["items"])
@@ -63,15 +63,15 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
     return played
 
 
-def _apply(tally: ViewBatch, documents: dict[str, Document]) -> None:
-    """In the order the writer does: updates, removals, inserts. Each must find what it expects."""
-    for key, change in tally.updates.items():
+def _apply(view_batch: ViewBatch, documents: dict[str, Document]) -> None:
+    """Applies updates, removals, inserts, in the order of `batch_statements`. An update needs its document, an insert a free key."""
+    for key, change in view_batch.updates.items():
         assert not change.set.keys() & change.add.keys()
         apply_to(documents[key], Update("items", key, change.set, change.add))
-    for conversation in tally.removed:
+    for conversation in view_batch.removed:
         for key in [key for key, document in documents.items() if conversation_of(document) == conversation]:
             del documents[key]
-    for key, document in tally.inserts.items():
+    for key, document in view_batch.inserts.items():
         assert key not in documents
         documents[key] = document
 

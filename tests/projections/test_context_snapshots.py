@@ -1,4 +1,4 @@
-"""Context snapshots: they never get older, are refilled when they are lost, are bounded, and equal what the log says."""
+"""Context snapshots: an older one never replaces a newer one, lost ones are refilled, their size is bounded, and they equal the log."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -112,16 +112,16 @@ async def test_given_a_deleted_conversation_then_a_tombstone_refuses_late_writes
 async def test_given_redis_lost_everything_when_a_conversation_changes_then_its_snapshot_is_complete_again(
     write: Writer, live: World
 ) -> None:
-    touched = await write.start("one", "two", instructions="Be brief.")
-    silent = await write.start("three")
+    changed = await write.start("one", "two", instructions="Be brief.")
+    unchanged = await write.start("three")
     await live.until(live.caught_up)
     await live.redis.flushdb()
-    await write.append(touched, "four")
+    await write.append(changed, "four")
     await live.until(live.caught_up)
-    snapshot = await _read(live, touched)
-    assert snapshot == await snapshot_from_log(live.reader, touched, 4)
-    assert await _read(live, silent) is None
-    assert await refill(live.reader, live.redis, TENANT, silent, 2) == await _read(live, silent)
+    snapshot = await _read(live, changed)
+    assert snapshot == await snapshot_from_log(live.reader, changed, 4)
+    assert await _read(live, unchanged) is None
+    assert await refill(live.reader, live.redis, TENANT, unchanged, 2) == await _read(live, unchanged)
 
 
 async def test_given_a_snapshot_that_missed_an_event_when_the_next_is_applied_then_it_is_refilled(
@@ -198,7 +198,7 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 
 
 async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snapshot:
-    """Asserts that the snapshot is what the log says, and so are its newest items for each of these rooms."""
+    """Asserts that the snapshot is what the log says, and so are its newest items for each of these rooms (in tokens)."""
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
     assert head is not None
@@ -240,12 +240,12 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
     ids = await write.append(conversation, *("x" for _ in range(8)))
     await _project(world)
     seen: list[str | None] = []
-    for depth, act in ((3, None), (5, None), (0, UndoCompaction()), (0, UndoCompaction()), (0, RedoCompaction())):
+    for depth, command in ((3, None), (5, None), (0, UndoCompaction()), (0, UndoCompaction()), (0, RedoCompaction())):
         after = await world.reader.last_position()
-        if act is None:
+        if command is None:
             await write.compact(conversation, ids[depth - 2], depth, f"To {depth}.")
         else:
-            await write.execute(conversation, act)
+            await write.execute(conversation, command)
         await _project(world, after)
         snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
         seen.append(snapshot.summary.text if snapshot.summary else None)
@@ -349,23 +349,23 @@ async def _write_in_format_4(world: World, conversation: str) -> None:
     await world.redis.hset(name, "made", "4")
 
 
-async def test_given_snapshots_of_the_format_before_then_none_is_read_and_each_is_refilled(
+async def test_given_snapshots_of_the_previous_format_then_none_is_read_and_each_is_refilled(
     write: Writer, world: World
 ) -> None:
-    touched, read = await write.start("one", "two"), await write.start("three")
+    changed, read = await write.start("one", "two"), await write.start("three")
     await _project(world)
     after = await world.reader.last_position()
-    for conversation in (touched, read):
+    for conversation in (changed, read):
         await _write_in_format_4(world, conversation)
         assert await read_recent_items(world.redis, TENANT, conversation, 1_000) is None
         assert await _read(world, conversation) is None
-    await write.append(touched, "four")
+    await write.append(changed, "four")
     await _project(world, after)
-    await _equals_the_log(world, touched, 0, 1_000)
+    await _equals_the_log(world, changed, 0, 1_000)
     await refill(world.reader, world.redis, TENANT, read, 2)
     await _equals_the_log(world, read, 0, 1_000)
     # Nothing is left of the old format.
-    assert b"i:0:1" not in await world.redis.hkeys(snapshot_key(TENANT, touched))
+    assert b"i:0:1" not in await world.redis.hkeys(snapshot_key(TENANT, changed))
 
 
 async def test_given_a_snapshot_of_a_later_format_when_an_event_is_applied_then_it_is_refilled(

@@ -1,4 +1,4 @@
-"""A conversation of any size is deleted in bounded steps, and an interruption between them misses nothing."""
+"""A conversation of any size is deleted in bounded steps, and after an interruption between them nothing is left."""
 
 import asyncio
 
@@ -17,8 +17,8 @@ async def _apply(world: World, batch: list[Recorded]) -> None:
     await MongoViews(world.database).apply(await world.view_positions(), batch[-1].position, batch)
 
 
-async def _swell(world: World, conversation_id: str) -> int:
-    """Gives a conversation many more items than the log says, which is quicker; returns how many items there are now."""
+async def _add_items_directly(world: World, conversation_id: str) -> int:
+    """Inserts many items of a conversation into the view only, which is faster than appends. Returns how many items the view has."""
     items = world.database["items"]
     more = [
         {
@@ -34,29 +34,31 @@ async def _swell(world: World, conversation_id: str) -> int:
     return await items.count_documents({})
 
 
-async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_continues_then_it_misses_nothing(
+async def test_given_a_large_deletion_that_is_interrupted_when_a_projector_continues_then_nothing_is_left(
     write: Writer, world: World
 ) -> None:
     large = await write.start("one", "two")
     other = await write.start("stays")
     await world.catch_up()
-    count = await _swell(world, large)
-    old = await world.reader.last_position()
+    count = await _add_items_directly(world, large)
+    position_before = await world.reader.last_position()
     [item_id] = await write.append(large, "three")
     await write.retract(large, item_id)
     await write.append(other, "before")
     await write.delete(large)
     await write.append(other, "behind")
-    late = await world.reader.after(old, limit=100)
+    late = await world.reader.after(position_before, limit=100)
 
     removing = asyncio.create_task(_apply(world, late))
-    left = count
-    while left >= count:
-        async with world.client.start_session(snapshot=True) as session:  # another count may see half a commit
-            left = await world.database["items"].count_documents({}, session=session)
+    remaining = count
+    while remaining >= count:
+        async with world.client.start_session(
+            snapshot=True
+        ) as session:  # without a snapshot a count may see half of a commit
+            remaining = await world.database["items"].count_documents({}, session=session)
     removing.cancel()
     await asyncio.wait({removing})
-    assert MAX_REMOVED <= left < count, "it is not one transaction"
+    assert MAX_REMOVED <= remaining < count, "the deletion must take several transactions"
 
     position = (await world.statuses())["items"].position
     for recorded in late:
@@ -71,10 +73,10 @@ async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_la
 ) -> None:
     large = await write.start("one")
     await world.catch_up()
-    count = await _swell(world, large)
-    old = await world.reader.last_position()
+    count = await _add_items_directly(world, large)
+    position_before = await world.reader.last_position()
     await write.delete(large)
-    late = await world.reader.after(old, limit=100)
+    late = await world.reader.after(position_before, limit=100)
     view_positions = await world.view_positions()
     await world.database["projections"].update_many({"view": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
@@ -87,10 +89,10 @@ async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_la
 async def test_given_many_small_conversations_that_are_deleted_at_once_then_they_are_removed_in_bounded_steps(
     write: Writer, world: World
 ) -> None:
-    made = [await write.start(*map(str, range(90))) for _ in range(12)]
+    conversation_ids = [await write.start(*map(str, range(90))) for _ in range(12)]
     await write.start("stays")
     await world.catch_up()
-    for conversation_id in made:
+    for conversation_id in conversation_ids:
         await write.delete(conversation_id)
     await world.catch_up()
     assert await world.is_exact()

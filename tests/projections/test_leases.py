@@ -1,4 +1,4 @@
-"""Several projectors share the partitions. Those of a dead or frozen one are taken over, and when it wakes up it writes nothing."""
+"""Several projectors share the partitions. Others take over those of a dead or frozen projector. If that one continues, it writes nothing."""
 
 import asyncio
 import signal
@@ -23,35 +23,35 @@ from tests.projections.test_process import projector_process
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
-TAKEN_OVER_SECONDS = 5.0
+TAKEOVER_TIMEOUT_SECONDS = 5.0
 
 
-async def _settled(every: Sequence[Leases]) -> list[HeldPartitions]:
-    """What each holds after all have renewed a few times."""
+async def _renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
+    """The partitions of each projector, after all have renewed their leases three times."""
     for _ in range(3):
-        partitions_held = [await leases.renew() for leases in every]
+        partitions_held = [await leases.renew() for leases in all_leases]
     return partitions_held
 
 
 async def test_given_any_number_of_projectors_then_one_holds_each_partition_and_all_have_equal_shares(
     world: World,
 ) -> None:
-    every = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
+    all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
     for count in (1, 2, 3, PARTITIONS, PARTITIONS + 1):
-        partitions_held = await _settled(every[:count])
-        assert sorted(partition for each in partitions_held for partition in each.leases) == list(ALL_PARTITIONS)
-        parts = [len(each.leases) for each in partitions_held]
-        assert max(parts) - min(parts) <= 1
-        assert not any(each.dead_holders for each in partitions_held)
-    for leases in every[2:]:
+        partitions_held = await _renew_all(all_leases[:count])
+        assert sorted(partition for own in partitions_held for partition in own.leases) == list(ALL_PARTITIONS)
+        shares = [len(own.leases) for own in partitions_held]
+        assert max(shares) - min(shares) <= 1
+        assert not any(own.dead_holders for own in partitions_held)
+    for leases in all_leases[2:]:
         await leases.release()
-    assert [len(each.leases) for each in await _settled(every[:2])] == [PARTITIONS // 2] * 2
+    assert [len(own.leases) for own in await _renew_all(all_leases[:2])] == [PARTITIONS // 2] * 2
 
 
 async def test_given_a_projector_that_dies_then_another_takes_its_partitions_with_higher_leases(world: World) -> None:
-    silent_id = mint_uuid()
-    silent, other = Leases(world.pool, silent_id), Leases(world.pool, mint_uuid())
-    before = (await _settled([silent, other]))[0].leases
+    expired_id = mint_uuid()
+    expired, other = Leases(world.pool, expired_id), Leases(world.pool, mint_uuid())
+    before = (await _renew_all([expired, other]))[0].leases
     assert before
     partitions_held = await other.renew()
 
@@ -61,14 +61,16 @@ async def test_given_a_projector_that_dies_then_another_takes_its_partitions_wit
         return len(partitions_held.leases) == PARTITIONS
 
     await world.until(has_all, ALIVE_SECONDS + 2)
-    assert partitions_held.dead_holders == {silent_id}
+    assert partitions_held.dead_holders == {expired_id}
     assert all(partitions_held.leases[partition] > lease for partition, lease in before.items())
     assert (await other.renew()).dead_holders == frozenset()
-    assert (await silent.renew()).leases == {}, "it is alive again, and waits until partitions are released to it"
+    assert (await expired.renew()).leases == {}, (
+        "it is alive again, but gets no partition before another projector releases one"
+    )
 
 
 class _FreezingPool:
-    """A pool whose connections freeze at their first SELECT from `projectors`, inside the transaction, until `awake`."""
+    """A pool whose connections wait at each `SELECT id FROM projectors`, inside the transaction, until `awake` is set."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -95,7 +97,7 @@ async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_doe
     pool = _FreezingPool(world.pool)
     renewing = asyncio.create_task(Leases(cast("Pool", pool), mint_uuid()).renew())
     await pool.frozen.wait()
-    async with asyncio.timeout(TAKEN_OVER_SECONDS):
+    async with asyncio.timeout(TAKEOVER_TIMEOUT_SECONDS):
         assert len((await Leases(world.pool, mint_uuid()).renew()).leases) == PARTITIONS
     pool.awake.set()
     with pytest.raises(psycopg.Error):
@@ -103,11 +105,11 @@ async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_doe
 
 
 async def test_given_a_postgres_restored_from_an_older_backup_then_leases_still_grow(world: World) -> None:
-    [before] = await _settled([Leases(world.pool, mint_uuid())])
+    [before] = await _renew_all([Leases(world.pool, mint_uuid())])
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
         await connection.execute("TRUNCATE projection_leases, projectors")
-    [after] = await _settled([Leases(world.pool, mint_uuid())])
+    [after] = await _renew_all([Leases(world.pool, mint_uuid())])
     assert all(after.leases[partition] > lease for partition, lease in before.leases.items())
 
 
@@ -133,9 +135,9 @@ async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPos
     """Starts a batch, freezes until others have written all of it, and then continues."""
     async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
         await world.positions.advance(view_positions, 1, (), session)
-        began = time.monotonic()
+        started_at = time.monotonic()
         await world.catch_up()
-        assert time.monotonic() - began < TAKEN_OVER_SECONDS
+        assert time.monotonic() - started_at < TAKEOVER_TIMEOUT_SECONDS
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
@@ -147,10 +149,10 @@ async def test_given_two_projectors_when_one_dies_or_freezes_then_the_other_has_
         await world.until(world.caught_up)
         await world.until(lambda: shared_by(world, 2))
         one.send_signal(signum)
-        began = time.monotonic()
+        started_at = time.monotonic()
         await write_everything(write)
         await world.until(world.caught_up)
-        assert time.monotonic() - began < TAKEN_OVER_SECONDS
+        assert time.monotonic() - started_at < TAKEOVER_TIMEOUT_SECONDS
         assert await world.is_sound()
         if signum == signal.SIGSTOP:
             one.send_signal(signal.SIGCONT)
@@ -182,10 +184,10 @@ async def test_given_restored_leases_older_than_those_in_mongodb_then_their_hold
     await world.until(world.caught_up)
     async with world.pool.connection() as connection:
         backup = await (await connection.execute("SELECT bucket, holder, lease FROM projection_leases")).fetchall()
-    halt = asyncio.Event()
-    second = asyncio.create_task(world.projector().run(halt))
+    stop_second = asyncio.Event()
+    second = asyncio.create_task(world.projector().run(stop_second))
     await world.until(lambda: shared_by(world, 2))
-    halt.set()
+    stop_second.set()
     await second
     await world.until(lambda: shared_by(world, 1))
     async with world.pool.connection() as connection, connection.transaction():
@@ -194,7 +196,7 @@ async def test_given_restored_leases_older_than_those_in_mongodb_then_their_hold
             await connection.execute(
                 "UPDATE projection_leases SET holder = %s, lease = %s WHERE bucket = %s", (holder, lease, partition)
             )
-    await asyncio.sleep(2 * RENEW_SECONDS)  # until it has read them
+    await asyncio.sleep(2 * RENEW_SECONDS)  # so that the projector has read the older leases
     for _ in range(8):
         await write.start("two")
     await world.until(world.caught_up)

@@ -10,12 +10,12 @@ from infrastructure.settings import Settings
 from projections.projector import Projector
 from projections.views.catalog import CONTEXT, INDEXES, MONGO_VIEWS
 from tests.projections.history import write_everything
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.proxy import Proxy
 from tests.queries.writer import Writer
 
 
-class Cut:
+class CuttableProjector:
     """A projector whose connections to its stores can be cut."""
 
     def __init__(self, world: World, projector: Projector, proxies: dict[str, Proxy]) -> None:
@@ -25,64 +25,66 @@ class Cut:
 
 
 @pytest.fixture
-async def cut(settings: Settings, world: World) -> AsyncIterator[Cut]:
-    # Without directConnection the client would find the replica set's real address, past the proxy.
+async def cuttable(settings: Settings, world: World) -> AsyncIterator[CuttableProjector]:
+    # Without directConnection the client would learn the replica set's own address and bypass the proxy.
     direct = settings.mongodb_url.replace("replicaSet=rs0", "directConnection=true")
     proxies = {"postgres": Proxy(settings.postgres_url), "mongodb": Proxy(direct), "redis": Proxy(settings.redis_url)}
     for proxy in proxies.values():
         await proxy.restore()
     urls = {f"{name}_url": proxy.url for name, proxy in proxies.items()}
-    by_ways = World(settings.model_copy(update=urls))
-    await by_ways.pool.open()
-    projector = by_ways.projector()
+    proxied = World(settings.model_copy(update=urls))
+    await proxied.pool.open()
+    projector = proxied.projector()
     stop = asyncio.Event()
     running = asyncio.create_task(projector.run(stop))
-    yield Cut(world, projector, proxies)
+    yield CuttableProjector(world, projector, proxies)
     stop.set()
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await running
-    await by_ways.close()
+    await proxied.close()
     for proxy in proxies.values():
         await proxy.cut()
 
 
 @pytest.mark.parametrize("store", ["postgres", "mongodb", "redis"])
 async def test_given_a_store_that_is_unavailable_when_it_returns_then_every_view_catches_up(
-    store: str, write: Writer, cut: Cut
+    store: str, write: Writer, cuttable: CuttableProjector
 ) -> None:
     await write_everything(write)
-    await cut.world.until(cut.world.caught_up)
-    assert cut.projector.is_ready
-    await cut.proxies[store].cut()
+    await cuttable.world.until(cuttable.world.caught_up)
+    assert cuttable.projector.is_ready
+    await cuttable.proxies[store].cut()
     await write_everything(write)
-    await cut.world.until(lambda: _is(not cut.projector.is_ready))
+    await cuttable.world.until(lambda: _is(not cuttable.projector.is_ready))
     await write_everything(write)
-    await cut.proxies[store].restore()
-    await cut.world.until(cut.world.caught_up)
-    await cut.world.until(lambda: _is(cut.projector.is_ready))
-    assert await cut.world.is_exact()
+    await cuttable.proxies[store].restore()
+    await cuttable.world.until(cuttable.world.caught_up)
+    await cuttable.world.until(lambda: _is(cuttable.projector.is_ready))
+    assert await cuttable.world.is_exact()
 
 
-async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(write: Writer, cut: Cut) -> None:
+async def test_given_redis_is_unavailable_then_the_views_in_mongodb_continue(
+    write: Writer, cuttable: CuttableProjector
+) -> None:
     await write_everything(write)
-    await cut.world.until(cut.world.caught_up)
-    await cut.proxies["redis"].cut()
+    await cuttable.world.until(cuttable.world.caught_up)
+    await cuttable.proxies["redis"].cut()
     await write_everything(write)
-    await cut.world.until(lambda: cut.world.caught_up(MONGO_VIEWS))
-    assert not await cut.world.caught_up([CONTEXT])
+    await cuttable.world.until(lambda: cuttable.world.caught_up(MONGO_VIEWS))
+    assert not await cuttable.world.caught_up([CONTEXT])
 
 
 async def test_given_unavailable_stores_when_the_projector_starts_then_it_waits_for_them(
-    write: Writer, settings: Settings, cut: Cut
+    write: Writer, settings: Settings, cuttable: CuttableProjector
 ) -> None:
-    for proxy in cut.proxies.values():
+    for proxy in cuttable.proxies.values():
         await proxy.cut()
     await write_everything(write)
-    await cut.world.until(lambda: _is(not cut.projector.is_ready))
-    for proxy in cut.proxies.values():
+    await cuttable.world.until(lambda: _is(not cuttable.projector.is_ready))
+    for proxy in cuttable.proxies.values():
         await proxy.restore()
-    await cut.world.until(cut.world.caught_up)
-    assert await cut.world.is_exact()
+    await cuttable.world.until(cuttable.world.caught_up)
+    assert await cuttable.world.is_exact()
 
 
 async def test_given_no_notifications_when_events_are_appended_then_polling_finds_them(

@@ -1,4 +1,4 @@
-"""Transactions whose commands are sent together: all or nothing, whatever fails, and the session works afterwards."""
+"""Transactions whose commands are sent together: all of it is written or nothing, whatever fails, and the session can be used again."""
 
 import asyncio
 import inspect
@@ -25,12 +25,12 @@ async def session(world: World) -> AsyncIterator[AsyncClientSession]:
         yield session
 
 
-def adds(*documents: dict[str, Any]) -> dict[str, Any]:
+def insert(*documents: dict[str, Any]) -> dict[str, Any]:
     return {"insert": THINGS, "documents": list(documents), "ordered": False}
 
 
 async def stored_ids(world: World) -> list[Any]:
-    return sorted([it["_id"] async for it in world.database[THINGS].find({}, {"_id": 1})])
+    return sorted([document["_id"] async for document in world.database[THINGS].find({}, {"_id": 1})])
 
 
 async def test_given_commands_that_succeed_then_each_is_answered_and_everything_is_visible_after_the_commit(
@@ -38,10 +38,10 @@ async def test_given_commands_that_succeed_then_each_is_answered_and_everything_
 ) -> None:
     async with pipelined_transaction(world.database, session) as send:
         answers = await send(
-            [adds({"_id": 1}, {"_id": 2}), {"delete": THINGS, "deletes": [{"q": {"_id": 0}, "limit": 0}]}]
+            [insert({"_id": 1}, {"_id": 2}), {"delete": THINGS, "deletes": [{"q": {"_id": 0}, "limit": 0}]}]
         )
         assert [answer.read()["n"] for answer in answers] == [2, 1]
-        [answer] = await send([adds({"_id": 3})])
+        [answer] = await send([insert({"_id": 3})])
         assert answer.read()["n"] == 1
         assert await stored_ids(world) == [0], "nothing is visible before the commit"
     assert await stored_ids(world) == [1, 2, 3]
@@ -52,7 +52,7 @@ async def test_given_a_command_that_fails_then_nothing_is_written_and_the_sessio
 ) -> None:
     async def fail() -> None:
         async with pipelined_transaction(world.database, session) as send:
-            good, bad, behind = await send([adds({"_id": 1}), adds({"_id": 0}), adds({"_id": 2})])
+            good, bad, behind = await send([insert({"_id": 1}), insert({"_id": 0}), insert({"_id": 2})])
             good.read()
             with pytest.raises(OperationFailure):
                 behind.read()
@@ -62,7 +62,7 @@ async def test_given_a_command_that_fails_then_nothing_is_written_and_the_sessio
         await fail()
     assert await stored_ids(world) == [0]
     async with pipelined_transaction(world.database, session) as send:
-        for answer in await send([adds({"_id": 1})]):
+        for answer in await send([insert({"_id": 1})]):
             answer.read()
     assert await stored_ids(world) == [0, 1]
 
@@ -72,7 +72,7 @@ async def test_given_a_failed_command_whose_answer_is_not_read_then_the_commit_f
 ) -> None:
     with pytest.raises(OperationFailure):
         async with pipelined_transaction(world.database, session) as send:
-            await send([adds({"_id": 0})])
+            await send([insert({"_id": 0})])
     assert await stored_ids(world) == [0]
 
 
@@ -81,7 +81,7 @@ async def test_given_more_bytes_than_are_sent_at_once_then_everything_is_written
 ) -> None:
     large = [{"_id": number, "text": "x" * 9_000_000} for number in (1, 2, 3)]
     async with pipelined_transaction(world.database, session) as send:
-        assert [answer.read()["n"] for answer in await send([adds(each) for each in large])] == [1, 1, 1]
+        assert [answer.read()["n"] for answer in await send([insert(document) for document in large])] == [1, 1, 1]
     assert await stored_ids(world) == [0, 1, 2, 3]
 
 
@@ -90,9 +90,9 @@ async def test_given_a_document_that_is_too_large_then_it_is_refused_and_the_ses
 ) -> None:
     with pytest.raises(DocumentTooLarge):
         async with pipelined_transaction(world.database, session) as send:
-            await send([adds({"_id": 1}), adds({"_id": 2, "text": "x" * 17_000_000})])
+            await send([insert({"_id": 1}), insert({"_id": 2, "text": "x" * 17_000_000})])
     async with pipelined_transaction(world.database, session) as send:
-        await send([adds({"_id": 3})])
+        await send([insert({"_id": 3})])
     assert await stored_ids(world) == [0, 3]
 
 
@@ -101,7 +101,7 @@ async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written
 ) -> None:
     async def write(number: int) -> None:
         async with pipelined_transaction(world.database, session) as send:
-            for answer in await send([adds({"_id": number}), adds({"_id": number + 1})]):
+            for answer in await send([insert({"_id": number}), insert({"_id": number + 1})]):
                 answer.read()
 
     await world.database[THINGS].delete_many({})
@@ -113,19 +113,19 @@ async def test_given_a_cancellation_at_any_moment_then_all_or_nothing_is_written
         await asyncio.wait([writing])
         assert writing.cancelled() or writing.exception() is None
     await write(100)
-    found = await stored_ids(world)
-    assert found[-2:] == [100, 101]
-    assert [number + 1 for number in found[::2]] == found[1::2]
+    ids = await stored_ids(world)
+    assert ids[-2:] == [100, 101]
+    assert [number + 1 for number in ids[::2]] == ids[1::2]
 
 
 async def test_given_a_killed_session_then_nothing_is_written(session: AsyncClientSession, world: World) -> None:
-    async def be_killed() -> None:
+    async def add_and_kill_session() -> None:
         async with pipelined_transaction(world.database, session) as send:
-            await send([adds({"_id": 1})])
+            await send([insert({"_id": 1})])
             await world.client.admin.command("killSessions", [session.session_id])
 
     with pytest.raises(OperationFailure):
-        await be_killed()
+        await add_and_kill_session()
     assert await stored_ids(world) == [0]
 
 
@@ -134,17 +134,17 @@ async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_t
 ) -> None:
     send_message = AsyncConnection.send_message
 
-    async def breaks(self: AsyncConnection, message: bytes, largest: int) -> None:
+    async def break_at_commit(self: AsyncConnection, message: bytes, largest: int) -> None:
         await send_message(self, message, largest)
         if b"commitTransaction" in message:
             self.conn.get_conn.transport.abort()
 
     async def add(number: int) -> None:
         async with pipelined_transaction(world.database, session) as send:
-            await send([adds({"_id": number})])
+            await send([insert({"_id": number})])
 
     with monkeypatch.context() as patched:
-        patched.setattr(AsyncConnection, "send_message", breaks)
+        patched.setattr(AsyncConnection, "send_message", break_at_commit)
         with pytest.raises(ConnectionFailure):
             await add(1)
     await add(2)
@@ -154,21 +154,21 @@ async def test_given_a_connection_that_breaks_at_the_commit_then_it_raises_and_t
 async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_are_free_at_once(
     session: AsyncClientSession, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receive_message, waits = AsyncConnection.receive_message, asyncio.Event()
+    receive_message, waiting_for_answers = AsyncConnection.receive_message, asyncio.Event()
 
-    async def says_so(self: AsyncConnection, request_id: int | None) -> Any:
-        waits.set()
+    async def notify_and_receive(self: AsyncConnection, request_id: int | None) -> Any:
+        waiting_for_answers.set()
         return await receive_message(self, request_id)
 
     async def add(session: AsyncClientSession) -> None:
         async with pipelined_transaction(world.database, session) as send:
-            for answer in await send([adds({"_id": 1})]):
+            for answer in await send([insert({"_id": 1})]):
                 answer.read()
 
     with monkeypatch.context() as patched:
-        patched.setattr(AsyncConnection, "receive_message", says_so)
+        patched.setattr(AsyncConnection, "receive_message", notify_and_receive)
         adding = asyncio.create_task(add(session))
-        await waits.wait()
+        await waiting_for_answers.wait()
         adding.cancel()
         await asyncio.wait([adding])
     assert adding.cancelled()
@@ -188,13 +188,15 @@ async def test_given_a_cancellation_while_it_waits_for_answers_then_its_locks_ar
 async def test_given_a_commit_of_unknown_outcome_then_the_error_has_the_label_that_pymongo_would_add(
     session: AsyncClientSession, world: World, answer: dict[str, Any]
 ) -> None:
-    async def unsure(connection: AsyncConnection, name: str, commands: Sequence[dict[str, Any]]) -> list[Answer]:
+    async def exchange_without_outcome(
+        connection: AsyncConnection, name: str, commands: Sequence[dict[str, Any]]
+    ) -> list[Answer]:
         answers = await exchange(connection, name, commands)
         return [Answer(answer)] if "commitTransaction" in commands[0] else answers
 
     with pytest.raises(OperationFailure) as raised:
-        async with pipelined_transaction(world.database, session, exchange=unsure) as send:
-            await send([adds({"_id": 1})])
+        async with pipelined_transaction(world.database, session, exchange=exchange_without_outcome) as send:
+            await send([insert({"_id": 1})])
     assert raised.value.has_error_label("UnknownTransactionCommitResult")
 
 
@@ -203,7 +205,7 @@ async def test_given_a_command_larger_than_a_message_may_be_then_it_is_refused_a
 ) -> None:
     with pytest.raises(DocumentTooLarge):
         async with pipelined_transaction(world.database, session) as send:
-            await send([adds(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
+            await send([insert(*({"_id": number, "text": "x" * 12_000_000} for number in range(1, 5)))])
     assert await stored_ids(world) == [0]
 
 
@@ -228,8 +230,8 @@ def test_given_the_installed_pymongo_then_its_private_functions_have_the_paramet
     name: str,
 ) -> None:
     function, expected = PRIVATE_API[name]
-    found = list(inspect.signature(function).parameters)
-    assert found[: len(expected)] == expected, (
+    parameters = list(inspect.signature(function).parameters)
+    assert parameters[: len(expected)] == expected, (
         f"pymongo changed {name}: check infrastructure/stores/mongo_pipeline.py against the new version before raising the pin"
     )
 

@@ -34,7 +34,7 @@ from tests.projections.poison import (
     parked_everywhere,
     poison,
 )
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
@@ -51,21 +51,21 @@ async def running(world: World, *projectors: Projector) -> AsyncIterator[None]:
         yield
     finally:
         stop.set()
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await asyncio.gather(*tasks)
 
 
 async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_its_conversation_is_parked_and_a_repair_restores_it(
     write: Writer, world: World
 ) -> None:
-    made = [
+    conversation_ids = [
         conversation_id
         for _ in range(10)
         for conversation_id in await asyncio.gather(*(write.start("hello") for _ in range(100)))
     ]
-    victim = made[501]
+    victim = conversation_ids[501]
     await write.append(victim, "behind", "behind that")
-    await asyncio.gather(*(write.append(conversation_id, "again") for conversation_id in made[::100]))
+    await asyncio.gather(*(write.append(conversation_id, "again") for conversation_id in conversation_ids[::100]))
     state = await poison(world.settings, victim, 3)
     projector = world.projector()
 
@@ -76,11 +76,11 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
         assert projector.is_ready
 
         output = (await api.get("/v1/projections")).json()["data"]
-        assert {each["name"]: [it["conversation_id"] for it in each["parked"]] for each in output} == {
+        assert {view["name"]: [entry["conversation_id"] for entry in view["parked"]] for view in output} == {
             view: [victim] for view in ALL_VIEWS
         }
-        printed = output[0]["parked"][0]
-        assert (printed["version"], printed["type"], printed["error"]) == (3, "item.appended", "UnreadableEvent")
+        entry = output[0]["parked"][0]
+        assert (entry["version"], entry["type"], entry["error"]) == (3, "item.appended", "UnreadableEvent")
         assert (await verified(world)) == {(view, "parked", victim) for view in ALL_VIEWS} | {
             ("log", "unreadable", victim),
             ("log", "chain", victim),
@@ -89,7 +89,7 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
         for refused in [await api.get(f"{path}{rest}") for rest in ("", "/items", "/context?model=smol")]:
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "conversation_parked"), refused.url
             assert int(refused.headers["retry-after"]) > 0
-        for conversation_id in (it for it in made if it != victim):
+        for conversation_id in set(conversation_ids) - {victim}:
             answer = await api.get(f"/v1/conversations/{conversation_id}")
             assert (answer.status_code, answer.json()["id"]) == (200, conversation_id)
         listed = await api.get("/v1/conversations")
@@ -99,14 +99,14 @@ async def test_given_one_unreadable_event_in_a_thousand_conversations_then_only_
 
         await cure(world.settings, victim, 3, state)
         repaired = await repair(stores_of(world), victim, lambda _done, _total: None)
-        assert [(each.view, each.outcome) for each in repaired] == [(view, "repaired") for view in ALL_VIEWS]
+        assert [(result.view, result.outcome) for result in repaired] == [(view, "repaired") for view in ALL_VIEWS]
         await world.until(world.caught_up)
         assert await nothing_parked(world)
         assert (await api.get(f"{path}/items")).json()["data"][0]["content"][0]["text"] == "behind that"
         assert "x-consistency" not in (await api.get("/v1/conversations")).headers
         assert await verified(world) == set()
         await world.until(lambda: _is(_metric(projector) == 0))
-        await write.append(victim, "and on")
+        await write.append(victim, "more")
         await world.until(world.caught_up)
 
     assert await world.documents() == await world.expected_documents()
@@ -121,7 +121,11 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
     victim = await write.start("to be planted")
     await write.append(victim, "behind")
     await write_everything(write)
-    planted = next(it for it in (await world.expected_documents())["items"].values() if it["conversation_id"] == victim)
+    planted = next(
+        document
+        for document in (await world.expected_documents())["items"].values()
+        if document["conversation_id"] == victim
+    )
     await world.database["items"].insert_one({**planted, "conversation_id": "conv_else", "item": "people's words"})
 
     with capture_logs() as logged:
@@ -132,16 +136,20 @@ async def test_given_a_view_that_diverges_in_one_conversation_then_that_view_alo
             assert (await api.get(f"/v1/conversations/{victim}")).status_code == 200
             assert "x-consistency" not in (await api.get("/v1/conversations")).headers
 
-    found = await parked(world)
-    assert {view: set(entries) for view, entries in found.items()} == {"items": {victim}}
-    assert (found["items"][victim].version, found["items"][victim].error) == (2, "ViewDiverged")
+    parked_now = await parked(world)
+    assert {view: set(entries) for view, entries in parked_now.items()} == {"items": {victim}}
+    assert (parked_now["items"][victim].version, parked_now["items"][victim].error) == (2, "ViewDiverged")
     entries = [entry for entry in logged if entry["event"] == "projection_parked"]
-    assert [(it["projection"], it["conversation_id"], it["version"]) for it in entries] == [("items", victim, 2)]
-    assert "people's words" not in str(found)
+    assert [(entry["projection"], entry["conversation_id"], entry["version"]) for entry in entries] == [
+        ("items", victim, 2)
+    ]
+    assert "people's words" not in str(parked_now)
     assert await world.documents() != await world.expected_documents()
 
-    still = await repair(stores_of(world), victim, lambda _done, _total: None)
-    assert [(it.view, it.outcome, it.parked and it.parked.version) for it in still] == [("items", "parked", 2)]
+    results = await repair(stores_of(world), victim, lambda _done, _total: None)
+    assert [(result.view, result.outcome, result.parked and result.parked.version) for result in results] == [
+        ("items", "parked", 2)
+    ]
     await world.database["items"].delete_one({"_id": planted["_id"]})
     await repair(stores_of(world), victim, lambda _done, _total: None)
     await world.catch_up()
@@ -164,18 +172,20 @@ async def test_given_a_parked_conversation_when_it_is_deleted_then_nothing_of_it
         with capture_logs() as logged:
             await write.delete(victim)
             await world.until(world.caught_up)
-        assert set(await parked(world)) == {USAGE}, "what it used may still have to be counted"
+        assert set(await parked(world)) == {USAGE}, "the tokens of its replies may not all be counted yet"
         assert (await api.get(f"/v1/conversations/{victim}")).status_code == 404
         listed = await api.get("/v1/conversations")
-        assert [it["id"] for it in listed.json()["data"]] == [other]
+        assert [conversation["id"] for conversation in listed.json()["data"]] == [other]
         assert "x-consistency" not in listed.headers
-    assert {it["conversation_id"] for it in logged if it["event"] == "projection_unparked"} == {victim}
+    assert {entry["conversation_id"] for entry in logged if entry["event"] == "projection_unparked"} == {victim}
     assert await others_are_exact(world, victim)
     assert await world.database["items"].count_documents({"conversation_id": victim}) == 0
     assert (await world.snapshots())[snapshot_key("default", victim)].deleted
 
 
-async def test_given_an_unreadable_deletion_then_it_takes_effect_all_the_same(write: Writer, live: World) -> None:
+async def test_given_an_unreadable_deletion_then_the_conversation_is_deleted_from_all_views(
+    write: Writer, live: World
+) -> None:
     victim = await write.start("secret")
     await live.until(live.caught_up)
     await insert_unreadable(live.settings, victim, "conversation.deleted")
@@ -184,7 +194,7 @@ async def test_given_an_unreadable_deletion_then_it_takes_effect_all_the_same(wr
     assert await live.documents() == {view: {} for view in MONGO_VIEWS}
 
 
-async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_parks_its_conversation_and_both_leave_it_out(
+async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_parks_its_conversation_and_both_skip_it(
     write: Writer, world: World
 ) -> None:
     await world.catch_up()
@@ -200,7 +210,7 @@ async def test_given_two_projectors_when_an_event_cannot_be_applied_then_one_par
             await world.until(world.caught_up)
     assert await parked_everywhere(world, victim)
     assert {entries[victim].version for entries in (await parked(world)).values()} == {version}
-    assert sorted(it["projection"] for it in logged if it["event"] == "projection_parked") == sorted(ALL_VIEWS)
+    assert sorted(entry["projection"] for entry in logged if entry["event"] == "projection_parked") == sorted(ALL_VIEWS)
     assert await others_are_exact(world, victim)
 
 
@@ -250,9 +260,9 @@ async def test_given_the_maximum_of_parked_conversations_then_the_view_stops_and
     entry = {"tenant": "x", "position": 1, "version": 1, "topic": "t", "error": "E", "message": None, "at": 1}
     victim = await write.start("one", "two")
     partition = partition_of(victim)
-    most = {f"conv_{number:031x}{partition:x}": entry for number in range(MAX_PARKED)}
+    entries = {f"conv_{number:031x}{partition:x}": entry for number in range(MAX_PARKED)}
     name = position_key("items", partition)
-    await world.database["projections"].update_one({"_id": name}, {"$set": {"parked": most}, "$inc": {"epoch": 1}})
+    await world.database["projections"].update_one({"_id": name}, {"$set": {"parked": entries}, "$inc": {"epoch": 1}})
     await poison(world.settings, victim, 2)
     await write.start("behind")
     projector = world.projector()
@@ -262,7 +272,7 @@ async def test_given_the_maximum_of_parked_conversations_then_the_view_stops_and
             await asyncio.sleep(3)
             assert view_statuses(projector.view_positions.values())["items"].position == 1
             assert not _is_ready(projector)
-            assert any(it["event"] == "projection_stuck" and it["parked"] == MAX_PARKED for it in logged)
+            assert any(entry["event"] == "projection_stuck" and entry["parked"] == MAX_PARKED for entry in logged)
             one_less = {"$unset": {f"parked.conv_{0:031x}{partition:x}": ""}, "$inc": {"epoch": 1}}
             await world.database["projections"].update_one({"_id": name}, one_less)
             await world.until(world.caught_up)
@@ -281,13 +291,13 @@ async def test_given_a_parked_conversation_when_a_view_is_rebuilt_then_that_view
     assert await parked_everywhere(world, victim)
     if cured:
         await cure(world.settings, victim, 2, state)
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await rebuild_in_place(stores_of(world), ["items"], lambda _done, _total: None)
-    left = [view for view in ALL_VIEWS if not cured or view != "items"]
-    assert await parked_conversations(stores_of(world), ALL_VIEWS) == {view: [victim] for view in left}
+    still_parked = [view for view in ALL_VIEWS if not cured or view != "items"]
+    assert await parked_conversations(stores_of(world), ALL_VIEWS) == {view: [victim] for view in still_parked}
     assert await others_are_exact(world, victim)
     items = (await world.documents())["items"].values()
-    assert len([it for it in items if it["conversation_id"] == victim]) == (2 if cured else 0)
+    assert len([item for item in items if item["conversation_id"] == victim]) == (2 if cured else 0)
 
 
 @pytest.mark.parametrize(
@@ -332,9 +342,10 @@ async def test_given_a_snapshot_key_of_another_type_then_its_conversation_is_par
 
 
 async def verified(world: World) -> set[tuple[str, str, str | None]]:
-    found = await verify(stores_of(world), lambda _done, _total: None)
-    assert found.ok is not bool(found.differences)
-    return {(it.where, it.what, it.conversation_id) for it in found.differences}
+    """(where, what, conversation) of each difference that `verify` reports."""
+    result = await verify(stores_of(world), lambda _done, _total: None)
+    assert result.ok is not bool(result.differences)
+    return {(difference.where, difference.what, difference.conversation_id) for difference in result.differences}
 
 
 def _metric(projector: Projector) -> float | None:
@@ -342,8 +353,8 @@ def _metric(projector: Projector) -> float | None:
 
 
 def _position(projector: Projector, view: str) -> int | None:
-    found = view_statuses(projector.view_positions.values())
-    return found[view].position if view in found else None
+    statuses = view_statuses(projector.view_positions.values())
+    return statuses[view].position if view in statuses else None
 
 
 async def _apply_and_flush(store: ViewStore, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:

@@ -1,4 +1,4 @@
-"""The projector as a process: killed at any moment it writes nothing twice, and on SIGTERM it ends cleanly."""
+"""The projector as a process: whenever it is killed, no event is written twice; on SIGTERM it ends cleanly."""
 
 import asyncio
 import os
@@ -14,7 +14,7 @@ from infrastructure.embedded.directory import free_port
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS
 from tests.projections.history import write_everything
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
 
@@ -40,13 +40,13 @@ async def test_given_a_projector_that_is_killed_repeatedly_then_every_event_is_w
 ) -> None:
     for _ in range(10):
         await write_everything(write)
-    for kill_at in (1, 300):
+    for kill_position in (1, 300):
         with projector_process(world.settings) as process:
 
-            async def has_come(position: int = kill_at) -> bool:
+            async def has_reached(position: int = kill_position) -> bool:
                 return any(status.position >= position for status in (await world.statuses()).values())
 
-            await world.until(has_come)
+            await world.until(has_reached)
             process.kill()
             process.wait()
         await write_everything(write)
@@ -65,7 +65,7 @@ async def test_given_a_running_projector_then_it_serves_health_and_metrics_and_e
         assert await asyncio.to_thread(_status, port) == 200
         metrics = await asyncio.to_thread(_get, port, "metrics")
         process.send_signal(signal.SIGTERM)
-        output, _ = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+        output, _ = await asyncio.to_thread(process.communicate, timeout=TIMEOUT_SECONDS)
     head = await world.reader.last_position()
     for view in ALL_VIEWS:
         assert f'conversation_store_projection_position{{projection="{view}"}} {head}.0' in metrics

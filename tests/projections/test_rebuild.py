@@ -1,4 +1,4 @@
-"""A rebuild while users read: readers notice nothing, wrong documents are corrected, and it can be rolled back."""
+"""A rebuild while users read: every read is current, wrong documents are corrected, and the rebuild can be rolled back."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, 
 from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.poison import cure, poison
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
@@ -55,13 +55,13 @@ async def test_given_readers_when_views_are_rebuilt_then_every_read_is_current(w
             if rebuilt.done():
                 break
 
-    async with open_api(live.settings) as api, asyncio.timeout(SECONDS):
+    async with open_api(live.settings) as api, asyncio.timeout(TIMEOUT_SECONDS):
         await asyncio.gather(append(), *(read(api) for _ in range(2)), rebuilt)
     assert seen
-    found = await rebuilt
-    assert [(each.different, each.live_digest == each.build_digest) for each in found.compared] == [(0, True)] * len(
-        MONGO_VIEWS
-    )
+    result = await rebuilt
+    assert [
+        (comparison.different, comparison.live_digest == comparison.build_digest) for comparison in result.compared
+    ] == [(0, True)] * len(MONGO_VIEWS)
     assert await collections(live) == {view: f"{view}_2" for view in MONGO_VIEWS}
     await live.until(live.caught_up)
     assert await live.is_exact()
@@ -75,13 +75,13 @@ async def test_given_a_wrong_document_when_its_view_is_rebuilt_then_it_is_listed
     right = await world.documents()
     wrong = next(iter(right["items"]))
     await world.database["items"].update_one({"_id": wrong}, {"$set": {"depth": 77}})
-    dry = await rebuild_of(world, ["items"]).run(swaps=False)
-    assert [(each.different, each.listed) for each in dry.compared] == [(1, [wrong])]
-    assert dry.swap_seconds is None
+    dry_run = await rebuild_of(world, ["items"]).run(swaps=False)
+    assert [(comparison.different, comparison.listed) for comparison in dry_run.compared] == [(1, [wrong])]
+    assert dry_run.swap_seconds is None
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
     assert await world.database[POSITIONS_COLLECTION].find_one({"view": f"items{BUILD_SUFFIX}"}) is None
     done = await rebuild_of(world, ["items"]).run()
-    assert [(each.different, each.listed) for each in done.compared] == [(1, [wrong])]
+    assert [(comparison.different, comparison.listed) for comparison in done.compared] == [(1, [wrong])]
     assert await world.documents() == right
 
 
@@ -95,9 +95,9 @@ async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_c
     await write_everything(write)
     await world.catch_up()
     assert (await collections(world))["items"] == "items_2"
-    back = await rebuild_of(world).roll_back()
-    assert back is not None
-    assert [each.different for each in back.compared] == [0] * len(MONGO_VIEWS)
+    rolled_back = await rebuild_of(world).roll_back()
+    assert rolled_back is not None
+    assert [comparison.different for comparison in rolled_back.compared] == [0] * len(MONGO_VIEWS)
     assert await collections(world) == {view: view for view in MONGO_VIEWS}
     assert await world.documents() == await world.expected_documents()
     assert await world.is_sound()
@@ -105,7 +105,7 @@ async def test_given_events_after_the_swap_when_it_is_rolled_back_then_the_old_c
     assert "items_2" not in await world.database.list_collection_names()
 
 
-async def test_given_two_rebuilds_at_once_then_one_does_nothing(write: Writer, world: World) -> None:
+async def test_given_two_rebuilds_at_once_then_one_fails_and_changes_nothing(write: Writer, world: World) -> None:
     await write_everything(write)
     await world.catch_up()
     both = [rebuild_of(world, ["items"]).run() for _ in range(2)]
@@ -135,16 +135,16 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
     until = await world.reader.last_position()
     builds = ViewBuilds(world.database)
     started = await builds.start(MONGO_VIEWS, until, 2)
-    work = rebuild_of(world)
-    await work.backfill(started)
-    # As if it was killed after its writes, before their progress was recorded: everything is written again.
-    again = {"state": "filling", "position": 0, "target": until, "pages": str(PageSizes())}
+    rebuild = rebuild_of(world)
+    await rebuild.backfill(started)
+    # As if the process was killed after it wrote the documents and before it recorded its progress: all documents are written again.
+    not_recorded = {"state": "filling", "position": 0, "target": until, "pages": str(PageSizes())}
     await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
-        [{"$set": {**again, "share": {"$mod": ["$bucket", 2]}}}],
+        [{"$set": {**not_recorded, "share": {"$mod": ["$bucket", 2]}}}],
     )
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
+    assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
     assert await world.is_exact()
 
 
@@ -172,10 +172,10 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     await write.append(conversation, "more")
     await write.delete(conversation)
 
-    async def stands_together() -> bool:
+    async def has_caught_up() -> bool:
         return not await builds.apart(["items"]) and await live.caught_up()
 
-    await live.until(stands_together)
+    await live.until(has_caught_up)
     await builds.swap(["items"])
     await live.until(live.caught_up)
     assert await live.is_exact()
@@ -184,26 +184,28 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
 async def test_given_unreadable_events_when_views_are_rebuilt_then_their_conversations_are_parked_and_readable_ones_are_released(
     write: Writer, world: World
 ) -> None:
-    victim, cured = await write.start("one", "two"), await write.start("three", "four")
+    victim, readable_again = await write.start("one", "two"), await write.start("three", "four")
     deleted = await write.start("five", "six")
     await write_everything(write)
     await poison(world.settings, victim, 2)
-    state = await poison(world.settings, cured, 2)
+    state = await poison(world.settings, readable_again, 2)
     await poison(world.settings, deleted, 2)
     await world.catch_up()
     await write.delete(deleted)
     await world.catch_up()
-    await cure(world.settings, cured, 2, state)
+    await cure(world.settings, readable_again, 2, state)
     done = await rebuild_of(world).run()
-    assert [each.different for each in done.compared] == [0] * len(MONGO_VIEWS)
-    view_positions = await world.statuses()
-    left = {view: {victim} for view in MONGO_VIEWS} | {
-        USAGE: {victim, deleted}
-    }  # totals may still have to count the deleted one
-    assert {view: set(view_positions[view].parked) for view in MONGO_VIEWS} == left
+    assert [comparison.different for comparison in done.compared] == [0] * len(MONGO_VIEWS)
+    statuses = await world.statuses()
+    # The usage totals may not have counted all replies of the deleted conversation: it stays parked there.
+    still_parked = {view: {victim} for view in MONGO_VIEWS} | {USAGE: {victim, deleted}}
+    assert {view: set(statuses[view].parked) for view in MONGO_VIEWS} == still_parked
     stored = await world.documents()
-    assert sorted(it["depth"] for it in stored["items"].values() if it["conversation_id"] == cured) == [1, 2]
-    assert not [it for it in stored["items"].values() if it["conversation_id"] == deleted]
+    assert sorted(item["depth"] for item in stored["items"].values() if item["conversation_id"] == readable_again) == [
+        1,
+        2,
+    ]
+    assert not [item for item in stored["items"].values() if item["conversation_id"] == deleted]
 
 
 async def test_given_an_interrupted_rollback_then_it_can_be_resumed_or_a_rebuild_can_replace_it(
@@ -243,11 +245,11 @@ async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_t
     await write_everything(write)
     await world.catch_up()
     started = await ViewBuilds(world.database).start(["items"], await world.reader.last_position(), 1)
-    work = rebuild_of(world, ["items"])
-    await work.backfill(started)
+    rebuild = rebuild_of(world, ["items"])
+    await rebuild.backfill(started)
     await world.positions.remove(f"items{BUILD_SUFFIX}")
     with pytest.raises(BuildGone):
-        await work.compare()
+        await rebuild.compare()
 
 
 async def test_given_a_parked_conversation_when_totals_are_compared_then_no_difference_is_reported(

@@ -1,4 +1,4 @@
-"""`rebuild --conversation` repairs a parked conversation, whatever happens meanwhile, or says why it cannot."""
+"""`rebuild --conversation` repairs a parked conversation, whatever happens meanwhile, or prints why it cannot."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.projections.poison import (
     parked_everywhere,
     poison,
 )
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
 MANY = 5 * PAGE_EVENTS
@@ -32,9 +32,9 @@ async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, 
     """The outcome in each view."""
     head = await world.reader.head(conversation_id)
     assert head is not None
-    work = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
-    async with asyncio.timeout(SECONDS):
-        return {each.view: each.outcome for each in await work.run()}
+    repair = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        return {result.view: result.outcome for result in await repair.run()}
 
 
 def _command(world: World, data: Path, *arguments: str) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def _start(world: World, data: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 async def _large_and_parked(write: Writer, world: World) -> str:
-    """A conversation of many pages that is parked in all views, since its sixth event could not be read; now it can."""
+    """A conversation of many pages that is parked in all views: its sixth event was unreadable, and is readable again."""
     victim = await write.start("one", "two", "three", "four")
     for _ in range(MANY // 100):
         await write.append(victim, *map(str, range(100)))
@@ -69,11 +69,11 @@ async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation
     write: Writer, world: World
 ) -> None:
     victim = await _large_and_parked(write, world)
-    broken = 0
+    interrupted = 0
     for steps in range(1, 100):
         before = await parked(world)
         if not before:
-            break  # the last one was broken off behind its last step
+            break  # the last repair was interrupted after its last step
         task = asyncio.create_task(_repair(world, victim))
         await asyncio.wait({task}, timeout=0.03 * steps)
         task.cancel()
@@ -81,12 +81,12 @@ async def test_given_a_repair_that_is_interrupted_anywhere_then_the_conversation
         if not task.cancelled():
             assert set(task.result().values()) == {"repaired"}
             break
-        broken += 1
+        interrupted += 1
         after = await parked(world)
         assert set(after) <= set(before)
         assert all(set(entries) == {victim} for entries in after.values())
         assert await others_are_exact(world, victim)
-    assert broken > 2
+    assert interrupted > 2
     assert await nothing_parked(world)
     await world.catch_up()
     assert await world.documents() == await world.expected_documents()
@@ -99,17 +99,17 @@ async def test_given_the_command_is_killed_when_it_runs_again_then_it_finishes(
     victim = await _large_and_parked(write, world)
     process = _start(world, tmp_path, "--conversation", victim)
 
-    async def has_begun() -> bool:
+    async def has_started() -> bool:
         return any(entries[victim].repair for entries in (await parked(world)).values() if victim in entries)
 
-    await world.until(has_begun)
+    await world.until(has_started)
     process.send_signal(signum)
-    _, output = await asyncio.to_thread(process.communicate, timeout=SECONDS)
+    _, output = await asyncio.to_thread(process.communicate, timeout=TIMEOUT_SECONDS)
     assert signum == signal.SIGKILL or (process.returncode == 130 and "until you run this again" in output)
     assert not await nothing_parked(world)
     done = _run(world, tmp_path, "--conversation", victim, "--json")
     assert done.returncode == 0, done.stderr
-    assert {it["outcome"] for it in json.loads(done.stdout)["views"]} == {"repaired"}
+    assert {view["outcome"] for view in json.loads(done.stdout)["views"]} == {"repaired"}
     assert await nothing_parked(world)
     await world.catch_up()
     assert await world.documents() == await world.expected_documents()
@@ -163,11 +163,11 @@ async def test_given_two_repairs_of_one_conversation_then_the_later_one_claims_i
     victim = await _large_and_parked(write, world)
     second: list[asyncio.Task[dict[str, str]]] = []
 
-    def begin_second(_version: int) -> None:
+    def start_second(_version: int) -> None:
         if not second:
             second.append(asyncio.create_task(_repair(world, victim)))
 
-    first = await _repair(world, victim, progress=begin_second)
+    first = await _repair(world, victim, progress=start_second)
     assert "parked" not in {*first.values(), *(await second[0]).values()}
     assert await nothing_parked(world)
     await world.catch_up()
@@ -195,9 +195,9 @@ async def test_given_leftovers_of_a_deleted_conversation_when_it_is_repaired_the
 ) -> None:
     ids = await write_everything(write)
     await world.catch_up()
-    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
-    assert found is not None
-    await world.database["items"].insert_one({**found, "_id": "default:x", "conversation_id": ids["deleted"]})
+    item = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert item is not None
+    await world.database["items"].insert_one({**item, "_id": "default:x", "conversation_id": ids["deleted"]})
     assert await _repair(world, ids["deleted"]) == dict.fromkeys(ALL_VIEWS, "deleted")
     assert await nothing_parked(world)
     assert await world.is_exact()
@@ -215,7 +215,7 @@ async def test_given_an_event_that_still_cannot_be_applied_then_the_command_name
     event = "version 3 (item.appended, position 3) cannot be applied: UnreadableEvent"
     assert done.stdout.splitlines() == [f"{view}: still parked: {event}" for view in ALL_VIEWS]
     printed = json.loads(_run(world, tmp_path, "--conversation", victim, "--json").stdout)
-    assert [(it["view"], it["outcome"], it["version"]) for it in printed["views"]] == [
+    assert [(view["view"], view["outcome"], view["version"]) for view in printed["views"]] == [
         (view, "parked", 3) for view in ALL_VIEWS
     ]
     assert await parked_everywhere(world, victim)
@@ -266,10 +266,10 @@ async def test_given_replies_before_and_after_the_event_that_parks_a_conversatio
     assert await parked_everywhere(world, victim)
     assert (await _repair(world, victim))["usage"] == "parked"
     await cure(world.settings, victim, between.version, state)
-    broken_off = asyncio.create_task(_repair(world, victim))
-    await asyncio.wait({broken_off}, timeout=0.05)
-    broken_off.cancel()
-    await asyncio.wait({broken_off})
+    interrupted = asyncio.create_task(_repair(world, victim))
+    await asyncio.wait({interrupted}, timeout=0.05)
+    interrupted.cancel()
+    await asyncio.wait({interrupted})
     await _repair(world, victim)
     await _repair(world, victim)
     await world.catch_up()
@@ -292,5 +292,5 @@ async def test_given_uncounted_replies_of_a_parked_conversation_when_it_is_delet
     assert set((await parked(world))[USAGE]) == {conversation}
     assert set((await _repair(world, conversation)).values()) == {"deleted"}
     await world.catch_up()
-    assert not any(it.parked for it in (await world.statuses()).values())
+    assert not any(status.parked for status in (await world.statuses()).values())
     assert await world.documents() == await world.expected_documents()

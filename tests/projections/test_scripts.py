@@ -17,7 +17,7 @@ from scripts.rebuilding.steps import rebuild_in_place
 from scripts.replay import replay
 from scripts.stores import Stores
 from tests.projections.history import write_everything
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
 
@@ -38,7 +38,7 @@ def _start(world: World, data: Path, module: str, *arguments: str) -> subprocess
 
 async def _rebuild(world: World, *views: str) -> int:
     stores = Stores(world.settings, world.pool, world.reader, world.database, world.redis)
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         return await rebuild_in_place(stores, views, lambda _done, _total: None)
 
 
@@ -106,7 +106,7 @@ async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
 
     await world.until(has_started)
     running.send_signal(signal.SIGINT)
-    _, output = await asyncio.to_thread(running.communicate, timeout=SECONDS)
+    _, output = await asyncio.to_thread(running.communicate, timeout=TIMEOUT_SECONDS)
     assert running.returncode == 130
     assert "Run this again" in output
     assert (await world.statuses())["items"].collection == "items"
@@ -138,11 +138,11 @@ async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_
     assert [item["content"][0]["text"] for item in printed["items"]] == ["keep"]
 
 
-@pytest.mark.parametrize(("given", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
+@pytest.mark.parametrize(("conversation_id", "status"), [("conv_nonsense", 2), (f"conv_{0:032x}", 1)])
 async def test_given_an_unknown_conversation_when_it_is_replayed_then_the_exit_status_says_so(
-    given: str, status: int, world: World, tmp_path: Path
+    conversation_id: str, status: int, world: World, tmp_path: Path
 ) -> None:
-    assert _run(world, tmp_path, "scripts.replay", given).returncode == status
+    assert _run(world, tmp_path, "scripts.replay", conversation_id).returncode == status
 
 
 async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_says_so(

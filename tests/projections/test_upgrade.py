@@ -7,12 +7,12 @@ from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
 from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.test_rebuild import collections, rebuild_of
-from tests.projections.world import SECONDS, World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.writer import Writer
 
 
 async def upgrade(world: World) -> None:
-    async with asyncio.timeout(SECONDS):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         await upgrade_views(world.settings, world.pool, world.database, world.projector)
 
 

@@ -1,4 +1,4 @@
-"""`verify` reports no difference where there is none, and every change that did not come from the log."""
+"""`verify` reports every change of a view or of the log, and nothing when nothing was changed."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.projections.history import write_everything
 from tests.projections.world import World
 from tests.queries.writer import Writer
 
-Planting = Callable[[World, dict[str, str]], Awaitable[None]]
+Change = Callable[[World, dict[str, str]], Awaitable[None]]
 
 
 async def _verify(world: World, only: str | None = None, wait: float = 0.0) -> Verified:
@@ -30,7 +30,7 @@ async def _verify(world: World, only: str | None = None, wait: float = 0.0) -> V
     return await verify(stores, lambda _done, _total: None, only=only, wait=wait)
 
 
-async def _set(world: World, sql: str, *parameters: Any) -> None:
+async def _change_log(world: World, sql: str, *parameters: Any) -> None:
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url) as connection:
         await connection.execute(sql.encode(), parameters)
 
@@ -69,7 +69,7 @@ async def test_given_views_that_are_behind_then_that_is_reported(write: Writer, 
     await world.catch_up()
     await write.start("two")
     verified = await _verify(world)
-    assert {(it.where, it.what, it.note) for it in verified.differences} == {
+    assert {(difference.where, difference.what, difference.note) for difference in verified.differences} == {
         (view, "behind", "at 2 of 4") for view in ALL_VIEWS
     }
 
@@ -83,15 +83,15 @@ async def _lose_item(world: World, ids: dict[str, str]) -> None:
 
 
 async def _add_item(world: World, ids: dict[str, str]) -> None:
-    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
-    assert found is not None
-    await world.database["items"].insert_one({**found, "_id": "default:msg_planted"})
+    item = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert item is not None
+    await world.database["items"].insert_one({**item, "_id": "default:msg_planted"})
 
 
 async def _keep_deleted_item(world: World, ids: dict[str, str]) -> None:
-    found = await world.database["items"].find_one({"conversation_id": ids["plain"]})
-    assert found is not None
-    await world.database["items"].insert_one({**found, "_id": "x:1", "conversation_id": ids["deleted"]})
+    item = await world.database["items"].find_one({"conversation_id": ids["plain"]})
+    assert item is not None
+    await world.database["items"].insert_one({**item, "_id": "x:1", "conversation_id": ids["deleted"]})
 
 
 async def _add_stray_item(world: World, ids: dict[str, str]) -> None:
@@ -123,11 +123,11 @@ async def _miscount_snapshot_block(world: World, ids: dict[str, str]) -> None:
     await world.redis.hset(name, "i:0:0", f"{count} 1{rest}")
 
 
-async def _forget_who_is_pinned(world: World, ids: dict[str, str]) -> None:
+async def _lose_pinned_ids(world: World, ids: dict[str, str]) -> None:
     await world.redis.hdel(snapshot_key("default", ids["pinned"]), "pins")
 
 
-async def _pretend_that_a_fork_has_all(world: World, ids: dict[str, str]) -> None:
+async def _claim_that_a_fork_has_all_items(world: World, ids: dict[str, str]) -> None:
     await world.redis.hset(snapshot_key("default", ids["forked"]), "first", 1)
 
 
@@ -148,7 +148,7 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("planting", "where", "what"),
+    ("change", "where", "what"),
     [
         (_change_title, "conversations", "different"),
         (_lose_item, "items", "missing"),
@@ -160,8 +160,8 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
         (_change_snapshot, CONTEXT, "different"),
         (_lose_snapshot_item, CONTEXT, "different"),
         (_miscount_snapshot_block, CONTEXT, "different"),
-        (_forget_who_is_pinned, CONTEXT, "different"),
-        (_pretend_that_a_fork_has_all, CONTEXT, "different"),
+        (_lose_pinned_ids, CONTEXT, "different"),
+        (_claim_that_a_fork_has_all_items, CONTEXT, "different"),
         (_age_snapshot, CONTEXT, "stale"),
         (_break_snapshot, CONTEXT, "unreadable"),
         (_replace_snapshot, CONTEXT, "unreadable"),
@@ -169,13 +169,13 @@ async def _add_stray_snapshot(world: World, ids: dict[str, str]) -> None:
     ],
 )
 async def test_given_a_change_in_a_view_then_exactly_that_is_reported(
-    planting: Planting, where: str, what: str, write: Writer, world: World
+    change: Change, where: str, what: str, write: Writer, world: World
 ) -> None:
     ids = await write_everything(write)
     await world.catch_up()
-    await planting(world, ids)
+    await change(world, ids)
     verified = await _verify(world)
-    assert [(it.where, it.what) for it in verified.differences] == [(where, what)]
+    assert [(difference.where, difference.what) for difference in verified.differences] == [(where, what)]
     assert not verified.ok
 
 
@@ -200,10 +200,10 @@ async def test_given_a_changed_log_then_the_hash_chain_shows_it(
 ) -> None:
     ids = await write_everything(write)
     await world.catch_up()
-    await _set(world, sql, uuid_of(ids["plain"]))
-    found = [difference for difference in (await _verify(world)).differences if difference.where == "log"]
-    assert {difference.what for difference in found} == what
-    assert {difference.conversation_id for difference in found} == {ids["plain"]}
+    await _change_log(world, sql, uuid_of(ids["plain"]))
+    in_log = [difference for difference in (await _verify(world)).differences if difference.where == "log"]
+    assert {difference.what for difference in in_log} == what
+    assert {difference.conversation_id for difference in in_log} == {ids["plain"]}
 
 
 async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:
@@ -241,9 +241,9 @@ async def test_given_differences_in_a_snapshot_then_they_are_reported_without_co
     block: Any = await world.redis.hget(name, "i:0:0")
     await world.redis.hset(name, "i:0:0", block.replace(b"Another", b"No"))
     differences = (await _verify(world)).differences
-    assert {it.conversation_id for it in differences} == {ids["plain"], pinned}
-    printed = [str(it) for it in differences]
-    assert not [it for it in printed if "hello" in it or "secret" in it or "content" in it or "The s" in it]
+    assert {difference.conversation_id for difference in differences} == {ids["plain"], pinned}
+    printed = "\n".join(map(str, differences))
+    assert not [word for word in ("hello", "secret", "content", "The s") if word in printed]
 
 
 async def test_given_a_snapshot_that_was_full_when_it_has_items_before_its_first_then_that_is_reported(
@@ -267,9 +267,10 @@ async def test_given_the_command_line_then_its_exit_status_and_its_json_report_d
     await _lose_item(world, ids)
     status, printed = _run(world, tmp_path)
     assert (status, printed["ok"]) == (1, False)
-    assert [(it["where"], it["what"], it["conversation_id"]) for it in printed["differences"]] == [
-        ("items", "missing", ids["retracted"])
-    ]
+    assert [
+        (difference["where"], difference["what"], difference["conversation_id"])
+        for difference in printed["differences"]
+    ] == [("items", "missing", ids["retracted"])]
 
 
 def _run(world: World, data: Path) -> tuple[int, Any]:

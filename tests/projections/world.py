@@ -21,7 +21,7 @@ from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from projections.views.view_position import ViewPosition, ViewStatus
 
-SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 class World:
@@ -52,11 +52,11 @@ class World:
         )
 
     async def catch_up(self, views: Collection[str] = ALL_VIEWS) -> None:
-        async with asyncio.timeout(SECONDS):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             await self.projector(views).catch_up()
 
-    async def until(self, condition: Callable[[], Awaitable[object]], seconds: float = SECONDS) -> None:
-        """Returns as soon as the condition holds. Polls a hundred times a second."""
+    async def until(self, condition: Callable[[], Awaitable[object]], seconds: float = TIMEOUT_SECONDS) -> None:
+        """Polls the condition a hundred times a second and returns when it is true. Fails after `seconds`."""
         async with asyncio.timeout(seconds):
             while not await condition():  # noqa: ASYNC110  # another process changes it
                 await asyncio.sleep(0.01)
@@ -76,7 +76,10 @@ class World:
         """The documents of each view in MongoDB."""
         statuses = await self.statuses()
         collections = {view: statuses[view].collection if view in statuses else view for view in MONGO_VIEWS}
-        return {view: {it["_id"]: it async for it in self.database[name].find()} for view, name in collections.items()}
+        return {
+            view: {document["_id"]: document async for document in self.database[name].find()}
+            for view, name in collections.items()
+        }
 
     async def expected_documents(self) -> dict[Any, dict[str, Any]]:
         """The documents that MongoDB must hold, computed from the log."""
@@ -115,13 +118,14 @@ class World:
         return await self.positions.statuses(ALL_VIEWS)
 
     async def is_sound(self) -> bool:
-        """As `is_exact`, but snapshots may be missing."""
+        """Whether documents and snapshots are what the log says. Snapshots may be missing."""
         snapshots, expected = await self.snapshots(), await self.snapshots_by_log()
         return await self.documents() == await self.expected_documents() and all(
             expected[name] == snapshot for name, snapshot in snapshots.items()
         )
 
     async def is_exact(self) -> bool:
+        """Whether documents and snapshots are what the log says. No snapshot may be missing."""
         return (
             await self.documents() == await self.expected_documents()
             and await self.snapshots() == await self.snapshots_by_log()
