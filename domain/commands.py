@@ -1,6 +1,6 @@
 """The commands a conversation takes. Ids, times and item bodies come from outside and are already validated.
 
-The handlers in `commands/` make them. `decide` turns them into events or refuses them.
+The handlers in `commands/` and the replies in `replies/` make them. `decide` turns them into events or refuses them.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -9,21 +9,24 @@ from domain.events import ContextPolicy, Fork, InputItem, Shown, Timing, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
-    """An item to append: the id minted for it, and its body as sent, JSON text in UTF-8."""
+    """An item to append. `item_id`: its new id. `item`: its body as JSON text in UTF-8."""
 
     item_id: str
     item: bytes
 
 
 class Command(Struct, frozen=True, kw_only=True):
-    """`row_keys`: ids of the items or responses that `decide` must know the state of."""
+    """What every command has."""
 
     @property
     def row_keys(self) -> tuple[str, ...]:
+        """The ids of the items and responses whose state `decide` needs."""
         return ()
 
 
 class StartConversation(Command, frozen=True, kw_only=True):
+    """`listed`, `forked_from` and `family`: see ConversationStarted. `family` None: the conversation starts a family of its own."""
+
     conversation_id: str
     tenant: str
     owner: str
@@ -74,7 +77,7 @@ class UnpinItem(Command, frozen=True, kw_only=True):
 
 
 class RequestReply(Command, frozen=True, kw_only=True):
-    """`start`: creates the conversation in the same transaction. `expected_head`: refuse if the head has moved."""
+    """`start`: create this conversation in the same transaction. `expected_head`: refuse if the head is not this item; UNSET: any."""
 
     response_id: str
     model: str
@@ -86,7 +89,7 @@ class RequestReply(Command, frozen=True, kw_only=True):
 
 
 class CompleteReply(Command, frozen=True, kw_only=True):
-    """`input` and `output` are appended at the head that the conversation has when the command is decided."""
+    """`input` and `output` are appended after the item that is the head when the command is decided."""
 
     response_id: str
     model: str

@@ -1,7 +1,7 @@
 """The state that commands are decided on, and how each event changes it.
 
-It holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` checks
-nothing, so a rule that becomes stricter later does not make an old conversation unloadable.
+It holds no item bodies and no map of all items, so a conversation of 100,000 items costs the same as one of ten. `evolve` applies no
+rule: a rule that becomes stricter later does not make an old conversation unreadable.
 """
 
 from collections.abc import Iterable
@@ -38,7 +38,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
 
     `running`: ids of responses in progress. `summaries`: versions of the ContextCompacted events that can be undone; the last is
-    active, and each includes the one before. `undone`: those that can be redone, the next one first.
+    active, and each includes the one before. `undone`: the versions that can be redone; RedoCompaction takes the first.
     """
 
     id: str
@@ -67,7 +67,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """The state of one item or response that a command names. A response has no branch or depth; `retracted` means deleted."""
+    """The state of one item or response that a command names. For a response, `branch` and `depth` are unused and `retracted` means deleted."""
 
     branch: int = 0
     depth: int = 0
@@ -77,7 +77,7 @@ class KnownItem(Struct, frozen=True, kw_only=True):
 def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
     state: Conversation | None, event: Event
 ) -> Conversation:
-    """The conversation after `event`. Raises ValueError if the first event is not a ConversationStarted."""
+    """The state after `event`. Raises ValueError if `state` is None and the event is not a ConversationStarted."""
     if isinstance(event, ConversationStarted):
         return Conversation(
             id=event.conversation_id,

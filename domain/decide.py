@@ -77,12 +77,12 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
     if isinstance(command, StartConversation):
         return _start(state, command)
     if isinstance(command, RequestReply) and command.start is not None:
-        return (*_start(state, command.start), _requested(command))
+        return (*_start(state, command.start), _reply_requested(command))
     if state is None or state.status == "deleted":
         raise ConversationNotFound(conversation_id)
     match command:
         case AppendItems():
-            _must_be_active(state)
+            _check_active(state)
             return tuple(_append_at_head(state, command.items, command.author))
         case RetractItem():
             return _retract(command, known_items.get(command.item_id))
@@ -93,14 +93,14 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case DescribeConversation():
             return _describe(state, command)
         case RequestReply():
-            _may_reply(state, command)
-            return (_requested(command),)
+            _check_reply_allowed(state, command)
+            return (_reply_requested(command),)
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return _end_reply(state, command)
         case DeleteReply():
             return _delete_reply(state, command, known_items.get(command.response_id))
         case CompactContext() | UndoCompaction() | RedoCompaction():
-            return _compact(state, command)
+            return _change_summary(state, command)
         case EndConversation():
             return () if state.status == "ended" else (ConversationEnded(reason=command.reason),)
         case ReopenConversation():
@@ -108,17 +108,17 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case DeleteConversation():
             return (ConversationDeleted(),)
         case _:
-            raise TypeError(f"No rule decides {type(command).__name__}")
+            raise TypeError(f"decide() has no rule for the command {type(command).__name__}")
 
 
-def _must_be_active(state: Conversation) -> None:
+def _check_active(state: Conversation) -> None:
     if state.status != "active":
         raise ConversationIsEnded(state.id)
 
 
-def _may_reply(state: Conversation, command: RequestReply) -> None:
+def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
     """A conversation has at most one reply in progress."""
-    _must_be_active(state)
+    _check_active(state)
     if state.running:
         raise ConversationLocked(state.id)
     if command.expected_head is not UNSET and command.expected_head != state.head:
@@ -128,6 +128,7 @@ def _may_reply(state: Conversation, command: RequestReply) -> None:
 def _start(state: Conversation | None, command: StartConversation) -> tuple[Event, ...]:
     if state is not None:
         raise ConversationExists(command.conversation_id)
+    origin = command.forked_from
     started = ConversationStarted(
         conversation_id=command.conversation_id,
         tenant=command.tenant,
@@ -138,7 +139,7 @@ def _start(state: Conversation | None, command: StartConversation) -> tuple[Even
         metadata=command.metadata,
         context_policy=command.context_policy,
         listed=command.listed,
-        forked_from=(origin := command.forked_from),
+        forked_from=origin,
     )
     parent, depth = (origin.item_id, origin.depth) if origin else (None, 0)
     return (
@@ -164,21 +165,21 @@ def _append(
     depth: int,
     response_id: str | None,
 ) -> Iterator[ItemAppended]:
-    """Each item is the parent of the next; the first item's parent is `parent`, which has this `depth`."""
-    for distance, new in enumerate(items, 1):
+    """Each item is the parent of the next. The first item's parent is `parent`; `depth` is the depth of `parent`."""
+    for distance, new_item in enumerate(items, 1):
         yield ItemAppended(
-            item_id=new.item_id,
+            item_id=new_item.item_id,
             parent_id=parent,
             branch=branch,
             depth=depth + distance,
-            item=new.item,
+            item=new_item.item,
             author=author,
             response_id=response_id,
         )
-        parent = new.item_id
+        parent = new_item.item_id
 
 
-def _requested(command: RequestReply) -> ReplyRequested:
+def _reply_requested(command: RequestReply) -> ReplyRequested:
     return ReplyRequested(
         response_id=command.response_id,
         model=command.model,
@@ -282,7 +283,9 @@ def _delete_reply(state: Conversation, command: DeleteReply, reply: KnownItem | 
     return (ReplyDeleted(response_id=command.response_id),)
 
 
-def _compact(state: Conversation, command: CompactContext | UndoCompaction | RedoCompaction) -> tuple[Event, ...]:
+def _change_summary(
+    state: Conversation, command: CompactContext | UndoCompaction | RedoCompaction
+) -> tuple[Event, ...]:
     match command:
         case CompactContext():
             if command.replaces != state.summary:

@@ -101,7 +101,7 @@ class SummaryHasChanged(Conflict):
     code = "summary_changed"
 
     def __init__(self, conversation_id: str) -> None:
-        super().__init__(f"Conversation {conversation_id} has another summary since it was read.")
+        super().__init__(f"The summary of conversation {conversation_id} has changed since it was read.")
 
 
 class NothingToUndo(Conflict):
@@ -128,13 +128,13 @@ class TooManyPins(Conflict):
 
 
 class ContextTooLong(Refused):
-    """The newest turn needs `tokens`, and its budget is `budget` tokens."""
+    """The request, with the instructions and the newest turn, needs `tokens`. It may have `budget`."""
 
     code = "context_length_exceeded"
 
     def __init__(self, tokens: int, budget: int) -> None:
         super().__init__(
-            f"This request needs {tokens} tokens, instructions included. The model's context window has room for {budget}."
+            f"This request needs {tokens} tokens, instructions included. Its context budget is {budget} tokens."
         )
         self.tokens = tokens
         self.budget = budget
@@ -143,14 +143,14 @@ class ContextTooLong(Refused):
 class ModelFailed(Exception):
     """The model provider did not answer as it should. `message` holds no content, neither the provider's nor the user's. `code`:
 
-    model_error              it refused, broke off, or sent something we do not understand
+    model_error              it refused, could not be reached, stopped early, or sent something we do not understand
     model_timeout            it was too slow (`timed_out`)
     model_rate_limited       it answered 429; `retry_after`: seconds, when the provider names them
     model_unavailable        the circuit breaker is open: no request was sent; `retry_after`: seconds
     model_not_found          it does not have the model
-    context_length_exceeded  the request is longer than the model's context window
+    context_length_exceeded  it refused the request as longer than the model's context window
 
-    `unreachable`: it was not reached, did not answer, or answered 5xx: an immediate retry is of no use.
+    `unreachable`: it was not reached, did not answer in time, or answered 5xx. The circuit breaker counts these.
     """
 
     def __init__(

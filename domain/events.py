@@ -1,7 +1,7 @@
-"""What happens to conversations: the catalogue of all events, in one file. Names and topics are frozen, a test compares stored bytes.
+"""Every event of a conversation, in one file. Topics and field names are frozen: a test compares stored bytes.
 
-An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold the item as it was
-sent, as JSON text in UTF-8.
+An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold an item as it was
+sent, without the client's `id`, as JSON text in UTF-8.
 """
 
 from typing import ClassVar, Literal
@@ -10,9 +10,9 @@ from msgspec import UNSET, Struct, UnsetType
 
 
 class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """How much of a conversation a model is shown. `newest_turns` leaves out what no longer fits, `rolling_summary` has it summarized.
+    """How much of a conversation a model is shown. Turns that no longer fit are left out (`newest_turns`) or summarized (`rolling_summary`).
 
-    `budget` and `reserve` (for the answer) in tokens; None: what the model's window allows.
+    `budget`: tokens that may be sent. `reserve`: tokens kept free for the answer. None: derived from the model's window.
     """
 
     strategy: Literal["newest_turns", "rolling_summary"] = "newest_turns"
@@ -21,7 +21,7 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a fork begins: after this item of its origin, which has this depth (0: before the first), as the origin was at `version`."""
+    """Where a fork begins: after item `item_id` of `conversation_id`, its origin. `version`: the origin's. `depth`: the item's."""
 
     conversation_id: str
     item_id: str
@@ -30,7 +30,7 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class InputItem(Struct, frozen=True, kw_only=True):
-    """An item recorded with a reply. The items of its request join the conversation when it completes."""
+    """An item stored in an event of a reply. It joins the conversation only if the reply completes."""
 
     item_id: str
     item: bytes
@@ -57,8 +57,8 @@ class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
 class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What a model was shown: enough to render the body of the request again from the log.
 
-    `version`: the conversation's, at which the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of
-    the compaction whose summary was sent before the items.
+    `version`: of the conversation when the ranges were read. `request_sha256`: of the body that was sent. `summary`: the id of the
+    compaction whose summary was sent before the items.
     """
 
     version: int
@@ -99,7 +99,7 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
         return None
 
 
-# Row keys of events that say what a model is shown besides items. With them these few rows are found without reading the stream.
+# Row keys of the events that change a conversation's settings, pins or summary. These few rows are found without reading the stream.
 
 DESCRIPTION = "description"
 """The stream's first row, and older ConversationDescribed rows, written before the next three keys existed."""
@@ -117,6 +117,8 @@ SUMMARY = "summary"
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
+    """`listed`: lists of conversations include it. `family`: the conversation that its chain of forks began with, or itself."""
+
     topic = "conversation.started"
 
     conversation_id: str
@@ -153,7 +155,10 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 
 
 class ItemAppended(Event, frozen=True, kw_only=True):
-    """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else its parent's + 1."""
+    """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
+
+    `branch` is always 0 and `revises` always None: no command sets them yet.
+    """
 
     topic = "item.appended"
 
@@ -254,7 +259,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
 class ReplyFailed(Event, frozen=True, kw_only=True):
     """No item joins the conversation. `output`: what had arrived; its last item may be incomplete.
 
-    `code` and `message` are ours and have no content. `partial_output`: the text, in events written before `output` existed.
+    `code` and `message` are the store's own and contain no content. `partial_output`: the text, in events written before `output` existed.
     """
 
     topic = "reply.failed"
@@ -286,7 +291,7 @@ class ReplyCancelled(Event, frozen=True, kw_only=True):
 
 
 class ReplyInterrupted(Event, frozen=True, kw_only=True):
-    """Its process ended, or its client disconnected. `output`: what is known to have arrived."""
+    """The process that ran it ended, or its client disconnected. `output`: what is known to have arrived."""
 
     topic = "reply.interrupted"
 

@@ -12,7 +12,7 @@ import msgspec
 Item = dict[str, Any]
 
 ROLES = ("user", "assistant", "system", "developer")
-PREFIXES = {
+ID_PREFIXES = {
     "message": "msg",
     "function_call": "fc",
     "function_call_output": "fco",
@@ -37,7 +37,7 @@ PREFIXES = {
     "mcp_approval_response": "mcpa",
     "mcp_call": "mcp",
 }
-OTHER_PREFIX = "item"
+OTHER_ID_PREFIX = "item"
 
 _TEXT_PARTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
 _REQUIRED_STRINGS = {
@@ -46,7 +46,7 @@ _REQUIRED_STRINGS = {
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id",),
 }
-_REFERENCES = ("item_reference", "compaction_trigger")
+_NOT_STORABLE = ("item_reference", "compaction_trigger")
 
 
 class InvalidItem(ValueError):
@@ -64,7 +64,7 @@ def type_of(item: Mapping[str, Any]) -> str:
 
 def id_prefix(item: Mapping[str, Any]) -> str:
     """The prefix of the id to mint for this item."""
-    return PREFIXES.get(type_of(item), OTHER_PREFIX)
+    return ID_PREFIXES.get(type_of(item), OTHER_ID_PREFIX)
 
 
 def checked_item(item: object) -> Item:
@@ -76,7 +76,7 @@ def checked_item(item: object) -> Item:
         raise InvalidItem("type", "An item needs a `type`, or a `role` if it is a message.")
     if not isinstance(kind, str) or not 0 < len(kind) <= 64:
         raise InvalidItem("type", "An item's `type` must be a string of 1 to 64 characters.")
-    if kind in _REFERENCES:
+    if kind in _NOT_STORABLE:
         raise InvalidItem("type", f"Items of type {kind} cannot be stored.")
     if kind == "message":
         _check_message(item)
@@ -132,7 +132,7 @@ def output_item(item_id: str, item: Item) -> Item:
 
 
 def output_item_json(item_id: str, item: Item) -> str:
-    """`output_item` as JSON text. Fast for messages with a plain text, of which a context has hundreds."""
+    """`output_item` as JSON text. It is fast for messages whose content is a string: a context has hundreds of them."""
     content = item.get("content")
     if len(item) != 3 or item.get("type") != "message" or not isinstance(content, str):
         return msgspec.json.encode(output_item(item_id, item)).decode()

@@ -24,7 +24,7 @@ def mint_in_partition_of(other: str) -> str:
 
 
 def mint_uuid() -> UUID:
-    """A new bare UUIDv7, for what clients never see."""
+    """A new UUIDv7 without a prefix, for ids that clients never see."""
     return compat.uuid7()
 
 
@@ -35,7 +35,7 @@ def is_id(text: str, prefix: str | None = None) -> bool:
 
 @lru_cache(16_384)
 def uuid_of(text: str) -> UUID:
-    """The UUID inside an id. Cached, since one request asks for the same one several times."""
+    """The UUID inside an id. Cached: one request needs the same one several times."""
     return UUID(hex=text.rpartition("_")[2])
 
 

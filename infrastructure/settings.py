@@ -1,4 +1,4 @@
-"""Every environment variable that the store reads, in one class. Anything may import it; only a `main.py` constructs it."""
+"""Every environment variable that the store reads, in one class. Anything may import it; only a program's entry point constructs it."""
 
 import ipaddress
 import json
@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
 class ModelSettings(BaseModel):
-    """One model in `MODELS`. What is absent is looked up by the model's name. Prices in US dollars per 1,000,000 tokens."""
+    """One model in `MODELS`. A field that is absent is looked up by the model's name. Prices are in US dollars per 1,000,000 tokens."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

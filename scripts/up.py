@@ -21,7 +21,7 @@ from pydantic import ValidationError
 
 from infrastructure.embedded.account import UnreachableError
 from infrastructure.embedded.directory import DataDirectory, InUseError
-from infrastructure.embedded.lifetime import stop_signalled, until
+from infrastructure.embedded.lifetime import run_until, stop_signalled
 from infrastructure.embedded.service import NotInstalledError, Service, answers_http
 from infrastructure.embedded.stores import MODEL, STORES, choose
 from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
@@ -59,16 +59,16 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
         async def work() -> None:
             model = [service for service in stores if service.name == "model"]
             supervisor.start(stores)
-            await supervisor.serving([service for service in stores if service not in model])
+            await supervisor.wait_until_serving([service for service in stores if service not in model])
             directory.write_env({**urls, "BASE_URL": base_url, **api_urls, **projector_urls})
             supervisor.start([*apis, *projectors])
-            await supervisor.serving([*apis, *projectors, *model])
+            await supervisor.wait_until_serving([*apis, *projectors, *model])
             await _ready(base_url)
             print(_table(directory, base_url, urls, api_urls, projector_urls), flush=True)
-            await supervisor.until_broken()
+            await supervisor.wait_for_failure()
 
         try:
-            await until(stop, work())
+            await run_until(stop, work())
         finally:
             log.info("stopping")
             # The stores stop last: the others use them.

@@ -1,5 +1,4 @@
-"""PostgreSQL, MongoDB, Valkey and a small local model from wheels, run by one supervisor.
+"""PostgreSQL, MongoDB, Valkey and a small local model, installed as Python wheels and run by one supervisor.
 
-`scripts/up` and the tests start them; nothing else imports this package. `python -m infrastructure.embedded` runs the
-stores alone.
+Only `scripts/` and the tests import this package. `python -m infrastructure.embedded` runs the stores alone.
 """

@@ -19,28 +19,28 @@ import psutil
 
 from infrastructure.embedded.account import UnreachableError
 from infrastructure.embedded.directory import DataDirectory, InUseError
-from infrastructure.embedded.lifetime import stop_signalled, until
+from infrastructure.embedded.lifetime import run_until, stop_signalled
 from infrastructure.embedded.service import NotInstalledError
 from infrastructure.embedded.stores import SERVERS, STORES, choose
 from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
-async def run(directory: DataDirectory, variables: frozenset[str], leader: int | None) -> None:
-    """Runs the servers of these variables until a signal, or until the process `leader` ends."""
+async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
+    """Runs the servers of these environment variables until a signal, or until the process `until_pid` ends."""
     stop = stop_signalled()
-    if leader is not None:
-        threading.Thread(target=_wait_for_end, args=(leader, asyncio.get_running_loop(), stop), daemon=True).start()
+    if until_pid is not None:
+        threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()
     services, urls = choose(directory, {}, variables)
     supervisor = Supervisor(directory, os.environ)
 
     async def work() -> None:
         supervisor.start(services)
-        await supervisor.serving(services)
+        await supervisor.wait_until_serving(services)
         directory.write_env(urls)
-        await supervisor.until_broken()
+        await supervisor.wait_for_failure()
 
     try:
-        await until(stop, work())
+        await run_until(stop, work())
     finally:
         await supervisor.stop([services])
         directory.remove_run_files()
@@ -61,7 +61,7 @@ def main() -> int:
         nargs="+",
         choices=list(SERVERS),
         default=sorted(STORES),
-        help="run only the servers of these variables",
+        help="run only the servers of these environment variables",
     )
     parser.add_argument("--until", type=int, help="stop when the process with this pid ends")
     parser.add_argument("--remove", action="store_true", help="remove the data at the end")

@@ -1,4 +1,4 @@
-"""The user that Postgres runs as when the supervisor is root: Postgres refuses to run as root."""
+"""The user that Postgres runs as when the supervisor runs as root: Postgres refuses to run as root."""
 
 import os
 import pwd
@@ -9,10 +9,10 @@ from pathlib import Path
 from infrastructure.embedded.service import Account
 
 USER = "nobody"
-# From capabilities(7). With either one a process can pass through directories that are closed to its user.
+# From capabilities(7). With either of these two, a process can pass through directories that are closed to its user.
 CAP_DAC_OVERRIDE = 1
 CAP_DAC_READ_SEARCH = 2
-# With this one a process can set how its capabilities are inherited.
+# With this one, a process can set which of its capabilities its children inherit.
 CAP_SETPCAP = 8
 
 
@@ -21,10 +21,10 @@ class UnreachableError(RuntimeError):
 
 
 def account_for(*paths: Path) -> Account | None:
-    """None for an ordinary user: the child keeps its account. For root: `nobody`, able to reach all of `paths`.
+    """None if this process is not root: the child keeps its user. Else the user `nobody`, which can reach all of `paths`.
 
-    If a parent directory is closed to `nobody` (as below /root), the account keeps one capability of root: to read and
-    search directories. Raises UnreachableError when this process does not have that capability itself.
+    If a parent directory is closed to `nobody` (as below /root), the account keeps the capability to pass through it.
+    Raises UnreachableError when this process does not have that capability itself.
     """
     if os.geteuid() != 0:
         return None
@@ -53,11 +53,12 @@ def _open_to(directory: Path, user: pwd.struct_passwd) -> bool:
 
 
 def _capability() -> int | None:
+    """The capability to keep; None if this process has none that helps, or may not pass it on."""
     if sys.platform != "linux":
         return None
     status = Path("/proc/self/status").read_text()
     permitted = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapPrm:"))
-    own = {bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE, CAP_SETPCAP) if permitted >> bit & 1}
-    if CAP_SETPCAP not in own:
+    permitted_bits = {bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE, CAP_SETPCAP) if permitted >> bit & 1}
+    if CAP_SETPCAP not in permitted_bits:
         return None
-    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if bit in own), None)
+    return next((bit for bit in (CAP_DAC_READ_SEARCH, CAP_DAC_OVERRIDE) if bit in permitted_bits), None)

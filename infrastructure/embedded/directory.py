@@ -37,12 +37,12 @@ class DataDirectory:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Locks the directory for this process, and removes what a killed predecessor left in `run/`.
+        """Locks the directory for this process, and removes the files that a killed supervisor left in `run/`.
 
         Raises InUseError while another process has the lock. The kernel releases it when that process ends.
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        # Other users may pass through, since Postgres may run as one, but may not list it.
+        # Other users may pass through but not list it: Postgres may run as another user.
         self.path.chmod(0o711)
         self.run.chmod(0o700)
         lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -60,7 +60,7 @@ class DataDirectory:
         self.remove_run_files()
 
     def remove_run_files(self) -> None:
-        """Removes the pid files and the dotenv: nothing runs any more."""
+        """Removes the pid files and `env`. Call it when no child runs."""
         for stale in (self.env_file, *self.run.glob("*.pid")):
             stale.unlink(missing_ok=True)
 
@@ -80,7 +80,7 @@ class DataDirectory:
         if not self._secret_file.exists():
             if (self.path / "postgres").exists():
                 raise RuntimeError(
-                    f"{self._secret_file} is missing, and {self.path / 'postgres'} still uses its password: put it back"
+                    f"{self._secret_file} is missing. {self.path / 'postgres'} still uses the password in it: restore the file"
                 )
             write_private(self._secret_file, secrets.token_hex(32) + "\n")
         return self._secret_file.read_text().strip()
@@ -100,12 +100,12 @@ class DataDirectory:
         return ports[name]
 
     def _saved_ports(self) -> dict[str, int]:
-        """The ports in `ports.json`; none if the file is missing or damaged, since new ones do as well."""
+        """The ports in `ports.json`. None if the file is missing or damaged: new ports are then chosen."""
         try:
-            found = json.loads(self._ports_file.read_text())
+            saved = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        ports = found if isinstance(found, dict) else {}
+        ports = saved if isinstance(saved, dict) else {}
         return {str(name): port for name, port in ports.items() if isinstance(port, int) and 0 < port < 65536}
 
     def write_env(self, values: Mapping[str, str]) -> None:
@@ -125,9 +125,9 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the range of ports for outgoing connections.
+    """A free loopback port below the kernel's range of ports for outgoing connections.
 
-    Inside that range, a client that retries while its server is down could be given the server's own port.
+    Inside that range, the kernel could give the server's port to a client that reconnects while the server is down.
     """
     low = int(EPHEMERAL_RANGE.read_text().split()[0]) if EPHEMERAL_RANGE.exists() else 32768
     if low < 20_000:
@@ -136,7 +136,7 @@ def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
         port = random.randrange(low - 10_000, low)  # noqa: S311 - a port is not a secret
         if port not in avoid and _is_free(port):
             return port
-    raise RuntimeError("no free port on 127.0.0.1")
+    raise RuntimeError(f"found no free port on 127.0.0.1 between {low - 10_000} and {low}")
 
 
 def _is_free(port: int) -> bool:

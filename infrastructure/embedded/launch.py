@@ -1,8 +1,9 @@
-"""Sets the user and the signal for the death of the parent, then becomes another program. Run as a script, by path.
+"""Changes the user, asks the kernel for a signal when the parent dies, and executes another program. Run as a script, by path.
 
     python -I -S launch.py PARENT_PID DEATH_SIGNAL UID:GID:CAPABILITY PROGRAM ARGUMENT…
 
-An empty third argument keeps the user. CAPABILITY (a number from capabilities(7), or empty) is kept after the change of user.
+DEATH_SIGNAL is sent when the parent dies. An empty third argument keeps the user. CAPABILITY, a number from capabilities(7) or
+empty, is kept after the change of user.
 Only the standard library is imported, so that a launch takes a few milliseconds.
 """
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> None:
         uid, gid, capability = user.split(":")
         _become(int(uid), int(gid), int(capability) if capability else None)
     if sys.platform == "linux":
-        # After the change of user, which clears it.
+        # After the change of user: that clears the setting.
         _prctl(PR_SET_PDEATHSIG, int(death_signal))
         if os.getppid() != int(parent):
             sys.exit("the supervisor ended before this child started")
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> None:
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
-        # Without this, a change of user clears the capabilities. Postgres looks for its programs with access(2), which uses them.
+        # Without this, the change of user clears the capabilities. Postgres needs them: it looks for its programs with access(2).
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)
@@ -62,10 +63,10 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int, what: str) -> None:
+def _check(result: int, function: str) -> None:
     if result != 0:
         error = ctypes.get_errno()
-        raise OSError(error, f"{what}: {os.strerror(error)}")
+        raise OSError(error, f"{function}: {os.strerror(error)}")
 
 
 if __name__ == "__main__":

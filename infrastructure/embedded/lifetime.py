@@ -1,4 +1,4 @@
-"""How a supervising process ends: by a signal, or because its work fails."""
+"""Runs work until a signal arrives or the work ends."""
 
 import asyncio
 import signal
@@ -15,7 +15,7 @@ def stop_signalled() -> asyncio.Event:
     return stop
 
 
-async def until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+async def run_until(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
     """Runs `work` until it is done or `stop` is set. Raises what `work` raises."""
     working = asyncio.create_task(work)
     stopped = asyncio.create_task(stop.wait())

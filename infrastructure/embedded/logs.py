@@ -17,7 +17,7 @@ async def keep_bounded(directory: Path) -> None:
 
 
 def rotate(directory: Path, max_bytes: int) -> None:
-    """Copies each larger log to `<name>.log.1`, then truncates it. Its writer appends, and goes on at the new end."""
+    """Copies each larger log to `<name>.log.1`, then truncates it. Its writer appends, so it continues at the new end."""
     for log_file in directory.glob("*.log"):
         if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))
@@ -25,7 +25,7 @@ def rotate(directory: Path, max_bytes: int) -> None:
 
 
 def last_lines(log_file: Path, count: int) -> str:
-    """The last lines of a file, of at most its last 8 kB."""
+    """The last `count` lines of a file, or fewer: only its last 8 kB are read."""
     with log_file.open("rb") as file:
         file.seek(max(0, log_file.stat().st_size - 8192))
         return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])

@@ -14,7 +14,7 @@ from infrastructure.embedded.directory import DataDirectory
 from infrastructure.embedded.service import NotInstalledError, Service, answers_http
 
 MODEL = "smollm2-135m"
-# The model was trained on 8,192 tokens: a slot holds no more. Four slots share a cache of two such windows.
+# The model was trained on windows of 8,192 tokens, so a slot holds no more. Four slots share a cache of two such windows.
 MAX_ANSWER_TOKENS = 512
 CONTEXT_TOKENS = 16_384
 SLOTS = 4
@@ -63,7 +63,7 @@ def main() -> None:
     params.cpuparams_batch.n_threads = THREADS
     params.n_gpu_layers = 0
     params.cache_ram_mib = 256
-    # A model this small may not stop by itself: bound its answers. The sampling values are those its makers recommend.
+    # A model this small may not stop by itself, so its answers are limited. The sampling values are those its makers recommend.
     params.n_predict = MAX_ANSWER_TOKENS
     params.sampling.temp = 0.2
     params.sampling.top_p = 0.9

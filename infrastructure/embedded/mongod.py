@@ -10,13 +10,13 @@ from pymongo import MongoClient
 from pymongo.errors import ConnectionFailure, OperationFailure
 
 from infrastructure.embedded.directory import DataDirectory
-from infrastructure.embedded.service import NotInstalledError, Service, accepts, end_strays
+from infrastructure.embedded.service import NotInstalledError, Service, end_strays, is_listening
 
 DATABASE = "conversations"
 REPLICA_SET = "rs0"
 USER = "store"
-TRANSACTION_SECONDS = 5
-# From MongoDB's error_codes.yml. Both also occur while the configuration is still being read.
+TRANSACTION_TIMEOUT_SECONDS = 5
+# From MongoDB's error_codes.yml. Both also occur while the server is still reading its configuration.
 ALREADY_INITIALIZED = 23
 NOT_YET_INITIALIZED = 94
 
@@ -31,11 +31,12 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--dbpath", str(data), "--port", str(port), "--bind_ip", "127.0.0.1", "--nounixsocket"),
             *("--replSet", REPLICA_SET, "--keyFile", str(directory.secret_file)),
             *("--wiredTigerCacheSizeGB", "1", "--oplogSize", "512", "--quiet"),
-            # A single member cannot hand over to another, so it need not wait; and no gigabytes of diagnostics.
+            # A single member cannot hand over to another, so it need not wait for one.
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
+            # Diagnostics would take gigabytes.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
             # A process killed inside a transaction leaves its locks behind for this long. The default is 60 s.
-            *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_SECONDS}"),
+            *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_TIMEOUT_SECONDS}"),
         ),
         directory=data,
         prepare=partial(_prepare, program, data),
@@ -62,7 +63,7 @@ def _prepare(program: Path, data: Path) -> None:
 
 
 def _serves(port: int, secret: str) -> bool:
-    if not accepts(port):  # the driver would wait half a second before its retry
+    if not is_listening(port):  # the driver would wait half a second before its retry
         return False
     host = f"127.0.0.1:{port}"
     # `__system` with the key file is the one account that exists before any user is created.
@@ -88,7 +89,7 @@ def _serves(port: int, secret: str) -> bool:
 
 
 def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
-    """Whether the replica set consists of this member at this address. If not, it starts to change that."""
+    """Whether the replica set is this member at this address. If not, creates or reconfigures it, and returns False."""
     try:
         config = client.admin.command("replSetGetConfig")["config"]
     except OperationFailure as error:
@@ -98,7 +99,7 @@ def _has_config(client: MongoClient[dict[str, Any]], host: str) -> bool:
         return False
     if config["members"][0]["host"] == host:
         return True
-    # The port has changed, since the old one was taken.
+    # This start uses another port: the old one was taken.
     config["members"][0]["host"] = host
     config["version"] += 1
     client.admin.command("replSetReconfig", config, force=True)
@@ -114,6 +115,6 @@ def _initiate(client: MongoClient[dict[str, Any]], host: str) -> None:
 
 
 def _create_user(client: MongoClient[dict[str, Any]], password: str) -> None:
-    existing = client.admin.command("usersInfo", USER)["users"]
-    command = "updateUser" if existing else "createUser"
+    existing_users = client.admin.command("usersInfo", USER)["users"]
+    command = "updateUser" if existing_users else "createUser"
     client.admin.command(command, USER, pwd=password, roles=["root"], mechanisms=["SCRAM-SHA-256"])

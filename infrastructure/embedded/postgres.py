@@ -1,4 +1,4 @@
-"""PostgreSQL 18 from a wheel, with its durability settings written out."""
+"""PostgreSQL 18 from a wheel. Its durability settings are set explicitly."""
 
 import importlib.util
 import os
@@ -13,7 +13,7 @@ from psycopg import sql
 
 from infrastructure.embedded.account import account_for
 from infrastructure.embedded.directory import DataDirectory, write_private
-from infrastructure.embedded.service import Account, NotInstalledError, Service, end_strays, launched
+from infrastructure.embedded.service import Account, NotInstalledError, Service, end_strays, launch_command
 
 DATABASE = "conversations"
 SETTINGS = {
@@ -21,7 +21,7 @@ SETTINGS = {
     "fsync": "on",
     "full_page_writes": "on",
     "synchronous_commit": "on",
-    # Loopback only. No socket file: its path may be too long for the kernel.
+    # Loopback only. No Unix socket: the path of its file may be too long for the kernel.
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     # Small, for a laptop.
@@ -76,7 +76,7 @@ def _program(name: str) -> Path:
 
 
 def _prepare(program: Path, data: Path, password: str, account: Account | None) -> None:
-    """Creates the cluster. For an existing one, ends the backends and removes the pid file that a killed postmaster left."""
+    """Creates the cluster. If it exists: ends the backends that a killed postmaster left, and removes its pid file."""
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
@@ -96,16 +96,16 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
         *("-D", str(draft / "data"), "--username=postgres", f"--pwfile={password_file}", "--auth=scram-sha-256"),
         *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"),
     )
-    done = subprocess.run(
-        launched(initdb, os.getpid(), signal.SIGKILL, account),
+    result = subprocess.run(
+        launch_command(initdb, os.getpid(), signal.SIGKILL, account),
         capture_output=True,
         text=True,
         check=False,
         cwd="/",
         stdin=subprocess.DEVNULL,
     )
-    if done.returncode != 0:
-        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+    if result.returncode != 0:
+        raise RuntimeError(f"initdb failed:\n{result.stdout}{result.stderr}")
     (draft / "data").rename(data)
     shutil.rmtree(draft)
 
@@ -113,8 +113,8 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 def _serves(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=2, autocommit=True) as connection:
-            existing = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
-            if existing is None:
+            database = connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone()
+            if database is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
     except psycopg.OperationalError:
         return False

@@ -31,15 +31,15 @@ class Account:
 
 
 def _nothing() -> None:
-    """No preparation is needed."""
+    """The preparation of a service that needs none."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """One child: how it starts, when it serves, how it stops.
+    """One child: how it starts, how to tell that it serves, how it stops.
 
-    `prepare` runs before every start and may block. `serves` returns within about two seconds; it is called again until it
-    returns True. Both run in threads. `orphan_signal` is sent by the kernel when the supervisor is killed.
+    `prepare` runs before every start and may block. `serves` returns within about two seconds and is called again until it
+    returns True. Both run in threads. The kernel sends `orphan_signal` to the child when the supervisor is killed.
     """
 
     name: str
@@ -54,11 +54,11 @@ class Service:
     stop_seconds: float = 20.0
     orphan_signal: signal.Signals = signal.SIGKILL
 
-    def launched_by(self, parent: int) -> list[str]:
-        return launched(self.command, parent, self.orphan_signal, self.account)
+    def launch_command(self, parent: int) -> list[str]:
+        return launch_command(self.command, parent, self.orphan_signal, self.account)
 
 
-def launched(
+def launch_command(
     command: tuple[str, ...], parent: int, orphan_signal: signal.Signals, account: Account | None
 ) -> list[str]:
     """The command line that runs `command` as `account`, and ends it when `parent` ends."""
@@ -67,7 +67,10 @@ def launched(
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Waits for, then kills, processes of this executable in this directory, which a killed parent left behind."""
+    """Ends processes that a killed parent left behind: those of this executable whose working directory is `directory`.
+
+    Waits `timeout` seconds, then kills them. Raises RuntimeError if one still runs.
+    """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)
     for process in remaining:
@@ -88,7 +91,7 @@ def _strays(executable: Path, directory: Path) -> list[psutil.Process]:
     ]
 
 
-def accepts(port: int) -> bool:
+def is_listening(port: int) -> bool:
     """Whether something listens on this loopback port."""
     with socket.socket() as probe:
         probe.settimeout(2)
@@ -96,7 +99,7 @@ def accepts(port: int) -> bool:
 
 
 def answers_http(url: str, expected: frozenset[int] | None = None) -> bool:
-    """Whether GET `url` is answered within two seconds, with an expected status. Without `expected` any status will do."""
+    """Whether GET `url` is answered within two seconds with one of the `expected` statuses. None: any status."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port or 80, timeout=2)
     try:

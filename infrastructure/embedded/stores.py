@@ -1,4 +1,4 @@
-"""Which servers are started, and which are those of the environment."""
+"""Chooses which servers to start. The others are already running, at URLs that the environment sets."""
 
 from collections.abc import Collection, Mapping
 
@@ -17,7 +17,7 @@ MODEL = frozenset({"OPENAI_BASE_URL"})
 def choose(
     directory: DataDirectory, environment: Mapping[str, str], variables: Collection[str]
 ) -> tuple[list[Service], dict[str, str]]:
-    """The services to start for these variables, and the URL of each. A server whose URL `environment` sets is not started."""
+    """The services to start for these variables, and all URLs by variable. If `environment` sets a URL, its server is not started."""
     services: list[Service] = []
     urls: dict[str, str] = {}
     for variable, server in SERVERS.items():

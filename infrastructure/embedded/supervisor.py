@@ -1,4 +1,4 @@
-"""Starts the other processes, restarts those that end, and stops them in order."""
+"""Starts child processes, restarts those that end, and stops them in order."""
 
 import asyncio
 import logging
@@ -22,12 +22,12 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child ended several times without ever having served."""
+    """A child could not be prepared, or ended several times, before it ever served."""
 
 
 @dataclass
 class _Child:
-    """A service and its current process. `failures` counts the exits since a process last stayed up."""
+    """A service and its current process. `keeper` is the task that restarts it. `failures`: exits since a process last stayed up."""
 
     service: Service
     serving: asyncio.Event = field(default_factory=asyncio.Event)
@@ -48,25 +48,25 @@ class _Child:
 class Supervisor:
     """Keeps services running until `stop`. Use it in the event loop of the main thread.
 
-    The kernel sends a child its "parent died" signal when the thread that started it ends, so that must be the main thread.
+    The kernel sends a child its death signal when the thread that started it ends, so that must be the main thread.
     """
 
     def __init__(self, directory: DataDirectory, environment: Mapping[str, str]) -> None:
         self._directory = directory
         self._environment = dict(environment)
         self._children: dict[str, _Child] = {}
-        self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._log_rotation = asyncio.create_task(keep_bounded(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
-        """Starts services at the same time. `serving` waits for them."""
+        """Starts all these services at once. `wait_until_serving` waits for them."""
         for service in services:
             child = self._children[service.name] = _Child(service)
             child.keeper = asyncio.create_task(self._keep(child), name=service.name)
             child.keeper.add_done_callback(self._keeper_ended)
 
-    async def serving(self, services: Sequence[Service]) -> None:
-        """Returns when all of these serve. Raises DoesNotStartError when any child cannot start."""
+    async def wait_until_serving(self, services: Sequence[Service]) -> None:
+        """Returns when all these services serve. Raises DoesNotStartError when any child cannot start."""
 
         async def all_serve() -> None:
             for service in services:
@@ -74,15 +74,15 @@ class Supervisor:
 
         waiting = asyncio.create_task(all_serve())
         try:
-            await asyncio.wait({waiting, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({waiting, self._failure}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             waiting.cancel()
-        if self._broken.done():
-            self._broken.result()
+        if self._failure.done():
+            self._failure.result()
 
-    async def until_broken(self) -> None:
+    async def wait_for_failure(self) -> None:
         """Never returns. Raises DoesNotStartError when a child cannot start."""
-        await asyncio.shield(self._broken)
+        await asyncio.shield(self._failure)
 
     async def stop(self, stages: Sequence[Sequence[Service]]) -> None:
         """Stops every child, stage by stage, the services of one stage together. Leaves no process behind."""
@@ -92,8 +92,8 @@ class Supervisor:
             await asyncio.gather(*(self._stop(self._children[s.name]) for s in stage if s.name in self._children))
         self._log_rotation.cancel()
         await asyncio.gather(self._log_rotation, return_exceptions=True)
-        if self._broken.done():
-            self._broken.exception()  # marks it as retrieved
+        if self._failure.done():
+            self._failure.exception()  # marks it as retrieved
 
     async def _stop(self, child: _Child) -> None:
         service, keeper = child.service, child.keeper
@@ -101,31 +101,32 @@ class Supervisor:
             return
         if not child.signal(service.stop_signal):
             keeper.cancel()
-        _, late = await asyncio.wait({keeper}, timeout=service.stop_seconds)
-        if late and child.signal(signal.SIGKILL):
+        _, unfinished = await asyncio.wait({keeper}, timeout=service.stop_seconds)
+        if unfinished and child.signal(signal.SIGKILL):
             log.warning("%s did not stop within %.0f s: killed", service.name, service.stop_seconds)
             await asyncio.wait({keeper})
-            # Its own children, such as those of Postgres, outlive it.
+            # Its own children outlive it (Postgres has some). `prepare` ends them.
             await asyncio.to_thread(service.prepare)
 
     async def _keep(self, child: _Child) -> None:
         service = child.service
         while not child.stopping.is_set():
-            began, how = time.monotonic(), await self._once(child)
+            started_at = time.monotonic()
+            ending = await self._run_once(child)
             if child.stopping.is_set():
                 return
-            child.failures = 1 if time.monotonic() - began > STAYED_UP_SECONDS else child.failures + 1
+            child.failures = 1 if time.monotonic() - started_at > STAYED_UP_SECONDS else child.failures + 1
             if not child.served_once and child.failures >= ATTEMPTS_AT_FIRST_START:
                 log_file = self._directory.log_file(service.name)
                 raise DoesNotStartError(
-                    f"{service.name} {how}, {child.failures} times in a row. {log_file}:\n{last_lines(log_file, 12)}"
+                    f"{service.name} {ending}, {child.failures} times in a row. {log_file}:\n{last_lines(log_file, 12)}"
                 )
             delay = BACKOFF_SECONDS[min(child.failures, len(BACKOFF_SECONDS)) - 1]
-            log.warning("%s %s: restarting it%s", service.name, how, f" in {delay} s" if delay else "")
+            log.warning("%s %s: restarting it%s", service.name, ending, f" in {delay} s" if delay else "")
             await asyncio.sleep(delay)
 
-    async def _once(self, child: _Child) -> str:
-        """Runs one process of a child from its preparation to its end. Returns how it ended."""
+    async def _run_once(self, child: _Child) -> str:
+        """Prepares and runs one process of a child, until it ends. Returns how it ended, as text."""
         try:
             await asyncio.to_thread(child.service.prepare)
         except Exception as error:
@@ -147,7 +148,7 @@ class Supervisor:
     async def _spawn(self, service: Service) -> asyncio.subprocess.Process:
         with self._directory.log_file(service.name).open("ab") as log_file:
             process = await asyncio.create_subprocess_exec(
-                *service.launched_by(os.getpid()),
+                *service.launch_command(os.getpid()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
@@ -161,12 +162,12 @@ class Supervisor:
         return process
 
     async def _probe(self, child: _Child) -> None:
-        began = time.monotonic()
+        started_at = time.monotonic()
         name = child.service.name
         while not await self._serves(child.service):  # noqa: ASYNC110 - a server does not announce that it serves
             await asyncio.sleep(PROBE_SECONDS)
         again = " again" if child.served_once else ""
-        log.info("%s serves%s, after %.1f s", name, again, time.monotonic() - began)
+        log.info("%s serves%s, after %.1f s", name, again, time.monotonic() - started_at)
         child.served_once = True
         child.serving.set()
 
@@ -174,10 +175,10 @@ class Supervisor:
         try:
             return await asyncio.to_thread(service.serves)
         except Exception:
-            log.exception("the check whether %s serves failed", service.name)
+            log.exception("cannot check that %s serves", service.name)
             await asyncio.sleep(1)
             return False
 
     def _keeper_ended(self, keeper: asyncio.Task[None]) -> None:
-        if not keeper.cancelled() and (error := keeper.exception()) and not self._broken.done():
-            self._broken.set_exception(error)
+        if not keeper.cancelled() and (error := keeper.exception()) and not self._failure.done():
+            self._failure.set_exception(error)

@@ -17,7 +17,7 @@ MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" el
 def valkey(directory: DataDirectory) -> tuple[Service, str]:
     """The service and its URL."""
     program, data, port, password = _program(), directory.path / "valkey", directory.port("valkey"), directory.secret()
-    config = data / "valkey.conf"  # a file, since everyone can read a command line
+    config = data / "valkey.conf"  # a file: any user can read the password in a command line
     service = Service(
         name="valkey",
         command=(str(program), str(config)),

@@ -1,4 +1,4 @@
-"""What a handler hands to the log, what it gets back, and why an append may fail."""
+"""What a handler gives to the log, what it gets back, and why an append may fail."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -22,7 +22,8 @@ class IdempotencyKey(Struct, frozen=True):
 class Appended(Struct, frozen=True, kw_only=True):
     """The result of a durable command. `events` is empty when the command changed nothing, or when it was `replayed`.
 
-    `position` is that of the conversation's last event. `answer` is the first answer's body, if there was a key.
+    `position`: that of the conversation's last event. `answer`: the body stored with the idempotency key, if there was one. When `replayed`,
+    `conversation` has only its id, tenant and version, and all values are those of the first answer.
     """
 
     conversation: Conversation
@@ -52,7 +53,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
 
 class VersionMismatch(Exception):
-    """`If-Match` named another version than `current`. Nothing was appended."""
+    """`If-Match` does not name `current`, the conversation's version. Nothing was appended."""
 
     def __init__(self, current: int) -> None:
         super().__init__(f"The conversation is at version {current}.")
@@ -67,7 +68,7 @@ class KeyReused(Exception):
 
 
 class LogUnavailable(Exception):
-    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown`: repeat with the same key, or read first."""
+    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown`: then repeat with the same key, or read first."""
 
     def __init__(self, *, outcome_unknown: bool) -> None:
         super().__init__("The event store did not answer in time.")

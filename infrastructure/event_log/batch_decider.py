@@ -31,9 +31,9 @@ _REPLY_ENDS = frozenset(end.topic for end in REPLY_ENDS)
 
 
 class BatchDecider:
-    """Use one per batch. It decides the commands in order, each on the state that the ones before it lead to.
+    """Use one per batch. It decides the commands in order, each on the state after the ones before it.
 
-    A stored idempotency key older than `keys_valid_since` counts as new. `owner`: the process that runs the replies of this batch.
+    A key stored before `keys_valid_since` has expired: it counts as new. `owner`: the process that runs the replies of this batch.
     """
 
     def __init__(
@@ -51,12 +51,14 @@ class BatchDecider:
         self._keys_valid_since = keys_valid_since
         self._owner = owner
         self._before: dict[str, Stream] = {}
+        """The streams before the batch."""
         self._after: dict[str, Stream] = {}
-        """The streams before the batch, and those that it changes."""
+        """The streams that the batch changes, after it."""
         self._rows: list[Row] = []
         self._last_rows: dict[str, int] = {}
+        """The index in `_rows` of each stream's last row."""
         self._touched: set[tuple[str, str]] = set()
-        """(conversation id, item id) of each item that a command's rules look at; `_items` has those that exist."""
+        """(conversation id, item id) of each item whose state a command's rules need. `_items` has the state of those that exist."""
         self._items: dict[tuple[str, str], KnownItem] = {}
         self._stored_keys: dict[tuple[str, str], tuple[bytes, Appended]] = {}
         self._keys_in_batch: dict[tuple[str, str], AppendOutcome] = {}
@@ -64,8 +66,8 @@ class BatchDecider:
     def decide_optimistically(self, batch: Sequence[AppendRequest]) -> BatchPlan | None:
         """Decides on cached streams alone. None if that is not enough.
 
-        It is not enough for a command whose rules look at items, nor when a command is refused or changes nothing: the cached stream may
-        be old. `append_at_once` checks that no idempotency key is in use.
+        It is not enough for a command whose rules need the state of an item, nor when a command is refused or changes nothing: the cached
+        stream may be old. `append_at_once` checks that no idempotency key is in use.
         """
         if any(request.command.row_keys for request in batch):
             return None
@@ -93,7 +95,7 @@ class BatchDecider:
         return self._plan(batch, outcomes, races)
 
     def _read_cache(self, batch: Sequence[AppendRequest]) -> None:
-        """Takes the batch's streams out of the cache, which may evict some of them meanwhile."""
+        """Copies the batch's streams from the cache, which may evict some of them meanwhile."""
         for request in batch:
             if (stream := self._cache.get(request.conversation_id)) is not None:
                 self._before[request.conversation_id] = stream
@@ -125,11 +127,11 @@ class BatchDecider:
                 if (repeated := self._repeated(request, request.idempotency)) is not None:
                     return repeated
             return self._decide(request)
-        except Exception as error:  # noqa: BLE001 - any failure of one command is its caller's alone
+        except Exception as error:  # noqa: BLE001 - one command's failure must not fail the others
             return AppendOutcome(request, error=error)
 
     def _repeated(self, request: AppendRequest, idempotency: IdempotencyKey) -> AppendOutcome | None:
-        """The outcome of a key that was used before, in the log or in this batch. Raises KeyReused."""
+        """The outcome if the key was used before, in the log or in this batch; else None. Raises KeyReused."""
         key = (request.principal.tenant, idempotency.key)
         if (earlier := self._keys_in_batch.get(key)) is not None:
             assert earlier.request.idempotency is not None
@@ -172,7 +174,7 @@ class BatchDecider:
         return outcome
 
     def _add_rows(self, request: AppendRequest, stream: Stream | None, events: Sequence[Event]) -> None:
-        """Adds the rows of a command's events, and moves its stream."""
+        """Adds the rows of a command's events, and updates its stream."""
         conversation_id = request.conversation_id
         state = stream.state if stream else None
         chain_hash = stream.chain_hash if stream else GENESIS
@@ -200,7 +202,7 @@ class BatchDecider:
             for event in events:
                 if event.row_key is not None:
                     self._evolve_item(conversation_id, event.row_key, event)
-        # Rows are added last: a command that fails leaves none behind.
+        # Last, so that a command that fails adds no rows.
         self._rows += rows
         self._last_rows[conversation_id] = len(self._rows) - 1
         self._after[conversation_id] = Stream(

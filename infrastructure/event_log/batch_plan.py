@@ -14,7 +14,7 @@ from infrastructure.event_log.write import IdempotencyRecord, Write
 class AppendOutcome(Struct):
     """What became of one request: events, an earlier answer to its idempotency key, or an error.
 
-    `last_row`: the index in the plan of its stream's last row when it was decided, its own rows included. `stream`: the stream after it.
+    `last_row`: the index of its stream's last row in the plan, this request's own rows included. `stream`: the stream after it.
     `answer`: the body to store with its key. `duplicate_of`: an earlier request of the batch with the same key.
     """
 
@@ -33,16 +33,16 @@ class AppendOutcome(Struct):
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:
-        """The body to store with the key. Headers are not stored: they are made again from the events."""
+        """Makes the answer's body and stores it. Headers are not stored: they are made from the stored version and position."""
         assert self.last_row is not None
         assert self.request.idempotency is not None
         assert self.request.answer is not None
         self.answer = self.request.answer(self.appended(position=0))
-        key = self.request.idempotency
-        return IdempotencyRecord(self.last_row + 1, key.key, key.fingerprint, self.answer)
+        idempotency = self.request.idempotency
+        return IdempotencyRecord(self.last_row + 1, idempotency.key, idempotency.fingerprint, self.answer)
 
     def result(self, positions: Sequence[int]) -> Appended | BaseException:
-        """What the caller gets, now that the plan's rows are durable at `positions`."""
+        """What the caller gets. The plan's rows are durable at `positions`."""
         if self.error is not None:
             return self.error
         if self.replayed is not None:
@@ -55,6 +55,7 @@ class AppendOutcome(Struct):
         return self.appended(self.stream.position if self.last_row is None else positions[self.last_row])
 
     def appended(self, position: int) -> Appended:
+        """The result of a request that was decided and not refused."""
         assert self.stream is not None
         return Appended(
             conversation=self.stream.state,

@@ -1,4 +1,4 @@
-"""The hash chain of each stream. Its last hash, kept elsewhere, proves that no earlier event was changed.
+"""The hash chain of each stream. With a copy of its last hash, kept elsewhere, you can prove that no earlier event was changed.
 
 The hashes are stored: the bytes that go into them must never change.
 """
@@ -61,12 +61,12 @@ def _text(value: str) -> bytes:
 
 
 _cached_text = lru_cache(1024)(_text)
-"""For texts that most rows share."""
+"""`_text` for values that many rows share."""
 
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """Of a time in UTC. In another zone the two times of a repeated hour are equal, so the cache would mix them up."""
+    """`value` must be in UTC: in another zone the two times of a repeated hour are equal, so the cache would mix them up."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -1,4 +1,4 @@
-"""How many bytes of events a command will make, estimated: the queue and a batch are bounded by it."""
+"""Estimates how many bytes of events a command leads to. The maximum sizes of the queue and of a batch are in these bytes."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ from domain.commands import (
 from domain.events import InputItem
 
 _ROW_BYTES = 400
-"""About what an event's row takes in addition to the item in it."""
+"""About how many bytes an event's row takes, without the item in it."""
 
 
 def command_bytes(command: Command) -> int:
@@ -43,4 +43,4 @@ def command_bytes(command: Command) -> int:
 
 
 def _items_bytes(items: Sequence[NewItem | InputItem]) -> int:
-    return _ROW_BYTES * (1 + len(items)) + sum(len(new.item) for new in items)
+    return _ROW_BYTES * (1 + len(items)) + sum(len(item.item) for item in items)

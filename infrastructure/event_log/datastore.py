@@ -11,7 +11,7 @@ IDLE_TIMEOUT_SECONDS = 10
 
 
 class Datastore(PostgresDatastore):
-    """A few connections of this process, with time limits so that no process keeps the append lock for long."""
+    """This process's connections for appends. Their time limits keep any process from holding the append lock for long."""
 
     def __init__(self, postgres_url: str) -> None:
         arguments = conninfo_to_dict(postgres_url)
@@ -25,7 +25,7 @@ class Datastore(PostgresDatastore):
             pool_size=1,
             max_overflow=3,
             originator_id_type="uuid",
-            # A process that hangs inside a transaction must not keep the append lock.
+            # Postgres ends the transaction of a process that hangs: it must not keep the append lock.
             idle_in_transaction_session_timeout=IDLE_TIMEOUT_SECONDS,
         )
         self.pool.reconnect_timeout = 5.0

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class KeySweeper:
-    """Sweeps when it starts, and every SWEEP_INTERVAL_SECONDS, a few keys at a time. `keep_keys`: how long a key is valid."""
+    """Deletes keys when it starts and every SWEEP_INTERVAL_SECONDS, at most MAX_KEYS_PER_DELETE at a time. `keep_keys`: how long a key is valid."""
 
     def __init__(self, recorder: ConversationRecorder, keep_keys: timedelta) -> None:
         self._recorder = recorder

@@ -1,10 +1,12 @@
-"""The event log as handlers use it: `append` makes a command durable, or raises. The way there is group commit: the queued commands of this process are committed in batches, with one lock and one fsync for each batch.
+"""The event log as handlers use it: `append` makes a command's events durable, or raises.
+
+It uses group commit: the queued commands of this process are committed in batches, with one lock and one fsync for each batch.
 
 Two tasks take turns. While Postgres commits the batch of one, the other decides the next batch and sends it over the same connection.
 
-A batch is first decided on cached streams and sent in one round trip. Postgres does nothing if a stream has moved meanwhile: then the
+A batch is first decided on cached streams and sent in one round trip. If a stream has moved meanwhile, Postgres does nothing, and the
 batch is decided again under the append lock, on what the log says. If the answer to a COMMIT is lost, the batch's rows are looked up
-under the lock before anything is decided again.
+under the lock before the batch is decided again.
 """
 
 import asyncio
@@ -33,13 +35,13 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown
 
 APPEND_TIMEOUT_SECONDS = 10.0
-"""How long a batch is retried while Postgres is down."""
+"""How long a batch may wait in the queue, and how long it is then retried while Postgres is down."""
 
 CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
 """How long a caller waits at most, queueing included."""
 
 LARGE_BATCH_BYTES = 256 * 1024
-"""A batch of this size is decided in a thread: encoding and compressing it would block the event loop."""
+"""A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""
 
 _CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
@@ -55,9 +57,9 @@ def utc_now() -> datetime:
 
 
 class EventLog:
-    """Appends for one process, on its event loop. `open` it once at the start; `close` it when no request is left.
+    """Appends for one process, on its event loop. Call `open` once at the start, and `close` when no request is left.
 
-    `keep_keys`: how long an idempotency key repeats its first answer. `owner`: the id under which this process runs replies.
+    `keep_keys`: how long an idempotency key is valid. `owner`: the id under which this process runs replies.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class EventLog:
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Starts on the running event loop. Postgres may still be down."""
+        """Starts the tasks on the running event loop. Postgres may still be down."""
         self._datastore.pool.open(wait=False)
         self._snapshotter.start()
         self._key_sweeper.start()
@@ -112,12 +114,12 @@ class EventLog:
         """Decides the command on its conversation's current state, and makes its events durable.
 
         Cancelling it does not undo the append. Raises Refused (by the rules), VersionMismatch (`if_match`), KeyReused, LogBusy (nothing
-        was appended) or LogUnavailable (its `outcome_unknown` says whether something may have been; repeat with the same key then).
+        was appended) or LogUnavailable (if its `outcome_unknown` is set, events may have been appended).
         """
         return await self._queue.put(request)
 
     def _fail_late_callers(self) -> None:
-        """Runs once a second: no caller waits for ever, even if Postgres neither answers nor disconnects."""
+        """Runs once a second, so that no caller waits for ever, even if Postgres neither answers nor disconnects."""
         self._queue.fail_older_than(time.monotonic() - CALLER_TIMEOUT_SECONDS)
         self._timer = asyncio.get_running_loop().call_later(1.0, self._fail_late_callers)
 
@@ -130,7 +132,7 @@ class EventLog:
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
     async def _append_unless_late(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
-        """The results. A batch that was queued for too long, during an outage, is not appended. Never raises."""
+        """Appends the batch, unless it was queued for too long. Returns a result per request. Never raises."""
         if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
             return [LogUnavailable(outcome_unknown=False) for _ in batch]
         try:
@@ -143,7 +145,7 @@ class EventLog:
         try:
             return await self._append_with_retries(batch)
         except Exception as error:
-            # One command made the whole batch fail. Appended one by one, only that one fails.
+            # One command may have made the whole batch fail. Appended one by one, only that one fails.
             if len(batch) > 1:
                 return [result for request in batch for result in await self._append_or_split([request])]
             log.exception("append_failed", conversation_id=batch[0].conversation_id)
@@ -152,7 +154,7 @@ class EventLog:
     async def _append_with_retries(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
         """Appends the batch, through lost connections, until its outcome is known or the time is up.
 
-        `in_doubt` has each plan that was sent and not answered. One of them may be in the log, or may still arrive there.
+        `in_doubt`: the plans that were sent and not answered. One of them may be in the log, or may still arrive there.
         """
         give_up_at = time.monotonic() + (self._append_timeout_seconds if not self._closing else 1.0)
         in_doubt: list[BatchPlan] = []
@@ -165,7 +167,7 @@ class EventLog:
                 if time.monotonic() + pause > give_up_at:
                     return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in batch]
             except Exception:
-                if in_doubt:  # splitting the batch would decide it again, but it may be in the log
+                if in_doubt:  # the batch may be in the log, so it must not be decided again
                     log.exception("append_in_doubt", commands=len(batch))
                     return [LogUnavailable(outcome_unknown=True) for _ in batch]
                 raise
@@ -176,7 +178,7 @@ class EventLog:
         self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
     ) -> Sequence[Appended | BaseException]:
         if missing := self._uncached(batch):
-            # Before the append lock is taken: a long stream must not delay everyone.
+            # Before the append lock is taken: loading a long stream must not delay other appends.
             await asyncio.to_thread(load_streams, self._recorder, missing, self._cache)
         if not in_doubt and (results := await self._append_optimistically(batch, in_doubt)) is not None:
             return results
@@ -201,7 +203,7 @@ class EventLog:
             if isinstance(error, OutcomeUnknown):
                 in_doubt.append(plan)
                 raise
-            # Postgres refused and did nothing. Under the lock the reason will show.
+            # Postgres refused the statement and did nothing. Deciding under the lock finds the reason.
             log.debug("append_refused", commands=len(batch), error_type=type(error).__name__)
             return None
         except BaseException:

@@ -1,4 +1,4 @@
-"""Migrates a Postgres database to the schema this code needs: numbered SQL files, each applied once, in order."""
+"""Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order."""
 
 import re
 from importlib import resources

@@ -21,7 +21,7 @@ from psycopg import sql
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from infrastructure.embedded.service import launched
+from infrastructure.embedded.service import launch_command
 
 STOP_TIMEOUT_SECONDS = 60.0
 _SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL", "PYTHONPATH", "VIRTUAL_ENV")
@@ -85,7 +85,7 @@ def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
         with (
             log.open("w") as messages,
             subprocess.Popen(  # noqa: S603 - our own script
-                launched(up, os.getpid(), SIGTERM, None),  # it ends with us, however we end
+                launch_command(up, os.getpid(), SIGTERM, None),  # it ends with us, however we end
                 env={**_outside(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
