@@ -52,8 +52,9 @@ def _new_item(item: Any, param: str) -> NewItem:
     try:
         checked = checked_item(item)
     except InvalidItem as error:
-        where = f"{param}.{error.param}" if error.param else param
-        raise ApiError(400, f"Invalid `{where}`: {error}", code="invalid_value", param=where) from error
+        invalid_param = f"{param}.{error.param}" if error.param else param
+        message = f"Invalid `{invalid_param}`: {error}"
+        raise ApiError(400, message, code="invalid_value", param=invalid_param) from error
     stored = as_stored(checked)
     if len(stored) > MAX_ITEM_BYTES:
         message = f"`{param}` is larger than {MAX_ITEM_BYTES} bytes."

@@ -1,6 +1,6 @@
-"""How a command is served: a route makes a CommandContext of the request, checks ids and body, and calls the handler with them.
+"""How a command is served: a route makes a CommandContext from the request, checks ids and body, and calls the handler with them.
 
-The handler makes a command and appends it through the context, which also renders the answer.
+The handler makes a command, appends it through the context, and returns the Response.
 """
 
 import threading
@@ -49,7 +49,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     keep_keys: timedelta
     """How long the first answer to an idempotency key is kept."""
     redis: Redis
-    """Live events are read with it: a read waits up to a second."""
+    """The client that live events are read with: a read waits up to a second."""
     reply_services: ReplyServices
     active_replies: ActiveReplies
     schema_checker: SchemaChecker
@@ -66,14 +66,14 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
     disconnected: Callable[[], Awaitable[None]]
-    """Returns when the client has disconnected. Only for a request whose body was read."""
+    """Returns when the client has disconnected. Call it only after the body was read."""
 
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
     ) -> Appended:
         """Makes the command durable. `answer` renders what a repeat of the request will be answered with.
 
-        Raises what EventLog.append raises. An unknown outcome is not called so if the client can repeat the request safely.
+        Raises what EventLog.append raises. If the client can repeat the request safely, LogUnavailable does not say that the outcome is unknown.
         """
         request = AppendRequest(
             principal=self.principal,
@@ -149,9 +149,9 @@ def command_route(
                 arguments.append(request.stream())
             return await handler(context, *arguments)
 
-        described: dict[str, Any] = {"parameters": parameters(names, _HEADERS)}
+        openapi: dict[str, Any] = {"parameters": parameters(names, _HEADERS)}
         if body is not None:
-            described["requestBody"] = request_body(body, required=body_required)
+            openapi["requestBody"] = request_body(body, required=body_required)
         router.add_api_route(
             path,
             endpoint,
@@ -159,7 +159,7 @@ def command_route(
             name=handler.__name__,
             tags=[_tag(path)],
             description=handler.__doc__,
-            openapi_extra=described,
+            openapi_extra=openapi,
         )
         return handler
 

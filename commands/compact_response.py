@@ -33,7 +33,7 @@ from replies.summary_writer import (
 router = APIRouter()
 
 MAX_SUMMARY_TOKENS = 1_024
-"""Tokens; or an eighth of the model's window, if that is less."""
+"""A summary has at most this many tokens, or an eighth of the model's window if that is less."""
 
 
 class CompactResponse(Body):
@@ -47,7 +47,7 @@ class CompactResponse(Body):
 
 @command_route(router, "POST", "/v1/responses/compact", CompactResponse, max_bytes=MAX_REQUEST_BYTES)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
-    """Answers with the user messages and an item of type `compaction`, which stands for everything and can be sent as input."""
+    """Answers with the user messages and an item of type `compaction`, which holds the summary of everything. Both can be sent as input."""
     request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)
     new_items = request.items()
     target = await find_target(context, request)
@@ -58,12 +58,12 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     ]
     written = await _summarize(context, model, [item for _, item in items], body.instructions)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
-    kept = [output_item(item_id, item) for item_id, item in items if begins_turn(item)]
+    user_messages = [output_item(item_id, item) for item_id, item in items if begins_turn(item)]
     answer = {
         "id": mint(RESPONSE),
         "object": "response.compaction",
         "created_at": int(time.time()),
-        "output": [*kept, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": encoded}],
+        "output": [*user_messages, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": encoded}],
         "usage": usage_object(written.usage),
     }
     return shapes.json_response(answer)

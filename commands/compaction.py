@@ -1,4 +1,4 @@
-"""The compaction of a conversation: compact, undo, redo. A summary takes the place of all but the newest turns in what models are sent."""
+"""The compaction of a conversation: compact, undo, redo. Models are then sent a summary instead of all but the newest turns."""
 
 from typing import Annotated
 
@@ -34,10 +34,10 @@ async def compact_conversation(
 ) -> Response:
     """Answers with the compaction. The turns that fit in half the budget stay as they are; every item stays readable."""
     dependencies, tenant = context.dependencies, context.principal.tenant
-    if (first := await context.first_answer()) is not None:
-        # A repeat must not ask the model again.
-        headers = {**position_headers(first.position, first.version), "idempotent-replayed": "true"}
-        return shapes.json_response(first.answer, headers=headers)
+    if (first_answer := await context.first_answer()) is not None:
+        # A repeat must not call the model again.
+        position = position_headers(first_answer.position, first_answer.version)
+        return shapes.json_response(first_answer.answer, headers={**position, "idempotent-replayed": "true"})
     head = await dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != tenant:
         raise ConversationNotFound(conversation_id)

@@ -56,7 +56,7 @@ class UpdateConversation(Body):
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}", UpdateConversation)
 async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
-    """Answers with the Conversation."""
+    """Changes the fields that the body has. Answers with the Conversation."""
     present = body.model_fields_set
     policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()
     command = commands.DescribeConversation(
@@ -87,7 +87,7 @@ async def reopen_conversation(context: CommandContext, conversation_id: str) -> 
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}")
 async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
-    """From now on the conversation is a 404. Answers with a receipt."""
+    """Deletes the conversation: every later request for it is answered with 404. Answers with a receipt."""
     return await context.execute(conversation_id, commands.DeleteConversation(), _receipt)
 
 

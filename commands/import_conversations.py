@@ -2,7 +2,7 @@
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
 they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. With an
-`Idempotency-Key`, a repeat adds only what the first import did not reach.
+`Idempotency-Key`, a repeat adds only what the first import did not add.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
 MAX_CONCURRENT_BYTES = MAX_BATCH_BYTES
-"""Of the lines that are imported at a time: each takes about ten times its size in memory."""
+"""Bytes of the lines that are imported at a time: each takes about ten times its size in memory."""
 
 MAX_COMMAND_ITEMS = 200
 MAX_COMMAND_BYTES = 1024 * 1024
@@ -63,20 +63,20 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     report = Report()
     importing: dict[asyncio.Task[None], int] = {}
 
-    async def import_and_report(number: int, line: bytes) -> None:
+    async def import_and_report(line_number: int, line: bytes) -> None:
         try:
-            items = await _import_line(context, number, line)
+            items = await _import_line(context, line_number, line)
             report.items += items
             report.conversations += 1
         except Exception as error:  # noqa: BLE001 - an error is reported for its line
             report.failed += 1
             if len(report.errors) < MAX_ERRORS:
-                report.errors.append({"line": number, **as_api_error(error).body()})
+                report.errors.append({"line": line_number, **as_api_error(error).body()})
 
-    async for number, line in _lines(body):
+    async for line_number, line in _lines(body):
         while _is_full(importing.values(), len(line)):
             await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(import_and_report(number, line))
+        task = asyncio.create_task(import_and_report(line_number, line))
         importing[task] = len(line)
         task.add_done_callback(importing.pop)
     await asyncio.gather(*importing)
@@ -88,7 +88,7 @@ def _is_full(importing: Collection[int], size: int) -> bool:
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 
-async def _import_line(context: CommandContext, number: int, line: bytes) -> int:
+async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
     """Makes one conversation durable, in several commands if it is large. Returns the number of its items."""
     if len(line) > MAX_BATCH_BYTES:
         raise ApiError(413, f"The line is larger than {MAX_BATCH_BYTES} bytes.", code="request_too_large")
@@ -105,19 +105,19 @@ async def _import_line(context: CommandContext, number: int, line: bytes) -> int
         context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
         items=next(chunks),
     )
-    first = await _keyed(context, number, 0, line).append(conversation_id, start, _conversation_id)
+    first = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)
     conversation_id = first.answer.decode() if first.answer is not None else conversation_id
-    for part, items in enumerate(chunks, 1):
+    for chunk_number, items in enumerate(chunks, 1):
         command = AppendItems(items=items, author=context.principal.subject)
-        await _keyed(context, number, part, line).append(conversation_id, command, _conversation_id)
+        await _keyed(context, line_number, chunk_number, line).append(conversation_id, command, _conversation_id)
     return len(body.items or [])
 
 
-def _keyed(context: CommandContext, number: int, part: int, line: bytes) -> CommandContext:
+def _keyed(context: CommandContext, line_number: int, chunk_number: int, line: bytes) -> CommandContext:
     """The context with an idempotency key for one command of one line, if the import has a key."""
     if context.idempotency is None:
         return context
-    key = IdempotencyKey(f"{context.idempotency.key}\n{number}.{part}", shapes.sha256(line))
+    key = IdempotencyKey(f"{context.idempotency.key}\n{line_number}.{chunk_number}", shapes.sha256(line))
     return replace(context, idempotency=key)
 
 
@@ -143,9 +143,9 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]
     number = 1
     line = bytearray()
     async for chunk in body:
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            _extend(line, end)
+        *line_ends, rest = chunk.split(b"\n")
+        for line_end in line_ends:
+            _extend(line, line_end)
             if line.strip():
                 yield number, bytes(line)
             line.clear()

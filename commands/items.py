@@ -35,5 +35,5 @@ def _added(appended: Appended) -> bytes:
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}/items/{item_id}")
 async def delete_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
-    """Hides the item from people and models; the log keeps it. Answers with the Conversation, as the OpenAI API does."""
+    """Hides the item from readers and models; the log keeps it. Answers with the Conversation, as the OpenAI API does."""
     return await context.execute(conversation_id, RetractItem(item_id=item_id), conversation_answer)

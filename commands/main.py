@@ -41,9 +41,9 @@ RESOURCES = (conversations, items, pins, compaction, responses, compact_response
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
-    """The app; its lifespan opens and closes all it needs. It starts without Postgres: until that is up, writes are 503.
+    """The app; its lifespan opens and closes all it needs. It starts without Postgres: until that is up, writes are answered with 503.
 
-    `shutdown` ends the streams that follow a reply.
+    When `shutdown` is set, the streams that follow a reply end.
     """
     checks: dict[str, Check] = {}
 
@@ -51,12 +51,12 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
-        # Of its own: however many requests wait for a connection, leases must be renewed in time.
+        # Leases have their own pool: they must be renewed in time, however many requests wait for a connection.
         lease_pool = make_pool(settings.postgres_url, max_size=2)
         await lease_pool.open(wait=False)
-        snapshots = redis.connect(settings, answer_seconds=0.5)
-        following = redis.connect(settings)
-        live_connection = redis.connect(settings, answer_seconds=None)
+        snapshot_redis = redis.connect(settings, answer_seconds=0.5)
+        following_redis = redis.connect(settings)
+        live_redis = redis.connect(settings, answer_seconds=None)
         schema_threads = ThreadPoolExecutor(1, "schemas")
         reader = EventReader(pool)
         provider = ModelProvider(settings, metrics)
@@ -65,19 +65,19 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         process_id = mint_uuid()
         events_log = EventLog(settings.postgres_url, metrics, keep_keys=keep_keys, owner=process_id)
         events_log.open()
-        live = LiveWriter(live_connection)
+        live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
-        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshots))
+        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshot_redis))
         active_replies.open()
         app.state.dependencies = Dependencies(
             log=events_log,
             reader=reader,
             provider=provider,
             models=models,
-            contexts=Contexts(reader, models, snapshot_lookup(snapshots)),
+            contexts=Contexts(reader, models, snapshot_lookup(snapshot_redis)),
             keep_keys=keep_keys,
-            redis=following,
+            redis=following_redis,
             reply_services=ReplyServices(
                 log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics
             ),
@@ -95,10 +95,10 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
             await live.close()
             await events_log.close()
             await provider.close()
-            for client in (live_connection, snapshots, following):
+            for client in (live_redis, snapshot_redis, following_redis):
                 await client.aclose()
-            for opened in (lease_pool, pool):
-                await opened.close()
+            for open_pool in (lease_pool, pool):
+                await open_pool.close()
             schema_threads.shutdown(wait=False, cancel_futures=True)
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
@@ -114,14 +114,14 @@ def _checks(reader: EventReader, provider: ModelProvider) -> Mapping[str, Check]
     async def postgres() -> bool:
         return await reader.last_position() >= 0
 
-    async def answering() -> bool:
+    async def model() -> bool:
         return bool(await provider.list_models())
 
-    return {"postgres": postgres, "model": answering} if provider.configured else {"postgres": postgres}
+    return {"postgres": postgres, "model": model} if provider.configured else {"postgres": postgres}
 
 
 async def _migrate(postgres_url: str) -> None:
-    """Brings the schema up to date as soon as Postgres is there."""
+    """Brings the schema up to date as soon as Postgres is reachable."""
     while True:
         try:
             applied = await asyncio.to_thread(migrate, postgres_url)

@@ -1,4 +1,4 @@
-"""Pinned items of a conversation: pin, unpin. A pinned item is always sent to the model, whatever else fits."""
+"""Pinned items of a conversation: pin, unpin. A pinned item is sent to the model even when its turn no longer fits."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -12,11 +12,11 @@ router = APIRouter()
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/pin")
 async def pin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
-    """Answers with the Conversation. Pinning a pinned item changes nothing."""
+    """Pins the item. Answers with the Conversation. Pinning a pinned item changes nothing."""
     return await context.execute(conversation_id, PinItem(item_id=item_id), conversation_answer)
 
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items/{item_id}/unpin")
 async def unpin_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
-    """Answers with the Conversation. Unpinning an item that is not pinned changes nothing."""
+    """Unpins the item. Answers with the Conversation. Unpinning an item that is not pinned changes nothing."""
     return await context.execute(conversation_id, UnpinItem(item_id=item_id), conversation_answer)

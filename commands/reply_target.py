@@ -24,6 +24,7 @@ from replies.output import CUT_OFF
 from replies.record import Record, find_record
 
 PAGE_EVENTS = 50
+"""Events read at a time to find the last item."""
 
 
 class ReplyTarget(Struct, frozen=True, kw_only=True):
@@ -32,7 +33,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
     `source` at `version` is the conversation whose context the model is sent; None: there is none yet. `start` creates the reply's
     own conversation; without it the reply goes into `source`, and with `expected_head` only while that is still its head.
     `fallback` takes the place of `start` if the head has moved. `carried_items`: items of a previous reply that did not complete,
-    which join with the input. `snapshot`: that of `source`, if it was read already.
+    which join with the input. `snapshot`: that of `source`, None if it has none, UNSET if it was not read yet.
     """
 
     source: str | None
@@ -60,7 +61,7 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
 
 async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
-    """Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409)."""
+    """The target of the reply that `body` requests. Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409)."""
     if body.previous_response_id is not None:
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
@@ -73,7 +74,7 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
 
 
 async def _previous_reply(context: CommandContext, response_id: str) -> Record:
-    """Raises ApiError."""
+    """The record of the previous response. Raises ApiError: 400 if it does not exist, 409 while it runs."""
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)
@@ -142,15 +143,19 @@ async def _after_empty_start(
     version: int,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
-    """After a response that no items precede: there is nothing to fork from."""
+    """The target after a response that no items precede, so that there is no item to fork from."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
-    own = _unlisted_conversation(context)
+    new_conversation = _unlisted_conversation(context)
     head = await reader.head(conversation_id)
     is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
     if first.listed or not is_empty:
-        return ReplyTarget(source=None, version=0, start=own, carried_items=carried_items)
+        return ReplyTarget(source=None, version=0, start=new_conversation, carried_items=carried_items)
     return ReplyTarget(
-        source=conversation_id, version=version, fallback=own, expected_head=None, carried_items=carried_items
+        source=conversation_id,
+        version=version,
+        fallback=new_conversation,
+        expected_head=None,
+        carried_items=carried_items,
     )
 
 
@@ -164,7 +169,7 @@ def _unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def _last_item(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version; None if it had none of its own."""
+    """The last item of the conversation at this version. None if it had none; a fork's origin does not count."""
     until = version
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
@@ -177,11 +182,9 @@ async def _last_item(reader: EventReader, conversation_id: str, version: int) ->
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
     """The input and the output of a reply that did not complete, as new items. Calls that were cut off are left out."""
-    given = [from_stored(stored.item) for stored in record.requested.input]
-    output = [from_stored(stored.item) for stored in record.output]
-    return tuple(
-        NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in [*given, *filter(_is_usable, output)]
-    )
+    input_items = [from_stored(stored.item) for stored in record.requested.input]
+    output_items = filter(_is_usable, (from_stored(stored.item) for stored in record.output))
+    return tuple(NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in (*input_items, *output_items))
 
 
 def _is_usable(item: Item) -> bool:

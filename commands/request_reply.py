@@ -27,7 +27,7 @@ from replies.running_reply import RunningReply
 
 
 async def check_body(context: CommandContext, body: CreateResponse) -> None:
-    """Raises ApiError (400)."""
+    """Checks the parameters and the schemas in them. Raises ApiError (400)."""
     body.check()
     await context.dependencies.schema_checker.check(list(body.schemas()))
 
@@ -39,7 +39,7 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Runnin
     try:
         return await _request_reply(context, body)
     except (ApiError, Refused, VersionMismatch):
-        # The first request may have been recorded meanwhile, and may be why this one was refused.
+        # This request may be refused because the first one was recorded in the meantime.
         if (recorded := await _first_reply(context, body)) is None:
             raise
         return recorded
@@ -58,7 +58,7 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests it at its target; at the target's fallback if another request has moved the head meanwhile."""
+    """Requests the reply at its target. If another request was first there, requests it at the target's fallback."""
     items = body.items()
     model = await resolve_model(context, body)
     target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))
@@ -72,7 +72,7 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Runni
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
-    """The snapshot of the conversation the request names; UNSET if it names none. Read while the target is looked up, to save a round trip."""
+    """The snapshot of the conversation that the request names; UNSET if it names none. Read while the target is looked up, to save time."""
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET
@@ -103,7 +103,9 @@ async def _request_at(
             context, target.source, target.version, reply_request, target.snapshot
         )
         if context.if_match is not None:
-            context = replace(context, if_match=frozenset({version}))  # only our own summary was appended
+            context = replace(
+                context, if_match=frozenset({version})
+            )  # the head differs from the client's only by the summary
     check_outputs(reply_request, model_context)
     command = RequestReply(
         response_id=mint(RESPONSE),
@@ -147,17 +149,17 @@ def _start(
 def make_reply_request(
     context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, new_items: tuple[NewItem, ...]
 ) -> ReplyRequest:
-    """What the context is assembled for. Raises ApiError: 400 for what the provider's API cannot express, 413 for too much input."""
+    """The ReplyRequest that the context is assembled for. Raises ApiError: 400 for what the provider's API cannot express, 413 for too much input."""
     items = (*target.carried_items, *new_items)
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
         message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="previous_response_id")
-    parameters, new = body.parameters(), [from_stored(new.item) for new in new_items]
-    if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, new)) is not None:
+    parameters, new_input = body.parameters(), [from_stored(new.item) for new in new_items]
+    if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, new_input)) is not None:
         param, message = refusal
         raise ApiError(400, message, code="unsupported_parameter", param=param)
     return ReplyRequest(
-        model=model, parameters=parameters, input=[(given.item_id, from_stored(given.item)) for given in items]
+        model=model, parameters=parameters, input=[(new.item_id, from_stored(new.item)) for new in items]
     )
 
 
@@ -170,7 +172,7 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if a tool output in the input answers no call."""
+    """Raises ApiError (400) if the input has a tool output whose call is not sent."""
     for item_id, item in reply_request.input:
         if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]

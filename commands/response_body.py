@@ -1,4 +1,4 @@
-"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused by name.
+"""The body of a request for a reply (Responses API): which parameters are stored, and which are refused.
 
 A new parameter is a field of `CreateResponse` and a name in `_STORED`; `context/rendering/` sends it to the provider.
 """
@@ -20,7 +20,7 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """A response's document in the views holds its input, and must stay below 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""Of the input and of what is carried over from replies that did not complete: several of those may follow one another."""
+"""Bytes of the input and of what is carried over from earlier replies that did not complete, of which there may be several in a row."""
 
 MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
@@ -47,8 +47,8 @@ _STORED = (
 )
 """The parameters that are recorded with a reply, as the client set them."""
 
-_IGNORED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
-"""Parameters that are not supported, and their values that ask for nothing. Null is always allowed."""
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {"prompt": (), "top_logprobs": (0,)}
+"""Unsupported parameters, and the values of each that are accepted because they request nothing. Null is always accepted."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Include = Literal[
@@ -72,7 +72,10 @@ class Compaction(Body):
 
 
 class CreateResponse(Body):
-    """A parameter that cannot be honoured is refused by name, not ignored."""
+    """The parameters that are accepted. An error names a parameter that is unknown or not supported.
+
+    Accepted without effect: `stream_options`, `safety_identifier`, `prompt_cache_key`, `prompt_cache_retention`, `user`.
+    """
 
     input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
     conversation: str | ConversationRef | None = None
@@ -115,8 +118,8 @@ class CreateResponse(Body):
 
     def parameters(self) -> dict[str, Any]:
         """The parameters that the client set and that are stored."""
-        given = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
-        return {name: given[name] for name in _STORED if name in given}
+        parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
+        return {name: parameters[name] for name in _STORED if name in parameters}
 
     def items(self) -> tuple[NewItem, ...]:
         """The input as items with new ids. Raises ApiError."""
@@ -125,13 +128,13 @@ class CreateResponse(Body):
         continues = self.conversation is not None or self.previous_response_id is not None
         if self.input is None and not continues:
             raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
-        given = self.input or []
-        if len(given) > MAX_INPUT_ITEMS:
+        input_items = self.input or []
+        if len(input_items) > MAX_INPUT_ITEMS:
             raise ApiError(400, f"`input` has more than {MAX_INPUT_ITEMS} items.", code="invalid_value", param="input")
-        if not given and not continues:
+        if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
-        items = new_items(given, "input")
-        # The size as it is rendered, which may be larger than it was sent.
+        items = new_items(input_items, "input")
+        # The size of the items as the views hold them, which may be larger than what was sent.
         if sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
@@ -139,7 +142,7 @@ class CreateResponse(Body):
         return items
 
     def check(self) -> None:
-        """Raises ApiError (400) where parameters contradict each other or are not supported. Schemas are not checked: see `schemas`."""
+        """Raises ApiError (400) if parameters contradict each other or are not supported. Does not check the schemas: see `schemas`."""
         if self.conversation is not None and self.previous_response_id is not None:
             raise ApiError(
                 400,
@@ -155,7 +158,7 @@ class CreateResponse(Body):
                 code="mutually_exclusive_parameters",
                 param="store",
             )
-        for name, allowed in _IGNORED.items():
+        for name, allowed in _UNSUPPORTED.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise _unsupported(name)
@@ -166,7 +169,7 @@ class CreateResponse(Body):
 
     def _check_tool_choice(self) -> None:
         choice = self.tool_choice
-        names = [tool.get("name") for tool in self.tools or ()]  # of whatever type
+        names = [tool.get("name") for tool in self.tools or ()]  # of tools of any type
         if choice == "required" and not self.tools:
             raise _invalid("tool_choice", "`required` needs `tools`")
         if isinstance(choice, dict):
@@ -176,24 +179,26 @@ class CreateResponse(Body):
                 raise _invalid("tool_choice.name", "`tools` has no tool with this name")
 
     def _check_text(self) -> None:
-        form = (self.text or {}).get("format")
-        if form is None:
+        answer_format = (self.text or {}).get("format")
+        if answer_format is None:
             return
-        if not isinstance(form, dict) or form.get("type") not in ("text", "json_object", "json_schema"):
+        types = ("text", "json_object", "json_schema")
+        if not isinstance(answer_format, dict) or answer_format.get("type") not in types:
             raise _invalid("text.format.type", "it must be text, json_object or json_schema")
-        if form["type"] == "json_schema":
-            if not isinstance(form.get("name"), str):
+        if answer_format["type"] == "json_schema":
+            if not isinstance(answer_format.get("name"), str):
                 raise _invalid("text.format.name", "it must be a string")
 
     def schemas(self) -> Iterator[RequestSchema]:
-        """The schemas of functions and of the answer. Call `check` first."""
+        """The JSON Schemas of functions and of the answer. Call `check` first."""
         for index, tool in enumerate(self.tools or ()):
             if tool["type"] == "function" and tool.get("parameters") is not None:
                 param = f"tools[{index}].parameters"
                 yield RequestSchema(tool["parameters"], param, tool["name"], "invalid_function_parameters")
-        form = (self.text or {}).get("format") or {}
-        if form.get("type") == "json_schema":
-            yield RequestSchema(form.get("schema"), "text.format.schema", form["name"], "invalid_json_schema")
+        answer_format = (self.text or {}).get("format") or {}
+        if answer_format.get("type") == "json_schema":
+            schema, name = answer_format.get("schema"), answer_format["name"]
+            yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
 
 
 def _check_tool(tool: dict[str, Any], param: str) -> None:
@@ -202,7 +207,7 @@ def _check_tool(tool: dict[str, Any], param: str) -> None:
     if tool["type"] in ("function", "custom"):
         name = tool.get("name")
         if not isinstance(name, str) or re.fullmatch(FUNCTION_NAME, name) is None:
-            raise _invalid(f"{param}.name", "it may have letters, digits, - and _, at most 64 characters")
+            raise _invalid(f"{param}.name", "it must have 1 to 64 characters: letters, digits, - and _")
         if tool["type"] == "function" and not isinstance(tool.get("description", ""), str | None):
             raise _invalid(f"{param}.description", "it must be a string")
 

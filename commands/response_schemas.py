@@ -7,17 +7,17 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it brings no types
-from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it brings no types
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+from jsonschema.exceptions import SchemaError  # type: ignore[import-untyped]  # it has no types
 from msgspec import Struct
 
 from infrastructure.http.errors import ApiError
 
 MAX_SCHEMAS_BYTES = 256 * 1024
-"""Bytes of all the schemas of a request, as JSON text. Checking so many takes some seconds."""
+"""Bytes of all the schemas of a request, as JSON text. Checking schemas of this size takes some seconds."""
 
 MAX_CACHED_SCHEMAS = 256
-"""Results that are remembered: a client that calls tools sends the same schemas with every request."""
+"""Results that are cached: a client that uses tools sends the same schemas with every request."""
 
 
 class RequestSchema(Struct, frozen=True):
@@ -30,7 +30,7 @@ class RequestSchema(Struct, frozen=True):
 
 
 class SchemaChecker:
-    """Checks in `executor`, so that nobody else waits for it."""
+    """Checks schemas in `executor`, so that the event loop does not wait."""
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
@@ -43,16 +43,16 @@ class SchemaChecker:
 
     def _check(self, schemas: Sequence[RequestSchema]) -> None:
         size = 0
-        for given in schemas:
-            encoded = msgspec.json.encode(given.schema)
+        for request_schema in schemas:
+            encoded = msgspec.json.encode(request_schema.schema)
             size += len(encoded)
             if size > MAX_SCHEMAS_BYTES:
                 problem: str | None = f"the schemas of a request may have at most {MAX_SCHEMAS_BYTES} bytes together"
             else:
                 problem = self._problem_of(encoded)
             if problem is not None:
-                message = f"Invalid schema for {given.name[:64]!r}: {problem}."
-                raise ApiError(400, message, code=given.code, param=given.param)
+                message = f"Invalid schema for {request_schema.name[:64]!r}: {problem}."
+                raise ApiError(400, message, code=request_schema.code, param=request_schema.param)
 
 
 def _problem_of(encoded: bytes) -> str | None:

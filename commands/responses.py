@@ -1,4 +1,4 @@
-"""Responses: create, cancel, delete, count input tokens. `compact_response.py` has the one other route."""
+"""Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
 from collections.abc import AsyncIterator
 
@@ -29,7 +29,7 @@ from replies.record import Record, find_record, read_record
 from replies.recorded_reply import RecordedReply
 
 CANCEL_TIMEOUT_SECONDS = 10.0
-"""Longer than it takes to find out that the process which runs the reply is dead."""
+"""Longer than it takes until another process ends the reply of a process that died."""
 
 _SSE = "text/event-stream; charset=utf-8"
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -39,7 +39,7 @@ router = APIRouter()
 
 @command_route(router, "POST", "/v1/responses", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Answers with the Response, or with its stream of events. With `background` it answers at once, with a queued Response."""
+    """Requests a reply. Answers with the Response, or with its stream of events; with `background` at once, with a queued Response."""
     await check_body(context, body)
     reply = await request_reply(context, body)
     if isinstance(reply, RecordedReply):
@@ -77,7 +77,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply in whichever process it runs; its partial output stays with the Response.
 
-    Answers with the Response; 400 when it ended otherwise. Cancelling a cancelled one changes nothing.
+    Answers with the Response; 400 if it has ended in another way. Cancelling a cancelled one changes nothing.
     """
     reader = context.dependencies.reader
     record = await find_record(reader, context.principal.tenant, response_id)
@@ -96,7 +96,10 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
 
 @command_route(router, "DELETE", "/v1/responses/{response_id}")
 async def delete_response(context: CommandContext, response_id: str) -> Response:
-    """From now on the Response is a 404; items that joined its conversation stay there. Answers with a receipt; 409 while it runs."""
+    """Deletes the Response: every later request for it is answered with 404. Items that joined its conversation stay there.
+
+    Answers with a receipt; 409 while the reply runs.
+    """
     conversation_id = await context.dependencies.reader.conversation_of(context.principal.tenant, response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)

@@ -34,6 +34,7 @@ from replies.summary_writer import (
 log = structlog.get_logger(__name__)
 
 COMPACTION = "cmp"
+"""The prefix of the ids of compactions."""
 
 
 async def context_with_summary(
@@ -45,28 +46,28 @@ async def context_with_summary(
 ) -> tuple[int, Context]:
     """The context of a conversation at `version`, its head. Makes a summary first if the conversation's policy or the request asks for one.
 
-    Returns it with its version, which a summary has raised. If the model fails, there is no new summary. `snapshot`: that of the
-    conversation, if the caller has read it. Raises what Contexts.assemble and CommandContext.append raise.
+    Returns (version, context); a new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
+    conversation's, if the caller has read it. Raises what Contexts.assemble and CommandContext.append raise.
     """
     contexts = context.dependencies.contexts
-    # Without `truncation`: what would not fit is to be summarized, not refused.
-    lenient = {name: value for name, value in reply_request.parameters.items() if name != "truncation"}
+    # Without `truncation`: what does not fit is summarized, not refused.
+    without_truncation = {name: value for name, value in reply_request.parameters.items() if name != "truncation"}
     if snapshot is UNSET:
         snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, reply_request.model)
     choice = await contexts.choose_with_snapshot(
-        conversation_id, version, replace(reply_request, parameters=lenient), snapshot
+        conversation_id, version, replace(reply_request, parameters=without_truncation), snapshot
     )
     limit = summary_limit(choice, reply_request.parameters)
-    if limit is None and lenient == reply_request.parameters:
+    if limit is None and without_truncation == reply_request.parameters:
         return version, contexts.render(reply_request, choice)
     if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
             if command is not None:
-                # With If-Match, an append made while the model wrote must fail the request.
+                # With If-Match, the request must fail if anything was appended while the model wrote the summary.
                 if_match = None if context.if_match is None else frozenset({version})
-                unkeyed = replace(context, if_match=if_match, idempotency=None)
-                version = (await unkeyed.append(conversation_id, command)).version
+                summary_context = replace(context, if_match=if_match, idempotency=None)
+                version = (await summary_context.append(conversation_id, command)).version
         except ModelFailed as failure:
             log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
         except SummaryHasChanged:
@@ -77,13 +78,13 @@ async def context_with_summary(
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:
-    """The limit in tokens that the context exceeds, if that calls for a summary; else None."""
+    """The limit in tokens that the context exceeds. None if it exceeds none, or neither the policy nor the request wants a summary."""
     thresholds = [
-        edit["compact_threshold"]
-        for edit in parameters.get("context_management") or ()
-        if isinstance(edit, dict)
-        and edit.get("type") == "compaction"
-        and isinstance(edit.get("compact_threshold"), int)
+        entry["compact_threshold"]
+        for entry in parameters.get("context_management") or ()
+        if isinstance(entry, dict)
+        and entry.get("type") == "compaction"
+        and isinstance(entry.get("compact_threshold"), int)
     ]
     if not thresholds and choice.recent.policy.strategy != "rolling_summary":
         return None
@@ -101,20 +102,20 @@ async def summarize(
     limit: int,
     instructions: str | None = None,
 ) -> CompactContext | None:
-    """The command that records a new summary of the old one and of what follows it, down to about half of `limit` tokens.
+    """The command that records a new summary of the previous one and of the items after it, down to about half of `limit` tokens.
 
-    None if there is nothing to summarize, no room for a summary, or the model answered nothing. Raises ModelFailed.
+    None if there is nothing to summarize, no room for a summary, or the model wrote nothing. Raises ModelFailed.
     """
     dependencies = context.dependencies
     contexts, models = dependencies.contexts, dependencies.models
-    always = choice.context_input.base_tokens - choice.summary_tokens
-    depth = first_kept_depth(choice.context_input, always, limit // 2, contexts.unsendable)
+    base_tokens = choice.context_input.base_tokens - choice.summary_tokens
+    depth = first_kept_depth(choice.context_input, base_tokens, limit // 2, contexts.unsendable)
     max_tokens = limit // 4 - SUMMARY_TOKENS
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
     room = await portion_tokens(models, model, prompt, max_tokens)
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
         return None
-    old = choice.recent.summary
+    previous = choice.recent.summary
     source = SummaryInput(choice.encoding, room)
     events = await _read_into(source, context, conversation_id, choice, depth)
     written = await write_summary(
@@ -123,7 +124,7 @@ async def summarize(
         model,
         source,
         prompt=prompt,
-        previous=old.text if old else "",
+        previous=previous.text if previous else "",
         max_tokens=max_tokens,
     )
     if written is None:
@@ -135,14 +136,14 @@ async def summarize(
     return CompactContext(
         compaction_id=mint(COMPACTION),
         summary=written.text,
-        first=old.first if old else covered[0].item_id,
+        first=previous.first if previous else covered[0].item_id,
         last=covered[-1].item_id,
         depth=covered[-1].depth,
-        count=written.covered + (old.count if old else 0),
-        tokens_before=sum(sizes) + (old.tokens_before if old else 0),
+        count=written.covered + (previous.count if previous else 0),
+        tokens_before=sum(sizes) + (previous.tokens_before if previous else 0),
         tokens_after=tokens_after,
         model=model,
-        replaces=old.version if old else 0,
+        replaces=previous.version if previous else 0,
         usage=written.usage,
         cost=models.cost(model, written.usage),
     )
@@ -151,10 +152,12 @@ async def summarize(
 async def _read_into(
     source: SummaryInput, context: CommandContext, conversation_id: str, choice: ContextChoice, depth: int
 ) -> list[ItemAppended]:
-    """Fills `source` with the items after the old summary and before `depth`; returns their events."""
-    old = choice.recent.summary
+    """Fills `source` with the items after the previous summary and before `depth`; returns their events."""
+    previous = choice.recent.summary
     events: list[ItemAppended] = []
-    path = context.dependencies.contexts.path(conversation_id, choice.recent.version, old.last if old else None)
+    path = context.dependencies.contexts.path(
+        conversation_id, choice.recent.version, previous.last if previous else None
+    )
     async for event in path:
         if event.depth >= depth or source.is_full:
             break

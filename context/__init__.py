@@ -1,11 +1,11 @@
 """What a model is shown of a conversation, and what is known of models.
 
-assembly                          `Contexts`: finds the newest items, has some chosen, renders the request
+assembly                          `Contexts`: finds the newest items, chooses those that fit, renders the request
 choice, selection                 counts and budget; which items are shown (pure)
 recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
 conversation_settings             instructions, policy, pins and summary at a version
-snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: shape, access, making
+snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape, reading and writing, making them
 models, tokens, encodings, item_counts         windows and prices; counting tokens
 summaries                         what is summarized, in which portions
 rendering, rerender               requests to providers; recorded requests rendered again

@@ -1,4 +1,4 @@
-"""Assembles what a model is shown: finds the newest items, has some chosen within a token budget, renders the request.
+"""Assembles what a model is shown: finds the newest items, chooses those that fit the token budget, renders the request.
 
 The items come from the snapshot in Redis if it has the right version, else from the log, read backwards from the head until the
 budget is full. They never come from the read models. Commands send these contexts, queries show them.
@@ -93,7 +93,7 @@ class Contexts:
     async def choose_with_snapshot(
         self, conversation_id: str | None, version: int, reply_request: ReplyRequest, snapshot: RecentItems | None
     ) -> ContextChoice:
-        """As `choose`, with a snapshot that was looked up before. Reads the log if it has another version or too few items."""
+        """As `choose`, with a snapshot that was looked up before. Reads the log if there is none, or it has another version or too few items."""
         if conversation_id is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         room = self._models.room(reply_request.model)
@@ -154,7 +154,9 @@ class Contexts:
             async with asyncio.timeout(self._log_read_wait_timeout):
                 await self._log_reads.acquire()
         except TimeoutError:
-            message = f"{MAX_LOG_READS} other contexts were read from the log for {self._log_read_wait_timeout} s"
+            message = (
+                f"waited {self._log_read_wait_timeout} s for {MAX_LOG_READS} other contexts that are read from the log"
+            )
             raise psycopg.OperationalError(message) from None
         try:
             yield

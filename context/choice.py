@@ -20,13 +20,13 @@ from domain.events import ContextPolicy, LeftOut
 from domain.items import Item
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Kept free for the answer when neither the request nor the policy says how many."""
+"""Tokens kept free for the answer when neither the request nor the policy says how many."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
-    """What a reply is asked with: `parameters` as the client sent them, the new items with the ids minted for them.
+    """A request for a reply: `parameters` as the client sent them, `input` the new items with the ids minted for them.
 
-    `input_unknown`: there is no question yet, this only shows what a model would see.
+    `input_unknown`: there is no input yet. The context only shows what a model would be sent.
     """
 
     model: str
@@ -48,12 +48,12 @@ class ContextChoice(Struct, frozen=True, kw_only=True):
 
     @property
     def tokens(self) -> int:
-        """Of all that is sent."""
+        """The tokens of all that is sent."""
         return self.selection.tokens
 
 
 class ContextChooser:
-    """Chooses for one process: `counts` keeps what was counted before."""
+    """One for a process: `counts` keeps the tokens of items that were counted before."""
 
     def __init__(self, reader: Reader, models: Models, counts: ItemCounts) -> None:
         self._reader = reader
@@ -78,8 +78,8 @@ class ContextChooser:
         pins.sort(key=lambda pin: pin.depth)
         input_tokens = await self._counts.of(reply_request.input, encoding)
         context_input = ContextInput(
-            path=await self._count_again(recent.items, recent.pinned, encoding),
-            pins=await self._count_again(pins, recent.pinned, encoding),
+            path=await self._in_encoding(recent.items, recent.pinned, encoding),
+            pins=await self._in_encoding(pins, recent.pinned, encoding),
             input=[
                 ContextItem(item_id=item_id, item=item, tokens=tokens)
                 for (item_id, item), tokens in zip(reply_request.input, input_tokens, strict=True)
@@ -125,10 +125,10 @@ class ContextChooser:
             summary_tokens = SUMMARY_TOKENS + (summary.tokens if encoding == DEFAULT_ENCODING else counts.pop())
         return sum(counts) + PER_MESSAGE_TOKENS * bool(instructions), summary_tokens
 
-    async def _count_again(
+    async def _in_encoding(
         self, items: Sequence[ContextItem], pinned: frozenset[str], encoding: str
     ) -> Sequence[ContextItem]:
-        """The items counted in this encoding, with the pinned ones marked. They come counted in DEFAULT_ENCODING."""
+        """The items with their tokens in this encoding, the pinned ones marked. `items` have their tokens in DEFAULT_ENCODING."""
         if encoding != DEFAULT_ENCODING:
             counts = await self._counts.of([(item.item_id, item.item) for item in items], encoding)
             items = [replace(item, tokens=tokens) for item, tokens in zip(items, counts, strict=True)]

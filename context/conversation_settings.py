@@ -1,6 +1,6 @@
-"""What holds for a conversation at a version besides its items: instructions, policy, pins and summary.
+"""A conversation's settings at a version: instructions, policy, pins and summary.
 
-It is read from a few events that the log finds by index. `Reader` is all that contexts need of the log.
+They are read from a few events that the log finds by index. `Reader` is all that contexts need of the log.
 """
 
 from collections.abc import Iterable, Sequence
@@ -65,7 +65,7 @@ class Reader(Protocol):
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """`compaction`: the version of the ContextCompacted whose summary is active, and that event."""
+    """What holds for a conversation besides its items. `compaction`: the version of the ContextCompacted whose summary is active, and that event."""
 
     instructions: str | None
     policy: ContextPolicy
@@ -111,7 +111,7 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
 
 
 async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Summary | None:
-    """The summary of a ContextCompacted, given with its version, with its tokens."""
+    """The summary of a (version, ContextCompacted), with its tokens counted."""
     if compaction is None:
         return None
     version, event = compaction

@@ -21,7 +21,7 @@ DEFAULT_ENCODING: Final = "o200k_base"
 
 
 class _Definition(Struct, frozen=True):
-    """An encoding but for its vocabulary. `pattern` splits a text into words before any two bytes are merged."""
+    """An encoding without its vocabulary. `pattern` splits a text into words before any two bytes are merged."""
 
     vocabulary_sha256: str
     pattern: str
@@ -67,7 +67,7 @@ def load_encoding(name: str) -> tiktoken.Encoding:
 
 
 def vocabulary_file(name: str) -> Path:
-    """The gzipped vocabulary of an encoding in the wheel. Not imported: that would parse every vocabulary."""
+    """The gzipped vocabulary of an encoding in the wheel. The package is not imported: that would parse every vocabulary."""
     wheel = find_spec("bpe_openai")
     if wheel is None or not wheel.submodule_search_locations:
         raise ModuleNotFoundError("bpe-openai, the package with the vocabularies, is not installed")

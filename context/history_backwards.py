@@ -21,8 +21,10 @@ from domain.items import from_stored
 from infrastructure.event_log.recorded import Recorded
 
 PAGE_EVENTS = 200
+"""Events read at a time."""
+
 COUNT_BATCH_ITEMS = 32
-"""Few items, because the first of a page may be enough."""
+"""Items counted at a time: few, because the first of a page may be enough."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
@@ -180,15 +182,15 @@ async def _items_by_id(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
     """These items without the retracted ones, by depth."""
-    found = await unretracted(reader, conversation_id, version, item_ids)
-    appended = [recorded.event for recorded in found.values() if isinstance(recorded.event, ItemAppended)]
+    rows = await unretracted(reader, conversation_id, version, item_ids)
+    appended = [recorded.event for recorded in rows.values() if isinstance(recorded.event, ItemAppended)]
     return tuple(sorted(await _counted_items(appended, counts), key=lambda item: item.depth))
 
 
 async def partners_of_pins(
     reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The other halves of pinned calls and outputs that are not among the recent items, looked for within PAGE_EVENTS of the pin."""
+    """The other halves of pinned calls and outputs that are not among the recent items, if they are within PAGE_EVENTS of the pin."""
     if not recent.pinned:
         return ()
     items = [*recent.pins, *recent.items]

@@ -8,7 +8,7 @@ from context.tokens import count_off_loop
 from domain.items import Item
 
 MAX_COUNTS = 50_000
-"""Some 20 MB."""
+"""Counts that are kept: some 20 MB."""
 
 
 class ItemCounts:
@@ -20,14 +20,15 @@ class ItemCounts:
 
     async def of(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:
         """The tokens of each (id, item) in this encoding, in order."""
-        known = {
+        counts = {
             item_id: self._counts[item_id, encoding] for item_id, _ in items if (item_id, encoding) in self._counts
         }
-        missing = [(item_id, item) for item_id, item in items if item_id not in known]
-        texts = await count_off_loop([counted_text(item) for _, item in missing], encoding)
-        # While this waited, others may have displaced counts that were known: so all of them are put back.
-        known |= {item_id: count + fixed_tokens(item) for (item_id, item), count in zip(missing, texts, strict=True)}
-        tokens = [known[item_id] for item_id, _ in items]
+        missing = [(item_id, item) for item_id, item in items if item_id not in counts]
+        text_tokens = await count_off_loop([counted_text(item) for _, item in missing], encoding)
+        # While this waited, other calls may have displaced some of these counts from the cache. So all are stored below.
+        for (item_id, item), count in zip(missing, text_tokens, strict=True):
+            counts[item_id] = count + fixed_tokens(item)
+        tokens = [counts[item_id] for item_id, _ in items]
         for (item_id, _), count in zip(items, tokens, strict=True):
             self._counts[item_id, encoding] = count
             self._counts.move_to_end((item_id, encoding))

@@ -1,6 +1,6 @@
 """Windows, tokenizers and prices of models, by their names, from the providers' pages of October 2026.
 
-Where they are unclear, the smaller window and no price is listed. The setting MODELS overrides all of it.
+Where a page is unclear, the smaller window is listed, and no price. The setting MODELS overrides all of it.
 """
 
 from typing import Any
@@ -14,10 +14,10 @@ from domain.events import Usage
 from infrastructure.settings import Settings
 
 ESTIMATED_SAFETY = 0.8
-"""`safety` of models whose own tokenizer is not in tiktoken, which may count too few tokens."""
+"""`safety` of models whose tokenizer is not in tiktoken. Their tokens are estimated, and the estimate may be too low."""
 
 MAX_CACHED_MODELS = 256
-"""Models whose facts are cached: one reply looks them up some ten times."""
+"""Models whose facts are cached: a reply looks its model up some ten times."""
 
 
 class ModelFacts(Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ _DEFAULT_WINDOW = 4_096
 
 
 class Models:
-    """The facts of any model. The settings MODELS and MODEL_WINDOW override what is listed here."""
+    """The facts of any model. The setting MODELS overrides MODEL_WINDOW, and both override what is listed here."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -149,10 +149,9 @@ class Models:
             return None
         cached_price = facts.input_price if facts.cached_input_price is None else facts.cached_input_price
         cached = min(usage.cached_tokens, usage.input_tokens)
-        dollars = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
-        return round(
-            (dollars + usage.output_tokens * facts.output_price) * 1000
-        )  # dollars for a million tokens are millionths for one
+        # Prices are dollars for a million tokens, so tokens times price are millionths of a dollar.
+        input_millionths = (usage.input_tokens - cached) * facts.input_price + cached * cached_price
+        return round((input_millionths + usage.output_tokens * facts.output_price) * 1000)
 
     def _configured_facts(self, name: str) -> ModelFacts:
         configured: dict[str, Any] = {}

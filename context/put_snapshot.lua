@@ -1,4 +1,4 @@
--- Writes a snapshot unless there is one of the same version or a higher one. Shape: snapshots.py.
+-- Writes a snapshot unless there is one of the same version or a higher one. Shape of a snapshot: snapshots.py.
 -- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds until it expires, and fields, a map.
 -- Returns 1 if it was written, else 0.
 local key, snapshot = KEYS[1], cmsgpack.unpack(ARGV[1])

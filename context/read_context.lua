@@ -1,4 +1,4 @@
--- Reads a snapshot's newest items, block by block from its head down, until there is one more than fits. Shape: snapshots.py.
+-- Reads a snapshot's newest items, block by block from its head down, until there is one more than fits. Shape of a snapshot: snapshots.py.
 --
 -- KEYS: the snapshot. ARGV: the room in tokens, which the policy's budget may lower; the format that can be read; depths per block.
 -- Returns nil if there is no readable snapshot, it is a tombstone, or it has too few items; else a list:
@@ -56,7 +56,7 @@ if text then
   blocks[#blocks] = string.sub(text, start - 1)
 end
 
--- If all of it fits, older items may fit too: then they must all be here.
+-- If all of these items fit, older ones may fit too. So the snapshot must have all of those as well.
 if tokens <= room and first > summarized + 1 then
   return false
 end

@@ -9,7 +9,7 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each item of older turns, and one for the window, in which unsendable items count without tokens."""
+    """One range for each pinned item of older turns, and one for the window. Unsendable items are in `count`, not in `tokens`."""
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
     return tuple([*ranges, _range(selection.window, sent_ids)] if selection.window else ranges)
@@ -21,7 +21,7 @@ def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
 
 
 def recorded_left_out(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
-    """What an event records of it, bounded for any conversation: with more than `max_ranges`, one range for each reason."""
+    """`left_out`; if it has more than `max_ranges`, merged into one range for each reason."""
     if len(left_out) <= max_ranges:
         return tuple(left_out)
     merged: dict[str, LeftOut] = {}

@@ -1,6 +1,6 @@
 """Renders the body of a recorded request again from the log, whatever happened to the conversation since.
 
-The record (`Shown`) names the version, the ranges, the summary and the renderer. The log has all the rest.
+The record (`Shown`) names the version, the ranges, the summary and the renderer. Everything else is in the log.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 class Rerendered(Struct, frozen=True, kw_only=True):
     """`matches`: the body has the recorded SHA-256. `items`: those that were sent, the request's own input last.
 
-    `summary_tokens`: what the summary counted, 0 if there was none.
+    `summary_tokens`: tokens of the summary, 0 if there was none.
     """
 
     body: dict[str, Any]
@@ -89,12 +89,12 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[tuple[str, Item]]]:
-    """The ranges that are one item of this conversation, by item id, read in one query."""
+    """The items of the ranges that have only one, by item id, read in one query. Without those in a fork's origin."""
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
-    found = await unretracted(reader, conversation_id, shown.version, ids)
+    appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {
         item_id: [(item_id, from_stored(recorded.event.item))]
-        for item_id, recorded in found.items()
+        for item_id, recorded in appended.items()
         if isinstance(recorded.event, ItemAppended)
     }
 

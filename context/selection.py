@@ -45,7 +45,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools
     summarized     what the summary replaces
-    input_unknown  there is no question yet
+    input_unknown  there is no input yet, so the window may be empty
     """
 
     path: Sequence[ContextItem]
@@ -171,8 +171,10 @@ def _selection(
     pins = [item for index, item in enumerate(before) if index in always_sent]
     unsent_pins = [(item, unsent[index]) for index, item in enumerate(before) if item.pinned and index in unsent]
     shown = [*pins, *window, *context_input.input]
-    unsent_now = unsendable([item.item for item in shown])
-    sent = tuple(item for index, item in enumerate(shown) if index not in unsent_now) if unsent_now else tuple(shown)
+    unsent_shown = unsendable([item.item for item in shown])
+    sent = (
+        tuple(item for index, item in enumerate(shown) if index not in unsent_shown) if unsent_shown else tuple(shown)
+    )
     left_out = [context_input.summarized] if context_input.summarized else []
     first = len(context_input.pins)
     over_budget = [
@@ -188,8 +190,8 @@ def _selection(
             )
         )
     left_out += _ranges(unsent_pins)
-    if unsent_now:
-        left_out += _ranges([(item, unsent_now.get(index)) for index, item in enumerate(shown)])
+    if unsent_shown:
+        left_out += _ranges([(item, unsent_shown.get(index)) for index, item in enumerate(shown)])
     return Selection(
         pins=tuple(pins),
         window=tuple(window),
@@ -200,7 +202,7 @@ def _selection(
 
 
 def _ranges(reasons: Sequence[tuple[ContextItem, str | None]] | Sequence[tuple[ContextItem, str]]) -> list[LeftOut]:
-    """Neighbours that are left out for the same reason, as one range."""
+    """One range for neighbours that are left out for the same reason. Items without a reason are not left out."""
     ranges: list[LeftOut] = []
     for reason, group in groupby(reasons, key=lambda item_and_reason: item_and_reason[1]):
         if reason is not None:

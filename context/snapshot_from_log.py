@@ -1,4 +1,4 @@
-"""Makes a context snapshot of a conversation's events, which are read from the log or given."""
+"""Makes a context snapshot from a conversation's events. They are read from the log, or the caller has them."""
 
 from collections.abc import Sequence
 
@@ -74,7 +74,7 @@ async def snapshot_from_log(reader: EventReader, conversation_id: str, version: 
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
-    """The snapshot after these events, which are all of a conversation's first ones, in order."""
+    """The snapshot after `events`: a conversation's events from the first one on, in order and without gaps."""
     newest = _NewestItems()
     for recorded in reversed(events):
         if newest.complete:
@@ -153,7 +153,7 @@ async def _snapshot(
 class _NewestItems(Struct):
     """Collects the items of a snapshot from events that come newest first. `complete`: no older event is needed.
 
-    It ends where the path enters another branch: a context that needs more is read from the log.
+    The items of a snapshot are all of one branch: a context that needs older ones is read from the log.
     """
 
     head: ItemAppended | None = None

@@ -1,6 +1,7 @@
-"""Reads and writes context snapshots in Redis. A snapshot is only ever replaced by one of a higher version.
+"""Reads and writes context snapshots in Redis. A snapshot is replaced only by one of a higher version, or of the same version
+if it has an old format.
 
-A snapshot may be missing at any time: then the log is read instead, and `refill` can put the snapshot back.
+A snapshot may be missing at any time: then the log is read instead, and `refill` can make the snapshot again.
 """
 
 import functools
@@ -34,7 +35,7 @@ from context.snapshots import (
 log = structlog.get_logger(__name__)
 
 READ_HASH = "return cmsgpack.pack(redis.call('HGETALL', KEYS[1]))"
-"""A script that returns a hash in one string: the client takes ten milliseconds to parse the thousand strings of a large one."""
+"""A script that returns a hash in one string: the client takes ten milliseconds to parse the thousand strings of a large hash."""
 
 
 @functools.cache
@@ -44,7 +45,7 @@ def lua_script(name: str) -> str:
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
-    """Writes a snapshot or a tombstone, unless there is one of the same version or a higher one. Returns whether it did."""
+    """Writes a snapshot or a tombstone, unless there is one of the same version or a higher one. Returns whether it was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
     argument = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
     script, key = lua_script("put_snapshot.lua"), snapshot_key(tenant, conversation_id)

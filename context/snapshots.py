@@ -55,7 +55,7 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 
 
 class SnapshotItem(Struct, frozen=True):
-    """An item as a line of a block. The Lua scripts match the first two fields. A ContextItem can be decoded from it too."""
+    """An item as a line of a block. `read_context.lua` matches the first two fields. A ContextItem can be decoded from the line too."""
 
     tokens: int
     depth: int
@@ -91,7 +91,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 def make_recent_items(snapshot: Snapshot, items: Sequence[ContextItem], *, reaches_start: bool) -> RecentItems:
-    """These of a snapshot's items, oldest first, with its settings and pins."""
+    """RecentItems of `items`, some of the snapshot's, oldest first, and of its settings and pins."""
     ids = {item.item_id for item in items} if snapshot.pins else set()
     return RecentItems(
         version=snapshot.version,

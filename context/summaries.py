@@ -24,7 +24,7 @@ _SENTENCE_END = re.compile(r"[.!?](?=\s)|[。！？\n]")  # noqa: RUF001 - they 
 
 
 def transcript(item: Item) -> str:
-    """An item as text for the model that summarizes. Empty if it has no words."""
+    """An item as text for the model that writes the summary. Empty if it has no text."""
     if type_of(item) == "message":
         text = text_of(item).strip()
         return f"{item['role']}: {text}" if text else ""
@@ -90,7 +90,7 @@ def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
         else:
             high = middle - 1
     beginning = text[:low]
-    sentence_ends = [found.end() for found in _SENTENCE_END.finditer(beginning)]
+    sentence_ends = [match.end() for match in _SENTENCE_END.finditer(beginning)]
     if sentence_ends and sentence_ends[-1] > low // 2:
         return beginning[: sentence_ends[-1]].strip()
     last_space = beginning.rstrip().rfind(" ")

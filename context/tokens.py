@@ -21,13 +21,13 @@ import tiktoken
 from context.encodings import DEFAULT_ENCODING, ENCODINGS, Encodings
 
 MAX_PIECE_CHARACTERS: Final = 12_288
-"""A multiple of 3 and of 128, so that cuts keep step with the groups of digits and the runs of spaces."""
+"""A multiple of 3 and of 128, so that cuts stay aligned with groups of three digits and with long tokens of spaces."""
 
 CUT_ERROR: Final = 8
 """Tokens by which one cut inside a run may be wrong. The most ever measured: 4 too many, 1 too few."""
 
 MAX_INLINE_CHARACTERS: Final = 4_096
-"""What `count_off_loop` counts on the event loop itself: some 2 ms, no more than a thread costs under load."""
+"""Texts up to this length together are counted on the event loop: that takes some 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
     r"(?<=\S)(?=[ \t\xa0\u3000])"  # a word ends; its space belongs to the next. Newlines do not: they join punctuation
@@ -53,9 +53,9 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
 async def count_off_loop(
     texts: Sequence[str], encoding: str = DEFAULT_ENCODING, count_text: Callable[[str, str], int] = count
 ) -> list[int]:
-    """The count of each text, in order: short texts are counted at once, long ones in a worker thread.
+    """The count of each text, in order. Up to MAX_INLINE_CHARACTERS are counted at once, more in a worker thread.
 
-    If cancelled, the thread still finishes its list.
+    If this is cancelled, the thread still counts all the texts.
     """
     if _encodings().is_loaded(encoding) and sum(map(len, texts)) <= MAX_INLINE_CHARACTERS:
         return [count_text(text, encoding) for text in texts]
@@ -87,11 +87,11 @@ def split(text: str) -> Iterator[str]:
 def _cut(text: str, start: int) -> int:
     """Where the piece that begins at `start` ends: in its second half if possible, else before the run that fills it."""
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
-    if found := EXACT_CUT.search(text, middle, end):
-        return found.start()
+    if match := EXACT_CUT.search(text, middle, end):
+        return match.start()
     cut = end
-    for found in EXACT_CUT.finditer(text, start + 1, middle + 1):
-        cut = found.start()
+    for match in EXACT_CUT.finditer(text, start + 1, middle + 1):
+        cut = match.start()
     return cut
 
 

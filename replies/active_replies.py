@@ -1,6 +1,6 @@
 """The replies that run in this process: started, cancelled, stopped with the process. One task renews the process's lease.
 
-`leases.py` holds what Postgres knows of them, `orphaned_replies.py` ends those whose process died.
+`leases.py` reads and writes their leases in Postgres. `orphaned_replies.py` ends the replies of processes that died.
 """
 
 import asyncio
@@ -57,11 +57,11 @@ class ActiveReplies:
         task = reply.start()
         self._tasks.add(task)
 
-        def forget(ended: asyncio.Task[None]) -> None:
+        def forget(ended_task: asyncio.Task[None]) -> None:
             self._replies.pop(reply.response_id, None)
-            self._tasks.discard(ended)
-            if not ended.cancelled() and ended.exception() is not None:
-                log.error("reply_end_not_recorded", response_id=reply.response_id, exc_info=ended.exception())
+            self._tasks.discard(ended_task)
+            if not ended_task.cancelled() and ended_task.exception() is not None:
+                log.error("reply_end_not_recorded", response_id=reply.response_id, exc_info=ended_task.exception())
 
         task.add_done_callback(forget)
 
@@ -77,7 +77,7 @@ class ActiveReplies:
             try:
                 await self._renew()
             except (psycopg.Error, TimeoutError) as error:
-                # While this process could not renew, others may not have been able to either: give all time before judging any dead.
+                # Other processes may not have been able to renew either. Give them time before any of them counts as dead.
                 self._alive_since = 0.0
                 log.warning("lease_not_renewed", error_type=type(error).__name__)
             except Exception:
@@ -86,7 +86,7 @@ class ActiveReplies:
 
     async def _renew(self) -> None:
         """Renews the lease, cancels what others asked to cancel, and has orphaned replies ended."""
-        asked_at = time.monotonic()
+        requested_at = time.monotonic()
         own = await self._leases.renew()
         now = time.monotonic()
         if not self._alive_since or now - self._renewed_at > LATE_SECONDS:
@@ -96,7 +96,7 @@ class ActiveReplies:
             lease = own.get(response_id)
             if lease is not None and lease.cancelling:
                 reply.stop("cancelled")
-            elif lease is None and reply.stored and reply.seconds > now - asked_at + ALIVE_SECONDS:
+            elif lease is None and reply.stored and reply.seconds > now - requested_at + ALIVE_SECONDS:
                 reply.stop("cancelled")  # its conversation was deleted, or another process ended it
         if now - self._alive_since < ALIVE_SECONDS:
             return
@@ -108,7 +108,7 @@ class ActiveReplies:
             await self._leases.delete_dead_processes()
 
     def _lost(self, own: Mapping[str, OwnLease]) -> list[str]:
-        """Replies of this process that do not run in it: it never learned that their requests were committed."""
+        """Replies that belong to this process but do not run in it: it never learned that their requests were committed."""
         return [
             response_id for response_id, lease in own.items() if lease.past_grace and response_id not in self._replies
         ]

@@ -1,4 +1,4 @@
-"""The encoded events of a running reply in this process's memory. Each client reads them from the first on, at its own pace."""
+"""The encoded events of a running reply in this process's memory. Each client reads them from the first on, as fast as it can."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from replies.stream_events import StreamEvent
 
 
 class EventBuffer:
-    """Clients see an event once it is made readable, so that they see nothing that is lost if this process dies."""
+    """Clients see an event only after `make_readable`: the caller waits until another process can read it too, should this one die."""
 
     def __init__(self) -> None:
         self.ended = False
@@ -18,7 +18,7 @@ class EventBuffer:
         self._error_event: bytes | None = None
 
     def append(self, event: StreamEvent) -> tuple[int, bytes]:
-        """Adds an event; returns its sequence number and how it is encoded."""
+        """Adds an event; returns its sequence number and the encoded event."""
         sequence = len(self._events)
         encoded = stream_events.encode(event, sequence)
         self._events.append(encoded)
@@ -46,7 +46,7 @@ class EventBuffer:
             await self._changed.wait()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The events from the first to the last as they become readable, several at once where they have piled up."""
+        """The events from the first to the last as they become readable. Events that are readable already are joined."""
         position = 0
         while True:
             if position < self._readable:

@@ -30,7 +30,7 @@ async def follow(
 ) -> AsyncIterator[bytes]:
     """The events after `after`, each once and in order, until the reply ends or `shutdown` is set; comments while there are none.
 
-    `record` is what `read` returned last. Raises what `read` raises, except that it waits while the log is unavailable.
+    `record` is what `read` returned last. Raises what `read` raises, but not psycopg.OperationalError: while the log is unavailable, it waits.
     """
     sent_at = time.monotonic()
     pause = FIRST_PAUSE_SECONDS
@@ -47,19 +47,18 @@ async def follow(
                     return
         except (MissingEntries, RedisError, OSError) as error:
             log.debug("live_events_lost", response_id=record.response_id, error_type=type(error).__name__)
-            await asyncio.sleep(pause)  # only the record will show the end
+            await asyncio.sleep(pause)  # while Redis lacks events, only the record can show the end
             pause = min(2 * pause, MAX_PAUSE_SECONDS)
         if time.monotonic() - sent_at >= HEARTBEAT_SECONDS:
             yield b": still here\n\n"
             sent_at = time.monotonic()
-        with suppress(
-            psycopg.OperationalError
-        ):  # live events need no log; only the end may be missed, until it is back
+        # Live events do not need the log. While it is unavailable, only the end may be missed.
+        with suppress(psycopg.OperationalError):
             record = await read()
 
 
 async def until_ended(read: ReadRecord, record: Record, seconds: float) -> Record:
-    """The record once the reply has ended, or as it is after so many seconds."""
+    """The record once the reply has ended, or as it is after `seconds`. Raises what `read` raises."""
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE_SECONDS
     while record.end is None and time.monotonic() < deadline:

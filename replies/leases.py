@@ -1,4 +1,4 @@
-"""Which replies run in which process, in Postgres. So any process can cancel a reply, and find those whose process died.
+"""Which replies run in which process, in Postgres. With this, any process can cancel a reply, and find the replies whose process died.
 
 A process holds a lease and renews it. Tables: `api_processes`, and `responses`, whose rows the appends write.
 """
@@ -12,7 +12,7 @@ from infrastructure.ids import conversation_id
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""A lease is valid so long: longer than a busy machine delays a renewal, shorter than a person waits."""
+"""How long a lease is valid: longer than a busy machine delays a renewal, shorter than a person waits."""
 
 RENEW_SECONDS = 0.5
 """How often a lease is renewed, and cancellations are read."""
@@ -64,7 +64,7 @@ class ReplyLeases:
     async def renew(self) -> Mapping[str, OwnLease]:
         """Renews the lease; returns the replies of this process, by id."""
         async with self._pool.connection() as connection, connection.transaction():
-            # If a crash of Postgres loses a renewal, a process counts as dead too early: not worth a wait for the disk.
+            # Not worth a wait for the disk: if a crash of Postgres loses a renewal, a process only counts as dead too early.
             await connection.execute("SET LOCAL synchronous_commit = off; SET TRANSACTION READ WRITE")
             await connection.execute(_RENEW, (self._owner, ALIVE_SECONDS))
             rows = await connection.execute(_OWN, (GRACE_SECONDS, self._owner))
@@ -87,13 +87,13 @@ class ReplyLeases:
         async with self._pool.connection() as connection:
             rows = await connection.execute(_ORPHANS, (lost, ALIVE_SECONDS))
             return [
-                Orphan(str(tenant), str(response_id), conversation_id(UUID(str(stream))))
-                for tenant, response_id, stream in await rows.fetchall()
+                Orphan(str(tenant), str(response_id), conversation_id(UUID(str(conversation_uuid))))
+                for tenant, response_id, conversation_uuid in await rows.fetchall()
             ]
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""
-        # Sent in one go: a process that stopped in between would hold the row's lock, and every append behind the reply's end would wait.
+        # In one round trip: a process that stopped in between would hold the row's lock. The reply's end, and all appends after it, would wait.
         async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
             await connection.execute("SET TRANSACTION READ WRITE")
             await connection.execute(

@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
 KEPT_SECONDS = 3600
-"""How long a stream is kept after its newest event: a provider may think for long before the next one."""
+"""How long a stream is kept after its newest event: a model may reason for many minutes before the next one."""
 
 KEPT_AFTER_SECONDS = 600
 """How long a stream is kept after its reply's end. Later its events are made from the record."""
 
 MAX_QUEUED_BYTES = 32 * 1024 * 1024
-"""Of events that wait to be written. More are dropped while Redis is slow: the record will have them."""
+"""Bytes of events that wait to be written. Events beyond that are not written while Redis is slow: the record will have them."""
 
 PAUSE_SECONDS = 0.002
 """The shortest time from one write to the next."""
@@ -46,9 +46,9 @@ MAX_BATCH_EVENTS = 512
 
 _APPEND = """
 for n, stream in ipairs(KEYS) do
-  local at = 3 * n - 2
-  redis.pcall('XADD', stream, '1-' .. ARGV[at], 'd', ARGV[at + 1])
-  redis.call('EXPIRE', stream, ARGV[at + 2])
+  local first = 3 * n - 2
+  redis.pcall('XADD', stream, '1-' .. ARGV[first], 'd', ARGV[first + 1])
+  redis.call('EXPIRE', stream, ARGV[first + 2])
 end
 """
 # One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
@@ -70,7 +70,7 @@ class MissingEntries(Exception):
 
 
 class LiveWriter:
-    """Writes the events of this process's replies over one connection, all that wait in one round trip. `write` never raises or waits.
+    """Writes the events of this process's replies over one connection. Events that wait share a round trip. `write` never raises or waits.
 
     The reply is notified when Redis has an event, and only then shows it to clients: so a client has seen nothing that is lost if
     this process dies. While Redis is unavailable the reply is notified at once.
@@ -115,7 +115,7 @@ class LiveWriter:
         wrote_at = 0.0
         while True:
             await self._ready.wait()
-            # A single event is written at once; many share a round trip, which costs as much as a dozen events.
+            # The pause lets events gather: a round trip costs as much as a dozen events. After a quiet time there is none.
             await asyncio.sleep(max(0.0, wrote_at + PAUSE_SECONDS - loop.time()))
             self._ready.clear()
             wrote_at = loop.time()
@@ -140,7 +140,7 @@ class LiveWriter:
                 on_written(sequence)
 
     async def _append(self, arguments: list[bytes | str | int]) -> None:
-        """Calls the script; once more if the connection was broken or Redis no longer has the script."""
+        """Runs the script; a second time if the connection was broken or Redis no longer has the script."""
         try:
             await self._call("EVALSHA", self._script, *arguments)
         except (BrokenConnection, NoScriptError):
@@ -150,7 +150,7 @@ class LiveWriter:
         """One round trip on a bare connection: with hundreds of calls a second, the client's layers would take longer than Redis."""
         async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
             if self._connection is None:
-                self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library's
+                self._connection = await self._pool.get_connection()  # type: ignore[no-untyped-call] # the library has no types here
             await self._connection.send_command(*command, check_health=False)
             await self._connection.read_response()
 

@@ -21,15 +21,15 @@ from replies.output import output_of_events
 log = structlog.get_logger(__name__)
 
 LATE_SECONDS = ALIVE_SECONDS / 2
-"""A renewal or a look-up that took longer proves nothing about other processes: they may have been delayed as well."""
+"""After a renewal or a look-up that took longer, no process counts as dead: the others may have been delayed as well."""
 
-ENDED_AT_ONCE = 10
+MAX_CONCURRENT_ENDS = 10
 SUBJECT = "conversation-store"
 """The author of the recorded interruption."""
 
 
 class OrphanedReplies:
-    """Finds and ends them. `redis` is the client that the live events are read with."""
+    """Finds orphaned replies and ends them. `redis` is the client that the live events are read with."""
 
     def __init__(self, leases: ReplyLeases, events_log: EventLog, redis: Redis) -> None:
         self._leases = leases
@@ -45,8 +45,8 @@ class OrphanedReplies:
             return
         if time.monotonic() - renewed_at > LATE_SECONDS:
             return
-        for first in range(0, len(orphans), ENDED_AT_ONCE):
-            await asyncio.gather(*map(self._interrupt, orphans[first : first + ENDED_AT_ONCE]))
+        for first in range(0, len(orphans), MAX_CONCURRENT_ENDS):
+            await asyncio.gather(*map(self._interrupt, orphans[first : first + MAX_CONCURRENT_ENDS]))
 
     async def _interrupt(self, orphan: Orphan) -> None:
         try:

@@ -1,4 +1,4 @@
-"""The output of a running reply: the provider's stream parts become output items and stream events. Pure but for the ids."""
+"""The output of a running reply: the provider's stream parts become output items and stream events. Pure, except that it mints ids."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -69,7 +69,7 @@ class Output:
                 partial = self._partial
                 partial.item = {**partial.item, **part.fields}
                 if not partial.texts and (text := stream_events.text_of_output(partial.item)):
-                    yield from self.add(ItemDelta(text))  # the text came with the end
+                    yield from self.add(ItemDelta(text))  # the provider sent the text only in the complete item
                 yield from self._close("completed")
             case _:
                 pass
@@ -112,23 +112,27 @@ def output_of_events(events: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ..
             texts.append([])
         elif kind == "response.output_item.done":
             item_id = event["item"]["id"]
-            items[event["output_index"]] = (item_id, {name: v for name, v in event["item"].items() if name != "id"})
+            items[event["output_index"]] = (
+                item_id,
+                {name: value for name, value in event["item"].items() if name != "id"},
+            )
             complete.add(event["output_index"])
         elif kind.endswith(".delta"):
             texts[event["output_index"]].append(event["delta"])
             lengths.append(len(event["delta"]))
-    kept = (
+    stored_items = (
         (item_id, item if index in complete else stream_events.with_text(item, "".join(texts[index]), CUT_OFF))
         for index, (item_id, item) in enumerate(items)
     )
-    return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in kept), tuple(lengths)
+    return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in stored_items), tuple(lengths)
 
 
 def events_of_partial_output(items: Sequence[InputItem], lengths: Sequence[int]) -> Iterator[StreamEvent]:
     """The events of the output of a reply that ended early. A last item that was cut off has no closing events."""
-    stored = [(given.item_id, from_stored(given.item)) for given in items]
-    stream = list(stream_events.of_items(stored, lengths))
-    if stored and stored[-1][1].get("status") == CUT_OFF:
-        closing = len(list(stream_events.done(stored[-1][0], len(stored) - 1, stored[-1][1])))
-        del stream[len(stream) - closing :]
-    yield from stream
+    ids_and_items = [(stored.item_id, from_stored(stored.item)) for stored in items]
+    events = list(stream_events.of_items(ids_and_items, lengths))
+    if ids_and_items and ids_and_items[-1][1].get("status") == CUT_OFF:
+        last_id, last_item = ids_and_items[-1]
+        closing_events = list(stream_events.done(last_id, len(ids_and_items) - 1, last_item))
+        del events[len(events) - len(closing_events) :]
+    yield from events

@@ -1,4 +1,4 @@
-"""A reply as the log has it: its request, its end, and from these its Response and the events of its stream."""
+"""A reply as the log has it: its request and its end. From these its Response and the events of its stream are made."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ class Reader(Protocol):
         """The conversation a response belongs to."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
-        """Every event that names one of these, ascending."""
+        """Every event that names one of these items or responses, by ascending version."""
 
 
 class Record(Struct, frozen=True, kw_only=True):
@@ -69,7 +69,7 @@ class Record(Struct, frozen=True, kw_only=True):
             self.requested,
             self.conversation_id,
             self.status,
-            output=[as_output(given.item_id, given.item) for given in self.output],
+            output=[as_output(stored.item_id, stored.item) for stored in self.output],
             **facts,
         )
 
@@ -79,7 +79,7 @@ class Record(Struct, frozen=True, kw_only=True):
         if self.end is None:
             return
         if isinstance(self.end, ReplyCompleted):
-            items = [(given.item_id, from_stored(given.item)) for given in self.output]
+            items = [(stored.item_id, from_stored(stored.item)) for stored in self.output]
             yield from stream_events.of_items(items, self.end.delta_lengths)
         else:
             yield from events_of_partial_output(self.output, self.end.delta_lengths)
@@ -91,7 +91,7 @@ class Record(Struct, frozen=True, kw_only=True):
         rest = events[after + 1 :]
         if rest or self.end is None or isinstance(self.end, ReplyCompleted):
             return rest
-        # The client may have got more events than the process that recorded the end had: end the stream with a higher number.
+        # The client may have got more events than are recorded, if another process recorded the end. End the stream with a higher number.
         return [stream_events.encode(stream_events.ended(self.status, self.response()), after + 1)]
 
 

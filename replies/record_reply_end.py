@@ -1,4 +1,4 @@
-"""Appends the end of a reply to the log, and retries while the log is unavailable: what a model answered is not given up."""
+"""Appends the end of a reply to the log, and retries while the log is unavailable, so that a model's answer is not lost."""
 
 import asyncio
 import time
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 MAX_PAUSE_SECONDS = 5.0
 DELAY_TIMEOUT_SECONDS = 25.0
-"""How long clients wait for the end of a reply to be appended before they are told that it takes longer."""
+"""How long clients wait for the end of a reply to be appended before their requests end with an error. The retries continue."""
 
 
 async def record_reply_end(
@@ -26,7 +26,7 @@ async def record_reply_end(
     request: AppendRequest,
     on_delay: Callable[[Exception], None],
 ) -> Appended | Record:
-    """Appends a request whose command is an EndReply. Returns a Record when an earlier try turns out to have appended it.
+    """Appends a request whose command is an EndReply. Returns a Record if an earlier try, whose outcome was unknown, has appended it.
 
     Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused.
     """
@@ -34,14 +34,14 @@ async def record_reply_end(
     assert isinstance(command, EndReply)
     pause = 0.1
     outcome_unknown = False
-    started = time.monotonic()
+    started_at = time.monotonic()
     while True:
         try:
             return await events_log.append(request)
         except (LogUnavailable, LogBusy) as error:
             outcome_unknown = outcome_unknown or isinstance(error, LogUnavailable)
             _log_delay(command, error)
-            if time.monotonic() - started > DELAY_TIMEOUT_SECONDS:
+            if time.monotonic() - started_at > DELAY_TIMEOUT_SECONDS:
                 on_delay(error)
         except ReplyIsOver:
             if not outcome_unknown:
@@ -64,6 +64,6 @@ def _log_delay(command: EndReply, error: Exception) -> None:
 
 def _was_ended_by(command: EndReply, record: Record) -> bool:
     """Whether the end in the record is this command's: it has the same output items."""
-    return record.end is not None and [kept.item_id for kept in record.output] == [
-        kept.item_id for kept in command.output
+    return record.end is not None and [stored.item_id for stored in record.output] == [
+        stored.item_id for stored in command.output
     ]

@@ -17,7 +17,7 @@ FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 class ReplyReference(Struct, frozen=True):
-    """What is stored with an idempotency key: the reply that the key's first request led to."""
+    """What is stored with an idempotency key: the reply that the first request with the key started."""
 
     conversation_id: str
     response_id: str
@@ -52,7 +52,7 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
-        """The same events in the same deltas, and their headers. While the reply runs, events follow as they come."""
+        """The events of the first request, in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
         return follow(self._redis, self.record, record, -1, self._shutdown), _headers(record)
 

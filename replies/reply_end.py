@@ -18,7 +18,7 @@ EndReply = CompleteReply | FailReply | CancelReply | InterruptReply
 
 
 class ReplyEnd(Struct, frozen=True):
-    """`facts`: arguments of `response_of`."""
+    """The end of a reply. `facts`: arguments of `response_of`."""
 
     command: EndReply
     status: Status
@@ -47,7 +47,7 @@ def completed(
         model=model,
         author=author,
         input=request.input,
-        output=tuple(NewItem(item_id=kept.item_id, item=kept.item) for kept in output.items()),
+        output=tuple(NewItem(item_id=stored.item_id, item=stored.item) for stored in output.items()),
         usage=usage,
         finish_reason=finish_reason,
         timing=timing,
@@ -86,4 +86,4 @@ def _with_error(command: EndReply, status: Status, code: str, message: str) -> R
 
 
 def _output(command: EndReply) -> dict[str, Any]:
-    return {"output": [as_output(kept.item_id, kept.item) for kept in command.output]}
+    return {"output": [as_output(stored.item_id, stored.item) for stored in command.output]}

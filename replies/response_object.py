@@ -1,4 +1,4 @@
-"""A Response of the OpenAI API, for both APIs. Pure.
+"""The Response object of the OpenAI API, as the write API and the read API answer with it. Pure.
 
 Shape: `openai/types/responses/response.py` of the official SDK.
 """
@@ -38,7 +38,7 @@ _ECHOED: Final[Mapping[str, Any]] = {
 """The request parameters that a Response repeats, with their defaults."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
-"""The codes in the SDK's closed list that a text model's failure can have."""
+"""The codes that a failure can have, of those that the SDK accepts in an error."""
 
 
 def response_object(

@@ -138,13 +138,13 @@ class RunningReply:
         try:
             await self._answer()
         except Exception as error:
-            self._end_with_error(error)  # as it no longer runs here, it will be found and marked interrupted
+            self._end_with_error(error)  # the reply no longer runs here, so it is found later and marked interrupted
             raise
         finally:
             self._events.end()
 
     async def _answer(self) -> None:
-        """From the first event to the end in the log."""
+        """Sends the first events, reads the provider, and appends the end, whichever it is."""
         try:
             for event in opening_events(self._requested, self._conversation_id):
                 self._emit(event)
@@ -162,7 +162,7 @@ class RunningReply:
         except Exception as error:
             self._ending = True
             log.exception("reply_crashed", response_id=self.response_id)
-            await self._fail(ModelFailed("internal_error", "Something went wrong here."), error)
+            await self._fail(ModelFailed("internal_error", "The reply stopped because of an internal error."), error)
 
     async def _read_provider(self) -> Finished:
         finished = Finished("stop")
@@ -210,7 +210,7 @@ class RunningReply:
         metrics.reply_tokens.labels("output").inc(usage.output_tokens)
 
     async def _fail(self, failure: ModelFailed, error: Exception | None = None) -> None:
-        """`error`: what to raise for clients, where it is not the failure."""
+        """Ends the reply as failed. `error`: what `response` raises instead of `failure`."""
         log.warning("reply_failed", response_id=self.response_id, code=failure.code)
         self._failure = error or failure
         await self._end(failed(self.response_id, self._output, failure))
@@ -234,7 +234,7 @@ class RunningReply:
         try:
             appended = await record_reply_end(services.log, services.reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
-            # The conversation was deleted, or another process took this one for dead and ended the reply. That end stays.
+            # The conversation was deleted, or another process ended the reply because this one seemed dead. That end stays.
             log.warning("reply_already_ended", response_id=self.response_id, code=refused.code)
             self._end_with_error(refused)
             return

@@ -1,7 +1,7 @@
 """The server-sent events of a reply, as the Responses API names and orders them. Pure.
 
 Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode` adds the `sequence_number`, which counts from 0.
-The events of an item depend only on the item and the lengths of its deltas: so the same events can be made from the log again.
+The events of an item depend only on the item and the lengths of its deltas: so the same events can be made again from the log.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def decode(encoded: bytes) -> StreamEvent:
 
 
 def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
-    """The reply has started. `response`: the JSON text of the Response in progress; `queued`: that of a queued one, for the background."""
+    """The reply has started. `response`: the JSON text of the Response in progress; `queued`: that of the queued one, with `background`."""
     in_progress = msgspec.Raw(response)
     created: list[StreamEvent] = [{"type": "response.created", "response": in_progress}]
     if queued is not None:
@@ -143,10 +143,11 @@ def with_text(item: Item, text: str, status: str) -> Item:
 
 
 def text_of_output(item: Item) -> str:
-    """The text that an output item is streamed in; empty for types without one."""
+    """The text of an output item that is streamed in deltas; empty for types without one."""
     match type_of(item):
         case "message" | "reasoning":
-            return "".join(str(given.get("text") or given.get("refusal") or "") for given in item.get("content") or ())
+            parts = item.get("content") or ()
+            return "".join(str(member.get("text") or member.get("refusal") or "") for member in parts)
         case "function_call":
             return str(item.get("arguments", ""))
         case "custom_tool_call":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for 
     from replies.provider.provider import ModelProvider
 
 MAX_MODEL_CALLS = 8
-"""Model calls for one summary. Items beyond that are left to the next summary."""
+"""Model calls for one summary. Items that need more calls are left to the next summary."""
 
 MIN_SUMMARY_TOKENS = 16
 MIN_PORTION_TOKENS = 64
@@ -39,7 +39,7 @@ class SummaryInput:
 
     @property
     def is_full(self) -> bool:
-        """Whether MAX_MODEL_CALLS portions hold no more."""
+        """Whether the items fill MAX_MODEL_CALLS portions."""
         return self._tokens > self._portion_tokens * MAX_MODEL_CALLS
 
     @property
@@ -48,7 +48,7 @@ class SummaryInput:
         return portions(self.items, self.sizes, self._portion_tokens)
 
     async def add(self, item: Item) -> None:
-        """Adds an item. The middle of one longer than a portion is left out."""
+        """Adds an item. If it is longer than a portion, its middle is left out."""
         text = transcript(item)
         if len(text) > self._portion_tokens:
             shorten = partial(omit_middle, text, self._portion_tokens, partial(count, encoding=self._encoding))
@@ -84,16 +84,16 @@ async def write_summary(
     previous: str,
     max_tokens: int,
 ) -> WrittenSummary | None:
-    """A summary of at most `max_tokens` of the `previous` one and of `source`, as far as MAX_MODEL_CALLS reach, to the end of a turn.
+    """Summarizes `previous`, the summary so far, and `source` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
 
-    None if the model answered nothing. Raises ModelFailed if it failed before there was any summary.
+    None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None
     summary, usage, begin = previous, Usage(), 0
     ends = source.portions[:MAX_MODEL_CALLS]
     while ends and not can_end_at(source.items, ends[-1]):
-        ends.pop()  # it ends within a turn, so its summary could not be used
+        ends.pop()  # the portion ends within a turn, so a summary up to there could not be used
     for end in ends:
         body = _body(
             models.renderer,

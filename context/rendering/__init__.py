@@ -4,8 +4,8 @@
     2  chat_2       `/chat/completions`
     3  responses_3  `/responses`
 
-A renderer's output never changes, golden tests check that: recorded requests must render to the same bytes. `unsendable` names the
-items that a renderer leaves out.
+A renderer's output never changes: recorded requests must render to the same bytes, and golden tests check that. `unsendable` names
+the items that a renderer leaves out.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ PER_IMAGE_TOKENS = 1_105
 """Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail, 765, and a margin."""
 
 PER_FILE_TOKENS = 2_000
-"""Tokens of a file: a few pages, since only the provider knows. For a text file its length is added."""
+"""Tokens of a file: a few pages, since only the provider knows its length. For a text file, the length of the text is added."""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
 """A token is some 4 characters of text, which are 5 of base64; encrypted text is not shorter than the text."""
@@ -85,7 +85,7 @@ def counted_parameters(parameters: Mapping[str, Any]) -> str:
 
 
 def request_sha256(body: Mapping[str, Any]) -> bytes:
-    """The SHA-256 of a body as JSON without spaces and with sorted names."""
+    """The SHA-256 of a body as JSON text without spaces and with sorted keys."""
     return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).digest()
 
 
@@ -138,7 +138,7 @@ def _part_text(part: Any) -> str:
     if kind in _TEXT_PARTS and text is not None:
         return text
     if kind in _MEDIA_PARTS:
-        return "\n".join(str(words) for words in (text, part.get("filename")) if words)
+        return "\n".join(str(value) for value in (text, part.get("filename")) if value)
     return msgspec.json.encode(part).decode()
 
 

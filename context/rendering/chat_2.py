@@ -1,7 +1,7 @@
 """Renderer 2: `/chat/completions` with tools, images, files, summaries and answer formats.
 
-An output follows directly after its call, as the API demands, whatever came between them. A part that the API does not have is
-replaced by a note, so that the model knows something was there.
+An output follows directly after its call, as the API demands, even if other items came between them. A part that the API does not
+have is replaced by a note, so that the model knows that something is missing.
 
 Shapes: `openai/types/chat` of the official SDK.
 """
@@ -85,14 +85,14 @@ def _unsendable_reason(item: Item) -> str | None:
 
 def _add_items(messages: list[dict[str, Any]], items: Sequence[Item]) -> None:
     left_out = unsendable(items)
-    answered = dict(pairs(items))
+    output_index = dict(pairs(items))
     outputs: list[Item] = []
     for index, item in enumerate(items):
         if index in left_out or type_of(item) in OUTPUTS:
             continue
-        if type_of(item) in CALLS and index in answered:
+        if type_of(item) in CALLS and index in output_index:
             _add_call(messages, item, is_first=not outputs)
-            outputs.append(items[answered[index]])
+            outputs.append(items[output_index[index]])
             if not _is_call_next(items, index, left_out):
                 messages += map(_output, outputs)
                 outputs = []
@@ -131,10 +131,12 @@ def _output(item: Item) -> dict[str, Any]:
 def _content(message: Item) -> str | list[dict[str, Any]]:
     """A string if it has only text, which every provider accepts; with a user's images or files, a list of parts."""
     parts = content_parts(message)
-    rendered = [_part(part) if message["role"] == "user" else None for part in parts]
-    if not any(rendered):
+    media = [_part(part) if message["role"] == "user" else None for part in parts]
+    if not any(media):
         return "\n".join(map(_text_or_note, parts))
-    return [part or {"type": "text", "text": _text_or_note(given)} for part, given in zip(rendered, parts, strict=True)]
+    return [
+        rendered or {"type": "text", "text": _text_or_note(part)} for rendered, part in zip(media, parts, strict=True)
+    ]
 
 
 def _text_or_note(part: Any) -> str:
@@ -158,42 +160,46 @@ def _part(part: Item) -> dict[str, Any] | None:
     return None
 
 
-def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
-    body = {chat_name: given[name] for name, chat_name in _RENAMED_PARAMETERS.items() if given.get(name) is not None}
-    if tools := given.get("tools"):
+def _parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    body = {
+        chat_name: parameters[name]
+        for name, chat_name in _RENAMED_PARAMETERS.items()
+        if parameters.get(name) is not None
+    }
+    if tools := parameters.get("tools"):
         body["tools"] = [_nested(tool, ("name", "description", "parameters", "strict", "format")) for tool in tools]
-        if given.get("tool_choice") is not None:
-            body["tool_choice"] = _choice(given["tool_choice"])
-        if given.get("parallel_tool_calls") is not None:
-            body["parallel_tool_calls"] = given["parallel_tool_calls"]
-    text = given.get("text") or {}
-    form = text.get("format") or {}
-    if form.get("type") == "json_schema":
-        body["response_format"] = _nested(form, ("name", "description", "schema", "strict"))
-    elif form.get("type") == "json_object":
+        if parameters.get("tool_choice") is not None:
+            body["tool_choice"] = _tool_choice(parameters["tool_choice"])
+        if parameters.get("parallel_tool_calls") is not None:
+            body["parallel_tool_calls"] = parameters["parallel_tool_calls"]
+    text = parameters.get("text") or {}
+    answer_format = text.get("format") or {}
+    if answer_format.get("type") == "json_schema":
+        body["response_format"] = _nested(answer_format, ("name", "description", "schema", "strict"))
+    elif answer_format.get("type") == "json_object":
         body["response_format"] = {"type": "json_object"}
     if text.get("verbosity") is not None:
         body["verbosity"] = text["verbosity"]
-    if (effort := (given.get("reasoning") or {}).get("effort")) is not None:
+    if (effort := (parameters.get("reasoning") or {}).get("effort")) is not None:
         body["reasoning_effort"] = effort
     return body
 
 
-def _nested(given: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    """`{type, …}` as `{type, type: {…}}`, which tools, schemas and the grammar of a custom tool need."""
-    kind = given["type"]
-    inner = {name: given[name] for name in names if given.get(name) is not None}
-    form = inner.get("format")
-    if isinstance(form, dict) and form.get("type") == "grammar":
-        inner["format"] = _nested(form, ("syntax", "definition"))
+def _nested(flat_object: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """`{type: T, …}` as `{type: T, T: {…}}`, the shape that this API has for tools, schemas and the grammar of a custom tool."""
+    kind = flat_object["type"]
+    inner = {name: flat_object[name] for name in names if flat_object.get(name) is not None}
+    tool_format = inner.get("format")
+    if isinstance(tool_format, dict) and tool_format.get("type") == "grammar":
+        inner["format"] = _nested(tool_format, ("syntax", "definition"))
     return {"type": kind, kind: inner}
 
 
-def _choice(given: Any) -> Any:
+def _tool_choice(choice: Any) -> Any:
     """A tool choice: a string, `{type, name}`, or `{type: allowed_tools, mode, tools}`."""
-    if isinstance(given, str):
-        return given
-    if given["type"] == "allowed_tools":
-        tools = [_nested(tool, ("name",)) for tool in given["tools"]]
-        return {"type": "allowed_tools", "allowed_tools": {"mode": given["mode"], "tools": tools}}
-    return _nested(given, ("name",))
+    if isinstance(choice, str):
+        return choice
+    if choice["type"] == "allowed_tools":
+        tools = [_nested(tool, ("name",)) for tool in choice["tools"]]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice["mode"], "tools": tools}}
+    return _nested(choice, ("name",))

@@ -1,4 +1,4 @@
-"""Shared by renderers: the text of parts, and the summary in a compaction item. Frozen like their output."""
+"""Shared by renderers: the text of parts, and the summary in a compaction item. Does not change, since their output must not."""
 
 import base64
 import binascii
@@ -9,7 +9,7 @@ import msgspec
 from domain.items import Item, type_of
 
 SUMMARY = "Summary of the conversation so far:\n"
-"""What precedes a summary in a request."""
+"""The line before a summary in a request."""
 
 
 def summary_of(item: Item) -> str | None:
@@ -18,10 +18,10 @@ def summary_of(item: Item) -> str | None:
     if type_of(item) != "compaction" or not isinstance(content, str):
         return None
     try:
-        read = msgspec.json.decode(base64.b64decode(content, validate=True))
+        decoded = msgspec.json.decode(base64.b64decode(content, validate=True))
     except (ValueError, binascii.Error, RecursionError):  # msgspec.DecodeError and UnicodeDecodeError are ValueErrors
         return None
-    summary = read.get("summary") if isinstance(read, dict) else None
+    summary = decoded.get("summary") if isinstance(decoded, dict) else None
     return summary if isinstance(summary, str) else None
 
 
@@ -33,5 +33,5 @@ def text_of_part(part: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
-def without_nulls(given: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if value is not None}
+def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

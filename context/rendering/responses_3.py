@@ -127,7 +127,7 @@ def _item(item: Item) -> Item:
 
 
 def _part(role: str, part: Item) -> Item:
-    """A text part with the type that fits its role: clients do not always send that, the API demands it."""
+    """A text part gets the type that the API demands for the role: clients do not always send it. Other parts stay as they are."""
     if part.get("type") not in _TEXT_PARTS:
         return part
     if role == "assistant":

@@ -1,4 +1,4 @@
-"""Finds what a request asks for that the provider's API cannot do. Such a request is refused by name, nothing is dropped silently."""
+"""Finds what a request asks for that the provider's API cannot do. The error names the parameter: nothing is dropped silently."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ _NOT_IN_CHAT = ("max_tool_calls", "top_logprobs", "prompt")
 
 
 def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:
-    """The first parameter or input item that `renderer` cannot send, or None. A reasoning item is no error: it is left out.
+    """The first parameter or input item that `renderer` cannot send, or None. A reasoning item is never refused: it is left out of the request.
 
     Takes parameters of any shape. If it returns None, `render` accepts them.
     """
@@ -61,7 +61,7 @@ def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
 def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     tools = parameters.get("tools")
     if tools is not None and not isinstance(tools, list):
-        yield "tools", "`tools` is a list."
+        yield "tools", "`tools` must be a list."
         return
     for index, tool in enumerate(tools or []):
         yield from _in_tool(f"tools[{index}]", tool)
@@ -69,20 +69,23 @@ def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         allowed = choice.get("tools")
         if choice.get("mode") not in ("auto", "required") or not isinstance(allowed, list):
-            yield "tool_choice", "Allowed tools have a `mode`, auto or required, and a list of `tools`."
+            yield (
+                "tool_choice",
+                "A choice of type allowed_tools needs a `mode`, auto or required, and a list of `tools`.",
+            )
             return
         for index, tool in enumerate(allowed):
             yield from _in_tool(f"tool_choice.tools[{index}]", tool)
     elif isinstance(choice, dict):
         yield from _in_tool("tool_choice", choice)
     elif choice is not None and choice not in _CHOICES:
-        yield "tool_choice", "`tool_choice` is auto, none, required, or an object."
+        yield "tool_choice", "`tool_choice` must be auto, none, required, or an object."
 
 
 def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
     """A tool, or a reference to one."""
     if not isinstance(tool, dict):
-        yield path, "A tool is an object."
+        yield path, "A tool must be an object."
     elif tool.get("type") not in _TOOLS:
         yield f"{path}.type", "This model provider's API has only tools of type function and custom."
     elif not isinstance(tool.get("name"), str):
@@ -92,10 +95,11 @@ def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
 def _in_format(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
     for name in ("text", "reasoning"):
         if not isinstance(parameters.get(name), dict | None):
-            yield name, f"`{name}` is an object."
+            yield name, f"`{name}` must be an object."
             return
-    form = (parameters.get("text") or {}).get("format")
-    if form is not None and (not isinstance(form, dict) or form.get("type") not in _FORMATS):
+    answer_format = (parameters.get("text") or {}).get("format")
+    is_known = isinstance(answer_format, dict) and answer_format.get("type") in _FORMATS
+    if answer_format is not None and not is_known:
         yield "text.format.type", "This model provider's API has only the formats text, json_schema and json_object."
     for name, value in (parameters.get("reasoning") or {}).items():
         if name != "effort" and value is not None:

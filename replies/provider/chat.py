@@ -20,7 +20,7 @@ _KNOWN_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filt
 
 
 class _FunctionDelta(Struct):
-    """More of a call's function, or of its custom tool."""
+    """The next part of a call of a function, or of a custom tool."""
 
     name: str | None = None
     arguments: str | None = None
@@ -123,7 +123,7 @@ class ChatAnswer:
 
     @property
     def is_complete(self) -> bool:
-        """Whether nothing more can come: never before `[DONE]`, since usage comes last."""
+        """Always False: usage comes last, so the answer is complete only at `[DONE]`."""
         return False
 
     def finish(self) -> list[StreamPart]:

@@ -20,7 +20,7 @@ from replies.provider.failures import (
 
 
 def as_failure(error: Exception) -> ModelFailed:
-    """For any error while the provider is requested or its answer is read."""
+    """The ModelFailed for any error that occurs while a request is sent or its answer is read."""
     match error:
         case ModelFailed():
             return error

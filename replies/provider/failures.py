@@ -1,11 +1,11 @@
-"""Failures of a provider, with messages of our own: the provider's may contain what people wrote, or a key."""
+"""Failures of a provider, with messages of our own: the provider's messages may contain what people wrote, or an API key."""
 
 from typing import Any
 
 from domain.errors import ModelFailed
 
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
-"""The codes of OpenAI and llama.cpp. Others say it in the message only."""
+"""The codes of OpenAI and llama.cpp. Other providers name it in the message only."""
 
 
 def incomplete_answer() -> ModelFailed:

@@ -18,7 +18,7 @@ REFRESH_SECONDS = 3.0
 
 
 class ModelList:
-    """One for a process. Concurrent callers share one request."""
+    """The list of one process. Concurrent callers share one request."""
 
     def __init__(self, client: AsyncOpenAI, clock: Callable[[], float] = time.monotonic) -> None:
         self._client = client.with_options(timeout=LIST_TIMEOUT_SECONDS, max_retries=1)
@@ -58,14 +58,19 @@ class ModelList:
         try:
             page = await self._client.models.list()
             return [
-                {"id": m.id, "object": "model", "created": m.created or 0, "owned_by": m.owned_by or "unknown"}
-                for m in page.data
-                if isinstance(m.id, str)
+                {
+                    "id": model.id,
+                    "object": "model",
+                    "created": model.created or 0,
+                    "owned_by": model.owned_by or "unknown",
+                }
+                for model in page.data
+                if isinstance(model.id, str)
             ]
         except (openai.OpenAIError, ValueError, TypeError, AttributeError) as error:
             raise as_failure(error) from error
 
 
 def _is_in(name: str, models: list[dict[str, Any]]) -> bool:
-    """Some providers list a model under a path that requests do not name: `models/gemini-2.5-pro`."""
+    """Whether the model is listed. Some providers list one with a path that requests leave out: `models/gemini-2.5-pro`."""
     return any(model["id"] == name or model["id"].endswith(f"/{name}") for model in models)

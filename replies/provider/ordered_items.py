@@ -13,7 +13,7 @@ MAX_ANSWER_CHARACTERS = 1_000_000
 
 
 class _OpenItem(Struct):
-    """`item` is None until its type is known. `text` has not been turned into parts yet. `started`: its ItemStarted was made."""
+    """`item` is None until its type is known. `text`: what is not in a part yet. `started`: its ItemStarted was made."""
 
     item: Item | None
     text: list[str] = []
@@ -23,7 +23,7 @@ class _OpenItem(Struct):
 
 
 class OrderedItems:
-    """Makes the parts of the oldest item that has not ended, and holds back the text of the others until their turn.
+    """Makes the parts of the oldest item that has not ended. The text of the others waits until it is their turn.
 
     Callers choose the keys. `take_parts` returns the parts made since the last call.
     """
@@ -48,7 +48,7 @@ class OrderedItems:
         return self._items[key].item is not None
 
     def add_text(self, key: Hashable, text: str) -> None:
-        """More of an item's text. Raises ModelFailed, as `add_length` does."""
+        """Adds text to an item. Raises ModelFailed, as `add_length` does."""
         self.add_length(len(text))
         text = text.replace("\0", "")  # Postgres cannot store NUL
         if text:
@@ -56,7 +56,7 @@ class OrderedItems:
             self._make_parts()
 
     def add_length(self, characters: int) -> None:
-        """Raises ModelFailed when the answer is longer than MAX_ANSWER_CHARACTERS."""
+        """Adds to the length of the answer. Raises ModelFailed when it is longer than MAX_ANSWER_CHARACTERS."""
         self._characters += characters
         if self._characters > MAX_ANSWER_CHARACTERS:
             raise answer_too_long()

@@ -25,7 +25,7 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 
 
 class Answer(Protocol):
-    """A streamed answer of one of the two APIs. `finish` is called once, after the last event."""
+    """A streamed answer of one of the two APIs: `parse` takes each event, `finish` is called once, after the last."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
 

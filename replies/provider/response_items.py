@@ -1,4 +1,4 @@
-"""The output items of `/responses`: what of one is known at its start, and what its complete form adds."""
+"""The output items of `/responses`: which fields an item has when it starts, and which its complete form adds."""
 
 import uuid
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from domain.items import Item, checked_item, type_of
 from replies.provider.failures import invalid_answer
 
 
-def storable_item(given: Any) -> Item:
+def storable_item(provider_item: Any) -> Item:
     """The item without its id and without NUL, which Postgres cannot store. Raises ModelFailed, or ValueError."""
-    if not isinstance(given, dict):
+    if not isinstance(provider_item, dict):
         raise invalid_answer()
-    item: Item = _without_nul({name: value for name, value in given.items() if name != "id"})
+    item: Item = _without_nul({name: value for name, value in provider_item.items() if name != "id"})
     if type_of(item) == "message":
         item["role"] = "assistant"
         item["content"] = item.get("content") or []
@@ -28,8 +28,8 @@ def storable_item(given: Any) -> Item:
     return item
 
 
-def id_of(given: Any) -> str | None:
-    item_id = given.get("id") if isinstance(given, dict) else None
+def id_of(provider_item: Any) -> str | None:
+    item_id = provider_item.get("id") if isinstance(provider_item, dict) else None
     return item_id if isinstance(item_id, str) and item_id else None
 
 
@@ -39,7 +39,7 @@ def encoded_size(item: Item) -> int:
 
 
 def at_start(item: Item) -> Item:
-    """The item of its ItemStarted: without what is streamed. Raises ModelFailed."""
+    """The item in its ItemStarted: without what is streamed later. Raises ModelFailed."""
     item_type = type_of(item)
     match item_type:
         case "message":
@@ -64,7 +64,7 @@ def text_and_fields(item: Item) -> tuple[str, Item]:
 
 
 def _message(item: Item) -> tuple[str, Item]:
-    """The fields hold `content` only where it is more than one text: with annotations, or a refusal."""
+    """The fields have `content` only where it is more than a plain text: several parts, annotations, or a refusal."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     if not all(isinstance(part, dict) and isinstance(_text(part), str) for part in parts):

@@ -51,7 +51,7 @@ _Key = str | int
 
 
 class ResponsesAnswer:
-    """One answer of `/responses`. Some providers send no item ids, or a different id with each event: then the index counts."""
+    """One answer of `/responses`. Some providers send no item ids, or a different id with each event: then the index identifies the item."""
 
     def __init__(self) -> None:
         self._items = OrderedItems()
@@ -106,15 +106,15 @@ class ResponsesAnswer:
     def _add_unstreamed(self, output: list[Any]) -> None:
         """Adds from the final response what was not streamed: some providers leave out items, ends of items, or everything."""
         started = list(self._started)
-        for index, given in enumerate(output):
-            item_id = id_of(given)
+        for index, provider_item in enumerate(output):
+            item_id = id_of(provider_item)
             if item_id in self._started:
                 key: _Key = item_id
             else:
                 key = started[index] if index < len(started) else -1 - index
             if key in self._ended:
                 continue
-            item = storable_item(given)
+            item = storable_item(provider_item)
             if key not in self._started or type_of(self._started[key]) == type_of(item):
                 self._end(key, item)
 
@@ -126,6 +126,7 @@ class ResponsesAnswer:
         return "tool_calls" if any(type_of(item) in _CALLS for item in self._started.values()) else "stop"
 
     def _key(self, item_id: str | None, index: int | None) -> _Key:
+        """The key of the item that an event is about. Without id and index: the item that started last."""
         if item_id in self._started:
             return item_id
         if index is not None and (key := self._key_at_index.get(index)) is not None and key not in self._ended:
@@ -162,7 +163,7 @@ class ResponsesAnswer:
         if self._bytes > MAX_ITEMS_BYTES:
             raise answer_too_long()
         text, fields = text_and_fields(item)
-        self._items.add_text(key, text[self._text_lengths[key] :])  # what came in no delta
+        self._items.add_text(key, text[self._text_lengths[key] :])  # the text that came in no delta
         self._items.end(key, fields)
 
 
@@ -173,12 +174,12 @@ def _model(response: Item) -> str | None:
     return model
 
 
-def _usage(given: Any) -> Usage | None:
-    if not isinstance(given, dict):
+def _usage(usage: Any) -> Usage | None:
+    if not isinstance(usage, dict):
         return None
     return Usage(
-        input_tokens=token_count(given, "input_tokens"),
-        output_tokens=token_count(given, "output_tokens"),
-        cached_tokens=token_count(given, "input_tokens_details", "cached_tokens"),
-        reasoning_tokens=token_count(given, "output_tokens_details", "reasoning_tokens"),
+        input_tokens=token_count(usage, "input_tokens"),
+        output_tokens=token_count(usage, "output_tokens"),
+        cached_tokens=token_count(usage, "input_tokens_details", "cached_tokens"),
+        reasoning_tokens=token_count(usage, "output_tokens_details", "reasoning_tokens"),
     )

@@ -15,7 +15,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 """An image in base64 fits."""
 
 LINE_OVERHEAD_BYTES = 64
-"""The memory that a line takes besides its text: many empty lines count too."""
+"""The memory that a line takes besides its text: so many lines without text count too."""
 
 DRAIN_TIMEOUT_SECONDS = 0.5
 """How long to wait for the end of the response after its last event. Read to its end, its connection can be reused."""

@@ -1,4 +1,4 @@
-"""The parts of a provider's streamed answer, whichever API it speaks: output items that start, grow and end, one at a time."""
+"""The parts of a provider's streamed answer, whichever API it speaks: output items, one after the other, each with its start and its text."""
 
 from typing import Any
 
