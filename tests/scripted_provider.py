@@ -104,8 +104,8 @@ class Exchange(BaseHTTPRequestHandler):
 
 
 class ScriptedProvider:
-    """`script` answers each POST. `requests` are the bodies that came and `paths` their paths. `disconnected` is set when the store
-    closed a connection early. `models` are the names that it lists; `list_requests` counts how often it was asked for them."""
+    """`script` answers each POST. `requests` has the bodies of the POSTs, and `paths` their paths. `disconnected` is set when the store
+    closed a connection early. `models` are the names that it lists; `list_requests` counts the requests for that list."""
 
     def __init__(self) -> None:
         self.script: Script = lambda exchange: exchange.stream_text("Hello", ", ", "world", "!")

@@ -35,18 +35,18 @@ STOP_TIMEOUT_SECONDS = 60.0
 EMPTY_TABLES = b"""
 DO $$
 DECLARE
-    found record;
+    relation record;
     has_rows boolean;
 BEGIN
     SET LOCAL session_replication_role = replica;  -- skips the triggers that keep the log immutable
-    FOR found IN SELECT c.oid, c.oid::regclass AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-                 WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') AND relname <> 'migrations'
+    FOR relation IN SELECT c.oid, c.oid::regclass AS name FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
+                    WHERE relkind = 'r' AND nspname NOT IN ('pg_catalog', 'information_schema') AND relname <> 'migrations'
     LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', found.name) INTO has_rows;
-        IF has_rows AND pg_relation_size(found.oid) > 4 * 1024 * 1024 THEN
-            EXECUTE format('TRUNCATE %s CASCADE', found.name);
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s)', relation.name) INTO has_rows;
+        IF has_rows AND pg_relation_size(relation.oid) > 4 * 1024 * 1024 THEN
+            EXECUTE format('TRUNCATE %s CASCADE', relation.name);
         ELSIF has_rows THEN  -- ten times faster than TRUNCATE for a few rows
-            EXECUTE format('DELETE FROM %s', found.name);
+            EXECUTE format('DELETE FROM %s', relation.name);
         END IF;
     END LOOP;
     PERFORM setval(seqrelid, seqstart, false) FROM pg_sequence WHERE pg_sequence_last_value(seqrelid) IS NOT NULL;
@@ -94,7 +94,7 @@ def shared_urls(name: str, *variables: str) -> dict[str, str]:
             wait_until(lambda: env.exists() or process.poll() is not None, START_TIMEOUT_SECONDS, f"{name} to start")
             if process.poll() is not None:
                 raise RuntimeError((session / f"{name}.log").read_text())
-            process.returncode = 0  # `end_session` stops it, so this object must not complain
+            process.returncode = 0  # `end_session` stops the process: without this, Popen would warn that it still runs
     return {variable: value for variable, value in dotenv_values(env).items() if value is not None}
 
 
@@ -149,7 +149,7 @@ class WorkerDatabases:
 def wait_until(
     condition: Callable[[], object], seconds: float, what: str, so_far: Callable[[], str] = lambda: ""
 ) -> None:
-    """Returns as soon as `condition` holds; checks 50 times a second. Raises TimeoutError, which names `what` and has `so_far()`."""
+    """Checks `condition` 50 times a second and returns when it is true. Raises TimeoutError with `what` and `so_far()`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -158,7 +158,7 @@ def wait_until(
 
 
 async def wait_until_async(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """The same, for a condition that other tasks of this event loop or other processes bring about."""
+    """As `wait_until`, for a condition that another task of this event loop or another process makes true."""
     try:
         async with asyncio.timeout(seconds):
             while not condition():  # noqa: ASYNC110 - there may be no event for what other processes do

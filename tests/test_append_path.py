@@ -1,7 +1,7 @@
-"""One append, traced from its HTTP route to the item's document: it passes the files that docs/architecture.md lists, and no others.
+"""Traces one append from its HTTP route to the item's document: it runs code in the files that docs/architecture.md lists, and in no others.
 
 The command API and a projector of the MongoDB views run in this process. A profile function notes the file of each of our functions
-that is called between the request and the moment the document is there. Only files count that every one of several appends passes.
+that is called from the request until the document exists. A file counts only if each of several appends passes it.
 """
 
 import asyncio
@@ -53,17 +53,17 @@ def files_below(heading: str) -> list[str]:
 
 @contextmanager
 def traced(files: set[str]) -> Iterator[None]:
-    """Adds the file of each of our functions that is called meanwhile in this thread or in a new one."""
+    """Inside the block, adds the file of each function of ours that this thread or a new thread calls."""
 
-    def note(frame: FrameType, event: str, _: object) -> None:
+    def add_file(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
         if event == "call" and path.is_relative_to(ROOT):
             name = path.relative_to(ROOT)
             if name.parts[0] in PACKAGES:
                 files.add(str(name))
 
-    threading.setprofile(note)
-    sys.setprofile(note)
+    threading.setprofile(add_file)
+    sys.setprofile(add_file)
     try:
         yield
     finally:

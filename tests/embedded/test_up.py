@@ -62,8 +62,8 @@ def mongo(url: str) -> MongoClient[dict[str, Any]]:
     return MongoClient(url, serverSelectionTimeoutMS=5000, w="majority", journal=True)
 
 
-def holds(condition: Callable[[], bool], *unavailable: type[Exception]) -> Callable[[], bool]:
-    """The condition, or False while the server is unavailable."""
+def false_while_unavailable(condition: Callable[[], bool], *unavailable: type[Exception]) -> Callable[[], bool]:
+    """The condition, but False while it raises one of the errors `unavailable`."""
 
     def check() -> bool:
         try:
@@ -81,21 +81,25 @@ def test_a_killed_postgres_is_restarted_at_its_url_with_its_data_even_if_a_backe
         busy.pgconn.send_query(b"SELECT pg_sleep(300)")
         old = running.kill("postgres")
         running.wait_restarted("postgres", old)
-    wait_until(holds(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError), 20, "the row")
+    wait_until(
+        false_while_unavailable(lambda: "before the kill" in rows_kept(url), psycopg.OperationalError), 20, "the row"
+    )
 
 
 def test_a_killed_mongod_is_restarted_at_its_url_with_its_data(running: System) -> None:
     url = running.env["MONGODB_URL"]
     keep_document(url, "before the kill")
     running.wait_restarted("mongod", running.kill("mongod"))
-    wait_until(holds(lambda: "before the kill" in documents_kept(url), PyMongoError), 20, "the document")
+    wait_until(
+        false_while_unavailable(lambda: "before the kill" in documents_kept(url), PyMongoError), 20, "the document"
+    )
 
 
 def test_a_killed_valkey_is_restarted_at_its_url_and_is_empty(running: System) -> None:
     with Redis.from_url(running.env["REDIS_URL"]) as client:
         client.set("kept", "no")
         running.wait_restarted("valkey", running.kill("valkey"))
-        wait_until(holds(lambda: client.get("kept") is None, RedisError), 20, "Valkey")
+        wait_until(false_while_unavailable(lambda: client.get("kept") is None, RedisError), 20, "Valkey")
 
 
 @pytest.mark.parametrize("name", ["model", "api", "api-2", "projector"])
@@ -168,18 +172,18 @@ def test_neither_sigterm_nor_sigkill_leaves_a_process_and_the_data_stays(
 def test_servers_in_the_environment_are_used_instead_of_embedded_ones(
     system: Callable[..., System], settings: Settings
 ) -> None:
-    given = {
+    urls = {
         "POSTGRES_URL": settings.postgres_url,
         "MONGODB_URL": settings.mongodb_url,
         "REDIS_URL": settings.redis_url,
         "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
     }
-    started = system(environment=given)
-    assert {name: started.env[name] for name in given} == given
+    started = system(environment=urls)
+    assert {name: started.env[name] for name in urls} == urls
     assert {file.stem for file in (started.data / "run").glob("*.pid")} == {"api", "projector"}
 
 
-def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> None:
+def test_a_child_that_cannot_start_stops_scripts_up_with_a_message(tmp_path: Path) -> None:
     system = System(tmp_path / "data", "--no-model")
     (tmp_path / "data" / "postgres").mkdir(parents=True)
     (tmp_path / "data" / "secret").write_text("0" * 64)
@@ -190,7 +194,7 @@ def test_a_child_that_cannot_start_ends_it_with_a_message(tmp_path: Path) -> Non
     system.wait_gone()
 
 
-def test_it_runs_from_any_directory(tmp_path: Path) -> None:
+def test_scripts_up_runs_from_any_directory(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     (tmp_path / "scripts" / "__init__.py").touch()
     done = subprocess.run(

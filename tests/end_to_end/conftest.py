@@ -40,7 +40,7 @@ def client(running: System) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def urls(running: System) -> list[str]:
-    """The URLs of two api processes, past the gateway."""
+    """The URLs of two api processes, which bypass the gateway."""
     return [running.env["API_1_URL"], running.env["API_2_URL"]]
 
 

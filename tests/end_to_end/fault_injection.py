@@ -90,7 +90,7 @@ class FaultInjector:
         await asyncio.to_thread(self._running.wait_restarted, name, killed)
 
     async def _freeze(self, name: str, seconds: float) -> None:
-        """Stops the process and its children (Postgres has some) with SIGSTOP for so many seconds."""
+        """Stops the process and its children (Postgres has some) with SIGSTOP, and continues them after `seconds`."""
         leader = psutil.Process(self._running.pid(name))
         frozen = [leader]
         try:
@@ -107,7 +107,7 @@ class FaultInjector:
                     process.resume()
 
     async def _disconnect(self, name: str) -> None:
-        """Ends every connection, again and again for a second. MongoDB ends every session instead."""
+        """Ends every connection, ten times within a second. Of MongoDB it ends every session instead."""
         disconnect = {
             "postgres": self._disconnect_postgres,
             "mongod": self._disconnect_mongod,
@@ -117,7 +117,7 @@ class FaultInjector:
         for _ in range(DISCONNECTS):
             ended += await disconnect()
             await asyncio.sleep(DISCONNECT_PAUSE_SECONDS)
-        assert ended, "there was no connection to end"
+        assert ended, "there was no connection to end: the fault had no effect"
 
     async def _disconnect_postgres(self) -> int:
         async with await self._postgres() as connection:
@@ -127,9 +127,9 @@ class FaultInjector:
         async with AsyncMongoClient[dict[str, Any]](self._running.env["MONGODB_URL"]) as client:
             sessions = {"$currentOp": {"allUsers": True, "idleSessions": True}}
             ours = {"$match": {"lsid": {"$exists": True}, "appName": "conversation-store"}}
-            found = await (await client.admin.aggregate([sessions, ours])).to_list()
+            open_sessions = await (await client.admin.aggregate([sessions, ours])).to_list()
             await client.admin.command("killAllSessions", [])
-            return len(found)
+            return len(open_sessions)
 
     async def _disconnect_valkey(self) -> int:
         async with Redis.from_url(self._running.env["REDIS_URL"]) as valkey:
@@ -146,20 +146,20 @@ class FaultInjector:
             assert now["electionId"] != before["electionId"]
 
     async def _flush(self) -> None:
-        """Redis loses everything."""
+        """Deletes everything in Redis."""
         async with Redis.from_url(self._running.env["REDIS_URL"]) as valkey:
-            assert await valkey.dbsize(), "there was nothing to lose"
+            assert await valkey.dbsize(), "Redis was empty: the fault had no effect"
             await valkey.flushall()
 
     async def _mute(self) -> None:
-        """Appends send no NOTIFY, and the views keep up all the same. Removes NOTIFY from the SQL functions that append."""
+        """Removes NOTIFY from the SQL functions that append, checks that the views still catch up, and restores NOTIFY."""
         async with await self._postgres() as connection:
             definitions = [text for (text,) in await (await connection.execute(_NOTIFYING_FUNCTIONS)).fetchall()]
             assert definitions
             try:
                 for definition in definitions:
                     await connection.execute(definition.replace("NOTIFY events;", "").encode())
-                await self._wait_for_appends()  # an append that began before may still notify
+                await self._wait_for_appends()  # an append that started earlier may still notify
                 await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
                 await self._wait_for_appends()
                 async with open_stores(self._settings) as stores:
@@ -202,7 +202,7 @@ async def catch_up(stores: Stores) -> float:
 
 
 async def max_lag(stores: Stores, stop: asyncio.Event) -> float:
-    """The longest time, in seconds, that the views took to catch up, until `stop`. Raises as `catch_up` does."""
+    """Calls `catch_up` repeatedly until `stop` is set. Returns the longest time that the views took, in seconds."""
     longest = 0.0
     while not stop.is_set():
         longest = max(longest, await catch_up(stores))

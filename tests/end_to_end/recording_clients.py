@@ -15,7 +15,7 @@ from scripts.http_connection import Answer, Connection
 MAX_ITEMS = 3
 MAX_ITEMS_OF_EXCLUSIVE_CLIENT = 20
 ATTEMPT_TIMEOUT_SECONDS = 0.5
-"""Short, for the process that replaces a killed one still reads what was sent to the killed one."""
+"""Short, so that clients retry at another process. The process that replaces a killed one answers the requests that wait for the killed one."""
 
 ACKNOWLEDGE_TIMEOUT_SECONDS = 60.0
 
@@ -83,9 +83,9 @@ class AcknowledgementCounter:
 
 
 class SharingClient:
-    """Appends to random conversations, which other clients use too, through random processes.
+    """Appends to random conversations, which other clients also use, through random processes.
 
-    `urls`: those of the processes, by name. `pause_seconds`: before each attempt. `acknowledged` has the appends in order;
+    `urls`: of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the appends in order;
     `retries` counts the errors that led to a retry.
     """
 
@@ -153,7 +153,7 @@ class SharingClient:
 
 
 class AcknowledgedEvent(Struct, frozen=True):
-    """An event that the log must hold, from an answer. An answer has the position of its last event only."""
+    """An event that the log must have, since an answer acknowledged it. An answer has the position of its last event only."""
 
     version: int
     position: int | None
@@ -163,7 +163,7 @@ class AcknowledgedEvent(Struct, frozen=True):
 
 
 class ExclusiveClient:
-    """Uses one conversation after the other, which no other client uses: appends, retracts, ends, reopens and deletes.
+    """Works on one conversation at a time, which no other client uses: appends, retracts, ends, reopens and deletes.
 
     `acknowledged` has the events of each conversation, in order.
     """
@@ -243,6 +243,6 @@ class ExclusiveClient:
 def event_of(
     answer: Answer, topic: str, item_id: str | None = None, text: str | None = None, *, events_after: int = 0
 ) -> AcknowledgedEvent:
-    """An event of the request that was answered: the last one, or the one with so many `events_after` it."""
+    """An event of the request that was answered: the last one, or the one that `events_after` more events follow."""
     version, position = int(answer.headers["etag"].strip('"')), int(answer.headers["x-position"])
     return AcknowledgedEvent(version - events_after, None if events_after else position, topic, item_id, text)

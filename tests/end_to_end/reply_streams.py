@@ -3,7 +3,7 @@
 import asyncio
 import json
 import random
-import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,16 +28,15 @@ WORDS = (
 
 
 def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
-    """Streams 5 to 60 random words. The words depend on the seed and the last message only."""
+    """Streams 5 to 60 random words, which depend only on the seed and the last message."""
 
     def script(exchange: Exchange) -> None:
         question = exchange.provider.requests[-1]["messages"][-1]["content"]
-        chance = random.Random(f"{seed} {question}")
-        never = threading.Event()
+        rng = random.Random(f"{seed} {question}")
         exchange.begin_stream()
-        for _ in range(chance.randint(5, 60)):
-            exchange.text_chunk(chance.choice(WORDS))
-            never.wait(pause_seconds * chance.random() * 2)
+        for _ in range(rng.randint(5, 60)):
+            exchange.text_chunk(rng.choice(WORDS))
+            time.sleep(pause_seconds * rng.random() * 2)
         exchange.text_chunk(finish_reason="stop")
         exchange.end_stream()
 
@@ -47,17 +46,16 @@ def varied_answers(seed: int, pause_seconds: float = 0.003) -> Script:
 def endless_answer(exchange: Exchange) -> None:
     """Streams numbers until the connection is closed."""
     exchange.begin_stream()
-    never = threading.Event()
     for n in range(10_000):
         exchange.text_chunk(f"{n} ")
-        never.wait(0.01)
+        time.sleep(0.01)
 
 
 class StreamReader:
     """Reads the stream of one reply. `events` has what arrived, in order of sequence numbers, over all connections."""
 
     def __init__(self, events: Sequence[dict[str, Any]] = ()) -> None:
-        """`events`: those that another reader has; `resume` reads what follows them."""
+        """`events`: what another reader has read; `resume` reads what follows them."""
         self.events = list(events)
 
     @property
@@ -79,11 +77,11 @@ class StreamReader:
     async def ask(
         self, client: httpx.AsyncClient, url: str, body: Mapping[str, Any], max_events: int | None = None
     ) -> None:
-        """Requests a reply and reads its stream; at most so many events."""
+        """Requests a reply and reads its stream, at most `max_events`."""
         await self._read(client.stream("POST", f"{url}/v1/responses", json={**body, "stream": True}), max_events)
 
     async def resume(self, client: httpx.AsyncClient, url: str, max_events: int | None = None) -> None:
-        """Reads what follows the last event; at most so many events."""
+        """Reads what follows the last event, at most `max_events`."""
         params = {"stream": "true", "starting_after": str(len(self.events) - 1)}
         await self._read(client.stream("GET", f"{url}/v1/responses/{self.response_id}", params=params), max_events)
 

@@ -61,7 +61,7 @@ class RetryingClient:
 
 
 async def load(base_url: str, meanwhile: Callable[[RetryingClient], Awaitable[None]]) -> RetryingClient:
-    """Writers append to a conversation of their own and to a shared one by turns, until `meanwhile` returns."""
+    """Each writer appends alternately to its own conversation and to a shared one, until `meanwhile` returns."""
     async with httpx.AsyncClient(base_url=base_url, timeout=20) as http:
         client = RetryingClient(http)
         stop = asyncio.Event()
@@ -83,9 +83,9 @@ async def load(base_url: str, meanwhile: Callable[[RetryingClient], Awaitable[No
         return client
 
 
-async def more_acknowledged(client: RetryingClient) -> None:
-    enough = client.acknowledged + ACKNOWLEDGED_BETWEEN_KILLS
-    await wait_until_async(lambda: client.acknowledged >= enough, RETRY_TIMEOUT_SECONDS, "more acknowledged appends")
+async def wait_for_more_appends(client: RetryingClient) -> None:
+    target = client.acknowledged + ACKNOWLEDGED_BETWEEN_KILLS
+    await wait_until_async(lambda: client.acknowledged >= target, RETRY_TIMEOUT_SECONDS, "more acknowledged appends")
 
 
 def assert_log_is_what_was_acknowledged(running: System, client: RetryingClient) -> None:
@@ -99,7 +99,7 @@ def assert_log_is_what_was_acknowledged(running: System, client: RetryingClient)
         assert sorted(stored) == sorted(acknowledged)
         for writer in {text.split("-")[0] for text in stored}:
             numbers = [int(text.split("-")[1]) for text in stored if text.startswith(f"{writer}-")]
-            assert numbers == sorted(numbers), "the texts of one writer are in the order in which it sent them"
+            assert numbers == sorted(numbers), "the texts of one writer are not in the order in which it sent them"
         versions = log.versions(conversation_id)
         assert versions == list(range(1, len(versions) + 1))
 
@@ -119,10 +119,10 @@ def assert_views_equal_the_log(running: System) -> None:
 async def test_when_each_process_is_killed_under_load_nothing_is_lost_or_stored_twice(running: System) -> None:
     async def kill_each(client: RetryingClient) -> None:
         for name in PROCESSES:
-            await more_acknowledged(client)
+            await wait_for_more_appends(client)
             old = running.kill(name)
             await asyncio.to_thread(running.wait_restarted, name, old)
-        await more_acknowledged(client)
+        await wait_for_more_appends(client)
 
     client = await load(running.base_url, kill_each)
     assert client.retries > 0, "no client noticed a kill: the test shows nothing"

@@ -74,7 +74,7 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """Inject these faults together, `delay_seconds` after each api has acknowledged so many more appends."""
+    """Inject these faults together, `delay_seconds` after each api has acknowledged `acknowledgements` more appends."""
 
     faults: tuple[Fault, ...]
     acknowledgements: int
@@ -86,7 +86,7 @@ class Round(Struct, frozen=True):
 
 
 class Load:
-    """Clients that share conversations, and clients that use theirs alone."""
+    """Clients that share conversations, and clients that have their own."""
 
     def __init__(self, running: System, conversations: Sequence[str], seed: int) -> None:
         urls = {api: running.env[variable] for api, variable in APIS.items()}
@@ -120,7 +120,7 @@ class Load:
             stop.set()
 
     async def wait_for_appends(self, count: int) -> None:
-        """Returns when each api has acknowledged so many more."""
+        """Returns when each api has acknowledged `count` more appends."""
         for api in APIS:
             await self.counter.wait_for_more(api, count)
 
@@ -130,7 +130,7 @@ class Load:
 
     @property
     def events(self) -> dict[str, list[AcknowledgedEvent]]:
-        """By conversation of an exclusive client."""
+        """The acknowledged events of the exclusive clients, by conversation."""
         return {
             conversation_id: events
             for client in self.exclusive
@@ -176,28 +176,28 @@ async def test_after_every_fault_under_load_the_views_catch_up_by_themselves_and
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
     """First each kind of fault once, then every other fault before one is repeated; sometimes two faults together."""
-    chance = random.Random(seed)
-    drawn = [chance.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
-    chance.shuffle(drawn)
-    left = [fault for fault in FAULTS if fault not in drawn]
+    rng = random.Random(seed)
+    drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
+    rng.shuffle(drawn)
+    unused = [fault for fault in FAULTS if fault not in drawn]
     while len(drawn) < rounds:
-        drawn += chance.sample(left, len(left))
-        left = list(FAULTS)
+        drawn += rng.sample(unused, len(unused))
+        unused = list(FAULTS)
     return [
         Round(
-            (fault, *second_fault(fault, chance)),
-            chance.randint(1, MAX_APPENDS_BEFORE_FAULT),
-            chance.uniform(0, MAX_DELAY_SECONDS),
-            chance.uniform(min_freeze_seconds, MAX_FREEZE_SECONDS),
+            (fault, *second_fault(fault, rng)),
+            rng.randint(1, MAX_APPENDS_BEFORE_FAULT),
+            rng.uniform(0, MAX_DELAY_SECONDS),
+            rng.uniform(min_freeze_seconds, MAX_FREEZE_SECONDS),
         )
         for fault in drawn[:rounds]
     ]
 
 
-def second_fault(fault: Fault, chance: random.Random) -> list[Fault]:
+def second_fault(fault: Fault, rng: random.Random) -> list[Fault]:
     """A fault of another process, or none."""
     others = [other for other in FAULTS if other.process != fault.process]
-    return [chance.choice(others)] if chance.random() < TWO_FAULTS_PROBABILITY else []
+    return [rng.choice(others)] if rng.random() < TWO_FAULTS_PROBABILITY else []
 
 
 async def inject(injector: FaultInjector, fault_round: Round, load: Load, settings: Settings) -> float:
@@ -231,7 +231,7 @@ def assert_apis_are_ready(running: System) -> None:
 
 
 def assert_log_has_these_events(stored: Sequence[Row], acknowledged: Sequence[AcknowledgedEvent]) -> None:
-    """And no others, in one conversation of an exclusive client."""
+    """The log has these events, and no others, in one conversation of an exclusive client."""
     positions = {event.version: event.position for event in acknowledged if event.position is not None}
     in_log = [
         AcknowledgedEvent(
@@ -247,6 +247,6 @@ def assert_log_has_these_events(stored: Sequence[Row], acknowledged: Sequence[Ac
 
 
 def last_log_lines(running: System) -> str:
-    """Of the processes that update the views and of the supervisor."""
+    """The last lines in the logs of the supervisor and of the projectors."""
     names = ("supervisor", "projector", "projector-2")
     return "\n".join(f"{name}:\n{last_lines(running.data / 'run' / f'{name}.log', LOG_LINES)}" for name in names)

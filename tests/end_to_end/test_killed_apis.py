@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Round(Struct, frozen=True):
-    """Kill these processes together, `delay_seconds` after each has acknowledged so many more appends."""
+    """Kill these processes together, `delay_seconds` after each has acknowledged `acknowledgements` more appends."""
 
     processes: tuple[str, ...]
     acknowledgements: int
@@ -102,7 +102,7 @@ async def test_when_apis_are_killed_under_load_nothing_is_lost_stored_twice_or_i
         assert_log_is_what_was_acknowledged(conversation_id, stored[conversation_id], appends)
     for client in clients:
         positions = [append.position for append in client.acknowledged]
-        assert positions == sorted(positions), "the appends of one client are in the order in which it sent them"
+        assert positions == sorted(positions), "the appends of one client are not in the order in which it sent them"
     sample = random.Random(seed).sample(appends, min(len(appends), REPEATED_APPENDS))
     await assert_repeats_get_the_first_answer(sample, urls)
     assert rows_after(log, start) == stored
@@ -117,13 +117,13 @@ async def create_conversations(base_url: str, count: int) -> list[str]:
 
 def plan_rounds(rounds: int, seed: int) -> list[Round]:
     """Kills both processes about equally often, in random order; sometimes both together."""
-    chance = random.Random(seed)
-    names = [name for _ in range(0, rounds, 2) for name in chance.sample(sorted(APIS), len(APIS))][:rounds]
+    rng = random.Random(seed)
+    names = [name for _ in range(0, rounds, 2) for name in rng.sample(sorted(APIS), len(APIS))][:rounds]
     return [
         Round(
-            tuple(APIS) if chance.random() < BOTH_KILLED_PROBABILITY else (name,),
-            chance.randint(1, MAX_APPENDS_BETWEEN_KILLS),
-            chance.uniform(0, MAX_DELAY_SECONDS),
+            tuple(APIS) if rng.random() < BOTH_KILLED_PROBABILITY else (name,),
+            rng.randint(1, MAX_APPENDS_BETWEEN_KILLS),
+            rng.uniform(0, MAX_DELAY_SECONDS),
         )
         for name in names
     ]
@@ -163,7 +163,7 @@ def rows_after(log: Log, position: int) -> dict[str, list[Row]]:
 def assert_log_is_what_was_acknowledged(
     conversation_id: str, stored: Sequence[Row], acknowledged: Sequence[AcknowledgedAppend]
 ) -> None:
-    """The log holds what was acknowledged of one conversation, and nothing else."""
+    """The log has the acknowledged appends of one conversation, and nothing else."""
     appends = [append for append in acknowledged if append.request.conversation_id == conversation_id]
     expected = sorted(item for append in appends for item in append.items)
     in_log = [
@@ -191,7 +191,7 @@ def assert_log_is_what_was_acknowledged(
 
 
 async def assert_repeats_get_the_first_answer(appends: Sequence[AcknowledgedAppend], urls: Mapping[str, str]) -> None:
-    """From every process."""
+    """Repeats each append at every process. Each must return the first answer."""
     for url in urls.values():
         connection = await Connection.open(url)
         for first in appends:

@@ -1,4 +1,4 @@
-"""What one api process wrote is read at once from the other, with the official SDK: the read is current, or it is refused.
+"""What one api process wrote is read at once from the other, with the official SDK. A read is current, or it is refused.
 
 scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
 scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand
@@ -28,7 +28,7 @@ A_FEW = int(os.environ.get("READ_PAIRS", "320"))
 TEN_THOUSAND = 10_000
 FLUSH_SECONDS = 0.05
 TOLERANCE_SECONDS = 1.0
-"""How much later than the wait a refusal may come, on a busy machine."""
+"""How much longer than CATCH_UP_TIMEOUT_SECONDS a refused read may take, on a busy machine."""
 
 Api = AsyncOpenAI
 Pair = Callable[[Api, Api, str, str], Awaitable[bool]]
@@ -58,18 +58,18 @@ def message(text: str) -> Any:
     return {"type": "message", "role": "user", "content": text}
 
 
-async def added(api: Api, conversation_id: str, text: str) -> str:
-    """The id of a new item."""
+async def add_item(api: Api, conversation_id: str, text: str) -> str:
+    """Adds an item. Returns its id."""
     return str((await api.conversations.items.create(conversation_id, items=[message(text)])).data[0].id)
 
 
 async def item_is_listed(write: Api, read: Api, conversation_id: str, text: str) -> bool:
-    item_id = await added(write, conversation_id, text)
+    item_id = await add_item(write, conversation_id, text)
     return item_id in [item.id for item in (await read.conversations.items.list(conversation_id, limit=5)).data]
 
 
 async def item_is_retrieved(write: Api, read: Api, conversation_id: str, text: str) -> bool:
-    item_id = await added(write, conversation_id, text)
+    item_id = await add_item(write, conversation_id, text)
     item = await read.conversations.items.retrieve(item_id, conversation_id=conversation_id)
     return item.type == "message" and [part.text for part in item.content if part.type == "input_text"] == [text]
 
@@ -86,7 +86,7 @@ async def conversation_is_listed(write: Api, read: Api, conversation_id: str, te
 
 
 async def item_is_in_the_context(write: Api, read: Api, conversation_id: str, text: str) -> bool:
-    item_id = await added(write, conversation_id, text)
+    item_id = await add_item(write, conversation_id, text)
     context = await read.get(f"/conversations/{conversation_id}/context?model=gpt-4o", cast_to=httpx.Response)
     return bool(context.json()["items"][-1]["id"] == item_id)
 
@@ -100,28 +100,28 @@ PAIRS: tuple[Pair, ...] = (
 )
 
 
-async def stale(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
-    """How many reads were stale, by kind of pair. CONNECTIONS clients run `count` pairs in all, each in its own conversation."""
-    found: Counter[str] = Counter()
+async def count_stale_reads(apis: Sequence[Api], pairs: Sequence[Pair], count: int) -> Counter[str]:
+    """The number of stale reads, by kind of pair. CONNECTIONS clients run `count` pairs in total, each client in its own conversation."""
+    stale: Counter[str] = Counter()
     numbers = iter(range(count))
 
     async def client(conversation_id: str) -> None:
         for number in numbers:
             write, read = apis if number % 2 else apis[::-1]
             pair = pairs[number % len(pairs)]
-            found[pair.__name__] += not await pair(write, read, conversation_id, f"{number}")
+            stale[pair.__name__] += not await pair(write, read, conversation_id, f"{number}")
 
     conversation_ids = [(await apis[0].conversations.create()).id for _ in range(CONNECTIONS)]
     async with asyncio.TaskGroup() as clients:
         for conversation_id in conversation_ids:
             clients.create_task(client(conversation_id))
-    assert set(found) == {pair.__name__ for pair in pairs}
-    return +found
+    assert set(stale) == {pair.__name__ for pair in pairs}
+    return +stale
 
 
 @pytest.mark.parametrize("count", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
 async def test_what_one_process_wrote_the_other_reads_at_once(apis: list[Api], count: int) -> None:
-    assert await stale(apis, PAIRS, count) == {}
+    assert await count_stale_reads(apis, PAIRS, count) == {}
 
 
 @pytest.mark.parametrize("count", [A_FEW // 2, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
@@ -140,7 +140,7 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
 
         flushing = asyncio.create_task(flush())
         try:
-            assert await stale(apis, [item_is_in_the_context], count) == {}
+            assert await count_stale_reads(apis, [item_is_in_the_context], count) == {}
         finally:
             flushing.cancel()
     assert flushed > 1
@@ -150,7 +150,7 @@ async def test_a_context_is_never_stale_while_redis_is_emptied_repeatedly(
 async def test_when_the_projector_is_stopped_a_read_is_refused_after_the_wait(apis: list[Api]) -> None:
     write, read = apis[0], apis[1].with_options(max_retries=0)
     conversation = await write.conversations.create()
-    item_id = await added(write, conversation.id, "hello")
+    item_id = await add_item(write, conversation.id, "hello")
     reads: dict[str, Callable[[], Awaitable[Any]]] = {
         "items": lambda: read.conversations.items.list(conversation.id),
         "item": lambda: read.conversations.items.retrieve(item_id, conversation_id=conversation.id),
@@ -179,7 +179,7 @@ async def test_a_projector_that_was_stopped_catches_up_with_what_was_written_mea
     conversation = await apis[0].conversations.create()
     running.kill("projector", signal.SIGSTOP)
     try:
-        written = [await added(apis[0], conversation.id, f"{number}") for number in range(50)]
+        written = [await add_item(apis[0], conversation.id, f"{number}") for number in range(50)]
     finally:
         running.kill("projector", signal.SIGCONT)
     page = await apis[1].conversations.items.list(conversation.id, order="asc", limit=100)

@@ -26,7 +26,7 @@ EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 def assert_valid(event: Any) -> None:
-    """Validates an event against the type of the SDK, which itself accepts anything."""
+    """Validates an event against the SDK's type. The SDK itself does not validate."""
     EVENT.validate_python(event.to_dict())
 
 
@@ -121,7 +121,7 @@ def test_what_the_official_api_refuses_is_refused_with_the_same_error(client: Op
     done = client.responses.create(input="Hi.", max_output_tokens=4)
     invalid_tool = {"type": "function", "name": "f", "parameters": {"type": "objekt"}, "strict": False}
     output_without_call = {"type": "function_call_output", "call_id": "call_1", "output": "4"}
-    for code, param, status, call in (
+    for code, param, status, parameters in (
         (
             "mutually_exclusive_parameters",
             "previous_response_id",
@@ -135,7 +135,7 @@ def test_what_the_official_api_refuses_is_refused_with_the_same_error(client: Op
         ("model_not_found", "model", 400, {"model": "no-such-model"}),
     ):
         with pytest.raises(openai.APIStatusError) as refused:
-            client.responses.create(**{"input": "x", **call})  # type: ignore[call-overload]  # invalid on purpose
+            client.responses.create(**{"input": "x", **parameters})  # type: ignore[call-overload]  # invalid on purpose
         assert (refused.value.status_code, refused.value.code, refused.value.param) == (status, code, param)
     with pytest.raises(openai.BadRequestError) as after_end:
         list(client.responses.retrieve(done.id, stream=True, starting_after=10_000))

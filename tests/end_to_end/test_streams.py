@@ -1,4 +1,4 @@
-"""Streams lose their connection or their Redis, and are resumed: every client gets each event once, and the text that is stored.
+"""Streams lose their connection, or Redis is emptied. Clients resume them: each gets every event once, and the text that is stored.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
 scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred
@@ -33,17 +33,17 @@ async def test_streams_that_break_at_random_points_are_resumed_without_a_missing
     slots = asyncio.Semaphore(CONCURRENT_STREAMS)
 
     async def read(number: int) -> StreamReader:
-        chance = random.Random(f"{SEED} {number}")
-        home, reader = urls[number % 2], StreamReader()
+        rng = random.Random(f"{SEED} {number}")
+        url, reader = urls[number % 2], StreamReader()
         async with slots:
-            await reader.ask(http, home, {"input": f"stream {number}", "background": True}, chance.randint(1, 30))
-            for _ in range(chance.randint(0, 2)):
+            await reader.ask(http, url, {"input": f"stream {number}", "background": True}, rng.randint(1, 30))
+            for _ in range(rng.randint(0, 2)):
                 if not reader.has_ended:
-                    await reader.resume(http, chance.choice(urls), chance.randint(1, 20))
+                    await reader.resume(http, rng.choice(urls), rng.randint(1, 20))
             if number % 4 == 0 and not reader.has_ended:
                 return reader  # resumed below, after Redis is emptied
             if not reader.has_ended:
-                await reader.resume(http, urls[(number + 1) % 2] if number % 2 else home)
+                await reader.resume(http, urls[(number + 1) % 2] if number % 2 else url)
         return reader
 
     readers = await asyncio.gather(*map(read, range(count)))

@@ -40,10 +40,10 @@ def append(conversation_id: str, text: str) -> tuple[str, bytes]:
 async def send_concurrently(
     urls: Sequence[str], requests: Sequence[tuple[str, bytes]], headers: Mapping[str, str] = NO_HEADERS
 ) -> list[Answer]:
-    """Posts all (path, body) at the same time, to the `urls` by turns. Returns the answers in the order of the requests."""
+    """Posts all (path, body) at the same time, to the `urls` alternately. Returns the answers in the order of the requests."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
-        # After one answer a connection is accepted, so that the requests below arrive at the same time.
+        # A connection that has had an answer is accepted: the requests below arrive at the same time.
         await asyncio.gather(*(connection.request("GET", "/health/live") for connection in connections))
         posts = zip(connections, requests, strict=True)
         return await asyncio.gather(

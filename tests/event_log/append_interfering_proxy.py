@@ -29,9 +29,9 @@ class Interference(Enum):
 
 
 class InterferingProxy:
-    """Connect through `url`. `interfere(…)` with the next append. `done` is set when a late append was carried out.
+    """Connect through `url`. `interfere(…)` applies to the next append. `done` is set when a late append was executed.
 
-    `lose_insert`: the first append under the lock is lost, and a late one is carried out before the client is disconnected.
+    `lose_insert`: the first append under the lock is lost; a late append is executed before the client is disconnected.
     `lose_select`: the first SELECT of the streams is lost, and the proxy is `down` from then on.
     """
 
@@ -45,14 +45,14 @@ class InterferingProxy:
         self.interfered = 0
         self.down = False
         self.lose_insert = self.lose_select = False
-        self._late_first = False
+        self._late_append_first = False
         self._next: Interference | None = None
         self._opened: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
-    def interfere(self, how: Interference) -> None:
-        self._next = how
+    def interfere(self, interference: Interference) -> None:
+        self._next = interference
 
     def close(self) -> None:
         self.release.set()
@@ -76,37 +76,37 @@ class InterferingProxy:
                 continue
             server = socket.create_connection((self._parts.hostname, self._parts.port))
             self._opened += (client, server)
-            how: list[Interference] = []
-            for target, ends in ((self._forward, (client, server)), (self._back, (server, client))):
-                self._threads.append(threading.Thread(target=target, args=(*ends, how), daemon=True))
+            applied: list[Interference] = []
+            for target, sockets in ((self._forward, (client, server)), (self._back, (server, client))):
+                self._threads.append(threading.Thread(target=target, args=(*sockets, applied), daemon=True))
                 self._threads[-1].start()
 
-    def _forward(self, client: socket.socket, server: socket.socket, how: list[Interference]) -> None:
+    def _forward(self, client: socket.socket, server: socket.socket, applied: list[Interference]) -> None:
         with suppress(OSError):
             while data := client.recv(1 << 20):
                 if self.down or self._is_lost(data):
                     server.shutdown(socket.SHUT_RDWR)
-                    if self._late_first:
+                    if self._late_append_first:
                         self.release.set()
                         self.done.wait(10)
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 if self._next is not None and data.startswith(b"B") and _APPEND in data:
-                    how.append(self._next)
+                    applied.append(self._next)
                     self._next = None
                     self.interfered += 1
-                    if how[0] is Interference.SYNC_IS_LOST:
+                    if applied[0] is Interference.SYNC_IS_LOST:
                         assert data.endswith(_SYNC)
                         server.sendall(data.removesuffix(_SYNC))
                         self.release.wait()
                         return
-                    if how[0] is Interference.LATE:
+                    if applied[0] is Interference.LATE:
                         client.shutdown(socket.SHUT_RDWR)
                         self.release.wait()
                         server.sendall(data)
                         continue  # the client sends no more; `_back` waits for the answer
                 server.sendall(data)
-            if Interference.LATE not in how:
+            if Interference.LATE not in applied:
                 server.shutdown(socket.SHUT_WR)
 
     def _is_lost(self, data: bytes) -> bool:
@@ -115,30 +115,30 @@ class InterferingProxy:
             self.lose_select, self.down = False, True
             return True
         if self.lose_insert and b"append_at_once($" in data:
-            self.lose_insert, self._late_first = False, True
+            self.lose_insert, self._late_append_first = False, True
             return True
         return False
 
-    def _back(self, server: socket.socket, client: socket.socket, how: list[Interference]) -> None:
-        rest = b""
+    def _back(self, server: socket.socket, client: socket.socket, applied: list[Interference]) -> None:
+        buffer = b""
         with suppress(OSError):
             while data := server.recv(1 << 20):
-                if not how:
+                if not applied:
                     client.sendall(data)
                     continue
-                rest += data
-                while len(rest) >= 5 and len(rest) > (length := struct.unpack("!i", rest[1:5])[0]):
-                    message, rest = rest[: length + 1], rest[length + 1 :]
-                    self._answer(message, client, how[0])
+                buffer += data
+                while len(buffer) >= 5 and len(buffer) > (length := struct.unpack("!i", buffer[1:5])[0]):
+                    message, buffer = buffer[: length + 1], buffer[length + 1 :]
+                    self._answer(message, client, applied[0])
 
-    def _answer(self, message: bytes, client: socket.socket, how: Interference) -> None:
+    def _answer(self, message: bytes, client: socket.socket, interference: Interference) -> None:
         is_ready = message.startswith(b"Z")
-        if how is Interference.LATE:
+        if interference is Interference.LATE:
             if is_ready:
                 self.done.set()
-        elif how is Interference.READY_COMES_TWICE:
+        elif interference is Interference.READY_COMES_TWICE:
             client.sendall(message * 2 if is_ready else message)
-        elif how is Interference.READY_IS_GARBLED:
+        elif interference is Interference.READY_IS_GARBLED:
             if is_ready:
                 client.sendall(b"Z" + struct.pack("!i", 40_000) + b"I")
         elif not is_ready:

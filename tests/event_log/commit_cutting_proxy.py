@@ -1,4 +1,4 @@
-"""A proxy in front of Postgres that loses answers: it forwards a COMMIT, waits until the server has done it, and disconnects.
+"""A proxy in front of Postgres that loses answers: it forwards a COMMIT, waits for its answer, and disconnects without passing it on.
 
 An append in one round trip commits too: it runs the statement that was prepared as `append_at_once`.
 """
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 
 class CuttingProxy:
-    """Connect through `url`. `lose_commits(n)`: the next n COMMITs are carried out, and their answers lost."""
+    """Connect through `url`. `lose_commits(n)`: the next n COMMITs are executed, and their answers are lost. `lost` counts these, `seen` all COMMITs."""
 
     def __init__(self, url: str) -> None:
         self._parts = urlsplit(url)
@@ -62,7 +62,7 @@ class CuttingProxy:
     def _back(self, server: socket.socket, client: socket.socket, cut: threading.Event) -> None:
         try:
             while data := server.recv(65536):
-                if cut.is_set():  # this answers the COMMIT: it is done, and the client does not learn it
+                if cut.is_set():  # the answer to the COMMIT: Postgres has committed, and the client must not learn it
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)

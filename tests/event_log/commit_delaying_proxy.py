@@ -1,7 +1,7 @@
 """A proxy in front of Postgres that delays a commit, or the answer to one.
 
-A commit is delayed when everything before it has run and the append lock is held: an append in one round trip commits at its Sync,
-one in a transaction at its COMMIT. https://www.postgresql.org/docs/current/protocol-message-formats.html
+When a commit is delayed, everything before it has run, and the append lock is held. An append in one round trip commits at its Sync,
+an append in a transaction at its COMMIT. https://www.postgresql.org/docs/current/protocol-message-formats.html
 """
 
 import socket
@@ -22,7 +22,7 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 class DelayingProxy:
     """Connect through `url`. `delay("commit")`: the next commit reaches the server late. `delay("answer")`: its answer reaches the client late.
 
-    With `lose` the connection is cut instead. `delaying` is set during a delay. `delayed` has the kind of each delayed commit.
+    With `lose` the connection is cut instead. `delaying` is set during a delay. `delayed` lists the kind of each delayed commit.
     """
 
     def __init__(self, url: str, seconds: float) -> None:
@@ -154,7 +154,7 @@ class _Messages:
             case b"P":  # the statement's name, its text
                 name, text = body.split(b"\0", 2)[:2]
                 self._statements[name] = text
-            case b"B":  # the portal's name, the statement's name; for one made by PREPARE its name is all we know
+            case b"B":  # the portal's name, the statement's name; a statement made by PREPARE is known by its name only
                 name = body.split(b"\0", 2)[1]
                 self._bound = self._statements.get(name, name)
             case b"E":

@@ -1,4 +1,4 @@
-"""Appends: each once, all of it, in one order, whatever happens to connections, clocks or other commands of the batch."""
+"""Each append is stored once, completely and in one order, whatever happens to connections, clocks or other commands of its batch."""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -70,8 +70,8 @@ async def test_given_a_commit_whose_answer_is_lost_then_it_is_found_and_not_repe
                     )
                 )
                 assert [type(answer) for answer in answers[4:]] == [ConversationIsEnded] * locked
-                made = [answer for answer in answers if isinstance(answer, Appended)]
-                assert [stored[answer.version] for answer in made] == [answer.position for answer in made]
+                appended = [answer for answer in answers if isinstance(answer, Appended)]
+                assert [stored[answer.version] for answer in appended] == [answer.position for answer in appended]
         assert proxy.lost == 5
     assert sorted(texts(log, conversation_id)) == sorted(f"{n}-{m}" for n in range(5) for m in range(4))
     assert log.versions(conversation_id) == list(range(1, 22))

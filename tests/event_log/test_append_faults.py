@@ -26,16 +26,17 @@ SHORT_TIMEOUT_SECONDS = 1.0
 
 
 async def outcome(append: Awaitable[Appended]) -> str:
-    """What the caller learns."""
+    """What the caller of `append` learns: `appended VERSION`, `unknown`, `not appended`, or the name of the error."""
     try:
         return f"appended {(await append).version}"
     except LogUnavailable as error:
         return "unknown" if error.outcome_unknown else "not appended"
-    except Exception as error:  # noqa: BLE001 - any other error is its name
+    except Exception as error:  # noqa: BLE001 - any other error is returned by name
         return type(error).__name__
 
 
-def chain_holds(log: Log) -> bool:
+def chain_is_valid(log: Log) -> bool:
+    """Whether each event has the hash that its columns and the previous event's hash give."""
     rows = log.rows(
         "SELECT originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject, command_id,"
         " correlation_id, chain_hash FROM events ORDER BY originator_id, originator_version"
@@ -53,7 +54,7 @@ def chain_holds(log: Log) -> bool:
 
 
 @pytest.mark.parametrize("late", ["positions", "nothing, because the stream moved", "an error"])
-async def test_given_an_append_without_its_last_message_when_more_follow_then_none_takes_its_late_answer(
+async def test_given_an_append_without_its_last_message_when_more_follow_then_none_gets_its_late_answer(
     settings: Settings, log: Log, late: str
 ) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:
@@ -75,7 +76,7 @@ async def test_given_an_append_without_its_last_message_when_more_follow_then_no
     stored = dict(log.rows("SELECT originator_version, notification_id FROM events WHERE originator_version > 1"))
     assert [answer.version for answer in answers] == [2, 3]
     assert answers[1].position == stored[3]
-    assert chain_holds(log)
+    assert chain_is_valid(log)
 
 
 async def test_given_an_error_of_libpq_itself_then_the_outcome_is_looked_up(settings: Settings, log: Log) -> None:
@@ -118,7 +119,7 @@ async def test_given_an_append_that_arrives_late_when_it_is_decided_again_then_i
             assert proxy.done.is_set()
             assert await outcome(events.append(request(one, append_texts("y")))) == "appended 3"
     assert texts(log, one) == ["x", "y"]
-    assert chain_holds(log)
+    assert chain_is_valid(log)
 
 
 async def test_given_an_append_that_may_still_arrive_when_the_time_is_up_then_its_outcome_is_unknown(
@@ -168,7 +169,7 @@ async def test_given_an_invalid_host_name_then_the_event_store_is_unavailable() 
 
 
 class FailsOneLookUp(ConversationRecorder):
-    """Its first look-up of rows in doubt fails, with an error that is not of the connection."""
+    """Its first look-up of rows whose outcome is unknown fails, with an error that does not come from the connection."""
 
     failed = False
 
@@ -204,7 +205,7 @@ async def test_given_our_own_failure_after_an_append_was_sent_then_it_is_not_app
     faulty = asyncio.Event()
 
     class Pipeline(PostgresPipeline):
-        """While `faulty`, appends are carried out; then `error` is raised, or the answer lacks the positions."""
+        """While `faulty` is set, `call` executes the append, and then raises `error` or returns an answer without positions."""
 
         async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
             answer = await super().call(values, timeout_seconds)

@@ -46,7 +46,7 @@ class Follower:
 
 @asynccontextmanager
 async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
-    """One for each way of reading the log by position. On exit, each has read it to its end."""
+    """A follower for each way of reading the log by position. On exit, each has read the whole log."""
     pool = make_pool(settings.postgres_url)
     await pool.open()
     reader = EventReader(pool)
@@ -58,12 +58,12 @@ async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
 
     async def batch(position: int) -> list[int]:
         head = await reader.last_position()
-        found = await reader.batch(position, limit=MAX_EVENTS, max_bytes=2**24, until=head)
-        return [recorded.position for recorded in found]
+        page = await reader.batch(position, limit=MAX_EVENTS, max_bytes=2**24, until=head)
+        return [recorded.position for recorded in page]
 
     async def notifications(position: int) -> list[int]:
-        found = await asyncio.to_thread(recorder.select_notifications, position, MAX_EVENTS, inclusive_of_start=False)
-        return [notification.id for notification in found]
+        page = await asyncio.to_thread(recorder.select_notifications, position, MAX_EVENTS, inclusive_of_start=False)
+        return [notification.id for notification in page]
 
     following = [Follower(read) for read in (after, batch, notifications)]
     tasks = [asyncio.create_task(follower.follow()) for follower in following]
@@ -81,7 +81,7 @@ async def followers(settings: Settings) -> AsyncIterator[list[Follower]]:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(TIMEOUT_SECONDS):
-        while not condition():  # noqa: ASYNC110 - it is another thread, or another process, that makes it true
+        while not condition():  # noqa: ASYNC110 - another thread or another process makes it true
             await asyncio.sleep(0.002)
 
 
@@ -120,7 +120,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
             shared, own = await start(slow), await start(fast)
             first = append_texts("first")
             await slow.append(request(shared, first))
-            # A command on an item is decided under the lock, where the item is looked up.
+            # RetractItem is decided under the lock, because the item must be looked up there: it commits with COMMIT.
             command = append_texts("late") if kind == "at once" else RetractItem(item_id=first.items[0].item_id)
             before = log.count()
             proxy.delay(part, lose=lose)

@@ -25,7 +25,7 @@ async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_
         conversation_id = await start(events)
         first = await events.append(request(conversation_id, append_texts("a"), idempotency=key, answer=body))
     async with open_log(settings.postgres_url) as events:
-        again = await events.append(request(conversation_id, append_texts("a"), idempotency=key, answer=body))
+        repeated = await events.append(request(conversation_id, append_texts("a"), idempotency=key, answer=body))
         with pytest.raises(KeyReused):
             await events.append(
                 request(conversation_id, append_texts("x"), idempotency=IdempotencyKey("k", b"other"), answer=body)
@@ -36,7 +36,12 @@ async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_
                 request(conversation_id, append_texts("a"), idempotency=key, answer=body, principal=other)
             )
     assert (first.answer, first.replayed) == (b"at 2", False)
-    assert (again.answer, again.replayed, again.version, again.position) == (b"at 2", True, 2, first.position)
+    assert (repeated.answer, repeated.replayed, repeated.version, repeated.position) == (
+        b"at 2",
+        True,
+        2,
+        first.position,
+    )
     assert texts(log, conversation_id) == ["a"]
 
 

@@ -1,4 +1,4 @@
-"""PostgresPipeline: calls that follow each other over one connection, each a transaction of its own."""
+"""PostgresPipeline: calls over one connection, each sent without waiting for the answer to the one before, each its own transaction."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ import pytest
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown, PostgresPipeline, ServerTimedOut
 
-# One number in, one out; 0 is an error, a negative one takes as many seconds.
+# For n > 0 the result is 100 / n; 0 is an error; -n takes n seconds.
 STATEMENT = """
     SELECT CASE WHEN $1 >= 0 THEN 100 / $1 ELSE (SELECT 0 FROM pg_sleep(-$1)) + nextval('calls') END::bigint
 """
@@ -55,8 +55,8 @@ async def test_given_calls_at_once_then_each_gets_its_own_result(pipeline: Postg
 
 
 async def test_given_a_call_that_fails_then_the_others_succeed(pipeline: PostgresPipeline) -> None:
-    divided = psycopg.errors.DivisionByZero
-    assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, divided, 50, divided, 25]
+    division = psycopg.errors.DivisionByZero
+    assert await outcomes(*(call(pipeline, number) for number in (1, 0, 2, 0, 4))) == [100, division, 50, division, 25]
 
 
 async def test_given_a_call_that_fails_at_its_commit_then_it_raises_and_those_after_it_succeed(
@@ -65,8 +65,14 @@ async def test_given_a_call_that_fails_at_its_commit_then_it_raises_and_those_af
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         await connection.execute("CREATE TABLE once (number bigint UNIQUE DEFERRABLE INITIALLY DEFERRED)")
         pipeline = make(settings, "once", ["bigint"], "INSERT INTO once VALUES ($1) RETURNING number")
-        taken = psycopg.errors.UniqueViolation
-        assert await outcomes(*(call(pipeline, number) for number in (1, 1, 2, 2, 3))) == [1, taken, 2, taken, 3]
+        violation = psycopg.errors.UniqueViolation
+        assert await outcomes(*(call(pipeline, number) for number in (1, 1, 2, 2, 3))) == [
+            1,
+            violation,
+            2,
+            violation,
+            3,
+        ]
         pipeline.close()
         await connection.execute("DROP TABLE once")
 
@@ -97,12 +103,12 @@ async def test_given_a_cut_connection_then_all_calls_in_flight_have_an_unknown_o
     pipeline: PostgresPipeline, settings: Settings
 ) -> None:
     calls = [asyncio.create_task(call(pipeline, number)) for number in (-20, 1, 2)]
-    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
+    terminate = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'"
     async with (
         asyncio.timeout(10),
         await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as other,
     ):
-        while (await (await other.execute(ended)).fetchone()) is None:  # noqa: ASYNC110 - the server makes it true
+        while (await (await other.execute(terminate)).fetchone()) is None:  # noqa: ASYNC110 - the server makes it true
             await asyncio.sleep(0.01)
     assert await outcomes(*calls) == [OutcomeUnknown] * 3
     assert await outcomes(call(pipeline, 1), call(pipeline, 2)) == [100, 50]

@@ -48,20 +48,20 @@ async def run_ready_tasks(count: int = 5) -> None:
 
 
 class TwoTasks:
-    """The two tasks that take batches. The test ends each batch."""
+    """The two tasks that take batches, as EventLog has them. A batch is in flight until the test calls `end`."""
 
     def __init__(self, queue: AppendQueue) -> None:
         self.queue = queue
         self.in_flight: list[Sequence[QueuedAppend]] = []
-        self.taken: list[Sequence[QueuedAppend]] = []
+        self.batches: list[Sequence[QueuedAppend]] = []
         self._done: list[asyncio.Event] = []
-        self.tasks = [asyncio.create_task(self._run()) for _ in range(2)]
+        self.running = [asyncio.create_task(self._run()) for _ in range(2)]
 
     async def _run(self) -> None:
         while batch := await self.queue.next_batch():
             done = asyncio.Event()
             self.in_flight.append(batch)
-            self.taken.append(batch)
+            self.batches.append(batch)
             self._done.append(done)
             await done.wait()
             self.queue.finish(batch, [FAILED] * len(batch))
@@ -73,7 +73,7 @@ class TwoTasks:
         await run_ready_tasks()
 
     def check(self) -> None:
-        assert not any(task.done() for task in self.tasks)
+        assert not any(task.done() for task in self.running)
         sets = [{queued.request.conversation_id for queued in batch} for batch in self.in_flight]
         assert all(one.isdisjoint(other) for one in sets for other in sets if one is not other)
         assert all(len(batch) <= MAX_BATCH_COMMANDS for batch in self.in_flight)
@@ -89,13 +89,13 @@ def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in
 ) -> None:
     async def scenario() -> None:
         queue = AppendQueue()
-        two = TwoTasks(queue)
+        tasks = TwoTasks(queue)
         await run_ready_tasks()
         put: list[tuple[str, str]] = []
         futures = []
         for step in steps:
             if isinstance(step, str):
-                await two.end(0 if step == "first" else 1)
+                await tasks.end(0 if step == "first" else 1)
             else:
                 for conversation, size in step:
                     command = request(
@@ -104,29 +104,31 @@ def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in
                     put.append((command.conversation_id, command.correlation_id))
                     futures.append(queue.put(command))
                 await run_ready_tasks()
-            two.check()
-            assert two.in_flight or all(future.done() for future in futures), (
+            tasks.check()
+            assert tasks.in_flight or all(future.done() for future in futures), (
                 "a caller waits though no batch is in flight"
             )
         queue.close()
-        while two.in_flight:
-            await two.end(0)
-        await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
+        while tasks.in_flight:
+            await tasks.end(0)
+        await asyncio.wait_for(asyncio.gather(*tasks.running), 5)
         assert all(future.exception() is FAILED for future in futures)
-        taken = [
-            (queued.request.conversation_id, queued.request.correlation_id) for batch in two.taken for queued in batch
+        in_batches = [
+            (queued.request.conversation_id, queued.request.correlation_id)
+            for batch in tasks.batches
+            for queued in batch
         ]
-        assert Counter(taken) == Counter(put)
+        assert Counter(in_batches) == Counter(put)
         for conversation_id in {conversation_id for conversation_id, _ in put}:
             in_order = [command for command in put if command[0] == conversation_id]
-            assert [command for command in taken if command[0] == conversation_id] == in_order
+            assert [command for command in in_batches if command[0] == conversation_id] == in_order
 
     asyncio.run(scenario())
 
 
 async def test_given_a_batch_in_flight_then_few_commands_wait_and_many_are_split_into_two_batches() -> None:
     queue = AppendQueue()
-    two = TwoTasks(queue)
+    tasks = TwoTasks(queue)
     await run_ready_tasks()
     futures: list[asyncio.Future[Any]] = []
 
@@ -135,26 +137,26 @@ async def test_given_a_batch_in_flight_then_few_commands_wait_and_many_are_split
 
     put(1)
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [1]
+    assert [len(batch) for batch in tasks.in_flight] == [1]
     put(SECOND_BATCH_COMMANDS - 1)
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [1]
+    assert [len(batch) for batch in tasks.in_flight] == [1]
     put(1)
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [1, SECOND_BATCH_COMMANDS]
-    await two.end(0)
-    await two.end(0)
+    assert [len(batch) for batch in tasks.in_flight] == [1, SECOND_BATCH_COMMANDS]
+    await tasks.end(0)
+    await tasks.end(0)
     put(20)
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [10, 10]
-    await two.end(0)
-    await two.end(0)
+    assert [len(batch) for batch in tasks.in_flight] == [10, 10]
+    await tasks.end(0)
+    await tasks.end(0)
     assert await asyncio.gather(*futures, return_exceptions=True) == [FAILED] * len(futures)
 
 
 async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_tasks_end() -> None:
     queue = AppendQueue()
-    two = TwoTasks(queue)
+    tasks = TwoTasks(queue)
     await run_ready_tasks()
     first = queue.put(request(mint("conv"), EndConversation()))
     await run_ready_tasks()
@@ -162,8 +164,8 @@ async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_
     queue.close()
     await run_ready_tasks()
     queue.fail_older_than(time.monotonic() + 1)
-    await two.end(0)
-    await asyncio.wait_for(asyncio.gather(*two.tasks), 5)
+    await tasks.end(0)
+    await asyncio.wait_for(asyncio.gather(*tasks.running), 5)
     assert [str(future.exception()) for future in (first, late)] == [
         str(LogUnavailable(outcome_unknown=True)),
         str(LogUnavailable(outcome_unknown=False)),
@@ -172,7 +174,7 @@ async def test_given_a_closed_queue_when_its_last_requests_are_failed_then_both_
 
 async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_the_others_start() -> None:
     queue = AppendQueue()
-    two = TwoTasks(queue)
+    tasks = TwoTasks(queue)
     await run_ready_tasks()
     busy = mint("conv")
     futures = [queue.put(request(busy, EndConversation()))]
@@ -181,14 +183,14 @@ async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_t
     since = time.monotonic()
     futures += [queue.put(request(mint("conv"), EndConversation())) for _ in range(SECOND_BATCH_COMMANDS)]
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [1]
+    assert [len(batch) for batch in tasks.in_flight] == [1]
     queue.fail_older_than(since)
     await run_ready_tasks()
-    assert [len(batch) for batch in two.in_flight] == [1, SECOND_BATCH_COMMANDS]
+    assert [len(batch) for batch in tasks.in_flight] == [1, SECOND_BATCH_COMMANDS]
     queue.close()
-    await two.end(0)
-    await two.end(0)
-    await asyncio.gather(*two.tasks)
+    await tasks.end(0)
+    await tasks.end(0)
+    await asyncio.gather(*tasks.running)
     await asyncio.gather(*futures, return_exceptions=True)
 
 

@@ -1,4 +1,4 @@
-"""Snapshots and the stream cache: if they are lost, old or unreadable, that only costs time."""
+"""Snapshots and the stream cache: when they are lost, old or unreadable, appends take longer, and their results are the same."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -28,15 +28,15 @@ async def test_given_many_look_ups_at_once_when_some_are_cancelled_then_each_oth
     await asyncio.sleep(0)
     for task in tasks[::5]:
         task.cancel()
-    heads = await asyncio.gather(*tasks, return_exceptions=True)
-    for index, (conversation_id, head) in enumerate(zip(requested, heads, strict=True)):
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    for index, (conversation_id, result) in enumerate(zip(requested, results, strict=True)):
         if index % 5 == 0:
-            assert isinstance(head, asyncio.CancelledError)
+            assert isinstance(result, asyncio.CancelledError)
         elif conversation_id == never_started:
-            assert head is None
+            assert result is None
         else:
-            assert isinstance(head, Head)
-            assert (head.version, head.deleted) == (conversation_ids.index(conversation_id) + 1, False)
+            assert isinstance(result, Head)
+            assert (result.version, result.deleted) == (conversation_ids.index(conversation_id) + 1, False)
 
 
 async def test_given_an_idle_connection_that_was_cut_when_a_head_is_looked_up_then_it_is_found(

@@ -16,6 +16,6 @@ METRICS = {
     "projection_lag_seconds": ("projection",),
     "projection_parked": (),
 }
-"""Names without `conversation_store_`, and without what Prometheus adds (`_total`, `_bucket` …)."""
+"""Labels by metric name. The names lack `conversation_store_` and what Prometheus adds (`_total`, `_bucket` …)."""
 
 LABELS = {label for labels in METRICS.values() for label in labels}

@@ -1,4 +1,4 @@
-"""An app out of routers: each route is served, described and measured, and every error has our shape."""
+"""An app made from routers: each route is served, documented and measured, and every error has our shape."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -244,8 +244,8 @@ def test_a_deep_recursion_and_a_cycle_of_causes_make_one_bounded_line(lines: Lin
 def test_the_logs_of_libraries_are_lines_like_ours_from_warning_up(lines: Lines) -> None:
     logging.getLogger("httpx2").info("hidden")
     logging.getLogger("uvicorn.error").error("went wrong\nsecond line hunter2", extra={"body": "hunter2"})
-    unfit = logging.LogRecord("pymongo", logging.WARNING, "", 1, "%d is no number", ("hunter2",), None)
-    logging.getLogger().handlers[0].handle(unfit)
+    malformed = logging.LogRecord("pymongo", logging.WARNING, "", 1, "%d is no number", ("hunter2",), None)
+    logging.getLogger().handlers[0].handle(malformed)
     went_wrong, unreadable = lines()
     assert (went_wrong["message"], went_wrong["log.level"]) == ("went wrong", "error")
     assert (went_wrong["log.logger"], went_wrong["service.name"]) == ("uvicorn.error", "command-api")

@@ -21,17 +21,17 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return samples(metrics).get((f"conversation_store_{name}", frozenset(labels.items())))
 
 
-def test_the_names_and_labels_are_these(metrics: Metrics) -> None:
+def test_the_metrics_have_the_listed_names_and_labels(metrics: Metrics) -> None:
     for name, labels in METRICS.items():
         if labels:
             getattr(metrics, name).labels(**dict.fromkeys(labels, "some"))
     collected = [family for family in metrics.registry.collect() if family.name.startswith("conversation_store_")]
-    found = {
+    exposed = {
         family.name.removeprefix("conversation_store_"): {label for sample in family.samples for label in sample.labels}
         for family in collected
     }
-    buckets = {family.name.removeprefix("conversation_store_") for family in collected if family.type == "histogram"}
-    assert found == {name: {*labels, "le"} if name in buckets else set(labels) for name, labels in METRICS.items()}
+    histograms = {family.name.removeprefix("conversation_store_") for family in collected if family.type == "histogram"}
+    assert exposed == {name: {*labels, "le"} if name in histograms else set(labels) for name, labels in METRICS.items()}
 
 
 def test_two_instances_share_nothing(metrics: Metrics) -> None:

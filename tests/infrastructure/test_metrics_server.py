@@ -28,13 +28,13 @@ async def test_it_serves_the_metrics() -> None:
     assert b'conversation_store_projection_position{projection="conversations"} 42.0' in answer.content
 
 
-def unknown() -> bool:
+def failing_check() -> bool:
     raise OSError("no answer")
 
 
 @pytest.mark.parametrize(
     ("ready", "status", "word"),
-    [(lambda: True, 200, "ready"), (lambda: False, 503, "unavailable"), (unknown, 503, "unavailable")],
+    [(lambda: True, 200, "ready"), (lambda: False, 503, "unavailable"), (failing_check, 503, "unavailable")],
 )
 async def test_it_says_whether_the_process_is_ready(ready: Callable[[], bool], status: int, word: str) -> None:
     answer = await request(ready, "/health/ready")
@@ -62,8 +62,8 @@ async def test_when_the_block_ends_the_port_is_free_and_no_task_is_left() -> Non
         with closing(create_connection(("127.0.0.1", port))):
             pass
     assert asyncio.all_tasks() == before
-    async with serve_metrics(Metrics(), port, lambda: True) as again:
-        assert again == port
+    async with serve_metrics(Metrics(), port, lambda: True) as second_port:
+        assert second_port == port
 
 
 async def test_when_the_port_is_taken_it_raises() -> None:

@@ -1,4 +1,4 @@
-"""The pool of Postgres connections gets every connection back, also from tasks that are cancelled while they return one."""
+"""Every connection returns to the Postgres pool, even if its task is cancelled while it returns the connection."""
 
 import asyncio
 from contextlib import suppress
@@ -19,7 +19,7 @@ async def test_a_task_that_is_cancelled_while_it_returns_its_connection_still_re
 
     borrower = asyncio.create_task(borrow())
     await borrowed.wait()
-    # The pool's own lock, which is private: only while it is held does returning a connection wait, and can be cancelled.
+    # Uses the pool's private lock: while it is locked, returning a connection waits, and the waiting task can be cancelled.
     async with pool._lock:
         await asyncio.sleep(0.01)
         borrower.cancel()

@@ -1,4 +1,4 @@
-"""How an API is served: what happens to running streams when the process is told to stop."""
+"""How an API is served: what happens to running streams when the process gets SIGTERM."""
 
 import http.client
 import signal
@@ -30,7 +30,7 @@ serve(Starlette(routes=[Route("/", stream)]), Settings(), shutdown, [socket.sock
 """
 
 
-def test_a_stream_that_follows_something_ends_in_order_when_the_process_gets_sigterm() -> None:
+def test_a_running_stream_sends_its_last_chunk_and_ends_when_the_process_gets_sigterm() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-P", "-c", APP, str(listener.fileno())]
         with subprocess.Popen(command, env={"PYTHONPATH": str(ROOT)}, pass_fds=[listener.fileno()]) as process:

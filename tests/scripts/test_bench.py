@@ -1,4 +1,4 @@
-"""`scripts/run bench` measures all it promises, on stores of its own that it leaves nothing of. How fast the store is, is not tested."""
+"""`scripts/run bench` measures everything it lists, on stores of its own that it removes. These tests do not check the speed."""
 
 import json
 import os
@@ -45,31 +45,31 @@ def floor(store: BenchStore) -> Iterator[FloorServer]:
 
 
 def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
-    """What one turn measures, by name; each has floors, and they are measured too."""
+    """The measurements of one benchmark, by name. Asserts that each has floors, and that these are measured too."""
     benchmark = BENCHMARKS[what](TINY)
     benchmark.prepare(store)
-    found = benchmark.measure(store)
+    measurements = benchmark.measure(store)
     floors = benchmark.floors(store, floor)
-    assert {name for each in found for name in each.floors} == set(floors)
-    assert all(each.floors and each.value > 0 for each in found)
+    assert {name for measurement in measurements for name in measurement.floors} == set(floors)
+    assert all(measurement.floors and measurement.value > 0 for measurement in measurements)
     assert all(value > 0 for value in floors.values())
-    return {each.name: each for each in found}
+    return {measurement.name: measurement for measurement in measurements}
 
 
 def test_appends_are_measured_at_full_and_at_half_load(store: BenchStore, floor: FloorServer) -> None:
-    found = measured(What.APPEND, store, floor)
+    measurements = measured(What.APPEND, store, floor)
 
-    assert found["HTTP appends a second, 32 connections"].better == "more"
-    assert found["HTTP appends a second, 1 connection"].better == "more"
-    assert found["HTTP append at half load, p50"].value <= found["HTTP append at half load, p99"].value
+    assert measurements["HTTP appends a second, 32 connections"].better == "more"
+    assert measurements["HTTP appends a second, 1 connection"].better == "more"
+    assert measurements["HTTP append at half load, p50"].value <= measurements["HTTP append at half load, p99"].value
 
 
 def test_reads_are_measured_from_commit_to_visible_and_page_by_page(store: BenchStore, floor: FloorServer) -> None:
-    found = measured(What.READ, store, floor)
+    measurements = measured(What.READ, store, floor)
 
-    p50, p99 = (found[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
+    p50, p99 = (measurements[f"commit to visible at 500 appends/s, {share}"].value for share in ("p50", "p99"))
     assert p50 <= p99
-    assert {"page of the newest 20 items of 600", "page of the oldest 20 items of 600"} <= set(found)
+    assert {"page of the newest 20 items of 600", "page of the oldest 20 items of 600"} <= set(measurements)
 
 
 def test_contexts_are_measured_within_and_beyond_their_snapshot(store: BenchStore, floor: FloorServer) -> None:
@@ -81,9 +81,12 @@ def test_contexts_are_measured_within_and_beyond_their_snapshot(store: BenchStor
 
 
 def test_first_words_are_measured_while_replies_stream(store: BenchStore, floor: FloorServer) -> None:
-    found = measured(What.STREAM, store, floor)
+    measurements = measured(What.STREAM, store, floor)
 
-    assert found["first word of a reply, 4 streams, p50"].value <= found["first word of a reply, 4 streams, p99"].value
+    assert (
+        measurements["first word of a reply, 4 streams, p50"].value
+        <= measurements["first word of a reply, 4 streams, p99"].value
+    )
 
 
 def test_a_rebuild_is_measured_with_the_memory_of_its_processes(store: BenchStore, floor: FloorServer) -> None:
@@ -101,7 +104,7 @@ def test_the_memory_of_the_api_process_is_measured(store: BenchStore, floor: Flo
     }
 
 
-def test_what_is_measured_survives_a_power_cut(store: BenchStore) -> None:
+def test_the_stores_that_are_measured_are_durable(store: BenchStore) -> None:
     durable = durability(store)
 
     assert [durable[f"postgres.{name}"] for name in ("fsync", "full_page_writes", "synchronous_commit")] == ["on"] * 3
@@ -109,7 +112,7 @@ def test_what_is_measured_survives_a_power_cut(store: BenchStore) -> None:
 
 
 def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """(status, what it printed, what it said on stderr); its temporary files go to `directory`."""
+    """(exit status, JSON of stdout, stderr). The temporary files go to `directory`."""
     done = subprocess.run(
         [ROOT / "scripts" / "run", "bench", *arguments, "--json"],
         env={**os.environ, "TMPDIR": str(directory)},
@@ -121,7 +124,7 @@ def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, json.loads(done.stdout) if done.stdout else {}, done.stderr
 
 
-def test_two_checkouts_are_compared_by_turns_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_two_checkouts_are_compared_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     stores, out = tmp_path / "stores", tmp_path / "results.json"
     stores.mkdir()
 

@@ -15,9 +15,11 @@ def run(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_tool_runs_in_the_directory_it_is_called_from(tmp_path: Path) -> None:
-    """`load` reads a file by a relative path, finds that it is empty of valid lines, and so was found and run there."""
+    """`load` reports a bad line of a file with a relative path: it ran in this directory, and imported no code from it."""
     (tmp_path / "bad.jsonl").write_text("not JSON\n")
-    (tmp_path / "typer.py").write_text("raise SystemExit('the directory it is called from is not searched for code')")
+    (tmp_path / "typer.py").write_text(
+        "raise SystemExit('code was imported from the directory that the tool is called from')"
+    )
 
     done = run(tmp_path, "load", "bad.jsonl", "--base-url", "http://127.0.0.1:9")
 
@@ -33,7 +35,7 @@ def test_arguments_reach_the_tool(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("nothing",), ("up",), ("stores",), ("",), ("--help",)])
-def test_without_a_tool_s_name_the_tools_are_listed(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_without_the_name_of_a_tool_the_tools_are_listed(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     done = run(tmp_path, *arguments)
 
     assert done.returncode == 2
