@@ -3,7 +3,7 @@
 FROM python:3.13-slim AS dependencies
 WORKDIR /build
 COPY pyproject.toml requirements.lock ./
-# First uv, then only the runtime dependencies: versions and hashes are those of the lock.
+# Installs uv, then only the runtime dependencies. Versions and hashes come from the lock.
 RUN awk '/^[^ #]/ { keep = /^uv==/ } keep' requirements.lock > uv.lock.txt \
     && pip install --no-cache-dir --no-deps --require-hashes -r uv.lock.txt \
     && uv venv /venv \

@@ -14,7 +14,7 @@ from domain import commands
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BATCH_BYTES
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 from infrastructure.ids import CONVERSATION, mint
 
 router = APIRouter()
@@ -28,7 +28,7 @@ class CreateConversation(Body):
     context_policy: Policy | None = None
 
 
-@command_route(router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_BATCH_BYTES)
+@command_route(router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_ITEMS_BODY_BYTES)
 async def create_conversation(context: CommandContext, body: CreateConversation) -> Response:
     """Creates a conversation, with its first items if any are given. Answers with the Conversation."""
     conversation_id = mint(CONVERSATION)

@@ -20,14 +20,14 @@ from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BATCH_BYTES, validate_body
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
 router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
-MAX_CONCURRENT_BYTES = MAX_BATCH_BYTES
+MAX_CONCURRENT_BYTES = MAX_ITEMS_BODY_BYTES
 """Bytes of the lines that are imported at a time: each takes about ten times its size in memory."""
 
 MAX_COMMAND_ITEMS = 200
@@ -90,8 +90,8 @@ def _is_full(importing: Collection[int], size: int) -> bool:
 
 async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
     """Makes one conversation durable, in several commands if it is large. Returns the number of its items."""
-    if len(line) > MAX_BATCH_BYTES:
-        raise ApiError(413, f"The line is larger than {MAX_BATCH_BYTES} bytes.", code="request_too_large")
+    if len(line) > MAX_ITEMS_BODY_BYTES:
+        raise ApiError(413, f"The line is larger than {MAX_ITEMS_BODY_BYTES} bytes.", code="request_too_large")
     body = validate_body(ImportedConversation, line)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
@@ -156,4 +156,4 @@ async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]
 
 
 def _extend(line: bytearray, chunk: bytes) -> None:
-    line += chunk[: MAX_BATCH_BYTES + 1 - len(line)]
+    line += chunk[: MAX_ITEMS_BODY_BYTES + 1 - len(line)]

@@ -11,7 +11,7 @@ from domain.events import ItemAppended
 from domain.items import as_output
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BATCH_BYTES
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 
 router = APIRouter()
 
@@ -20,7 +20,7 @@ class AddItems(Body):
     items: Items
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_BATCH_BYTES)
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_ITEMS_BODY_BYTES)
 async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
     """Appends all the items or none. Answers with their list. An empty list adds nothing."""
     command = AppendItems(items=new_items(body.items), author=context.principal.subject)

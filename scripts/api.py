@@ -1,7 +1,7 @@
 """One API process: both sides behind one port.
 
-With `--fd N` it serves on a listening socket that it inherits from `scripts/up`. While the process is replaced, connections
-wait in the socket's queue. Without `--fd` it binds HOST and PORT.
+With `--fd N` it serves on a listening socket that it inherits from `scripts/up`, so that new connections wait in the socket's queue
+while the process is restarted. Without `--fd` it binds HOST and PORT.
 """
 
 import argparse

@@ -22,7 +22,7 @@ ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 UV = ENVIRONMENT / "bin" / "uv"
 STAMP = ENVIRONMENT / "requirements.lock"
-"""A copy of the lock that `.venv` was made from. It is written last: without it, `.venv` is not complete."""
+"""A copy of the lock that `.venv` was made from. It is written last: if it is missing, `.venv` is incomplete."""
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
 
 @contextmanager
 def _one_process() -> Iterator[None]:
-    """Waits until no other process makes it. The lock is on the checkout's directory, which, unlike `.venv`, always exists."""
+    """Waits until no other process makes `.venv`. The file lock is on the checkout's directory: unlike `.venv`, it always exists."""
     directory = os.open(ROOT, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
@@ -57,7 +57,7 @@ def _is_current() -> bool:
 
 
 def _make() -> None:
-    print(f"Making {ENVIRONMENT} from {LOCK.name}: once, about a minute …", file=sys.stderr)
+    print(f"Making {ENVIRONMENT} from {LOCK.name}. This is done once and takes about a minute …", file=sys.stderr)
     lock = LOCK.read_bytes()
     complete = PYTHON.exists() and STAMP.exists()
     STAMP.unlink(missing_ok=True)
@@ -73,34 +73,34 @@ def _make() -> None:
 
 
 def _install_uv(lock: str) -> None:
-    pinned = re.search(r"^uv==.*\n(?:[ \t].*\n)*", lock, re.MULTILINE)
-    if pinned is None:
+    uv_lines = re.search(r"^uv==.*\n(?:[ \t].*\n)*", lock, re.MULTILINE)
+    if uv_lines is None:
         sys.exit(f"{LOCK} does not pin uv.")
     requirements = ENVIRONMENT / "uv.txt"
-    requirements.write_text(pinned[0])
+    requirements.write_text(uv_lines[0])
     install = (str(PYTHON), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
     _run(_clean_environment(), *install, "--require-hashes", "--only-binary", ":all:", "-r", str(requirements))
 
 
 def _install_all() -> None:
     quiet = () if sys.stderr.isatty() else ("--quiet",)
-    # Also compiles: a start with PYTHONDONTWRITEBYTECODE set would compile everything again.
+    # Also compiles. Otherwise each start with PYTHONDONTWRITEBYTECODE set would compile everything again.
     sync = (str(UV), "pip", "sync", *quiet, "--python", str(PYTHON), "--require-hashes", "--compile-bytecode")
     _run(_uv_environment(), *sync, str(LOCK))
 
 
 def _uv_environment() -> dict[str, str]:
-    """The environment, with pip's configuration under uv's names. What is set for uv comes first."""
-    shown = subprocess.run(  # noqa: S603 - as everywhere here: our own commands, no shell
+    """The environment variables, with pip's configuration under uv's names. Variables that are already set for uv win."""
+    listing = subprocess.run(  # noqa: S603 - as everywhere in this file: our own commands, no shell
         [str(PYTHON), "-m", "pip", "config", "list"],
         capture_output=True,
         text=True,
         check=False,
         env=_clean_environment(),
     )
-    # A line is `global.index-url='https://…'`; what comes from the environment is `:env:.index-url`.
-    found = re.findall(r"^(?:global|install|:env:)\.([\w-]+)=(.*)$", shown.stdout, re.MULTILINE)
-    pip = {name: str(ast.literal_eval(value)) for name, value in found}
+    # A line is `global.index-url='https://…'`, or `:env:.index-url=…` for a value from the environment.
+    settings = re.findall(r"^(?:global|install|:env:)\.([\w-]+)=(.*)$", listing.stdout, re.MULTILINE)
+    pip = {name: str(ast.literal_eval(value)) for name, value in settings}
     uv = {
         "UV_DEFAULT_INDEX": pip.get("index-url"),
         "UV_INDEX": _joined(pip.get("extra-index-url"), " "),
@@ -108,7 +108,7 @@ def _uv_environment() -> dict[str, str]:
         "UV_INSECURE_HOST": _joined(pip.get("trusted-host"), " "),
         "UV_NO_INDEX": "1" if pip.get("no-index", "").lower() in {"1", "true", "yes", "on"} else None,
         "SSL_CERT_FILE": pip.get("cert"),
-        # pip looks for a package in every index. The hashes say which file is meant.
+        # As pip does, uv must look for a package in every index. The hashes say which file is meant.
         "UV_INDEX_STRATEGY": "unsafe-best-match",
     }
     return {name: value for name, value in uv.items() if value} | _clean_environment()
@@ -119,16 +119,18 @@ def _joined(value: str | None, separator: str) -> str | None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """The environment without what would lead a tool to another Python's packages."""
+    """The environment variables, without those that make a tool use another Python's packages."""
     return {
         name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}
     }
 
 
 def _run(environment: Mapping[str, str], *command: str) -> None:
-    done = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)  # noqa: S603
-    if done.returncode != 0:
-        sys.exit(f"{ENVIRONMENT} could not be made: this failed with status {done.returncode}:\n  {' '.join(command)}")
+    result = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)  # noqa: S603
+    if result.returncode != 0:
+        sys.exit(
+            f"{ENVIRONMENT} could not be made: this command failed with status {result.returncode}:\n  {' '.join(command)}"
+        )
 
 
 if __name__ == "__main__":

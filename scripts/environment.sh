@@ -1,10 +1,10 @@
-# Sourced by scripts/up and scripts/test, which set $root: makes .venv where it is missing or out of date, and sets
-# $python to its interpreter. Needs bash and a Python of at least 3.11 with venv.
+# Sourced by scripts/up, scripts/run and scripts/test, which set $root. Makes .venv if it is missing or out of date, and sets $python
+# to its interpreter. Needs bash, and Python 3.11 or newer with venv.
 
 environment="$root/.venv"
 python="$environment/bin/python"
 
-# The environment keeps a copy of the lock it was made from, written last.
+# .venv contains a copy of the lock that it was made from. The copy is written last.
 if ! { [ -x "$python" ] && cmp -s "$root/requirements.lock" "$environment/requirements.lock"; }; then
     base=""
     for candidate in ${PYTHON:-} python3 python3.11 python3.12 python3.13 python3.14 python; do
@@ -21,5 +21,5 @@ if ! { [ -x "$python" ] && cmp -s "$root/requirements.lock" "$environment/requir
     "$base" "$root/scripts/environment.py"
 fi
 
-# -P in front of every -m: only the checkout is searched for its packages, whatever directory this is called from.
+# With -P before every -m, Python imports our packages from this checkout, not from the current directory.
 export PYTHONPATH="$root"

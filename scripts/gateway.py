@@ -1,4 +1,4 @@
-"""Both APIs behind one port, in one process: GET and HEAD read, every other method writes. In production nginx does this.
+"""Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods to the command side. With Docker, nginx does this.
 
 The gateway itself answers OPTIONS, the OpenAPI document of both sides, and a readiness check that covers both.
 """
@@ -32,7 +32,7 @@ _ALLOW = {"allow": "GET, HEAD, POST, DELETE, OPTIONS"}
 
 
 class Gateway:
-    """Sends each request to the side that its method names, except for a few paths of the gateway's own."""
+    """Sends each request to the side for its method. The gateway answers OPTIONS and a few paths itself."""
 
     def __init__(self, command_app: ASGIApp, query_app: ASGIApp, own_app: Starlette) -> None:
         self._command_app = command_app
@@ -54,7 +54,7 @@ class Gateway:
 
 
 def create_app(settings: Settings, shutdown: threading.Event) -> ASGIApp:
-    """The gateway over both sides; its lifespan is theirs. `shutdown` ends their streams."""
+    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams."""
     configure_logging("api", settings.log_level, settings.log_format)
     metrics = Metrics()
     command_app = commands.create_app(settings, metrics, shutdown)

@@ -1,4 +1,4 @@
-"""The OpenAPI document of both sides as the file that nginx serves: `python -m scripts.openapi` writes it.
+"""Writes the OpenAPI document of both sides to the file that nginx serves.
 
 A test fails when `infrastructure/deploy/openapi.json` differs from the code.
 """
@@ -17,7 +17,7 @@ FILE = Path(__file__).resolve().parent.parent / "infrastructure" / "deploy" / "o
 
 
 def rendered() -> str:
-    """The text of the file. It needs no stores."""
+    """The text of the file. Making it needs no stores."""
     settings = Settings()
     apps = [side.create_app(settings, Metrics(), threading.Event()) for side in (commands, queries)]
     document = combined(*(app.state.openapi for app in apps))

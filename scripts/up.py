@@ -19,12 +19,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from infrastructure.embedded.account import UnreachableError
-from infrastructure.embedded.directory import DataDirectory, InUseError
+from infrastructure.embedded.directory import DataDirectory
 from infrastructure.embedded.lifetime import run_until, stop_signalled
-from infrastructure.embedded.service import NotInstalledError, Service, answers_http
+from infrastructure.embedded.service import Service, answers_http
 from infrastructure.embedded.stores import MODEL, STORES, choose
-from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
+from infrastructure.embedded.supervisor import Supervisor
 from infrastructure.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,11 +38,11 @@ log = logging.getLogger("scripts.up")
 
 
 class PortTakenError(RuntimeError):
-    """Another program listens on the port."""
+    """The port cannot be used: another program listens on it, or the system refuses it."""
 
 
 async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str) -> None:
-    """Runs everything until a signal. Raises PortTakenError, DoesNotStartError and other reasons not to start."""
+    """Runs everything until a signal. Raises PortTakenError, DoesNotStartError and the other errors of `infrastructure/embedded`."""
     stop = stop_signalled()
     with ExitStack() as sockets:
         variables = STORES if arguments.no_model else STORES | MODEL
@@ -51,9 +50,9 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
         gateway = sockets.enter_context(listen(host, arguments.port))
         port = gateway.getsockname()[1]
         base_url = f"http://{LOOPBACK}:{port}"
-        common = {**urls, "PYTHONPATH": str(ROOT), "HOST": host, "PORT": str(port)}
-        apis, api_urls = _apis(arguments.apis, directory, gateway, common, sockets)
-        projectors, projector_urls = _projectors(arguments.projectors, directory, common)
+        environment = {**urls, "PYTHONPATH": str(ROOT), "HOST": host, "PORT": str(port)}
+        apis, api_urls = _apis(arguments.apis, directory, gateway, environment, sockets)
+        projectors, projector_urls = _projectors(arguments.projectors, directory, environment)
         supervisor = Supervisor(directory, os.environ)
 
         async def work() -> None:
@@ -63,7 +62,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
             directory.write_env({**urls, "BASE_URL": base_url, **api_urls, **projector_urls})
             supervisor.start([*apis, *projectors])
             await supervisor.wait_until_serving([*apis, *projectors, *model])
-            await _ready(base_url)
+            await _wait_until_ready(base_url)
             print(_table(directory, base_url, urls, api_urls, projector_urls), flush=True)
             await supervisor.wait_for_failure()
 
@@ -78,7 +77,7 @@ async def run(arguments: argparse.Namespace, directory: DataDirectory, host: str
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Retries for two seconds when the port is taken, since a killed predecessor may be about to release it."""
+    """A listening socket. Retries for PORT_TIMEOUT_SECONDS while the port is taken: a killed supervisor may be about to release it."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,23 +98,23 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _apis(
-    count: int, directory: DataDirectory, gateway: socket.socket, common: Mapping[str, str], sockets: ExitStack
+    count: int, directory: DataDirectory, gateway: socket.socket, environment: Mapping[str, str], sockets: ExitStack
 ) -> tuple[list[Service], dict[str, str]]:
     services: list[Service] = []
     urls: dict[str, str] = {}
     for number in range(1, count + 1):
         name = _name("api", number)
-        own = sockets.enter_context(listen(LOOPBACK, directory.port(name)))
-        url = f"http://{LOOPBACK}:{own.getsockname()[1]}"
+        own_socket = sockets.enter_context(listen(LOOPBACK, directory.port(name)))
+        url = f"http://{LOOPBACK}:{own_socket.getsockname()[1]}"
         urls |= {f"API_{number}_URL": url, f"API_{number}_METRICS_URL": f"{url}/metrics"}
-        descriptors = (gateway.fileno(), own.fileno())
+        descriptors = (gateway.fileno(), own_socket.fileno())
         flags = [part for descriptor in descriptors for part in ("--fd", str(descriptor))]
         service = Service(
             name=name,
             command=(sys.executable, "-P", "-m", "scripts.api", *flags),
             directory=directory.path,
             serves=partial(answers_http, f"{url}/health/live", frozenset({200})),
-            environment=common,
+            environment=environment,
             sockets=descriptors,
             stop_seconds=20,
         )
@@ -124,7 +123,7 @@ def _apis(
 
 
 def _projectors(
-    count: int, directory: DataDirectory, common: Mapping[str, str]
+    count: int, directory: DataDirectory, environment: Mapping[str, str]
 ) -> tuple[list[Service], dict[str, str]]:
     services: list[Service] = []
     urls: dict[str, str] = {}
@@ -138,7 +137,7 @@ def _projectors(
             directory=directory.path,
             # Any status will do: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
-            environment={**common, "METRICS_PORT": str(port)},
+            environment={**environment, "METRICS_PORT": str(port)},
         )
         services.append(service)
     return services, urls
@@ -148,8 +147,8 @@ def _name(kind: str, number: int) -> str:
     return kind if number == 1 else f"{kind}-{number}"
 
 
-async def _ready(base_url: str) -> None:
-    """Returns when the gateway is ready. Logs a warning every 20 s until then."""
+async def _wait_until_ready(base_url: str) -> None:
+    """Returns when the gateway is ready. Logs a warning every NOT_READY_WARNING_SECONDS until then."""
     warned_at = time.monotonic()
     while not await asyncio.to_thread(answers_http, f"{base_url}/health/ready", frozenset({200})):
         if time.monotonic() - warned_at > NOT_READY_WARNING_SECONDS:
@@ -176,14 +175,14 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
 def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
-        raise argparse.ArgumentTypeError("at least 1")
+        raise argparse.ArgumentTypeError(f"the number must be at least 1, not {number}")
     return number
 
 
 def _port(text: str) -> int:
     number = int(text)
     if not 0 <= number < 65536:
-        raise argparse.ArgumentTypeError(f"a port is 0 to 65535, not {number}")
+        raise argparse.ArgumentTypeError(f"a port must be 0 to 65535, not {number}")
     return number
 
 
@@ -209,16 +208,7 @@ def main() -> int:
         directory.lock()
         _log_to(directory.log_file("supervisor"))
         asyncio.run(run(arguments, directory, host))
-    except (
-        ValidationError,
-        InUseError,
-        NotInstalledError,
-        UnreachableError,
-        DoesNotStartError,
-        PortTakenError,
-        RuntimeError,
-        OSError,
-    ) as error:
+    except (ValidationError, RuntimeError, OSError) as error:
         print(f"scripts/up: {error}", file=sys.stderr)
         return 1
     finally:

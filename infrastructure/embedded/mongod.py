@@ -35,7 +35,7 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             # Diagnostics would take gigabytes.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
-            # A process killed inside a transaction leaves its locks behind for this long. The default is 60 s.
+            # If a process is killed inside a transaction, its locks stay for this long. The default is 60 s.
             *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_TIMEOUT_SECONDS}"),
         ),
         directory=data,

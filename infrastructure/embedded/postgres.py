@@ -29,7 +29,7 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # Postgres derives both from the segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits would wait
+    # By default both depend on the WAL segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits would wait
     # for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",

@@ -21,7 +21,7 @@ from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import Row, chained_row
-from infrastructure.event_log.streams import Stream, StreamCache, fold
+from infrastructure.event_log.streams import Stream, StreamCache, apply_rows
 from infrastructure.event_log.write import Write
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -81,7 +81,7 @@ class BatchDecider:
         """Decides on what the log says. `curs` holds the append lock."""
         self._read_cache(batch)
         newer = self._recorder.select_since(curs, self._expected_versions(batch))
-        fold(self._before, newer)
+        apply_rows(self._before, newer)
         moved = {conversation_id_of(stream_id) for stream_id, *_ in newer}
         for conversation_id in moved:
             self._cache.put(conversation_id, self._before[conversation_id])

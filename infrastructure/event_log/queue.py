@@ -1,4 +1,4 @@
-"""A bounded queue of append requests, and how batches are cut from it."""
+"""A bounded queue of append requests, and how batches are taken from it."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ MAX_QUEUED_COMMANDS = 4096
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
 
 SECOND_BATCH_COMMANDS = 6
-"""While one batch is in flight, this many queued requests start a second one. Twice as many are split in halves."""
+"""While one batch is in flight, a second one starts when this many requests are queued. From twice as many, a batch takes half."""
 
 
 class QueuedAppend(Struct, eq=False):
@@ -26,7 +26,7 @@ class QueuedAppend(Struct, eq=False):
     queued_at: float
 
     def resolve(self, result: Appended | BaseException) -> None:
-        """Gives the caller its result, unless the caller has cancelled. A cancelled append may still be stored."""
+        """Gives the caller its result, unless it has one or has cancelled. A cancelled append may still be stored."""
         if self.future.done():
             return
         if isinstance(result, BaseException):
@@ -38,16 +38,19 @@ class QueuedAppend(Struct, eq=False):
 class AppendQueue:
     """First in, first out. Two tasks of one event loop take batches from it.
 
-    Two batches in flight never hold the same conversation. If the first queued request is for a conversation in flight, it waits for that batch.
+    Two batches in flight never have a conversation in common: a request for a conversation in flight waits for that batch, and so do all
+    requests behind it.
     """
 
     def __init__(self) -> None:
         self._queued: deque[QueuedAppend] = deque()
         self._bytes = 0
         self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
-        self._conversations: set[str] = set()
+        self._conversations_in_flight: set[str] = set()
+        """The ids of the conversations in flight."""
         self._idle: list[asyncio.Future[None]] = []
-        self._woken = False
+        self._task_is_woken = False
+        """A task was woken and has not run yet."""
         self._closing = False
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
@@ -61,29 +64,29 @@ class AppendQueue:
         return future
 
     async def next_batch(self) -> Sequence[QueuedAppend]:
-        """Waits for a batch. Empty when the queue is closed and drained. Call `finish` with each batch."""
+        """Waits for a batch. Empty when the queue is closed and nothing is queued. Call `finish` with each batch."""
         while not self._can_start_batch():
             if self._closing and not self._queued:
                 return ()
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
             await idle  # requests that become ready in this turn of the event loop join the batch
-            self._woken = False
-        batch = self._cut_batch()
+            self._task_is_woken = False
+        batch = self._take_batch()
         self._in_flight[id(batch)] = batch
-        self._conversations.update(queued.request.conversation_id for queued in batch)
+        self._conversations_in_flight.update(queued.request.conversation_id for queued in batch)
         self._wake_idle_task()
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend], results: Sequence[Appended | BaseException]) -> None:
-        """Gives each caller of the batch its result. The task that took the batch must take the next one."""
+        """Gives each caller of the batch its result. It wakes no other task: the one that took the batch must call `next_batch`."""
         del self._in_flight[id(batch)]
-        self._conversations.difference_update(queued.request.conversation_id for queued in batch)
+        self._conversations_in_flight.difference_update(queued.request.conversation_id for queued in batch)
         for queued, result in zip(batch, results, strict=True):
             queued.resolve(result)
 
     def close(self) -> None:
-        """Refuses new requests. Queued ones are still handed out."""
+        """Refuses new requests. `next_batch` still returns the queued ones."""
         self._closing = True
         self._wake_idle_task()
 
@@ -100,15 +103,15 @@ class AppendQueue:
         self._wake_idle_task()
 
     def _can_start_batch(self) -> bool:
-        """If no batch is in flight, one request is enough: waiting for more would only delay it."""
+        """Whether enough is queued. With no batch in flight, one request is enough: waiting for more would only delay it."""
         if not self._in_flight:
             return bool(self._queued)
         if len(self._queued) < SECOND_BATCH_COMMANDS:
             return False
-        return self._queued[0].request.conversation_id not in self._conversations
+        return self._queued[0].request.conversation_id not in self._conversations_in_flight
 
-    def _cut_batch(self) -> Sequence[QueuedAppend]:
-        """The first requests of the queue: all, or half of many, within the limits of a batch."""
+    def _take_batch(self) -> Sequence[QueuedAppend]:
+        """Takes the first requests from the queue: all, or half if there are many, within the limits of a batch."""
         max_commands = len(self._queued)
         if max_commands >= 2 * SECOND_BATCH_COMMANDS:
             max_commands = min(max_commands // 2, MAX_BATCH_COMMANDS)
@@ -117,7 +120,7 @@ class AppendQueue:
         while len(batch) < max_commands:
             request = self._queued[0].request
             size += request.size
-            if request.conversation_id in self._conversations or (batch and size > MAX_BATCH_BYTES):
+            if request.conversation_id in self._conversations_in_flight or (batch and size > MAX_BATCH_BYTES):
                 break
             batch.append(self._queued.popleft())
             self._bytes -= request.size
@@ -125,6 +128,6 @@ class AppendQueue:
 
     def _wake_idle_task(self) -> None:
         """Wakes one task if it can start a batch, or all of them when the queue closes."""
-        while self._idle and (self._closing or (not self._woken and self._can_start_batch())):
-            self._woken = True
+        while self._idle and (self._closing or (not self._task_is_woken and self._can_start_batch())):
+            self._task_is_woken = True
             self._idle.pop().set_result(None)

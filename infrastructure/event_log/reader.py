@@ -17,9 +17,9 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""Where a page of one conversation ends, in bytes of decompressed states."""
+"""The maximum of a page of one conversation, in bytes of decompressed states."""
 
-# `before`: the bytes of the states of the rows before this one.
+# A page ends at about `max_bytes`. `before`: the bytes of the stored states of the rows before this one.
 _PAGE = (
     "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
     " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
@@ -43,13 +43,15 @@ _BACKWARDS = sql.SQL(
     )
 )
 
-_NAMED = "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
+_WITH_ROW_KEY = (
+    "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s AND item_id = "
+)
 _LAST = " ORDER BY originator_version DESC LIMIT 1"
 SETTINGS_EVENTS = sql.SQL(
-    f"{_NAMED}'{DESCRIPTION}'"
+    f"{_WITH_ROW_KEY}'{DESCRIPTION}'"
     + "".join(
-        f" UNION ALL ({_NAMED}'{name}'{_LAST})"
-        for name in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY)
+        f" UNION ALL ({_WITH_ROW_KEY}'{row_key}'{_LAST})"
+        for row_key in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY)
     )
     + " ORDER BY originator_version"
 )
@@ -61,7 +63,7 @@ _COLUMNS = sql.SQL(COLUMNS)
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
-    """The body stored with an idempotency key, and the last version and position of its command."""
+    """The body stored with an idempotency key, and the version and position of its command's last event."""
 
     answer: bytes
     version: int
@@ -69,7 +71,7 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
 
 
 class EventReader:
-    """Raises psycopg.Error when Postgres is down, UnreadableEvent for an event that this code cannot read.
+    """All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read.
 
     Methods named `…_logged` return such an event as an UnreadableRecord instead.
     """
@@ -88,7 +90,7 @@ class EventReader:
         return rows[0][0] or 0
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        """The conversation that a response belongs to."""
+        """The conversation that a response belongs to; None if the tenant has no such response."""
         rows = await self._rows(
             sql.SQL("SELECT conversation_id FROM responses WHERE tenant_id = %s AND response_id = %s"),
             (tenant, response_id),
@@ -105,7 +107,7 @@ class EventReader:
         )
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """What an idempotency key was first answered, at `since` or later. Raises KeyReused if the request was another."""
+        """The answer stored with an idempotency key at `since` or later; None for no such key. Raises KeyReused if the request was another."""
         rows = await self._rows(
             sql.SQL(
                 "SELECT fingerprint, answer, version, position FROM idempotency_keys"
@@ -145,28 +147,28 @@ class EventReader:
         return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), max_bytes))
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:
-        """Every event that names this item (or response), ascending."""
+        """Every event whose row key is this id of an item or response, ascending."""
         return await self._recorded(
             sql.SQL("SELECT {} FROM events WHERE originator_id = %s AND item_id = %s ORDER BY originator_version"),
             (uuid_of(conversation_id), item_id),
         )
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` that names any of these items, ascending."""
+        """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.
 
-        They are its first event, and the last one each for its instructions, its context policy, its pins and its summary. They are few,
-        however long the conversation is. (Changes of settings that older code recorded are all among them.)
+        They are its first event, and the last event for each of: instructions, context policy, pins and summary. They are few, however long
+        the conversation is. Older code recorded changes of settings under the key DESCRIPTION: all of those are included.
         """
         return await self._recorded(SETTINGS_EVENTS, {"stream": uuid_of(conversation_id), "until": until})
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
-        """At most `limit` events of all conversations with `position` < theirs <= `until`, in commit order.
+        """At most `limit` events of all conversations after `position` and up to position `until`, in commit order.
 
-        No event appears later at a position that was passed: positions are assigned under the append lock.
+        No event appears later at a position that was already passed: positions are assigned under the append lock.
         """
         return await self._recorded(
             sql.SQL(

@@ -1,4 +1,4 @@
-"""An event as it was recorded, and what stands for one that this code cannot read."""
+"""An event as it was recorded, and the record of an event that this code cannot read."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with its place in the log, and when and by whom it was recorded."""
+    """An event with its position in the log and its version in the conversation, and when and for whom it was recorded."""
 
     position: int
     conversation_id: str
@@ -47,7 +47,7 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
 
 
 Logged = Recorded | UnreadableRecord
-"""What the log has at one position."""
+"""The event at one position, readable or not."""
 
 COLUMNS = (
     "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"

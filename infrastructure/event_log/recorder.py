@@ -1,7 +1,7 @@
 """The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
 
-The library repeats an insert whose answer was lost, and then reports its own success as a conflict. We never repeat: the log looks
-the rows up instead (`positions_of`).
+The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not repeat it: the
+log looks up the rows instead (`positions_of`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 TABLE = "events"
 CHANNEL = TABLE
-"""The channel that each commit notifies. A notification may be lost: it is only a hint to look."""
+"""The channel that each commit notifies. A notification may be lost: it is only a hint to read the log."""
 
 _APPEND = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in PARAMETER_TYPES)})"
 _PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
@@ -80,12 +80,12 @@ class ConversationRecorder(PostgresApplicationRecorder):
                     connection.execute("ROLLBACK")
 
     async def _fetch_row_type(self, connection: AsyncConnection[Any]) -> None:
-        """For each new connection of the pipeline: the type's number differs in a restored database."""
+        """Called for each new connection of the pipeline: the type's OID differs in a restored database."""
         self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
         register_row(self._row_type, connection)
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
-        """Inserts the rows in order and returns their positions.
+        """Inserts the rows in order and returns their positions. `curs` holds the append lock.
 
         Returns None, and does nothing, if a stream is past its expected version or an idempotency key is in use.
         """
@@ -105,8 +105,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
         """The positions of rows whose COMMIT was not answered; None if they are not in the log.
 
-        Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not there may still arrive; the next
-        append to their streams then makes them conflict. Rows are found by their hashes, which cover every column.
+        Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not in the log may still arrive, until the
+        next append to their streams makes them conflict. Rows are compared by their hashes, which cover every column.
         """
         curs.execute(
             "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
@@ -125,7 +125,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_since(
         self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int = 2**31
     ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
-        """The rows of each stream past a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
+        """The rows of each stream after a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
 
         At most `limit` per stream. LATERAL with its own order makes each stream a look-up by primary key, even while the planner's
         statistics are older than the table.
@@ -141,7 +141,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return curs.fetchall()
 
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
-        """Every row that names one of these items: (stream, item, topic, state), in order."""
+        """The first 100 rows whose row key is one of these (stream, item): (stream, item, topic, state), in order."""
         curs.execute(
             "SELECT i.stream, i.item, e.topic, e.state FROM unnest(%b::uuid[], %b::text[]) AS i (stream, item)"
             " CROSS JOIN LATERAL (SELECT * FROM events WHERE originator_id = i.stream AND item_id = i.item"
@@ -154,9 +154,9 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_first_answers(
         self, curs: Cursor[Any], keys: Sequence[tuple[str, str]], since: datetime
     ) -> list[tuple[str, str, bytes, UUID, int, int, bytes, datetime]]:
-        """What each (tenant, key) was first answered at `since` or later.
+        """The answer stored with each (tenant, key) at `since` or later, if there is one.
 
-        (tenant, key, fingerprint, stream, version, position, answer, recorded_at)
+        As (tenant, key, fingerprint, stream, version, position, answer, recorded_at)
         """
         curs.execute(
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
@@ -187,7 +187,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
             )
 
     def delete_keys(self, before: datetime, limit: int) -> int:
-        """Deletes idempotency keys recorded before then, at most `limit`, and returns how many."""
+        """Deletes at most `limit` idempotency keys recorded before `before`. Returns how many."""
         with self.datastore.get_connection() as connection:
             deleted = connection.execute(
                 "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
@@ -198,7 +198,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
 
 
 def _as_row(event: StoredEvent) -> Row:
-    """An event of the library, with nothing in our columns and no previous hash."""
+    """The row of an event of the library: our columns are empty, and no earlier row is hashed."""
     assert isinstance(event.originator_id, UUID)
     return chained_row(
         GENESIS,

@@ -1,4 +1,4 @@
-"""Rows of `events` to insert, each chained to the one before. psycopg sends them as an array of `append_row` (migrations/0008)."""
+"""Rows of `events` to insert, each chained to the one before by its hash. They are sent as an array of `append_row` (migrations/0008)."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -42,7 +42,7 @@ def chained_row(
     command_id: UUID | None,
     correlation_id: str,
 ) -> Row:
-    """The row after the one with the hash `previous`."""
+    """The row that follows the row with the hash `previous` in its stream."""
     recorded_at = recorded_at.astimezone(UTC)
     hashed = length_prefixed(
         originator_id=originator_id,

@@ -1,6 +1,6 @@
 """Writes snapshots of streams in a thread of its own, so that no append waits for one.
 
-A snapshot that cannot be written is dropped: a process that loads the stream then reads more events. Nothing fails without it.
+A snapshot that cannot be written is dropped. A process that loads the stream then reads more events; nothing else depends on it.
 """
 
 import threading

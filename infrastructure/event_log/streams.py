@@ -1,7 +1,7 @@
 """The current end of each stream: what the next command is decided on, and what its events are chained to.
 
-The most recently used are cached, up to a number of bytes. Others are loaded from a snapshot and the events after it. Neither is
-trusted: each append checks what was committed since. A missing or unreadable snapshot only costs time.
+The most recently used are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it. Both may be out of
+date: each append checks that no later event was committed. A missing or unreadable snapshot only costs time.
 """
 
 import threading
@@ -22,10 +22,10 @@ from infrastructure.ids import uuid_of
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
-"""Versions between a stream's snapshots, and so about the most events that loading a stream folds."""
+"""Versions between a stream's snapshots. So loading a stream reads about as many events at most."""
 
 _STREAM_BYTES = 1_500
-"""About the memory of a cached stream, without the texts in its state."""
+"""About how much memory a cached stream takes, without the texts in its state."""
 
 _LOAD_ROWS = 2000
 
@@ -37,7 +37,7 @@ LogRow = tuple[UUID, str, bytes, datetime, bytes, int]
 
 
 class Stream(Struct, frozen=True, gc=False):
-    """The end of one stream. `snapshotted`: the version of its last snapshot, 0 if it has none."""
+    """The end of one stream: its state, and the position, time and hash of its last event. `snapshotted`: the version of its last snapshot, or 0."""
 
     state: Conversation
     position: int
@@ -106,7 +106,7 @@ class StreamCache:
                 self._bytes -= evicted
 
 
-def fold(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:
+def apply_rows(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:
     """Applies rows of any streams, in order, to `streams`. A stream that is not in it starts with its first row."""
     for stream_id, topic, state, recorded_at, chain_hash, position in rows:
         conversation_id = conversation_id_of(stream_id)
@@ -131,13 +131,14 @@ def load_streams(recorder: ConversationRecorder, conversation_ids: Sequence[str]
             while rows_read == _LOAD_ROWS:
                 version = streams[conversation_id].state.version if conversation_id in streams else 0
                 rows = recorder.select_since(curs, {uuid_of(conversation_id): version}, limit=_LOAD_ROWS)
-                fold(streams, rows)
+                apply_rows(streams, rows)
                 rows_read = len(rows)
     for conversation_id, stream in streams.items():
         cache.put(conversation_id, stream)
 
 
 def _size(stream: Stream) -> int:
+    """About how many bytes of memory a cached stream takes. A character may take 4."""
     state = stream.state
     texts = len(state.title or "") + len(state.instructions or "")
     pairs = sum(len(name) + len(value) for name, value in state.metadata.items()) if state.metadata else 0

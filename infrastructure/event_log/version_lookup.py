@@ -1,7 +1,7 @@
 """Looks up the last version of conversations by primary key: all concurrent look-ups share one round trip.
 
-Every read and every reply starts with one. Through a pooled connection and a cursor, a look-up would take as much of the event loop's
-time as the rest of a read, so it has a `PostgresPipeline` of its own.
+Every read and every reply starts with one. It has its own `PostgresPipeline`: through a pooled connection and a cursor, a look-up would
+take as much of the event loop's time as the rest of a read.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _decode = msgspec.json.Decoder(list[Head | None]).decode
 
 
 class VersionLookup:
-    """For one event loop. Connects on the first look-up; the connection is closed with the pool."""
+    """For one event loop. It connects at the first look-up. Closing the pool closes the connection."""
 
     def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
@@ -53,7 +53,7 @@ class VersionLookup:
         self._task: asyncio.Task[None] | None = None
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event, no older than the call; None if it was never started. Raises psycopg.Error."""
+        """The conversation's last event at some time after the call; None if it was never started. Raises psycopg.Error."""
         future: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
         self._queued.append((uuid_of(conversation_id), future))
         if self._task is None:
@@ -80,7 +80,7 @@ class VersionLookup:
             self._queued = []
 
     async def _look_up(self, streams: list[UUID]) -> list[Head | None]:
-        """One round trip, or a second one if the idle connection had been lost."""
+        """One round trip, and another one if the connection was lost: it may have been lost while idle."""
         try:
             heads: list[Head | None] = await self._pipeline.call([streams], self._timeout_seconds)
         except OutcomeUnknown as error:
@@ -91,7 +91,7 @@ class VersionLookup:
 
 
 async def _register_heads(connection: psycopg.AsyncConnection[Any]) -> None:
-    """The statement's JSON is read as Heads."""
+    """Makes the connection decode the statement's JSON as a list of Heads."""
     set_json_loads(_decode, connection)
 
 

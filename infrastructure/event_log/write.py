@@ -23,8 +23,8 @@ class Write(Struct, frozen=True):
     """The rows of one transaction, and what changes with them in the tables of replies and idempotency keys.
 
     `expected_versions`: the version of each stream that the rows were decided on. `started_replies` and `ended_replies`: the replies that
-    rows start or end, as (row from 1, response id). `owner`: the process that runs the started ones. `deleted_streams`: their replies end too.
-    A stored key older than `keys_valid_since` has expired and is replaced.
+    rows start or end, as (row number from 1, response id). `owner`: the process that runs the started ones. `deleted_streams`: deleted
+    conversations; their replies end too. A key stored before `keys_valid_since` has expired and is replaced.
     """
 
     rows: Sequence[Row]
@@ -34,7 +34,7 @@ class Write(Struct, frozen=True):
     ended_replies: Sequence[tuple[int, str]] = ()
     deleted_streams: Sequence[UUID] = ()
     idempotency: Sequence[IdempotencyRecord] = ()
-    keys_valid_since: datetime = datetime.min.replace(year=2000, tzinfo=UTC)
+    keys_valid_since: datetime = datetime(2000, 1, 1, tzinfo=UTC)
 
 
 PARAMETER_TYPES = (
@@ -46,7 +46,7 @@ PARAMETER_TYPES = (
 
 
 def parameters(write: Write) -> list[Any]:
-    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. NULL is an empty array: most batches have only rows."""
+    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. An empty array is sent as NULL: most batches have only rows."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_versions),

@@ -1,1 +1,1 @@
-"""What both APIs do with HTTP alike: routes, bodies, headers, errors, metrics. Commands and queries import it; it imports neither."""
+"""What the command API and the query API share: routes, bodies, headers, errors, metrics. Both import it; it imports neither."""

@@ -1,4 +1,4 @@
-"""How each API's app is made: the same middleware, errors, documentation, health and metrics on both sides.
+"""Makes each API's app, with the same middleware, errors, documentation, health and metrics for both.
 
 A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves it: its
 endpoint takes the request and returns a response. FastAPI's own serving took 1.5 times the CPU of an append.
@@ -33,7 +33,7 @@ CHECK_TIMEOUT_SECONDS = 2
 
 
 def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, metrics: Metrics) -> Starlette:
-    """An app with these routes. `lifespan` puts on `app.state` what they need; `app.state.openapi` is the document."""
+    """An app with these routes. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     document = get_openapi(title=title, version=VERSION, routes=declared)
     app = Starlette(
@@ -42,7 +42,7 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
             *documentation_routes(document),
         ],
         middleware=[Middleware(RequestMiddleware, metrics=metrics)],
-        # 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
+        # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_error},
         lifespan=lifespan,
     )
@@ -64,7 +64,7 @@ def documentation_routes(document: Mapping[str, Any]) -> list[Route]:
 
 
 def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
-    """`/health/live`, `/health/ready` and `/metrics`. Ready is 200 while every check in `needed` passes."""
+    """`/health/live`, `/health/ready` and `/metrics`. `/health/ready` answers 200 while every check named in `needed` passes."""
     router = APIRouter(tags=["health"])
 
     @router.get("/health/live")
@@ -84,13 +84,13 @@ def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], n
 
 
 async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
-    """The result of each check. One that raises, or takes longer than 2 s, has failed. All run at once."""
+    """Runs all checks at once. A check that raises or takes longer than CHECK_TIMEOUT_SECONDS has failed."""
 
     async def passes(check: Check) -> bool:
         try:
             async with asyncio.timeout(CHECK_TIMEOUT_SECONDS):
                 return await check()
-        except Exception:  # noqa: BLE001 - any error means that it is not available
+        except Exception:  # noqa: BLE001 - any error means that the check failed
             return False
 
     results = await asyncio.gather(*(passes(check) for check in checks.values()))

@@ -1,4 +1,4 @@
-"""Request bodies: strict JSON of bounded size, so that all that is accepted can be stored and returned.
+"""Request bodies: strict JSON of limited size, so that everything that is accepted can be stored and returned.
 
 JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type is ignored.
 """
@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from infrastructure.http.errors import ApiError, invalid
 
 MAX_BODY_BYTES = 1_500_000
-"""A larger request is answered with 413."""
+"""The maximum of an ordinary request. A larger one is answered with 413."""
 
-MAX_BATCH_BYTES = 8 * 1024 * 1024
-"""The maximum for a request with items."""
+MAX_ITEMS_BODY_BYTES = 8 * 1024 * 1024
+"""The maximum of a request with items, and of one line of an import."""
 
 MAX_READ_BYTES = 32 * 1024 * 1024
-"""Bytes of a body that is too large which are read and dropped before the connection is closed."""
+"""How much of a body that is too large is read before the connection is closed."""
 
 MAX_DEPTH = 64
 """Levels of nested objects and lists."""
@@ -33,7 +33,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     try:
         async for chunk in request.stream():
             size += len(chunk)
-            # A client reads the answer only after it has sent its body: so read on, and drop what is too much.
+            # Many clients read the answer only after they have sent the whole body. So read the rest, and drop it.
             if size > MAX_READ_BYTES:
                 break
             if size <= max_bytes:
@@ -47,7 +47,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def validate_body(model: type[Model], body: bytes) -> Model:
-    """The body as this model. Raises ApiError (400) when it is not JSON, or does not fit the model."""
+    """Parses the body as this model. Raises ApiError (400) if it is not JSON or does not fit the model."""
     try:
         return model.model_validate(parse_json(body))
     except ValidationError as error:
@@ -55,7 +55,7 @@ def validate_body(model: type[Model], body: bytes) -> Model:
 
 
 def parse_json(body: bytes) -> Any:
-    """The JSON value in `body`. Raises ApiError (400) that says what is wrong."""
+    """The JSON value in `body`. Raises ApiError (400), which says what is wrong."""
     if not body.strip():
         raise ApiError(400, "The body is empty. Send a JSON object.", code="invalid_json")
     try:
@@ -68,8 +68,8 @@ def parse_json(body: bytes) -> Any:
         raise ApiError(400, f"The body is not valid JSON: {_reason(error)}.", code="invalid_json") from error
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
-    if b"\\u0000" in body and (where := _find_nul(value)) is not None:
-        raise ApiError(400, f"`{where}` contains a NUL character.", code="invalid_value", param=where)
+    if b"\\u0000" in body and (path := _find_nul(value)) is not None:
+        raise ApiError(400, f"`{path}` contains a NUL character.", code="invalid_value", param=path)
     return value
 
 
@@ -82,7 +82,7 @@ def _too_deep() -> ApiError:
 
 
 def _depth(value: Any) -> int:
-    """Levels of nesting, MAX_DEPTH + 1 at most. It goes level by level, since recursion could exhaust the stack."""
+    """Levels of nesting; it stops counting at MAX_DEPTH + 1. It is a loop, since recursion could exhaust the stack."""
     depth = 0
     level = [value]
     while level and depth <= MAX_DEPTH:
@@ -100,10 +100,10 @@ def _find_nul(value: Any, path: str = "") -> str | None:
         for name, inner in value.items():
             if "\0" in name:
                 return path or "body"
-            if (found := _find_nul(inner, f"{path}.{name}" if path else name)) is not None:
-                return found
+            if (nul_path := _find_nul(inner, f"{path}.{name}" if path else name)) is not None:
+                return nul_path
     if isinstance(value, list):
         for index, inner in enumerate(value):
-            if (found := _find_nul(inner, f"{path}[{index}]")) is not None:
-                return found
+            if (nul_path := _find_nul(inner, f"{path}[{index}]")) is not None:
+                return nul_path
     return None

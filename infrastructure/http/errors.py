@@ -1,6 +1,6 @@
-"""Every error a client can see: the OpenAI shape, and one table of status codes. None carries a traceback or content.
+"""Every error that a client can see, in the shape of the OpenAI API, with one table of status codes. None contains a traceback or content.
 
-{"error": {"message", "type", "param", "code"}}      with the headers `x-request-id` and `x-should-retry`
+{"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ _RETRY_MAY_HELP = {408, 429, 500, 503}
 
 
 class ApiError(HTTPException):
-    """An error as it is answered. `param` names the field at fault, such as `items[3].role`."""
+    """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help."""
 
     headers: dict[str, str]
 
@@ -91,7 +91,7 @@ class ApiError(HTTPException):
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table
-    """The one table: what happened -> what the client receives."""
+    """What the client receives for each error of ours and of the libraries."""
     match error:
         case ApiError():
             return error
@@ -141,11 +141,13 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case HTTPException():
             return ApiError(error.status_code, str(error.detail), headers=error.headers)
         case _:
-            return ApiError(500, "Internal error. Our logs have it under the request id.", code="internal_error")
+            return ApiError(
+                500, "Internal error. The logs have it under this answer's `x-request-id`.", code="internal_error"
+            )
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """The first error that pydantic found, and its field. Never the value that was sent."""
+    """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     path = list(first["loc"])
     if path[:1] == ["metadata"]:
@@ -157,7 +159,7 @@ def invalid(error: ValidationError) -> ApiError:
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    """The answer to any exception. One that is not in the table is logged, by its type and frames."""
+    """The answer to any exception. Every 5xx other than an ApiError is logged; an unexpected error with its frames."""
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)

@@ -1,4 +1,4 @@
-"""The headers of a conversation: `ETag`, `If-Match`, `X-Position`, `Idempotency-Key`, `X-Min-Position`."""
+"""The headers of conversations and commands: `ETag`, `If-Match`, `X-Position`, `Idempotency-Key`, `Idempotent-Replayed`."""
 
 import hashlib
 import re
@@ -9,7 +9,7 @@ from starlette.requests import Request
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
 
-MAX_KEY_LENGTH = 255
+MAX_KEY_BYTES = 255
 _TAG = re.compile(r'(?:W/)?"([^"]*)"')
 _MAX_VERSION = 2**63 - 1
 
@@ -33,7 +33,7 @@ def command_headers(appended: Appended) -> dict[str, str]:
 
 
 def if_match(headers: Headers) -> frozenset[int] | None:
-    """The versions that `If-Match` names. None when it is absent or `*`: that only asks for an existing conversation."""
+    """The versions that `If-Match` names. None if it is absent or `*`, which any existing conversation matches."""
     lines = headers.getlist("if-match")
     tags = ", ".join(lines)
     if not lines or tags.strip() == "*":
@@ -42,7 +42,7 @@ def if_match(headers: Headers) -> frozenset[int] | None:
     for tag in (part.strip() for part in tags.split(",")):
         match = _TAG.fullmatch(tag)
         if match is None:
-            message = "`If-Match` is `*` or a list of entity tags in double quotes."
+            message = "`If-Match` must be `*` or a list of entity tags in double quotes."
             raise ApiError(400, message, code="invalid_header", param="If-Match")
         # A weak tag, or one that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
         if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _MAX_VERSION:
@@ -55,8 +55,8 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
-    if not 0 < len(key.encode()) <= MAX_KEY_LENGTH or not key.isprintable():
-        message = f"`Idempotency-Key` is 1 to {MAX_KEY_LENGTH} bytes without control characters."
+    if not 0 < len(key.encode()) <= MAX_KEY_BYTES or not key.isprintable():
+        message = f"`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
     digest.update(body)

@@ -1,4 +1,4 @@
-"""`/metrics` and `/health` for a process that has no API: a small app, served in the process's own event loop."""
+"""A small app with `/metrics` and `/health` for a process without an API. It is served on that process's event loop."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ async def serve_metrics(
 ) -> AsyncIterator[int]:
     """Serves `/metrics`, `/health/ready` and `/health/live` until the block ends. Yields the port.
 
-    `port` 0 takes a free one. When `ready` is false or raises, readiness is a 503. Raises OSError when the port is taken.
+    `port` 0 takes a free one. `/health/ready` answers 503 while `ready` returns False or raises. Raises OSError if the port is taken.
     """
     config = uvicorn.Config(
         metrics_app(metrics, ready),
@@ -49,7 +49,7 @@ async def serve_metrics(
 
 
 def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
-    """The app alone."""
+    """The app, without a server."""
 
     async def metrics_page(_: Request) -> Response:
         body, content_type = metrics.render()
@@ -61,7 +61,7 @@ def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
     async def readiness(_: Request) -> Response:
         try:
             is_ready = ready()
-        except Exception:  # noqa: BLE001 - a process that cannot tell is not ready
+        except Exception:  # noqa: BLE001 - a process whose check fails is not ready
             is_ready = False
         return json_response({"status": "ready" if is_ready else "unavailable"}, 200 if is_ready else 503)
 
@@ -70,7 +70,7 @@ def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
 
 
 class _Server(uvicorn.Server):
-    """Leaves the signals to the process: it is that which stops this server."""
+    """Handles no signals: the process handles them, and stops this server."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

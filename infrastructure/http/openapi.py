@@ -1,4 +1,4 @@
-"""The OpenAPI document: what routes add to it, and both sides as one document.
+"""The OpenAPI document: what routes add to it, and the documents of both APIs as one.
 
 The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
 """
@@ -17,13 +17,13 @@ def parameters(
     path: Iterable[str], headers: Mapping[str, str], query: type[BaseModel] | None = None
 ) -> list[dict[str, Any]]:
     """An operation's parameters: names in the path, headers with their descriptions, and the fields of a query model."""
-    text = {"type": "string"}
+    string = {"type": "string"}
     properties = _inlined(query.model_json_schema())["properties"] if query is not None else {}
     return [
-        *({"name": name, "in": "path", "required": True, "schema": text} for name in path),
+        *({"name": name, "in": "path", "required": True, "schema": string} for name in path),
         *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()),
         *(
-            {"name": name, "in": "header", "schema": text, "description": description}
+            {"name": name, "in": "header", "schema": string, "description": description}
             for name, description in headers.items()
         ),
     ]
@@ -50,7 +50,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
-    """One document of several. A path that is in more than one has the methods of all."""
+    """Combines documents into one. A path that is in several of them gets the methods of all."""
     merged: dict[str, Any] = {}
     for document in documents:
         if not merged:
@@ -63,5 +63,5 @@ def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def docs_page() -> HTMLResponse:
-    """The page that shows the document."""
+    """The HTML page that shows the document."""
     return get_swagger_ui_html(openapi_url="/openapi.json", title=TITLE)

@@ -7,7 +7,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
-"""The prefix of each kind of id; an item's depends on its type."""
+"""The prefix of the id with each name. None: an item's prefix depends on its type."""
 
 
 def id_names(path: str) -> list[str]:
@@ -21,8 +21,8 @@ def path_ids(path_params: Mapping[str, str], names: Sequence[str]) -> list[str]:
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:
-    """The id as it is. Raises ApiError (400) that names `param` when it is malformed."""
+    """Returns the id unchanged. Raises ApiError (400), which names `param`, if it is malformed."""
     if not is_id(text, prefix):
-        form = f"{prefix or 'msg'}_ and 32 hexadecimal digits"
-        raise ApiError(400, f"`{param}` is not an id of this store, such as {form}.", code="invalid_id", param=param)
+        example = f"{prefix or 'msg'}_ followed by 32 hexadecimal digits"
+        raise ApiError(400, f"`{param}` is not an id of this store, such as {example}.", code="invalid_id", param=param)
     return text

@@ -18,7 +18,7 @@ _NOT_LOGGED = ("/health", "/metrics")
 
 
 class RequestMiddleware:
-    """ASGI middleware. A client's own `X-Request-ID` is kept when it has a harmless form; otherwise a new one is minted.
+    """ASGI middleware. The client's `X-Request-ID` is used if it matches `_REQUEST_ID`; otherwise a new one is minted.
 
     The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`.
     """
@@ -47,7 +47,7 @@ class RequestMiddleware:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            if status:  # The status line is sent: breaking the connection is the only way left to report an error.
+            if status:  # The status line is already sent: only a broken connection can still report the error.
                 log.exception("request_failed", path=scope["path"])
                 raise
             response = await answer_error(Request(scope), error)

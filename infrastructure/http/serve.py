@@ -1,4 +1,4 @@
-"""How an API is served: uvicorn with one event loop, on given sockets or on HOST and PORT. A `main.py` calls it."""
+"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT."""
 
 import gc
 import socket
@@ -19,14 +19,14 @@ MAX_HEAD_BYTES = 64 * 1024
 SHUTDOWN_TIMEOUT_SECONDS = 10
 
 KEEP_ALIVE_TIMEOUT_SECONDS = 75
-"""Longer than the proxies' own (nginx: 60 s), so that none sends a request into a connection that is closing."""
+"""Longer than that of proxies (nginx: 60 s), so that none sends a request on a connection that is closing."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request line and headers together may have MAX_HEAD_BYTES. Malformed requests get our JSON error."""
+    """HTTP/1.1 whose request line and headers together have at most MAX_HEAD_BYTES. Malformed requests get a JSON error."""
 
     _head_bytes = 0
-    """Bytes of the current request's head so far; 0 outside a head."""
+    """Bytes of the current request's head so far, plus 1; 0 outside a head."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -62,8 +62,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: Sequence[socket.socket] = ()) -> None:
-    """Serves until SIGTERM or SIGINT. Sets `shutdown` then; running requests have SHUTDOWN_TIMEOUT_SECONDS to finish."""
-    # Imported modules live as long as the process: freezing their half a million objects spares the collector from scanning them.
+    """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish."""
+    # Imported modules live as long as the process. Once frozen, their half a million objects are not scanned by the garbage collector.
     gc.collect()
     gc.freeze()
     config = uvicorn.Config(
@@ -86,7 +86,7 @@ def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: 
 
 
 class _Server(uvicorn.Server):
-    """Sets `shutdown` at the signal, before it waits for running requests: streams that follow something end then."""
+    """Sets `shutdown` at the signal, before it waits for running requests: streams would not end by themselves."""
 
     def __init__(self, config: uvicorn.Config, shutdown: threading.Event) -> None:
         super().__init__(config)

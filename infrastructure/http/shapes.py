@@ -1,4 +1,4 @@
-"""JSON that both sides answer with: a conversation, and lists that are joined from JSON texts."""
+"""JSON that both APIs answer with: a conversation, and lists that are joined from JSON texts."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ JSON = "application/json"
 def json_response(
     body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """A response with a JSON body: JSON text as it is, anything else encoded."""
+    """A response with a JSON body. Bytes are sent unchanged: they must be JSON text."""
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(content, status, headers, JSON)
 
@@ -44,10 +44,10 @@ def conversation(
 
 def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:
     """An ItemList: `items` are the JSON texts of one page, `ids` their ids."""
-    ends = msgspec.json.encode(
+    page_fields = msgspec.json.encode(
         {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None, "has_more": has_more}
     )
-    return b'{"object":"list","data":' + json_array(items) + b"," + ends[1:]
+    return b'{"object":"list","data":' + json_array(items) + b"," + page_fields[1:]
 
 
 def json_array(items: Iterable[bytes]) -> bytes:

@@ -5,9 +5,9 @@
 
 becomes a line with `message: item_appended`, `conversation.id`, `conversation.version`, `log.logger`, and the fields bound
 with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any other name
-becomes `labels.<name>`. A `main.py` calls `configure_logging` once, and gives uvicorn `log_config=None`.
+becomes `labels.<name>`. Each process calls `configure_logging` once, and gives uvicorn `log_config=None`.
 
-Content and secrets are kept out: see `redaction.py`. Records of libraries are logged from WARNING up, without their extras,
+Content and secrets are not logged: see `redaction.py`. Records of libraries are logged from WARNING up, without their extra fields,
 and only their first line.
 """
 
@@ -48,7 +48,7 @@ FIELDS: Final[Mapping[str, str]] = {
     "projection": "conversation.projection",
     "model": "conversation.model",
 }
-"""Our keyword names, and their fields in ECS or in our own `conversation.*`."""
+"""Our keyword names -> their fields in ECS, or in our own `conversation.*`."""
 
 NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "version"})
 """Names whose field is a number. A value of another type goes under `labels`, since Elasticsearch would refuse the line."""
@@ -112,7 +112,7 @@ class _Stdout:
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes records of the standard library's logging to our processors, without their extras."""
+    """Passes records of the standard library's logging to our processors, without their extra fields."""
 
     def __init__(self, processors: Sequence[Processor], lock: threading.RLock) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage().partition("\n")[0]
-        except Exception:  # noqa: BLE001 - arguments that do not fit their format are the library's mistake
+        except Exception:  # noqa: BLE001 - a library may pass arguments that do not fit its format string
             message = "unreadable_log_record"
         event: Any = {"event": message, "exc_info": record.exc_info}
         logger = _Stdout(self._stdout_lock, record.name)
@@ -139,7 +139,7 @@ class _EcsRenderer(StructlogFormatter):
         self._service = service
 
     def __call__(self, logger: Any, name: str, event_dict: dict[str, Any]) -> bytes:  # type: ignore[override]
-        """Like its parent's, but returns bytes, and leaves dotted names as they are: nesting them took three quarters of the time."""
+        """Unlike the parent's, it returns bytes and does not nest dotted names: nesting took three quarters of the time."""
         fields: dict[str, Any] = {"log.level": name, "message": event_dict.pop("event")}
         for key, value in event_dict.items():
             wrong_type = key in NUMBERS and not isinstance(value, int)
@@ -160,7 +160,7 @@ def _field(key: str) -> str:
 
 
 def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
-    """Puts the stack trace where structlog's own renderer looks for it, which prints it below the line."""
+    """Moves the stack trace to the field that structlog's own renderer prints below the line."""
     if "error.stack_trace" in event:
         event["exception"] = event.pop("error.stack_trace")
     return event

@@ -1,4 +1,4 @@
-"""The metrics of a process, for Prometheus. A `main.py` makes one `Metrics` and passes it on.
+"""The metrics of a process, for Prometheus. Each process makes one `Metrics` and passes it to what it makes.
 
 Every name begins with `conversation_store_`; times are in seconds. The dashboard is in `infrastructure/deploy/`.
 """
@@ -31,7 +31,7 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class Metrics:
-    """All metrics of one process, in a registry of its own, together with memory, CPU and garbage collection."""
+    """All metrics of one process, in their own registry, with those of memory, CPU and garbage collection."""
 
     def __init__(self) -> None:
         # Nobody reads the `_created` series of counters and histograms.
@@ -43,7 +43,7 @@ class Metrics:
         common: dict[str, Any] = {"namespace": NAMESPACE, "registry": self.registry}
 
         self.http_requests = Counter(
-            "http_requests_total", "Requests answered. Use observe_request().", ["method", "route", "status"], **common
+            "http_requests_total", "Requests answered.", ["method", "route", "status"], **common
         )
         self.http_request_seconds = Histogram(
             "http_request_seconds",
@@ -64,7 +64,7 @@ class Metrics:
         )
         self.append_conflicts = Counter(
             "append_conflicts_total",
-            "Appends at a version that had changed: `if_match` was refused, `race` was decided again.",
+            "Appends at a version that had changed: `if_match` was refused, `race` was decided on the new version.",
             ["reason"],
             **common,
         )
@@ -104,7 +104,7 @@ class Metrics:
     def observe_request(self, method: str, route: str | None, status: int, seconds: float) -> None:
         """Counts and times one request. `route` is the path's template; None when no route matched.
 
-        Labels have few values: a raw path or an invented method never becomes one.
+        Labels have few values: a raw path or an unknown method never becomes one.
         """
         key = (method if method in _METHODS else "other", route or "unmatched", status)
         children = self._request_children.get(key)

@@ -1,8 +1,8 @@
 """Keeps content and secrets out of the logs.
 
-Values under a key in `REFUSED` are dropped, and so are values that are not scalars; the field `refused` lists their keys. Of an
-exception, the type and the frames are logged, without local variables. Its message is logged only if it is our own, or only
-says that something was unreachable: messages of libraries may quote their input.
+Values under a key in `REFUSED` are dropped, and so are values that are not scalars or lists of scalars. The field `refused` lists
+their keys. Of an exception, the type and the frames are logged, without local variables. Its message is logged only if the exception
+is ours or a connection error: messages of libraries may quote their input.
 """
 
 import math
@@ -21,7 +21,7 @@ _CONTENT = {"text", "content", "contents", "body", "prompt", "instructions", "ti
 _PAYLOADS = {"input", "output", "arguments", "item", "items", "messages", "delta", "headers"}
 _SECRETS = {"authorization", "cookie", "api_key", "apikey", "key", "password", "secret", "token", "credentials", "dsn"}
 REFUSED: Final = frozenset(_CONTENT | _PAYLOADS | _SECRETS)
-"""Keys whose values are never logged. Keys that end in one of `_REFUSED_SUFFIXES` are treated alike."""
+"""Keys whose values are never logged. Nor are those of keys that end in one of `_REFUSED_SUFFIXES`."""
 
 _REFUSED_SUFFIXES: Final = ("_key", "_token", "_secret", "_password", "_text", "_content", "_body", "_url")
 _OUR_PACKAGES: Final = frozenset(
@@ -39,7 +39,7 @@ _CONNECTION_ERRORS: Final = frozenset(
     }
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
-_MAX_VALUE_LENGTH = 1_024  # characters: what Elasticsearch indexes of a keyword
+_MAX_VALUE_LENGTH = 1_024  # characters: Elasticsearch indexes no more of a keyword
 _MAX_TRACE_LENGTH = 32_768
 _MAX_TRACE_DEPTH = 50  # frames
 
@@ -48,7 +48,7 @@ _DROPPED: Final = object()
 
 
 def redact(_logger: Any, _method: str, event: Event) -> Event:
-    """A structlog processor: the event without what must not be logged, and with its exception as text."""
+    """A structlog processor: removes what must not be logged from the event, and turns its exception into text."""
     kept: dict[str, Any] = {"event": _clean(str(event.pop("event")))}
     error = event.pop("exc_info", None)
     refused = []
@@ -60,7 +60,7 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
     if refused:
         kept["refused"] = sorted(refused)
     if error and (exception := _exception(error)) is not None:
-        kept["error.type"] = _name(type(exception))
+        kept["error.type"] = _type_name(type(exception))
         if message := _message(exception):
             kept["error.message"] = message
         kept["error.stack_trace"] = _stack_trace(exception)[-_MAX_TRACE_LENGTH:]
@@ -83,7 +83,7 @@ def _value(value: Any) -> Any:
 
 
 def _scalar(value: Any) -> Any:
-    """The value in a form that JSON has, or `_DROPPED`."""
+    """The value as a JSON scalar, or `_DROPPED`."""
     if isinstance(value, Enum):
         return _scalar(value.value)
     if value is None or isinstance(value, bool):
@@ -94,7 +94,7 @@ def _scalar(value: Any) -> Any:
         return value if math.isfinite(value) else str(value)
     if isinstance(value, BaseException):
         message = _message(value)
-        return f"{_name(type(value))}: {message}" if message else _name(type(value))
+        return f"{_type_name(type(value))}: {message}" if message else _type_name(type(value))
     return _clean(str(value)) if isinstance(value, str | UUID | date | PurePath) else _DROPPED
 
 
@@ -115,7 +115,7 @@ def _exception(error: Any) -> BaseException | None:
     return exception if isinstance(exception, BaseException) else None
 
 
-def _name(kind: type) -> str:
+def _type_name(kind: type) -> str:
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
@@ -139,6 +139,6 @@ def _stack_trace(error: BaseException) -> str:
         frames = "".join(traceback.format_tb(current.__traceback__, limit=-_MAX_TRACE_DEPTH))
         message = _message(current)
         parts = f" of {len(current.exceptions)}" if isinstance(current, BaseExceptionGroup) else ""
-        lines.insert(0, f"{frames}{_name(type(current))}{parts}{': ' if message else ''}{message}\n")
+        lines.insert(0, f"{frames}{_type_name(type(current))}{parts}{': ' if message else ''}{message}\n")
         current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
     return "\n".join(lines)

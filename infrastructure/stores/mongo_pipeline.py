@@ -1,8 +1,8 @@
 """MongoDB transactions whose commands are sent together: all of them at once, and then the commit.
 
-pymongo waits for each command's answer. Here a transaction of four commands is two round trips, takes half the time, and costs the client
-half the work. pymongo has no public call for this, so this file alone uses its private connections and encoder; servers,
-authentication and TLS stay pymongo's. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
+pymongo waits for each command's answer. Here a transaction of four commands takes two round trips, half the time, and half of the
+client's CPU. pymongo has no public call for this, so this file, and no other, uses its private connections and encoder. pymongo still
+handles servers, authentication and TLS. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class Answer(Struct, frozen=True):
-    """The answer to a command. After a command that failed all later ones fail too, so read the answers in order."""
+    """The answer to a command. If one command fails, all later ones fail too: read the answers in order, to get the first error."""
 
     document: Document
     wire_version: int | None = None
 
     def read(self) -> Document:
-        """Raises what pymongo would: PyMongoError, or BulkWriteError if a document failed."""
+        """The answer. Raises what pymongo would raise: a PyMongoError, such as BulkWriteError if a document failed."""
         _check_command_response(self.document, self.wire_version, parse_write_concern_error=True)
         if self.document.get("writeErrors"):
             raise BulkWriteError(self.document)
@@ -103,7 +103,7 @@ async def pipelined_transaction(
                 _check_commit(answer)
     except BaseException:
         if started and connection.closed:
-            # The server keeps the transaction and its locks until the session's next one, or for a minute.
+            # The server would keep the transaction and its locks until the session's next one, or until its time limit (60 s by default).
             with suppress(PyMongoError):
                 async with await database.client._conn_for_writes(None, "abortTransaction") as another:  # noqa: SLF001
                     await exchange(another, "admin", [{"abortTransaction": 1, **in_transaction}])
@@ -111,7 +111,7 @@ async def pipelined_transaction(
 
 
 def _check_commit(answer: Answer) -> None:
-    """Adds the label that pymongo adds, and the server does not, when the commit's outcome is unknown."""
+    """Raises if the commit failed. As pymongo does, adds a label to the error if the outcome is unknown: the server does not add it."""
     try:
         answer.read()
     except OperationFailure as error:

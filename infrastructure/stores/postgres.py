@@ -1,4 +1,4 @@
-"""Postgres for readers: an async pool that connects on demand and gives up soon when Postgres is down."""
+"""Postgres for readers: an async pool of read-only connections that fails within seconds when Postgres is down."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ DEAD_SERVER_DETECTION = {
     "keepalives_count": 3,
     "tcp_user_timeout": 15_000,
 }
-"""libpq parameters that detect a vanished server in about 15 s."""
+"""libpq parameters: a server that no longer answers is detected within about 15 s."""
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):

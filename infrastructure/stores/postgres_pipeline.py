@@ -1,9 +1,9 @@
-"""One connection that runs one prepared statement over and over, each call in one round trip, on the event loop.
+"""One connection that runs one prepared statement again and again, each call in one round trip, on the event loop.
 
 Calls do not wait for each other: the next one is sent while the server still works on the one before.
 
-It calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's dumpers and loaders, all binary. A round trip takes
-half a millisecond; the cursors of psycopg would add as much again in Python for each statement.
+It calls libpq through `psycopg.pq`, and converts parameters and results with psycopg's binary dumpers and loaders. A round trip takes
+half a millisecond; psycopg's cursors would take as long again in Python for each statement.
 """
 
 import asyncio
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 
-_HAS_TRANSACTION_TIMEOUT = 170_000
+_FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
+"""The server version from which on Postgres has `transaction_timeout`: 17."""
 
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
 class PostgresPipeline:
-    """Connects when it is first called, and again after the connection was lost. Results come in the order of the calls.
+    """Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
 
     `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. From Postgres 17 on
-    the server aborts one that takes longer than `transaction_timeout_seconds`: before it commits, it waits for a last message from here.
+    the server aborts one that takes longer than `transaction_timeout_seconds`: it commits only when it has received the call's last message.
     `register_types` is called with each new connection, to register what psycopg does not know by itself.
     """
 
@@ -60,20 +61,20 @@ class PostgresPipeline:
         self._pending: deque[asyncio.Future[PGresult]] = deque()
         """The calls in flight, oldest first."""
         self._result: PGresult | None = None
-        """The result of the oldest call so far."""
+        """What was received so far of the oldest call's result."""
         self._socket = -1
 
     async def open(self) -> None:
-        """Connects ahead of the first call. Does nothing if Postgres is down."""
+        """Connects before the first call. Does nothing if Postgres is down."""
         with suppress(NotSent):
             await self._connected()
 
     async def call(self, values: Sequence[Any], timeout_seconds: float) -> Any:
         """Runs the statement with these parameters and returns the one column of its one row.
 
-        Raises NotSent. Raises OutcomeUnknown, or ServerTimedOut after `timeout_seconds`: this statement and all others in flight may
-        or may not have run. Raises any other psycopg.Error when Postgres refused the statement: it did nothing.
-        Raises psycopg.DataError, too, for a value that its type cannot hold.
+        Raises NotSent if there is no connection. Raises OutcomeUnknown, or ServerTimedOut after `timeout_seconds`: this statement and all
+        others in flight may or may not have run. Raises psycopg.DataError for a value that its type cannot hold, before it is sent.
+        Raises any other psycopg.Error if Postgres refused the statement and did nothing.
         """
         connection = await self._connected()
         try:
@@ -106,7 +107,7 @@ class PostgresPipeline:
         failure = error_from_result(result)
         if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
             raise failure
-        # The server or libpq ended the connection. That says nothing about the statement.
+        # The server or libpq ended the connection. The statement may have run.
         self._drop(connection)
         raise OutcomeUnknown(str(failure)) from failure
 
@@ -147,7 +148,7 @@ class PostgresPipeline:
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
             connection = await AsyncConnection.connect(**{**self._connection_arguments, "autocommit": True})
             try:
-                if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+                if connection.info.server_version >= _FIRST_WITH_TRANSACTION_TIMEOUT:
                     timeout = f"SET transaction_timeout = '{self._transaction_timeout_seconds}s'"
                     await connection.execute(timeout.encode())
                 await connection.execute(self._prepare.encode())
@@ -194,11 +195,11 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _read_results(self, pgconn: "PGconn") -> None:
-        """Takes the results that libpq has. Call it after each flush too: libpq also reads then, and the socket is not readable again."""
+        """Takes the results that libpq has received. Call it after each flush too: a flush may also read, and the socket is then not readable."""
         statement_ended = False
         while self._pending and not pgconn.is_busy():
             result = pgconn.get_result()
-            if result is None:  # the end of the statement's results; the result of its commit follows
+            if result is None:  # the end of the statement's results; PIPELINE_SYNC follows, or the error of its commit
                 # In libpq up to 14.10, 15.5 and 16.1 a failed commit makes get_result return None for ever.
                 if statement_ended or pgconn.status != ConnStatus.OK:
                     raise psycopg.OperationalError("The connection was lost.")
@@ -222,7 +223,7 @@ class NotSent(psycopg.OperationalError):
 
 
 class OutcomeUnknown(psycopg.OperationalError):
-    """The connection was lost, or timed out: the statement may or may not have run."""
+    """The connection was lost, or there was no answer in time: the statement may or may not have run."""
 
 
 class ServerTimedOut(OutcomeUnknown):

@@ -1,4 +1,4 @@
-"""The Redis (or Valkey) client: one per process, with short timeouts. Redis never holds the only copy of anything."""
+"""The Redis (or Valkey) client: one per process, with short timeouts. Redis never has the only copy of anything."""
 
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
@@ -7,7 +7,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 4096
-"""A follower of a reply holds a connection while it waits. So this many can follow at once; the others read the reply's record."""
+"""A request that follows a reply holds a connection while it waits. So this many can follow at once; others read the reply's record."""
 
 
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:

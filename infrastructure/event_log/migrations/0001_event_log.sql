@@ -1,4 +1,4 @@
--- The event log. Its order is commit order: every insert holds the lock on append_turn (below) until it is committed.
+-- The event log. Positions (notification_id) are in commit order: every insert holds the lock on append_turn (below) until its commit.
 CREATE TABLE events (
     originator_id      uuid        NOT NULL,
     originator_version bigint      NOT NULL,
@@ -14,12 +14,12 @@ CREATE TABLE events (
     chain_hash         bytea       NOT NULL DEFAULT '',
     PRIMARY KEY (originator_id, originator_version)
 );
--- Bodies that are worth it are compressed before they come here.
+-- EXTERNAL: the application has already compressed the states that become smaller by it.
 ALTER TABLE events ALTER COLUMN state SET STORAGE EXTERNAL;
 CREATE UNIQUE INDEX events_notification_id_idx ON events (notification_id);
 CREATE INDEX events_item_idx ON events (originator_id, item_id) WHERE item_id IS NOT NULL;
 
--- What a command with an Idempotency-Key was answered, kept in the transaction of its events.
+-- The first answer to each Idempotency-Key, inserted in the transaction of its events.
 CREATE TABLE idempotency_keys (
     tenant_id       text        NOT NULL,
     key             text        NOT NULL,
@@ -42,6 +42,6 @@ CREATE TABLE responses (
     PRIMARY KEY (tenant_id, response_id)
 );
 
--- Appends take turns by locking this table, not `events` itself: vacuum and analyze of `events` would wait for an append,
--- or an append a second for them.
+-- Appends take turns by locking this table. If they locked `events` itself, vacuum and analyze of `events` would wait for an append,
+-- or an append would wait a second for them.
 CREATE TABLE append_turn ();

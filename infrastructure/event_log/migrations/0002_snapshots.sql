@@ -1,4 +1,4 @@
--- The state of a stream at some version, so that a cold process reads one row and a short tail. Any row may be deleted.
+-- The state of a stream at some version, so that a process loads one row and the few events after it. Any row may be deleted.
 CREATE TABLE snapshots (
     originator_id      uuid   PRIMARY KEY,
     originator_version bigint NOT NULL,

@@ -1,6 +1,6 @@
--- A whole batch in one round trip: takes the turn, checks that every stream is still where the batch was decided on,
--- inserts and notifies. NULL, and nothing done, when a stream has moved on. Each statement of a volatile function sees what
--- was committed before it began (READ COMMITTED), so what is looked at behind the lock is current.
+-- Appends a batch in one round trip: takes the append lock, checks that every stream is still at the version that the batch was decided
+-- on (`held`, `held_versions`), inserts and notifies. Returns NULL, and does nothing, if a stream has moved. Each statement of a
+-- volatile function sees what was committed before it began (READ COMMITTED), so what is read under the lock is current.
 CREATE FUNCTION append_at_once(
     held uuid[], held_versions bigint[],
     originator_ids uuid[], originator_versions bigint[], topics text[], states bytea[], tenant_ids text[], item_ids text[],

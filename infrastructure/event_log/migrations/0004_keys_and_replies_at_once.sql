@@ -1,7 +1,7 @@
--- What is kept beside the events joins them in the one round trip, and so does the look whether a key was used before.
--- NULL, and nothing done, when a stream has moved on, or a key has a first answer already (no older than `keys_since`).
--- `response_rows` and `key_rows` say to which row (from 1) each response and each key belongs.
--- The function of 0003, with fewer arguments, stays for processes that still run the code before this.
+-- Also checks and inserts idempotency keys, and inserts responses, in the same round trip.
+-- Returns NULL, and does nothing, if a stream has moved, or if a key already has an answer that is no older than `keys_since`.
+-- `response_rows` and `key_rows`: the number (from 1) of the row that each response and each key belongs to.
+-- The function of 0003, with fewer arguments, stays for processes that still run the earlier code.
 CREATE FUNCTION append_at_once(
     held uuid[], held_versions bigint[],
     originator_ids uuid[], originator_versions bigint[], topics text[], states bytea[], tenant_ids text[], item_ids text[],
@@ -20,7 +20,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF cardinality(keys) > 0 THEN
-        -- LATERAL with an order of its own keeps this a look-up by primary key, whatever the planner believes of the table.
+        -- LATERAL with its own ORDER BY makes this a look-up by primary key, whatever the planner's statistics say.
         PERFORM FROM unnest(key_rows, keys) AS k (at, key) CROSS JOIN LATERAL (
             SELECT FROM idempotency_keys AS kept
             WHERE kept.tenant_id = tenant_ids[k.at] AND kept.key = k.key AND kept.recorded_at >= keys_since
@@ -58,5 +58,5 @@ BEGIN
     RETURN positions;
 END $$;
 
--- Keys are swept by age.
+-- Expired keys are found and deleted by age.
 CREATE INDEX idempotency_keys_recorded_at_idx ON idempotency_keys USING brin (recorded_at);

@@ -1,4 +1,4 @@
--- Which projector has which buckets of the views in hand (projections/leases.py). A projector is alive until its moment passes.
+-- Which projector updates which partitions (`bucket`) of the views: projections/leases.py. A projector is alive until `alive_until`.
 CREATE TABLE projectors (
     id uuid PRIMARY KEY,
     alive_until timestamptz NOT NULL
@@ -7,5 +7,5 @@ CREATE TABLE projectors (
 CREATE TABLE projection_leases (
     bucket smallint PRIMARY KEY,
     holder uuid,
-    lease bigint NOT NULL -- rises with each new holder
+    lease bigint NOT NULL -- grows with each new holder
 );

@@ -1,4 +1,4 @@
--- Which process runs a reply, as long as it runs; a process is alive until its moment passes (infrastructure/replies/leases.py).
+-- Which process runs each running reply: replies/leases.py. A process is alive until `alive_until`.
 CREATE TABLE api_processes (
     id uuid PRIMARY KEY,
     alive_until timestamptz NOT NULL
@@ -9,7 +9,7 @@ ALTER TABLE responses
     ADD COLUMN running boolean NOT NULL DEFAULT false,
     ADD COLUMN cancelling boolean NOT NULL DEFAULT false;
 
--- What was asked for before this and never ended has no process any more that would end it.
+-- Replies that were requested before this migration and never ended: they have no owner, so any process marks them interrupted.
 UPDATE responses AS r SET running = true
 WHERE NOT EXISTS (SELECT FROM events AS e WHERE e.originator_id = r.conversation_id AND e.item_id = r.response_id
                   AND e.topic IN ('reply.completed', 'reply.failed'))
@@ -20,8 +20,8 @@ WHERE NOT EXISTS (SELECT FROM events AS e WHERE e.originator_id = r.conversation
 CREATE INDEX responses_running_idx ON responses (owner) WHERE running;
 CREATE INDEX responses_running_in_idx ON responses (conversation_id) WHERE running;
 
--- As in 0004, whose function stays for processes that still run the code before this; and the replies that the rows begin
--- (`response_rows`, from 1) belong to `owners[1]` until rows end them (`over_rows`, from 1) or delete their conversation.
+-- As in 0004, whose function stays for processes that still run the earlier code. New: the replies that rows start (`response_rows`,
+-- from 1) run in `owners[1]`, until rows end them (`over_rows`, from 1) or delete their conversation (`deleted`).
 CREATE FUNCTION append_at_once(
     held uuid[], held_versions bigint[],
     originator_ids uuid[], originator_versions bigint[], topics text[], states bytea[], tenant_ids text[], item_ids text[],
@@ -40,7 +40,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF cardinality(keys) > 0 THEN
-        -- LATERAL with an order of its own keeps this a look-up by primary key, whatever the planner believes of the table.
+        -- LATERAL with its own ORDER BY makes this a look-up by primary key, whatever the planner's statistics say.
         PERFORM FROM unnest(key_rows, keys) AS k (at, key) CROSS JOIN LATERAL (
             SELECT FROM idempotency_keys AS kept
             WHERE kept.tenant_id = tenant_ids[k.at] AND kept.key = k.key AND kept.recorded_at >= keys_since

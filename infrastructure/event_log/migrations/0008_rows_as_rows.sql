@@ -1,11 +1,13 @@
--- A row of `events` as a writer sends it; its position is given at the insert. The columns of `events` that an INSERT names, in this order.
+-- A row of `events` as a writer sends it: the columns that the INSERT below names, in this order. The insert assigns the position.
 CREATE TYPE append_row AS (
     originator_id uuid, originator_version bigint, topic text, state bytea, tenant_id text, item_id text,
     recorded_at timestamptz, subject text, command_id uuid, correlation_id text, chain_hash bytea
 );
 
--- As in 0006, whose function stays for processes that still run the code before this; but the rows come as rows, not column by column:
--- to take eleven arrays apart takes Postgres as long as to insert what is in them.
+-- As in 0006, whose function stays for processes that still run the earlier code. New: one array of rows instead of an array per column.
+-- To unnest eleven arrays took Postgres as long as to insert their contents.
+-- Returns the positions. Returns NULL, and does nothing, if a stream (`held`) is past its version in `held_versions`, or if a key
+-- already has an answer that is no older than `keys_since`.
 CREATE FUNCTION append_at_once(
     held uuid[], held_versions bigint[], rows append_row[],
     response_rows int[], response_ids text[], owners uuid[], over_rows int[], over_ids text[], deleted uuid[],
@@ -22,7 +24,7 @@ BEGIN
         RETURN NULL;
     END IF;
     IF cardinality(keys) > 0 THEN
-        -- LATERAL with an order of its own keeps this a look-up by primary key, whatever the planner believes of the table.
+        -- LATERAL with its own ORDER BY makes this a look-up by primary key, whatever the planner's statistics say.
         PERFORM FROM unnest(key_rows, keys) AS k (at, key) CROSS JOIN LATERAL (
             SELECT FROM idempotency_keys AS kept
             WHERE kept.tenant_id = (rows[k.at]).tenant_id AND kept.key = k.key AND kept.recorded_at >= keys_since
