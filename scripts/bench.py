@@ -1,12 +1,12 @@
-"""Measures the store, each figure beside what it is compared with in the same run: a floor, or another checkout.
+"""Measures the store. Each figure is compared with one of the same run: a floor, or another checkout.
 
     scripts/run bench [append|read|context|stream|rebuild|memory|all] [--against DIR] [--pairs 5] [--seconds 4]
 
-It starts stores of its own on new directories, and removes them. Without `--against` a figure stands beside its floor: the same work
-without the store. With it, the same is measured of this checkout and of DIR by turns, pair by pair. `docs/benchmarks/README.md`
-explains each figure.
+It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its floor: the least work
+that any store must do. With it, this checkout and DIR are measured in turn, pair by pair. `docs/benchmarks/README.md` explains each
+figure.
 
-Ends with 0; 2 when it was asked wrongly; 3 when something could not be measured (the rest is still shown); 130 when interrupted.
+Exit status: 0 done; 2 wrong usage; 3 something could not be measured (the rest is still shown); 130 interrupted.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ import typer
 from scripts.benchmarks import ROOT
 from scripts.benchmarks.append import Append
 from scripts.benchmarks.bench_store import BenchStore, DidNotStart, commit_of, durability, machine
-from scripts.benchmarks.benchmark import Benchmark, Sizes, beside_checkout, beside_floors
+from scripts.benchmarks.benchmark import Benchmark, Sizes, compare_with_checkout, compare_with_floors
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
 from scripts.benchmarks.memory import Memory
@@ -36,7 +36,7 @@ from scripts.benchmarks.requests import RequestFailed
 from scripts.benchmarks.stream import Stream
 from scripts.progress import progress
 
-MISUSED, FAILED, INTERRUPTED = 2, 3, 130
+USAGE_ERROR, FAILED, INTERRUPTED = 2, 3, 130
 
 
 class What(StrEnum):
@@ -64,9 +64,9 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
 
 
 def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet: bool = False) -> Results:
-    """Everything in turn, on stores of its own each time. What cannot be measured does not keep the rest from it."""
-    wanted = [(name, kind(sizes)) for name, kind in BENCHMARKS.items() if what in (name, What.ALL)]
-    turns = sum(2 if benchmark.measured_once else 2 * pairs for _, benchmark in wanted)
+    """Runs the benchmarks one after the other, each on new stores. If one fails, the others are still run."""
+    benchmarks = [(name, make(sizes)) for name, make in BENCHMARKS.items() if what in (name, What.ALL)]
+    turns = sum(2 if benchmark.measured_once else 2 * pairs for _, benchmark in benchmarks)
     done = 0
     results = Results(
         trees={"this checkout": commit_of(ROOT)} | ({"the other checkout": commit_of(against)} if against else {}),
@@ -87,13 +87,13 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
         results.durability.update(durability(store))
 
     with progress("Measuring, turns", quiet=quiet) as report:
-        for name, benchmark in wanted:
-            several = 1 if benchmark.measured_once else pairs
+        for name, benchmark in benchmarks:
+            own_pairs = 1 if benchmark.measured_once else pairs
             try:
                 if against is None:
-                    results.figures.extend(beside_floors(benchmark, several, inspect, turn_done))
+                    results.figures.extend(compare_with_floors(benchmark, own_pairs, inspect, turn_done))
                 else:
-                    results.figures.extend(beside_checkout(benchmark, several, against, inspect, turn_done))
+                    results.figures.extend(compare_with_checkout(benchmark, own_pairs, against, inspect, turn_done))
             except (DidNotStart, OSError, subprocess.CalledProcessError, RequestFailed) as problem:
                 results.problems.append(f"{name}: {type(problem).__name__}: {problem}")
     return results
@@ -103,16 +103,16 @@ def main(
     what: Annotated[What, typer.Argument(help="What to measure.")] = What.ALL,
     *,
     against: Annotated[Path | None, typer.Option(help="Another checkout to compare this one with.")] = None,
-    pairs: Annotated[int, typer.Option(min=1, help="How often each side is measured; medians count.")] = 5,
+    pairs: Annotated[int, typer.Option(min=1, help="How often each side is measured. Figures are medians.")] = 5,
     seconds: Annotated[float, typer.Option(min=0.2, help="How long each load lasts.")] = Sizes().seconds,
-    out: Annotated[Path | None, typer.Option(help="A file that the results are written to, in JSON.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Say it in JSON, for programs.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the results to this file, as JSON.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
-    """Measures the store, each figure beside a floor of the same run, or beside another checkout."""
+    """Measures the store, and compares each figure with a floor of the same run, or with another checkout."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # stdout is for the results
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # SIGTERM stops the stores as Ctrl-C does
     if against is not None and not (against / "scripts" / "up").is_file():
-        _stop(f"{against} is no checkout of the store: it has no scripts/up", MISUSED)
+        _stop(f"{against} is not a checkout of the store: it has no scripts/up", USAGE_ERROR)
     try:
         results = measure(what, Sizes(seconds=seconds), pairs, against and against.resolve(), quiet=as_json)
     except (KeyboardInterrupt, asyncio.CancelledError):

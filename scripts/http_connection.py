@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     @classmethod
     async def open(cls, base_url: str) -> Self:
-        """Raises OSError (TimeoutError is one)."""
+        """Connects. Raises OSError, of which TimeoutError is a subclass."""
         parts = urlsplit(base_url)
         secure = parts.scheme == "https"
         async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
@@ -78,7 +78,7 @@ class Connection(asyncio.Protocol):
         *,
         seconds: float = 30.0,
     ) -> Answer:
-        """Raises ConnectionEnded, or TimeoutError after `seconds`."""
+        """Sends a request and returns its answer. Raises ConnectionEnded, or TimeoutError after `seconds`."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionEnded("the connection is closed")
         head = [f"{method} {self._prefix}{path} HTTP/1.1", f"host: {self._host}", f"content-length: {len(body)}"]

@@ -66,7 +66,10 @@ class Result(Struct):
 
 
 async def load(source: Source, options: Options) -> Result:
-    """Loads, then checks. SIGINT and SIGTERM cancel it. Raises BadLine, RetriesExhausted, and what the check raises."""
+    """Loads, then checks. SIGINT and SIGTERM cancel it.
+
+    Raises BadLine and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
+    """
     task = asyncio.current_task()
     assert task is not None
     for signum in (signal.SIGINT, signal.SIGTERM):
@@ -102,7 +105,7 @@ async def _checksums(
     key_by_id = {stored.id: stored.key for stored in progress_file.by_key.values()}
 
     def key_of(conversation_id: str, metadata: Any) -> str | None:
-        """From the metadata where the source writes it there: a conversation that was stored twice is then counted twice."""
+        """The key of a conversation of this source. Chitchat has it in the metadata, so one that was stored twice is counted twice."""
         if isinstance(source, Chitchat):
             return metadata.get("key") if metadata.get("source") == source.name else None
         return key_by_id.get(conversation_id)
@@ -128,8 +131,8 @@ def main(
 ) -> None:
     """Loads conversations into the running store. It is safe to run it again: nothing is stored twice."""
     try:
-        opened = open_source(source)
-        checks = check if check is not None else isinstance(opened, Chitchat)
+        opened_source = open_source(source)
+        checks = check if check is not None else isinstance(opened_source, Chitchat)
         options = Options(
             data=data,
             base_url=base_url or store_location.base_url(data),
@@ -138,7 +141,7 @@ def main(
             skip_bad=skip_bad,
             check_stores=store_location.settings(data) if checks else None,
         )
-        result = uvloop.run(load(opened, options))
+        result = uvloop.run(load(opened_source, options))
     except (SourceNotFound, store_location.NotRunning) as problem:
         _stop(str(problem), USAGE_ERROR)
     except BadLine as problem:
@@ -151,7 +154,7 @@ def main(
     except (ViewsBehind, psycopg.Error, PyMongoError) as problem:
         _stop(
             f"Everything was loaded, but the check failed: {type(problem).__name__}: {problem}."
-            " See that the projector and the stores run, then run the command again.",
+            " Check that the projector and the stores run, then run the command again.",
             STORE_UNAVAILABLE,
         )
     except (asyncio.CancelledError, KeyboardInterrupt):

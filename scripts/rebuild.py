@@ -5,9 +5,9 @@
 
 Several processes fill a new collection. It catches up with the live one, both are compared at the same position, and the new one takes
 its place in one transaction. Readers notice nothing. The old collection is kept for `--rollback`, until the next rebuild or `--cancel`.
-`--dry-run` only compares. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed: the
-log is right. Context snapshots are dropped, and come back when they are next needed. A view that no projector has started is filled in
-place.
+`--dry-run` only compares. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed; the
+new collection, which was made from the log, is right. Context snapshots are removed, and made again when they are next needed. For a
+view that no projector has started, the live collection itself is filled.
 
 `--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/repair.py`.
 
@@ -94,7 +94,9 @@ def main(
     conversation: Annotated[str | None, typer.Option(help="Repair only this conversation.")] = None,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only compare, then drop the new collections.")] = False,
-    rollback: Annotated[bool, typer.Option("--rollback", help="Swap back to the collections before.")] = False,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Swap back to the collections before the last rebuild.")
+    ] = False,
     cancel: Annotated[bool, typer.Option("--cancel", help="Drop unfinished and kept collections.")] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Backfill processes.")] = os.cpu_count() or 2,
     data: DataOption = DEFAULT_DATA,
@@ -103,16 +105,16 @@ def main(
     """Rebuilds views from the log while users read them, or repairs one conversation."""
     configure_logging("rebuild", "WARNING", "console")
     if (view is None) == (conversation is None):
-        _exit("Name a view, or a conversation with --conversation.", USAGE_ERROR)
+        _exit("Name either a view, or a conversation with --conversation.", USAGE_ERROR)
     if conversation is not None and not is_id(conversation, CONVERSATION):
         _exit(f"{conversation!r} is not a conversation id.", USAGE_ERROR)
     if dry_run + rollback + cancel > 1 or (conversation is not None and dry_run + rollback + cancel):
-        _exit("--dry-run, --rollback and --cancel are for views. Use one of them at a time.", USAGE_ERROR)
+        _exit("Use only one of --dry-run, --rollback and --cancel, and only with a view.", USAGE_ERROR)
     action = (
         Action.COMPARE if dry_run else Action.ROLL_BACK if rollback else Action.CANCEL if cancel else Action.REBUILD
     )
     if view is View.CONTEXT and action is not Action.REBUILD:
-        _exit("Context snapshots have no second build: use only `rebuild context`.", USAGE_ERROR)
+        _exit("Context snapshots have no second build. Run `rebuild context` without other options.", USAGE_ERROR)
     if view is not None:
         _rebuild_views(view, action, workers, data, as_json=as_json)
     elif conversation is not None:
@@ -147,7 +149,7 @@ def _rebuild_views(view: View, action: Action, workers: int, data: Path, *, as_j
     if result.rebuilt and result.rebuilt.events:
         result.events_per_second = round(result.rebuilt.events / result.rebuilt.backfill_seconds)
     typer.echo(msgspec.json.encode(result).decode() if as_json else _as_text(result, action))
-    differs = result.rebuilt is not None and any(each.different for each in result.rebuilt.compared)
+    differs = result.rebuilt is not None and any(comparison.different for comparison in result.rebuilt.compared)
     raise typer.Exit(1 if result.parked or (differs and action is Action.COMPARE) else 0)
 
 
@@ -191,12 +193,12 @@ def _as_text(result: _Result, action: Action) -> str:
 
 
 def _comparison_text(comparison: Comparison) -> str:
-    found = "not compared, because conversations are parked"
+    outcome = "not compared, because conversations are parked"
     if comparison.different:
-        found = f"{comparison.different:,} differ: {', '.join(comparison.listed)}"
+        outcome = f"{comparison.different:,} differ: {', '.join(comparison.listed)}"
     elif comparison.live_digest:
-        found = f"equal, {comparison.live_digest[:16]}"
-    return f"{comparison.view}: {comparison.documents:,} documents at position {comparison.position}, {found}"
+        outcome = f"equal, {comparison.live_digest[:16]}"
+    return f"{comparison.view}: {comparison.documents:,} documents at position {comparison.position}, {outcome}"
 
 
 def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> None:
@@ -208,14 +210,14 @@ def _repair_conversation(conversation_id: str, data: Path, *, as_json: bool) -> 
     if not repaired:
         _exit(f"The log has no conversation {conversation_id}.", 1)
     if as_json:
-        views = [_repaired_fields(each) for each in repaired]
+        views = [_repaired_fields(in_view) for in_view in repaired]
         seconds = round(time.monotonic() - started, 2)
         fields = {"conversation_id": conversation_id, "views": views, "seconds": seconds}
         typer.echo(msgspec.json.encode(fields).decode())
     else:
-        for each in repaired:
-            typer.echo(_repaired_text(each))
-    raise typer.Exit(0 if all(each.succeeded for each in repaired) else 1)
+        for in_view in repaired:
+            typer.echo(_repaired_text(in_view))
+    raise typer.Exit(0 if all(in_view.succeeded for in_view in repaired) else 1)
 
 
 def _repaired_fields(repaired: Repaired) -> dict[str, Any]:

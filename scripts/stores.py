@@ -1,4 +1,4 @@
-"""What every script that works on the stores needs: its options, open connections, and how it ends when a store fails."""
+"""What the scripts that work on the stores share: their options, open connections, and their exit when a store fails."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -43,7 +43,7 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """MongoDB and Redis are connected by the first request. All are closed at the end."""
+    """Opens the connections, and closes them at the end. Those to MongoDB and Redis open with the first request."""
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=120.0)
     snapshots = redis.connect(settings, answer_seconds=10.0)
@@ -57,20 +57,21 @@ async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
 
 
 def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interrupted: str = "Interrupted.") -> T:
-    """The result of `work`. Where a store fails, or on Ctrl-C, prints a message and ends the script."""
+    """The result of `work`. If a store fails, or on Ctrl-C, prints a message and exits."""
 
-    async def connected(settings: Settings) -> T:
+    async def work_connected(settings: Settings) -> T:
         async with open_stores(settings) as stores:
             return await work(stores)
 
     try:
-        return uvloop.run(connected(store_location.settings(data)))
+        return uvloop.run(work_connected(store_location.settings(data)))
     except store_location.NotRunning as problem:
         _exit(str(problem), USAGE_ERROR)
     except (psycopg.Error, PyMongoError, RedisError) as error:
+        store = {psycopg.Error: "Postgres", PyMongoError: "MongoDB", RedisError: "Redis"}
+        name = next(name for error_type, name in store.items() if isinstance(error, error_type))
         _exit(
-            f"A store did not answer: {type(error).__name__}. Check that it runs, then run the command again.",
-            STORE_UNAVAILABLE,
+            f"{name} failed: {type(error).__name__}. Check that it runs, then run the command again.", STORE_UNAVAILABLE
         )
     except KeyboardInterrupt:
         _exit(interrupted, INTERRUPTED)

@@ -30,7 +30,10 @@ _MAX_LISTED = 1_000
 
 
 class Verified(Struct, kw_only=True):
-    """What was compared, and the differences: `differences` lists the first thousand. `position` is the log's end at the start."""
+    """What was compared, and the differences: `differences` lists the first thousand. `position` is the log's end at the start.
+
+    `snapshots_absent`: the conversations without a snapshot that can be compared.
+    """
 
     ok: bool = True
     position: int = 0
@@ -79,9 +82,9 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
         for difference in totals.differences():
             verified.add(difference)
         async with moment(stores.database) as at:
-            async for difference in views.strays(at, stores.reader):
+            async for difference in views.not_in_log(at, stores.reader):
                 verified.add(difference)
-        async for difference in snapshots.strays():
+        async for difference in snapshots.not_in_log():
             verified.add(difference)
     verified.documents = views.documents | ({} if totals is None else {USAGE: totals.count})
     verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent

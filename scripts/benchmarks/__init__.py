@@ -1,8 +1,8 @@
-"""What `scripts.bench` is made of.
+"""The benchmarks that `scripts.bench` runs.
 
-A file for each benchmark: `append`, `read`, `context`, `stream`, `rebuild`, `memory`. What they share: `benchmark` (what
-a benchmark is, and running two sides by turns), `bench_store` (a store of a checkout), `load_client` and `requests` (HTTP),
-`visibility_probe`, `floor_app` and `provider` (servers to compare with), `figures` (results).
+A file for each benchmark: `append`, `read`, `context`, `stream`, `rebuild`, `memory`. What they share: `benchmark` (the base class,
+and measuring two sides in turn), `bench_store` (a store of a checkout), `load_client` and `requests` (HTTP), `visibility_probe`,
+`floor_app` and `provider` (servers to compare with), `floor_server` (starts those), `figures` (results).
 """
 
 from pathlib import Path

@@ -13,12 +13,12 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
-from scripts.benchmarks.load_client import Load, Score, put_under
-from scripts.benchmarks.requests import APPEND, begin_conversations
+from scripts.benchmarks.load_client import Load, Score, send_load
+from scripts.benchmarks.requests import APPEND, start_conversations
 
-MANY = 32
+CONNECTIONS = 32
 NO_OP = "a no-op FastAPI app"
-INSERTS = f"raw INSERTs of one row, {MANY} connections"
+INSERTS = f"raw INSERTs of one row, {CONNECTIONS} connections"
 _INSERT = (
     "INSERT INTO bench_events (originator_id, originator_version, topic, state, tenant_id, item_id, recorded_at, subject,"
     " command_id, correlation_id, chain_hash)"
@@ -27,7 +27,7 @@ _INSERT = (
 
 
 class Append(Benchmark):
-    """`half_load` is half of what the first store took in its first turn: every later turn, and the other store, get the same rate."""
+    """The rate at half load is half of what the first store reached in its first turn. Every later turn and the other store get it too."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -35,17 +35,17 @@ class Append(Benchmark):
         self._paths: dict[BenchStore, list[str]] = {}
 
     def prepare(self, store: BenchStore) -> None:
-        idents = uvloop.run(begin_conversations(store.base_url, self.sizes.conversations))
-        self._paths[store] = [f"/v1/conversations/{ident}/items" for ident in idents]
+        conversation_ids = uvloop.run(start_conversations(store.base_url, self.sizes.conversations))
+        self._paths[store] = [f"/v1/conversations/{conversation_id}/items" for conversation_id in conversation_ids]
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         one, many, half = self._scores(store.base_url, store)
         return [
             Measurement(
-                f"HTTP appends a second, {MANY} connections",
+                f"HTTP appends a second, {CONNECTIONS} connections",
                 many.per_second,
                 "/s",
-                (f"{NO_OP}, {MANY}", INSERTS),
+                (f"{NO_OP}, {CONNECTIONS}", INSERTS),
                 "more",
             ),
             Measurement("HTTP appends a second, 1 connection", one.per_second, "/s", (f"{NO_OP}, 1",), "more"),
@@ -56,7 +56,7 @@ class Append(Benchmark):
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         one, many, half = self._scores(floor.url, store)
         return {
-            f"{NO_OP}, {MANY}": many.per_second,
+            f"{NO_OP}, {CONNECTIONS}": many.per_second,
             INSERTS: _inserts(store.postgres_url, self.sizes.seconds),
             f"{NO_OP}, 1": one.per_second,
             f"{NO_OP}, same rate, p50": half.p50_ms,
@@ -64,19 +64,19 @@ class Append(Benchmark):
         }
 
     def _scores(self, url: str, store: BenchStore) -> tuple[Score, Score, Score]:
-        """With one connection, with many, and at half load."""
+        """The scores with one connection, with many, and with many at half load. `url`: the store's, or that of its floor."""
 
         def score(connections: int, rate: float = 0.0) -> Score:
             paths, seconds = self._paths[store], self.sizes.seconds
-            return put_under(Load(base_url=url, paths=paths, connections=connections, seconds=seconds, rate=rate))
+            return send_load(Load(base_url=url, paths=paths, connections=connections, seconds=seconds, rate=rate))
 
-        one, many = score(1), score(MANY)
+        one, many = score(1), score(CONNECTIONS)
         self._half_load = self._half_load or many.per_second / 2
-        return one, many, score(MANY, self._half_load)
+        return one, many, score(CONNECTIONS, self._half_load)
 
 
 def _inserts(postgres_url: str, seconds: float) -> float:
-    """How many rows like an event's a second Postgres takes, with all of their indexes, where each is committed alone."""
+    """How many rows Postgres inserts per second: rows like those of `events`, with the same indexes, each committed alone."""
 
     def write(connection: psycopg.Connection) -> int:
         version, fixed = 0, {"stream": uuid4(), "state": APPEND, "hash": b"\0" * 32}
@@ -86,7 +86,7 @@ def _inserts(postgres_url: str, seconds: float) -> float:
             connection.execute(_INSERT, {**fixed, "version": version, "item": uuid4().hex, "command": uuid4()})
         return version
 
-    with ExitStack() as stack, ThreadPoolExecutor(MANY) as pool:
-        opened = [stack.enter_context(psycopg.connect(postgres_url, autocommit=True)) for _ in range(MANY)]
-        opened[0].execute("CREATE TABLE IF NOT EXISTS bench_events (LIKE events INCLUDING ALL)")
-        return sum(pool.map(write, opened)) / seconds
+    with ExitStack() as stack, ThreadPoolExecutor(CONNECTIONS) as pool:
+        connections = [stack.enter_context(psycopg.connect(postgres_url, autocommit=True)) for _ in range(CONNECTIONS)]
+        connections[0].execute("CREATE TABLE IF NOT EXISTS bench_events (LIKE events INCLUDING ALL)")
+        return sum(pool.map(write, connections)) / seconds

@@ -1,6 +1,6 @@
-"""A store of its own for a benchmark: `scripts/up` of a checkout, on a new directory and a free port.
+"""Starts a new store for a benchmark: `scripts/up` of a checkout, in a new directory and on a free port.
 
-Only what every checkout has is used: its scripts, `run/env`, its HTTP API and its stores. So an older checkout can be measured too.
+It uses only what every checkout has: the scripts, `run/env`, the HTTP API and the databases. So an older checkout can be measured too.
 """
 
 import os
@@ -24,17 +24,25 @@ from pymongo.database import Database
 from infrastructure.embedded.service import launch_command
 
 STOP_TIMEOUT_SECONDS = 60.0
-_SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL", "BASE_URL", "PYTHONPATH", "VIRTUAL_ENV")
+_REMOVED_VARIABLES = (
+    "POSTGRES_URL",
+    "MONGODB_URL",
+    "REDIS_URL",
+    "OPENAI_BASE_URL",
+    "BASE_URL",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+)
 _POSTGRES_SETTINGS: tuple[LiteralString, ...] = ("server_version", "fsync", "full_page_writes", "synchronous_commit")
 
 
 class DidNotStart(Exception):
-    """`scripts/up` ended instead of getting ready; what it said is the message."""
+    """`scripts/up` exited before the store was ready. The message is what it wrote to stderr."""
 
 
 @dataclass(frozen=True, eq=False)
 class BenchStore:
-    """A running store of the checkout, with its data directory and what its `run/env` says."""
+    """A running store of the checkout, with its data directory and the variables of its `run/env`."""
 
     checkout: Path
     data: Path
@@ -50,16 +58,16 @@ class BenchStore:
 
     @contextmanager
     def mongodb(self) -> Iterator[Database[dict[str, Any]]]:
-        """Its database of read models."""
+        """The database of its views."""
         with MongoClient[dict[str, Any]](self.env["MONGODB_URL"]) as client:
             yield client.get_default_database()
 
-    def api(self) -> psutil.Process:
-        """Its one api process."""
+    def api_process(self) -> psutil.Process:
+        """Its api process."""
         return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
 
     def script(self, name: str, *arguments: str) -> list[str]:
-        """The command that runs a tool of this checkout on this store."""
+        """The command that runs a script of this checkout on this store."""
         return [
             str(self.checkout / ".venv/bin/python"),
             "-P",
@@ -72,53 +80,53 @@ class BenchStore:
         ]
 
     def script_environment(self) -> dict[str, str]:
-        """What `script` needs."""
-        return {**_outside(), "PYTHONPATH": str(self.checkout)}
+        """The environment to run `script` in."""
+        return {**_environment(), "PYTHONPATH": str(self.checkout)}
 
 
 @contextmanager
 def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
-    """Starts a store that asks this model provider; it is stopped and removed at the end. Raises DidNotStart."""
-    with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as place:
-        data, log = Path(place) / "data", Path(place) / "up.log"
+    """Starts a store that uses this model provider. Stops and removes it at the end. Raises DidNotStart."""
+    with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as directory:
+        data, log = Path(directory) / "data", Path(directory) / "up.log"
         up = (str(checkout / "scripts" / "up"), "--port", "0", "--data", str(data))
         with (
             log.open("w") as messages,
             subprocess.Popen(  # noqa: S603 - our own script
-                launch_command(up, os.getpid(), SIGTERM, None),  # it ends with us, however we end
-                env={**_outside(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
+                launch_command(up, os.getpid(), SIGTERM, None),  # it stops when this process ends, however this process ends
+                env={**_environment(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=messages,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for us, and we stop it in order
+                start_new_session=True,  # Ctrl-C reaches only this process, which then stops the store
             ) as process,
         ):
             try:
                 assert process.stdout is not None
                 if not any(line.startswith("Ready.") for line in process.stdout):
                     raise DidNotStart(log.read_text())
-                known = dotenv_values(data / "run" / "env")
-                yield BenchStore(checkout, data, {name: value or "" for name, value in known.items()})
+                variables = dotenv_values(data / "run" / "env")
+                yield BenchStore(checkout, data, {name: value or "" for name, value in variables.items()})
             finally:
                 process.terminate()
                 process.communicate(timeout=STOP_TIMEOUT_SECONDS)
 
 
-def _outside() -> dict[str, str]:
-    """The environment without what would lead a store to other servers or other code."""
-    return {name: value for name, value in os.environ.items() if name not in _SERVERS}
+def _environment() -> dict[str, str]:
+    """The environment of this process, without the variables that name other servers or other code."""
+    return {name: value for name, value in os.environ.items() if name not in _REMOVED_VARIABLES}
 
 
 def commit_of(checkout: Path) -> str:
-    """The commit of a checkout, with `-dirty` where files differ from it."""
+    """The commit of a checkout, with `-dirty` if it has uncommitted changes."""
     command = ("git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
     return done.stdout.strip() or "not a git checkout"
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on."""
+    """The machine that the benchmarks run on."""
     return {
         "system": platform.platform(),
         "cores": os.cpu_count(),
@@ -129,15 +137,15 @@ def machine() -> dict[str, Any]:
 
 
 def durability(store: BenchStore) -> dict[str, Any]:
-    """What the servers say about what survives a power cut."""
-    found: dict[str, Any] = {}
+    """The settings of the servers that decide what survives a power cut."""
+    settings: dict[str, Any] = {}
     with psycopg.connect(store.postgres_url) as connection:
         for name in _POSTGRES_SETTINGS:
-            [found[f"postgres.{name}"]] = connection.execute(
+            [settings[f"postgres.{name}"]] = connection.execute(
                 sql.SQL("SHOW {}").format(sql.Identifier(name))
             ).fetchone() or [None]
     with store.mongodb() as database:
         options = database.client.admin.command("getCmdLineOpts")["parsed"]
-        found["mongodb.version"] = database.client.server_info()["version"]
-        found["mongodb.journal"] = options.get("storage", {}).get("journal", {}).get("enabled", True)
-    return found
+        settings["mongodb.version"] = database.client.server_info()["version"]
+        settings["mongodb.journal"] = options.get("storage", {}).get("journal", {}).get("enabled", True)
+    return settings

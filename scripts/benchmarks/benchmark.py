@@ -1,7 +1,8 @@
-"""What a benchmark is, and how two sides of it are measured by turns: a store and its floors, or the stores of two checkouts.
+"""The base class of benchmarks, and how two sides are measured in turn: a store and its floors, or the stores of two checkouts.
 
-Machines swing two- or threefold between runs. Both sides of a pair see the same minute of the same machine, so their ratio says more
-than either figure. Both stores run all the time, but only one is under load: a turn ends when its projector has caught up.
+The speed of a machine varies by a factor of two or three between runs. Both sides of a pair are measured one right after the other, so
+their ratio says more than either figure. Both stores run all the time, but only one is under load: a turn ends when its projector
+has caught up.
 """
 
 from abc import ABC, abstractmethod
@@ -17,13 +18,13 @@ from scripts.benchmarks import ROOT
 from scripts.benchmarks.bench_store import BenchStore, bench_store
 from scripts.benchmarks.figures import Figure, Measurement, figure
 from scripts.benchmarks.floor_server import FloorServer, floor_server
-from scripts.benchmarks.requests import caught_up
+from scripts.benchmarks.requests import wait_for_views
 
 OTHER = "the other checkout"
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
-    """How much is measured. `seconds`: the length of each load. The rest are numbers of things; see where they are used."""
+    """How much is measured. `seconds`: the length of each load. `reply_seconds`: that of a streamed reply. The others are counts."""
 
     seconds: float = 4.0
     conversations: int = 1_000
@@ -36,16 +37,17 @@ class Sizes(Struct, frozen=True, kw_only=True):
 
 
 class Benchmark(ABC):
-    """Measures any number of stores. What must be the same for all of them, as a rate, is decided with the first."""
+    """Measures one or two stores. What must be the same for both, such as a request rate, is taken from the first one."""
 
     measured_once: ClassVar[bool] = False
+    """Whether one turn of each side is enough."""
 
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
 
     @abstractmethod
     def prepare(self, store: BenchStore) -> None:
-        """Fills a store that has just started. Called once for each."""
+        """Fills a new store with data. Called once for each store."""
 
     @abstractmethod
     def measure(self, store: BenchStore) -> list[Measurement]:
@@ -53,17 +55,17 @@ class Benchmark(ABC):
 
     @abstractmethod
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
-        """Measures what `measure` named as floors, by name. Called after it."""
+        """Measures the floors that `measure` named. Returns them by name. Called after `measure`."""
 
 
 Pairs = defaultdict[tuple[str, str], list[tuple[Measurement, float]]]
-"""What was measured beside what else, by the names of both."""
+"""(a measurement, the value it is compared with), by (the measurement's name, the name of what it is compared with)."""
 
 
-def beside_floors(
+def compare_with_floors(
     benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """This checkout beside its floors."""
+    """Measures this checkout and its floors. `inspect` is called with the store before it is measured, `turn_done` after each turn."""
     measured: Pairs = defaultdict(list)
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
@@ -73,19 +75,19 @@ def beside_floors(
         with floor_server("floor_app", store.env) as floor:
             benchmark.prepare(store)
             for _ in range(pairs):
-                found = _turn(benchmark, store, turn_done)
+                measurements = _turn(benchmark, store, turn_done)
                 floors = benchmark.floors(store, floor)
                 turn_done()
-                for each in found:
-                    for name in each.floors:
-                        measured[each.name, name].append((each, floors[name]))
-    return [figure(several, name) for (_, name), several in measured.items()]
+                for measurement in measurements:
+                    for name in measurement.floors:
+                        measured[measurement.name, name].append((measurement, floors[name]))
+    return [figure(pairs_of_figure, name) for (_, name), pairs_of_figure in measured.items()]
 
 
-def beside_checkout(
+def compare_with_checkout(
     benchmark: Benchmark, pairs: int, other: Path, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
-    """This checkout beside another one."""
+    """Measures this checkout and another one. `inspect` and `turn_done` are called as in `compare_with_floors`."""
     measured: Pairs = defaultdict(list)
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
@@ -97,14 +99,14 @@ def beside_checkout(
         benchmark.prepare(theirs)
         for number in range(pairs):
             order = (ours, theirs) if number % 2 == 0 else (theirs, ours)  # A B B A: neither side always goes first
-            found = {store: _turn(benchmark, store, turn_done) for store in order}
-            for measurement, beside in zip(found[ours], found[theirs], strict=True):
-                measured[measurement.name, OTHER].append((measurement, beside.value))
-    return [figure(several, name) for (_, name), several in measured.items()]
+            measurements = {store: _turn(benchmark, store, turn_done) for store in order}
+            for our_measurement, their_measurement in zip(measurements[ours], measurements[theirs], strict=True):
+                measured[our_measurement.name, OTHER].append((our_measurement, their_measurement.value))
+    return [figure(pairs_of_figure, name) for (_, name), pairs_of_figure in measured.items()]
 
 
 def _turn(benchmark: Benchmark, store: BenchStore, turn_done: Callable[[], None]) -> list[Measurement]:
-    found = benchmark.measure(store)
-    uvloop.run(caught_up(store.base_url))
+    measurements = benchmark.measure(store)
+    uvloop.run(wait_for_views(store.base_url))
     turn_done()
-    return found
+    return measurements

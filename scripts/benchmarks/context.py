@@ -1,4 +1,4 @@
-"""What `GET …/context` takes: of a short conversation, of all that a snapshot in Redis holds, and of more, which the log is read for."""
+"""How long `GET …/context` takes: for a short conversation, for a full snapshot in Redis, and for more items, which come from the log."""
 
 from collections.abc import Mapping
 
@@ -15,13 +15,13 @@ FULL_SNAPSHOT = 512
 MODEL = "gpt-4o"
 """Its window has room for several thousand short items."""
 
-LEAST = "one Postgres look-up and one Redis GET of as much"
+FLOOR = "one Postgres look-up and one Redis GET of as much"
 
 
 class Context(Benchmark):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self._kinds = {
+        self._item_counts = {
             f"context of {SHORT} items": SHORT,
             f"context of a full snapshot, {FULL_SNAPSHOT} items": FULL_SNAPSHOT,
             f"context of {sizes.long_items:,} items, beyond its snapshot": sizes.long_items,
@@ -31,14 +31,14 @@ class Context(Benchmark):
     def prepare(self, store: BenchStore) -> None:
         self._paths[store] = {
             name: f"/v1/conversations/{uvloop.run(import_conversation(store.base_url, items))}/context?model={MODEL}"
-            for name, items in self._kinds.items()
+            for name, items in self._item_counts.items()
         }
 
     def measure(self, store: BenchStore) -> list[Measurement]:
-        taken = uvloop.run(timed_gets(store.base_url, self._paths[store], self.sizes.seconds / 2))
-        return [Measurement(name, ms, "ms", (f"{LEAST} ({name})",)) for name, ms in taken.items()]
+        times = uvloop.run(timed_gets(store.base_url, self._paths[store], self.sizes.seconds / 2))
+        return [Measurement(name, ms, "ms", (f"{FLOOR} ({name})",)) for name, ms in times.items()]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         paths, seconds = self._paths[store], self.sizes.seconds / 2
-        taken = uvloop.run(timed_floors(store.base_url, floor.url, paths, "context", seconds))
-        return {f"{LEAST} ({name})": ms for name, ms in taken.items()}
+        times = uvloop.run(timed_floors(store.base_url, floor.url, paths, "context", seconds))
+        return {f"{FLOOR} ({name})": ms for name, ms in times.items()}

@@ -12,7 +12,7 @@ Better = Literal["more", "less"]
 
 
 class Measurement(Struct, frozen=True):
-    """One thing, measured once. `floors` names what it is compared with when no other checkout is measured."""
+    """A value that was measured once. `floors`: the names of what it is compared with, unless another checkout is measured."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class Measurement(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """One thing, measured several times beside something else. `ratio` is the median of `ratios`: value / other, pair by pair."""
+    """Medians of several measurements and of what they are compared with. `ratios`: value / other of each pair. `ratio`: their median."""
 
     name: str
     unit: str
@@ -49,7 +49,7 @@ class Results(Struct, frozen=True, kw_only=True):
 
 
 def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure:
-    """What several pairs of (a measurement, what it is compared with) come to."""
+    """The figure of several pairs of (a measurement, the value it is compared with)."""
     first = pairs[0][0]
     values, others = [measured.value for measured, _ in pairs], [other for _, other in pairs]
     ratios = [value / other for value, other in zip(values, others, strict=True)]
@@ -57,28 +57,28 @@ def figure(pairs: list[tuple[Measurement, float]], compared_with: str) -> Figure
         name=first.name,
         unit=first.unit,
         better=first.better,
-        value=_short(median(values)),
-        values=[_short(value) for value in values],
+        value=_rounded(median(values)),
+        values=[_rounded(value) for value in values],
         compared_with=compared_with,
-        other=_short(median(others)),
-        others=[_short(other) for other in others],
-        ratio=_short(median(ratios)),
-        ratios=[_short(ratio) for ratio in ratios],
+        other=_rounded(median(others)),
+        others=[_rounded(other) for other in others],
+        ratio=_rounded(median(ratios)),
+        ratios=[_rounded(ratio) for ratio in ratios],
     )
 
 
-def _short(number: float) -> float:
-    """With as many digits as a measurement deserves."""
+def _rounded(number: float) -> float:
+    """Rounded to four significant digits."""
     return float(f"{number:.4g}")
 
 
 def show(results: Results) -> None:
-    """Prints a table of the figures. What they were measured on is in the JSON alone."""
+    """Prints a table of the figures. The machine and the durability settings are only in the JSON."""
     table = Table("", "median", "compared with", "median", "ratio", "lowest", "highest", "better", title_justify="left")
     trees = ", ".join(f"{name} is {commit}" for name, commit in results.trees.items())
     table.title = f"Medians of {results.pairs} pairs; {trees}"
-    for each in results.figures:
-        value, other = (f"{number:,.4g} {each.unit}" for number in (each.value, each.other))
-        ratios = (f"{ratio:.2f}x" for ratio in (each.ratio, min(each.ratios), max(each.ratios)))
-        table.add_row(each.name, value, each.compared_with, other, *ratios, each.better)
+    for row in results.figures:
+        value, other = (f"{number:,.4g} {row.unit}" for number in (row.value, row.other))
+        ratios = (f"{ratio:.2f}x" for ratio in (row.ratio, min(row.ratios), max(row.ratios)))
+        table.add_row(row.name, value, row.compared_with, other, *ratios, row.better)
     Console(width=None if sys.stdout.isatty() else 150).print(table)

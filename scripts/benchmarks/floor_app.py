@@ -1,11 +1,11 @@
-"""The floors of HTTP: the same framework and servers as the store, and only the work that cannot be left out.
+"""The floors of the HTTP figures: the same framework and servers as the store, with only the work that no store can avoid.
 
     POST /v1/conversations/{id}/items   reads and validates the body
-    PUT  /floor/{key}                   keeps the body, an answer of the store, for the two below
+    PUT  /floor/{key}                   saves the body, which is an answer of the store, for the two GETs
     GET  /floor/{key}/page              one Postgres look-up by key and one MongoDB find of the answer's items
-    GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET of the whole answer
+    GET  /floor/{key}/context           one Postgres look-up by key and one Redis GET of the complete answer
 
-`python -m scripts.benchmarks.floor_app FD` serves on a listening socket that it inherits, on the stores of its environment.
+`python -m scripts.benchmarks.floor_app FD` serves on the listening socket FD, which it inherits. The environment names its databases.
 """
 
 import os
@@ -33,7 +33,7 @@ class AddItems(BaseModel):
 
 
 def create_app(environment: Mapping[str, str]) -> FastAPI:
-    """Keeps what it is given in tables, collections and keys of its own."""
+    """The app. It saves its data in a table, a collection and keys of its own."""
     pool = AsyncConnectionPool(environment["POSTGRES_URL"], open=False, kwargs={"autocommit": True})
     mongodb = AsyncMongoClient[dict[str, Any]](environment["MONGODB_URL"])
     documents = mongodb.get_default_database()["bench_floor"]
@@ -53,11 +53,11 @@ def create_app(environment: Mapping[str, str]) -> FastAPI:
     app = FastAPI(lifespan=lifespan)
 
     @app.post("/v1/conversations/{conversation_id}/items")
-    async def append(conversation_id: str, body: AddItems) -> Response:  # noqa: ARG001 - they are read and validated
+    async def append(conversation_id: str, body: AddItems) -> Response:  # noqa: ARG001 - FastAPI reads and validates them
         return Response(b"{}", media_type=JSON)
 
     @app.put("/floor/{key}")
-    async def keep(key: str, request: Request) -> Response:
+    async def save(key: str, request: Request) -> Response:
         answer = await request.body()
         await postgres("INSERT INTO bench_floor VALUES (%s, 1) ON CONFLICT DO NOTHING", key)
         await redis.set(key, answer)

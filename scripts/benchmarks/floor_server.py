@@ -1,4 +1,4 @@
-"""Starts what the store is compared with, each in a process of its own, and serves it the way the store is served."""
+"""Starts the servers that the store is compared with, each in its own process, and serves them as the store is served."""
 
 import gc
 import os
@@ -16,7 +16,7 @@ from scripts.benchmarks import ROOT
 
 
 class FloorServer:
-    """A running server: where it answers, and its process."""
+    """A running server: its URL and its process."""
 
     def __init__(self, url: str, pid: int) -> None:
         self.url = url

@@ -1,7 +1,7 @@
-"""A load of appends, made by a process of its own: it reads a Load from stdin and prints a Score. JSON both.
+"""Sends a load of appends from its own process: reads a Load from stdin and prints a Score, both as JSON.
 
-`connections` kept-alive connections post as fast as they are answered, or together at `rate` requests a second. At a rate, the time an
-answer takes counts from the moment its request was due, so that a server that stalls cannot hide it.
+Each of `connections` keep-alive connections sends its next request as soon as it has the answer, or all of them together send `rate`
+requests a second. With a rate, the time of a request counts from the moment it was due, so a stall of the server is measured too.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from scripts.http_connection import Connection
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """`rate` 0: as fast as it goes. What is done in the first `warm_seconds` does not count."""
+    """What to send, and for how long. `rate` 0: as fast as possible. Requests of the first `warm_seconds` do not count."""
 
     base_url: str
     paths: list[str]
@@ -33,34 +33,34 @@ class Load(Struct, frozen=True, kw_only=True):
 
 
 class Score(Struct, frozen=True):
-    """What was answered with success, a second, and how long it took."""
+    """How many requests succeeded per second, and how long they took."""
 
     per_second: float
     p50_ms: float
     p99_ms: float
 
 
-def put_under(load: Load) -> Score:
-    """Has another process make the load. Raises subprocess.CalledProcessError."""
-    done = subprocess.run(
+def send_load(load: Load) -> Score:
+    """Sends the load from another process. Raises subprocess.CalledProcessError."""
+    finished = subprocess.run(
         (sys.executable, "-P", "-m", "scripts.benchmarks.load_client"),
         input=msgspec.json.encode(load),
         stdout=subprocess.PIPE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    return msgspec.json.decode(done.stdout, type=Score)
+    return msgspec.json.decode(finished.stdout, type=Score)
 
 
 async def run(load: Load) -> Score:
-    """Raises RequestFailed."""
+    """Sends the load. Raises RequestFailed."""
     numbers = count()
     milliseconds: list[float] = []
-    opened = await asyncio.gather(*(Connection.open(load.base_url) for _ in range(load.connections)))
-    # The clock starts when every connection has been answered once: a server may only just be starting.
-    await asyncio.gather(*(request(connection, "POST", load.paths[0], APPEND) for connection in opened))
-    begin = time.perf_counter()
-    counts_from = begin + load.warm_seconds
+    connections = await asyncio.gather(*(Connection.open(load.base_url) for _ in range(load.connections)))
+    # The clock starts when every connection has been answered once: the server may still be starting.
+    await asyncio.gather(*(request(connection, "POST", load.paths[0], APPEND) for connection in connections))
+    started = time.perf_counter()
+    counts_from = started + load.warm_seconds
     end = counts_from + load.seconds
 
     async def repeat(connection: Connection) -> None:
@@ -68,19 +68,19 @@ async def run(load: Load) -> Score:
             number = next(numbers)
             due = time.perf_counter()
             if load.rate:
-                due = begin + number / load.rate
+                due = started + number / load.rate
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
             if due >= end:
                 break
             await request(connection, "POST", load.paths[number % len(load.paths)], APPEND)
-            done = time.perf_counter()
-            if counts_from <= due and (load.rate or done <= end):
-                milliseconds.append((done - due) * 1000)
+            answered = time.perf_counter()
+            if counts_from <= due and (load.rate or answered <= end):
+                milliseconds.append((answered - due) * 1000)
         connection.close()
 
-    await asyncio.gather(*map(repeat, opened))
+    await asyncio.gather(*map(repeat, connections))
     if len(milliseconds) < 2:
-        raise RequestFailed("hardly anything was answered in time")
+        raise RequestFailed(f"{load.base_url} answered only {len(milliseconds)} requests in {load.seconds} s")
     cuts = quantiles(milliseconds, n=100, method="inclusive")
     return Score(len(milliseconds) / load.seconds, cuts[49], cuts[98])
 

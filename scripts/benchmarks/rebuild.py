@@ -1,7 +1,7 @@
-"""A rebuild of all views of a part of the chitchat dataset, by two processes, as an operator runs it; and what its processes take.
+"""The time and the memory of a rebuild of all views by two processes, as an operator runs it, on a part of the chitchat dataset.
 
-Its floors are what cannot be left out: decoding every event, in one process, and inserting the same documents into collections with the
-same indexes, a thousand at a time, by one client.
+The floor of its time is the work that no rebuild can avoid: decoding every event, in one process, and inserting the same documents into
+collections with the same indexes, a thousand at a time, by one client.
 """
 
 import subprocess
@@ -19,25 +19,25 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
-from scripts.benchmarks.requests import RequestFailed, caught_up
+from scripts.benchmarks.requests import RequestFailed, wait_for_views
 
 FLOOR = "decoding every event, and inserting the same documents"
 FLOOR_MEMORY = "a process that imports the same servers and drivers"
 _ROWS = 10_000
 _DOCUMENTS = 1_000
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 class Rebuild(Benchmark):
     def prepare(self, store: BenchStore) -> None:
         load = store.script("scripts.load", "chitchat", "--limit", str(self.sizes.dialogues), "--no-check")
         subprocess.run(load, check=True, capture_output=True, env=store.script_environment(), cwd=store.checkout)  # noqa: S603
-        uvloop.run(caught_up(store.base_url))
+        uvloop.run(wait_for_views(store.base_url))
 
     def measure(self, store: BenchStore) -> list[Measurement]:
-        began = time.perf_counter()
-        largest = _largest_process(store, "scripts.rebuild", "all", "--dry-run", "--workers", "2")
-        seconds = time.perf_counter() - began
+        started = time.perf_counter()
+        largest = _peak_memory(store, "scripts.rebuild", "all", "--dry-run", "--workers", "2")
+        seconds = time.perf_counter() - started
         return [
             Measurement(f"rebuild of all views, {self.sizes.dialogues:,} dialogues", seconds, "s", (FLOOR,)),
             Measurement("memory of a rebuild's largest process, peak PSS", largest / 1e6, "MB", (FLOOR_MEMORY,)),
@@ -45,11 +45,11 @@ class Rebuild(Benchmark):
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:
         memory = floor.process.memory_full_info().pss / 1e6
-        return {FLOOR: _decode(store) + _insert(store), FLOOR_MEMORY: memory}
+        return {FLOOR: _decode_seconds(store) + _insert_seconds(store), FLOOR_MEMORY: memory}
 
 
-def _largest_process(store: BenchStore, *command: str) -> int:
-    """Runs a script; the most bytes (PSS) that one of its processes took. Raises RequestFailed where it does not end with 0."""
+def _peak_memory(store: BenchStore, *command: str) -> int:
+    """Runs a script. Returns the most memory (PSS) that one of its processes used, in bytes. Raises RequestFailed if the script fails."""
     peaks: defaultdict[int, int] = defaultdict(int)
     with subprocess.Popen(  # noqa: S603 - our own script
         store.script(*command),
@@ -63,14 +63,14 @@ def _largest_process(store: BenchStore, *command: str) -> int:
             while True:
                 _note_memory(process.pid, peaks)
                 try:
-                    _, err = process.communicate(timeout=_LOOK_SECONDS)
+                    _, err = process.communicate(timeout=_POLL_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
                     continue
         finally:
             process.terminate()
     if process.returncode:
-        raise RequestFailed(f"{' '.join(command)} ended with {process.returncode}: {err}")
+        raise RequestFailed(f"{' '.join(command)} exited with status {process.returncode}: {err}")
     return max(peaks.values(), default=0)
 
 
@@ -79,25 +79,25 @@ def _note_memory(pid: int, peaks: defaultdict[int, int]) -> None:
         root = psutil.Process(pid)
         for process in (root, *root.children(recursive=True)):
             peaks[process.pid] = max(peaks[process.pid], process.memory_full_info().pss)
-    except psutil.Error:  # one has just ended
+    except psutil.Error:  # a process has just ended
         return
 
 
-def _decode(store: BenchStore) -> float:
-    """Seconds; reading the rows does not count."""
+def _decode_seconds(store: BenchStore) -> float:
+    """How long decoding every event takes, without reading the rows."""
     seconds = 0.0
     with psycopg.connect(store.postgres_url) as connection, connection.cursor(name="events", binary=True) as cursor:
         cursor.execute("SELECT topic, state FROM events ORDER BY notification_id")
         while rows := cursor.fetchmany(_ROWS):
-            began = time.perf_counter()
+            started = time.perf_counter()
             for topic, state in rows:
                 decode(topic, state)
-            seconds += time.perf_counter() - began
+            seconds += time.perf_counter() - started
     return seconds
 
 
-def _insert(store: BenchStore) -> float:
-    """Seconds; reading the documents, and making the collections, does not count."""
+def _insert_seconds(store: BenchStore) -> float:
+    """How long inserting the documents of all views takes, without reading them and creating the collections."""
     seconds = 0.0
     with store.mongodb() as database:
         for view in ("conversations", "items", "responses", "usage"):
@@ -107,8 +107,8 @@ def _insert(store: BenchStore) -> float:
             copy.create_indexes([IndexModel(list(keys.items())) for keys in indexes])
             documents = list(database[view].find())
             for first in range(0, len(documents), _DOCUMENTS):
-                began = time.perf_counter()
+                started = time.perf_counter()
                 copy.insert_many(documents[first : first + _DOCUMENTS], ordered=False)
-                seconds += time.perf_counter() - began
+                seconds += time.perf_counter() - started
             copy.drop()
     return seconds

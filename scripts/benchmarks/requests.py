@@ -1,4 +1,4 @@
-"""The HTTP requests that several benchmarks make, each of which must succeed."""
+"""The HTTP requests that several benchmarks send. Each of them must succeed."""
 
 import asyncio
 import time
@@ -13,21 +13,21 @@ TEXT = "A message of eighty characters, which is about what people write to one 
 APPEND = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": TEXT}]})
 CATCH_UP_TIMEOUT_SECONDS = 600.0
 _REQUEST_TIMEOUT_SECONDS = 120.0
-_BEGINNERS = 20
+_START_CONNECTIONS = 20
 _WARM_UPS = 5
 
 
 class RequestFailed(Exception):
-    """The store did not do what it was asked, so there is nothing to measure."""
+    """The store did not do what a benchmark needs, so there is nothing to measure."""
 
 
 async def request(
-    connection: Connection, method: str, path: str, body: bytes = b"", *, patient: bool = False
+    connection: Connection, method: str, path: str, body: bytes = b"", *, retry_busy: bool = False
 ) -> Answer:
-    """The answer to a request; `patient` asks a busy store (503) again. Raises RequestFailed where it is no success, and OSError."""
+    """Sends a request. `retry_busy`: retries while the store answers 503. Raises RequestFailed if the status is not 200, and OSError."""
     deadline = time.monotonic() + _REQUEST_TIMEOUT_SECONDS
     answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
-    while patient and answer.status == 503 and connection.is_open and time.monotonic() < deadline:
+    while retry_busy and answer.status == 503 and connection.is_open and time.monotonic() < deadline:
         await asyncio.sleep(float(answer.headers.get("retry-after", "1")))
         answer = await connection.request(method, path, body, seconds=_REQUEST_TIMEOUT_SECONDS)
     if answer.status != 200:
@@ -35,40 +35,41 @@ async def request(
     return answer
 
 
-async def begin_conversations(base_url: str, count: int, body: bytes = b"{}") -> list[str]:
-    """Starts empty conversations; their ids."""
-    todo = iter(range(count))
+async def start_conversations(base_url: str, count: int, body: bytes = b"{}") -> list[str]:
+    """Starts `count` conversations, each with this request body. Returns their ids."""
+    remaining = iter(range(count))
 
-    async def some() -> list[str]:
+    async def start() -> list[str]:
         connection = await Connection.open(base_url)
-        idents = [(await request(connection, "POST", "/v1/conversations", body)).json()["id"] for _ in todo]
+        ids = [(await request(connection, "POST", "/v1/conversations", body)).json()["id"] for _ in remaining]
         connection.close()
-        return idents
+        return ids
 
-    return [ident for part in await asyncio.gather(*(some() for _ in range(_BEGINNERS))) for ident in part]
+    ids_by_connection = await asyncio.gather(*(start() for _ in range(_START_CONNECTIONS)))
+    return [conversation_id for ids in ids_by_connection for conversation_id in ids]
 
 
 async def import_conversation(base_url: str, items: int) -> str:
-    """Makes a conversation of so many short messages, and returns its id once all views show it."""
+    """Imports a conversation with this many short messages, and returns its id once all views show it."""
     connection = await Connection.open(base_url)
     line = msgspec.json.encode({"items": [{"role": "user", "content": TEXT}] * items})
     report = (await request(connection, "POST", "/v1/import", line)).json()
     if report["failed"]:
         raise RequestFailed(f"the import failed: {report['errors']}")
-    await caught_up(base_url)
+    await wait_for_views(base_url)
     [newest] = (await request(connection, "GET", "/v1/conversations?limit=1")).json()["data"]
     connection.close()
     return str(newest["id"])
 
 
-async def caught_up(base_url: str) -> None:
-    """Waits until all views show all there is: what is measured next has the machine to itself. Raises RequestFailed."""
+async def wait_for_views(base_url: str) -> None:
+    """Returns when all views show the complete log, so that the projector is idle during the next measurement. Raises RequestFailed."""
     connection = await Connection.open(base_url)
     deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
     views = (await request(connection, "GET", "/v1/projections")).json()["data"]
     while any(view["position"] < view["head"] for view in views):
         if time.monotonic() > deadline:
-            raise RequestFailed("the projector does not catch up")
+            raise RequestFailed(f"the projector did not catch up within {CATCH_UP_TIMEOUT_SECONDS:.0f} s")
         await asyncio.sleep(0.1)
         views = (await request(connection, "GET", "/v1/projections")).json()["data"]
     connection.close()
@@ -77,7 +78,7 @@ async def caught_up(base_url: str) -> None:
 async def timed_floors(
     base_url: str, floor_url: str, paths: Mapping[str, str], kind: str, seconds: float
 ) -> dict[str, float]:
-    """`timed_gets` of the floor app (see there for the kinds), once it holds what the store answers to each of these."""
+    """`timed_gets` of the floor app, after it has saved the store's answer to each path. `kind`: `page` or `context`."""
     store, floor = await Connection.open(base_url), await Connection.open(floor_url)
     floors = {}
     for number, (name, path) in enumerate(paths.items()):
@@ -89,16 +90,16 @@ async def timed_floors(
 
 
 async def timed_gets(base_url: str, paths: Mapping[str, str], seconds: float) -> dict[str, float]:
-    """The median milliseconds of each named GET: one request at a time, by turns, for so many seconds each."""
+    """The median milliseconds of each named GET. Sends one request at a time, to each path in turn, on average `seconds` for each path."""
     connection = await Connection.open(base_url)
     for path in list(paths.values()) * _WARM_UPS:
         await request(connection, "GET", path)
-    taken: dict[str, list[float]] = {name: [] for name in paths}
+    times: dict[str, list[float]] = {name: [] for name in paths}
     end = time.perf_counter() + seconds * len(paths)
     while time.perf_counter() < end:
         for name, path in paths.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             await request(connection, "GET", path)
-            taken[name].append((time.perf_counter() - began) * 1000)
+            times[name].append((time.perf_counter() - started) * 1000)
     connection.close()
-    return {name: median(milliseconds) for name, milliseconds in taken.items()}
+    return {name: median(milliseconds) for name, milliseconds in times.items()}

@@ -1,4 +1,4 @@
-"""How soon the first word of a reply is there while many conversations stream, beside the same provider asked directly."""
+"""How soon the first word of a reply arrives while many conversations stream, compared with direct requests to the same provider."""
 
 import asyncio
 import time
@@ -14,13 +14,13 @@ from scripts.benchmarks.bench_store import BenchStore
 from scripts.benchmarks.benchmark import Benchmark, Sizes
 from scripts.benchmarks.figures import Measurement
 from scripts.benchmarks.floor_server import FloorServer
-from scripts.benchmarks.requests import RequestFailed, begin_conversations
+from scripts.benchmarks.requests import RequestFailed, start_conversations
 
 FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
 
 
 class Question(Struct, frozen=True):
-    """A streamed request. The first word has come with `first`; a whole answer has `end` in it."""
+    """A request for a streamed answer. `first` is in the answer from its first word on; `end` is in it when it is complete."""
 
     url: str
     body: dict[str, Any]
@@ -34,19 +34,19 @@ class Stream(Benchmark):
         self._questions: dict[BenchStore, list[Question]] = {}
 
     def prepare(self, store: BenchStore) -> None:
-        idents = uvloop.run(begin_conversations(store.base_url, self.sizes.streams))
+        conversation_ids = uvloop.run(start_conversations(store.base_url, self.sizes.streams))
         self._questions[store] = [
             Question(
                 f"{store.base_url}/v1/responses",
-                {"conversation": ident, "input": "Go on.", "stream": True, "model": "even"},
+                {"conversation": conversation_id, "input": "Go on.", "stream": True, "model": "even"},
                 b"response.output_text.delta",
                 b"event: response.completed",
             )
-            for ident in idents
+            for conversation_id in conversation_ids
         ]
         uvloop.run(
             _first_words(self._questions[store], self.sizes.reply_seconds, 0)
-        )  # what is slow only once is not measured
+        )  # so that nothing that is slow only the first time is measured
 
     def measure(self, store: BenchStore) -> list[Measurement]:
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
@@ -66,33 +66,35 @@ class Stream(Benchmark):
 
 
 async def _first_words(questions: list[Question], reply_seconds: float, seconds: float) -> tuple[float, float]:
-    """p50 and p99 in milliseconds. All stream at once, each again and again; they begin one after the other."""
-    begin = time.perf_counter()
-    end = begin + reply_seconds + seconds
+    """p50 and p99 in milliseconds. Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`."""
+    started = time.perf_counter()
+    end = started + reply_seconds + seconds
 
     async def repeat(number: int, question: Question) -> list[float]:
-        await asyncio.sleep(begin + reply_seconds * number / len(questions) - time.perf_counter())
-        taken = []
+        await asyncio.sleep(started + reply_seconds * number / len(questions) - time.perf_counter())
+        times = []
         while time.perf_counter() < end:
-            taken.append(await _first_word(session, question))
-        return taken
+            times.append(await _first_word(session, question))
+        return times
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        found = await asyncio.gather(*(repeat(number, question) for number, question in enumerate(questions)))
-    cuts = quantiles([each for taken in found for each in taken], n=100, method="inclusive")
+        times_by_question = await asyncio.gather(
+            *(repeat(number, question) for number, question in enumerate(questions))
+        )
+    cuts = quantiles([ms for times in times_by_question for ms in times], n=100, method="inclusive")
     return cuts[49], cuts[98]
 
 
 async def _first_word(session: aiohttp.ClientSession, question: Question) -> float:
-    """Milliseconds until the first word came; returns when the answer has ended. Raises RequestFailed."""
-    began = time.perf_counter()
-    first: float | None = None
-    seen = b""
+    """The milliseconds until the first word came. Returns when the answer has ended. Raises RequestFailed."""
+    started = time.perf_counter()
+    first_word_at: float | None = None
+    received = b""
     async with session.post(question.url, json=question.body) as answer:
         async for data in answer.content.iter_any():
-            seen += data
-            if first is None and question.first in seen:
-                first = time.perf_counter()
-    if first is None or question.end not in seen:
-        raise RequestFailed(f"{question.url}: {answer.status} {seen[:300].decode(errors='replace')}")
-    return (first - began) * 1000
+            received += data
+            if first_word_at is None and question.first in received:
+                first_word_at = time.perf_counter()
+    if first_word_at is None or question.end not in received:
+        raise RequestFailed(f"{question.url}: {answer.status} {received[:300].decode(errors='replace')}")
+    return (first_word_at - started) * 1000

@@ -37,7 +37,7 @@ class ViewsBehind(Exception):
 
 
 class Checksum(Struct, frozen=True):
-    """Of all conversations of one source."""
+    """The checksum of several conversations."""
 
     conversations: int
     messages: int
@@ -45,7 +45,7 @@ class Checksum(Struct, frozen=True):
 
 
 class ConversationDigest:
-    """Of one conversation; add its messages in order."""
+    """The digest of one conversation. Add its messages in order."""
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -121,17 +121,17 @@ async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[s
         views = await positions.statuses(_VIEWS)
         conversations, items = (database[views[view].collection] for view in _VIEWS)
         digests: dict[str, ConversationDigest] = {}
-        async for found in conversations.find({}, {"id": 1, "metadata": 1}):
-            if (key := key_of(found["id"], dict(found["metadata"]))) in keys and key is not None:
-                digests[found["id"]] = ConversationDigest(key)
+        async for document in conversations.find({}, {"id": 1, "metadata": 1}):
+            if (key := key_of(document["id"], dict(document["metadata"]))) in keys and key is not None:
+                digests[document["id"]] = ConversationDigest(key)
         total = await items.estimated_document_count()
         order = [("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)]
         with progress("Reading MongoDB") as report:
             count = 0
-            async for found in items.find({}, {"conversation_id": 1, "item": 1}).sort(order).hint(order):
+            async for document in items.find({}, {"conversation_id": 1, "item": 1}).sort(order).hint(order):
                 count += 1
-                if (digest := digests.get(found["conversation_id"])) is not None:
-                    digest.add(from_stored(found["item"].encode()))
+                if (digest := digests.get(document["conversation_id"])) is not None:
+                    digest.add(from_stored(document["item"].encode()))
                 if count % BATCH_EVENTS == 0:
                     report(count, total)
             report(count, total)
@@ -141,7 +141,7 @@ async def mongodb_checksum(settings: Settings, key_of: KeyOf, keys: Collection[s
 
 
 async def _wait_for_views(positions: ViewPositions, position: int) -> None:
-    """Returns when `conversations` and `items` show `position`."""
+    """Returns when `conversations` and `items` show `position`. Raises ViewsBehind."""
     reached, reached_at = -1, time.monotonic()
     with progress("Waiting for the views") as report:
         while True:

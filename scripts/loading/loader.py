@@ -1,4 +1,4 @@
-"""Sends the conversations of a source to the command API: many at a time, the items of each in order, every request repeatable."""
+"""Sends the conversations of a source to the command API: many at a time, the items of each in order. Every request can be repeated."""
 
 import asyncio
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Raises BadLine, RetriesExhausted. What was stored before the error is in the progress file."""
+        """Loads the source. Raises BadLine and RetriesExhausted. What was stored before the error is in the progress file."""
         await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
@@ -60,9 +60,9 @@ class Loader:
         return self.counts
 
     async def _check_progress_file(self) -> None:
-        """Clears the progress file when it belongs to another store.
+        """Clears the progress file if it belongs to another store.
 
-        Sends its last conversation again: only the store that has it replays the answer with the same id.
+        To find out, sends its last conversation again: only the store that has it replays the answer, with the same id.
         """
         order = {key: index for index, key in enumerate(self._progress_file.by_key)}
         stored = (entry for entry in self._source if isinstance(entry, Conversation) and entry.key in order)
@@ -97,8 +97,8 @@ class Loader:
                     self._count(stored.messages, already_stored=True)
                 else:
                     await self._store(client, entry)
-                done = self.counts
-                report(done.conversations + done.already_stored + done.skipped, self._total)
+                counts = self.counts
+                report(counts.conversations + counts.already_stored + counts.skipped, self._total)
         except Exception as error:  # noqa: BLE001 - `run` raises it, after the other workers have stopped
             self._error = self._error or error
         finally:

@@ -31,7 +31,7 @@ class RequestRejected(Exception):
 
 
 class RetryBudget:
-    """How long a load goes on without a success. All clients of a load share one."""
+    """How long a load continues without a successful request. All clients of a load share one."""
 
     def __init__(self, seconds: float = RETRY_TIMEOUT_SECONDS) -> None:
         self._seconds = seconds
@@ -42,7 +42,7 @@ class RetryBudget:
         self._last_success = time.monotonic()
 
     def failed(self, reason: str) -> None:
-        """Counts a retry. Raises RetriesExhausted when the time is over."""
+        """Counts a retry. Raises RetriesExhausted if no request has succeeded for too long."""
         self.retries += 1
         if time.monotonic() - self._last_success > self._seconds:
             raise RetriesExhausted(f"no request succeeded for {self._seconds:.0f} s; the last error: {reason}")

@@ -23,7 +23,7 @@ from infrastructure.http.errors import ApiError
 
 MAX_LINE_BYTES = 256 * 1024 * 1024
 MAX_ITEM_BYTES = MAX_BODY_BYTES - 1000
-"""Bytes of JSON. What is left is for the request around it."""
+"""Bytes of JSON. The remaining 1,000 are for the rest of the request body."""
 
 
 class Conversation(Struct, frozen=True):
@@ -47,7 +47,7 @@ class SourceNotFound(Exception):
 
 
 class Source(Protocol):
-    """`name` is part of every idempotency key, so a load of the same name resumes an earlier one."""
+    """`name` is part of every idempotency key, so a load of the same name resumes an earlier one. `total`: how many conversations."""
 
     name: str
     total: int

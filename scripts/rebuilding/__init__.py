@@ -1,1 +1,1 @@
-"""What `scripts/rebuild.py` does."""
+"""The steps that `scripts/rebuild.py` runs."""

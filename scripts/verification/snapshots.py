@@ -1,4 +1,4 @@
-"""Compares the context snapshots in Redis with the log. A missing snapshot is no difference: it is made when it is needed."""
+"""Compares the context snapshots in Redis with the log. A missing snapshot is not a difference: it is made when it is needed."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -41,7 +41,7 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations, parked ones left out. `at` must be before Redis is read."""
+        """The differences of these conversations, parked ones left out. `at` must be a moment before this call: it reads Redis."""
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))
@@ -60,7 +60,7 @@ class Snapshots:
             for difference in await self._differences(stream, packed, position):
                 yield difference
 
-    async def strays(self) -> AsyncIterator[Difference]:
+    async def not_in_log(self) -> AsyncIterator[Difference]:
         """Snapshots of conversations that the log does not have."""
         async for name in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=1_000):
             text = name.decode("utf-8", "replace")
@@ -108,7 +108,7 @@ class Snapshots:
 
 
 def _has_other_format(packed: bytes | RedisError) -> bool:
-    """Whether another version of the code made it, so that nobody reads it."""
+    """Whether another version of the code made it. The store ignores such a snapshot."""
     if isinstance(packed, RedisError):
         return False
     try:
@@ -146,7 +146,7 @@ def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -
     if found.first < expected.first:
         return start
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
-    # 160: what an entry has besides its item: ids, a number and names.
+    # 160 bytes: what an entry has besides its item (ids, numbers, field names).
     if len(items) > MAX_ITEMS or sum(len(item) + 160 for item in items) > MAX_BYTES:
         return {}
     return start

@@ -99,7 +99,7 @@ class Stream:
         if previous and row.position <= previous.position:
             self._differs("version", row, f"position {row.position} follows {previous.position}")
         if row.tenant != self.tenant:
-            self._differs("tenant", row, "another tenant than the version before it")
+            self._differs("tenant", row, f"another tenant than version 1, which has {self.tenant}")
         columns = length_prefixed(
             originator_id=row.originator_id,
             version=row.version,
@@ -130,25 +130,25 @@ class Streams:
 
     async def next(self) -> list[Stream]:
         """The next conversations, each with all its rows at this moment. Empty at the end."""
-        found: list[Stream] = []
+        streams: list[Stream] = []
         after = self._after
         while True:
             count = 0
             async for row in self._rows(after):
                 count += 1
                 after = (row.originator_id, row.version)
-                if not found or found[-1].conversation_id != conversation_id(row.originator_id):
-                    found.append(Stream(row))
-                found[-1].add(row)
+                if not streams or streams[-1].conversation_id != conversation_id(row.originator_id):
+                    streams.append(Stream(row))
+                streams[-1].add(row)
             if not count:
                 break
-            if len(found) > 1:
-                # The last one may continue on the next page: it is read again from its start.
-                last = found.pop()
+            if len(streams) > 1:
+                # The last conversation may continue on the next page. The next call reads it from its start.
+                last = streams.pop()
                 after = (uuid_of(last.conversation_id), 0)
                 break
         self._after = after
-        return found
+        return streams
 
     async def _rows(self, after: tuple[UUID, int]) -> AsyncIterator[Row]:
         async with self._pool.connection() as connection:

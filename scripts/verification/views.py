@@ -30,26 +30,26 @@ class Moment(Struct, frozen=True):
 
     def position(self, view: str, conversation_id: str) -> int:
         """The position of the view in this conversation's partition."""
-        found = self.view_positions.get(position_key(view, partition_of(conversation_id)))
-        return found.position if found else 0
+        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return view_position.position if view_position else 0
 
     def collection(self, view: str) -> str:
         """The view's collection."""
-        found = self.view_positions.get(position_key(view, 0))
-        return found.collection if found else view
+        view_position = self.view_positions.get(position_key(view, 0))
+        return view_position.collection if view_position else view
 
     def parked(self, view: str, conversation_id: str) -> Parked | None:
         """Why the view has this conversation parked, or None."""
-        found = self.view_positions.get(position_key(view, partition_of(conversation_id)))
-        return found.parked.get(conversation_id) if found else None
+        view_position = self.view_positions.get(position_key(view, partition_of(conversation_id)))
+        return view_position.parked.get(conversation_id) if view_position else None
 
 
 @asynccontextmanager
 async def moment(database: Database) -> AsyncIterator[Moment]:
     """Opens the session. Every read in it sees the same moment."""
     async with database.client.start_session(snapshot=True) as session:
-        found = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
-        yield Moment(session, {document["_id"]: position_from(document) async for document in found})
+        documents = database[POSITIONS_COLLECTION].find({"view": {"$in": ALL_VIEWS}}, session=session)
+        yield Moment(session, {document["_id"]: position_from(document) async for document in documents})
 
 
 class Totals:
@@ -97,7 +97,7 @@ class Views:
                 if (parked := at.parked(view, stream.conversation_id)) is not None:
                     yield _parked(view, stream.conversation_id, parked)
         streams = [stream for stream in streams if stream.readable]
-        sound: list[Stream] = []
+        consistent: list[Stream] = []
         expected: dict[MongoView, dict[str, Document]] = {view: {} for view in CONVERSATION_VIEWS}
         for stream in streams:
             try:
@@ -107,24 +107,24 @@ class Views:
                     "log", "unreadable", stream.conversation_id, note=f"its events contradict each other: {error}"
                 )
                 continue
-            sound.append(stream)
+            consistent.append(stream)
             for view, documents in folded.items():
                 if view in CONVERSATION_VIEWS and at.parked(view, stream.conversation_id) is None:
                     expected[view] |= documents
         for view in CONVERSATION_VIEWS:
-            shown = [stream for stream in sound if at.parked(view, stream.conversation_id) is None]
+            shown = [stream for stream in consistent if at.parked(view, stream.conversation_id) is None]
             found = {document["_id"]: document async for document in self._found(view, shown, at)}
             self.documents[view] += len(found)
             for difference in documents_that_differ(view, expected[view], found):
                 yield difference
 
     async def totals(self) -> Totals:
-        """The totals of now, to compare."""
+        """The totals at this moment, to be compared."""
         async with moment(self._database) as at:
             collection = self._database[at.collection(USAGE)]
             return Totals(at, {document["_id"]: document async for document in collection.find(session=at.session)})
 
-    async def strays(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
+    async def not_in_log(self, at: Moment, reader: EventReader) -> AsyncIterator[Difference]:
         """Documents and parked entries of conversations that the log does not have."""
         for view_position in at.view_positions.values():
             for conversation_id, parked in view_position.parked.items():
@@ -143,7 +143,9 @@ class Views:
             by_tenant[stream.tenant].append(stream.conversation_id)
         for tenant, conversation_ids in by_tenant.items():
             if view == "conversations":
-                where: dict[str, Any] = {"_id": {"$in": [document_key(tenant, each) for each in conversation_ids]}}
+                where: dict[str, Any] = {
+                    "_id": {"$in": [document_key(tenant, conversation_id) for conversation_id in conversation_ids]}
+                }
             else:
                 where = {"tenant": tenant, "conversation_id": {"$in": conversation_ids}}
             async for document in self._database[at.collection(view)].find(where, session=at.session, batch_size=2_000):
@@ -158,8 +160,8 @@ class Views:
             return
         group = {"_id": {"tenant": "$tenant", "conversation_id": "$conversation_id"}, "count": {"$sum": 1}}
         stages: list[dict[str, Any]] = [{"$sort": {"tenant": 1, "conversation_id": 1}}, {"$group": group}]
-        async for found in await self._database[at.collection(view)].aggregate(stages, session=at.session):
-            yield found["_id"].get("tenant"), found["_id"].get("conversation_id"), found["count"]
+        async for row in await self._database[at.collection(view)].aggregate(stages, session=at.session):
+            yield row["_id"].get("tenant"), row["_id"].get("conversation_id"), row["count"]
 
 
 def _without_positions(documents: Mapping[str, Document]) -> dict[str, Document]:

@@ -147,4 +147,4 @@ def test_a_directory_without_a_store_to_start_is_refused(tmp_path: Path) -> None
     status, _, err = bench(tmp_path, "append", "--against", str(tmp_path))
 
     assert status == 2
-    assert f"{tmp_path} is no checkout" in err
+    assert f"{tmp_path} is not a checkout" in err
