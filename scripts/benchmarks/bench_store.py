@@ -93,9 +93,7 @@ def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
         with (
             log.open("w") as messages,
             subprocess.Popen(  # noqa: S603 - our own script
-                launch_command(
-                    up, os.getpid(), SIGTERM, None
-                ),  # it stops when this process ends, however this process ends
+                launch_command(up, os.getpid(), SIGTERM, None),  # so it is stopped even if this process is killed
                 env={**_environment(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
