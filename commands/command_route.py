@@ -3,6 +3,7 @@
 The handler makes a command, appends it through the context, and returns the Response.
 """
 
+import inspect
 import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -158,7 +159,7 @@ def command_route(
             methods=[method],
             name=handler.__name__,
             tags=[_tag(path)],
-            description=handler.__doc__,
+            description=inspect.getdoc(handler),
             openapi_extra=openapi,
         )
         return handler

@@ -14,3 +14,7 @@ def test_a_path_has_the_methods_of_both_sides() -> None:
     assert set(paths["/v1/conversations"]) >= {"get", "post"}
     assert set(paths["/v1/conversations/{conversation_id}"]) >= {"get", "post", "delete"}
     assert set(paths["/v1/responses"]) == {"post"}
+
+
+def test_no_description_has_the_indentation_of_its_docstring() -> None:
+    assert "\\n    " not in FILE.read_text()  # Markdown shows indented lines as code
