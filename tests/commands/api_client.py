@@ -59,8 +59,8 @@ async def eventually(read: Any, seconds: float = 10) -> Any:
     """What `read` returns, once that is not None."""
     async with asyncio.timeout(seconds):
         while True:
-            if (found := read()) is not None:
-                return found
+            if (value := read()) is not None:
+                return value
             await asyncio.sleep(0.01)
 
 

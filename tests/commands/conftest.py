@@ -1,9 +1,9 @@
 """The command API in this process, on the test's own servers.
 
 provider   a scripted model provider
-api        a client of the command API; in a module with WITH_PROVIDER it has these settings, and `provider` answers
+api        a client of the command API. In a module with WITH_PROVIDER, the API has these settings and requests go to `provider`
+apis       `api` and a client of a second app on the same servers, as in another process
 store      a Store: the command API with a provider that writes summaries
-apis       `api` and a second one, as of another process
 log        reads the event log
 """
 
@@ -26,9 +26,9 @@ def provider() -> Iterator[ScriptedProvider]:
 
 @pytest.fixture
 async def api(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    if (others := getattr(request.module, "WITH_PROVIDER", None)) is not None:
+    if (provider_settings := getattr(request.module, "WITH_PROVIDER", None)) is not None:
         provider: ScriptedProvider = request.getfixturevalue("provider")
-        settings = settings.model_copy(update={"openai_base_url": provider.url, **others})
+        settings = settings.model_copy(update={"openai_base_url": provider.url, **provider_settings})
     async with open_api(settings) as client:
         yield client
 
@@ -43,8 +43,8 @@ async def apis(
     settings: Settings, provider: ScriptedProvider, api: httpx.AsyncClient, request: pytest.FixtureRequest
 ) -> AsyncIterator[list[httpx.AsyncClient]]:
     changed = {"openai_base_url": provider.url, **request.module.WITH_PROVIDER}
-    async with open_api(settings.model_copy(update=changed)) as other:
-        yield [api, other]
+    async with open_api(settings.model_copy(update=changed)) as second_api:
+        yield [api, second_api]
 
 
 @pytest.fixture

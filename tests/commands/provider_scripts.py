@@ -42,8 +42,8 @@ def silence(exchange: Exchange) -> None:
     threading.Event().wait(5)
 
 
-def odd(**fields: Any) -> Any:
-    """A provider whose last chunk has these fields, of types that the API does not know."""
+def wrong_types(**fields: Any) -> Any:
+    """A script whose last chunk has these fields, with values of the wrong types."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

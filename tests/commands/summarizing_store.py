@@ -30,18 +30,20 @@ MODEL = "scripted"
 
 
 class Store(Struct):
-    """The command API, and a CommandContext to call what has no route of its own."""
+    """A client of the command API, and a CommandContext to call functions that no route calls alone."""
 
     api: httpx.AsyncClient
     context: CommandContext
 
     async def assemble(self, conversation_id: str, text: str = "And now?", **parameters: Any) -> tuple[int, Context]:
+        """(version, context) of a request with this input, after a summary if one is needed."""
         head = await self.context.dependencies.reader.head(conversation_id)
         assert head is not None
         reply_request = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
         return await context_with_summary(self.context, conversation_id, head.version, reply_request)
 
     async def append(self, conversation_id: str, *items: Item) -> list[str]:
+        """Appends the items; returns their ids."""
         ids: list[str] = []
         for start in range(0, len(items), 20):
             answer = await self.api.post(
@@ -56,13 +58,13 @@ class Store(Struct):
 
 
 async def stay_connected() -> None:
-    """The client of `Store.context` never disconnects."""
+    """`disconnected` of a client that never disconnects."""
     await asyncio.Event().wait()
 
 
 @asynccontextmanager
 async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
-    """`provider` writes the summaries."""
+    """Opens the command API on `settings`. `provider` writes the summaries."""
     provider.script = write_summary
     changed = {"openai_base_url": provider.url, "model_timeout": 5, "model_window": WINDOW, "default_model": MODEL}
     app = create_app(settings.model_copy(update=changed), Metrics(), Event())
@@ -81,11 +83,12 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
 
 
 def write_summary(exchange: Exchange) -> None:
-    """A script for the provider: numbers the summaries it writes."""
+    """A script for the provider: answers with a summary that has a number."""
     exchange.stream_text(f"Summary {len(exchange.provider.requests)}: they talked. Ann likes tea.")
 
 
 def talk(turns: int, words: int = 40) -> list[Item]:
+    """Messages of so many turns: one of the user and one of the assistant in each."""
     return [
         {"type": "message", "role": role, "content": f"{role} {turn} " + "word " * words}
         for turn in range(turns)
@@ -98,6 +101,7 @@ def compactions(log: Log, conversation_id: str) -> list[ContextCompacted]:
 
 
 def budget_left_out(context: Context) -> list[str]:
+    """BUDGET for each range of items that did not fit in the budget."""
     return [left_out.reason for left_out in context.shown.left_out if left_out.reason == BUDGET]
 
 

@@ -1,4 +1,4 @@
-"""Invalid requests: each is answered with a 4xx in the OpenAI shape that names the field, and appends no event."""
+"""Invalid requests: each is answered with a 4xx error in the shape of the OpenAI API that names the field, and appends no event."""
 
 import json
 from typing import Any
@@ -62,7 +62,7 @@ def assert_openai_error(answer: httpx.Response, status: int) -> None:
 
 
 @pytest.mark.parametrize(("body", "param"), [case[1:] for case in MALFORMED], ids=[case[0] for case in MALFORMED])
-async def test_a_malformed_body_is_a_400_that_says_where(
+async def test_a_malformed_body_is_a_400_that_names_the_field(
     api: httpx.AsyncClient, log: Log, body: bytes, param: str | None
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -86,7 +86,7 @@ async def test_a_malformed_body_is_a_400_that_says_where(
     ],
     ids=["17 pairs", "long key", "empty key", "long value", "number", "null", "list", "text"],
 )
-async def test_metadata_past_its_limits_is_a_400(api: httpx.AsyncClient, log: Log, metadata: Any) -> None:
+async def test_metadata_over_its_limits_is_a_400(api: httpx.AsyncClient, log: Log, metadata: Any) -> None:
     answer = await api.post("/v1/conversations", json={"metadata": metadata})
     assert_openai_error(answer, 400)
     assert answer.json()["error"]["param"].startswith("metadata")
@@ -130,7 +130,7 @@ async def test_twenty_items_of_a_third_of_a_megabyte_are_appended(api: httpx.Asy
 @pytest.mark.parametrize(
     "text", ["<|endoftext|>", " " * 1_000_000, "😀" * 1000, "\u2028\u202e\ufeff", '"\\u0000"', "\\u0000"]
 )
-async def test_strange_text_is_plain_text(api: httpx.AsyncClient, text: str) -> None:
+async def test_text_that_looks_special_is_stored_unchanged(api: httpx.AsyncClient, text: str) -> None:
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
     answer = await api.post(path, json={"items": [message(text)]})
@@ -169,7 +169,7 @@ async def test_a_malformed_if_match_is_a_400(api: httpx.AsyncClient, log: Log, v
 
 
 @pytest.mark.parametrize("key", ["", "k" * 256, "a\tb"])
-async def test_a_malformed_key_is_a_400(api: httpx.AsyncClient, log: Log, key: str) -> None:
+async def test_a_malformed_idempotency_key_is_a_400(api: httpx.AsyncClient, log: Log, key: str) -> None:
     assert_openai_error(await api.post("/v1/conversations", json={}, headers={"Idempotency-Key": key}), 400)
     assert log.count() == 0
 
@@ -206,7 +206,7 @@ async def test_an_unknown_path_is_a_404_and_a_get_is_a_405(api: httpx.AsyncClien
 
 
 async def test_an_invalid_request_id_is_replaced_and_a_valid_one_is_returned(api: httpx.AsyncClient) -> None:
-    hostile = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "a b<script>"})
-    assert hostile.headers["x-request-id"].startswith("req_")
-    own = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "mine-1"})
-    assert own.headers["x-request-id"] == "mine-1"
+    with_invalid_id = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "a b<script>"})
+    assert with_invalid_id.headers["x-request-id"].startswith("req_")
+    with_valid_id = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "mine-1"})
+    assert with_valid_id.headers["x-request-id"] == "mine-1"

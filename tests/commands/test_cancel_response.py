@@ -4,19 +4,16 @@ import asyncio
 
 import httpx
 
-from tests.commands.api_client import (
-    error_of,
-    post_response,
-)
+from tests.commands.api_client import error_of, post_response
 from tests.log import Log
 
 WITH_PROVIDER = {"model_window": 2_000}
 
 
-async def test_when_a_reply_completes_while_it_is_cancelled_then_each_client_learns_which_came_first(
+async def test_when_a_reply_completes_while_it_is_cancelled_then_each_client_is_answered_as_the_log_has_it(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
-    async def raced(number: int) -> None:
+    async def cancel_while_it_completes(number: int) -> None:
         queued = (await post_response(apis[0], "hi", background=True)).json()
         await asyncio.sleep(0.003 * number)
         path = f"/v1/responses/{queued['id']}/cancel"
@@ -31,4 +28,4 @@ async def test_when_a_reply_completes_while_it_is_cancelled_then_each_client_lea
                 assert error_of(answer) == (400, "response_over", "response_id")
                 assert ends == ["reply.completed"]
 
-    await asyncio.gather(*map(raced, range(40)))
+    await asyncio.gather(*map(cancel_while_it_completes, range(40)))

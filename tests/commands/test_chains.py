@@ -131,19 +131,19 @@ async def test_a_previous_response_that_does_not_exist_or_still_runs_is_refused(
     both = await post_response(api, "x", previous_response_id=mint("resp"), conversation=mint("conv"))
     assert error_of(both) == (400, "mutually_exclusive_parameters", "previous_response_id")
     assert log.count() == 0
-    go = threading.Event()
+    may_answer = threading.Event()
 
     def waits(exchange: Exchange) -> None:
-        go.wait(10)
+        may_answer.wait(10)
         exchange.stream_text("done")
 
     provider.script = waits
     running = await create_response(api, "one", background=True)
     assert running["status"] == "queued"
-    still = await post_response(api, "two", previous_response_id=running["id"])
-    assert error_of(still) == (409, "response_in_progress", "previous_response_id")
-    assert still.headers["x-should-retry"] == "true"
-    go.set()
+    refused = await post_response(api, "two", previous_response_id=running["id"])
+    assert error_of(refused) == (409, "response_in_progress", "previous_response_id")
+    assert refused.headers["x-should-retry"] == "true"
+    may_answer.set()
 
 
 async def test_a_deleted_response_cannot_be_continued_and_its_items_stay_in_the_conversation(
@@ -183,14 +183,14 @@ async def test_input_tokens_count_everything_that_would_be_sent(api: httpx.Async
         assert answer.json()["object"] == "response.input_tokens"
         return int(answer.json()["input_tokens"])
 
-    alone = await counted(input="two")
+    input_only = await counted(input="two")
     first = await create_response(api, "one")
     before = log.count()
-    behind = await counted(input="two", previous_response_id=first["id"])
-    instructed = await counted(input="two", instructions="Be brief.")
+    with_history = await counted(input="two", previous_response_id=first["id"])
+    with_instructions = await counted(input="two", instructions="Be brief.")
     tool = {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}}
     with_tools = await counted(input="two", tools=[tool])
-    assert alone < min(behind, instructed, with_tools)
+    assert input_only < min(with_history, with_instructions, with_tools)
     assert log.count() == before
 
 
@@ -202,11 +202,11 @@ async def test_the_input_carried_over_from_failed_replies_is_limited(
 
     provider.script = breaks_off
     image = {"type": "input_image", "image_url": f"data:image/png;base64,{'A' * 970_000}"}
-    given = [{"role": "user", "content": [image]}] * 4
+    four_images = [{"role": "user", "content": [image]}] * 4
     previous: dict[str, str] = {}
     answers = []
     for _ in range(3):
-        answers.append(await api.post("/v1/responses", json={"input": given, "stream": True, **previous}))
+        answers.append(await api.post("/v1/responses", json={"input": four_images, "stream": True, **previous}))
         if answers[-1].status_code == 200:
             previous = {"previous_response_id": events_of(answers[-1])[0]["response"]["id"]}
     assert [answer.status_code for answer in answers] == [200, 200, 413]

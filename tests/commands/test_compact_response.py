@@ -48,11 +48,13 @@ async def test_a_compacted_chain_continues_from_its_summary(
     assert question == ("user", "Who am I?")
 
 
-async def test_a_request_without_model_or_input_or_with_unknown_ones_is_refused(api: httpx.AsyncClient) -> None:
-    for body, error in (
+async def test_a_request_without_model_or_input_or_with_an_unknown_model_or_response_is_refused(
+    api: httpx.AsyncClient,
+) -> None:
+    for body, expected_error in (
         ({"input": "x"}, (400, "invalid_value", "model")),
         ({"model": "scripted"}, (400, "missing_required_parameter", "input")),
         ({"model": "nobody", "input": "x"}, (400, "model_not_found", "model")),
         ({"model": "scripted", "previous_response_id": mint("resp")}, (400, "previous_response_not_found", "previous_response_id")),
     ):  # fmt: skip
-        assert error_of(await api.post("/v1/responses/compact", json=body)) == error
+        assert error_of(await api.post("/v1/responses/compact", json=body)) == expected_error

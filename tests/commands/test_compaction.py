@@ -35,7 +35,7 @@ async def test_compact_undo_and_redo_change_the_context(store: Store, log: Log) 
     assert (await store.post(f"{conversation_id}/compact/redo")).json()["error"]["code"] == "nothing_to_undo"
 
 
-async def test_a_repeated_compaction_with_the_same_key_is_made_once(
+async def test_a_compaction_repeated_with_the_same_key_calls_the_model_once(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)

@@ -23,7 +23,7 @@ async def test_creating_a_conversation_answers_with_its_id_version_and_position(
     assert log.topics(body["id"]) == ["conversation.started", "item.appended"]
 
 
-async def test_items_are_answered_with_content_parts_and_new_ids_and_stored_as_sent(
+async def test_items_are_stored_as_sent_and_answered_with_content_parts_and_new_ids(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -86,9 +86,9 @@ async def test_a_repeat_with_the_same_key_gets_the_first_answer_and_appends_noth
     assert len({answer.text for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
     assert log.count() == 2
-    other = await api.post(path, json={"items": [message("twice")]}, headers={"Idempotency-Key": "k"})
-    assert other.status_code == 422
-    assert other.json()["error"]["code"] == "idempotency_key_reused"
+    different = await api.post(path, json={"items": [message("twice")]}, headers={"Idempotency-Key": "k"})
+    assert different.status_code == 422
+    assert different.json()["error"]["code"] == "idempotency_key_reused"
 
 
 async def test_an_ended_conversation_refuses_items_until_it_is_reopened(api: httpx.AsyncClient, log: Log) -> None:
@@ -137,5 +137,5 @@ async def test_an_update_keeps_absent_fields_and_null_clears_them(api: httpx.Asy
     path = f"/v1/conversations/{conversation_id}"
     body = (await api.post(path, json={"metadata": {"b": "2"}, "title": None})).json()
     assert (body["metadata"], body["title"], body["instructions"]) == ({"b": "2"}, None, "Be kind.")
-    same = await api.post(path, json={"metadata": {"b": "2"}})
-    assert same.headers["etag"] == '"2"'
+    repeat = await api.post(path, json={"metadata": {"b": "2"}})
+    assert repeat.headers["etag"] == '"2"'

@@ -15,12 +15,14 @@ def line(items: int, **fields: Any) -> bytes:
     return json.dumps({"items": [message(f"{n} 😀") for n in range(items)], **fields}).encode() + b"\n"
 
 
-async def send(api: httpx.AsyncClient, *lines: bytes, key: str | None = None, cut: int = 1000) -> dict[str, Any]:
+async def send(
+    api: httpx.AsyncClient, *lines: bytes, key: str | None = None, chunk_bytes: int = 1000
+) -> dict[str, Any]:
     content = b"".join(lines)
 
     async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(content), cut):
-            yield content[start : start + cut]
+        for start in range(0, len(content), chunk_bytes):
+            yield content[start : start + chunk_bytes]
 
     headers = {"Idempotency-Key": key} if key else {}
     answer = await api.post("/v1/import", content=chunks(), headers=headers)
@@ -38,14 +40,14 @@ async def test_every_line_becomes_a_conversation_with_its_items_in_order(api: ht
         "errors": [],
     }
     streams = [stream for (stream,) in log.rows("SELECT DISTINCT originator_id FROM events")]
-    found = {}
+    texts_by_number = {}
     for stream in streams:
         events = log.events(f"conv_{stream.hex}")
         started, *rest = events
         assert isinstance(started, ConversationStarted)
         texts = [json.loads(event.item)["content"] for event in rest if isinstance(event, ItemAppended)]
-        found[started.metadata["n"]] = texts
-    assert found == {str(n): [f"{m} 😀" for m in range(n * 150)] for n in range(5)}
+        texts_by_number[started.metadata["n"]] = texts
+    assert texts_by_number == {str(n): [f"{m} 😀" for m in range(n * 150)] for n in range(5)}
 
 
 async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.AsyncClient, log: Log) -> None:
@@ -59,7 +61,7 @@ async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.As
 
 async def test_a_line_that_is_too_long_is_refused(api: httpx.AsyncClient) -> None:
     long = b'{"items": [' + b" " * 20_000_000 + b"]}\n"
-    report = await send(api, long, line(1), cut=100_000)
+    report = await send(api, long, line(1), chunk_bytes=100_000)
     assert (report["conversations"], report["failed"]) == (1, 1)
     assert report["errors"][0]["error"]["code"] == "request_too_large"
 

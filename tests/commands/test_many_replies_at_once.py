@@ -1,4 +1,4 @@
-"""More replies at once than an HTTP client has connections by default: none waits for another to end."""
+"""More replies at once than an HTTP client has connections by default. No reply waits for another one to end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -48,13 +48,13 @@ class SlowProvider:
 
 
 @pytest.fixture
-def slow() -> SlowProvider:
+def slow_provider() -> SlowProvider:
     return SlowProvider()
 
 
 @pytest.fixture
-async def api(settings: Settings, slow: SlowProvider) -> AsyncIterator[httpx.AsyncClient]:
-    async with await asyncio.start_server(slow.answer, "127.0.0.1", 0, backlog=1024) as server:
+async def api(settings: Settings, slow_provider: SlowProvider) -> AsyncIterator[httpx.AsyncClient]:
+    async with await asyncio.start_server(slow_provider.answer, "127.0.0.1", 0, backlog=1024) as server:
         port = server.sockets[0].getsockname()[1]
         changed = {"openai_base_url": f"http://127.0.0.1:{port}/v1", "default_model": "slow", "model_timeout": 20}
         app = create_app(settings.model_copy(update=changed), Metrics(), Event())
@@ -62,14 +62,14 @@ async def api(settings: Settings, slow: SlowProvider) -> AsyncIterator[httpx.Asy
             transport = httpx.ASGITransport(app)
             async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
                 yield client
-        await slow.close()
+        await slow_provider.close()
 
 
 async def test_given_a_slow_provider_then_it_gets_a_hundred_and_fifty_requests_at_once(
-    api: httpx.AsyncClient, slow: SlowProvider
+    api: httpx.AsyncClient, slow_provider: SlowProvider
 ) -> None:
     await asyncio.gather(*(create_response(api, f"{n}", background=True) for n in range(REPLIES)))
     async with asyncio.timeout(5):
-        await slow.all_requested.wait()
-    assert slow.requests == REPLIES
-    slow.may_end.set()
+        await slow_provider.all_requested.wait()
+    assert slow_provider.requests == REPLIES
+    slow_provider.may_end.set()

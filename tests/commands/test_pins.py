@@ -1,4 +1,4 @@
-"""Pinned items are sent to the model whatever else fits."""
+"""Pinned items are sent to the model even when their turn no longer fits."""
 
 from domain.items import Item
 from tests.commands.api_client import create_conversation
@@ -8,7 +8,7 @@ CALL: Item = {"type": "function_call", "call_id": "c", "name": "weather", "argum
 OUTPUT: Item = {"type": "function_call_output", "call_id": "c", "output": "sunny"}
 
 
-async def test_a_pinned_item_is_sent_after_it_was_summarized_until_it_is_unpinned(store: Store) -> None:
+async def test_a_pinned_item_is_still_sent_after_it_was_summarized_until_it_is_unpinned(store: Store) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     answer = await store.post(f"{conversation_id}/items/{ids[1]}/pin")

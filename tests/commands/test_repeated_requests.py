@@ -6,12 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.commands.api_client import (
-    create_conversation,
-    create_response,
-    events_of,
-    eventually,
-)
+from tests.commands.api_client import create_conversation, create_response, events_of, eventually
 from tests.commands.provider_scripts import silence
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider, SlowModels
@@ -35,8 +30,8 @@ async def test_a_repeated_request_gets_the_first_answer_even_after_the_conversat
     assert len(repeats) == 4
     assert all(answer.json() == first.json() and answer.headers["etag"] == first.headers["etag"] for answer in repeats)
     assert len(provider.requests) == 1
-    other = await api.post("/v1/responses", json={**body, "input": "other"}, headers=key)
-    assert other.status_code == 422
+    different = await api.post("/v1/responses", json={**body, "input": "other"}, headers=key)
+    assert different.status_code == 422
 
 
 async def test_a_repeated_stream_has_the_same_events(api: httpx.AsyncClient, provider: ScriptedProvider) -> None:
@@ -66,21 +61,22 @@ RESULT = {"type": "function_call_output", "call_id": "c1", "output": "42"}
 
 
 @pytest.mark.parametrize(
-    ("given", "headers"), [("hi", {"If-Match": '"2"'}), ([RESULT], {})], ids=["with If-Match", "with a tool output"]
+    ("request_input", "headers"),
+    [("hi", {"If-Match": '"2"'}), ([RESULT], {})],
+    ids=["with If-Match", "with a tool output"],
 )
 async def test_when_a_repeat_arrives_before_the_first_request_is_recorded_then_it_gets_the_first_answer(
-    apis: list[httpx.AsyncClient], provider: ScriptedProvider, given: Any, headers: dict[str, str]
+    apis: list[httpx.AsyncClient], provider: ScriptedProvider, request_input: Any, headers: dict[str, str]
 ) -> None:
     conversation = await create_conversation(apis[0], items=[CALL])
     headers = {"Idempotency-Key": "once", **headers}
-    body = {"input": given, "conversation": conversation, "model": "scripted"}
+    body = {"input": request_input, "conversation": conversation, "model": "scripted"}
     await create_response(apis[0], "warm up", model="scripted")
-    listed = provider.list_requests
+    list_requests = provider.list_requests
     provider.models = slow = SlowModels("scripted")
     repeat = asyncio.create_task(apis[1].post("/v1/responses", json=body, headers=headers))
-    await eventually(
-        lambda: provider.list_requests > listed or None
-    )  # it has looked up its key, but not yet its conversation
+    # Once the repeat requests the list of models, it has looked up its key, but not yet its conversation.
+    await eventually(lambda: provider.list_requests > list_requests or None)
     first = await apis[0].post("/v1/responses", json=body, headers=headers)
     slow.released.set()
     second = await repeat

@@ -1,4 +1,4 @@
-"""Replies: the request is recorded before the provider is called, and the end however it ends."""
+"""Replies: the request is recorded before the provider is called, and every end is recorded."""
 
 import asyncio
 import json
@@ -17,10 +17,10 @@ from tests.commands.provider_scripts import (
     broken_json,
     html,
     no_stream,
-    odd,
     refuses,
     silence,
     wrong_shape,
+    wrong_types,
 )
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
@@ -85,8 +85,8 @@ async def test_a_stream_has_the_events_in_the_official_order(api: httpx.AsyncCli
     conversation_id = await create_conversation(api)
     answer = await post_response(api, "hi", conversation=conversation_id, stream=True)
     events = events_of(answer)
-    kinds = [event["type"] for event in events]
-    assert list(dict.fromkeys(kinds)) == EVENT_ORDER
+    types = [event["type"] for event in events]
+    assert list(dict.fromkeys(types)) == EVENT_ORDER
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == "Hello, world!"
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hello, world!"
@@ -136,9 +136,10 @@ async def test_a_stream_whose_provider_fails_ends_as_failed_and_the_partial_outp
     assert events[-1]["type"] == "response.failed"
     failed = log.events(conversation_id)[-1]
     assert isinstance(failed, ReplyFailed)
-    [kept_item] = [json.loads(kept.item) for kept in failed.output]
-    assert kept_item["content"][0]["text"] == "partial"
-    assert kept_item["status"] == "incomplete"
+    [stored] = failed.output
+    item = json.loads(stored.item)
+    assert item["content"][0]["text"] == "partial"
+    assert item["status"] == "incomplete"
 
 
 async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: httpx.AsyncClient, log: Log) -> None:
@@ -149,7 +150,7 @@ async def test_an_input_that_does_not_fit_is_a_400_and_leaves_no_event(api: http
     assert log.count() == 1
 
 
-async def test_items_past_the_budget_are_left_out_in_whole_turns(
+async def test_turns_that_do_not_fit_in_the_budget_are_left_out(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -164,7 +165,7 @@ async def test_items_past_the_budget_are_left_out_in_whole_turns(
     assert disabled.json()["error"]["code"] == "context_length_exceeded"
 
 
-async def test_a_parameter_that_cannot_be_honoured_is_refused_by_name(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_parameter_that_is_not_supported_is_a_400_that_names_it(api: httpx.AsyncClient, log: Log) -> None:
     for name, value in {
         "prompt": {"id": "p"},
         "top_logprobs": 3,
@@ -183,14 +184,14 @@ async def test_concurrent_replies_take_turns_and_appends_between_them_are_not_lo
     conversation_id = await create_conversation(api)
     path = f"/v1/conversations/{conversation_id}/items"
 
-    async def in_turn(text: str) -> None:
+    async def retry_while_locked(text: str) -> None:
         while (answer := await post_response(api, text, conversation=conversation_id)).status_code == 409:
             assert answer.json()["error"]["code"] == "conversation_locked"
             assert answer.headers["x-should-retry"] == "true"
         assert answer.status_code == 200
 
     await asyncio.gather(
-        *(in_turn(f"q{n}") for n in range(5)),
+        *(retry_while_locked(f"q{n}") for n in range(5)),
         *(api.post(path, json={"items": [message(f"m{n}")]}) for n in range(10)),
     )
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
@@ -215,7 +216,7 @@ async def test_an_invalid_answer_of_the_provider_never_becomes_an_unreadable_eve
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, fields: dict[str, Any], status: int
 ) -> None:
     conversation_id = await create_conversation(api)
-    provider.script = odd(**fields)
+    provider.script = wrong_types(**fields)
     answer = await post_response(api, "hi", conversation=conversation_id)
     assert answer.status_code == status, answer.text
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")

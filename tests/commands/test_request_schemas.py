@@ -7,10 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.commands.api_client import (
-    error_of,
-    post_response,
-)
+from tests.commands.api_client import error_of, post_response
 from tests.log import Log
 
 WITH_PROVIDER = {"model_window": 100_000}
@@ -40,12 +37,12 @@ async def test_an_invalid_tool_or_schema_is_a_400_that_names_it(
 async def test_checking_large_schemas_does_not_delay_other_requests(api: httpx.AsyncClient) -> None:
     large = {f"p{n}": {"type": "string"} for n in range(4_000)}
     checking = asyncio.create_task(post_response(api, "hi", tools=[function(properties=large)]))
-    started, longest = time.monotonic(), 0.0
+    started_at, longest_delay = time.monotonic(), 0.0
     while not checking.done():
-        since = time.monotonic()
+        slept_at = time.monotonic()
         await asyncio.sleep(0.01)
-        longest = max(longest, time.monotonic() - since)
-    assert longest < (time.monotonic() - started) / 3
+        longest_delay = max(longest_delay, time.monotonic() - slept_at)
+    assert longest_delay < (time.monotonic() - started_at) / 3
     assert (await checking).status_code in (200, 400)  # it may not fit into the model's window
     too_large = await post_response(api, "hi", tools=[function(properties={**large, "p": {"enum": ["x" * 300_000]}})])
     assert error_of(too_large) == (400, "invalid_function_parameters", "tools[0].parameters")

@@ -1,4 +1,4 @@
-"""Rolling summaries: items past the budget are summarized, stay readable, and the summary can be undone.
+"""Rolling summaries: items that exceed the budget are summarized and stay readable, and the summary can be undone.
 
 The longest conversation of the chitchat dataset, 2,895 messages, continues for fifty turns within a budget.
 """
@@ -33,7 +33,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 TURNS = 50
 
 
-async def test_items_past_the_budget_are_summarized_and_the_rest_fills_half_of_it(store: Store, log: Log) -> None:
+async def test_items_over_the_budget_are_summarized_and_the_rest_fills_half_of_it(store: Store, log: Log) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     version, context = await store.assemble(conversation_id)
@@ -91,12 +91,12 @@ async def test_a_summary_that_is_too_long_is_cut_at_a_sentence_within_a_quarter_
     assert provider.requests[0]["max_tokens"] <= 250
 
 
-@pytest.mark.parametrize("says", ["nothing", "an error"])
+@pytest.mark.parametrize("answer", ["nothing", "an error"])
 async def test_when_the_summary_fails_then_the_context_is_still_assembled(
-    says: str, store: Store, log: Log, provider: ScriptedProvider
+    answer: str, store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     provider.script = (
-        (lambda exchange: exchange.stream_text("")) if says == "nothing" else lambda exchange: exchange.json(400, {})
+        (lambda exchange: exchange.stream_text("")) if answer == "nothing" else lambda exchange: exchange.json(400, {})
     )
     conversation_id = await create_rolling(store)
     await store.append(conversation_id, *talk(20))
@@ -157,7 +157,7 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     assert len(messages) == 2_895
     conversation_id = await create_rolling(store, budget=budget)
     ids = await store.append(conversation_id, *messages)
-    questions = [given for given in messages if given["role"] == "user"][:TURNS]
+    questions = [item for item in messages if item["role"] == "user"][:TURNS]
     for turn in range(TURNS):
         text = f"{turn}: {questions[turn]['content']} " + "and so on " * 40
         _, context = await store.assemble(conversation_id, text)
@@ -173,8 +173,8 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
     # Each request summarizes a part until all older items are covered; after that, not every turn needs a summary.
     assert len(recorded) < TURNS
     # The items themselves are unchanged.
-    kept = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
-    assert kept[: len(messages)] == messages
+    stored = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    assert stored[: len(messages)] == messages
     # Undo every summary, then redo them.
     summaries = recorded[-16:]
     for expected in [summary.compaction_id for summary in summaries[-2::-1]] + [None]:
@@ -201,23 +201,23 @@ async def test_given_if_match_when_others_append_while_the_summary_is_written_th
     await store.append(conversation_id, *talk(20))
     head = await store.context.dependencies.reader.head(conversation_id)
     assert head is not None
-    writing, written = threading.Event(), threading.Event()
+    writing, may_write = threading.Event(), threading.Event()
 
     def wait_then_write(exchange: Exchange) -> None:
         if not writing.is_set():
             writing.set()
-            assert written.wait(10)
+            assert may_write.wait(10)
         write_summary(exchange)
 
     provider.script = wait_then_write
-    given = {"conversation": conversation_id, "input": "And now?"}
+    body = {"conversation": conversation_id, "input": "And now?"}
     headers = {"If-Match": f'"{head.version}"'}
-    requesting = asyncio.create_task(store.api.post("/v1/responses", json=given, headers=headers))
+    requesting = asyncio.create_task(store.api.post("/v1/responses", json=body, headers=headers))
     await asyncio.to_thread(writing.wait, 10)
     await store.append(conversation_id, *talk(1))
     if appended == "compact":
         assert (await store.post(f"{conversation_id}/compact")).status_code == 200
-    written.set()
+    may_write.set()
     assert (await requesting).status_code == 412
     assert not [event for event in log.events(conversation_id) if isinstance(event, ReplyRequested)]
 

@@ -1,4 +1,4 @@
-"""A reply reads its conversation's snapshot once, even if there is none: so it waits only once for a Redis that hangs."""
+"""A reply looks its conversation's snapshot up once, even if there is none. So it waits only once for a Redis that hangs."""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -20,13 +20,13 @@ ROLLING = {"strategy": "rolling_summary", "budget": 400}
 
 
 class NoSnapshots:
-    """Counts the reads."""
+    """A SnapshotLookup that finds nothing and counts its calls."""
 
     def __init__(self) -> None:
-        self.reads = 0
+        self.lookups = 0
 
     async def __call__(self, *_: object) -> RecentItems | None:
-        self.reads += 1
+        self.lookups += 1
         return None
 
 
@@ -56,26 +56,26 @@ async def api(
 
 
 @pytest.mark.parametrize("parameters", [{}, {"truncation": "auto"}, {"truncation": "disabled"}])
-async def test_given_no_snapshot_when_a_reply_is_requested_then_it_is_read_once(
+async def test_given_no_snapshot_when_a_reply_is_requested_then_it_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, parameters: dict[str, Any]
 ) -> None:
     conversation = await create_conversation(api)
     await create_response(api, "hi", conversation=conversation, **parameters)
-    assert snapshots.reads == 1
+    assert snapshots.lookups == 1
 
 
-async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_read_once(
+async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, provider: ScriptedProvider
 ) -> None:
     items = [message(f"{n}: we talked of tea" * 20) for n in range(9)]
     conversation = await create_conversation(api, items=items, context_policy=ROLLING)
     await create_response(api, "hi", conversation=conversation)
-    assert (snapshots.reads, len(provider.requests)) == (1, 2)
+    assert (snapshots.lookups, len(provider.requests)) == (1, 2)
 
 
-async def test_given_no_snapshot_when_a_reply_continues_from_another_then_it_is_read_once(
+async def test_given_no_snapshot_when_a_reply_continues_from_another_then_it_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots
 ) -> None:
     first = await create_response(api, "hi")
     await create_response(api, "and?", previous_response_id=first["id"])
-    assert snapshots.reads == 1
+    assert snapshots.lookups == 1

@@ -40,7 +40,7 @@ def output(town: str, weather: str = "rain") -> dict[str, str]:
     return {"type": "function_call_output", "call_id": f"call_{town}", "output": weather}
 
 
-async def test_calls_are_answered_with_and_their_outputs_are_sent_to_the_model(
+async def test_a_reply_answers_with_calls_and_their_outputs_are_sent_to_the_model(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api)
@@ -75,13 +75,13 @@ async def test_a_stream_of_calls_has_the_sdks_types_and_a_repeat_has_the_same_ev
     for event in first:
         EVENT.validate_python(event)
     arguments = [event["delta"] for event in first if event["type"] == "response.function_call_arguments.delta"]
-    # Chunks of several calls may come in any order: the first call streams, the others follow whole.
+    # Chunks of several calls may come in any order: the first call is streamed, each other one follows in one delta.
     assert arguments == ['{"town":', ' "Ulm"}', '{"town": "Graz"}']
     assert [event["output_index"] for event in first if event["type"] == "response.output_item.done"] == [0, 1, 2]
     assert events_of(await api.post("/v1/responses", json=request, headers=key)) == first
 
 
-async def test_a_call_without_an_output_is_not_sent_again_and_blocks_nothing(
+async def test_a_call_without_an_output_is_not_sent_again_and_the_conversation_continues(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     working, provider.script = provider.script, calls
@@ -139,7 +139,7 @@ async def test_reasoning_text_is_kept_and_not_sent_back(api: httpx.AsyncClient, 
         ({"input": [{"type": "computer_call", "call_id": "c"}]}, "unsupported_parameter", "input[0].type"),
     ],
 )  # fmt: skip
-async def test_an_invalid_or_unsupported_parameter_is_refused_by_name(
+async def test_an_invalid_or_unsupported_parameter_is_a_400_that_names_it(
     api: httpx.AsyncClient, log: Log, parameters: dict[str, Any], code: str, param: str
 ) -> None:
     answer = await api.post("/v1/responses", json={"input": "x", **parameters})

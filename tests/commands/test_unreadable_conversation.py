@@ -1,4 +1,4 @@
-"""A conversation with an event that this code cannot read is a 503 of its own; other conversations take appends as usual."""
+"""Appends to a conversation with an unreadable event are answered with a 503. Other conversations take appends as usual."""
 
 from threading import Event
 
@@ -21,7 +21,7 @@ async def test_a_conversation_that_cannot_be_read_is_a_503_and_others_are_not_af
         await connection.execute(
             "UPDATE events SET state = '\\x0f'::bytea WHERE originator_id = %s", (uuid_of(unreadable),)
         )
-    app = create_app(settings, Metrics(), Event())  # one that does not hold it in memory
+    app = create_app(settings, Metrics(), Event())  # an app that does not have the conversation's state in memory
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store") as fresh_api,

@@ -25,11 +25,11 @@ ALPHABET = [*"aZéß的😀\uff10\uff199 \t\n\r'.,/-_<|>", "\u0301", "\u3000", "
 
 
 def corpus() -> list[str]:
-    """Messages of people, odd texts, and random mixtures of what patterns treat differently."""
+    """Messages of people, odd texts, and random mixtures of characters that the patterns treat differently."""
     conversations = (loaded for loaded in islice(Chitchat(), 400) if isinstance(loaded, Conversation))
     messages = [item["content"] for conversation in conversations for item in conversation.items]
-    picked = random.Random(1)
-    mixtures = ["".join(picked.choices(ALPHABET, k=picked.randint(1, 60))) for _ in range(3_000)]
+    randomness = random.Random(1)
+    mixtures = ["".join(randomness.choices(ALPHABET, k=randomness.randint(1, 60))) for _ in range(3_000)]
     return [*messages, "\n\n".join(messages[:2_000]), *ODD, *mixtures]
 
 

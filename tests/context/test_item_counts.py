@@ -1,4 +1,4 @@
-"""Counts that are displaced from the cache while other items are counted."""
+"""A count that leaves the cache while other items are counted is still returned."""
 
 import asyncio
 

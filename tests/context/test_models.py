@@ -1,4 +1,4 @@
-"""What is known of models by their names, what settings override, and what a reply costs."""
+"""Facts about models: by their names, overridden by settings; and the cost of a reply."""
 
 import pytest
 from pydantic import ValidationError
@@ -31,7 +31,7 @@ def test_a_model_is_found_by_the_prefix_of_its_name(
     assert (models.cost(name, Usage(input_tokens=1)) is not None) is priced
 
 
-def test_settings_override_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_override_the_listed_facts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODELS", '{"mine": {"window": 999, "safety": 0.5}, "gpt-4o": {"output_price": 3}}')
     models = Models(Settings())
     assert (models.window("mine"), models.facts("mine").safety, models.encoding("mine")) == (999, 0.5, "o200k_base")
@@ -43,7 +43,7 @@ def test_settings_override_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "given",
+    "setting",
     [
         "{",
         "[]",
@@ -56,8 +56,8 @@ def test_settings_override_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> No
         "[" * 100_000,
     ],
 )
-def test_invalid_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setenv("MODELS", given)
+def test_invalid_settings_are_refused_at_start(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
+    monkeypatch.setenv("MODELS", setting)
     with pytest.raises(ValidationError, match="models"):
         Settings()
 

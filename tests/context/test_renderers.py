@@ -1,4 +1,4 @@
-"""The renderer is recorded with every reply, so what a renderer makes of a conversation never changes.
+"""A renderer's output never changes: the renderer is recorded with every reply, and recorded requests must render to the same bytes.
 
 If a golden test fails, a renderer was changed: write a new one instead.
 """
@@ -11,7 +11,7 @@ import pytest
 from context.rendering import CHAT, RESPONSES, counted_text, fixed_tokens, render, request_sha256, unsendable
 from context.rendering.orphans import orphans
 
-OURS = "eyJzdW1tYXJ5IjoiVGhleSBtZXQuIn0="
+OUR_SUMMARY = "eyJzdW1tYXJ5IjoiVGhleSBtZXQuIn0="
 """{"summary":"They met."} in base64."""
 
 ITEMS: list[dict[str, Any]] = [
@@ -47,7 +47,7 @@ ITEMS: list[dict[str, Any]] = [
     {"type": "custom_tool_call_output", "call_id": "c3", "output": "2"},
     {"type": "function_call", "call_id": "c9", "name": "lost", "arguments": "{}"},
     {"type": "function_call_output", "call_id": "c8", "output": "lost"},
-    {"type": "compaction", "encrypted_content": OURS},
+    {"type": "compaction", "encrypted_content": OUR_SUMMARY},
     {"type": "compaction", "encrypted_content": "not ours"},
     {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}},
     {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
@@ -236,8 +236,8 @@ def test_unsendable_items_do_not_change_what_is_sent() -> None:
         left_out = unsendable(renderer, ITEMS)
         sendable = [item for index, item in enumerate(ITEMS) if index not in left_out]
         assert unsendable(renderer, sendable) == {}
-        again = render(renderer, model="m", instructions=["a", "b"], summary="S", items=sendable, parameters=PARAMETERS)
-        assert again == expected
+        body = render(renderer, model="m", instructions=["a", "b"], summary="S", items=sendable, parameters=PARAMETERS)
+        assert body == expected
 
 
 def call(call_id: str, kind: str = "function_call") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model is shown: the newest whole turns that fit, calls with their outputs, pinned items. What is left out is named."""
+"""What a model is shown: the newest whole turns that fit, calls with their outputs, pinned items. `left_out` names the rest."""
 
 from functools import partial
 
@@ -47,7 +47,7 @@ def test_everything_is_shown_if_it_fits() -> None:
     assert (ids(selection.sent), selection.left_out, selection.tokens) == ([0, 1, 100], (), 30)
 
 
-def test_a_turn_that_does_not_fit_is_left_out_whole() -> None:
+def test_all_items_of_a_turn_that_does_not_fit_are_left_out() -> None:
     path = context_items((USER, 10), (ASSISTANT, 10), (USER, 10), (call(), 5), (output(), 5), (ASSISTANT, 10))
     selection = selected(ContextInput(path=path, input=QUESTION), 49)
     assert (ids(selection.window), selection.tokens) == ([2, 3, 4, 5], 35)
@@ -128,7 +128,7 @@ def test_an_output_belongs_to_the_last_call_with_its_id() -> None:
     assert ids(selected(ContextInput(path=path, input=QUESTION), 100).sent) == [0, 2, 3, 5, 6, 100]
 
 
-def test_without_a_question_yet_even_the_last_turn_may_be_left_out() -> None:
+def test_while_the_input_is_unknown_even_the_last_turn_may_be_left_out() -> None:
     path = context_items((USER, 100))
     assert selected(ContextInput(path=path, input_unknown=True), 50).sent == ()
     with pytest.raises(ContextTooLong):

@@ -1,4 +1,4 @@
-"""Random conversations: what a model is shown fits in the budget, has no torn turns, and is the same each time.
+"""Random conversations: what a model is shown fits in the budget, cuts no turn, and is the same each time.
 
 scripts/test tests/context/test_selection_properties.py -m endless     ten thousand of them
 """
@@ -52,12 +52,12 @@ def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
     rest = path[covered:]
     new_items = [context_item(1000 + n, item, False) for n, item in enumerate(draw(st.lists(items, max_size=4)))]
     instructions, summary = draw(texts), draw(texts) if covered else None
-    always = count(instructions) + 4 + (count(summary) + 4 if summary is not None else 0)
+    base_tokens = count(instructions) + 4 + (count(summary) + 4 if summary is not None else 0)
     context_input = ContextInput(
         path=rest,
         pins=pins,
         input=new_items,
-        base_tokens=always,
+        base_tokens=base_tokens,
         reaches_start=draw(st.booleans()) or summary is not None,
         summarized=LeftOut(reason="summarized", count=covered) if covered else None,
     )
@@ -74,10 +74,10 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
         return
     assert selection == select(context_input, budget, unsent_by_chat)
     sent = [item.item for item in selection.sent]
-    # It fits, as tiktoken itself counts what is sent.
+    # The texts that are sent fit in the budget.
     body = render(CHAT, model="m", instructions=[instructions], summary=summary, items=sent, parameters={})
     assert sum(map(count, _texts(body))) <= selection.tokens <= budget
-    # No call is sent without its output, nor the reverse.
+    # No call is sent without its output, and no output without its call.
     assert orphans(sent) == {}
     shown = {item.item_id for item in selection.sent}
     unsent = unsent_by_chat([item.item for item in everything])
@@ -96,16 +96,16 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
     starts = window_starts(context_input, unsent_by_chat)
     assert start in starts
     assert list(selection.window) == list(context_input.path[start:])
-    if earlier := [item for item in starts if item < start]:
-        with_one_more = {item.item_id for item in context_input.path[earlier[-1] :]} | shown
+    if earlier_starts := [index for index in starts if index < start]:
+        with_one_more = {item.item_id for item in context_input.path[earlier_starts[-1] :]} | shown
         total = sum(
             item.tokens for n, item in enumerate(everything) if item.item_id in with_one_more and n not in unsent
         )
         assert context_input.base_tokens + total > budget
     # Everything that is not shown is in `left_out`.
     if context_input.reaches_start:
-        left = sum(item.count or 0 for item in selection.left_out if item.reason != "summarized")
-        assert left == len({item.item_id for item in everything} - shown)
+        left_out_count = sum(item.count or 0 for item in selection.left_out if item.reason != "summarized")
+        assert left_out_count == len({item.item_id for item in everything} - shown)
 
 
 def check_refused(context_input: ContextInput, budget: int) -> None:
@@ -135,7 +135,7 @@ def _texts(value: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("examples", [A_FEW, pytest.param(TEN_THOUSAND, marks=pytest.mark.endless)])
-def test_for_any_conversation_what_is_shown_fits_has_no_torn_turn_and_is_the_same_each_time(examples: int) -> None:
+def test_for_any_conversation_what_is_shown_fits_cuts_no_turn_and_is_the_same_each_time(examples: int) -> None:
     @settings(max_examples=examples, deadline=None)
     @given(conversations(), st.integers(0, 900))
     def property_holds(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
@@ -145,7 +145,7 @@ def test_for_any_conversation_what_is_shown_fits_has_no_torn_turn_and_is_the_sam
 
 
 @given(st.lists(items, max_size=30))
-def test_without_the_orphans_there_are_no_orphans(path: list[Item]) -> None:
+def test_when_the_orphans_are_removed_then_no_other_item_becomes_one(path: list[Item]) -> None:
     assume(any(call_key(item) for item in path))
     orphaned = orphans(path)
     kept = [item for index, item in enumerate(path) if index not in orphaned]

@@ -1,4 +1,4 @@
-"""Summaries of any conversation: they have at most so many tokens, and do not end in the middle of a turn."""
+"""Truncated texts keep to their tokens. Portions fit in their room and do not end within a turn if they can avoid it."""
 
 import random
 from typing import Any
@@ -14,22 +14,22 @@ ALPHABET = ("a word ", "Grüße ", "雪が降る。", "🙂", "....", "   ", "\n
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
-    picked = random.Random(3)
+    randomness = random.Random(3)
     for _ in range(400):
-        text = "".join(picked.choices(ALPHABET, k=picked.randint(1, 120)))
-        most = picked.randint(1, 60)
-        assert count(truncate(text, most, lambda part: count(part, encoding)), encoding) <= most
-        most += 16
-        assert count(omit_middle(text, most, lambda part: count(part, encoding)), encoding) <= most
+        text = "".join(randomness.choices(ALPHABET, k=randomness.randint(1, 120)))
+        max_tokens = randomness.randint(1, 60)
+        assert count(truncate(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
+        max_tokens += 16
+        assert count(omit_middle(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
 
 
 def test_portions_fit_in_their_room_and_end_with_a_turn_if_one_fits() -> None:
-    picked = random.Random(4)
+    randomness = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [
-            {"type": "message", "role": picked.choice(("user", "assistant")), "content": "x"} for _ in range(30)
+            {"type": "message", "role": randomness.choice(("user", "assistant")), "content": "x"} for _ in range(30)
         ]
-        sizes = [picked.randint(1, 10) for _ in items]
+        sizes = [randomness.randint(1, 10) for _ in items]
         ends = portions(items, sizes, 25)
         assert ends[-1] == len(items)
         assert ends == sorted(set(ends))

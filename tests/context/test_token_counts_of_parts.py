@@ -1,4 +1,4 @@
-"""At least as many tokens are counted as are sent, whatever the parts of an item hold."""
+"""The tokens counted for an item are at least those that are sent, whatever its parts hold."""
 
 import base64
 from collections.abc import Iterator
@@ -12,8 +12,8 @@ from context.tokens import count
 from domain.items import Item
 
 LONG = "a word and another " * 200
-MARKS = 40
-"""Tokens of type names, which are not counted."""
+TYPE_NAME_TOKENS = 40
+"""Tokens of the names of types and fields in a request, which are not counted."""
 
 CALL: Item = {"type": "function_call", "call_id": "c", "name": "look", "arguments": LONG}
 
@@ -69,7 +69,7 @@ def test_every_part_that_is_sent_is_counted(items: list[Item], renderer: int) ->
     not_counted = ("role", "id", "call_id", "tool_call_id", "status")
     read_by_model = [{name: value for name, value in message.items() if name not in not_counted} for message in sent]
     counted = sum(count(counted_text(item)) + fixed_tokens(item) for item in items)
-    assert sum(map(count, _strings(read_by_model))) <= counted + MARKS
+    assert sum(map(count, _strings(read_by_model))) <= counted + TYPE_NAME_TOKENS
 
 
 def test_tools_are_counted_in_the_longer_of_both_apis_shapes() -> None:

@@ -23,7 +23,7 @@ ENCODING_OF = Encodings()
 
 
 def count_in_one_piece(text: str, encoding: str) -> int:
-    """What tiktoken counts in the text in one piece."""
+    """The tokens that tiktoken finds when it is given the whole text."""
     return len(ENCODING_OF.get(encoding).encode_ordinary(text))
 
 
@@ -49,8 +49,8 @@ def test_an_unknown_encoding_is_a_value_error() -> None:
 @given(AWKWARD, st.sampled_from(ENCODINGS))
 def test_a_cut_at_an_exact_place_changes_no_token(text: str, encoding: str) -> None:
     encode = ENCODING_OF.get(encoding).encode_ordinary
-    for found in EXACT_CUT.finditer(text):
-        cut = found.start()
+    for match in EXACT_CUT.finditer(text):
+        cut = match.start()
         assert encode(text[:cut]) + encode(text[cut:]) == encode(text)
 
 
@@ -73,10 +73,10 @@ def test_prose_is_counted_exactly_however_long(encoding: str) -> None:
     "text", [" " * 1_000_000, "a" * 1_000_000, "\n" * 1_000_000, " \t" * 500_000, "的" * 1_000_000]
 )
 def test_a_million_equal_characters_neither_crash_nor_take_quadratic_time(text: str) -> None:
-    count("warm")
-    begun = time.perf_counter()
+    count("load the vocabulary")
+    started_at = time.perf_counter()
     assert count(text) > 0
-    assert time.perf_counter() - begun < 20
+    assert time.perf_counter() - started_at < 20
 
 
 def test_the_pieces_of_a_text_are_the_text() -> None:
@@ -86,19 +86,19 @@ def test_the_pieces_of_a_text_are_the_text() -> None:
     assert max(map(len, pieces)) <= MAX_PIECE_CHARACTERS
 
 
-async def test_short_texts_are_counted_in_place_and_long_ones_in_a_thread() -> None:
+async def test_short_texts_are_counted_on_the_event_loop_and_long_ones_in_a_thread() -> None:
     count("load the vocabulary")
-    where: list[int] = []
+    thread_ids: list[int] = []
 
     def counting(text: str, encoding: str) -> int:
-        where.append(threading.get_ident())
+        thread_ids.append(threading.get_ident())
         return count(text, encoding)
 
     assert await count_off_loop(["hello world", ""], count_text=counting) == [2, 0]
     assert await count_off_loop(["hello world", " hello" * 1_000], count_text=counting) == [2, 1_000]
 
-    here = threading.get_ident()
-    assert [thread == here for thread in where] == [True, True, False, False]
+    event_loop_thread = threading.get_ident()
+    assert [thread_id == event_loop_thread for thread_id in thread_ids] == [True, True, False, False]
 
 
 async def test_the_event_loop_runs_while_a_long_text_is_counted() -> None:
@@ -127,5 +127,5 @@ async def test_the_event_loop_runs_while_a_long_text_is_counted() -> None:
         ("", "o200k_base"),
     ],
 )
-def test_a_model_names_its_encoding(model: str, encoding: str) -> None:
+def test_the_name_of_a_model_gives_its_encoding(model: str, encoding: str) -> None:
     assert encoding_for(model) == encoding

@@ -1,4 +1,4 @@
-"""What the provider's API does not have is refused by name, before anything is recorded."""
+"""What the provider's API does not have is refused before anything is recorded, and the error names it."""
 
 from typing import Any
 

@@ -29,7 +29,7 @@ def appended(item_id: str, depth: int, parent_id: str | None, **fields: object) 
     return ItemAppended(item_id=item_id, depth=depth, parent_id=parent_id, **facts)  # type: ignore[arg-type]
 
 
-class given:  # noqa: N801 - it reads as a word of a sentence
+class given:  # noqa: N801 - tests read it as a word of a sentence
     def __init__(self, *events: Event) -> None:
         self._events = events
 

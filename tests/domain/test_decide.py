@@ -1,4 +1,4 @@
-"""The rules of conversations, one outcome a test."""
+"""The rules of conversations: given past events, when a command comes, then these events follow or it is refused."""
 
 import msgspec
 from hypothesis import given as for_any
@@ -163,11 +163,11 @@ def test_only_fields_that_change_are_recorded() -> None:
 
 
 def test_a_reply_can_create_its_own_conversation() -> None:
-    own = msgspec.structs.replace(REQUEST, start=msgspec.structs.replace(START, listed=False))
-    given().when(own).then(started(listed=False), REQUESTED)
+    request = msgspec.structs.replace(REQUEST, start=msgspec.structs.replace(START, listed=False))
+    given().when(request).then(started(listed=False), REQUESTED)
 
 
-def test_a_reply_is_appended_at_the_head_of_the_moment_it_completes() -> None:
+def test_a_reply_is_appended_at_the_head_that_the_conversation_has_when_it_completes() -> None:
     given(started(), REQUESTED, appended("msg_1", 1, None)).when(COMPLETE).then(
         appended("msg_q", 2, "msg_1", response_id="resp_1"),
         appended("msg_a", 3, "msg_q", response_id="resp_1"),
@@ -206,19 +206,19 @@ def test_a_second_reply_is_refused_until_the_first_has_ended() -> None:
 
 
 def test_a_reply_with_an_expected_head_is_refused_when_the_head_has_moved() -> None:
-    expected_head = msgspec.structs.replace(REQUEST, expected_head="msg_1")
+    request = msgspec.structs.replace(REQUEST, expected_head="msg_1")
     events = (started(), appended("msg_1", 1, None))
-    given(*events).when(expected_head).then(REQUESTED)
-    given(*events, appended("msg_2", 2, "msg_1")).when(expected_head).refused(HeadHasMoved)
+    given(*events).when(request).then(REQUESTED)
+    given(*events, appended("msg_2", 2, "msg_1")).when(request).refused(HeadHasMoved)
     given(*events).when(msgspec.structs.replace(REQUEST, expected_head=None)).refused(HeadHasMoved)
 
 
 def test_a_fork_continues_after_the_item_it_was_forked_at() -> None:
     fork = Fork(conversation_id="conv_0", item_id="msg_9", version=7, depth=4)
-    begun = started(family="conv_0", forked_from=fork, listed=False)
+    fork_started = started(family="conv_0", forked_from=fork, listed=False)
     start = msgspec.structs.replace(START, forked_from=fork, family="conv_0", listed=False)
-    given().when(msgspec.structs.replace(REQUEST, start=start)).then(begun, REQUESTED)
-    given(begun, REQUESTED).when(COMPLETE).then(
+    given().when(msgspec.structs.replace(REQUEST, start=start)).then(fork_started, REQUESTED)
+    given(fork_started, REQUESTED).when(COMPLETE).then(
         appended("msg_q", 5, "msg_9", response_id="resp_1"),
         appended("msg_a", 6, "msg_q", response_id="resp_1"),
         COMPLETED,
@@ -258,8 +258,8 @@ def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() ->
 
 
 def test_a_pin_over_the_maximum_is_refused() -> None:
-    full = tuple(f"msg_{n}" for n in range(MAX_PINS))
-    events = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=full))
+    pinned = tuple(f"msg_{n}" for n in range(MAX_PINS))
+    events = (started(), appended("msg_x", 1, None), ItemPinned(item_id="msg_0", branch=0, depth=1, pinned=pinned))
     given(*events).when(PinItem(item_id="msg_x")).refused(TooManyPins)
 
 
@@ -324,12 +324,14 @@ def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_on
     known_items: dict[str, KnownItem] = {}
     log: list[Event] = []
     minted = 0
-    for wanted in (START, *drawn):
-        command = wanted
-        if isinstance(wanted, AppendItems):  # ids are minted outside, each once
-            command = items(*(f"msg_{minted + n}" for n in range(len(wanted.items))))
-            minted += len(wanted.items)
-        if isinstance(command, RequestReply) and any(getattr(e, "response_id", "") == command.response_id for e in log):
+    for drawn_command in (START, *drawn):
+        command = drawn_command
+        if isinstance(drawn_command, AppendItems):  # each id is minted once
+            command = items(*(f"msg_{minted + n}" for n in range(len(drawn_command.items))))
+            minted += len(drawn_command.items)
+        if isinstance(command, RequestReply) and any(
+            getattr(event, "response_id", "") == command.response_id for event in log
+        ):
             continue
         try:
             events = decide(CONVERSATION, state, command, known_items)

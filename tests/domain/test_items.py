@@ -1,4 +1,4 @@
-"""The fast way to write an item for clients gives the same item as the plain one."""
+"""`output_item_json`, which is fast, gives the same item as `output_item`."""
 
 from typing import Any
 

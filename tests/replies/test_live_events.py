@@ -17,23 +17,23 @@ RESPONSE = "resp_live"
 
 
 @pytest.fixture
-async def reading(settings: Settings) -> AsyncIterator[Redis]:
+async def reading_redis(settings: Settings) -> AsyncIterator[Redis]:
     client = redis.connect(settings)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-async def writing(settings: Settings) -> AsyncIterator[Redis]:
-    """The writer's client."""
+async def writing_redis(settings: Settings) -> AsyncIterator[Redis]:
+    """The client of `writer`."""
     client = redis.connect(settings, answer_seconds=None)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
-async def writer(writing: Redis) -> AsyncIterator[LiveWriter]:
-    writer = LiveWriter(writing)
+async def writer(writing_redis: Redis) -> AsyncIterator[LiveWriter]:
+    writer = LiveWriter(writing_redis)
     writer.start()
     yield writer
     await writer.close()
@@ -46,7 +46,7 @@ def event(number: int) -> bytes:
 
 
 async def command(client: Redis, *words: str) -> None:
-    await client.execute_command(*words)  # type: ignore[no-untyped-call] # the library's
+    await client.execute_command(*words)  # type: ignore[no-untyped-call] # the library has no types here
 
 
 async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
@@ -67,35 +67,35 @@ async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
 
 
 async def test_given_many_events_when_the_last_is_reported_written_then_redis_has_all_in_order(
-    writer: LiveWriter, reading: Redis
+    writer: LiveWriter, reading_redis: Redis
 ) -> None:
     count = 3 * live_events.MAX_BATCH_EVENTS
     reported = await write_events(writer, 0, count - 1)
     assert reported == sorted(reported)
-    assert await events_so_far(reading, RESPONSE) == [event(number) for number in range(count)]
+    assert await events_so_far(reading_redis, RESPONSE) == [event(number) for number in range(count)]
 
 
 @pytest.mark.parametrize("disturb", ["CLIENT KILL ID {0}", "SCRIPT FLUSH"])
 async def test_given_a_broken_connection_or_a_lost_script_when_more_is_written_then_nothing_is_missing(
-    writer: LiveWriter, writing: Redis, reading: Redis, disturb: str
+    writer: LiveWriter, writing_redis: Redis, reading_redis: Redis, disturb: str
 ) -> None:
     await write_events(writer, 0, 4)
-    await command(reading, *disturb.format(await writing.client_id()).split())
+    await command(reading_redis, *disturb.format(await writing_redis.client_id()).split())
     await write_events(writer, 5, 9)
-    assert await events_so_far(reading, RESPONSE) == [event(number) for number in range(10)]
+    assert await events_so_far(reading_redis, RESPONSE) == [event(number) for number in range(10)]
 
 
-async def test_given_a_paused_redis_when_an_event_is_written_then_the_writer_of_it_is_notified_anyway(
-    writer: LiveWriter, reading: Redis
+async def test_given_a_paused_redis_when_an_event_is_written_then_it_is_reported_as_written_anyway(
+    writer: LiveWriter, reading_redis: Redis
 ) -> None:
     await write_events(writer, 0, 4)
-    await command(reading, "CLIENT", "PAUSE", "3000", "WRITE")
+    await command(reading_redis, "CLIENT", "PAUSE", "3000", "WRITE")
     try:
         async with asyncio.timeout(2 * live_events.WRITE_TIMEOUT_SECONDS + 0.5):
             assert await write_events(writer, 5, 6) == [6]
             assert await write_events(writer, 7, 7) == [7], "after a failed write, events are reported at once"
     finally:
-        await command(reading, "CLIENT", "UNPAUSE")
+        await command(reading_redis, "CLIENT", "UNPAUSE")
 
 
 async def test_two_hundred_clients_can_follow_silent_replies_at_once(settings: Settings) -> None:
@@ -132,7 +132,7 @@ async def hanging_redis(settings: Settings) -> AsyncIterator[Settings]:
     await asyncio.gather(*filter(None, connections), return_exceptions=True)
 
 
-async def test_given_a_redis_that_never_answers_then_a_write_is_given_up_soon(
+async def test_given_a_redis_that_never_answers_then_a_write_counts_as_failed_soon(
     hanging_redis: Settings,
 ) -> None:
     client = redis.connect(hanging_redis, answer_seconds=None)

@@ -21,14 +21,12 @@ from infrastructure.stores.postgres import Pool, make_pool
 from replies.active_replies import ActiveReplies
 from replies.leases import ALIVE_SECONDS, ReplyLeases
 from replies.orphaned_replies import OrphanedReplies
-from tests.commands.api_client import (
-    eventually,
-)
+from tests.commands.api_client import eventually
 from tests.log import Log
 
 
 async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> list[str]:
-    """Conversations in each of which the process `owner` requested a reply that it does not run."""
+    """The ids of new conversations. In each, the process `owner` has requested a reply that it does not run."""
     events = EventLog(settings.postgres_url, Metrics(), owner=owner)
     events.open()
     conversations = [mint("conv") for _ in range(count)]

@@ -102,7 +102,7 @@ def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[Strea
         response_id=REQUESTED.response_id,
         model="m",
         input_ids=(),
-        output_ids=tuple(kept.item_id for kept in output.items()),
+        output_ids=tuple(stored.item_id for stored in output.items()),
         usage=Usage(),
         finish_reason="stop",
         timing=Timing(first_ms=1, total_ms=2),
@@ -144,17 +144,17 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
     stream = live_events(parts[:cut], output)
     items, lengths = output_of_events(map(stream_events.decode, encoded(stream)))
     assert lengths == output.delta_lengths
-    assert [kept.item_id for kept in items] == [kept.item_id for kept in output.items()]
-    read = [msgspec.json.decode(kept.item) for kept in items]
-    for found, real in zip(read, (msgspec.json.decode(kept.item) for kept in output.items()), strict=True):
-        assert stream_events.text_of_output(found) == stream_events.text_of_output(real)
-        assert found["type"] == real["type"]
+    for read, stored in zip(items, output.items(), strict=True):
+        assert read.item_id == stored.item_id
+        read_item, stored_item = msgspec.json.decode(read.item), msgspec.json.decode(stored.item)
+        assert stream_events.text_of_output(read_item) == stream_events.text_of_output(stored_item)
+        assert read_item["type"] == stored_item["type"]
 
 
-def test_a_failure_from_before_items_were_kept_has_its_text() -> None:
+def test_a_failure_recorded_before_items_were_kept_has_its_text() -> None:
     end = ReplyFailed(response_id=REQUESTED.response_id, code="c", message="m", partial_output="half of")
-    [kept] = partial_output(end)
-    assert stream_events.text_of_output(msgspec.json.decode(kept.item)) == "half of"
+    [stored] = partial_output(end)
+    assert stream_events.text_of_output(msgspec.json.decode(stored.item)) == "half of"
 
 
 @pytest.mark.parametrize("kind", ["message", "function_call", "custom_tool_call", "reasoning", "web_search_call"])

@@ -1,4 +1,4 @@
-"""The Response that both sides render is one that the official SDK's own type accepts, strictly."""
+"""The Response that both APIs answer with is valid for the official SDK's type, without unknown fields except three."""
 
 from typing import Any
 
@@ -105,11 +105,13 @@ def test_a_response_that_ran_out_of_tokens_names_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "given", "kind"),
+    ("code", "sdk_code", "error_type"),
     [("rate_limit_exceeded", "rate_limit_exceeded", None), ("model_unavailable", "server_error", "model_unavailable")],
 )
-def test_a_failure_has_a_code_that_the_sdk_knows_and_ours_as_its_type(code: str, given: str, kind: str | None) -> None:
+def test_a_failure_has_a_code_that_the_sdk_knows_and_ours_as_its_type(
+    code: str, sdk_code: str, error_type: str | None
+) -> None:
     response = rendered(status="failed", output=[], usage=None, error={"code": code, "message": "It failed."})
 
     assert response.error is not None
-    assert (response.error.code, response.error.type, response.error.message) == (given, kind, "It failed.")
+    assert (response.error.code, response.error.type, response.error.message) == (sdk_code, error_type, "It failed.")

@@ -17,7 +17,7 @@ CHUNK = b'{"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}]}'
 
 
 class Clock:
-    """Stands still until a test moves `now`, in seconds."""
+    """A clock whose time changes only when a test sets `now`, in seconds."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -73,7 +73,7 @@ def write(*chunks: bytes) -> Callable[[Exchange], None]:
 
 
 def joined(parts: list[StreamPart]) -> list[tuple[dict[str, object], str]]:
-    """Each item, with the fields of its ItemDone, and its text. Fails where the parts are out of order."""
+    """Each item with its text: (the item with the fields of its ItemDone, the text). Fails if the parts are out of order."""
     items: list[tuple[dict[str, object], str]] = []
     for part in parts:
         match part:

@@ -1,4 +1,4 @@
-"""The circuit breaker, alone and in front of a provider that is really down and comes back."""
+"""The circuit breaker: alone, and in a client whose provider is down and recovers."""
 
 import asyncio
 import socket
@@ -31,7 +31,7 @@ def fail(breaker: CircuitBreaker, times: int = 1) -> None:
         breaker.begin_attempt().failed()
 
 
-def test_it_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, states: list[str]) -> None:
+def test_the_breaker_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, states: list[str]) -> None:
     fail(breaker, MAX_FAILURES - 1)
     breaker.begin_attempt().answered()
     fail(breaker, MAX_FAILURES - 1)
@@ -43,14 +43,14 @@ def test_it_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, states: l
     assert (refused.value.code, refused.value.retry_after) == ("model_unavailable", OPEN_SECONDS)
 
 
-def test_failures_far_apart_do_not_open_it(breaker: CircuitBreaker, clock: Clock, states: list[str]) -> None:
+def test_failures_far_apart_do_not_open_the_breaker(breaker: CircuitBreaker, clock: Clock, states: list[str]) -> None:
     for _ in range(3 * MAX_FAILURES):
         fail(breaker)
         clock.now += FAILURE_WINDOW_SECONDS + 1
     assert states == []
 
 
-def test_when_half_open_it_lets_one_request_through_and_an_answer_closes_it(
+def test_a_half_open_breaker_lets_one_request_through_and_an_answer_closes_it(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     fail(breaker, MAX_FAILURES)
@@ -64,7 +64,7 @@ def test_when_half_open_it_lets_one_request_through_and_an_answer_closes_it(
     breaker.begin_attempt()
 
 
-def test_a_probe_that_fails_opens_it_again(breaker: CircuitBreaker, clock: Clock) -> None:
+def test_a_probe_that_fails_opens_the_breaker_again(breaker: CircuitBreaker, clock: Clock) -> None:
     fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
     fail(breaker)
@@ -108,13 +108,15 @@ async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tup
 
 
 @pytest.mark.parametrize("status", [400, 404, 429])
-async def test_refusals_do_not_open_it(chat: ModelProvider, provider: ScriptedProvider, status: int) -> None:
+async def test_refusals_do_not_open_the_breaker(chat: ModelProvider, provider: ScriptedProvider, status: int) -> None:
     provider.script = lambda exchange: exchange.json(status, {}, x_should_retry="false")
     for _ in range(MAX_FAILURES + 1):
         assert (await failure_of(chat)).code != "model_unavailable"
 
 
-async def test_5xx_answers_open_it_until_the_provider_answers_again(provider: ScriptedProvider, clock: Clock) -> None:
+async def test_5xx_answers_open_the_breaker_until_the_provider_answers_again(
+    provider: ScriptedProvider, clock: Clock
+) -> None:
     metrics = Metrics()
     client = ModelProvider(Settings(openai_base_url=provider.url), metrics, clock=clock)
     working, provider.script = provider.script, lambda exchange: exchange.json(500, {}, x_should_retry="false")
@@ -137,7 +139,7 @@ async def test_5xx_answers_open_it_until_the_provider_answers_again(provider: Sc
     await client.close()
 
 
-async def test_readers_that_leave_before_the_answer_do_not_open_it(
+async def test_readers_that_leave_before_the_answer_do_not_open_the_breaker(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     released = asyncio.Event()

@@ -1,4 +1,4 @@
-"""Stream parts from `/chat/completions` over a real connection: one item after the other, nothing lost or mixed up."""
+"""Stream parts from `/chat/completions` over a real connection: one item after the other, with all of its text."""
 
 import json
 from typing import Any
@@ -127,7 +127,7 @@ async def test_the_arguments_of_the_first_call_are_passed_on_as_they_arrive(
     ]
 
 
-async def test_calls_without_ids_or_with_the_same_id_get_their_own(
+async def test_calls_without_ids_or_with_the_same_id_get_ids_of_their_own(
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     provider.script = stream(calls((0, None, "f", "a"), (1, "", "g", "b"), (2, "c", "h", ""), (3, "c", "i", "")))
@@ -140,7 +140,7 @@ async def test_calls_without_ids_or_with_the_same_id_get_their_own(
 
 
 @pytest.mark.parametrize("call_id", [None, ""])
-async def test_calls_that_share_an_index_and_have_no_id_are_kept_apart(
+async def test_calls_that_share_an_index_and_have_no_id_are_separate_calls(
     call_id: str | None, chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     provider.script = stream(
@@ -186,7 +186,7 @@ async def test_chunks_without_a_delta_or_of_other_choices_are_ignored(
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("provider_reason", "expected_reason"),
     [
         ("length", "length"),
         ("max_tokens", "length"),
@@ -196,10 +196,10 @@ async def test_chunks_without_a_delta_or_of_other_choices_are_ignored(
     ],
 )
 async def test_a_finish_reason_is_one_of_four(
-    chat: ModelProvider, provider: ScriptedProvider, theirs: str, ours: str
+    chat: ModelProvider, provider: ScriptedProvider, provider_reason: str, expected_reason: str
 ) -> None:
-    provider.script = stream({"content": "a"}, finish_reason=theirs)
-    assert (await parts_of(chat))[-1] == Finished(ours, None, "scripted")
+    provider.script = stream({"content": "a"}, finish_reason=provider_reason)
+    assert (await parts_of(chat))[-1] == Finished(expected_reason, None, "scripted")
 
 
 @pytest.mark.parametrize(

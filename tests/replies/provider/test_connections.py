@@ -23,7 +23,7 @@ async def test_a_reader_may_be_slower_than_the_model_timeout(chat: ModelProvider
     assert parts == 6
 
 
-def stream_for_long(exchange: Exchange) -> None:
+def stream_for_ten_seconds(exchange: Exchange) -> None:
     exchange.begin_stream()
     for _ in range(1000):
         exchange.text_chunk("on and ")
@@ -31,23 +31,23 @@ def stream_for_long(exchange: Exchange) -> None:
 
 
 async def test_closing_the_stream_closes_the_connection(chat: ModelProvider, provider: ScriptedProvider) -> None:
-    provider.script = stream_for_long
+    provider.script = stream_for_ten_seconds
     async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # an iterator that is a generator
         assert isinstance(await anext(parts), ItemStarted)
     assert await asyncio.to_thread(provider.disconnected.wait, 1)
 
 
-@pytest.mark.parametrize("after", [0.1, 0.4])
+@pytest.mark.parametrize("delay_seconds", [0.1, 0.4], ids=["before the answer", "during the answer"])
 async def test_cancelling_the_reader_closes_the_connection(
-    chat: ModelProvider, provider: ScriptedProvider, after: float
+    chat: ModelProvider, provider: ScriptedProvider, delay_seconds: float
 ) -> None:
     def script(exchange: Exchange) -> None:
         threading.Event().wait(0.2)
-        stream_for_long(exchange)
+        stream_for_ten_seconds(exchange)
 
     provider.script = script
     reader = asyncio.create_task(parts_of(chat))
-    await asyncio.sleep(after)
+    await asyncio.sleep(delay_seconds)
     reader.cancel()
     with pytest.raises(asyncio.CancelledError):
         await reader
@@ -55,7 +55,7 @@ async def test_cancelling_the_reader_closes_the_connection(
 
 
 async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedProvider) -> None:
-    """With a provider that ends its answers as HTTP requires. The scripted one closes the connection after each."""
+    """This provider keeps the connection open after an answer. The scripted provider closes it."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,10 +81,10 @@ async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedPro
 async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(
     provider: ScriptedProvider,
 ) -> None:
-    sent: list[str | None] = []
+    authorizations: list[str | None] = []
 
     def script(exchange: Exchange) -> None:
-        sent.append(exchange.headers["authorization"])
+        authorizations.append(exchange.headers["authorization"])
         exchange.stream_text("Hello")
 
     provider.script = script
@@ -95,4 +95,4 @@ async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(
         assert [listed["id"] for listed in await client.list_models()] == ["scripted"]
     finally:
         await client.close()
-    assert sent == ["Basic " + base64.b64encode(b"us@er:p:w").decode()]
+    assert authorizations == ["Basic " + base64.b64encode(b"us@er:p:w").decode()]

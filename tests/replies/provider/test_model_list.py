@@ -1,4 +1,4 @@
-"""The default model, and which models are known: from settings and from the provider's list."""
+"""The default model, and which models exist: by settings and by the provider's list."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -42,7 +42,7 @@ async def test_a_tenant_has_its_own_default_model(make_client: MakeClient, provi
         await make_client().default_model("other")
 
 
-async def test_a_model_is_known_where_a_setting_or_the_provider_names_it(
+async def test_a_model_exists_if_a_setting_or_the_provider_names_it(
     make_client: MakeClient, provider: ScriptedProvider, clock: Clock
 ) -> None:
     client = make_client(default_model="a", default_models={"acme": "b"}, models={"c": {}})
@@ -59,7 +59,7 @@ async def test_a_model_is_known_where_a_setting_or_the_provider_names_it(
     assert provider.list_requests == 2
 
 
-async def test_any_model_is_known_where_the_provider_lists_none_or_cannot_be_reached(
+async def test_any_model_exists_if_the_provider_lists_none_or_cannot_be_reached(
     make_client: MakeClient, provider: ScriptedProvider
 ) -> None:
     provider.models.clear()
@@ -68,7 +68,7 @@ async def test_any_model_is_known_where_the_provider_lists_none_or_cannot_be_rea
     assert await make_client().has_model("any")
 
 
-async def test_any_model_is_known_where_no_provider_is_configured() -> None:
+async def test_any_model_exists_if_no_provider_is_configured() -> None:
     assert await ModelProvider(Settings()).has_model("anything")
 
 

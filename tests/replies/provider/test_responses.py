@@ -82,7 +82,7 @@ async def test_content_that_is_more_than_one_text_is_a_field_of_the_message(
     ]
 
 
-async def test_interleaved_items_become_one_after_the_other(
+async def test_interleaved_items_become_one_item_after_the_other(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -120,7 +120,7 @@ async def test_an_answer_with_nothing_but_its_last_event_is_read(
     assert await parts_of(responses) == [ItemStarted(MESSAGE), ItemDelta("whole"), Finished("stop")]
 
 
-async def test_an_item_that_only_the_last_event_has_is_passed_on(
+async def test_an_item_that_is_only_in_the_last_event_is_passed_on(
     responses: ModelProvider, provider: ScriptedProvider
 ) -> None:
     def script(exchange: Exchange) -> None:
@@ -171,7 +171,9 @@ async def test_items_whose_ids_change_with_each_event_are_matched_by_index(
     assert joined(await parts_of(responses)) == [(MESSAGE, "00"), (MESSAGE, "1")]
 
 
-async def test_an_empty_answer_is_one_finished_part(responses: ModelProvider, provider: ScriptedProvider) -> None:
+async def test_an_answer_without_items_is_only_a_finished_part(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
     provider.script = answer()
     assert await parts_of(responses) == [Finished("stop", None, "scripted")]
 
@@ -214,7 +216,7 @@ async def test_items_that_had_started_in_an_incomplete_answer_are_kept(
         ([5], "model_error"),
     ],
 )
-async def test_a_failed_response_is_a_failure_that_does_not_quote_it(
+async def test_a_failed_response_is_a_failure_that_does_not_quote_the_providers_message(
     responses: ModelProvider, provider: ScriptedProvider, error: Any, code: str
 ) -> None:
     provider.script = answer(message("par"), status="failed", error=error)

@@ -19,7 +19,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (b": a comment\n\nevent: x\nid: 1\nretry: 5\ndata: " + CHUNK + b"\n\n",),
         (b"data: " + CHUNK,),
         (b"data: " + CHUNK.replace(b",", b",\ndata: ") + b"\n\n",),
-        tuple(bytes([each]) for each in b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"),
+        tuple(bytes([byte]) for byte in b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"),
         (b"data: " + CHUNK + b"\n\ndata: [DONE]\n\ndata: {not json\n\n",),
     ],
 )
@@ -34,10 +34,10 @@ async def test_any_line_ending_comments_and_characters_split_between_chunks_are_
     chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     event = json.dumps({"choices": [{"delta": {"content": "Grüße 🙂"}}]}, ensure_ascii=False).encode()
-    at = event.index("🙂".encode()) + 2
+    middle = event.index("🙂".encode()) + 2
     provider.script = write(
-        b"\xef\xbb\xbfdata: " + event[:at],
-        event[at:] + b"\r\n\r",
+        b"\xef\xbb\xbfdata: " + event[:middle],
+        event[middle:] + b"\r\n\r",
         b"\n: still here\r\n\r\nevent: x\r\nid: 1\r\nretry: 5\r\n\r\ndata:" + event + b"\r\n\r\n",
         b"data: \r\n\r\n",
         b'data: {"choices": [{"finish_reason": "stop"}]}\n\n',
@@ -112,7 +112,7 @@ async def test_a_provider_that_sends_no_event_in_time_is_too_slow(
             threading.Event().wait(0.2)
 
     provider.script = script
-    started = time.monotonic()
+    started_at = time.monotonic()
     failure = await failure_of(chat)
     assert (failure.code, failure.timed_out) == ("model_timeout", True)
-    assert 0.9 < time.monotonic() - started < 2
+    assert 0.9 < time.monotonic() - started_at < 2
