@@ -21,7 +21,10 @@ class ContextPolicy(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Where a fork begins: after item `item_id` of `conversation_id`, its origin. `version`: the origin's. `depth`: the item's."""
+    """Where a fork begins: after item `item_id` of the conversation `conversation_id`, its origin.
+
+    `version`: that of the origin when it was forked. `depth`: that of the item.
+    """
 
     conversation_id: str
     item_id: str

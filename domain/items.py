@@ -71,20 +71,24 @@ def checked_item(item: object) -> Item:
     """The item, if it can be stored. Raises InvalidItem."""
     if not isinstance(item, dict):
         raise InvalidItem("", "An item must be an object.")
-    kind = item.get("type", "message" if "role" in item else None)
-    if kind is None:
+    item_type = item.get("type", "message" if "role" in item else None)
+    if item_type is None:
         raise InvalidItem("type", "An item needs a `type`, or a `role` if it is a message.")
-    if not isinstance(kind, str) or not 0 < len(kind) <= 64:
+    if not isinstance(item_type, str) or not 0 < len(item_type) <= 64:
         raise InvalidItem("type", "An item's `type` must be a string of 1 to 64 characters.")
-    if kind in _NOT_STORABLE:
-        raise InvalidItem("type", f"Items of type {kind} cannot be stored.")
-    if kind == "message":
+    if item_type in _NOT_STORABLE:
+        raise InvalidItem("type", f"Items of type {item_type} cannot be stored.")
+    if item_type == "message":
         _check_message(item)
-    for name in _REQUIRED_STRINGS.get(kind, ()):
+    for name in _REQUIRED_STRINGS.get(item_type, ()):
         if not isinstance(item.get(name), str):
-            raise InvalidItem(name, f"An item of type {kind} needs `{name}`, a string.")
-    if kind.endswith("_call_output") and kind in _REQUIRED_STRINGS and not isinstance(item.get("output"), str | list):
-        raise InvalidItem("output", f"An item of type {kind} needs `output`, a string or a list of parts.")
+            raise InvalidItem(name, f"An item of type {item_type} needs `{name}`, a string.")
+    if (
+        item_type.endswith("_call_output")
+        and item_type in _REQUIRED_STRINGS
+        and not isinstance(item.get("output"), str | list)
+    ):
+        raise InvalidItem("output", f"An item of type {item_type} needs `output`, a string or a list of parts.")
     return item
 
 
@@ -121,12 +125,12 @@ def as_output(item_id: str, stored: bytes) -> bytes:
 
 def output_item(item_id: str, item: Item) -> Item:
     """An item for clients: with our id, a type, a status, and content as parts."""
-    kind = type_of(item)
-    if kind == "message":
+    item_type = type_of(item)
+    if item_type == "message":
         status = item.get("status") or "completed"
-        return {"id": item_id, "type": kind, **item, "content": content_parts(item), "status": status}
-    output: Item = {"id": item_id, "type": kind, **item}
-    if kind in _REQUIRED_STRINGS and "status" not in item:
+        return {"id": item_id, "type": item_type, **item, "content": content_parts(item), "status": status}
+    output: Item = {"id": item_id, "type": item_type, **item}
+    if item_type in _REQUIRED_STRINGS and "status" not in item:
         output["status"] = "completed"
     return output
 

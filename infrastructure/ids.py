@@ -17,9 +17,9 @@ def mint(prefix: str) -> str:
     return f"{prefix}_{uuid_utils.uuid7().hex}"
 
 
-def mint_in_partition_of(other: str) -> str:
+def mint_in_partition_of(existing_id: str) -> str:
     """A new id of the same kind and in the same partition of the views: the last byte decides (`projections/views/partitions.py`)."""
-    prefix, _, digits = other.rpartition("_")
+    prefix, _, digits = existing_id.rpartition("_")
     return f"{prefix}_{uuid_utils.uuid7().hex[:-2]}{digits[-2:]}"
 
 

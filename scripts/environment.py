@@ -1,4 +1,4 @@
-"""Makes `.venv` from `requirements.lock`. Run by `scripts/environment.sh` with the system's Python: standard library only.
+"""Makes `.venv` from `requirements.lock`. `scripts/environment.sh` runs it with the system's Python, so it uses only the standard library.
 
 pip installs uv, which the lock pins and hashes. uv installs everything else.
 """

@@ -61,8 +61,8 @@ class DataDirectory:
 
     def remove_run_files(self) -> None:
         """Removes the pid files and `env`. Call it when no child runs."""
-        for stale in (self.env_file, *self.run.glob("*.pid")):
-            stale.unlink(missing_ok=True)
+        for file in (self.env_file, *self.run.glob("*.pid")):
+            file.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         if self._lock is not None:
@@ -93,9 +93,9 @@ class DataDirectory:
     def port(self, name: str) -> int:
         """The loopback port of the child `name`: the same as last time if that is free, else a new one."""
         ports = self._saved_ports()
-        taken = {port for other, port in ports.items() if other != name}
-        if name not in ports or ports[name] in taken or not _is_free(ports[name]):
-            ports[name] = free_port(avoid=taken)
+        ports_of_others = {port for child, port in ports.items() if child != name}
+        if name not in ports or ports[name] in ports_of_others or not _is_free(ports[name]):
+            ports[name] = free_port(avoid=ports_of_others)
             write_private(self._ports_file, json.dumps(ports, indent=1) + "\n")
         return ports[name]
 

@@ -1,4 +1,4 @@
-"""Keeps the children's log files bounded."""
+"""Limits the size of the children's log files."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ MAX_LOG_BYTES = 16 * 2**20
 CHECK_SECONDS = 10.0
 
 
-async def keep_bounded(directory: Path) -> None:
+async def rotate_until_cancelled(directory: Path) -> None:
     """Rotates every `*.log` larger than 16 MB, until it is cancelled: each child has at most two such files."""
     while True:
         await asyncio.to_thread(rotate, directory, MAX_LOG_BYTES)

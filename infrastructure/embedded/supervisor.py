@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from infrastructure.embedded.directory import DataDirectory, write_private
-from infrastructure.embedded.logs import keep_bounded, last_lines
+from infrastructure.embedded.logs import last_lines, rotate_until_cancelled
 from infrastructure.embedded.service import Service
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Supervisor:
         self._environment = dict(environment)
         self._children: dict[str, _Child] = {}
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._log_rotation = asyncio.create_task(keep_bounded(directory.run))
+        self._log_rotation = asyncio.create_task(rotate_until_cancelled(directory.run))
 
     def start(self, services: Sequence[Service]) -> None:
         """Starts all these services at once. `wait_until_serving` waits for them."""
@@ -166,8 +166,8 @@ class Supervisor:
         name = child.service.name
         while not await self._serves(child.service):  # noqa: ASYNC110 - a server does not announce that it serves
             await asyncio.sleep(PROBE_SECONDS)
-        again = " again" if child.served_once else ""
-        log.info("%s serves%s, after %.1f s", name, again, time.monotonic() - started_at)
+        suffix = " again" if child.served_once else ""
+        log.info("%s serves%s, after %.1f s", name, suffix, time.monotonic() - started_at)
         child.served_once = True
         child.serving.set()
 

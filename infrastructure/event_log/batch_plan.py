@@ -48,9 +48,9 @@ class AppendOutcome(Struct):
         if self.replayed is not None:
             return self.replayed
         if self.duplicate_of is not None:
-            first = self.duplicate_of
-            assert first.last_row is not None
-            return replace(first.appended(positions[first.last_row]), events=(), replayed=True)
+            original = self.duplicate_of
+            assert original.last_row is not None
+            return replace(original.appended(positions[original.last_row]), events=(), replayed=True)
         assert self.stream is not None
         return self.appended(self.stream.position if self.last_row is None else positions[self.last_row])
 

@@ -56,8 +56,8 @@ def length_prefixed(
 
 
 def _text(value: str) -> bytes:
-    text = value.encode()
-    return _length(len(text)) + text
+    encoded = value.encode()
+    return _length(len(encoded)) + encoded
 
 
 _cached_text = lru_cache(1024)(_text)

@@ -216,9 +216,9 @@ class EventLog:
     ) -> Sequence[Appended | BaseException]:
         """Decides and appends under the append lock, in a few round trips. Blocks."""
         with self._recorder.locked_transaction() as curs:
-            for sent in in_doubt:
-                if (positions := self._recorder.positions_of(curs, sent.write.rows)) is not None:
-                    return self._results(sent, positions)
+            for sent_plan in in_doubt:
+                if (positions := self._recorder.positions_of(curs, sent_plan.write.rows)) is not None:
+                    return self._results(sent_plan, positions)
             plan = self._decider().decide_under_lock(curs, batch)
             if not plan.write.rows:
                 return self._results(plan, [])

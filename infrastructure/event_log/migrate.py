@@ -20,9 +20,9 @@ def migrate(postgres_url: str) -> list[str]:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        done = {name for (name,) in connection.execute("SELECT name FROM migrations")}
+        applied_before = {name for (name,) in connection.execute("SELECT name FROM migrations")}
         for name, sql in _migrations():
-            if name not in done:
+            if name not in applied_before:
                 connection.execute(sql.encode())
                 connection.execute("INSERT INTO migrations (name) VALUES (%s)", (name,))
                 applied.append(name)

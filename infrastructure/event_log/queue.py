@@ -47,7 +47,6 @@ class AppendQueue:
         self._bytes = 0
         self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
         self._conversations_in_flight: set[str] = set()
-        """The ids of the conversations in flight."""
         self._idle: list[asyncio.Future[None]] = []
         self._task_is_woken = False
         """A task was woken and has not run yet."""
@@ -97,9 +96,9 @@ class AppendQueue:
                 if queued.queued_at < queued_at:
                     queued.resolve(LogUnavailable(outcome_unknown=True))
         while self._queued and self._queued[0].queued_at < queued_at:
-            late = self._queued.popleft()
-            self._bytes -= late.request.size
-            late.resolve(LogUnavailable(outcome_unknown=False))
+            late_append = self._queued.popleft()
+            self._bytes -= late_append.request.size
+            late_append.resolve(LogUnavailable(outcome_unknown=False))
         self._wake_idle_task()
 
     def _can_start_batch(self) -> bool:

@@ -131,7 +131,7 @@ class EventReader:
         until: int | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """One conversation's events with `after` < version <= `until`, ascending. The page is bounded as in `batch`."""
+        """One conversation's events with `after` < version <= `until`, ascending. The page is limited as in `batch`."""
         return readable(await self._page(_FORWARDS, (uuid_of(conversation_id), after, until, limit), max_bytes))
 
     async def conversation_logged(
@@ -143,7 +143,7 @@ class EventReader:
     async def conversation_backwards(
         self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
     ) -> list[Recorded]:
-        """One conversation's events with version <= `until`, newest first. The page is bounded as in `batch`."""
+        """One conversation's events with version <= `until`, newest first. The page is limited as in `batch`."""
         return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, limit), max_bytes))
 
     async def item(self, conversation_id: str, item_id: str) -> list[Recorded]:

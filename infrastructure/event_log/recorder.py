@@ -27,7 +27,7 @@ TABLE = "events"
 CHANNEL = TABLE
 """The channel that each commit notifies. A notification may be lost: it is only a hint to read the log."""
 
-_APPEND = f"SELECT append_at_once({', '.join(f'%b::{kind}' for kind in PARAMETER_TYPES)})"
+_APPEND = f"SELECT append_at_once({', '.join(f'%b::{type_name}' for type_name in PARAMETER_TYPES)})"
 _PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
 
 
@@ -127,8 +127,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
     ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
         """The rows of each stream after a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
 
-        At most `limit` per stream. LATERAL with its own order makes each stream a look-up by primary key, even while the planner's
-        statistics are older than the table.
+        At most `limit` per stream. LATERAL with its own ORDER BY makes each stream a look-up by primary key, whatever the
+        planner's statistics say.
         """
         curs.execute(
             "SELECT s.id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"

@@ -102,8 +102,8 @@ class StreamCache:
             self._cached[conversation_id] = (stream, size)
             self._bytes += size
             while self._bytes > self._max_bytes and len(self._cached) > 1:
-                _, (_, evicted) = self._cached.popitem(last=False)
-                self._bytes -= evicted
+                _, (_, evicted_bytes) = self._cached.popitem(last=False)
+                self._bytes -= evicted_bytes
 
 
 def apply_rows(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:

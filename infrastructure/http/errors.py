@@ -148,14 +148,14 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
 
 def invalid(error: ValidationError) -> ApiError:
     """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = list(first["loc"])
+    first_error = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = list(first_error["loc"])
     if path[:1] == ["metadata"]:
         path = path[:1]  # its keys are content
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
-    message = str(first["msg"]).removeprefix("Value error, ")
-    text = f"Invalid `{param or 'body'}`: {message}.".replace("..", ".")
-    return ApiError(400, text, code="invalid_value", param=param or None)
+    problem = str(first_error["msg"]).removeprefix("Value error, ")
+    message = f"Invalid `{param or 'body'}`: {problem}.".replace("..", ".")
+    return ApiError(400, message, code="invalid_value", param=param or None)
 
 
 async def answer_error(_: Request, error: Exception) -> Response:

@@ -57,8 +57,8 @@ def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
             merged = {**document, "info": {**document["info"], "title": TITLE}, "paths": {}, "components": {}}
         for path, operations in document["paths"].items():
             merged["paths"].setdefault(path, {}).update(operations)
-        for kind, named in document.get("components", {}).items():
-            merged["components"].setdefault(kind, {}).update(named)
+        for component_type, components in document.get("components", {}).items():
+            merged["components"].setdefault(component_type, {}).update(components)
     return merged
 
 

@@ -71,6 +71,6 @@ class RequestMiddleware:
 def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id":
-            sent: str = value.decode("latin-1")
-            return sent if _REQUEST_ID.fullmatch(sent) else mint("req")
+            client_request_id: str = value.decode("latin-1")
+            return client_request_id if _REQUEST_ID.fullmatch(client_request_id) else mint("req")
     return mint("req")

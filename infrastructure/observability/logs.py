@@ -85,13 +85,15 @@ def configure_logging(service: str, level: str, format: Literal["ecs", "console"
     root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     logging.captureWarnings(capture=True)
     crashes = structlog.get_logger(__name__)
-    sys.excepthook = lambda kind, error, trace: _process_failed(crashes, kind, error, trace)
+    sys.excepthook = lambda error_type, error, trace: _process_failed(crashes, error_type, error, trace)
     threading.excepthook = lambda args: crashes.critical("thread_failed", exc_info=args.exc_value)
 
 
-def _process_failed(log: Any, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    if issubclass(kind, KeyboardInterrupt):
-        sys.__excepthook__(kind, error, trace)
+def _process_failed(
+    log: Any, error_type: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    if issubclass(error_type, KeyboardInterrupt):
+        sys.__excepthook__(error_type, error, trace)
     else:
         log.critical("process_failed", exc_info=error)
 

@@ -1,4 +1,4 @@
-"""The metrics of a process, for Prometheus. Each process makes one `Metrics` and passes it to what it makes.
+"""The metrics of a process, for Prometheus. Each process makes one `Metrics` and passes it on.
 
 Every name begins with `conversation_store_`; times are in seconds. The dashboard is in `infrastructure/deploy/`.
 """

@@ -115,15 +115,19 @@ def _exception(error: Any) -> BaseException | None:
     return exception if isinstance(exception, BaseException) else None
 
 
-def _type_name(kind: type) -> str:
-    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+def _type_name(error_type: type) -> str:
+    return (
+        error_type.__qualname__
+        if error_type.__module__ == "builtins"
+        else f"{error_type.__module__}.{error_type.__qualname__}"
+    )
 
 
 def _message(error: BaseException) -> str:
     """The exception's message if it cannot contain content, else an empty string."""
     is_ours = type(error).__module__.partition(".")[0] in _OUR_PACKAGES
     if not is_ours and not any(
-        f"{kind.__module__}.{kind.__qualname__}" in _CONNECTION_ERRORS for kind in type(error).__mro__
+        f"{error_type.__module__}.{error_type.__qualname__}" in _CONNECTION_ERRORS for error_type in type(error).__mro__
     ):
         return ""
     return _clean(str(error))
