@@ -98,7 +98,7 @@ class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     @property
     def row_key(self) -> str | None:
-        """What the stored row is indexed by (column `item_id`): the id of an item or a response, or a word below. None: not indexed."""
+        """What the stored row is indexed by (column `item_id`): the id of an item or a response, or one of the words below. None: not indexed."""
         return None
 
 
@@ -408,6 +408,6 @@ EVENTS: tuple[type[Event], ...] = (
 )
 REPLY_ENDS = (ReplyCompleted, ReplyFailed, ReplyCancelled, ReplyInterrupted)
 ReplyEnd = ReplyCompleted | ReplyFailed | ReplyCancelled | ReplyInterrupted
-"""The events that end a reply: exactly one follows its ReplyRequested."""
+"""The events that end a reply. One of them follows each ReplyRequested, unless the conversation is deleted first."""
 
 BY_TOPIC: dict[str, type[Event]] = {event.topic: event for event in EVENTS}

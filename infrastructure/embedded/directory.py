@@ -100,7 +100,7 @@ class DataDirectory:
         return ports[name]
 
     def _saved_ports(self) -> dict[str, int]:
-        """The ports in `ports.json`. None if the file is missing or damaged: new ports are then chosen."""
+        """The ports in `ports.json`. Empty if the file is missing or damaged: new ports are then chosen."""
         try:
             saved = json.loads(self._ports_file.read_text())
         except (FileNotFoundError, ValueError):

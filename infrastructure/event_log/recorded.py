@@ -12,7 +12,7 @@ from infrastructure.ids import conversation_id as conversation_id_of
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with its position in the log and its version in the conversation, and when and for whom it was recorded."""
+    """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`)."""
 
     position: int
     conversation_id: str

@@ -159,7 +159,7 @@ def invalid(error: ValidationError) -> ApiError:
 
 
 async def answer_error(_: Request, error: Exception) -> Response:
-    """The answer to any exception. Every 5xx other than an ApiError is logged; an unexpected error with its frames."""
+    """The answer to any exception. Logs each 5xx that was not raised as an ApiError; for an unexpected error (500), also its frames."""
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)

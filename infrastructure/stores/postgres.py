@@ -1,4 +1,4 @@
-"""Postgres for readers: an async pool of read-only connections that fails within seconds when Postgres is down."""
+"""Postgres for readers: an async pool that fails within seconds when Postgres is down. Transactions are read-only by default."""
 
 import asyncio
 from collections.abc import Sequence
