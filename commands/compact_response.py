@@ -77,14 +77,16 @@ async def _summarize(
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
     room = await portion_tokens(models, model, prompt, max_tokens)
-    source = SummaryInput(models.encoding(model), room)
+    summary_input = SummaryInput(models.encoding(model), room)
     for item in items:
-        if room < MIN_PORTION_TOKENS or source.is_full:
+        if room < MIN_PORTION_TOKENS or summary_input.is_full:
             raise _too_long(model)
-        await source.add(item)
-    if len(source.portions) > MAX_MODEL_CALLS:
+        await summary_input.add(item)
+    if len(summary_input.portions) > MAX_MODEL_CALLS:
         raise _too_long(model)
-    written = await write_summary(provider, models, model, source, prompt=prompt, previous="", max_tokens=max_tokens)
+    written = await write_summary(
+        provider, models, model, summary_input, prompt=prompt, previous="", max_tokens=max_tokens
+    )
     if written is None or written.covered < len(items):
         raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)
     return written

@@ -105,8 +105,8 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes) -
         context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
         items=next(chunks),
     )
-    first = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)
-    conversation_id = first.answer.decode() if first.answer is not None else conversation_id
+    started = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)
+    conversation_id = started.answer.decode() if started.answer is not None else conversation_id
     for chunk_number, items in enumerate(chunks, 1):
         command = AppendItems(items=items, author=context.principal.subject)
         await _keyed(context, line_number, chunk_number, line).append(conversation_id, command, _conversation_id)

@@ -103,29 +103,31 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     completed = isinstance(record.end, ReplyCompleted)
     carried_items = () if completed else _carried_items(record)
     version = record.last.version if completed else record.request_event.version
-    last = await _last_item(reader, conversation_id, version)
-    first = (await reader.conversation(conversation_id, limit=1))[0].event
-    assert isinstance(first, ConversationStarted)
-    if last is not None:
-        origin = Fork(conversation_id=conversation_id, item_id=last.item_id, version=version, depth=last.depth)
-    elif first.forked_from is not None:
-        origin = first.forked_from
+    last_item = await _last_item(reader, conversation_id, version)
+    started = (await reader.conversation(conversation_id, limit=1))[0].event
+    assert isinstance(started, ConversationStarted)
+    if last_item is not None:
+        origin = Fork(
+            conversation_id=conversation_id, item_id=last_item.item_id, version=version, depth=last_item.depth
+        )
+    elif started.forked_from is not None:
+        origin = started.forked_from
     else:
-        return await _after_empty_start(context, record, first, version, carried_items)
+        return await _after_empty_start(context, record, started, version, carried_items)
     settings = await settings_at(reader, conversation_id, version)
     fork = replace(
         _unlisted_conversation(context),
-        conversation_id=mint_in_partition_of(first.family),
+        conversation_id=mint_in_partition_of(started.family),
         forked_from=origin,
-        family=first.family,
+        family=started.family,
         instructions=settings.instructions,
         context_policy=settings.policy,
     )
     head = await reader.head(conversation_id)
     assert head is not None
-    newest = last if head.version == version else await _last_item(reader, conversation_id, head.version)
-    is_last = newest is None or newest.item_id == origin.item_id
-    if not is_last or first.listed:
+    newest_item = last_item if head.version == version else await _last_item(reader, conversation_id, head.version)
+    is_last = newest_item is None or newest_item.item_id == origin.item_id
+    if not is_last or started.listed:
         return ReplyTarget(source=conversation_id, version=version, start=fork, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,
@@ -139,7 +141,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
 async def _after_empty_start(
     context: CommandContext,
     record: Record,
-    first: ConversationStarted,
+    started: ConversationStarted,
     version: int,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
@@ -148,7 +150,7 @@ async def _after_empty_start(
     new_conversation = _unlisted_conversation(context)
     head = await reader.head(conversation_id)
     is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
-    if first.listed or not is_empty:
+    if started.listed or not is_empty:
         return ReplyTarget(source=None, version=0, start=new_conversation, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,

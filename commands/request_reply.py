@@ -46,8 +46,8 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Runnin
 
 
 async def _first_reply(context: CommandContext, body: CreateResponse) -> RecordedReply | None:
-    first = await context.first_answer() if body.stored else None
-    return None if first is None else _recorded_reply(context, first.answer)
+    first_answer = await context.first_answer() if body.stored else None
+    return None if first_answer is None else _recorded_reply(context, first_answer.answer)
 
 
 def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:

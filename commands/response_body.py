@@ -151,10 +151,10 @@ class CreateResponse(Body):
                 param="previous_response_id",
             )
         if not self.stored and (self.background or self.conversation is not None):
-            other = "background" if self.background else "conversation"
+            conflicting = "background" if self.background else "conversation"
             raise ApiError(
                 400,
-                f"A response with `{other}` is always stored: `store` cannot be false.",
+                f"A response with `{conflicting}` is always stored: `store` cannot be false.",
                 code="mutually_exclusive_parameters",
                 param="store",
             )

@@ -63,6 +63,6 @@ def _problem_of(encoded: bytes) -> str | None:
     try:
         Draft202012Validator.check_schema(schema)
     except (SchemaError, RecursionError, ValueError, TypeError, ArithmeticError) as error:
-        where = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
-        return f"it is not valid at {where!r}" if where else "it is not valid"
+        path = ".".join(str(step)[:64] for step in getattr(error, "path", ()))
+        return f"it is not valid at {path!r}" if path else "it is not valid"
     return None if schema.get("type", "object") == "object" else "its `type` must be 'object'"

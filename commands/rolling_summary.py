@@ -116,13 +116,13 @@ async def summarize(
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
         return None
     previous = choice.recent.summary
-    source = SummaryInput(choice.encoding, room)
-    events = await _read_into(source, context, conversation_id, choice, depth)
+    summary_input = SummaryInput(choice.encoding, room)
+    events = await _read_into(summary_input, context, conversation_id, choice, depth)
     written = await write_summary(
         dependencies.provider,
         models,
         model,
-        source,
+        summary_input,
         prompt=prompt,
         previous=previous.text if previous else "",
         max_tokens=max_tokens,
@@ -130,15 +130,17 @@ async def summarize(
     if written is None:
         log.warning("compaction_was_empty", conversation_id=conversation_id)
         return None
-    covered = events[: written.covered]
-    sizes = await contexts.count_items([(event.item_id, from_stored(event.item)) for event in covered], choice.encoding)
+    covered_events = events[: written.covered]
+    sizes = await contexts.count_items(
+        [(event.item_id, from_stored(event.item)) for event in covered_events], choice.encoding
+    )
     [tokens_after] = await count_off_loop([written.text], choice.encoding)
     return CompactContext(
         compaction_id=mint(COMPACTION),
         summary=written.text,
-        first=previous.first if previous else covered[0].item_id,
-        last=covered[-1].item_id,
-        depth=covered[-1].depth,
+        first=previous.first if previous else covered_events[0].item_id,
+        last=covered_events[-1].item_id,
+        depth=covered_events[-1].depth,
         count=written.covered + (previous.count if previous else 0),
         tokens_before=sum(sizes) + (previous.tokens_before if previous else 0),
         tokens_after=tokens_after,
@@ -150,17 +152,17 @@ async def summarize(
 
 
 async def _read_into(
-    source: SummaryInput, context: CommandContext, conversation_id: str, choice: ContextChoice, depth: int
+    summary_input: SummaryInput, context: CommandContext, conversation_id: str, choice: ContextChoice, depth: int
 ) -> list[ItemAppended]:
-    """Fills `source` with the items after the previous summary and before `depth`; returns their events."""
+    """Fills `summary_input` with the items after the previous summary and before `depth`; returns their events."""
     previous = choice.recent.summary
     events: list[ItemAppended] = []
     path = context.dependencies.contexts.path(
         conversation_id, choice.recent.version, previous.last if previous else None
     )
     async for event in path:
-        if event.depth >= depth or source.is_full:
+        if event.depth >= depth or summary_input.is_full:
             break
         events.append(event)
-        await source.add(from_stored(event.item))
+        await summary_input.add(from_stored(event.item))
     return events

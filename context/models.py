@@ -163,10 +163,10 @@ class Models:
 
 
 def _built_in_facts(name: str) -> ModelFacts:
-    short = name.rsplit("/", 1)[-1].lower()
+    name_without_path = name.rsplit("/", 1)[-1].lower()
     for safety, table in ((1.0, _OPENAI), (ESTIMATED_SAFETY, _OTHERS)):
         for prefix, window, price in table:
-            if short.startswith(prefix):
+            if name_without_path.startswith(prefix):
                 return _facts(name, window, price, safety)
     return _facts(name, _DEFAULT_WINDOW, None, ESTIMATED_SAFETY)
 

@@ -167,9 +167,9 @@ def _selection(
     unsendable: Unsendable,
 ) -> Selection:
     everything = [*context_input.pins, *context_input.path]
-    before, window = everything[:start], everything[start:]
-    pins = [item for index, item in enumerate(before) if index in always_sent]
-    unsent_pins = [(item, unsent[index]) for index, item in enumerate(before) if item.pinned and index in unsent]
+    before_window, window = everything[:start], everything[start:]
+    pins = [item for index, item in enumerate(before_window) if index in always_sent]
+    unsent_pins = [(item, unsent[index]) for index, item in enumerate(before_window) if item.pinned and index in unsent]
     shown = [*pins, *window, *context_input.input]
     unsent_shown = unsendable([item.item for item in shown])
     sent = (
@@ -178,7 +178,7 @@ def _selection(
     left_out = [context_input.summarized] if context_input.summarized else []
     first = len(context_input.pins)
     over_budget = [
-        item for index, item in enumerate(before[first:], first) if index not in always_sent and not item.pinned
+        item for index, item in enumerate(before_window[first:], first) if index not in always_sent and not item.pinned
     ]
     if over_budget or not context_input.reaches_start:
         left_out.append(

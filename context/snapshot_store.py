@@ -71,15 +71,15 @@ def unpack_hash(packed: bytes) -> dict[str, str]:
     return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
-class _Answer(Struct, frozen=True, array_like=True):
-    """The first value of `read_context.lua`."""
+class _Header(Struct, frozen=True, array_like=True):
+    """The first value that `read_context.lua` returns. `fits`: whether all items fit in the room."""
 
     fields: dict[str, str]
     pins: list[str]
     fits: bool
 
 
-_decode_answer = msgspec.msgpack.Decoder(_Answer).decode
+_decode_header = msgspec.msgpack.Decoder(_Header).decode
 _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
@@ -95,13 +95,13 @@ async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, roo
         return None
     try:
         packed, *blocks = values
-        first = _decode_answer(packed)
-        snapshot = replace(from_fields(first.fields), pins=pins_from_json(first.pins))
+        header = _decode_header(packed)
+        snapshot = replace(from_fields(header.fields), pins=pins_from_json(header.pins))
         items = _decode_items(b"".join([block[block.index(b"\n") :] for block in reversed(blocks)]))
     except UNREADABLE:
         log.warning("snapshot_unreadable", conversation_id=conversation_id)
         return None
-    return make_recent_items(snapshot, items, reaches_start=first.fits)
+    return make_recent_items(snapshot, items, reaches_start=header.fits)
 
 
 def snapshot_lookup(redis: Redis) -> SnapshotLookup:

@@ -87,13 +87,13 @@ class ActiveReplies:
     async def _renew(self) -> None:
         """Renews the lease, cancels what others asked to cancel, and has orphaned replies ended."""
         requested_at = time.monotonic()
-        own = await self._leases.renew()
+        own_leases = await self._leases.renew()
         now = time.monotonic()
         if not self._alive_since or now - self._renewed_at > LATE_SECONDS:
             self._alive_since = now
         self._renewed_at = now
         for response_id, reply in list(self._replies.items()):
-            lease = own.get(response_id)
+            lease = own_leases.get(response_id)
             if lease is not None and lease.cancelling:
                 reply.stop("cancelled")
             elif lease is None and reply.stored and reply.seconds > now - requested_at + ALIVE_SECONDS:
@@ -102,13 +102,15 @@ class ActiveReplies:
             return
         if self._ending_orphans is None or self._ending_orphans.done():
             # In a task of its own: the lease must be renewed in time, however slow Redis and the log are.
-            self._ending_orphans = asyncio.create_task(self._orphaned.end_all(self._lost(own), now))
+            self._ending_orphans = asyncio.create_task(self._orphaned.end_all(self._lost(own_leases), now))
         if now - self._cleaned_up_at > CLEANUP_SECONDS:
             self._cleaned_up_at = now
             await self._leases.delete_dead_processes()
 
-    def _lost(self, own: Mapping[str, OwnLease]) -> list[str]:
+    def _lost(self, own_leases: Mapping[str, OwnLease]) -> list[str]:
         """Replies that belong to this process but do not run in it: it never learned that their requests were committed."""
         return [
-            response_id for response_id, lease in own.items() if lease.past_grace and response_id not in self._replies
+            response_id
+            for response_id, lease in own_leases.items()
+            if lease.past_grace and response_id not in self._replies
         ]

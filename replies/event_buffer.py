@@ -50,9 +50,9 @@ class EventBuffer:
         position = 0
         while True:
             if position < self._readable:
-                rest = self._events[position : self._readable]
-                position += len(rest)
-                yield b"".join(rest)
+                readable_events = self._events[position : self._readable]
+                position += len(readable_events)
+                yield b"".join(readable_events)
             elif self.ended and position == len(self._events):
                 if self._error_event is not None:
                     yield self._error_event

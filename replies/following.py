@@ -36,8 +36,8 @@ async def follow(
     pause = FIRST_PAUSE_SECONDS
     while not shutdown.is_set():
         if record.end is not None:
-            if rest := record.encoded_events(after):
-                yield b"".join(rest)
+            if remaining := record.encoded_events(after):
+                yield b"".join(remaining)
             return
         try:
             async for sequence, event in live_events.read_events(redis, record.response_id, after):

@@ -45,8 +45,8 @@ class OrphanedReplies:
             return
         if time.monotonic() - renewed_at > LATE_SECONDS:
             return
-        for first in range(0, len(orphans), MAX_CONCURRENT_ENDS):
-            await asyncio.gather(*map(self._interrupt, orphans[first : first + MAX_CONCURRENT_ENDS]))
+        for start in range(0, len(orphans), MAX_CONCURRENT_ENDS):
+            await asyncio.gather(*map(self._interrupt, orphans[start : start + MAX_CONCURRENT_ENDS]))
 
     async def _interrupt(self, orphan: Orphan) -> None:
         try:

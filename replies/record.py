@@ -88,9 +88,9 @@ class Record(Struct, frozen=True, kw_only=True):
     def encoded_events(self, after: int = -1) -> list[bytes]:
         """Its encoded events with a `sequence_number` greater than `after`."""
         events = [stream_events.encode(event, sequence) for sequence, event in enumerate(self.events())]
-        rest = events[after + 1 :]
-        if rest or self.end is None or isinstance(self.end, ReplyCompleted):
-            return rest
+        remaining = events[after + 1 :]
+        if remaining or self.end is None or isinstance(self.end, ReplyCompleted):
+            return remaining
         # The client may have got more events than are recorded, if another process recorded the end. End the stream with a higher number.
         return [stream_events.encode(stream_events.ended(self.status, self.response()), after + 1)]
 

@@ -78,21 +78,21 @@ async def write_summary(
     provider: "ModelProvider",
     models: Models,
     model: str,
-    source: SummaryInput,
+    summary_input: SummaryInput,
     *,
     prompt: str,
     previous: str,
     max_tokens: int,
 ) -> WrittenSummary | None:
-    """Summarizes `previous`, the summary so far, and `source` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
+    """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
 
     None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None
     summary, usage, begin = previous, Usage(), 0
-    ends = source.portions[:MAX_MODEL_CALLS]
-    while ends and not can_end_at(source.items, ends[-1]):
+    ends = summary_input.portions[:MAX_MODEL_CALLS]
+    while ends and not can_end_at(summary_input.items, ends[-1]):
         ends.pop()  # the portion ends within a turn, so a summary up to there could not be used
     for end in ends:
         body = _body(
@@ -100,7 +100,7 @@ async def write_summary(
             model,
             prompt=prompt,
             summary=summary,
-            texts=source.texts[begin:end],
+            texts=summary_input.texts[begin:end],
             max_tokens=max_tokens,
         )
         try:
@@ -115,7 +115,7 @@ async def write_summary(
         begin = end
         if not summary:
             break
-        if can_end_at(source.items, end):
+        if can_end_at(summary_input.items, end):
             written = WrittenSummary(summary, end, usage)
     return written
 

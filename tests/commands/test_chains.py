@@ -93,8 +93,10 @@ async def test_two_requests_that_continue_from_one_response_at_once_both_get_an_
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")
-    both = await asyncio.gather(*(create_response(api, text, previous_response_id=first["id"]) for text in ("a", "b")))
-    assert len({response["conversation"]["id"] for response in both}) == 2
+    responses = await asyncio.gather(
+        *(create_response(api, text, previous_response_id=first["id"]) for text in ("a", "b"))
+    )
+    assert len({response["conversation"]["id"] for response in responses}) == 2
     for request in provider.requests[1:]:
         users = [content for role, content in sent_messages(request) if role == "user"]
         assert users in (["one", "a"], ["one", "b"])
@@ -128,8 +130,8 @@ async def test_a_previous_response_that_does_not_exist_or_still_runs_is_refused(
     for unknown in ("resp_1", mint("resp")):
         answer = await post_response(api, "x", previous_response_id=unknown)
         assert error_of(answer) == (400, "previous_response_not_found", "previous_response_id")
-    both = await post_response(api, "x", previous_response_id=mint("resp"), conversation=mint("conv"))
-    assert error_of(both) == (400, "mutually_exclusive_parameters", "previous_response_id")
+    with_both = await post_response(api, "x", previous_response_id=mint("resp"), conversation=mint("conv"))
+    assert error_of(with_both) == (400, "mutually_exclusive_parameters", "previous_response_id")
     assert log.count() == 0
     may_answer = threading.Event()
 

@@ -11,7 +11,14 @@ import pytest
 from context.rendering import request_sha256
 from domain.events import ItemAppended, ReplyCompleted, ReplyFailed, ReplyRequested
 from infrastructure.settings import Settings
-from tests.commands.api_client import create_conversation, create_response, events_of, message, post_response
+from tests.commands.api_client import (
+    create_conversation,
+    create_response,
+    events_of,
+    message,
+    post_response,
+    sent_messages,
+)
 from tests.commands.provider_scripts import (
     breaks_off,
     broken_json,
@@ -68,7 +75,7 @@ async def test_the_second_reply_is_sent_the_first_turn_and_the_log_records_it(
     await post_response(api, "one", conversation=conversation_id)
     await post_response(api, "two", conversation=conversation_id)
     sent = provider.requests[1]
-    assert [(m["role"], m["content"]) for m in sent["messages"]] == [
+    assert sent_messages(sent) == [
         ("system", "Be brief."),
         ("user", "one"),
         ("assistant", "Hello, world!"),
@@ -77,7 +84,7 @@ async def test_the_second_reply_is_sent_the_first_turn_and_the_log_records_it(
     events = log.events(conversation_id)
     requested = [event for event in events if isinstance(event, ReplyRequested)]
     items = [event.item_id for event in events if isinstance(event, ItemAppended)]
-    assert [(r.first, r.last, r.count) for r in requested[1].shown.ranges] == [(items[0], items[1], 2)]
+    assert [(shown.first, shown.last, shown.count) for shown in requested[1].shown.ranges] == [(items[0], items[1], 2)]
     assert requested[1].shown.request_sha256 == request_sha256(sent)
 
 
@@ -88,7 +95,9 @@ async def test_a_stream_has_the_events_in_the_official_order(api: httpx.AsyncCli
     types = [event["type"] for event in events]
     assert list(dict.fromkeys(types)) == EVENT_ORDER
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
-    assert "".join(e["delta"] for e in events if e["type"] == "response.output_text.delta") == "Hello, world!"
+    assert (
+        "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta") == "Hello, world!"
+    )
     assert events[-1]["response"]["output"][0]["content"][0]["text"] == "Hello, world!"
     assert log.topics(conversation_id)[-1] == "reply.completed"
 
@@ -158,7 +167,7 @@ async def test_turns_that_do_not_fit_in_the_budget_are_left_out(
         turn = [message(f"question {n} " + "word " * 150), message(f"answer {n}", "assistant")]
         await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": turn})
     await post_response(api, "now", conversation=conversation_id)
-    roles = [m["role"] for m in provider.requests[-1]["messages"]]
+    roles = [role for role, _ in sent_messages(provider.requests[-1])]
     assert 3 <= len(roles) < 13
     assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
     disabled = await post_response(api, "now", conversation=conversation_id, truncation="disabled")

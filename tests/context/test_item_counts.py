@@ -12,8 +12,8 @@ async def test_given_a_full_cache_when_a_count_is_displaced_while_others_are_cou
     small = {"role": "user", "content": "tea"}
     large = {"role": "user", "content": "tea " * 20_000}
     await counts.of([("a", small)], "o200k_base")
-    both, _ = await asyncio.gather(
+    tokens, _ = await asyncio.gather(
         counts.of([("a", small), ("b", large)], "o200k_base"),
         counts.of([("c", small), ("d", small)], "o200k_base"),
     )
-    assert both[0] == 5
+    assert tokens[0] == 5

@@ -300,7 +300,7 @@ def compaction(replaces: int = 0) -> ContextCompacted:
 
 ids = st.integers(0, 9)
 commands: st.SearchStrategy[Command] = st.one_of(
-    st.lists(ids, max_size=3).map(lambda ns: items(*(f"msg_new_{n}" for n in ns))),
+    st.lists(ids, max_size=3).map(lambda numbers: items(*(f"msg_new_{n}" for n in numbers))),
     ids.map(lambda n: RetractItem(item_id=f"msg_{n}")),
     ids.map(lambda n: msgspec.structs.replace(REQUEST, response_id=f"resp_{n}")),
     ids.map(lambda n: msgspec.structs.replace(COMPLETE, response_id=f"resp_{n}")),
