@@ -81,9 +81,9 @@ def test_a_million_equal_characters_neither_crash_nor_take_quadratic_time(text: 
 
 def test_the_pieces_of_a_text_are_the_text() -> None:
     text = ("word " * 3_000) + " " * 30_000 + "x" * 30_000
-    pieces = list(split(text))
-    assert "".join(pieces) == text
-    assert max(map(len, pieces)) <= MAX_PIECE_CHARACTERS
+    parts = list(split(text))
+    assert "".join(parts) == text
+    assert max(map(len, parts)) <= MAX_PIECE_CHARACTERS
 
 
 async def test_short_texts_are_counted_on_the_event_loop_and_long_ones_in_a_thread() -> None:
