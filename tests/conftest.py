@@ -22,7 +22,7 @@ from tests import servers
 from tests.system import System
 
 SLOW = ("end_to_end", "scripts", "embedded", "fixtures", "projections")
-"""Folders of slow tests, which run first. At the end of the session no worker is left with a long file while the others wait."""
+"""Folders of slow tests. They run first, so that at the end no worker runs a long file while the others are idle."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

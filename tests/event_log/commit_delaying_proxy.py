@@ -96,12 +96,13 @@ class DelayingProxy:
             state.ended.set()
 
     def _take(self, kind: CommitKind) -> tuple[Part | None, bool]:
+        """(what to delay of this commit, whether to cut the connection instead). Each call of `delay` is used once."""
         with self._lock:
             if self._next is None:
                 return None, False
-            part, self._next = self._next, None
+            delay, self._next = self._next, None
             self.delayed.append(kind)
-            return part
+            return delay
 
     def _wait(self) -> None:
         self.delaying.set()

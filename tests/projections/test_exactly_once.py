@@ -1,4 +1,4 @@
-"""Every event is written once into every view, whatever crashes or races."""
+"""Every event is written once into every view, even if projectors crash or race."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
