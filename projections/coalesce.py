@@ -57,11 +57,11 @@ class ViewBatch(Struct):
                 else:
                     _merge(self.updates.setdefault(write.key, Change()), write)
             case Add():
-                if (known := self.increments.get(write.key)) is None:
+                if (increment := self.increments.get(write.key)) is None:
                     self.increments[write.key] = Increment(write.document, dict(write.add), write.position)
                 else:
-                    known.add = {name: known.add[name] + amount for name, amount in write.add.items()}
-                    known.position = write.position
+                    increment.add = {name: increment.add[name] + amount for name, amount in write.add.items()}
+                    increment.position = write.position
             case Remove():
                 conversation = (write.tenant, write.conversation_id)
                 self.removed[conversation] = None

@@ -22,23 +22,25 @@ class PositionLoader:
         self._views = tuple(views)
         self._positions = positions
         self._feed = feed
-        self._held = HeldPartitions({})
+        self._held_partitions = HeldPartitions({})
         self.superseded: dict[int, int] = {}
         """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
 
     def hold(self, partitions: HeldPartitions) -> None:
         """From the next load on, these partitions are held."""
-        self._held = HeldPartitions(partitions.leases, partitions.dead_holders | self._held.dead_holders)
+        self._held_partitions = HeldPartitions(
+            partitions.leases, partitions.dead_holders | self._held_partitions.dead_holders
+        )
 
     async def load(self) -> dict[str, ViewPosition]:
         """The positions by `key`. Raises PositionMoved, psycopg.Error, PyMongoError and RedisError."""
-        held = self._held
-        if held.dead_holders:
-            await self._end_sessions_of_dead(held)
+        held_partitions = self._held_partitions
+        if held_partitions.dead_holders:
+            await self._end_sessions_of_dead(held_partitions)
         found = await self._started()
         if await self._started_over_ahead_of_log(found):
             found = await self._positions.load_to_advance(self._views)
-        leases = held.leases
+        leases = held_partitions.leases
         if any(position.lease < leases.get(position.partition, 0) for position in found):
             await self._positions.register_leases(self._views, leases)
             found = await self._positions.load_to_advance(self._views)
@@ -66,7 +68,9 @@ class PositionLoader:
         except OperationFailure as error:
             # MongoDB aborts their transactions by itself, only later.
             log.warning("sessions_not_ended", error_type=type(error).__name__)
-        self._held = HeldPartitions(self._held.leases, self._held.dead_holders - partitions.dead_holders)
+        self._held_partitions = HeldPartitions(
+            self._held_partitions.leases, self._held_partitions.dead_holders - partitions.dead_holders
+        )
 
     async def _started_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
         """Starts views over that show more than the log has: Postgres was restored from an older backup."""

@@ -50,7 +50,7 @@ class Projector:
         self._notifications = notifications
         self._metrics = metrics
         self._views = tuple(views)
-        self._held: Mapping[int, int] = {}
+        self._leases: Mapping[int, int] = {}
 
     @property
     def is_ready(self) -> bool:
@@ -110,16 +110,20 @@ class Projector:
                 partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()
             }
             try:
-                held = await leases.renew(superseded)
+                held_partitions = await leases.renew(superseded)
             except psycopg.Error as error:
                 log.warning("lease_renewal_failed", error_type=type(error).__name__)
             else:
-                if held.dead_holders or held.leases != self._held:
-                    log.info("partitions_held", partitions=sorted(held.leases), dead_holders=len(held.dead_holders))
+                if held_partitions.dead_holders or held_partitions.leases != self._leases:
+                    log.info(
+                        "partitions_held",
+                        partitions=sorted(held_partitions.leases),
+                        dead_holders=len(held_partitions.dead_holders),
+                    )
                     for updater in self._updaters:
-                        updater.hold(held)
+                        updater.hold(held_partitions)
                     self._notifications.notify()
-                self._held = held.leases
+                self._leases = held_partitions.leases
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:

@@ -9,7 +9,7 @@ A name is compared exactly, without underscores at its ends. Four tables, by whe
   names and labels. A field of a dataclass or Struct counts as a parameter of its constructor.
 - CLASSES: classes only. In lower case the word is ordinary English, and good for a parameter: an `outcome`, a `plan`, some `work`.
 - MODULES: files and folders only. As another name the word is ordinary: a file or a URL has a `path`, a text has a `line`,
-  a process is `running`, HTTP has `keepalive`, JSON can be `flat`.
+  a process is `running`, Postgres has LISTEN, HTTP has `keepalive`, JSON can be `flat`.
 - IN_FOLDERS: every name in some folders or files. Elsewhere the word is right: an item has an `item_id`, a conversation has `turns`.
 
 ALLOWED lists single uses that are right in another sense, with the reason.
@@ -70,7 +70,6 @@ EVERYWHERE = {
     "verb": "command_route",
     "placing": "reply_target",
     "settling": "record_reply_end",
-    "listening": "client_disconnect",
     "deciding": "batch_decider (BatchDecider)",
     "unanswered": "OutcomeUnknown",
     "silent": "ServerTimedOut",
@@ -108,6 +107,7 @@ CLASSES = {
 MODULES = {
     "line": "postgres_pipeline",
     "path": "path_segments",
+    "listening": "client_disconnect",
     "running": "active_replies; in scripts: store_location",
     "keepalive": "http_connection",
     "looking": "visibility_probe",
@@ -126,7 +126,6 @@ IN_FOLDERS = {
 
 ALLOWED = {
     ("infrastructure/event_log/version_lookup.py", "heads"): "values of the type Head",
-    ("projections/feed.py", "listening"): "whether a connection has executed LISTEN",
 }
 """(file, name) -> why the word is right there."""
 

@@ -102,8 +102,8 @@ class BatchDecider:
 
     def _read_items(self, curs: Cursor[Any]) -> None:
         items = [(uuid_of(conversation_id), item) for conversation_id, item in self._touched]
-        for stream_id, item_id, topic, state in self._recorder.select_items(curs, items):
-            self._evolve_item(conversation_id_of(stream_id), item_id, decode(topic, state))
+        for stream_id, row_key, topic, state in self._recorder.select_items(curs, items):
+            self._evolve_item(conversation_id_of(stream_id), row_key, decode(topic, state))
 
     def _read_stored_keys(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
         stored = self._recorder.select_first_answers(curs, keys, self._keys_valid_since)
@@ -158,9 +158,9 @@ class BatchDecider:
         if state is not None and not _version_matches(request, state):
             raise VersionMismatch(state.version)
         items = {
-            item_id: item
-            for item_id in request.command.row_keys
-            if (item := self._items.get((conversation_id, item_id))) is not None
+            row_key: item
+            for row_key in request.command.row_keys
+            if (item := self._items.get((conversation_id, row_key))) is not None
         }
         events = decide(conversation_id, state, request.command, items)
         outcome = AppendOutcome(request, events, self._last_rows.get(conversation_id), stream)
@@ -209,12 +209,12 @@ class BatchDecider:
             state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0
         )
 
-    def _evolve_item(self, conversation_id: str, item_id: str, event: Event) -> None:
-        if (conversation_id, item_id) not in self._touched:
+    def _evolve_item(self, conversation_id: str, row_key: str, event: Event) -> None:
+        if (conversation_id, row_key) not in self._touched:
             return
-        item = evolve_item(self._items.get((conversation_id, item_id)), event)
+        item = evolve_item(self._items.get((conversation_id, row_key)), event)
         if item is not None:
-            self._items[conversation_id, item_id] = item
+            self._items[conversation_id, row_key] = item
 
     def _plan(self, batch: Sequence[AppendRequest], outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:
         topics = {row.topic for row in self._rows}
