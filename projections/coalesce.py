@@ -27,7 +27,7 @@ class Change(Struct):
 
 
 class Increment(Struct):
-    """Numbers to add to one document, from events up to `position`. It starts as `document` if it does not exist."""
+    """Numbers to add to one document, from events up to `position`. A document that does not exist is first created as `document`."""
 
     document: Document
     add: dict[str, int]
@@ -41,7 +41,7 @@ class ViewBatch(Struct):
     removed: dict[tuple[str, str], None] = field(default_factory=dict)
     inserts: dict[str, Document] = field(default_factory=dict)
     increments: dict[str, Increment] = field(default_factory=dict)
-    _inserted_of: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
+    _inserted_keys: defaultdict[tuple[str, str], set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, write: Write) -> None:
         """Adds the next write."""
@@ -50,7 +50,7 @@ class ViewBatch(Struct):
                 if write.key in self.inserts:
                     raise ValueError(f"A document of {write.view} was inserted twice in one batch")
                 self.inserts[write.key] = document = dict(write.document)
-                self._inserted_of[conversation_of(document)].add(write.key)
+                self._inserted_keys[conversation_of(document)].add(write.key)
             case Update():
                 if (inserted := self.inserts.get(write.key)) is not None:
                     apply_to(inserted, write)
@@ -65,7 +65,7 @@ class ViewBatch(Struct):
             case Remove():
                 conversation = (write.tenant, write.conversation_id)
                 self.removed[conversation] = None
-                for key in self._inserted_of.pop(conversation, ()):
+                for key in self._inserted_keys.pop(conversation, ()):
                     del self.inserts[key]
 
 
@@ -89,16 +89,16 @@ def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged
     for view_position in view_positions:
         by_collection[view_position.base_view, view_position.collection][view_position.partition] = view_position
         by_partition[view_position.partition].append(view_position)
-    batches = [(view, collection, ViewBatch(), own) for (view, collection), own in by_collection.items()]
+    batches = [(view, collection, ViewBatch(), positions) for (view, collection), positions in by_collection.items()]
     for logged in events:
         partition = partition_of(logged.conversation_id)
         if not any(is_applied(logged, view_position.parked) for view_position in by_partition[partition]):
             continue
         for write in event_writes(logged):
-            for view, _, batch, own in batches:
-                if view != write.view or (own_position := own.get(partition)) is None:
+            for view, _, batch, positions in batches:
+                if view != write.view or (view_position := positions.get(partition)) is None:
                     continue
-                if is_applied(logged, own_position.parked):
+                if is_applied(logged, view_position.parked):
                     batch.add(write)
     return [(view, collection, batch) for view, collection, batch, _ in batches]
 
@@ -129,7 +129,7 @@ def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
 
 
 def _merge(change: Change, update: Update) -> None:
-    """MongoDB accepts a name once per update, so an increment of a value that is being set goes into that value."""
+    """Adds an update to a change. MongoDB accepts a name once per update, so an increment of a value that is set goes into that value."""
     for name, value in update.set.items():
         change.set[name] = value
         change.add.pop(name, None)

@@ -1,7 +1,7 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis. Its position is in MongoDB like any view's.
 
-Redis is written first, then the position: a batch that comes twice changes nothing the second time. A snapshot that is missing, or
-that does not have the version before the batch, is made from the log.
+Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot that is missing,
+or that does not have the version before the batch, is made from the log.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class ContextView:
         self._unwritten: dict[str, tuple[ViewPosition, ViewPosition]] = {}
         """By position key: (the position in MongoDB, the position now)."""
         self._written_keys: set[str] = set()
-        """Snapshots written since the positions were."""
+        """The keys of the snapshots that were written after the positions in MongoDB."""
         self._written_at = 0.0
 
     async def prepare(self) -> None:
@@ -121,7 +121,7 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead. If Redis lost its snapshots, those written here are old and nobody replaces them.
+            # Another projector may be ahead. If Redis lost that one's snapshots, the older ones written here would stay.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])
@@ -146,7 +146,7 @@ class ContextView:
         log.debug("snapshot_refilled", conversation_id=change.conversation_id, version=change.version)
 
     async def _remove_all(self) -> None:
-        """Removes all snapshots. One that another projector writes meanwhile is up to date."""
+        """Removes all snapshots. One that another projector writes meanwhile may stay: it is up to date."""
         keys: list[bytes] = []
         async for key in self._redis.scan_iter(match=f"{KEY_PREFIX}*", count=_KEYS_PER_CALL, _type="hash"):
             keys.append(key)

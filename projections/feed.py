@@ -1,6 +1,6 @@
-"""What was appended to the log: its events in batches, and notifications that there are more. For the view updaters of one process.
+"""Reads the log in batches for the view updaters of one process, and notifies them of appends.
 
-Every view that keeps up reads the same end of the log, so it is read and decoded only once: the newest batches are kept.
+All views that keep up need the same newest events, so these are read and decoded only once: the last batches are kept.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 class Batch(Struct, frozen=True):
-    """All events after the position `after` up to that of the last one here, in order."""
+    """All events of the log after the position `after`, up to the last one in `events`, in order."""
 
     after: int
     events: list[Logged]
@@ -65,7 +65,7 @@ class Feed:
         """The position of the newest event. Raises psycopg.Error."""
         last = await self._reader.last_position()
         if last < self.head:
-            self._kept.clear()  # the log lost its end: what was read of it must not be written
+            self._kept.clear()  # the log has lost its last events: those that were read before must not be written
         self.head = last
         return last
 
@@ -97,7 +97,7 @@ def _cut(batch: Batch, until: int | None, limit: int) -> Batch:
 
 
 class Signal:
-    """A repeated notification for any number of waiters. `count` is how often it came."""
+    """Notifies any number of waiters, again and again. `count`: how many notifications there were."""
 
     def __init__(self) -> None:
         self._notified = asyncio.Event()
@@ -122,7 +122,7 @@ class Signal:
 
 
 class AppendNotifications(Signal):
-    """Notified by Postgres's NOTIFY while `listen` runs."""
+    """Notifies of appends to the log while `listen` runs. It receives them from Postgres, with LISTEN."""
 
     def __init__(self, postgres_url: str) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """Divides the partitions among the projectors that run, by leases in Postgres.
 
 Every projector renews its registration twice a second and counts as alive for 2.5 s after that. It owns an equal share of the partitions:
-it takes ones that are free or whose holder is dead, and releases what exceeds its share when another projector starts. A lease is a
+it takes partitions that are free or whose holder is dead, and releases what exceeds its share when another projector starts. A lease is a
 number that only grows. MongoDB stores the newest lease of each partition (`view_positions.py`), so a projector that froze, was
 replaced and wakes up cannot write.
 """
@@ -73,12 +73,12 @@ class Leases:
             own = [partition for partition in ALL_PARTITIONS if holders[partition] == self._holder]
             share = _share_size(alive.index(self._holder), len(alive))
             free = [partition for partition in ALL_PARTITIONS if holders[partition] not in alive]
-            taken = free[: max(0, share - len(own))]
+            to_take = free[: max(0, share - len(own))]
             for partition in own:
                 if partition in superseded:
                     await connection.execute(_RAISE, (superseded[partition], partition))
-            if taken:
-                await connection.execute(_TAKE, (taken, self._holder))
+            if to_take:
+                await connection.execute(_TAKE, (to_take, self._holder))
             elif len(own) > share:
                 await connection.execute(
                     "UPDATE projection_leases SET holder = NULL WHERE bucket = ANY(%s)", (own[share:],)
@@ -86,8 +86,8 @@ class Leases:
             leases = await _rows(
                 connection, "SELECT bucket, lease FROM projection_leases WHERE holder = %s", self._holder
             )
-            dead = frozenset(holder for partition in taken if (holder := holders[partition]) is not None)
-            return HeldPartitions(dict(leases), dead)
+            dead_holders = frozenset(holder for partition in to_take if (holder := holders[partition]) is not None)
+            return HeldPartitions(dict(leases), dead_holders)
 
     async def release(self) -> None:
         """Releases all partitions and unregisters this projector."""

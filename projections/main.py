@@ -1,4 +1,4 @@
-"""The projector's process: `python -m projections.main`. On SIGTERM or Ctrl-C it finishes the batches it has begun, and ends."""
+"""The projector's process: `python -m projections.main`. On SIGTERM or Ctrl-C it finishes the batches it has begun, and exits."""
 
 import asyncio
 import gc
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 
 async def project(settings: Settings, stop: asyncio.Event) -> None:
-    """Projects until `stop`. Starts even while the stores are away."""
+    """Runs a projector until `stop`. It starts even while the stores are unavailable."""
     metrics = Metrics()
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=60.0)
@@ -52,7 +52,7 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
-    """Applies missing migrations. Retries while Postgres is away."""
+    """Applies missing migrations. Retries while Postgres is unavailable."""
     pause = _FIRST_PAUSE
     while not stop.is_set():
         try:
@@ -81,8 +81,8 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # A batch creates tens of thousands of objects that all live as long as it does. With the usual threshold of 700, the collector
-    # took a fifth of the time.
+    # A batch creates tens of thousands of objects that all live as long as it does. With Python's default threshold of 700, garbage
+    # collection took a fifth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     uvloop.run(_main())

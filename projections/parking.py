@@ -1,4 +1,4 @@
-"""Parked conversations: when an event cannot be applied, the view leaves its conversation out and goes on with the others.
+"""Parked conversations: when an event cannot be applied, the view leaves its conversation out and continues with the others.
 
 A view ignores the events of a parked conversation, except its deletion: that is applied at once and ends the parking. Reads of a
 parked conversation get an error, and `repair.py` rebuilds it from the log.
@@ -18,7 +18,7 @@ from projections.views.event_writes import is_deletion
 from projections.views.view_position import Parked
 
 MAX_PARKED = 100
-"""Parked conversations in one partition of a view. If more events fail, the cause is not in the events, and the view stops."""
+"""The most parked conversations in one partition of a view. If more events fail, the cause is not in the events, and the view stops."""
 
 _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
 """MongoDB's codes for an error in one document or one change.
@@ -28,7 +28,7 @@ large (before or after the change).
 """
 
 _SNAPSHOT_ERRORS = ("WRONGTYPE", "user_script")
-"""In Redis's message when a snapshot cannot be changed: its key holds another type, or our script failed on its content."""
+"""Parts of Redis's message when a snapshot cannot be changed: its key holds another type, or our script failed on its content."""
 
 
 class ViewDiverged(Exception):
@@ -68,7 +68,7 @@ def is_caused_by_event(error: Exception) -> bool:
             return bool(codes) and _DOCUMENT_ERRORS.issuperset(codes)
         case redis.exceptions.ResponseError():
             message = str(error).rpartition("caused error: ")[2]  # a pipeline quotes the command before this
-            return any(sign in message for sign in _SNAPSHOT_ERRORS)
+            return any(part in message for part in _SNAPSHOT_ERRORS)
         case BSONError() | OverflowError():
             return True
         case PyMongoError() | PostgresError() | redis.exceptions.RedisError() | OSError() | MemoryError():

@@ -1,4 +1,4 @@
-"""The update that advances view positions, guarded by the positions that were read. Pure."""
+"""The updates that advance view positions. They match only positions that are still as they were read. Pure."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -42,19 +42,19 @@ def advances(view_positions: Sequence[ViewPosition], new: int, released: Collect
         change: Document = {"$set": {"position": new, **({"state": "live"} if becomes_live else {})}}
         if released:
             change |= {"$inc": {"epoch": 1}, "$unset": {parked_field(conversation): "" for conversation in released}}
-        moved_from = [before for before, _ in pairs]
-        updates.append(Advance(moved_from, [after for _, after in pairs], unmoved(moved_from), change))
+        before_all, after_all = [before for before, _ in pairs], [after for _, after in pairs]
+        updates.append(Advance(before_all, after_all, unmoved(before_all), change))
     return updates
 
 
 def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
     """The filter that matches those of these positions that are still as they were read."""
-    keys: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
+    keys_at: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for view_position in view_positions:
-        keys[view_position.position, view_position.epoch].append(view_position.key)
+        keys_at[view_position.position, view_position.epoch].append(view_position.key)
     return {
         "$or": [
-            {"_id": {"$in": same}, "position": position, "epoch": epoch} for (position, epoch), same in keys.items()
+            {"_id": {"$in": keys}, "position": position, "epoch": epoch} for (position, epoch), keys in keys_at.items()
         ]
     }
 

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts views that have none, and starts over those that are ahead of the log."""
+    """Loads the positions of one store's views. Starts views that have none, and starts views over that are ahead of the log."""
 
     def __init__(self, store: ViewStore, views: Collection[str], positions: ViewPositions, feed: Feed) -> None:
         self._store = store
@@ -37,26 +37,26 @@ class PositionLoader:
         held_partitions = self._held_partitions
         if held_partitions.dead_holders:
             await self._end_sessions_of_dead(held_partitions)
-        found = await self._started()
-        if await self._started_over_ahead_of_log(found):
-            found = await self._positions.load_to_advance(self._views)
+        loaded = await self._load_and_start()
+        if await self._start_over_ahead_of_log(loaded):
+            loaded = await self._positions.load_to_advance(self._views)
         leases = held_partitions.leases
-        if any(position.lease < leases.get(position.partition, 0) for position in found):
+        if any(position.lease < leases.get(position.partition, 0) for position in loaded):
             await self._positions.register_leases(self._views, leases)
-            found = await self._positions.load_to_advance(self._views)
+            loaded = await self._positions.load_to_advance(self._views)
         self.superseded = {
             position.partition: max(position.lease, self.superseded.get(position.partition, 0))
-            for position in found
+            for position in loaded
             if position.lease > leases.get(position.partition, position.lease)
         }
-        return {position.key: position for position in found if position.lease == leases.get(position.partition)}
+        return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
-    async def _started(self) -> Sequence[ViewPosition]:
-        """The positions of all views; those that have none are started."""
-        found = await self._positions.load_to_advance(self._views)
-        missing = set(self._views) - {position.view for position in found}
+    async def _load_and_start(self) -> Sequence[ViewPosition]:
+        """The positions of all views. Starts the views that have none."""
+        loaded = await self._positions.load_to_advance(self._views)
+        missing = set(self._views) - {position.view for position in loaded}
         if not missing:
-            return found
+            return loaded
         head = await self._feed.last_position()
         for view in missing:
             await self._store.start_over(view, head, only_first=True)
@@ -66,16 +66,16 @@ class PositionLoader:
         try:
             await self._store.end_sessions(sorted(partitions.dead_holders))
         except OperationFailure as error:
-            # MongoDB aborts their transactions by itself, only later.
+            # MongoDB also aborts their transactions by itself, but later.
             log.warning("sessions_not_ended", error_type=type(error).__name__)
         self._held_partitions = HeldPartitions(
             self._held_partitions.leases, self._held_partitions.dead_holders - partitions.dead_holders
         )
 
-    async def _started_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
-        """Starts views over that show more than the log has: Postgres was restored from an older backup."""
+    async def _start_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
+        """Starts views over that show more than the log has: Postgres was restored from an older backup. Returns whether there were any."""
         furthest = max(position.position for position in view_positions)
-        # A position is written after its events can be read, so it is never ahead of an intact log. Asked twice, to be sure.
+        # A position is written after its events can be read, so it is never ahead of an intact log. The log is asked twice, to be sure.
         if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
             return False
         ahead = {position.view: position for position in view_positions if position.position > last}

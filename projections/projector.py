@@ -1,4 +1,4 @@
-"""The projector: runs the view updaters of all stores on the partitions whose leases it holds, from one reading of the log."""
+"""The projector: runs the view updaters of all stores for the partitions whose leases it holds. They share one reading of the log."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -104,7 +104,7 @@ class Projector:
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
     async def _renew_leases(self, leases: Leases) -> None:
-        """Keeps this projector's share of the partitions. While Postgres is away, there is no log to read either."""
+        """Keeps this projector's share of the partitions. If a renewal fails, it continues: without Postgres no log can be read either."""
         while True:
             superseded = {
                 partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()
@@ -127,7 +127,7 @@ class Projector:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:
-        """Updates the metrics of the log's end, which also tell when views are stuck, and of parked conversations."""
+        """Updates two metrics: the log's end, with which the views' positions are compared, and the number of parked conversations."""
         while True:
             parked = set().union(*(position.parked for position in self.view_positions.values()))
             self._metrics.projection_parked.set(len(parked))

@@ -1,9 +1,10 @@
 """Repairs one conversation in the views: removes its documents, and writes them again from the log.
 
-The conversation stays parked meanwhile, claimed by the repair (`repair_claims.py`), so projectors leave it alone. Every step is a transaction
-that locks the claim and records its progress, so no step is done twice when its answer was lost. The last step writes what is missing up
-to the view's position, and ends the parking. An interrupted repair leaves the conversation parked, and the next one starts again. If
-the conversation is deleted meanwhile, the deletion wins. Totals are not reduced: a repair adds what came after the parking.
+Meanwhile the conversation stays parked, claimed by the repair (`repair_claims.py`), so projectors ignore it. Every step is a
+transaction that locks the claim and records its progress, so no step is done twice, even if its answer was lost. The last step writes
+what is missing up to the view's position, and ends the parking. An interrupted repair leaves the conversation parked, and the next
+repair starts again. If the conversation is deleted meanwhile, the deletion wins. Totals are not reduced: a repair adds what came after
+the parking.
 """
 
 import time
@@ -101,14 +102,14 @@ class Repair:
             return Repaired(view=view, outcome="skipped")
         try:
             if view == CONTEXT:
-                failed = await self._rebuild_snapshot()
+                still_parked = await self._rebuild_snapshot()
             else:
-                failed = await self._rebuild_documents(next(name for name in MONGO_VIEWS if name == view))
+                still_parked = await self._rebuild_documents(next(name for name in MONGO_VIEWS if name == view))
         except _ClaimLost:
             return Repaired(view=view, outcome=await self._lost_outcome(view))
-        if failed is not None:
-            await self._claims.give_up(view, failed)
-            return Repaired(view=view, outcome="parked", parked=failed)
+        if still_parked is not None:
+            await self._claims.give_up(view, still_parked)
+            return Repaired(view=view, outcome="parked", parked=still_parked)
         return Repaired(view=view, outcome="deleted" if self._head.deleted else "repaired")
 
     def _claim_entry(self) -> Parked:
@@ -165,14 +166,15 @@ class Repair:
         return bool(keys)
 
     async def _write_page(self, view: MongoView, page: Sequence[Logged], version: int) -> tuple[bool, int]:
-        """Writes the events after `version`. Returns whether the view now shows the conversation up to its position, and the version."""
+        """Writes the events after `version`. Returns whether the view shows all up to its position now, and the version it has reached."""
         async with self._step(view) as (session, view_position):
             parked = view_position.parked[self._conversation_id]
             if parked.done != version:
                 return False, parked.done  # this step was done before, and its answer was lost
             shown = [logged for logged in page if logged.position <= view_position.position]
-            missing = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
-            writes = (write for logged in missing for write in event_writes(logged) if write.view == view)
+            # Totals still count what came before the parking.
+            to_write = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
+            writes = (write for logged in to_write for write in event_writes(logged) if write.view == view)
             for batch in coalesce(writes).values():
                 await self._mongo_views.write(view, view_position.collection, batch, session)
             version = shown[-1].version if shown else version
@@ -188,7 +190,7 @@ class Repair:
         return finished, version
 
     async def _finish_deleted(self, view: MongoView) -> None:
-        """Ends the parking of a deleted conversation. If the view is not at the deletion yet, that will end it."""
+        """Ends the parking of a deleted conversation. If the view has not reached the deletion yet, the deletion will end the parking."""
         async with self._step(view) as (session, view_position):
             if view_position.position >= self._head.position:
                 await self._claims.finish(view, session)
@@ -215,20 +217,20 @@ class Repair:
             await self._claims.finish(CONTEXT, session)
 
     async def _failing_event(self) -> Logged:
-        """The last event that cannot be decoded; if all can be, the last event."""
-        found: Logged | None = None
+        """The last event that cannot be decoded. If all can be decoded, the last event."""
+        unreadable: Logged | None = None
         page = last = await self._reader.conversation_logged(self._conversation_id, limit=PAGE_EVENTS)
         while page:
-            found = next((logged for logged in reversed(page) if isinstance(logged, UnreadableRecord)), found)
+            unreadable = next((logged for logged in reversed(page) if isinstance(logged, UnreadableRecord)), unreadable)
             last = page
             page = await self._reader.conversation_logged(
                 self._conversation_id, after=page[-1].version, limit=PAGE_EVENTS
             )
-        return found or last[-1]
+        return unreadable or last[-1]
 
     @asynccontextmanager
     async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
-        """A transaction that locks the claim and the view's position. Raises _ClaimLost; and PositionMoved, then it can be retried."""
+        """A transaction that locks the claim and the view's position. Raises _ClaimLost; and PositionMoved, after which to retry it."""
         async with self._mongo_views.transaction((view,), 0) as session:
             view_position = await self._claims.hold(view, session)
             if view_position is None:
@@ -236,5 +238,5 @@ class Repair:
             yield session, view_position
 
     async def _retry(self, step: Callable[[], Awaitable[T]]) -> T:
-        """The result of a step. Retries while projectors are in its way, and leaves them as much time as it took."""
+        """The result of a step. Retries it while it conflicts with projectors. Then sleeps as long as the step took, to leave them time."""
         return await retry_while_moved(step, first_pause=0.005, max_pause=0.2, leaves_time=True)

@@ -30,34 +30,34 @@ class RepairClaims:
         """
         entry = {"$mergeObjects": [{"$literal": msgspec.to_builtins(parked)}, {"position": {"$add": ["$position", 1]}}]}
         claimed = {"$mergeObjects": [{"$ifNull": [f"${self._field}", entry]}, {"repair": self._repair_id, "done": 0}]}
-        found = await self._collection.update_one(
+        result = await self._collection.update_one(
             self._position_of(view), [{"$set": {self._field: claimed, "epoch": _NEXT_EPOCH}}]
         )
-        return bool(found.matched_count)
+        return bool(result.matched_count)
 
     async def hold(self, view: str, session: AsyncClientSession) -> ViewPosition | None:
         """The view's position, locked until the session's transaction commits. None if the claim was lost."""
-        return await self._changed(view, {"$inc": {"held": 1}}, session)
+        return await self._change(view, {"$inc": {"held": 1}}, session)
 
     async def record_progress(
         self, view: str, session: AsyncClientSession, *, done: int, counted: int | None = None
     ) -> None:
-        """With the commit, the repair has reached the version `done`, and totals count the events up to the position `counted`."""
+        """Records that the repair has reached the version `done`, and that totals count the events up to position `counted`."""
         change: Document = {"$set": {f"{self._field}.done": done}}
         if counted is not None:
             change["$set"][f"{self._field}.position"] = counted + 1
-        await self._changed(view, change, session)
+        await self._change(view, change, session)
 
     async def finish(self, view: str, session: AsyncClientSession) -> None:
-        """With the commit, the conversation is no longer parked."""
-        await self._changed(view, {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {self._field: ""}}, session)
+        """Ends the parking, in the session's transaction."""
+        await self._change(view, {"$inc": {"epoch": 1, "repairs": 1}, "$unset": {self._field: ""}}, session)
 
     async def give_up(self, view: str, parked: Parked) -> None:
         """Ends the claim, and leaves the conversation parked for this reason."""
         change = {"$set": {self._field: msgspec.to_builtins(parked)}}
         await self._collection.update_one(self._claimed_in(view), change)
 
-    async def _changed(self, view: str, change: Document, session: AsyncClientSession) -> ViewPosition | None:
+    async def _change(self, view: str, change: Document, session: AsyncClientSession) -> ViewPosition | None:
         document = await self._collection.find_one_and_update(self._claimed_in(view), change, session=session)
         return None if document is None else position_from(document)
 

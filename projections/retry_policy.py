@@ -1,8 +1,8 @@
 """What happens when a batch fails although the stores answer.
 
-The batch is halved until the failing event stands alone. If that event fails three times within about two seconds, its conversation is
-to be parked, and batches grow again. If parking would not help (the store refuses every write, or too many conversations are parked),
-the view stays at the event: that is logged, the projector is not ready, and it retries with growing pauses.
+The batch is halved until it has only the failing event. If that event fails three times, which takes about two seconds, its
+conversation is parked, and batches grow again. If parking would not help (the store refuses every write, or too many conversations are
+parked), the view stays at the event: that is logged, the projector is not ready, and it retries with growing pauses.
 """
 
 import time
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 class RetryState(Struct):
-    """Of one view position: the batch size, the position of the failing event, its failures, and when to retry."""
+    """The state of one view position: the largest batch, the position of the failing event, how often it failed, and when to retry."""
 
     limit: int
     event: int | None = None
@@ -104,7 +104,7 @@ class RetryPolicy:
         self._states[key] = RetryState(limit=1)
 
     def record_success(self, key: str, batch: Batch) -> None:
-        """A batch was written. The next may be twice as large; the state is forgotten once batches are as large as usual."""
+        """A batch was written. The next may be twice as large. Once batches are as large as usual, the state is forgotten."""
         state = self._states.get(key)
         if state is None:
             return

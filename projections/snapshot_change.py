@@ -46,7 +46,7 @@ def change_script_sha1() -> str:
 
 
 class SnapshotChange(Struct):
-    """What a batch changes in one conversation's snapshot. `needs_refill`: only the log can say what it is afterwards."""
+    """What a batch changes in one conversation's snapshot. `needs_refill`: the batch alone does not say; make the snapshot from the log."""
 
     tenant: str
     conversation_id: str
@@ -108,7 +108,7 @@ class SnapshotChange(Struct):
             self.fields[name] = value
 
     async def script_argument(self, items: Iterable[SnapshotItem]) -> bytes:
-        """The argument of `change_snapshot.lua`. `items`: those of `appended`, counted."""
+        """The argument of `change_snapshot.lua`. `items`: those of `appended`, in order, with their tokens counted."""
         fields = {**self.fields, "made": SNAPSHOT_FORMAT}
         if (summary := await counted_summary(self.compaction)) is not None:
             fields["summary"] = msgspec.json.encode(summary).decode()
@@ -132,7 +132,7 @@ class SnapshotChange(Struct):
 
 
 def snapshot_changes(batch: Sequence[Logged]) -> list[SnapshotChange]:
-    """What a batch changes, one for each conversation. Raises UnreadableEvent."""
+    """The changes of a batch, one for each conversation. Raises UnreadableEvent."""
     changes: dict[tuple[str, str], SnapshotChange] = {}
     for logged in batch:
         conversation = (logged.tenant, logged.conversation_id)

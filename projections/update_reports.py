@@ -40,15 +40,15 @@ def report_applied(
     for logged in batch.events:
         by_partition[partition_of(logged.conversation_id)].append(logged)
     for view_position in moved:
-        was = before[view_position.key]
-        if was.state == "live":
+        old = before[view_position.key]
+        if old.state == "live":
             events = by_partition.get(view_position.partition, ())
             shown[view_position.view] += [
                 logged for logged in events if logged.conversation_id not in view_position.parked
             ]
         elif view_position.is_live:
             caught_up.add(view_position.view)
-        _report_unparked(was, view_position)
+        _report_unparked(old, view_position)
     for view in caught_up:
         if _state(after.values(), view) == "live":
             log.info("projection_state", projection=view, state="live", position=_position(after.values(), view))

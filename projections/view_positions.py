@@ -1,9 +1,9 @@
 """Reads and changes the view positions in MongoDB (`views/view_position.py` has the document).
 
 The transaction that writes a batch into a view also advances the view's position, and matches the {epoch, position} that the writer
-has read. So of two writers one fails, and writes nothing. Every change other than an advance raises `epoch`, so that writers load
-the position again. `lease` is the newest lease of the partition (`leases.py`); a newer one raises the epoch as well, and the former
-holder can no longer write.
+has read. So if two projectors write the same batch, one fails and writes nothing. Every change other than an advance raises `epoch`,
+so that writers load the position again. `lease` is the newest lease of the partition (`leases.py`); a newer one raises the epoch as
+well, and the former holder can no longer write.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -57,7 +57,7 @@ class ViewPositions:
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:
         """The positions of those of the views that have any."""
-        return [position_from(found) async for found in self._collection.find({"view": {"$in": list(views)}})]
+        return [position_from(document) async for document in self._collection.find({"view": {"$in": list(views)}})]
 
     async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
         """The status of those of the views that have positions."""
@@ -68,14 +68,14 @@ class ViewPositions:
         builds = [f"{view}{BUILD_SUFFIX}" for view in views]
         advancing = {"view": {"$in": builds}, "state": {"$in": ["rebuilding", "live"]}}
         where = {"$or": [{"view": {"$in": list(views)}}, advancing]}
-        return [position_from(found) async for found in self._collection.find(where)]
+        return [position_from(document) async for document in self._collection.find(where)]
 
     async def register_leases(self, views: Collection[str], leases: Mapping[int, int]) -> None:
         """Stores the lease of each partition where it is newer. From then on the former holder cannot write."""
-        advanced = [*views, *(f"{view}{BUILD_SUFFIX}" for view in views)]
+        views_and_builds = [*views, *(f"{view}{BUILD_SUFFIX}" for view in views)]
         updates = [
             UpdateMany(
-                {"view": {"$in": advanced}, "bucket": partition, "lease": {"$lt": lease}},
+                {"view": {"$in": views_and_builds}, "bucket": partition, "lease": {"$lt": lease}},
                 {"$set": {"lease": lease}, "$inc": {"epoch": 1}},
             )
             for partition, lease in leases.items()
@@ -83,7 +83,7 @@ class ViewPositions:
         await self._collection.bulk_write(updates, ordered=False)
 
     async def remove(self, view: str) -> None:
-        """Removes the positions of a build that is useless."""
+        """Removes the positions of a build, which is useless when it is ahead of the log."""
         await self._collection.delete_many({"view": view})
 
     async def start_over(
@@ -96,12 +96,12 @@ class ViewPositions:
         only_first: bool = False,
         only_ahead_of: int | None = None,
     ) -> bool:
-        """In the session's transaction: the view is before the first event, in this collection, and nothing is parked.
+        """Moves the view to before the first event, with this collection and nothing parked, in the session's transaction.
 
         Removes the positions of its second build. Changes nothing and returns False if the view has positions and `only_first` is set,
         or if it has not passed the position `only_ahead_of`.
         """
-        existing = [found["position"] async for found in self._collection.find({"view": view}, session=session)]
+        existing = [document["position"] async for document in self._collection.find({"view": view}, session=session)]
         if existing and (only_first or (only_ahead_of is not None and max(existing) <= only_ahead_of)):
             return False
         start: Document = {
@@ -132,27 +132,27 @@ class ViewPositions:
     ) -> list[ViewPosition]:
         """Advances all of these positions, which are at the same one, to `new`, and returns them.
 
-        The `released` conversations are no longer parked: they were deleted. Raises PositionMoved. With a session, it is part of that
-        transaction. Without one, the advance can be lost when MongoDB fails over.
+        The `released` conversations are no longer parked: they were deleted. Raises PositionMoved. With a session, the advance is part
+        of its transaction. Without one, the advance can be lost when MongoDB fails over.
         """
         collection = self._collection if session else self._unjournaled
         after: list[ViewPosition] = []
         for advance in advances(view_positions, new, released):
-            found = await collection.update_many(advance.where, advance.change, session=session)
-            after += advance.result(found.matched_count)
+            result = await collection.update_many(advance.where, advance.change, session=session)
+            after += advance.result(result.matched_count)
         return after
 
     async def hold(self, view_position: ViewPosition, session: AsyncClientSession) -> None:
         """Makes the session's transaction fail if the position changes before the commit. Raises PositionMoved."""
-        found = await self._collection.update_one(unmoved([view_position]), {"$inc": {"held": 1}}, session=session)
-        if not found.matched_count:
+        result = await self._collection.update_one(unmoved([view_position]), {"$inc": {"held": 1}}, session=session)
+        if not result.matched_count:
             raise PositionMoved((view_position.view,), view_position.position)
 
     async def park(self, view_position: ViewPosition, conversation_id: str, parked: Parked) -> ViewPosition:
         """Parks a conversation, and returns the new position. Raises PositionMoved."""
         change = {"$set": {parked_field(conversation_id): msgspec.to_builtins(parked)}, "$inc": {"epoch": 1}}
-        found = await self._collection.update_one(unmoved([view_position]), change)
-        if not found.matched_count:
+        result = await self._collection.update_one(unmoved([view_position]), change)
+        if not result.matched_count:
             raise PositionMoved((view_position.view,), view_position.position)
         entries = {**view_position.parked, conversation_id: parked}
         return replace(view_position, epoch=view_position.epoch + 1, parked=entries)

@@ -36,7 +36,7 @@ class ViewStore(Protocol):
     ) -> list[ViewPosition]:
         """Writes the batch into the views of these positions, all of which are at the same position, and advances them to `new`.
 
-        Returns their positions afterwards. Raises PositionMoved when one of them is elsewhere.
+        Returns their positions afterwards. Raises PositionMoved if one of them has moved.
         """
 
     async def flush(self) -> None:

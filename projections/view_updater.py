@@ -1,4 +1,4 @@
-"""Updates the views of one store, without end. Waits while a store is away, and retries events that fail.
+"""Updates the views of one store until it is stopped. Waits while a store is unavailable, and retries events that fail.
 
 A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
 batch. One that is behind (a rebuild, a partition just taken over) alternates with the others, and advances at most to the next position
@@ -34,7 +34,7 @@ IDLE_SECONDS = 0.02
 """When no event came for this long, positions that are not in MongoDB yet are written."""
 
 BEHIND_EVENTS = 400
-"""The largest batch of a view that is behind, so that the views that keep up do not wait longer."""
+"""The largest batch of a view that is behind, so that the views that keep up do not wait long for it."""
 
 _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 _FIRST_MOVED_PAUSE, _MAX_MOVED_PAUSE_SECONDS = 0.01, 0.2
@@ -113,7 +113,7 @@ class ViewUpdater:
                 self._must_load = True
                 await _pause(stop, moved_pause)
                 moved_pause = min(_MAX_MOVED_PAUSE_SECONDS, moved_pause * 2)
-            except Exception as error:  # noqa: BLE001  # a projector that ends helps nobody: it logs the error and retries
+            except Exception as error:  # noqa: BLE001  # a projector must not end: it logs the error and retries
                 self._report_interrupted(error)
                 await _pause(stop, pause)
                 pause = min(_MAX_PAUSE_SECONDS, pause * 2)
@@ -185,10 +185,10 @@ class ViewUpdater:
             moved = await self._store.apply(view_positions, batch.end, batch.events)
         except (PositionMoved, *_UNAVAILABLE):
             raise
-        except Exception as error:  # noqa: BLE001  # it must neither stop the other views nor be skipped
+        except Exception as error:  # noqa: BLE001  # the failing event must neither stop the other views nor be skipped
             if len(view_positions) > 1:
-                alone = [PositionGroup([view_position], group.until) for view_position in view_positions]
-                return bool(sum([await self._advance(each) for each in alone]))
+                groups = [PositionGroup([view_position], group.until) for view_position in view_positions]
+                return bool(sum([await self._advance(of_one) for of_one in groups]))
             return await self._handle_failure(view_positions[0], batch, error)
         before = dict(self.view_positions)
         self.view_positions |= {view_position.key: view_position for view_position in moved}
@@ -198,7 +198,7 @@ class ViewUpdater:
         return True
 
     async def _handle_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> bool:
-        """A batch of one position failed. Returns whether to go on at once."""
+        """A batch of one position failed. Returns whether to retry or continue at once."""
         verdict = self._retries.record_failure(view_position, batch, error)
         if verdict != "park":
             return verdict == "retry_smaller"

@@ -5,7 +5,7 @@ documents that exist stay, and a change applies only to a document that has not 
 event that cannot be decoded is parked.
 
 Run as `python -m projections.rebuild.backfill` it reads a BackfillTask from stdin and prints a BackfillProgress after each page
-(`backfill_workers.py`). It ends when nobody reads its output any more.
+(`backfill_workers.py`). It ends when the reader of its output has ended.
 """
 
 import gc
@@ -108,8 +108,8 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
             for part in _parts(connection, task, position, end):
                 unreadable = _unreadable(part, parked)
                 parked |= unreadable.keys()
-                shown = [logged for logged in part if _is_shown(logged, parked, unreadable)]
-                writes = (write for logged in shown for write in event_writes(logged) if write.view in collections)
+                applied = [logged for logged in part if _is_applied(logged, parked, unreadable)]
+                writes = (write for logged in applied for write in event_writes(logged) if write.view in collections)
                 for view, batch in coalesce(writes).items():
                     _write(collections[view], view, batch)
                 part_released = released(part, parked)
@@ -122,16 +122,16 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
 
 def _unreadable(part: Sequence[Logged], parked: Collection[str]) -> dict[str, Parked]:
     """The conversations to park: those with an event that cannot be decoded, except a deletion."""
-    found: dict[str, Parked] = {}
+    to_park: dict[str, Parked] = {}
     for logged in part:
         if isinstance(logged, UnreadableRecord) and not is_deletion(logged):
-            if logged.conversation_id not in parked and logged.conversation_id not in found:
-                found[logged.conversation_id] = parked_for(logged, UnreadableEvent(logged.problem))
-    return found
+            if logged.conversation_id not in parked and logged.conversation_id not in to_park:
+                to_park[logged.conversation_id] = parked_for(logged, UnreadableEvent(logged.problem))
+    return to_park
 
 
-def _is_shown(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
-    """Whether to apply an event: not from the event on that parks its conversation, but a deletion always."""
+def _is_applied(logged: Logged, parked: Collection[str], newly_parked: Mapping[str, Parked]) -> bool:
+    """Whether to apply an event: a deletion always, another event only if it comes before the one that parked its conversation."""
     conversation_id = logged.conversation_id
     if conversation_id not in parked or is_deletion(logged):
         return True
@@ -194,12 +194,12 @@ def _update(key: str, change: Change) -> UpdateOne:
     if change.add:
         operators["$inc"] = change.add
     if "position" in change.set:
-        where["position"] = {"$lt": change.set["position"]}  # nothing is added twice, and no document goes back
+        where["position"] = {"$lt": change.set["position"]}  # adds nothing twice, and never replaces a newer state
     return UpdateOne(where, operators)
 
 
 def main() -> None:
-    """Runs the task that stdin gives."""
+    """Runs the task that it reads from stdin."""
     for progress in backfill(msgspec.json.decode(sys.stdin.buffer.read(), type=BackfillTask)):
         sys.stdout.buffer.write(msgspec.json.encode(progress) + b"\n")
         sys.stdout.buffer.flush()

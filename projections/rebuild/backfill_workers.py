@@ -48,8 +48,8 @@ async def run_backfill(tasks: Sequence[BackfillTask]) -> AsyncIterator[BackfillP
         while (progress := await reports.get()) is not None:
             yield progress
         await following
-    except ExceptionGroup as failed:
-        raise BackfillFailed(str(failed.exceptions[0])) from failed
+    except ExceptionGroup as errors:
+        raise BackfillFailed(str(errors.exceptions[0])) from errors
     finally:
         following.cancel()
         for process in processes:

@@ -41,15 +41,15 @@ class Comparison(Struct, kw_only=True):
 async def compare(database: Database, view: MongoView) -> Comparison:
     """Compares a view with its second build. Raises PositionMoved if they are at different positions, BuildGone, and PyMongoError."""
     async with database.client.start_session(snapshot=True) as session:
-        found = {document["_id"]: document async for document in database[POSITIONS_COLLECTION].find(session=session)}
+        by_key = {document["_id"]: document async for document in database[POSITIONS_COLLECTION].find(session=session)}
         live_keys, build_keys = position_keys([view]), position_keys([f"{view}{BUILD_SUFFIX}"])
-        if not found.keys() >= {*live_keys, *build_keys}:
+        if not by_key.keys() >= {*live_keys, *build_keys}:
             raise BuildGone(view)
-        live, build = [found[key] for key in live_keys], [found[key] for key in build_keys]
-        if [each["position"] for each in live] != [each["position"] for each in build]:
+        live, build = [by_key[key] for key in live_keys], [by_key[key] for key in build_keys]
+        if [document["position"] for document in live] != [document["position"] for document in build]:
             raise PositionMoved((view,), live[0]["position"])
-        parked = {conversation for each in (*live, *build) for conversation in each.get("parked", {})}
-        comparison = Comparison(view=view, position=max(each["position"] for each in live), listed=[])
+        parked = {conversation for document in (*live, *build) for conversation in document.get("parked", {})}
+        comparison = Comparison(view=view, position=max(document["position"] for document in live), listed=[])
         if view != USAGE or not parked:
             await _compare_documents(
                 comparison,
@@ -62,7 +62,7 @@ async def compare(database: Database, view: MongoView) -> Comparison:
 async def _compare_documents(
     comparison: Comparison, live: AsyncIterator[Document], build: AsyncIterator[Document]
 ) -> None:
-    """Merges the two, which are in order of `_id`, and adds to the comparison what differs."""
+    """Reads both in order of `_id`, and adds to the comparison what differs."""
     live_digest, build_digest = sha256(), sha256()
     next_live, next_build = await anext(live, None), await anext(build, None)
     while next_live is not None or next_build is not None:

@@ -33,7 +33,7 @@ _RECORD_SECONDS = 0.5
 _POLL_SECONDS = 0.05
 
 _LOCK = 7_203_914_411
-"""The advisory lock of the one rebuild that runs."""
+"""The advisory lock that a rebuild holds while it runs."""
 
 Report = Callable[[str, int, int], None]
 """Receives (phase, done, total)."""
@@ -128,7 +128,7 @@ class Rebuild:
                     await connection.execute("SELECT pg_advisory_unlock(%s)", (_LOCK,))
 
     async def backfill(self, builds: Sequence[ViewBuild]) -> None:
-        """Fills builds that are equally far, from one reading of the log."""
+        """Fills builds that have the same progress, from one reading of the log."""
         views = [build.view for build in builds]
         target, reached = builds[0].target, dict(builds[0].reached)
         tasks = [
@@ -145,12 +145,12 @@ class Rebuild:
             )
             for number, after in reached.items()
         ]
-        recorded = time.monotonic()
+        recorded_at = time.monotonic()
         async for progress in run_backfill(tasks):
             reached[progress.number] = progress.position
-            if progress.parked or progress.released or time.monotonic() - recorded > _RECORD_SECONDS:
+            if progress.parked or progress.released or time.monotonic() - recorded_at > _RECORD_SECONDS:
                 await self._builds.record_progress(views, reached, progress)
-                recorded = time.monotonic()
+                recorded_at = time.monotonic()
             self._report("backfill", sum(reached.values()) // len(reached), target)
         await self._builds.finish_backfill(views)
 

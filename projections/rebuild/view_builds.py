@@ -4,7 +4,7 @@ A build has view positions like the live view, as the view `items+`. Their `stat
 
     filling     backfill processes fill the collection up to `target`, each its partitions (`backfill.py`)
     rebuilding  projectors advance it like any view, also when it becomes `live`
-    kept        it was live until the last swap. Nobody advances it, unless a rollback does (`back`)
+    kept        it was live until the last swap. Projectors do not advance it. A rollback makes it `rebuilding` again, marked `back`
 
 A swap exchanges the two collections in one transaction, with both builds at the same position in every partition. So a reader uses
 either collection, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
@@ -56,8 +56,9 @@ class ViewBuilds:
 
     async def outdated(self) -> list[MongoView]:
         """The views that code of a lower version built."""
-        found = {each["view"]: each["version"] async for each in self._positions.find({"view": {"$in": MONGO_VIEWS}})}
-        return [view for view in MONGO_VIEWS if found.get(view, VERSIONS[view]) < VERSIONS[view]]
+        documents = self._positions.find({"view": {"$in": MONGO_VIEWS}})
+        versions = {document["view"]: document["version"] async for document in documents}
+        return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def start(self, views: Sequence[MongoView], target: int, workers: int) -> list[ViewBuild]:
         """The builds to backfill: new ones, or unfinished ones to resume. Raises PositionMoved."""
@@ -146,20 +147,23 @@ class ViewBuilds:
         """Lets projectors advance the kept collections, for a rollback. Returns the views that have one."""
         kept_or_resumed = {"$or": [{"state": "kept"}, {"back": True}]}
         kept = {document["view"] async for document in self._positions.find(kept_or_resumed)}
-        found = [view for view in views if _build_of(view) in kept]
+        resumed = [view for view in views if _build_of(view) in kept]
         change = {"$set": {"state": "rebuilding", "back": True}, "$inc": {"epoch": 1}}
-        await self._positions.update_many({"view": {"$in": list(map(_build_of, found))}, "state": "kept"}, change)
-        return found
+        await self._positions.update_many({"view": {"$in": list(map(_build_of, resumed))}, "state": "kept"}, change)
+        return resumed
 
     async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
         """(build's position, live view's position) of each view where the two differ in a partition. Raises BuildGone."""
-        found = {document["_id"]: document["position"] async for document in self._positions.find({}, {"position": 1})}
-        if gone := [view for view in views if not found.keys() >= {*position_keys([view, _build_of(view)])}]:
+        documents = self._positions.find({}, {"position": 1})
+        positions = {document["_id"]: document["position"] async for document in documents}
+        if gone := [view for view in views if not positions.keys() >= {*position_keys([view, _build_of(view)])}]:
             raise BuildGone(", ".join(gone))
         apart: dict[MongoView, tuple[int, int]] = {}
         for view in views:
             pairs = zip(position_keys([_build_of(view)]), position_keys([view]), strict=True)
-            differing = [(found[build], found[live]) for build, live in pairs if found[build] != found[live]]
+            differing = [
+                (positions[build], positions[live]) for build, live in pairs if positions[build] != positions[live]
+            ]
             if differing:
                 apart[view] = min(differing)
         return apart
@@ -170,12 +174,12 @@ class ViewBuilds:
             both = {"view": {"$in": [*views, *map(_build_of, views)]}}
             # Changing every document locks it, so projectors wait for the commit.
             await self._positions.update_many(both, {"$inc": {"epoch": 1}}, session=session)
-            found = {document["_id"]: document async for document in self._positions.find(both, session=session)}
+            by_key = {document["_id"]: document async for document in self._positions.find(both, session=session)}
             changes: list[UpdateOne] = []
             for view in views:
                 for partition in ALL_PARTITIONS:
-                    live = found.get(position_key(view, partition))
-                    changes += _exchange(view, live, found.get(position_key(_build_of(view), partition)))
+                    live = by_key.get(position_key(view, partition))
+                    changes += _exchange(view, live, by_key.get(position_key(_build_of(view), partition)))
             await self._positions.bulk_write(changes, session=session)
 
     async def drop(self, views: Sequence[MongoView]) -> list[MongoView]:
@@ -202,8 +206,8 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
         view=view,
         collection=documents[0]["collection"],
         target=documents[0]["target"],
-        reached={number: min(each["position"] for each in own) for number, own in by_task.items()},
-        partitions={number: tuple(each["bucket"] for each in own) for number, own in by_task.items()},
+        reached={number: min(document["position"] for document in of_task) for number, of_task in by_task.items()},
+        partitions={number: tuple(document["bucket"] for document in of_task) for number, of_task in by_task.items()},
         parked=frozenset(conversation for document in documents for conversation in document.get("parked", {})),
     )
 

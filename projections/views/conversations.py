@@ -51,7 +51,9 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
             )
         case ConversationDescribed():
             names = ("title", "instructions", "context_policy")
-            changes = {name: msgspec.to_builtins(v) for name in names if (v := getattr(event, name)) is not UNSET}
+            changes = {
+                name: msgspec.to_builtins(value) for name in names if (value := getattr(event, name)) is not UNSET
+            }
             if event.metadata is not UNSET:
                 changes["metadata"] = _metadata_pairs(event.metadata)
             yield Update("conversations", key, {**changes, **progress})

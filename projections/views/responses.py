@@ -29,7 +29,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "status": "in_progress",
                     "model": event.model,
                     "parameters": event.parameters.decode(),
-                    "input": [as_output(given.item_id, given.item).decode() for given in event.input],
+                    "input": [as_output(item.item_id, item.item).decode() for item in event.input],
                     "output_ids": [],
                     "created_at": microseconds(logged.recorded_at),
                     "completed_at": None,
@@ -63,7 +63,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "status": status_of(event),
                     "completed_at": microseconds(logged.recorded_at),
                     "error": error_of(event),
-                    "output": [as_output(kept.item_id, kept.item).decode() for kept in partial_output(event)],
+                    "output": [as_output(item.item_id, item.item).decode() for item in partial_output(event)],
                 },
             )
         case ReplyDeleted():

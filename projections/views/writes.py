@@ -54,5 +54,5 @@ def document_key(tenant: str, object_id: str) -> str:
 
 
 def microseconds(moment: datetime) -> int:
-    """A time as documents hold it."""
+    """A time as documents hold it: microseconds since 1970, UTC."""
     return round(moment.timestamp() * 1_000_000)
