@@ -96,9 +96,9 @@ def coalesce_for(view_positions: Sequence[ViewPosition], events: Sequence[Logged
             continue
         for write in event_writes(logged):
             for view, _, batch, positions in batches:
-                if view != write.view or (view_position := positions.get(partition)) is None:
+                if view != write.view or (own_position := positions.get(partition)) is None:
                     continue
-                if is_applied(logged, view_position.parked):
+                if is_applied(logged, own_position.parked):
                     batch.add(write)
     return [(view, collection, batch) for view, collection, batch, _ in batches]
 
