@@ -159,7 +159,7 @@ class ModelProvider:
                     pass
         if finished.finish_reason == "content_filter":
             text.clear()
-        return AnswerText("".join(text), finished.usage, finished.model)
+        return AnswerText("".join(text), finished.usage)
 
 
 def _not_configured() -> ModelFailed:

@@ -45,11 +45,10 @@ StreamPart = ItemStarted | ItemDelta | ItemDone | Finished
 
 
 class AnswerText(Struct, frozen=True):
-    """The text of a complete answer."""
+    """The text of a complete answer. `usage` is None where the provider did not send it."""
 
     text: str
     usage: Usage | None
-    model: str | None
 
 
 def token_count(usage: Any, *path: str) -> int:
