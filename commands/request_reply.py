@@ -58,7 +58,7 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests the reply at its target. If another request was first there, requests it at the target's fallback."""
+    """Requests the reply at its target. If another request was faster, requests it at the target's fallback."""
     items = body.items()
     model = await resolve_model(context, body)
     target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))

@@ -53,7 +53,7 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
 async def count_off_loop(
     texts: Sequence[str], encoding: str = DEFAULT_ENCODING, count_text: Callable[[str, str], int] = count
 ) -> list[int]:
-    """The count of each text, in order. Up to MAX_INLINE_CHARACTERS are counted at once, more in a worker thread.
+    """The count of each text, in order. Up to MAX_INLINE_CHARACTERS are counted at once if the encoding is loaded, else in a worker thread.
 
     If this is cancelled, the thread still counts all the texts.
     """

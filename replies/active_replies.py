@@ -1,6 +1,6 @@
 """The replies that run in this process: started, cancelled, stopped with the process. One task renews the process's lease.
 
-`leases.py` reads and writes their leases in Postgres. `orphaned_replies.py` ends the replies of processes that died.
+`leases.py` reads and writes the lease in Postgres. `orphaned_replies.py` ends the replies of processes that died.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from replies.stream_events import StreamEvent
 
 
 class EventBuffer:
-    """Clients see an event only after `make_readable`: the caller waits until another process can read it too, should this one die."""
+    """Clients see an event only after `make_readable`. The caller calls it when other processes can read the event too."""
 
     def __init__(self) -> None:
         self.ended = False
