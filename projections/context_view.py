@@ -129,7 +129,7 @@ class ContextView:
             raise
 
     async def apply_changes(self, changes: Sequence[SnapshotChange]) -> None:
-        """Applies the changes. Makes a snapshot from the log where its change cannot be applied."""
+        """Applies the changes. Makes a snapshot from the log if its change cannot be applied."""
         for change in changes:
             if change.deleted:
                 tombstone = Snapshot(version=change.version, deleted=True)

@@ -26,7 +26,7 @@ from projections.views.view_position import BUILD_SUFFIX, ViewPosition
 from projections.views.writes import Document
 
 MAX_REMOVED = 500
-"""Documents of deleted conversations per transaction: a transaction has a time limit, and must fit into MongoDB's cache."""
+"""The most documents of deleted conversations that a transaction removes: it has a time limit, and must fit into MongoDB's cache."""
 
 _LARGE_VIEWS: frozenset[str] = frozenset({"items", "responses"})
 """The views in which a conversation can have any number of documents."""
@@ -70,13 +70,14 @@ class MongoViews:
     async def prepare(self) -> None:
         """Creates missing indexes, and with them the collections."""
         await self._positions.prepare()
-        for view_position in {found.view: found for found in await self._positions.load(MONGO_VIEWS)}.values():
-            await create_indexes(self._database, view_position.base_view, view_position.collection)
+        collections = {position.view: position.collection for position in await self._positions.load(MONGO_VIEWS)}
+        for view, collection in collections.items():
+            await create_indexes(self._database, view, collection)
 
     async def start_over(
         self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
     ) -> None:
-        """The view becomes an empty collection. Its former collection and its second build are dropped. Raises PositionMoved."""
+        """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved."""
         used = await self._used_collections(view)
         names = await self._database.list_collection_names(filter={"name": {"$regex": f"^{view}(_[0-9]+)?$"}})
         occupied = [name for name in names if name in used or await self._database[name].find_one({}, {"_id": 1})]
@@ -92,7 +93,7 @@ class MongoViews:
             await self._database.drop_collection(name)
 
     async def _used_collections(self, view: str) -> set[str]:
-        return {found.collection for found in await self._positions.load((view, f"{view}{BUILD_SUFFIX}"))}
+        return {position.collection for position in await self._positions.load((view, f"{view}{BUILD_SUFFIX}"))}
 
     async def flush(self) -> None:
         """Does nothing: each transaction writes the positions too."""
@@ -102,8 +103,8 @@ class MongoViews:
     ) -> list[ViewPosition]:
         """Writes the batch into the views of these positions, all at the same one, advances them to `new` and returns them.
 
-        All or nothing, except that a large deletion is done in steps, before which the views may stop. Raises PositionMoved when a
-        position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
+        All or nothing, except for a large deletion: the events before it are committed first, and it is done in steps. Raises
+        PositionMoved when a position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
         """
         partitions = {view_position.partition for view_position in view_positions}
         batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
@@ -129,7 +130,7 @@ class MongoViews:
     async def _remove_in_steps(self, view_positions: Sequence[ViewPosition], deletion: Logged) -> None:
         """Removes a conversation's documents, MAX_REMOVED per transaction.
 
-        The deletion is the next event at these positions, so no event in between could miss the documents if this is interrupted.
+        The deletion is the next event after these positions. So if this is interrupted, no other event needs the removed documents.
         """
         for view_position in _large_views_of(deletion, view_positions):
             while keys := await self.some_keys(view_position.collection, _documents_of(deletion), MAX_REMOVED):
@@ -164,7 +165,8 @@ class MongoViews:
 
     async def some_keys(self, collection: str, where: Document, limit: int) -> list[str]:
         """The `_id`s of at most `limit` documents that match."""
-        return [found["_id"] async for found in self._database[collection].find(where, {"_id": 1}).limit(limit)]
+        documents = self._database[collection].find(where, {"_id": 1}).limit(limit)
+        return [document["_id"] async for document in documents]
 
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
@@ -209,7 +211,7 @@ def unused_name(view: str, collections: Iterable[str]) -> str:
 def _by_release(
     view_positions: Sequence[ViewPosition], deleted: Collection[str]
 ) -> list[tuple[list[ViewPosition], Collection[str]]]:
-    """The positions, with the parked conversations that each group releases because they were deleted.
+    """The positions in groups, each with the parked conversations that it releases because they were deleted.
 
     Totals release none: what the conversation used before its deletion still has to be counted.
     """

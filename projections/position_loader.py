@@ -75,7 +75,7 @@ class PositionLoader:
     async def _start_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
         """Starts views over that show more than the log has: Postgres was restored from an older backup. Returns whether there were any."""
         furthest = max(position.position for position in view_positions)
-        # A position is written after its events can be read, so it is never ahead of an intact log. The log is asked twice, to be sure.
+        # A position is written after its events can be read, so it is never ahead of an intact log. Its end is read twice, to be sure.
         if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
             return False
         ahead = {position.view: position for position in view_positions if position.position > last}

@@ -198,7 +198,7 @@ class ViewUpdater:
         return True
 
     async def _handle_failure(self, view_position: ViewPosition, batch: Batch, error: Exception) -> bool:
-        """A batch of one position failed. Returns whether to retry or continue at once."""
+        """A batch of one position failed. Returns whether to continue with this position without a pause."""
         verdict = self._retries.record_failure(view_position, batch, error)
         if verdict != "park":
             return verdict == "retry_smaller"

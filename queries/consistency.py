@@ -2,7 +2,7 @@
 
 Views lag behind the log. So a read has four steps:
 
-1. Look up in Postgres where the conversation ends, or for a list the whole log.
+1. Look up in Postgres the last position of the conversation, or for a list that of the log.
 2. Wait until the views that the read needs have reached that position.
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.

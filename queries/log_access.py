@@ -1,6 +1,6 @@
 """Everything that queries read from the event log instead of from a view. The only module of `queries/` that queries Postgres.
 
-Queries need from the log: where a conversation ends now, so that a view can be checked against it; the audit trail; the items of a
+Queries need from the log: the last position of a conversation, with which a view's position is compared; the audit trail; the items of a
 context; replies that are still running.
 
 Reads continue without Postgres. So a lookup fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres is known to be

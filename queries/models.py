@@ -15,7 +15,7 @@ router = APIRouter(tags=["models"])
 
 @query_route(router, "/v1/models")
 async def list_models(context: QueryContext) -> Response:
-    """The models; an empty list where no provider is configured."""
+    """The models. The list is empty if no provider is configured."""
     provider, models = context.dependencies.provider, context.dependencies.models
     listed = await provider.list_models() if provider.configured else []
     data = [{**model, **_facts(models.facts(model["id"]))} for model in listed]
@@ -23,7 +23,7 @@ async def list_models(context: QueryContext) -> Response:
 
 
 def _facts(facts: ModelFacts) -> dict[str, Any]:
-    """The window in tokens, the encoding that counts them, and the price of 1,000,000 tokens in US dollars where it is known."""
+    """The window in tokens, the encoding that counts them, and the price of 1,000,000 tokens in US dollars, if it is known."""
     price = None
     if facts.input_price is not None and facts.output_price is not None:
         cached = facts.input_price if facts.cached_input_price is None else facts.cached_input_price

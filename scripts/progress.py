@@ -1,4 +1,4 @@
-"""Shows the progress of long work on stderr: a bar on a terminal, elsewhere a line every few seconds."""
+"""Shows the progress of long work on stderr: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time

@@ -36,7 +36,7 @@ from projections.repair import Repaired
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from scripts.progress import Report, progress
-from scripts.rebuilding.steps import Action, parked_conversations, rebuild_beside, rebuild_in_place, repair
+from scripts.rebuilding.steps import Action, parked_conversations, rebuild_online, rebuild_in_place, repair
 from scripts.stores import (
     DEFAULT_DATA,
     STORE_UNAVAILABLE,
@@ -159,12 +159,12 @@ async def _run(
     """None if there is nothing to roll back to."""
     result = _Result(views)
     started = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
-    beside = [name for name in MONGO_VIEWS if name in views and name in started]
-    in_place = [name for name in views if name not in beside] if action is Action.REBUILD else []
+    online = [name for name in MONGO_VIEWS if name in views and name in started]
+    in_place = [name for name in views if name not in online] if action is Action.REBUILD else []
     if in_place:
         result.position = await rebuild_in_place(stores, in_place, report)
-    if beside:
-        done = await rebuild_beside(stores, beside, action, workers, phases)
+    if online:
+        done = await rebuild_online(stores, online, action, workers, phases)
         if done is None:
             return None
         if isinstance(done, RebuildResult):

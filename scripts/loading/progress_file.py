@@ -44,7 +44,7 @@ class ProgressFile:
         self._file.close()
 
     def add(self, stored: StoredConversation) -> None:
-        """Writes a line, at once."""
+        """Writes a line to the file at once."""
         assert self._file is not None
         self.by_key[stored.key] = stored
         self._file.write(msgspec.json.encode(stored).decode() + "\n")

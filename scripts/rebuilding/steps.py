@@ -60,7 +60,7 @@ async def rebuild_in_place(stores: Stores, views: Sequence[str], report: Report)
     return head
 
 
-async def rebuild_beside(
+async def rebuild_online(
     stores: Stores, views: Sequence[MongoView], action: Action, workers: int, report: PhaseReport
 ) -> RebuildResult | list[MongoView] | None:
     """Rebuilds the views while they are read, or rolls back, or cancels. None if there is nothing to roll back to."""
