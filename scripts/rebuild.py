@@ -36,7 +36,7 @@ from projections.repair import Repaired
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from scripts.progress import Report, progress
-from scripts.rebuilding.steps import Action, parked_conversations, rebuild_online, rebuild_in_place, repair
+from scripts.rebuilding.steps import Action, parked_conversations, rebuild_in_place, rebuild_online, repair
 from scripts.stores import (
     DEFAULT_DATA,
     STORE_UNAVAILABLE,
