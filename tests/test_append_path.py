@@ -45,10 +45,10 @@ PACKAGES = ("domain", "infrastructure", "context", "replies", "projections", "co
 
 
 def files_below(heading: str) -> list[str]:
-    """The Python files that the page names in the section with this heading."""
+    """The Python file at the start of each list item in the section with this heading."""
     text = (ROOT / PAGE).read_text()
     section = re.split(r"^#+ ", text[text.index(heading) + len(heading) :], maxsplit=1, flags=re.MULTILINE)[0]
-    return re.findall(r"`([\w/]+\.py)`", section)
+    return re.findall(r"^(?:\d+\.|-) `([\w/]+\.py)`", section, re.MULTILINE)
 
 
 @contextmanager
