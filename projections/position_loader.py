@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 import structlog
 from pymongo.errors import OperationFailure
 
-from projections.feed import Feed
+from infrastructure.event_log.feed import Feed
 from projections.leases import HeldPartitions
 from projections.view_positions import ViewPositions
 from projections.view_store import ViewStore

@@ -9,12 +9,12 @@ import structlog
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 
+from infrastructure.event_log.feed import AppendNotifications, Feed
 from infrastructure.event_log.reader import EventReader
 from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.context_view import ContextView
-from projections.feed import AppendNotifications, Feed
 from projections.leases import RENEW_SECONDS, Leases
 from projections.mongo_views import MongoViews
 from projections.view_positions import ViewPositions

@@ -12,7 +12,7 @@ from typing import Literal
 import structlog
 from msgspec import Struct
 
-from projections.feed import BATCH_EVENTS, Batch
+from infrastructure.event_log.feed import BATCH_EVENTS, Batch
 from projections.parking import MAX_PARKED, is_caused_by_event
 from projections.views.partitions import view_of_key
 from projections.views.view_position import ViewPosition

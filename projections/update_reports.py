@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import structlog
 
+from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Logged
 from infrastructure.observability.metrics import Metrics
-from projections.feed import Batch
 from projections.views.partitions import partition_of
 from projections.views.view_position import Parked, ViewPosition
 

@@ -17,8 +17,8 @@ import structlog
 from msgspec import Struct
 from pymongo.errors import ConnectionFailure
 
+from infrastructure.event_log.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from infrastructure.observability.metrics import Metrics
-from projections.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from projections.leases import HeldPartitions
 from projections.parking import parked_for
 from projections.position_advance import PositionMoved

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from msgspec import Struct
 from psycopg import sql
 
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
-from infrastructure.event_log.codec import decoded_size
-from infrastructure.event_log.recorded import COLUMNS, Logged, Recorded, as_logged, readable, recorded_of
+from infrastructure.event_log.feed import PAGE, OrderedReader
+from infrastructure.event_log.recorded import Logged, Recorded, readable
 from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -20,24 +19,15 @@ MAX_PAGE_BYTES = 16 * 1024 * 1024
 """The maximum of a page of one conversation, in bytes of decompressed states."""
 
 # A page ends at about `max_bytes`. `before`: the bytes of the stored states of the rows before this one.
-_PAGE = (
-    "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
-    " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
-)
-_BATCH = sql.SQL(
-    _PAGE.format(
-        where="notification_id > %s AND notification_id <= coalesce(%s, notification_id)", order="notification_id"
-    )
-)
 _FORWARDS = sql.SQL(
-    _PAGE.format(
+    PAGE.format(
         where="originator_id = %s AND originator_version > %s"
         " AND originator_version <= coalesce(%s, originator_version)",
         order="originator_version",
     )
 )
 _BACKWARDS = sql.SQL(
-    _PAGE.format(
+    PAGE.format(
         where="originator_id = %s AND originator_version <= coalesce(%s, originator_version)",
         order="originator_version DESC",
     )
@@ -59,7 +49,6 @@ _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
     " ORDER BY originator_version"
 )
-_COLUMNS = sql.SQL(COLUMNS)
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
@@ -70,24 +59,19 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
     position: int
 
 
-class EventReader:
+class EventReader(OrderedReader):
     """All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read.
 
     Methods named `…_logged` return such an event as an UnreadableRecord instead.
     """
 
     def __init__(self, pool: Pool, lookup_timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
-        self._pool = pool
+        super().__init__(pool)
         self._version_lookup = VersionLookup(pool, lookup_timeout_seconds)
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None if it was never started. One look-up by primary key."""
         return await self._version_lookup.head(conversation_id)
-
-    async def last_position(self) -> int:
-        """The position of the newest event; 0 if there is none."""
-        rows = await self._rows(sql.SQL("SELECT max(notification_id) FROM events"), ())
-        return rows[0][0] or 0
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
         """The conversation that a response belongs to; None if the tenant has no such response."""
@@ -164,50 +148,3 @@ class EventReader:
         the conversation is. Older code recorded changes of settings under the key DESCRIPTION: all of those are included.
         """
         return await self._recorded(SETTINGS_EVENTS, {"stream": uuid_of(conversation_id), "until": until})
-
-    async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
-        """At most `limit` events of all conversations after `position` and up to position `until`, in commit order.
-
-        No event appears later at a position that was already passed: positions are assigned under the append lock.
-        """
-        return await self._recorded(
-            sql.SQL(
-                "SELECT {} FROM events WHERE notification_id > %s"
-                " AND notification_id <= coalesce(%s, notification_id) ORDER BY notification_id LIMIT %s"
-            ),
-            (position, until, limit),
-        )
-
-    async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
-        """As `after`, but at most about `max_bytes` of decompressed states, and at least one event.
-
-        Returns the events before an unreadable one. Raises UnreadableEvent if that is the first.
-        """
-        return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
-
-    async def batch_logged(
-        self, position: int, *, limit: int, max_bytes: int, until: int | None = None
-    ) -> list[Logged]:
-        """As `batch`, with an UnreadableRecord for each unreadable event."""
-        return await self._page(_BATCH, (position, until, limit), max_bytes)
-
-    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
-        rows = await self._rows(statement.format(_COLUMNS), (*parameters, max_bytes))
-        logged: list[Logged] = []
-        size = 0
-        for row in rows:
-            size += decoded_size(row[8])
-            if logged and size > max_bytes:
-                break
-            logged.append(as_logged(row))
-        return logged
-
-    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...] | dict[str, object]) -> list[Recorded]:
-        return [recorded_of(row) for row in await self._rows(statement.format(_COLUMNS), parameters)]
-
-    async def _rows(
-        self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
-    ) -> list[tuple[Any, ...]]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(statement, parameters, binary=True)
-            return await cursor.fetchall()

@@ -1,20 +1,30 @@
-"""Reads the log in batches for the view updaters of one process, and notifies them of appends.
+"""The log in commit order: read in batches, and followed by Postgres's notifications. For projectors, and for tools that read all of it.
 
-All views that keep up need the same newest events, so these are read and decoded only once: the last batches are kept.
+Every view that keeps up reads the same end of the log, so it is read and decoded only once: Feed keeps the newest batches.
 """
 
 import asyncio
 from bisect import bisect_right
 from collections import deque
+from typing import Any
 
 import psycopg
 import structlog
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
-from infrastructure.event_log.reader import EventReader
-from infrastructure.event_log.recorded import Logged, UnreadableRecord
+from infrastructure.event_log.codec import decoded_size
+from infrastructure.event_log.recorded import (
+    COLUMNS,
+    Logged,
+    Recorded,
+    UnreadableRecord,
+    as_logged,
+    readable,
+    recorded_of,
+)
 from infrastructure.event_log.recorder import CHANNEL
+from infrastructure.stores.postgres import Pool
 
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -22,6 +32,84 @@ _KEPT_BATCHES = 4
 _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
+
+PAGE = (
+    "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
+    " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
+)
+"""A page of rows, up to some bytes of their states. To be formatted with its `order` and `where`, then with the columns.
+
+`before`: the bytes of the states of the rows before this one.
+"""
+
+_BATCH = sql.SQL(
+    PAGE.format(
+        where="notification_id > %s AND notification_id <= coalesce(%s, notification_id)", order="notification_id"
+    )
+)
+_COLUMNS = sql.SQL(COLUMNS)
+
+
+class OrderedReader:
+    """Reads the events of all conversations in commit order. Raises psycopg.Error when Postgres is down.
+
+    Raises UnreadableEvent for an event that this code cannot read. `batch_logged` returns it as an UnreadableRecord instead.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def last_position(self) -> int:
+        """The position of the newest event; 0 if there is none."""
+        rows = await self._rows(sql.SQL("SELECT max(notification_id) FROM events"), ())
+        return rows[0][0] or 0
+
+    async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
+        """At most `limit` events of all conversations after `position` and up to position `until`, in commit order.
+
+        No event appears later at a position that was already passed: positions are assigned under the append lock.
+        """
+        return await self._recorded(
+            sql.SQL(
+                "SELECT {} FROM events WHERE notification_id > %s"
+                " AND notification_id <= coalesce(%s, notification_id) ORDER BY notification_id LIMIT %s"
+            ),
+            (position, until, limit),
+        )
+
+    async def batch(self, position: int, *, limit: int, max_bytes: int, until: int | None = None) -> list[Recorded]:
+        """As `after`, but at most about `max_bytes` of decompressed states, and at least one event.
+
+        Returns the events before an unreadable one. Raises UnreadableEvent if that is the first.
+        """
+        return readable(await self._page(_BATCH, (position, until, limit), max_bytes))
+
+    async def batch_logged(
+        self, position: int, *, limit: int, max_bytes: int, until: int | None = None
+    ) -> list[Logged]:
+        """As `batch`, with an UnreadableRecord for each unreadable event."""
+        return await self._page(_BATCH, (position, until, limit), max_bytes)
+
+    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
+        rows = await self._rows(statement.format(_COLUMNS), (*parameters, max_bytes))
+        logged: list[Logged] = []
+        size = 0
+        for row in rows:
+            size += decoded_size(row[8])
+            if logged and size > max_bytes:
+                break
+            logged.append(as_logged(row))
+        return logged
+
+    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...] | dict[str, object]) -> list[Recorded]:
+        return [recorded_of(row) for row in await self._rows(statement.format(_COLUMNS), parameters)]
+
+    async def _rows(
+        self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
+    ) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(statement, parameters, binary=True)
+            return await cursor.fetchall()
 
 
 class Batch(Struct, frozen=True):
@@ -39,7 +127,7 @@ class Batch(Struct, frozen=True):
 class Feed:
     """The log, in batches."""
 
-    def __init__(self, reader: EventReader) -> None:
+    def __init__(self, reader: OrderedReader) -> None:
         self._reader = reader
         self._kept: deque[Batch] = deque(maxlen=_KEPT_BATCHES)
         self._reading = asyncio.Lock()
