@@ -68,8 +68,13 @@ def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interru
     except store_location.NotRunning as problem:
         _exit(str(problem), USAGE_ERROR)
     except (psycopg.Error, PyMongoError, RedisError) as error:
-        store = {psycopg.Error: "Postgres", PyMongoError: "MongoDB", RedisError: "Redis"}
-        name = next(name for error_type, name in store.items() if isinstance(error, error_type))
+        name = (
+            "Postgres"
+            if isinstance(error, psycopg.Error)
+            else "MongoDB"
+            if isinstance(error, PyMongoError)
+            else "Redis"
+        )
         _exit(
             f"{name} failed: {type(error).__name__}. Check that it runs, then run the command again.", STORE_UNAVAILABLE
         )
