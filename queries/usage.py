@@ -35,7 +35,7 @@ class UsageQuery(QueryParameters):
 async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     """Tokens and costs by day and model."""
     last = query.end or datetime.now(UTC).date()
-    first = query.start or last - timedelta(days=min(DEFAULT_DAYS, (last - date.min).days) - 1)
+    first = query.start or last - timedelta(days=min(DEFAULT_DAYS - 1, (last - date.min).days))
     if first > last:
         raise ApiError(400, "`start` is after `end`.", code="invalid_value", param="start")
     if (last - first).days >= MAX_DAYS:

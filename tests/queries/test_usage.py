@@ -47,6 +47,7 @@ async def test_replies_are_counted_once_by_day_and_model_deleted_conversations_i
     assert await _usage(api, start=today, end=today, model=day["model"]) == [day]
     assert await _usage(api, model="another") == []
     assert await _usage(api, end="2020-01-01") == []
+    assert await _usage(api, end="0001-01-01") == []
 
 
 async def test_the_usage_of_a_summary_is_counted(
