@@ -68,18 +68,18 @@ def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interru
     except store_location.NotRunning as problem:
         _exit(str(problem), USAGE_ERROR)
     except (psycopg.Error, PyMongoError, RedisError) as error:
-        name = (
-            "Postgres"
-            if isinstance(error, psycopg.Error)
-            else "MongoDB"
-            if isinstance(error, PyMongoError)
-            else "Redis"
-        )
         _exit(
-            f"{name} failed: {type(error).__name__}. Check that it runs, then run the command again.", STORE_UNAVAILABLE
+            f"{_store_of(error)} failed: {type(error).__name__}. Check that it runs, then run the command again.",
+            STORE_UNAVAILABLE,
         )
     except KeyboardInterrupt:
         _exit(interrupted, INTERRUPTED)
+
+
+def _store_of(error: Exception) -> str:
+    if isinstance(error, psycopg.Error):
+        return "Postgres"
+    return "MongoDB" if isinstance(error, PyMongoError) else "Redis"
 
 
 def _exit(message: str, status: int) -> NoReturn:
