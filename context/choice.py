@@ -11,8 +11,9 @@ from context.conversation_settings import SUMMARY_TOKENS, Reader
 from context.encodings import DEFAULT_ENCODING
 from context.history_backwards import RecentItems, partners_of_pins, token_limit
 from context.item_counts import ItemCounts
+from context.item_tokens import PER_MESSAGE_TOKENS, counted_parameters
 from context.models import Models
-from context.rendering import PER_MESSAGE_TOKENS, counted_parameters, unsendable
+from context.rendering import unsendable
 from context.selection import BUDGET, SUMMARIZED, ContextInput, ContextItem, Selection, select
 from context.tokens import count_off_loop
 from domain.errors import ContextTooLong

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 
-from context.rendering import counted_text, fixed_tokens
+from context.item_tokens import counted_text, fixed_tokens
 from context.tokens import count_off_loop
 from domain.items import Item
 

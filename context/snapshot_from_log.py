@@ -13,7 +13,7 @@ from context.conversation_settings import (
     settings_at,
     unretracted,
 )
-from context.rendering import counted_text, fixed_tokens
+from context.item_tokens import counted_text, fixed_tokens
 from context.snapshot_store import put_snapshot
 from context.snapshots import MAX_BYTES, MAX_ITEMS, Snapshot, SnapshotItem
 from context.tokens import count_off_loop

@@ -7,7 +7,7 @@ portions, each together with the summary of everything before it.
 import re
 from collections.abc import Callable, Sequence
 
-from context.rendering import counted_text
+from context.item_tokens import counted_text
 from context.rendering.orphans import call_key, is_output, pairs
 from context.selection import ContextInput, Unsendable, begins_turn, window_starts
 from domain.items import Item, text_of, type_of

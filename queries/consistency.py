@@ -31,7 +31,7 @@ from projections.views.partitions import partition_of, position_keys
 from projections.views.view_position import ViewPosition
 from projections.views.writes import document_key
 from queries.log_access import LogAccess, PostgresUnavailable, conversation_parked
-from queries.view_positions import Positions, ViewPositions, position_at, positions_of
+from queries.view_positions import Positions, ViewPositionReader, position_at, positions_of
 
 CATCH_UP_TIMEOUT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -116,7 +116,7 @@ class Consistency:
     def __init__(self, log: LogAccess, database: Database) -> None:
         self._log = log
         self._database = database
-        self.positions = ViewPositions(database)
+        self.positions = ViewPositionReader(database)
 
     async def read_conversation(
         self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0

@@ -28,7 +28,7 @@ def positions_of(positions: Positions, view: str) -> list[ViewPosition]:
     return [position_at(positions, position_key(view, partition)) for partition in ALL_PARTITIONS]
 
 
-class ViewPositions:
+class ViewPositionReader:
     """Reads all positions. Callers that arrive during a read share it."""
 
     def __init__(self, database: Database) -> None:

@@ -9,7 +9,7 @@ its place in one transaction. Readers notice nothing. The old collection is kept
 new collection, which was made from the log, is right. Context snapshots are removed, and made again when they are next needed. For a
 view that no projector has started, the live collection itself is filled.
 
-`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/repair.py`.
+`--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/rebuild/repair.py`.
 
 Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log does not have the
 conversation, or a dry run found differences; 2 wrong usage; 3 a store is unavailable.
@@ -31,8 +31,8 @@ from infrastructure.observability.logs import configure_logging
 from projections.rebuild.backfill_workers import BackfillFailed
 from projections.rebuild.compare import Comparison
 from projections.rebuild.rebuild import AnotherRebuild, RebuildResult
+from projections.rebuild.repair import Repaired
 from projections.rebuild.view_builds import BuildGone
-from projections.repair import Repaired
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
 from scripts.progress import Report, progress

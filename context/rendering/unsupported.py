@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from context.rendering import RESPONSES, chat_2, responses_3
+from context.rendering import RESPONSES, renderer_2_chat, renderer_3_responses
 from domain.items import Item, content_parts, type_of
 
 Refusal = tuple[str, str]
@@ -25,7 +25,7 @@ def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items:
 
 
 def _in_responses(items: Sequence[Item]) -> Iterator[Refusal]:
-    for index, reason in responses_3.unsendable(items).items():
+    for index, reason in renderer_3_responses.unsendable(items).items():
         if reason == "not_expressible":
             yield _item_type(items, index)
 
@@ -36,11 +36,11 @@ def _in_chat(parameters: Mapping[str, Any], items: Sequence[Item]) -> Iterator[R
             yield name, f"This model provider's API has no parameter `{name}`."
     yield from _in_tools(parameters)
     yield from _in_format(parameters)
-    left_out = chat_2.unsendable(items)
+    left_out = renderer_2_chat.unsendable(items)
     for index, item in enumerate(items):
         if type_of(item) == "message":
             yield from _in_parts(f"input[{index}].content", item["role"], content_parts(item))
-        elif type_of(item) in chat_2.OUTPUTS and isinstance(item["output"], list):
+        elif type_of(item) in renderer_2_chat.OUTPUTS and isinstance(item["output"], list):
             yield from _in_parts(f"input[{index}].output", "tool", item["output"])
         elif left_out.get(index) == "not_expressible":
             yield _item_type(items, index)
@@ -54,7 +54,7 @@ def _item_type(items: Sequence[Item], index: int) -> Refusal:
 
 def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
     for index, part in enumerate(parts):
-        if not isinstance(part, dict) or not chat_2.can_send_part(role, part):
+        if not isinstance(part, dict) or not renderer_2_chat.can_send_part(role, part):
             yield f"{path}[{index}]", "This model provider's API cannot take a part of this type here."
 
 

@@ -12,7 +12,7 @@ from projections.mongo_views import MongoViews
 from projections.projector import Projector, build_projector
 from projections.rebuild.rebuild import STALLED_SECONDS, Rebuild, RebuildResult
 from projections.rebuild.rebuild import Report as PhaseReport
-from projections.repair import Repair, Repaired
+from projections.rebuild.repair import Repair, Repaired
 from projections.retry_moved import retry_while_moved
 from projections.view_positions import ViewPositions
 from projections.views.catalog import CONTEXT, MongoView

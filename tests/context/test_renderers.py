@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from context.rendering import CHAT, RESPONSES, counted_text, fixed_tokens, render, request_sha256, unsendable
+from context.item_tokens import counted_text, fixed_tokens
+from context.rendering import CHAT, RESPONSES, render, request_sha256, unsendable
 from context.rendering.orphans import orphans
 
 OUR_SUMMARY = "eyJzdW1tYXJ5IjoiVGhleSBtZXQuIn0="

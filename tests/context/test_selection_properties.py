@@ -10,7 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from context.rendering import CHAT, counted_text, fixed_tokens, render, unsendable
+from context.item_tokens import counted_text, fixed_tokens
+from context.rendering import CHAT, render, unsendable
 from context.rendering.orphans import call_key, is_output, orphans
 from context.selection import ContextInput, ContextItem, begins_turn, select, window_starts
 from context.tokens import count

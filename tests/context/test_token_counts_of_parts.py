@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from context.rendering import CHAT, RESPONSES, counted_parameters, counted_text, fixed_tokens, render
+from context.item_tokens import counted_parameters, counted_text, fixed_tokens
+from context.rendering import CHAT, RESPONSES, render
 from context.tokens import count
 from domain.items import Item
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from projections.repair import PAGE_EVENTS, Repair
+from projections.rebuild.repair import PAGE_EVENTS, Repair
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS, USAGE
 from tests.projections.history import write_everything
 from tests.projections.poison import (

@@ -28,7 +28,7 @@ from infrastructure.stores.mongodb import Database
 from projections.coalesce import coalesce
 from projections.mongo_views import MongoViews
 from projections.parking import is_caused_by_event, parked_for
-from projections.repair_claims import RepairClaims
+from projections.rebuild.repair_claims import RepairClaims
 from projections.retry_moved import retry_while_moved
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, CONTEXT, CONVERSATION_VIEWS, MONGO_VIEWS, USAGE, MongoView

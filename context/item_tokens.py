@@ -1,0 +1,105 @@
+"""What counts as tokens of an item and of a request's parameters: the text that is counted, and fixed amounts for what is not text. Pure.
+
+`tokens.py` counts the text; `item_counts.py` keeps the counts.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from context.rendering.parts import SUMMARY, summary_of, text_of_part
+from domain.items import Item, content_parts, type_of
+
+PER_MESSAGE_TOKENS = 4
+"""Tokens of a message besides its text: its role and delimiters."""
+
+PER_IMAGE_TOKENS = 1_105
+"""Tokens of an image: OpenAI's figure for 1024 x 1024 pixels in high detail, 765, and a margin."""
+
+PER_FILE_TOKENS = 2_000
+"""Tokens of a file: a few pages, since only the provider knows its length. For a text file, the length of the text is added."""
+
+BASE64_CHARACTERS_PER_TOKEN = 5
+"""A token is some 4 characters of text, which are 5 of base64; encrypted text is not shorter than the text."""
+
+_TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
+_MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
+"""Types of parts that `fixed_tokens` counts. A part of any other type may be sent unchanged, so its JSON is counted."""
+
+_IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
+
+
+def counted_text(item: Item) -> str:
+    """The text of an item that a model reads, to count its tokens. `fixed_tokens` counts what is not text: images, files, encrypted text."""
+    match type_of(item):
+        case "message":
+            return "\n".join(map(_part_text, content_parts(item)))
+        case "function_call":
+            return f"{item['name']}\n{item['arguments']}"
+        case "custom_tool_call":
+            return f"{item['name']}\n{item['input']}"
+        case "function_call_output" | "custom_tool_call_output":
+            output = item["output"]
+            return output if isinstance(output, str) else "\n".join(map(_part_text, output))
+        case "compaction":
+            summary = summary_of(item)
+            return "" if summary is None else SUMMARY + summary
+        case "reasoning":
+            return ""
+        case _:
+            not_counted = (*_IMAGE_FIELDS.get(type_of(item), ()), "id")
+            return msgspec.json.encode(
+                {name: value for name, value in item.items() if name not in not_counted}
+            ).decode()
+
+
+def fixed_tokens(item: Item) -> int:
+    """The tokens of an item besides its text."""
+    match type_of(item):
+        case "message":
+            return PER_MESSAGE_TOKENS + sum(map(_part_tokens, content_parts(item)))
+        case "function_call_output" | "custom_tool_call_output" if isinstance(item["output"], list):
+            return PER_MESSAGE_TOKENS + sum(map(_part_tokens, item["output"]))
+        case "reasoning":
+            encrypted = item.get("encrypted_content")
+            return (
+                PER_MESSAGE_TOKENS + len(encrypted) // BASE64_CHARACTERS_PER_TOKEN if isinstance(encrypted, str) else 0
+            )
+        case "computer_call_output" | "image_generation_call":
+            return PER_MESSAGE_TOKENS + PER_IMAGE_TOKENS
+        case _:
+            return PER_MESSAGE_TOKENS
+
+
+def _part_text(part: Any) -> str:
+    """All text of a part that may be sent."""
+    text = text_of_part(part)
+    kind = str(part.get("type")) if isinstance(part, dict) else ""
+    if kind in _TEXT_PARTS and text is not None:
+        return text
+    if kind in _MEDIA_PARTS:
+        return "\n".join(str(value) for value in (text, part.get("filename")) if value)
+    return msgspec.json.encode(part).decode()
+
+
+def _part_tokens(part: Any) -> int:
+    if not isinstance(part, dict):
+        return 0
+    if part.get("type") == "input_audio":
+        return PER_FILE_TOKENS
+    if part.get("type") in ("input_image", "computer_screenshot"):
+        return PER_IMAGE_TOKENS
+    if part.get("type") == "input_file":
+        data = part.get("file_data")
+        is_text = isinstance(data, str) and data.startswith(("data:text/", "data:application/json"))
+        return PER_FILE_TOKENS + (len(data) // BASE64_CHARACTERS_PER_TOKEN if is_text and isinstance(data, str) else 0)
+    return 0
+
+
+def counted_parameters(parameters: Mapping[str, Any]) -> str:
+    """The text of a request's parameters that a model reads, to count its tokens: tools and answer format."""
+    read = {name: parameters[name] for name in ("tools", "text") if parameters.get(name)}
+    if "tools" in read:  # nested as in the Chat Completions API, which is longer
+        read["tools"] = [{"function": tool} for tool in read["tools"]]
+    return msgspec.json.encode(read).decode() if read else ""
