@@ -53,7 +53,7 @@ def test_the_secret_stays_the_same_and_only_its_owner_can_read_it(directory: Dat
 
 def test_a_missing_secret_is_not_replaced_while_postgres_uses_the_old_one(directory: DataDirectory) -> None:
     (directory.path / "postgres").mkdir()
-    with pytest.raises(RuntimeError, match="put it back"):
+    with pytest.raises(RuntimeError, match="restore the file"):
         directory.secret()
 
 
