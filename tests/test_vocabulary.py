@@ -148,7 +148,7 @@ def test_no_replaced_name_is_used() -> None:
 
 
 def test_no_test_file_is_named_after_a_review() -> None:
-    assert sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_reviewed*")) == []
+    assert sorted(str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_reviewed*.py")) == []
 
 
 @pytest.mark.parametrize(
