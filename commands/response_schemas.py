@@ -1,4 +1,4 @@
-"""Checks the JSON Schemas in a request for a reply, in a thread of its own: large ones take seconds."""
+"""Checks the JSON Schemas in a request for a reply. It does so in another thread, because large ones take seconds."""
 
 import asyncio
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ MAX_CACHED_SCHEMAS = 256
 
 
 class RequestSchema(Struct, frozen=True):
-    """A JSON Schema in a request, and how to report what is wrong with it. `name`: of the tool or format it belongs to."""
+    """A JSON Schema in a request, and how to report what is wrong with it. `name`: the name of its tool or format."""
 
     schema: Any
     param: str

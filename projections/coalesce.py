@@ -129,7 +129,7 @@ def _parent(document: Document, name: str) -> tuple[dict[str, Any], str]:
 
 
 def _merge(change: Change, update: Update) -> None:
-    """Adds an update to a change. MongoDB accepts a name once per update, so an increment of a value that is set goes into that value."""
+    """Adds an update to a change. MongoDB accepts a name only once per update, so a value to set includes its later increments."""
     for name, value in update.set.items():
         change.set[name] = value
         change.add.pop(name, None)

@@ -1,7 +1,7 @@
 """Everything that queries read from the event log instead of from a view. The only module of `queries/` that queries Postgres.
 
-Queries need from the log: the last position of a conversation, with which a view's position is compared; the audit trail; the items of a
-context; replies that are still running.
+Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
+audit trail; the items and settings of a context; replies that are still running.
 
 Reads continue without Postgres. So a lookup fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres is known to be
 unavailable. A background task notices when Postgres answers again.
@@ -51,7 +51,7 @@ def conversation_parked() -> ApiError:
 
 
 class LogAccess:
-    """One per process. Every lookup raises PostgresUnavailable, and ApiError 503 for an event that cannot be decoded.
+    """One per process. Any lookup may raise PostgresUnavailable, or ApiError 503 if an event cannot be decoded.
 
     It implements the `Reader` protocols of `context/` and `replies/`. `close` it before its pool.
     """
@@ -100,7 +100,7 @@ class LogAccess:
         return await self.look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that set the conversation's description, pins and summary at version `until`."""
+        """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""
         return await self.look_up(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
@@ -122,7 +122,7 @@ class LogAccess:
 
     @property
     def is_unavailable(self) -> bool:
-        """Whether the last lookup failed, and no probe has succeeded since."""
+        """Whether Postgres is known to be unavailable: a probe has started, and Postgres has not answered it yet."""
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T]) -> T:
@@ -150,7 +150,7 @@ class LogAccess:
             await asyncio.wait(running, timeout=CLOSE_TIMEOUT_SECONDS)
 
     async def _with_timeout(self, lookup: Lookup[T], seconds: float) -> T:
-        """Runs the lookup as a task, and does not wait for its cancellation at the timeout: a frozen server would delay that."""
+        """Runs the lookup as a task. At the timeout it cancels the task, but does not wait until it ends: a frozen server delays that."""
         task = asyncio.create_task(self._with_retry(lookup))
         self._lookups.add(task)
         task.add_done_callback(self._lookup_done)
@@ -165,7 +165,7 @@ class LogAccess:
         return task.result()
 
     async def _with_retry(self, lookup: Lookup[T]) -> T:
-        """Retries once, because a connection may have broken while it was idle. Before, the pool replaces broken connections."""
+        """Retries once, because a connection may have broken while it was idle. The pool replaces broken connections before the retry."""
         try:
             return await lookup(self._reader)
         except (PoolTimeout, PoolClosed):

@@ -64,8 +64,8 @@ def end_session() -> None:
     """Stops the servers and removes the session's directory. Called once by the main process."""
     session = Path(os.environ.pop(SESSION))
     del os.environ[LEADER]
-    locks = [lock for lock in session.glob("*/run/lock") if not is_free(lock)]
-    running = [psutil.Process(int(lock.read_text())) for lock in locks]
+    held_locks = [lock for lock in session.glob("*/run/lock") if not is_free(lock)]
+    running = [psutil.Process(int(lock.read_text())) for lock in held_locks]
     for process in running:
         process.terminate()
     wait_until(lambda: not any(map(is_alive, running)), STOP_TIMEOUT_SECONDS, "the session's servers to stop")
@@ -168,7 +168,7 @@ async def wait_until_async(condition: Callable[[], object], seconds: float, what
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it still runs. A zombie does not."""
+    """Whether the process still runs. A zombie does not."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

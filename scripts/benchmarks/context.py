@@ -1,4 +1,4 @@
-"""How long `GET …/context` takes: for a short conversation, for a full snapshot in Redis, and for more items, which come from the log."""
+"""How long `GET …/context` takes: for a short conversation, for a full snapshot in Redis, and for more items than the snapshot holds."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ FULL_SNAPSHOT = 512
 MODEL = "gpt-4o"
 """Its window has room for several thousand short items."""
 
-FLOOR = "one Postgres look-up and one Redis GET of as much"
+FLOOR = "one Postgres look-up and one Redis GET of as many bytes"
 
 
 class Context(Benchmark):

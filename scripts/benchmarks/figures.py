@@ -1,4 +1,4 @@
-"""The results: each figure with what it is compared with, measured in the same run."""
+"""The results of a run. Each figure is a comparison: with its floor, or with another checkout, measured in the same run."""
 
 import sys
 from statistics import median
@@ -12,7 +12,7 @@ Better = Literal["more", "less"]
 
 
 class Measurement(Struct, frozen=True):
-    """A value that was measured once. `floors`: the names of what it is compared with, unless another checkout is measured."""
+    """A value that was measured once. `floors`: the names of its floors. They are not used in a comparison with another checkout."""
 
     name: str
     value: float
@@ -22,7 +22,7 @@ class Measurement(Struct, frozen=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """Medians of several measurements and of what they are compared with. `ratios`: value / other of each pair. `ratio`: their median."""
+    """Several pairs, compared. `value`, `other`: the median of each side. `ratios`: value / other of each pair. `ratio`: their median."""
 
     name: str
     unit: str

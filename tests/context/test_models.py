@@ -1,4 +1,4 @@
-"""Facts about models: by their names, overridden by settings; and the cost of a reply."""
+"""The facts about a model are found by its name, and settings override them. The cost of a reply follows from them."""
 
 import pytest
 from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Truncated texts keep to their tokens. Portions fit in their room and do not end within a turn if they can avoid it."""
+"""A truncated text has at most the allowed number of tokens. A portion fits in its room, and ends within a turn only if it must."""
 
 import random
 from typing import Any
@@ -23,7 +23,7 @@ def test_a_truncated_text_is_never_longer_than_allowed(encoding: str) -> None:
         assert count(omit_middle(text, max_tokens, lambda part: count(part, encoding)), encoding) <= max_tokens
 
 
-def test_portions_fit_in_their_room_and_end_with_a_turn_if_one_fits() -> None:
+def test_a_portion_fits_in_its_room_and_ends_where_a_turn_ends_if_possible() -> None:
     randomness = random.Random(4)
     for _ in range(300):
         items: list[dict[str, Any]] = [

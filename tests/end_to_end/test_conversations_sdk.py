@@ -17,9 +17,7 @@ MAX_TOKENS = 24
 ENVIRONMENT = {"LOG_LEVEL": "DEBUG"}
 
 
-def test_a_conversation_of_two_turns_is_stored_shown_to_the_model_listed_changed_and_deleted(
-    running: System, client: OpenAI
-) -> None:
+def test_a_conversation_from_its_first_turn_to_its_deletion(running: System, client: OpenAI) -> None:
     conversation = client.conversations.create(metadata={"topic": "demo"})
     assert isinstance(conversation, Conversation)
     assert conversation.metadata == {"topic": "demo"}
@@ -58,8 +56,8 @@ def test_a_conversation_of_two_turns_is_stored_shown_to_the_model_listed_changed
     assert all(isinstance(item, Message) for item in ascending)
     assert [item.role for item in ascending if isinstance(item, Message)] == ["user", "assistant"] * 2
 
-    answered = client.conversations.items.delete(item_ids[0], conversation_id=conversation.id)
-    assert answered.id == conversation.id
+    updated = client.conversations.items.delete(item_ids[0], conversation_id=conversation.id)
+    assert updated.id == conversation.id
     assert [item.id for item in client.conversations.items.list(conversation.id, order="asc")] == item_ids[1:]
     with pytest.raises(openai.NotFoundError):
         client.conversations.items.retrieve(item_ids[0], conversation_id=conversation.id)
@@ -82,7 +80,7 @@ def test_a_request_id_is_in_the_answer_the_event_and_the_logs_of_api_and_project
     answer = client.conversations.with_raw_response.create(extra_headers={"X-Request-ID": "follow-me"})
     assert answer.headers["x-request-id"] == "follow-me"
     conversation = answer.parse()
-    client.conversations.retrieve(conversation.id)  # the read waits until it is projected
+    client.conversations.retrieve(conversation.id)  # the read waits until the conversation is projected
     stream_id = conversation.id.removeprefix("conv_")
     rows = Log(running.env["POSTGRES_URL"]).rows(
         "SELECT correlation_id FROM events WHERE originator_id = %s", stream_id

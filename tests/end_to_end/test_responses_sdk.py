@@ -1,4 +1,4 @@
-"""Replies with the official SDK and the local model: streamed or not, in the background, cancelled. All are valid types of the SDK."""
+"""Replies with the official SDK and the local model: streamed or not, in the background, cancelled. The SDK's types accept all of them."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def test_a_streamed_reply_has_the_official_events_in_order(client: OpenAI) -> No
     assert rest == events[4:]
 
 
-def test_a_reply_is_retrieved_as_it_was_answered(client: OpenAI) -> None:
+def test_a_retrieved_reply_equals_the_answer_to_its_request(client: OpenAI) -> None:
     first = client.responses.create(input="My name is Ada.", instructions="Be brief.", max_output_tokens=MAX_TOKENS)
     second = client.responses.create(input="And you?", previous_response_id=first.id, max_output_tokens=MAX_TOKENS)
     for response in (first, second):

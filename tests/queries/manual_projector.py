@@ -46,5 +46,5 @@ class ManualProjector:
         await self._projector.run(stop)
 
     async def reset_view(self, view: str, target: int = 0) -> None:
-        """Empties a view. It is `rebuilding` until it reaches `target`."""
+        """Gives a view a new, empty collection. The view is `rebuilding` until it reaches the log position `target`."""
         await retry_while_moved(lambda: MongoViews(self.views).start_over(view, target))

@@ -1,7 +1,7 @@
--- Also checks and inserts idempotency keys, and inserts responses, in the same round trip.
--- Returns NULL, and does nothing, if a stream has moved, or if a key already has an answer that is no older than `keys_since`.
+-- Does what the function of 0003 does. In the same round trip it also checks and inserts idempotency keys, and inserts responses.
+-- Returns NULL, and does nothing, if a stream has moved, or if a key was already recorded at `keys_since` or later.
 -- `response_rows` and `key_rows`: the number (from 1) of the row that each response and each key belongs to.
--- The function of 0003, with fewer arguments, stays for processes that still run the earlier code.
+-- The function of 0003 has fewer arguments. It stays for processes that still run the earlier code.
 CREATE FUNCTION append_at_once(
     held uuid[], held_versions bigint[],
     originator_ids uuid[], originator_versions bigint[], topics text[], states bytea[], tenant_ids text[], item_ids text[],

@@ -1,4 +1,4 @@
-"""Stream parts from `/chat/completions` over a real connection: one item after the other, with all of its text."""
+"""The parts of an answer from `/chat/completions`, over a real connection. Items come one after the other, each with all its text."""
 
 import json
 from typing import Any
