@@ -1,5 +1,6 @@
 """Registers a query's route: each request becomes a QueryContext, ids and parameters, which are checked and passed to the handler."""
 
+import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Self, TypeVar
@@ -64,7 +65,7 @@ def query_route(
             endpoint,
             methods=["GET"],
             name=handler.__name__,
-            description=handler.__doc__,
+            description=inspect.getdoc(handler),
             openapi_extra={"parameters": parameters(names, {**_HEADERS, **(headers or {})}, query)},
         )
         return handler

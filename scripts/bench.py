@@ -20,8 +20,11 @@ from types import MappingProxyType
 from typing import Annotated
 
 import msgspec
+import psutil
+import psycopg
 import structlog
 import typer
+from pymongo.errors import PyMongoError
 
 from scripts.benchmarks import ROOT
 from scripts.benchmarks.append import Append
@@ -37,6 +40,12 @@ from scripts.benchmarks.stream import Stream
 from scripts.progress import progress
 
 USAGE_ERROR, FAILED, INTERRUPTED = 2, 3, 130
+
+_PROBLEMS = (
+    *(DidNotStart, RequestFailed, OSError, subprocess.CalledProcessError),
+    *(psycopg.Error, PyMongoError, psutil.Error),
+)
+"""What a benchmark may fail with. The others are still run."""
 
 
 class What(StrEnum):
@@ -94,7 +103,7 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
                     results.figures.extend(compare_with_floors(benchmark, own_pairs, inspect, turn_done))
                 else:
                     results.figures.extend(compare_with_checkout(benchmark, own_pairs, against, inspect, turn_done))
-            except (DidNotStart, OSError, subprocess.CalledProcessError, RequestFailed) as problem:
+            except _PROBLEMS as problem:
                 results.problems.append(f"{name}: {type(problem).__name__}: {problem}")
     return results
 
