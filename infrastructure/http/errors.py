@@ -85,9 +85,8 @@ class ApiError(HTTPException):
 
     def response(self) -> Response:
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        if (
-            self.status == 503 and self.retry
-        ):  # a client that only knows Retry-After would repeat what may be stored already
+        # Without `retry` the request may be stored already: a client that only knows Retry-After would repeat it.
+        if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(self.body()), self.status, headers, "application/json")
 
