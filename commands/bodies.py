@@ -14,14 +14,14 @@ MAX_ITEMS = 20
 MAX_ITEM_BYTES = 1024 * 1024
 """Bytes of an item as JSON text."""
 
-MAX_PAIRS = 16
-MAX_TEXT_LENGTH = 512
+MAX_METADATA_PAIRS = 16
+MAX_SHORT_TEXT_LENGTH = 512
 MAX_INSTRUCTIONS_LENGTH = 262_144
 
 MetadataKey = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 MetadataValue = Annotated[str, StringConstraints(max_length=512)]
-Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_PAIRS)]
-Title = Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)]
+Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA_PAIRS)]
+Title = Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT_LENGTH)]
 Instructions = Annotated[str, StringConstraints(max_length=MAX_INSTRUCTIONS_LENGTH)]
 Items = Annotated[list[Any], Field(max_length=MAX_ITEMS, description="Items of the Responses API, at most 20.")]
 
@@ -39,7 +39,7 @@ class Policy(Body):
     budget: Annotated[int, Field(ge=1, le=2**31)] | None = None
     reserve: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
-    def as_event(self) -> ContextPolicy:
+    def as_context_policy(self) -> ContextPolicy:
         return ContextPolicy(strategy=self.strategy, budget=self.budget, reserve=self.reserve)
 
 

@@ -35,7 +35,7 @@ from infrastructure.ids import mint_uuid
 from replies.active_replies import ActiveReplies
 from replies.running_reply import ReplyServices
 
-if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
     from replies.provider.provider import ModelProvider
 
 
@@ -50,7 +50,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     keep_keys: timedelta
     """How long the first answer to an idempotency key is kept."""
     redis: Redis
-    """The client that live events are read with: a read waits up to a second."""
+    """The client for reading live events. Such a read may block for a second, so this client has a longer timeout than the one for snapshots."""
     reply_services: ReplyServices
     active_replies: ActiveReplies
     schema_checker: SchemaChecker
@@ -72,9 +72,9 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
     ) -> Appended:
-        """Makes the command durable. `answer` renders what a repeat of the request will be answered with.
+        """Appends the events of the command, and returns when they are durable. `answer` renders the body that is stored for a repeat of the request.
 
-        Raises what EventLog.append raises. If the client can repeat the request safely, LogUnavailable does not say that the outcome is unknown.
+        Raises what EventLog.append raises. With If-Match or an idempotency key, LogUnavailable has `outcome_unknown=False`: the client can repeat the request safely.
         """
         request = AppendRequest(
             principal=self.principal,
@@ -110,7 +110,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 _HEADERS = {
-    "If-Match": "The versions of the conversation that the command may be decided on.",
+    "If-Match": "Entity tags of conversation versions, or `*`. If the conversation has another version, the answer is 412.",
     "Idempotency-Key": "A repeat with the same key is answered with the first answer.",
 }
 
@@ -127,8 +127,8 @@ def command_route(
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a command.
 
-    The handler is called with the CommandContext, each id in the path, and the body: None when it is not required and empty,
-    an iterator over its chunks when it is `streamed`.
+    The handler is called with the CommandContext, each id in the path, and the body if the route has one. With `body_required=False`,
+    an empty body is passed as None. With `streamed`, the body is an iterator over its chunks.
     """
     names = id_names(path)
 

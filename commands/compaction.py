@@ -1,4 +1,4 @@
-"""The compaction of a conversation: compact, undo, redo. Models are then sent a summary instead of all but the newest turns."""
+"""The compaction of a conversation: compact, undo, redo. After a compaction, models are sent a summary in place of the older turns, and the newest turns as they are."""
 
 from typing import Annotated
 
@@ -32,7 +32,7 @@ class CompactConversation(Body):
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
-    """Answers with the compaction. The turns that fit in half the budget stay as they are; every item stays readable."""
+    """Has a model summarize the older turns. The newest turns, as many as fit in half the budget, are not summarized. Every item stays readable. Answers with the compaction."""
     dependencies, tenant = context.dependencies, context.principal.tenant
     if (first_answer := await context.first_answer()) is not None:
         # A repeat must not call the model again.

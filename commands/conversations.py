@@ -8,7 +8,7 @@ from pydantic import StringConstraints
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
-from commands.bodies import MAX_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
+from commands.bodies import MAX_SHORT_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
 from commands.command_route import CommandContext, command_route
 from domain import commands
 from domain.events import ContextPolicy
@@ -39,7 +39,7 @@ async def create_conversation(context: CommandContext, body: CreateConversation)
         title=body.title,
         instructions=body.instructions,
         metadata=body.metadata or {},
-        context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
+        context_policy=body.context_policy.as_context_policy() if body.context_policy else ContextPolicy(),
         items=new_items(body.items or []),
     )
     return await context.execute(conversation_id, command, conversation_answer)
@@ -58,7 +58,7 @@ class UpdateConversation(Body):
 async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
     """Changes the fields that the body has. Answers with the Conversation."""
     present = body.model_fields_set
-    policy = body.context_policy.as_event() if body.context_policy else ContextPolicy()
+    policy = body.context_policy.as_context_policy() if body.context_policy else ContextPolicy()
     command = commands.DescribeConversation(
         metadata=(body.metadata or {}) if "metadata" in present else UNSET,
         title=body.title if "title" in present else UNSET,
@@ -69,12 +69,12 @@ async def update_conversation(context: CommandContext, conversation_id: str, bod
 
 
 class EndConversation(Body):
-    reason: Annotated[str, StringConstraints(max_length=MAX_TEXT_LENGTH)] | None = None
+    reason: Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT_LENGTH)] | None = None
 
 
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False)
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
-    """Refuses new items until the conversation is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
+    """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
     command = commands.EndConversation(reason=body.reason if body else None)
     return await context.execute(conversation_id, command, conversation_answer)
 

@@ -102,7 +102,7 @@ async def _import_line(context: CommandContext, line_number: int, line: bytes) -
         title=body.title,
         instructions=body.instructions,
         metadata=body.metadata or {},
-        context_policy=body.context_policy.as_event() if body.context_policy else ContextPolicy(),
+        context_policy=body.context_policy.as_context_policy() if body.context_policy else ContextPolicy(),
         items=next(chunks),
     )
     started = await _keyed(context, line_number, 0, line).append(conversation_id, start, _conversation_id)

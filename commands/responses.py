@@ -29,7 +29,7 @@ from replies.record import Record, find_record, read_record
 from replies.recorded_reply import RecordedReply
 
 CANCEL_TIMEOUT_SECONDS = 10.0
-"""Longer than it takes until another process ends the reply of a process that died."""
+"""How long a cancel waits for the reply to end. If the reply's process died, another process ends the reply sooner than this."""
 
 _SSE = "text/event-stream; charset=utf-8"
 _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -39,7 +39,7 @@ router = APIRouter()
 
 @command_route(router, "POST", "/v1/responses", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
-    """Requests a reply. Answers with the Response, or with its stream of events; with `background` at once, with a queued Response."""
+    """Requests a reply. Answers with the Response when the reply has ended. With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response."""
     await check_body(context, body)
     reply = await request_reply(context, body)
     if isinstance(reply, RecordedReply):
@@ -77,7 +77,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply in whichever process it runs; its partial output stays with the Response.
 
-    Answers with the Response; 400 if it has ended in another way. Cancelling a cancelled one changes nothing.
+    Waits up to 10 s for the reply to end, then answers with the Response. 400 if the reply ended before without being cancelled. Cancelling a cancelled reply changes nothing.
     """
     reader = context.dependencies.reader
     record = await find_record(reader, context.principal.tenant, response_id)
@@ -96,7 +96,7 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
 
 @command_route(router, "DELETE", "/v1/responses/{response_id}")
 async def delete_response(context: CommandContext, response_id: str) -> Response:
-    """Deletes the Response: every later request for it is answered with 404. Items that joined its conversation stay there.
+    """Deletes the Response: every later request for it is answered with 404. The items that the reply added to its conversation stay there.
 
     Answers with a receipt; 409 while the reply runs.
     """

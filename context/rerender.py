@@ -1,6 +1,7 @@
 """Renders the body of a recorded request again from the log, whatever happened to the conversation since.
 
-The record (`Shown`) names the version, the ranges, the summary and the renderer. Everything else is in the log.
+`Shown`, in the ReplyRequested event, names the version, the ranges, the summary and the renderer. The texts of items, instructions and the
+summary come from other events of the log; the model, the parameters and the input from ReplyRequested itself.
 """
 
 from typing import Any
@@ -47,7 +48,7 @@ class Rerendered(Struct, frozen=True, kw_only=True):
 
 
 async def rerender(reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts) -> Rerendered:
-    """The body of the request that `requested`, a ReplyRequested, recorded. Raises psycopg.Error and UnreadableEvent."""
+    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error and UnreadableEvent."""
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
@@ -89,7 +90,7 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[tuple[str, Item]]]:
-    """The items of the ranges that have only one, by item id, read in one query. Without those in a fork's origin."""
+    """The items of the ranges with exactly one item, by item id, read in one query. Items in a fork's origin are not found here: `_range` reads them."""
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
     appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {

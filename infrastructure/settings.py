@@ -43,7 +43,7 @@ class Settings(BaseSettings):
     )
     openai_api_key: SecretStr = Field(SecretStr("none"), description="The API key sent to the model provider.")
     default_model: str = Field(
-        "", description="The model of a reply that names none. Empty: the first model that the provider lists."
+        "", description="The model for a request that names none. Empty: the first model that the provider lists."
     )
     default_models: Annotated[dict[str, str], NoDecode] = Field(
         {}, description='`DEFAULT_MODEL` by tenant: `{"tenant": "model"}`.'
@@ -55,7 +55,7 @@ class Settings(BaseSettings):
         {},
         description="Facts about models that replace those looked up by name. Every field is optional: "
         '`{"name": {"window": 8192, "encoding": "o200k_base", "safety": 0.8, "input_price": 1, "cached_input_price": 0.1, '
-        '"output_price": 2}}`. `window` in tokens; `safety` is the part of a budget that is filled; prices in US dollars per '
+        '"output_price": 2}}`. `window` in tokens; `safety` (0 to 1) is the part of the window, without the room kept for the answer, that may be filled; prices in US dollars per '
         "1,000,000 tokens.",
     )
     model_window: int = Field(

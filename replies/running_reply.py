@@ -36,7 +36,7 @@ from replies.record_reply_end import record_reply_end
 from replies.reply_end import ReplyEnd, StopReason, completed, failed, status_when_finished, stopped
 from replies.response_from_events import opening_events, response_of
 
-if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
     from replies.provider.provider import ModelProvider
 
 log = structlog.get_logger(__name__)

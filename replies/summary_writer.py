@@ -15,7 +15,7 @@ from domain.errors import ModelFailed
 from domain.events import Usage
 from domain.items import Item
 
-if TYPE_CHECKING:  # scripts import the commands' bodies, and need not wait for the provider's client to load
+if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
     from replies.provider.provider import ModelProvider
 
 MAX_MODEL_CALLS = 8

@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         directory = item.path.parent.name
         return SLOW.index(directory) if directory in SLOW else len(SLOW)
 
-    items.sort(key=slow_first)  # the sort is stable: otherwise in the order of collection
+    items.sort(key=slow_first)  # the sort is stable: items with the same key stay in the order of collection
 
 
 def _is_main_process(config: pytest.Config) -> bool:
@@ -38,7 +38,7 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that starts pytest in the background makes it ignore SIGINT, and so would every process that a test starts and interrupts.
+    # A shell that starts pytest in the background makes it ignore SIGINT. Its child processes would inherit that, and tests interrupt some of them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):
@@ -86,7 +86,8 @@ def system() -> Iterator[Callable[..., System]]:
         def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:
             directory_of_system = data or Path(directory) / uuid.uuid4().hex
             system = System(directory_of_system, *arguments, environment=environment or {})
-            stops.callback(system.stop)  # in reverse order: two systems may share a directory
+            # The last one started is stopped first: two systems may share a directory, and `stop` fails if a process still runs in it.
+            stops.callback(system.stop)
             return system.start()
 
         yield start

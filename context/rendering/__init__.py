@@ -30,7 +30,7 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, with its usage, without the `unsendable` items. Raises ValueError for an unknown renderer."""
+    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. Raises ValueError for an unknown renderer."""
     match renderer:
         case 1:
             return renderer_1_chat.render(model, instructions, items, parameters)

@@ -1,4 +1,4 @@
-"""Renderer 1, frozen: `/chat/completions` with messages and function calls. It only renders recorded requests again."""
+"""Renderer 1, frozen: `/chat/completions` with messages and function calls. No new request uses it: it is kept to render recorded requests again."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ _UNCHANGED_PARAMETERS = ("temperature", "top_p")
 def render(
     model: str, instructions: Sequence[str], items: Sequence[Item], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, with its usage."""
+    """The body of the request. It always asks for a streamed answer with the token usage at its end."""
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": "\n\n".join(instructions)})
@@ -51,7 +51,7 @@ def _add(messages: list[dict[str, Any]], item: Item) -> None:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """A string if it has only text, which every provider accepts; with images, a list of parts."""
+    """A list of parts if the message has images; otherwise a string, because every provider accepts a string."""
     parts = content_parts(message)
     if not any(part.get("type") == "input_image" for part in parts):
         return text_of(message)

@@ -30,7 +30,7 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, with its usage."""
+    """The body of the request. It always asks for a streamed answer with the token usage at its end."""
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": "\n\n".join(instructions)})

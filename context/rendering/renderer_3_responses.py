@@ -1,4 +1,4 @@
-"""Renderer 3: `/responses`. Items are sent as they came, without ids.
+"""Renderer 3: `/responses`. Items are sent without their ids, and otherwise changed only where the API requires it.
 
 The provider stores nothing (`store` is false), so each request is complete, with reasoning as `encrypted_content`.
 
@@ -77,7 +77,7 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request: always streamed, never stored."""
+    """The body of the request. It asks for a streamed answer that the provider does not store."""
     left_out = unsendable(items)
     sent = [_item(item) for index, item in enumerate(items) if index not in left_out]
     if summary is not None:

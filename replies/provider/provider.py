@@ -78,7 +78,7 @@ class ModelProvider:
         return self._client is not None
 
     async def default_model(self, tenant: str) -> str:
-        """The model of a reply that names none. Raises ModelFailed when no setting names one and the provider lists none."""
+        """The model for a request that names none. Raises ModelFailed when no setting names one and the provider lists none."""
         settings = self._settings
         if configured := settings.default_models.get(tenant) or settings.default_model:
             return configured

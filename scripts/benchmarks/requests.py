@@ -67,9 +67,9 @@ async def wait_for_views(base_url: str) -> None:
     connection = await Connection.open(base_url)
     deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
     views = (await request(connection, "GET", "/v1/projections")).json()["data"]
-    while any(view["position"] < view["head"] for view in views):
+    while any(view["head"] is None or view["position"] < view["head"] for view in views):
         if time.monotonic() > deadline:
-            raise RequestFailed(f"the projector did not catch up within {CATCH_UP_TIMEOUT_SECONDS:.0f} s")
+            raise RequestFailed(f"the views did not reach the log's end within {CATCH_UP_TIMEOUT_SECONDS:.0f} s")
         await asyncio.sleep(0.1)
         views = (await request(connection, "GET", "/v1/projections")).json()["data"]
     connection.close()

@@ -1,4 +1,4 @@
-"""A reply looks its conversation's snapshot up once, even if there is none. So it waits only once for a Redis that hangs."""
+"""A request for a reply looks up the conversation's snapshot once, even if there is none. So if Redis hangs, the request waits for it only once."""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event
@@ -56,7 +56,7 @@ async def api(
 
 
 @pytest.mark.parametrize("parameters", [{}, {"truncation": "auto"}, {"truncation": "disabled"}])
-async def test_given_no_snapshot_when_a_reply_is_requested_then_it_is_looked_up_once(
+async def test_when_a_reply_is_requested_a_missing_snapshot_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, parameters: dict[str, Any]
 ) -> None:
     conversation = await create_conversation(api)
@@ -64,7 +64,7 @@ async def test_given_no_snapshot_when_a_reply_is_requested_then_it_is_looked_up_
     assert snapshots.lookups == 1
 
 
-async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_looked_up_once(
+async def test_when_a_summary_is_made_before_a_reply_a_missing_snapshot_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots, provider: ScriptedProvider
 ) -> None:
     items = [message(f"{n}: we talked of tea" * 20) for n in range(9)]
@@ -73,7 +73,7 @@ async def test_given_no_snapshot_when_a_summary_is_made_first_then_it_is_looked_
     assert (snapshots.lookups, len(provider.requests)) == (1, 2)
 
 
-async def test_given_no_snapshot_when_a_reply_continues_from_another_then_it_is_looked_up_once(
+async def test_when_a_reply_continues_from_another_a_missing_snapshot_is_looked_up_once(
     api: httpx.AsyncClient, snapshots: NoSnapshots
 ) -> None:
     first = await create_response(api, "hi")

@@ -1,4 +1,4 @@
-"""Writes conversations with every type of event, for tests that compare whole views."""
+"""Writes conversations with every type of event except `reply.cancelled`, `reply.interrupted` and `reply.deleted`, for tests that compare whole views."""
 
 from domain.commands import (
     DescribeConversation,

@@ -1,4 +1,4 @@
-"""GET /v1/responses/{id}/context for chains of replies: forks of forks, continued failed replies, both model APIs, both encodings.
+"""GET /v1/responses/{id}/context for chains of replies: forks of forks, replies that continue a failed reply, both provider APIs, both token encodings.
 
 scripts/test tests/queries/test_response_context_of_chains.py -m endless     a hundred histories
 """
@@ -57,7 +57,7 @@ async def store(
 
 
 class RandomChains:
-    """Conversations and forks with a random history. About one reply in seven fails halfway."""
+    """Conversations and forks with a random history. About one reply in seven fails, because the provider's stream ends too early."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient, provider: ScriptedProvider, api: str) -> None:
         self.random = random.Random(seed)
@@ -172,7 +172,7 @@ class RandomChains:
 
 
 def _content_tokens(value: Any) -> int:
-    """The tokens of all texts in a request."""
+    """The tokens of the strings in a request's `content`, `text`, `arguments` and `instructions` fields, at any depth."""
     match value:
         case str():
             return 0

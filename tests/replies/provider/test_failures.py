@@ -31,7 +31,7 @@ def refuse(status: int, error: Any, **headers: str) -> Any:
         (429, {"message": "secret"}, ("model_rate_limited", 3)),
     ],
 )
-async def test_a_refusal_has_a_code_and_temporary_ones_are_retried(
+async def test_each_error_status_becomes_a_code_and_only_temporary_errors_are_retried(
     chat: ModelProvider, provider: ScriptedProvider, status: int, error: Any, outcome: tuple[str, int]
 ) -> None:
     provider.script = refuse(status, error, retry_after_ms="10")
@@ -51,7 +51,7 @@ async def test_a_refusal_has_a_code_and_temporary_ones_are_retried(
         pytest.param(formatdate(time.time() + 3600), 3600, id="a date"),
     ],
 )
-async def test_a_rate_limit_keeps_a_valid_retry_after(
+async def test_a_rate_limit_failure_has_the_retry_after_of_the_answer_if_it_is_valid(
     chat: ModelProvider, provider: ScriptedProvider, header: str, seconds: float | None
 ) -> None:
     provider.script = refuse(429, {}, retry_after=header, x_should_retry="false")
