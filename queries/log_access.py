@@ -9,8 +9,10 @@ unavailable. A background task notices when Postgres answers again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -23,14 +25,18 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
+from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.stores.postgres import Pool
 
 log = structlog.get_logger(__name__)
 
 LOOKUP_TIMEOUT_SECONDS = 2.0
+QUEUE_TIMEOUT_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 0.5
 PROBE_INTERVAL_SECONDS = 0.25
 CLOSE_TIMEOUT_SECONDS = 0.5
+
+_NO_CONVERSATION = conversation_id_of(UUID(int=0))
 
 T = TypeVar("T")
 Lookup = Callable[[EventReader], Awaitable[T]]
@@ -38,6 +44,13 @@ Lookup = Callable[[EventReader], Awaitable[T]]
 
 class PostgresUnavailable(psycopg.OperationalError):
     """Postgres did not answer in time, or is known to be unavailable."""
+
+
+class EventStoreBusy(ApiError):
+    """503: Postgres is available, but this lookup did not get its turn, or its answer, in time."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "Too many reads of the event store are waiting.", code="event_store_busy")
 
 
 def conversation_parked() -> ApiError:
@@ -51,13 +64,14 @@ def conversation_parked() -> ApiError:
 
 
 class LogAccess:
-    """One per process. Any lookup may raise PostgresUnavailable, or ApiError 503 if an event cannot be decoded.
+    """Any lookup may raise PostgresUnavailable, EventStoreBusy, or ApiError 503 if an event cannot be decoded.
 
     It implements the `Reader` protocols of `context/` and `replies/`. `close` it before its pool.
     """
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
+        self._slots = asyncio.Semaphore(pool.max_size)
         self._reader = EventReader(pool)
         self._probe: asyncio.Task[None] | None = None
         self._lookups: set[asyncio.Task[Any]] = set()
@@ -72,7 +86,11 @@ class LogAccess:
 
     async def head(self, conversation_id: str) -> Head | None:
         """The end of a conversation, deleted or not, of any tenant; None if it was never started."""
-        return await self.look_up(lambda reader: reader.head(conversation_id))
+        return await self._run(lambda reader: reader.head(conversation_id))
+
+    async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
+        """The same for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        return await self._run(lambda reader: reader.head_of_each(conversation_ids))
 
     async def existing_head(self, tenant: str, conversation_id: str) -> Head:
         """The end of the tenant's conversation. Raises ConversationNotFound (never started, deleted, another tenant's)."""
@@ -126,7 +144,23 @@ class LogAccess:
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T]) -> T:
-        """The result of a lookup, which may consist of several statements."""
+        """The result of a lookup, which may consist of several statements. Raises EventStoreBusy if too many others wait before it.
+
+        No more lookups run at once than the pool has connections. So none waits for a connection while its timeout runs.
+        """
+        if self.is_unavailable:
+            raise PostgresUnavailable
+        try:
+            async with asyncio.timeout(QUEUE_TIMEOUT_SECONDS):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise EventStoreBusy from None
+        try:
+            return await self._run(lookup)
+        finally:
+            self._slots.release()
+
+    async def _run(self, lookup: Lookup[T]) -> T:
         if self.is_unavailable:
             raise PostgresUnavailable
         try:
@@ -134,9 +168,10 @@ class LogAccess:
         except UnreadableEvent as error:
             raise conversation_parked() from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-            # One slow lookup does not mean that Postgres is unavailable. It is available if it answers a ping.
-            is_slow = isinstance(error, PostgresUnavailable) and await self._ping(PING_TIMEOUT_SECONDS)
-            if not is_slow and not self.is_unavailable:
+            # Postgres is available if it answers a ping. Then only this lookup is slow, or lookups that were cancelled hold the connections.
+            if isinstance(error, PostgresUnavailable | PoolTimeout) and await self._answers_ping():
+                raise EventStoreBusy from error
+            if not self.is_unavailable:
                 log.warning("postgres_unavailable", error_type=type(error).__name__)
                 self._probe = asyncio.create_task(self._probe_until_available())
             raise PostgresUnavailable from error
@@ -176,14 +211,16 @@ class LogAccess:
 
     async def _probe_until_available(self) -> None:
         while True:
-            if await self._ping(LOOKUP_TIMEOUT_SECONDS):
+            with suppress(psycopg.Error):
+                await self._with_timeout(EventReader.last_position, LOOKUP_TIMEOUT_SECONDS)
                 break
             await asyncio.sleep(PROBE_INTERVAL_SECONDS)
         log.info("postgres_available")
 
-    async def _ping(self, seconds: float) -> bool:
+    async def _answers_ping(self) -> bool:
+        """Whether Postgres answers a look-up of a version. That does not need a connection of the pool."""
         try:
-            await self._with_timeout(EventReader.last_position, seconds)
+            await self._with_timeout(lambda reader: reader.head(_NO_CONVERSATION), PING_TIMEOUT_SECONDS)
         except psycopg.Error:
             return False
         return True

@@ -73,6 +73,10 @@ class EventReader(OrderedReader):
         """The conversation's last event; None if it was never started. One look-up by primary key."""
         return await self._version_lookup.head(conversation_id)
 
+    async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
+        """The last event of each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        return await self._version_lookup.head_of_each(conversation_ids)
+
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
         """The conversation that a response belongs to; None if the tenant has no such response."""
         rows = await self._rows(

@@ -5,6 +5,7 @@ take as much of the event loop's time as the rest of a read.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -59,6 +60,10 @@ class VersionLookup:
         if self._task is None:
             self._task = asyncio.create_task(self._look_up_queued())
         return await future
+
+    async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
+        """The same for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        return await self._look_up([uuid_of(conversation_id) for conversation_id in conversation_ids])
 
     async def _look_up_queued(self) -> None:
         """Looks up batch after batch until none is queued."""

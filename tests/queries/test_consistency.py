@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import AsyncExitStack
 from threading import Event
 
 import httpx
@@ -12,8 +13,9 @@ from starlette.requests import Request
 from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
-from queries.log_access import PostgresUnavailable
+from queries.log_access import EventStoreBusy, LogAccess
 from queries.main import open_dependencies
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
@@ -189,10 +191,28 @@ async def test_a_frozen_postgres_is_noticed_as_soon_as_one_that_is_down(
 
 async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: Settings, write: Writer) -> None:
     async with open_dependencies(settings, Event()) as dependencies:
-        with pytest.raises(PostgresUnavailable):
+        with pytest.raises(EventStoreBusy):
             await dependencies.log.look_up(lambda _: asyncio.sleep(10))
         assert not dependencies.log.is_unavailable
         assert await dependencies.log.last_position() == 0
+
+
+async def test_a_pool_without_a_free_connection_does_not_mark_postgres_as_unavailable(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a")
+    async with AsyncExitStack() as stack:
+        pool = make_pool(settings.postgres_url, max_size=2)
+        await pool.open()
+        stack.push_async_callback(pool.close)
+        log = LogAccess(pool)
+        stack.push_async_callback(log.close)
+        for _ in range(2):
+            await stack.enter_async_context(pool.connection())
+        with pytest.raises(EventStoreBusy):
+            await log.last_position()
+        assert not log.is_unavailable
+        assert (await log.existing_head("default", conversation_id)).version == 2
 
 
 async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
