@@ -15,14 +15,15 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import UNSET, Struct
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from domain.events import Event
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
-from queries.event_stream import follow_events
 from queries.log_access import LogAccess
 from queries.query_context import MAX_POSITION, QueryContext
 from queries.query_route import QueryParameters, query_route
@@ -60,11 +61,10 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
         page = await read_page(log, conversation_id, after=query.after, until=head.version, limit=query.limit)
         return json_response(page, headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    last_event_id = request.headers.get("last-event-id")
-    start = query.after if last_event_id is None else _parse_version(last_event_id)
+    start = _start_of_stream(request, query.after, head)
     if request.method == "HEAD":
         return Response(headers=headers, media_type=_STREAM)
-    events = follow_events(log, conversation_id, start, event_json, shutdown=dependencies.shutdown)
+    events = dependencies.event_streams.follow(conversation_id, head, start)
     return StreamingResponse(events, headers=headers, media_type=_STREAM)
 
 
@@ -93,6 +93,17 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
         "has_more": has_more,
     }
     return b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
+
+
+def _start_of_stream(request: Request, after: int, head: Head) -> int:
+    """The version that a stream begins after. Raises ApiError (400) if the conversation has no such version yet."""
+    last_event_id = request.headers.get("last-event-id")
+    param = "after" if last_event_id is None else "Last-Event-ID"
+    start = after if last_event_id is None else _parse_version(last_event_id)
+    if start > head.version:
+        message = f"`{param}` is greater than the conversation's last version, {head.version}."
+        raise ApiError(400, message, code="invalid_value", param=param)
+    return start
 
 
 def _parse_version(text: str) -> int:

@@ -21,7 +21,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
@@ -100,11 +100,19 @@ class LogAccess:
         return head
 
     async def conversation(
-        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
+        self,
+        conversation_id: str,
+        *,
+        limit: int,
+        after: int = 0,
+        until: int | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending."""
+        """At most `limit` events with `after` < version <= `until`, ascending; at least one, but at most about `max_bytes` of states."""
         return await self.look_up(
-            lambda reader: reader.conversation(conversation_id, limit=limit, after=after, until=until)
+            lambda reader: reader.conversation(
+                conversation_id, limit=limit, after=after, until=until, max_bytes=max_bytes
+            )
         )
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:

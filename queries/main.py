@@ -9,8 +9,10 @@ from starlette.applications import Starlette
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
+from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.http.app import Check, health_router, make_app
 from infrastructure.http.serve import serve
+from infrastructure.http.stream_pages import StreamPages
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -29,12 +31,14 @@ from queries import (
     usage,
 )
 from queries.consistency import Consistency
+from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
 from queries.query_context import Dependencies
 from replies.provider.provider import ModelProvider
 
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 
+STREAM_CONNECTIONS = 3
 MONGODB_TIMEOUT_SECONDS = 5.0
 POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 
@@ -48,6 +52,14 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
         stack.push_async_callback(pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
+        # Streams read through a few connections of their own: however many they are, other reads have connections.
+        stream_pool = make_pool(settings.postgres_url, max_size=STREAM_CONNECTIONS)
+        await stream_pool.open(wait=False)
+        stack.push_async_callback(stream_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
+        stream_log = LogAccess(stream_pool)
+        stack.push_async_callback(stream_log.close)
+        watch = ConversationWatch(stream_log.head_of_each, shutdown)
+        stack.push_async_callback(watch.close)
         mongo = mongodb.connect(settings, answer_seconds=MONGODB_TIMEOUT_SECONDS)
         stack.push_async_callback(mongo.close)
         views = mongodb.database(mongo, settings)
@@ -66,6 +78,7 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
             consistency=Consistency(log, views),
             contexts=contexts,
             shutdown=shutdown,
+            event_streams=EventStreams(stream_log, watch, StreamPages(), events.event_json, shutdown),
         )
 
 

@@ -16,6 +16,7 @@ from infrastructure.stores.mongodb import Database
 from projections.views.catalog import MongoView
 from projections.views.writes import Document, document_key
 from queries.consistency import Consistency, ConversationRead, Read
+from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
 from queries.view_positions import positions_from, with_positions
 
@@ -37,6 +38,7 @@ class Dependencies(Struct, frozen=True):
     consistency: Consistency
     contexts: Contexts
     shutdown: threading.Event
+    event_streams: EventStreams
 
 
 class QueryContext(Struct, frozen=True):

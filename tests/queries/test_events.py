@@ -12,8 +12,7 @@ import msgspec
 
 from domain.commands import DescribeConversation
 from infrastructure.settings import Settings
-from queries.event_stream import follow_events
-from queries.events import event_json, read_page
+from queries.events import read_page
 from queries.main import open_dependencies
 from tests.queries.conftest import eventually, served
 from tests.queries.manual_projector import ManualProjector
@@ -165,9 +164,8 @@ async def test_a_stream_ends_after_the_conversations_deletion(settings: Settings
 async def test_a_stream_without_new_events_sends_comments(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
     async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(5):
-        stream = follow_events(
-            dependencies.log, conversation_id, 0, event_json, shutdown=Event(), heartbeat_seconds=0.3
-        )
+        head = await dependencies.log.existing_head("default", conversation_id)
+        stream = dependencies.event_streams.follow(conversation_id, head, 0, heartbeat_seconds=0.3)
         first, second = await anext(stream), await anext(stream)
 
     assert first.startswith(b"id: 1\nevent: conversation.started\n")

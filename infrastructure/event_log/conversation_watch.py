@@ -1,0 +1,93 @@
+"""Tells many waiters when their conversations change: one look-up for all of them, again and again.
+
+A follower of events or of a reply waits here. It costs nothing while nothing happens, however many others wait.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import psycopg
+import structlog
+
+from infrastructure.event_log.version_lookup import Head
+
+POLL_SECONDS: Final = 0.25
+BATCH_CONVERSATIONS: Final = 128
+"""At most so many conversations share a look-up. The look-ups of other reads are sent between two of these."""
+
+LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
+Change = asyncio.Future[Head | None]
+"""Resolved with the conversation's end when that has changed (None: the log no longer has the conversation); cancelled at the shutdown."""
+
+log = structlog.get_logger(__name__)
+
+
+class ConversationWatch:
+    """One per API. `look_up` returns the end of each of these conversations, or raises psycopg.Error."""
+
+    def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
+        self._look_up = look_up
+        self._shutdown = shutdown
+        self._waiting: dict[str, dict[Change, Head]] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def change(self, conversation_id: str, seen: Head) -> Iterator[Change]:
+        """A future that is resolved once the conversation's end differs from `seen`. It is looked up only inside the block."""
+        change: Change = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(conversation_id, {})[change] = seen
+        if self._task is None:
+            self._task = asyncio.create_task(self._poll())
+        try:
+            yield change
+        finally:
+            changes = self._waiting[conversation_id]
+            del changes[change]
+            if not changes:
+                del self._waiting[conversation_id]
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _poll(self) -> None:
+        """Looks up what is waited for until nothing is."""
+        pause = POLL_SECONDS
+        try:
+            while self._waiting:
+                await asyncio.sleep(pause)
+                if self._shutdown.is_set():
+                    for changes in self._waiting.values():
+                        for change in changes:
+                            change.cancel()
+                started = time.monotonic()
+                await self._look_up_all()
+                pause = max(POLL_SECONDS, 4 * (time.monotonic() - started))
+        finally:
+            self._task = None
+
+    async def _look_up_all(self) -> None:
+        conversation_ids = list(self._waiting)
+        for start in range(0, len(conversation_ids), BATCH_CONVERSATIONS):
+            batch = [id_ for id_ in conversation_ids[start : start + BATCH_CONVERSATIONS] if id_ in self._waiting]
+            if not batch:
+                continue
+            # A future that is added from now on may have seen more than this look-up will find.
+            waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
+            try:
+                ends = await self._look_up(batch)
+            except psycopg.Error as error:
+                log.debug("conversations_not_looked_up", error_type=type(error).__name__)
+                return
+            except Exception:  # the waiters must not wait for ever
+                log.exception("conversation_watch_failed")
+                return
+            for changes, end in zip(waiting, ends, strict=True):
+                for change, seen in changes:
+                    if end != seen and not change.done():
+                        change.set_result(end)

@@ -1,0 +1,105 @@
+"""The pages that streams are sending. What a process keeps in memory for clients that read slowly, or not at all, is bounded.
+
+A stream sends a page in slices, and keeps nothing of it while its client takes a slice. The page stays here if it is larger than a slice.
+Together the pages here have at most MAX_KEPT_BYTES; the one unused for longest is dropped first, and its stream reads it again.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct
+
+SLICE_BYTES: Final = 32 * 1024
+"""What a stream sends at once. The server holds about three slices for a client that does not read."""
+
+PAGE_BYTES: Final = 256 * 1024
+"""A page ends after the event that reaches this size."""
+
+MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
+
+
+class Page(Struct, frozen=True):
+    """Encoded events, `body`, up to the one with the number `last`. `ends`: the stream ends with it."""
+
+    last: int
+    body: bytes
+    ends: bool = False
+
+    @property
+    def kept_bytes(self) -> int:
+        """0: a page that is sent at once is not kept."""
+        return len(self.body) if len(self.body) > SLICE_BYTES else 0
+
+
+class StreamPosition(Struct):
+    """What a client was sent: every event up to the number `after`, and `offset` bytes of what follows."""
+
+    after: int
+    offset: int = 0
+
+    def take(self, page: Page) -> bytes:
+        """The next slice of the page after `after`. It may be empty: a page that was read again may begin with less than was sent."""
+        taken = page.body[self.offset : self.offset + SLICE_BYTES]
+        self.offset += len(taken)
+        if self.offset >= len(page.body):
+            self.after, self.offset = page.last, self.offset - len(page.body)
+        return taken
+
+
+class Kept(Protocol):
+    """What can be kept. `kept_bytes`: the memory it takes; 0: do not keep it."""
+
+    @property
+    def kept_bytes(self) -> int: ...
+
+
+K = TypeVar("K", bound=Kept)
+
+
+class StreamPages:
+    """One per API. Streams that need the same page at the same time share one read."""
+
+    def __init__(self, max_kept_bytes: int = MAX_KEPT_BYTES) -> None:
+        self._max_kept_bytes = max_kept_bytes
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+        self._kept_bytes = 0
+        self._reading: dict[Hashable, asyncio.Task[Any]] = {}
+
+    async def get(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:
+        """What is kept under this key, or what `read` returns. Raises what `read` raises."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            kept: K = self._kept[key]
+            return kept
+        reading = self._reading.get(key)
+        if reading is None:
+            reading = self._reading[key] = asyncio.create_task(self._read(key, read))
+            reading.add_done_callback(_retrieve)
+        # Shielded: the stream that started the read may end before others have its result.
+        page: K = await asyncio.shield(reading)
+        return page
+
+    def keep(self, key: Hashable, page: Kept) -> None:
+        """Keeps what was read for `key`."""
+        if page.kept_bytes == 0 or key in self._kept:
+            return
+        self._kept[key] = page
+        self._kept_bytes += page.kept_bytes
+        while self._kept_bytes > self._max_kept_bytes:
+            self._kept_bytes -= self._kept.popitem(last=False)[1].kept_bytes
+
+    async def _read(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:
+        try:
+            page = await read()
+        finally:
+            del self._reading[key]
+        self.keep(key, page)
+        return page
+
+
+def _retrieve(reading: "asyncio.Task[Any]") -> None:
+    """Takes note of an exception that no stream is left to receive: asyncio would log it."""
+    if not reading.cancelled():
+        reading.exception()

@@ -1,0 +1,202 @@
+"""Streams of events: many at once beside other reads, clients that do not read, slow clients, and a log that lost its end."""
+
+import asyncio
+import os
+import random
+import re
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from threading import Event
+from urllib.parse import urlsplit
+
+import httpx
+import psycopg
+
+from infrastructure.embedded.directory import free_port
+from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
+from infrastructure.ids import uuid_of
+from infrastructure.settings import Settings
+from queries.event_stream import EventStreams
+from queries.events import event_json
+from queries.main import open_dependencies
+from tests.queries.conftest import served
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
+from tests.servers import ROOT
+
+MEGABYTE = 1_000_000
+
+
+def path_of(conversation_id: str) -> str:
+    return f"/v1/conversations/{conversation_id}"
+
+
+def large_text(seed: int, size: int = MEGABYTE) -> str:
+    """A text that hardly compresses."""
+    return random.Random(seed).randbytes(size // 2).hex()
+
+
+async def ids_until(lines: AsyncIterator[str], last: int) -> list[int]:
+    """The ids of a stream's events up to `last`."""
+    ids: list[int] = []
+    async for line in lines:
+        if line.startswith("id: "):
+            ids.append(int(line.removeprefix("id: ")))
+        elif not line and ids and ids[-1] == last:
+            return ids
+    return ids
+
+
+async def test_sixty_streams_miss_nothing_and_reads_beside_them_are_verified(
+    settings: Settings, write: Writer, live: ManualProjector
+) -> None:
+    conversation_ids = [await write.start("a") for _ in range(20)]
+    last = 12
+    limits = httpx.Limits(max_connections=None)
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=20, limits=limits) as client,
+        asyncio.timeout(60),
+    ):
+        followers_ready = asyncio.Barrier(61)
+
+        async def follow(conversation_id: str) -> list[int]:
+            headers = {"Accept": "text/event-stream"}
+            async with client.stream("GET", f"{path_of(conversation_id)}/events", headers=headers) as answer:
+                assert answer.status_code == 200
+                lines = answer.aiter_lines()
+                first_ids = await ids_until(lines, 2)
+                await followers_ready.wait()
+                return first_ids + await ids_until(lines, last)
+
+        followers = [asyncio.create_task(follow(conversation_ids[number % 20])) for number in range(60)]
+        await followers_ready.wait()
+        for _ in range(last - 2):
+            await asyncio.gather(*(write.append(conversation_id, "b") for conversation_id in conversation_ids))
+            reads = [client.get("/v1/conversations"), *(client.get(path_of(id_)) for id_ in conversation_ids)]
+            answers = await asyncio.gather(*reads)
+            assert [answer.status_code for answer in answers] == [200] * len(answers)
+            assert not any("x-consistency" in answer.headers for answer in answers)
+        assert await asyncio.gather(*followers) == [list(range(1, last + 1))] * 60
+
+
+@asynccontextmanager
+async def query_process(settings: Settings) -> AsyncIterator[tuple[str, int]]:
+    """The query API in a process of its own: its URL and pid."""
+    port = free_port()
+    environment = {name.upper(): str(value) for name, value in settings.model_dump().items() if name.endswith("_url")}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "queries.main",
+        env={**os.environ, **environment, "PORT": str(port), "PYTHONPATH": str(ROOT)},
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
+            while True:
+                try:
+                    await client.get("/health/live")
+                    break
+                except httpx.ConnectError:
+                    await asyncio.sleep(0.05)
+        yield url, process.pid
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def peak_memory(pid: int) -> int:
+    """The largest resident memory that the process has had, in bytes."""
+    [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(kilobytes) * 1024
+
+
+@contextmanager
+def unread_streams(url: str, path: str, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that request a stream and do not read it."""
+    address = urlsplit(url)
+    sockets = []
+    try:
+        for _ in range(count):
+            connection = socket.socket()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect((address.hostname, address.port))
+            connection.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAccept: text/event-stream\r\n\r\n".encode()
+            )
+            sockets.append(connection)
+        yield sockets
+    finally:
+        for connection in sockets:
+            connection.close()
+
+
+async def test_streams_that_are_not_read_take_little_memory(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    for number in range(12):
+        await write.append(conversation_id, large_text(number))
+    path = f"{path_of(conversation_id)}/events"
+    async with query_process(settings) as (url, pid), asyncio.timeout(60):
+        before = peak_memory(pid)
+        with unread_streams(url, path, 20) as sockets:
+            for connection in sockets:
+                assert await asyncio.to_thread(connection.recv, 12) == b"HTTP/1.1 200"
+                assert await asyncio.to_thread(connection.recv, 2000)
+            async with (
+                httpx.AsyncClient(base_url=url, timeout=20) as client,
+                client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer,
+            ):
+                assert await ids_until(answer.aiter_lines(), 13) == list(range(1, 14))
+            grown = peak_memory(pid) - before
+    assert grown < 100 * MEGABYTE
+
+
+async def test_a_slow_client_gets_every_byte_although_its_page_was_dropped_meanwhile(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start(large_text(1), "b", large_text(2))
+    async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(20):
+        log, shutdown = dependencies.log, Event()
+        watch = ConversationWatch(log.head_of_each, shutdown)
+        head = await log.existing_head("default", conversation_id)
+        streams = [
+            EventStreams(log, watch, pages, event_json, shutdown).follow(conversation_id, head, 0)
+            for pages in (StreamPages(), StreamPages(max_kept_bytes=0))
+        ]
+        bodies = []
+        for stream in streams:
+            chunks = [await anext(stream)]
+            while sum(map(len, chunks)) < 2 * MEGABYTE or not chunks[-1].endswith(b"\n\n"):
+                chunks.append(await anext(stream))
+            assert max(map(len, chunks)) <= SLICE_BYTES
+            bodies.append(b"".join(chunks))
+        await watch.close()
+
+    assert bodies[0] == bodies[1]
+    assert re.findall(rb"^id: (\d+)$", bodies[0], re.MULTILINE) == [b"1", b"2", b"3", b"4"]
+
+
+async def test_a_stream_ends_when_the_log_has_lost_events_that_it_sent(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a", "lost")
+    headers = {"Accept": "text/event-stream"}
+    path = f"{path_of(conversation_id)}/events"
+    async with served(settings) as url, httpx.AsyncClient(base_url=url, timeout=10) as client:
+        async with client.stream("GET", path, headers=headers) as answer:
+            lines = answer.aiter_lines()
+            assert await ids_until(lines, 3) == [1, 2, 3]
+            with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+                connection.execute(
+                    "DELETE FROM events WHERE originator_id = %s AND originator_version = 3",
+                    (uuid_of(conversation_id),),
+                )
+            async with asyncio.timeout(5):
+                assert [line async for line in lines if line] == []
+        resumed = await client.get(path, headers={**headers, "Last-Event-ID": "3"})
+
+    assert (resumed.status_code, resumed.json()["error"]["param"]) == (400, "Last-Event-ID")
