@@ -20,7 +20,8 @@ from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
-from infrastructure.http.app import Check, health_router, make_app
+from infrastructure.http.app import health_router, make_app
+from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.logs import configure_logging
@@ -52,7 +53,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
         # Leases have their own pool: they must be renewed in time, however many requests wait for a connection.
-        lease_pool = make_pool(settings.postgres_url, max_size=2)
+        lease_pool = make_pool(settings.postgres_url, max_size=2, read_only=False)
         await lease_pool.open(wait=False)
         snapshot_redis = redis.connect(settings, answer_seconds=0.5)
         following_redis = redis.connect(settings)
@@ -85,7 +86,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
             schema_checker=SchemaChecker(schema_threads),
             shutdown=shutdown,
         )
-        checks.update(_checks(reader, provider))
+        checks.update(_checks(reader, events_log, active_replies, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
         try:
             yield
@@ -101,7 +102,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
                 await open_pool.close()
             schema_threads.shutdown(wait=False, cancel_futures=True)
 
-    health = health_router(metrics, lambda: checks, needed=frozenset({"postgres"}))
+    health = health_router(metrics, lambda: checks, needed=frozenset({"postgres", "log_writable"}))
     return make_app(
         "Conversation Store: commands",
         [*(resource.router for resource in RESOURCES), health],
@@ -110,14 +111,21 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
     )
 
 
-def _checks(reader: EventReader, provider: ModelProvider) -> Mapping[str, Check]:
+def _checks(
+    reader: EventReader, events_log: EventLog, active_replies: ActiveReplies, provider: ModelProvider
+) -> Mapping[str, Check]:
     async def postgres() -> bool:
         return await reader.last_position() >= 0
+
+    async def log_writable() -> bool:
+        # The lease is a row in the same database, written twice a second.
+        return active_replies.is_lease_renewed and not events_log.is_failing
 
     async def model() -> bool:
         return bool(await provider.list_models())
 
-    return {"postgres": postgres, "model": model} if provider.configured else {"postgres": postgres}
+    checks: dict[str, Check] = {"postgres": postgres, "log_writable": log_writable}
+    return {**checks, "model": model} if provider.configured else checks
 
 
 async def _migrate(postgres_url: str) -> None:

@@ -1,23 +1,25 @@
 """Divides the partitions among the projectors that run, by leases in Postgres.
 
-Every projector renews its registration twice a second and counts as alive for 2.5 s after that. It owns an equal share of the partitions:
-it takes partitions that are free or whose holder is dead, and releases what exceeds its share when another projector starts. A lease is a
-number that only grows. MongoDB stores the newest lease of each partition (`view_positions.py`), so a projector that froze, was
-replaced and wakes up cannot write.
+Every projector raises its `beat` twice a second, and is dead for another one that has seen it unchanged for 2.5 s (`heartbeats.py`). It owns an
+equal share of the partitions: it takes partitions that are free or whose holder is dead, and releases what exceeds its share when
+another projector starts. A lease is a number that only grows. MongoDB stores the newest lease of each partition
+(`view_positions.py`), so a projector that froze, was replaced and wakes up cannot write.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Any, LiteralString
 from uuid import UUID
 
 from msgspec import Struct
 from psycopg import AsyncConnection
 
+from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 
 ALIVE_SECONDS = 2.5
-"""How long a projector counts as alive after it renewed."""
+"""How long another projector must have seen a beat unchanged before its projector counts as dead."""
 
 RENEW_SECONDS = 0.5
 
@@ -27,7 +29,10 @@ _LOCK = 7_203_914_412
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
 """A projector that freezes inside the transaction must not block the others."""
 
-# A new lease is at least the clock's milliseconds, so leases still grow after Postgres was restored from an older backup.
+_RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
+
+# A new lease is at least the clock's milliseconds, so leases usually grow after Postgres was restored from an older backup. If they do not,
+# because the clock is wrong, the holder learns it from MongoDB and takes a higher one (`superseded`).
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
     SELECT unnest(%s::smallint[]), %s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint
@@ -38,36 +43,39 @@ _RAISE = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE buc
 
 
 class HeldPartitions(Struct, frozen=True):
-    """The partitions that a projector holds, each with its lease, and the dead projectors it took some of them from."""
+    """The partitions that a projector holds, each with its lease, and the dead projectors it took some of them from. `share`: how many it should hold."""
 
     leases: Mapping[int, int]
     dead_holders: frozenset[UUID] = frozenset()
+    share: int = 0
 
 
 class Leases:
     """The leases of the projector `holder`. Raises psycopg.Error."""
 
-    def __init__(self, pool: Pool, holder: UUID) -> None:
+    def __init__(self, pool: Pool, holder: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._holder = holder
+        self._beat = 0
+        self._watch = HeartbeatWatch[UUID](ALIVE_SECONDS, RENEW_SECONDS, clock)
 
     async def renew(self, superseded: Mapping[int, int] | None = None) -> HeldPartitions:
-        """Registers this projector as alive, and takes or releases partitions until it holds its share.
+        """Raises this projector's beat, and takes or releases partitions until it holds its share.
 
         `superseded`: newer leases that MongoDB has for partitions held here, by partition. If Postgres still says that this projector
         holds them (Postgres was restored from an older backup), it takes a lease above those.
         """
-        superseded = superseded or {}
+        try:
+            return await self._renew(superseded or {})
+        except Exception:
+            self._watch.start_over()
+            raise
+
+    async def _renew(self, superseded: Mapping[int, int]) -> HeldPartitions:
         async with self._pool.connection() as connection, connection.transaction():
             await connection.execute(_BEGIN)
             await connection.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-            await connection.execute("DELETE FROM projectors WHERE alive_until < clock_timestamp()")
-            await connection.execute(
-                "INSERT INTO projectors VALUES (%s, clock_timestamp() + make_interval(secs => %s))"
-                " ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until",
-                (self._holder, ALIVE_SECONDS),
-            )
-            alive = [projector for (projector,) in await _rows(connection, "SELECT id FROM projectors ORDER BY id")]
+            alive = await self._alive(connection)
             holders: dict[int, UUID | None] = dict.fromkeys(ALL_PARTITIONS)
             holders.update(await _rows(connection, "SELECT bucket, holder FROM projection_leases"))
             own = [partition for partition in ALL_PARTITIONS if holders[partition] == self._holder]
@@ -87,7 +95,17 @@ class Leases:
                 connection, "SELECT bucket, lease FROM projection_leases WHERE holder = %s", self._holder
             )
             dead_holders = frozenset(holder for partition in to_take if (holder := holders[partition]) is not None)
-            return HeldPartitions(dict(leases), dead_holders)
+            return HeldPartitions(dict(leases), dead_holders, share)
+
+    async def _alive(self, connection: AsyncConnection[Any]) -> list[UUID]:
+        """Raises this projector's beat, and deletes the rows of dead projectors. Returns those that are alive, in order."""
+        self._beat += 1
+        await connection.execute(_RENEW, (self._holder, self._beat))
+        beats: dict[UUID, int] = dict(await _rows(connection, "SELECT id, beat FROM projectors"))
+        dead = self._watch.unchanged(beats)
+        if dead:
+            await connection.execute("DELETE FROM projectors WHERE id = ANY(%s)", (list(dead),))
+        return sorted(beats.keys() - dead)
 
     async def release(self) -> None:
         """Releases all partitions and unregisters this projector."""

@@ -1,7 +1,7 @@
 """The projector: runs the view updaters of all stores for the partitions whose leases it holds. They share one reading of the log."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import psycopg
@@ -15,7 +15,7 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.context_view import ContextView
-from projections.leases import RENEW_SECONDS, Leases
+from projections.leases import RENEW_SECONDS, HeldPartitions, Leases
 from projections.mongo_views import MongoViews
 from projections.view_positions import ViewPositions
 from projections.view_updater import POLL_SECONDS, ViewUpdater
@@ -50,12 +50,25 @@ class Projector:
         self._notifications = notifications
         self._metrics = metrics
         self._views = tuple(views)
-        self._leases: Mapping[int, int] = {}
+        self._held_partitions: HeldPartitions | None = None
 
     @property
     def is_ready(self) -> bool:
-        """Whether it reaches all its stores, and no view is stuck."""
-        return all(updater.is_ready for updater in self._updaters)
+        """Whether all `checks` pass."""
+        return all(self.checks.values())
+
+    @property
+    def checks(self) -> dict[str, bool]:
+        """The checks of `/health/ready`.
+
+        views            it reaches all its stores, and no view is stuck
+        partitions_held  it holds partitions, unless there are enough other projectors for all of them
+        """
+        partitions = self._held_partitions
+        return {
+            "views": all(updater.is_ready for updater in self._updaters),
+            "partitions_held": partitions is not None and (bool(partitions.leases) or partitions.share == 0),
+        }
 
     @property
     def view_positions(self) -> dict[str, ViewPosition]:
@@ -114,7 +127,8 @@ class Projector:
             except psycopg.Error as error:
                 log.warning("lease_renewal_failed", error_type=type(error).__name__)
             else:
-                if held_partitions.dead_holders or held_partitions.leases != self._leases:
+                before = self._held_partitions.leases if self._held_partitions is not None else {}
+                if held_partitions.dead_holders or held_partitions.leases != before:
                     log.info(
                         "partitions_held",
                         partitions=sorted(held_partitions.leases),
@@ -123,7 +137,7 @@ class Projector:
                     for updater in self._updaters:
                         updater.hold(held_partitions)
                     self._notifications.notify()
-                self._leases = held_partitions.leases
+                self._held_partitions = held_partitions
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _watch_log_end(self) -> None:

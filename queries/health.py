@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Final
 
-from infrastructure.http.app import Check
+from infrastructure.http.readiness import Check
+from infrastructure.stores.postgres import is_writable
 from queries.projections_status import view_reports
 from queries.query_context import Dependencies
 
@@ -11,11 +12,20 @@ REQUIRED: Final = frozenset({"mongodb"})
 
 
 def checks(dependencies: Dependencies) -> Mapping[str, Check]:
-    """One check for each store, one for the projector (how far the views are behind), and one for a configured model provider."""
+    """One check for each store, and these:
+
+    log_writable     Postgres lets appends write: it is neither a replica nor set to read-only
+    partitions_held  a living projector holds each partition
+    projector        no view is far behind
+    model            the provider answers, if one is configured
+    """
 
     async def postgres() -> bool:
         await dependencies.log.last_position()
         return True
+
+    async def log_writable() -> bool:
+        return await is_writable(dependencies.write_pool)
 
     async def mongodb() -> bool:
         await dependencies.views.command("ping")
@@ -31,5 +41,12 @@ def checks(dependencies: Dependencies) -> Mapping[str, Check]:
         await dependencies.provider.list_models()
         return True
 
-    stores: dict[str, Check] = {"postgres": postgres, "mongodb": mongodb, "redis": redis, "projector": projector}
-    return {**stores, "model": model} if dependencies.provider.configured else stores
+    checks: dict[str, Check] = {
+        "postgres": postgres,
+        "log_writable": log_writable,
+        "mongodb": mongodb,
+        "redis": redis,
+        "partitions_held": dependencies.partition_watch.are_all_held,
+        "projector": projector,
+    }
+    return {**checks, "model": model} if dependencies.provider.configured else checks

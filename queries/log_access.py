@@ -21,7 +21,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
 from infrastructure.event_log.codec import UnreadableEvent
-from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader
+from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader, PartitionHolder
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
@@ -145,6 +145,10 @@ class LogAccess:
             return None if any(isinstance(recorded.event, ReplyDeleted) for recorded in events) else events[0]
 
         return await self.look_up(lookup)
+
+    async def partition_holders(self) -> list[PartitionHolder]:
+        """The holder of each partition that a registered projector holds. The projector may have died since."""
+        return await self.look_up(EventReader.partition_holders)
 
     @property
     def is_unavailable(self) -> bool:

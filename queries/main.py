@@ -10,7 +10,8 @@ from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.conversation_watch import ConversationWatch
-from infrastructure.http.app import Check, health_router, make_app
+from infrastructure.http.app import health_router, make_app
+from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
 from infrastructure.observability.logs import configure_logging
@@ -33,6 +34,7 @@ from queries import (
 from queries.consistency import Consistency
 from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
+from queries.partition_watch import PartitionWatch
 from queries.query_context import Dependencies
 from replies.provider.provider import ModelProvider
 
@@ -50,6 +52,9 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
         pool = make_pool(settings.postgres_url)
         await pool.open(wait=False)
         stack.push_async_callback(pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
+        write_pool = make_pool(settings.postgres_url, max_size=1, read_only=False)
+        await write_pool.open(wait=False)
+        stack.push_async_callback(write_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
         # Streams read through a few connections of their own: however many they are, other reads have connections.
@@ -60,6 +65,9 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
         stack.push_async_callback(stream_log.close)
         watch = ConversationWatch(stream_log.head_of_each, shutdown)
         stack.push_async_callback(watch.close)
+        partition_watch = PartitionWatch(log)
+        partition_watch.start()
+        stack.callback(partition_watch.stop)
         mongo = mongodb.connect(settings, answer_seconds=MONGODB_TIMEOUT_SECONDS)
         stack.push_async_callback(mongo.close)
         views = mongodb.database(mongo, settings)
@@ -77,6 +85,8 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
             models=models,
             consistency=Consistency(log, views),
             contexts=contexts,
+            partition_watch=partition_watch,
+            write_pool=write_pool,
             shutdown=shutdown,
             event_streams=EventStreams(stream_log, watch, StreamPages(), events.event_json, shutdown),
         )
@@ -84,7 +94,7 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
     """The app. Its lifespan opens and closes what the queries share; no store has to be up. `shutdown` ends its streams."""
-    checks: dict[str, Check] = {}
+    checks = dict[str, Check]()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -13,11 +13,13 @@ from context.assembly import Contexts
 from context.models import Models
 from infrastructure.access.principal import Principal
 from infrastructure.stores.mongodb import Database
+from infrastructure.stores.postgres import Pool
 from projections.views.catalog import MongoView
 from projections.views.writes import Document, document_key
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
+from queries.partition_watch import PartitionWatch
 from queries.view_positions import positions_from, with_positions
 
 if TYPE_CHECKING:  # the scripts import this module, and importing the provider takes a second
@@ -28,7 +30,10 @@ MAX_POSITION = 2**63 - 1
 
 
 class Dependencies(Struct, frozen=True):
-    """What the queries of this process share. `main.py` makes it. `shutdown` is set when the process stops: streams end then."""
+    """What the queries of this process share. `main.py` makes it.
+
+    `write_pool` is for the readiness check alone. `shutdown` is set when the process stops: streams end then.
+    """
 
     log: LogAccess
     views: Database
@@ -37,6 +42,8 @@ class Dependencies(Struct, frozen=True):
     models: Models
     consistency: Consistency
     contexts: Contexts
+    partition_watch: PartitionWatch
+    write_pool: Pool
     shutdown: threading.Event
     event_streams: EventStreams
 

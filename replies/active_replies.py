@@ -5,34 +5,39 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import psycopg
 import structlog
 
-from replies.leases import ALIVE_SECONDS, RENEW_SECONDS, OwnLease, ReplyLeases
-from replies.orphaned_replies import LATE_SECONDS, OrphanedReplies
+from infrastructure.stores.heartbeats import HeartbeatWatch
+from replies.leases import ALIVE_SECONDS, RENEW_SECONDS, ReplyLeases
+from replies.orphaned_replies import OrphanedReplies
 from replies.running_reply import RunningReply
 
 log = structlog.get_logger(__name__)
 
-CLEANUP_SECONDS = 3600.0
+GRACE_SECONDS = 45.0
+"""A reply that has belonged to this process for so long without running in it is lost: the process never learned that its request was committed."""
 
 
 class ActiveReplies:
     """All running replies of this process. Open it when the app starts; close it before the log is closed."""
 
-    def __init__(self, leases: ReplyLeases, orphaned: OrphanedReplies) -> None:
+    def __init__(self, leases: ReplyLeases, orphaned: OrphanedReplies, *, grace_seconds: float = GRACE_SECONDS) -> None:
         self._leases = leases
         self._orphaned = orphaned
         self._replies: dict[str, RunningReply] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None
-        self._alive_since = 0.0
-        self._renewed_at = 0.0
-        self._cleaned_up_at = 0.0
+        self._renewed_at: float | None = None
+        self._not_running = HeartbeatWatch[str](grace_seconds, RENEW_SECONDS)
+
+    @property
+    def is_lease_renewed(self) -> bool:
+        """Whether this process wrote its lease into Postgres within the last ALIVE_SECONDS."""
+        return self._renewed_at is not None and time.monotonic() - self._renewed_at < ALIVE_SECONDS
 
     def open(self) -> None:
         self._renewing = asyncio.create_task(self._keep_renewing())
@@ -77,8 +82,7 @@ class ActiveReplies:
             try:
                 await self._renew()
             except (psycopg.Error, TimeoutError) as error:
-                # Other processes may not have been able to renew either. Give them time before any of them counts as dead.
-                self._alive_since = 0.0
+                self._not_running.start_over()
                 log.warning("lease_not_renewed", error_type=type(error).__name__)
             except Exception:
                 log.exception("lease_renewal_crashed")
@@ -87,30 +91,15 @@ class ActiveReplies:
     async def _renew(self) -> None:
         """Renews the lease, cancels what others asked to cancel, and has orphaned replies ended."""
         requested_at = time.monotonic()
-        own_leases = await self._leases.renew()
-        now = time.monotonic()
-        if not self._alive_since or now - self._renewed_at > LATE_SECONDS:
-            self._alive_since = now
-        self._renewed_at = now
+        renewed = await self._leases.renew()
+        self._renewed_at = time.monotonic()
         for response_id, reply in list(self._replies.items()):
-            lease = own_leases.get(response_id)
-            if lease is not None and lease.cancelling:
+            is_missing = reply.stored and response_id not in renewed.own
+            if renewed.own.get(response_id):
                 reply.stop("cancelled")
-            elif lease is None and reply.stored and reply.seconds > now - requested_at + ALIVE_SECONDS:
+            elif is_missing and reply.seconds > self._renewed_at - requested_at + ALIVE_SECONDS:
                 reply.stop("cancelled")  # its conversation was deleted, or another process ended it
-        if now - self._alive_since < ALIVE_SECONDS:
-            return
-        if self._ending_orphans is None or self._ending_orphans.done():
+        lost = self._not_running.unchanged(dict.fromkeys(renewed.own.keys() - self._replies.keys()))
+        if (renewed.dead or lost) and (self._ending_orphans is None or self._ending_orphans.done()):
             # In a task of its own: the lease must be renewed in time, however slow Redis and the log are.
-            self._ending_orphans = asyncio.create_task(self._orphaned.end_all(self._lost(own_leases), now))
-        if now - self._cleaned_up_at > CLEANUP_SECONDS:
-            self._cleaned_up_at = now
-            await self._leases.delete_dead_processes()
-
-    def _lost(self, own_leases: Mapping[str, OwnLease]) -> list[str]:
-        """Replies that belong to this process but do not run in it: it never learned that their requests were committed."""
-        return [
-            response_id
-            for response_id, lease in own_leases.items()
-            if lease.past_grace and response_id not in self._replies
-        ]
+            self._ending_orphans = asyncio.create_task(self._orphaned.end_some(renewed.dead, lost))

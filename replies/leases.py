@@ -1,49 +1,57 @@
 """Which replies run in which process, in Postgres. With this, any process can cancel a reply, and find the replies whose process died.
 
-A process holds a lease and renews it. Tables: `api_processes`, and `responses`, whose rows the appends write.
+A process raises its `beat` again and again. Others count it as dead when they have seen the beat unchanged for ALIVE_SECONDS
+(`heartbeats.py`). Tables: `api_processes`, and `responses`, whose rows the appends write.
 """
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 from uuid import UUID
 
 from msgspec import Struct
 
 from infrastructure.ids import conversation_id
+from infrastructure.stores.heartbeats import HeartbeatWatch
 from infrastructure.stores.postgres import Pool
 
 ALIVE_SECONDS = 5.0
-"""How long a lease is valid: longer than a busy machine delays a renewal, shorter than a person waits."""
+"""How long a beat may stay unchanged: longer than a busy machine delays a renewal, shorter than a person waits."""
 
 RENEW_SECONDS = 0.5
-"""How often a lease is renewed, and cancellations are read."""
+"""How often a beat is raised, and cancellations are read."""
 
-GRACE_SECONDS = 45.0
-"""A reply older than this that its own process does not know is lost: the process never learned that the request was committed."""
+Owner = UUID | None
+"""The process that runs a reply. None: the reply was requested by code that did not record it, so no process runs it."""
 
-_RENEW = """
-    INSERT INTO api_processes VALUES (%s, clock_timestamp() + make_interval(secs => %s))
-    ON CONFLICT (id) DO UPDATE SET alive_until = excluded.alive_until
-"""
+_RENEW = "INSERT INTO api_processes (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
-_OWN = """
-    SELECT response_id, cancelling, requested_at < clock_timestamp() - make_interval(secs => %s)
-    FROM responses WHERE owner = %s AND running
+_OWN = "SELECT response_id, cancelling FROM responses WHERE owner = %s AND running"
+
+_BEATS = """
+    SELECT id, beat FROM api_processes
+    UNION ALL
+    SELECT DISTINCT owner, NULL::bigint FROM responses AS r
+    WHERE running AND NOT EXISTS (SELECT FROM api_processes AS p WHERE p.id = r.owner)
 """
 
 _ORPHANS = """
-    SELECT tenant_id, response_id, conversation_id FROM responses AS r
-    WHERE running AND (response_id = ANY (%s) OR NOT EXISTS (
-        SELECT FROM api_processes AS p WHERE p.id = r.owner AND p.alive_until > clock_timestamp()))
-    AND requested_at < clock_timestamp() - make_interval(secs => %s)
-    LIMIT 100
+    SELECT tenant_id, response_id, conversation_id FROM responses
+    WHERE running AND (owner = ANY (%(dead)s) OR owner IS NULL OR response_id = ANY (%(lost)s))
+      AND (response_id, tenant_id) > (%(response_id)s, %(tenant)s)
+    ORDER BY response_id, tenant_id LIMIT %(limit)s
 """
 
 
-class OwnLease(Struct, frozen=True):
-    """A reply that Postgres says runs in this process. `past_grace`: it was requested more than GRACE_SECONDS ago."""
+class RenewedLease(Struct, frozen=True):
+    """What a process learns when it renews its lease.
 
-    cancelling: bool
-    past_grace: bool
+    `own`: the replies that Postgres says run in this process, by id, and whether another process asked to cancel each.
+    `dead`: the owners of replies, and other processes, that are dead.
+    """
+
+    own: Mapping[str, bool]
+    dead: Collection[Owner]
 
 
 class Orphan(Struct, frozen=True):
@@ -55,37 +63,52 @@ class Orphan(Struct, frozen=True):
 
 
 class ReplyLeases:
-    """The lease of the process `owner`. Raises psycopg.Error."""
+    """The lease of the process `owner`, written through a pool for writers. Raises psycopg.Error."""
 
-    def __init__(self, pool: Pool, owner: UUID) -> None:
+    def __init__(self, pool: Pool, owner: UUID, clock: Callable[[], float] = time.monotonic) -> None:
         self._pool = pool
         self._owner = owner
+        self._beat = 0
+        self._watch = HeartbeatWatch[Owner](ALIVE_SECONDS, RENEW_SECONDS, clock)
 
-    async def renew(self) -> Mapping[str, OwnLease]:
-        """Renews the lease; returns the replies of this process, by id."""
+    async def renew(self) -> RenewedLease:
+        """Renews the lease."""
+        try:
+            own, beats = await self._renew()
+        except Exception:
+            self._watch.start_over()
+            raise
+        return RenewedLease(own, self._watch.unchanged(beats))
+
+    async def _renew(self) -> tuple[dict[str, bool], dict[Owner, int | None]]:
+        """Raises the beat. Returns this process's replies, and the beat of each process that has a lease or runs a reply."""
+        self._beat += 1
         async with self._pool.connection() as connection, connection.transaction():
-            # Not worth a wait for the disk: if a crash of Postgres loses a renewal, a process only counts as dead too early.
-            await connection.execute("SET LOCAL synchronous_commit = off; SET TRANSACTION READ WRITE")
-            await connection.execute(_RENEW, (self._owner, ALIVE_SECONDS))
-            rows = await connection.execute(_OWN, (GRACE_SECONDS, self._owner))
-            return {
-                str(response_id): OwnLease(cancelling=bool(cancelling), past_grace=bool(past_grace))
-                for response_id, cancelling, past_grace in await rows.fetchall()
-            }
+            # Not worth a wait for the disk: a crash of Postgres only loses a beat, and the next one follows.
+            await connection.execute("SET LOCAL synchronous_commit = off")
+            await connection.execute(_RENEW, (self._owner, self._beat))
+            own: list[Any] = await (await connection.execute(_OWN, (self._owner,))).fetchall()
+            beats: list[Any] = await (await connection.execute(_BEATS)).fetchall()
+        return dict(own), dict(beats)
 
     async def release(self) -> None:
         """Ends the lease."""
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
-            await connection.execute("DELETE FROM api_processes WHERE id = %s", (self._owner,))
+        await self.delete([self._owner])
 
-    async def orphans(self, lost: list[str]) -> list[Orphan]:
-        """At most 100 running replies: those whose process is dead, and those in `lost`.
-
-        Replies younger than ALIVE_SECONDS are left out: a process that has just started may take requests before its first renewal.
-        """
+    async def orphans(
+        self, dead: Collection[Owner], lost: Collection[str], *, after: Orphan | None, limit: int
+    ) -> list[Orphan]:
+        """At most `limit` running replies: those of `dead` processes, and those in `lost`. `after`: the last one of the page before."""
+        position = ("", "") if after is None else (after.response_id, after.tenant)
+        parameters = {
+            "dead": list(dead),
+            "lost": list(lost),
+            "response_id": position[0],
+            "tenant": position[1],
+            "limit": limit,
+        }
         async with self._pool.connection() as connection:
-            rows = await connection.execute(_ORPHANS, (lost, ALIVE_SECONDS))
+            rows = await connection.execute(_ORPHANS, parameters)
             return [
                 Orphan(str(tenant), str(response_id), conversation_id(UUID(str(conversation_uuid))))
                 for tenant, response_id, conversation_uuid in await rows.fetchall()
@@ -93,18 +116,15 @@ class ReplyLeases:
 
     async def request_cancel(self, tenant: str, response_id: str) -> None:
         """Asks the process that runs the reply to cancel it."""
-        # In one round trip: a process that stopped in between would hold the row's lock. The reply's end, and all appends after it, would wait.
-        async with self._pool.connection() as connection, connection.pipeline(), connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
+        # One statement and no BEGIN before it: a process that froze in between would hold the row's lock. The reply's end, and all appends
+        # after it, would wait.
+        async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET cancelling = true WHERE tenant_id = %s AND response_id = %s AND running",
                 (tenant, response_id),
             )
 
-    async def delete_dead_processes(self) -> None:
-        """Deletes leases that ended more than a day ago."""
-        async with self._pool.connection() as connection, connection.transaction():
-            await connection.execute("SET TRANSACTION READ WRITE")
-            await connection.execute(
-                "DELETE FROM api_processes WHERE alive_until < clock_timestamp() - interval '1 day'"
-            )
+    async def delete(self, owners: Collection[Owner]) -> None:
+        """Deletes the leases of these processes."""
+        async with self._pool.connection() as connection:
+            await connection.execute("DELETE FROM api_processes WHERE id = ANY (%s)", (list(owners),))

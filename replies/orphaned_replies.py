@@ -1,7 +1,7 @@
 """Replies whose process died: another process marks each as interrupted, with the output that Redis has of it."""
 
 import asyncio
-import time
+from collections.abc import Collection
 
 import psycopg
 import structlog
@@ -15,13 +15,13 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid
 from replies import live_events, stream_events
-from replies.leases import ALIVE_SECONDS, Orphan, ReplyLeases
+from replies.leases import Orphan, Owner, ReplyLeases
 from replies.output import output_of_events
 
 log = structlog.get_logger(__name__)
 
-LATE_SECONDS = ALIVE_SECONDS / 2
-"""After a renewal or a look-up that took longer, no process counts as dead: the others may have been delayed as well."""
+MAX_ORPHANS = 100
+"""How many orphaned replies are read at once."""
 
 MAX_CONCURRENT_ENDS = 10
 SUBJECT = "conversation-store"
@@ -31,22 +31,28 @@ SUBJECT = "conversation-store"
 class OrphanedReplies:
     """Finds orphaned replies and ends them. `redis` is the client that the live events are read with."""
 
-    def __init__(self, leases: ReplyLeases, events_log: EventLog, redis: Redis) -> None:
+    def __init__(
+        self, leases: ReplyLeases, events_log: EventLog, redis: Redis, *, max_orphans: int = MAX_ORPHANS
+    ) -> None:
         self._leases = leases
         self._log = events_log
         self._redis = redis
+        self._max_orphans = max_orphans
+        self._last_tried: Orphan | None = None
 
-    async def end_all(self, lost: list[str], renewed_at: float) -> None:
-        """Ends the replies of dead processes, and those in `lost`. `renewed_at`: when this process last renewed its lease (monotonic)."""
+    async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
+        """Ends at most `max_orphans` replies: those of the `dead` processes, and those in `lost`. Deletes the leases of the dead.
+
+        Each call goes on where the last one stopped, and begins again after the last orphan. So orphans that cannot be ended hide no others.
+        """
         try:
-            orphans = await self._leases.orphans(lost)
+            orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)
+            self._last_tried = orphans[-1] if len(orphans) == self._max_orphans else None
+            for start in range(0, len(orphans), MAX_CONCURRENT_ENDS):
+                await asyncio.gather(*map(self._interrupt, orphans[start : start + MAX_CONCURRENT_ENDS]))
+            await self._leases.delete(dead)
         except (psycopg.Error, TimeoutError) as error:
             log.warning("orphans_not_found", error_type=type(error).__name__)
-            return
-        if time.monotonic() - renewed_at > LATE_SECONDS:
-            return
-        for start in range(0, len(orphans), MAX_CONCURRENT_ENDS):
-            await asyncio.gather(*map(self._interrupt, orphans[start : start + MAX_CONCURRENT_ENDS]))
 
     async def _interrupt(self, orphan: Orphan) -> None:
         try:

@@ -87,7 +87,11 @@ def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:
     """One readiness answer for both sides: the worse status of the two, with the checks of both."""
-    checks = {name: state for _, body in answers for name, state in body["checks"].items()}
+    checks: dict[str, str] = {}
+    for _, body in answers:
+        for name, state in body["checks"].items():
+            if checks.get(name) != "failed":  # a check of both sides passes when it passes on both
+                checks[name] = state
     worst = max((body["status"] for _, body in answers), key=("ready", "degraded", "unavailable").index)
     status = max(code for code, _ in answers)
     return json_response({"status": worst, "checks": checks}, status, {} if status == 200 else {"retry-after": "1"})

@@ -32,9 +32,11 @@ MAX_STEPS = 12
 APPENDS = 8
 VISIBLE_SECONDS = 30.0
 TIMERS = {
+    "infrastructure/stores/heartbeats.py",
     "projections/leases.py",
     "projections/position_loader.py",
     "projections/projector.py",
+    "projections/view_positions.py",
     "replies/active_replies.py",
     "replies/leases.py",
     "replies/orphaned_replies.py",

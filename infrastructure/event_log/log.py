@@ -87,7 +87,13 @@ class EventLog:
         self._pipeline = self._recorder.pipeline()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
+        self._failed_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_failing(self) -> bool:
+        """Whether Postgres refused or did not answer an append within the last APPEND_TIMEOUT_SECONDS, and none has succeeded since."""
+        return self._failed_at is not None and time.monotonic() - self._failed_at < APPEND_TIMEOUT_SECONDS
 
     def open(self) -> None:
         """Starts the tasks on the running event loop. Postgres may still be down."""
@@ -161,8 +167,9 @@ class EventLog:
         pause = 0.0
         while True:
             try:
-                return await self._append_once(batch, in_doubt)
+                results = await self._append_once(batch, in_doubt)
             except _CONNECTION_ERRORS as error:
+                self._failed_at = time.monotonic()
                 log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
                 if time.monotonic() + pause > give_up_at:
                     return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in batch]
@@ -171,6 +178,9 @@ class EventLog:
                     log.exception("append_in_doubt", commands=len(batch))
                     return [LogUnavailable(outcome_unknown=True) for _ in batch]
                 raise
+            else:
+                self._failed_at = None
+                return results
             await asyncio.sleep(pause)  # nothing notifies us when a server is back
             pause = min(1.0, pause * 2 or 0.05)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from uuid import UUID
 
 from msgspec import Struct
 from psycopg import sql
@@ -59,6 +60,14 @@ class FirstAnswer(Struct, frozen=True, kw_only=True):
     position: int
 
 
+class PartitionHolder(Struct, frozen=True):
+    """The projector that holds a partition of the views, and the last beat that it wrote."""
+
+    partition: int
+    projector: UUID
+    beat: int
+
+
 class EventReader(OrderedReader):
     """All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read.
 
@@ -93,6 +102,13 @@ class EventReader(OrderedReader):
                 (uuid_of(conversation_id),),
             )
         )
+
+    async def partition_holders(self) -> list[PartitionHolder]:
+        """The holder of each partition that a registered projector holds. The projector may have died since."""
+        rows = await self._rows(
+            sql.SQL("SELECT bucket, id, beat FROM projection_leases JOIN projectors ON id = holder"), ()
+        )
+        return [PartitionHolder(*row) for row in rows]
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
         """The answer stored with an idempotency key at `since` or later; None for no such key. Raises KeyReused if the request was another."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from infrastructure.http.errors import answer_error
+from infrastructure.http.readiness import readiness
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
 
@@ -21,14 +22,14 @@ SHUTDOWN_TIMEOUT_SECONDS = 1
 
 @asynccontextmanager
 async def serve_metrics(
-    metrics: Metrics, port: int, ready: Callable[[], bool], host: str = "127.0.0.1"
+    metrics: Metrics, port: int, checks: Callable[[], Mapping[str, bool]], host: str = "127.0.0.1"
 ) -> AsyncIterator[int]:
     """Serves `/metrics`, `/health/ready` and `/health/live` until the block ends. Yields the port.
 
-    `port` 0 takes a free one. `/health/ready` answers 503 while `ready` returns False or raises. Raises OSError if the port is taken.
+    `port` 0 takes a free one. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port is taken.
     """
     config = uvicorn.Config(
-        metrics_app(metrics, ready),
+        metrics_app(metrics, checks),
         http="httptools",
         ws="none",
         lifespan="off",
@@ -48,7 +49,7 @@ async def serve_metrics(
             await serving
 
 
-def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
+def metrics_app(metrics: Metrics, checks: Callable[[], Mapping[str, bool]]) -> Starlette:
     """The app, without a server."""
 
     async def metrics_page(_: Request) -> Response:
@@ -58,14 +59,11 @@ def metrics_app(metrics: Metrics, ready: Callable[[], bool]) -> Starlette:
     async def live(_: Request) -> Response:
         return json_response({"status": "live"})
 
-    async def readiness(_: Request) -> Response:
-        try:
-            is_ready = ready()
-        except Exception:  # noqa: BLE001 - a process whose check fails is not ready
-            is_ready = False
-        return json_response({"status": "ready" if is_ready else "unavailable"}, 200 if is_ready else 503)
+    async def ready(_: Request) -> Response:
+        passed = checks()
+        return readiness(passed, needed=frozenset(passed))
 
-    routes = [Route("/metrics", metrics_page), Route("/health/live", live), Route("/health/ready", readiness)]
+    routes = [Route("/metrics", metrics_page), Route("/health/live", live), Route("/health/ready", ready)]
     return Starlette(routes=routes, exception_handlers={HTTPException: answer_error})
 
 

@@ -1,4 +1,4 @@
-"""Postgres for readers: an async pool that fails within seconds when Postgres is down. Transactions are read-only by default."""
+"""Postgres as an async pool that fails within seconds when Postgres is down. Transactions are read-only unless the pool is for writers."""
 
 import asyncio
 from collections.abc import Sequence
@@ -49,15 +49,16 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         await asyncio.shield(super().putconn(conn))
 
 
-def make_pool(postgres_url: str, *, max_size: int = 8) -> Pool:
+def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -> Pool:
     """A closed pool: `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
+    options = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
     return Pool(
         postgres_url,
         kwargs={
             "autocommit": True,
             "connect_timeout": 2,
             **DEAD_SERVER_DETECTION,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s -c default_transaction_read_only=on",
+            "options": f"{options} -c default_transaction_read_only=on" if read_only else options,
         },
         min_size=1,
         max_size=max_size,
@@ -66,3 +67,10 @@ def make_pool(postgres_url: str, *, max_size: int = 8) -> Pool:
         check=None,
         open=False,
     )
+
+
+async def is_writable(write_pool: Pool) -> bool:
+    """Whether Postgres lets the transactions of this pool for writers write: it is neither a replica nor set to read-only. Raises psycopg.Error."""
+    async with write_pool.connection() as connection:
+        row = await (await connection.execute("SHOW transaction_read_only")).fetchone()
+        return row == ("off",)

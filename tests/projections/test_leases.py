@@ -26,7 +26,7 @@ from tests.queries.writer import Writer
 TAKEOVER_TIMEOUT_SECONDS = 5.0
 
 
-async def _renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
+async def renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
     """The partitions of each projector, after all have renewed their leases three times."""
     for _ in range(3):
         partitions_held = [await leases.renew() for leases in all_leases]
@@ -38,21 +38,22 @@ async def test_given_any_number_of_projectors_then_one_holds_each_partition_and_
 ) -> None:
     all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS + 1)]
     for count in (1, 2, 3, PARTITIONS, PARTITIONS + 1):
-        partitions_held = await _renew_all(all_leases[:count])
+        partitions_held = await renew_all(all_leases[:count])
         assert sorted(partition for own in partitions_held for partition in own.leases) == list(ALL_PARTITIONS)
         shares = [len(own.leases) for own in partitions_held]
         assert max(shares) - min(shares) <= 1
         assert not any(own.dead_holders for own in partitions_held)
     for leases in all_leases[2:]:
         await leases.release()
-    assert [len(own.leases) for own in await _renew_all(all_leases[:2])] == [PARTITIONS // 2] * 2
+    assert [len(own.leases) for own in await renew_all(all_leases[:2])] == [PARTITIONS // 2] * 2
 
 
 async def test_given_a_projector_that_dies_then_another_takes_its_partitions_with_higher_leases(world: World) -> None:
     expired_id = mint_uuid()
     expired, other = Leases(world.pool, expired_id), Leases(world.pool, mint_uuid())
-    before = (await _renew_all([expired, other]))[0].leases
+    before = (await renew_all([expired, other]))[0].leases
     assert before
+    assert await _registered(world) == 2
     partitions_held = await other.renew()
 
     async def has_all() -> bool:
@@ -63,14 +64,20 @@ async def test_given_a_projector_that_dies_then_another_takes_its_partitions_wit
     await world.until(has_all, ALIVE_SECONDS + 2)
     assert partitions_held.dead_holders == {expired_id}
     assert all(partitions_held.leases[partition] > lease for partition, lease in before.items())
+    assert await _registered(world) == 1
     assert (await other.renew()).dead_holders == frozenset()
     assert (await expired.renew()).leases == {}, (
         "it is alive again, but gets no partition before another projector releases one"
     )
 
 
+async def _registered(world: World) -> int:
+    async with world.pool.connection() as connection:
+        return len(await (await connection.execute("SELECT FROM projectors")).fetchall())
+
+
 class _FreezingPool:
-    """A pool whose connections wait at each `SELECT id FROM projectors`, inside the transaction, until `awake` is set."""
+    """A pool whose connections wait at each `SELECT id, beat FROM projectors`, inside the transaction, until `awake` is set."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
@@ -85,7 +92,7 @@ class _FreezingPool:
         return self._connection.transaction()
 
     async def execute(self, query: Any, *parameters: Any) -> Any:
-        if query.startswith("SELECT id FROM projectors"):
+        if query.startswith("SELECT id, beat FROM projectors"):
             self.frozen.set()
             await self.awake.wait()
         return await self._connection.execute(query, *parameters)
@@ -105,11 +112,11 @@ async def test_given_a_projector_that_froze_while_it_took_partitions_then_it_doe
 
 
 async def test_given_a_postgres_restored_from_an_older_backup_then_leases_still_grow(world: World) -> None:
-    [before] = await _renew_all([Leases(world.pool, mint_uuid())])
+    [before] = await renew_all([Leases(world.pool, mint_uuid())])
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
         await connection.execute("TRUNCATE projection_leases, projectors")
-    [after] = await _renew_all([Leases(world.pool, mint_uuid())])
+    [after] = await renew_all([Leases(world.pool, mint_uuid())])
     assert all(after.leases[partition] > lease for partition, lease in before.leases.items())
 
 

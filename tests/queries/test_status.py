@@ -87,4 +87,11 @@ async def test_the_query_api_is_ready_but_degraded_while_postgres_is_unavailable
     answer = await cut_api.get("/health/ready")
 
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
-    assert answer.json()["checks"] == {"postgres": "failed", "mongodb": "ok", "redis": "ok", "projector": "failed"}
+    assert answer.json()["checks"] == {
+        "postgres": "failed",
+        "log_writable": "failed",
+        "mongodb": "ok",
+        "redis": "ok",
+        "partitions_held": "failed",
+        "projector": "failed",
+    }

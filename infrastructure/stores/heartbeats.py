@@ -1,0 +1,50 @@
+"""Tells which processes are dead, without a wall clock.
+
+Each process raises a number in its row in Postgres about every `interval_seconds`: its beat. Whoever reads the rows remembers the beats, and measures with
+its own monotonic clock how long each has stayed the same. So no process compares its clock with that of another one or of Postgres.
+"""
+
+import time
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+class HeartbeatWatch(Generic[Key]):
+    """The beats that this process has seen, and for how long each has stayed the same.
+
+    One look adds at most two intervals to that time. A process that was frozen, or whose Postgres was, finds old beats and may look before
+    the others have renewed theirs: it must look several times before it counts any of them as dead.
+    """
+
+    def __init__(
+        self, dead_after_seconds: float, interval_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._dead_after_seconds = dead_after_seconds
+        self._max_step_seconds = 2 * interval_seconds
+        self._clock = clock
+        self._looked_at: float | None = None
+        self._beats: dict[Key, int | None] = {}
+        self._unchanged_seconds: dict[Key, float] = {}
+
+    def unchanged(self, beats: Mapping[Key, int | None]) -> set[Key]:
+        """Takes the beats that were just read. Returns the keys whose beat has not changed for `dead_after_seconds`.
+
+        None stands for a key without a row, which counts as an unchanged beat. Keys that are not in `beats` are forgotten.
+        """
+        now = self._clock()
+        step = 0.0 if self._looked_at is None else min(now - self._looked_at, self._max_step_seconds)
+        self._looked_at = now
+        unchanged_seconds: dict[Key, float] = {}
+        for key, beat in beats.items():
+            is_unchanged = key in self._beats and beat in (None, self._beats[key])
+            unchanged_seconds[key] = self._unchanged_seconds[key] + step if is_unchanged else 0.0
+        self._beats = {key: self._beats.get(key) if beat is None else beat for key, beat in beats.items()}
+        self._unchanged_seconds = unchanged_seconds
+        return {key for key, seconds in unchanged_seconds.items() if seconds >= self._dead_after_seconds}
+
+    def start_over(self) -> None:
+        """Forgets everything. Call it when the rows could not be read: the others may not have been able to renew their beats either."""
+        self._looked_at = None
+        self._beats, self._unchanged_seconds = {}, {}

@@ -1,0 +1,62 @@
+"""A process is dead when another one has looked at its beat several times, for long enough by its own clock, and found it unchanged."""
+
+from collections.abc import Callable
+
+from infrastructure.stores.heartbeats import HeartbeatWatch
+from tests.manual_clock import ManualClock
+
+DEAD_AFTER, INTERVAL = 5.0, 0.5
+
+
+def watch(clock: Callable[[], float]) -> HeartbeatWatch[str]:
+    return HeartbeatWatch(DEAD_AFTER, INTERVAL, clock)
+
+
+def looks_until_dead(watch: HeartbeatWatch[str], clock: ManualClock, beat: int | None, step: float) -> int:
+    """How many looks at an unchanged beat, `step` seconds apart, it takes until "other" counts as dead."""
+    looks = 1
+    while "other" not in watch.unchanged({"other": beat}):
+        clock.seconds += step
+        looks += 1
+    return looks
+
+
+def test_a_beat_that_stays_the_same_for_long_enough_is_that_of_a_dead_process() -> None:
+    clock = ManualClock()
+    assert looks_until_dead(watch(clock), clock, 7, INTERVAL) == 1 + DEAD_AFTER / INTERVAL
+    assert clock.seconds == DEAD_AFTER
+
+
+def test_a_beat_that_changes_is_that_of_a_living_process_whatever_its_number() -> None:
+    clock = ManualClock()
+    watching = watch(clock)
+    for beat in (1, 2, 9, 3, 4, 5, 1) * 3:  # smaller numbers come from a Postgres that was restored
+        assert watching.unchanged({"other": beat}) == set()
+        clock.seconds += DEAD_AFTER - INTERVAL
+
+
+def test_one_look_after_a_long_freeze_declares_nobody_dead() -> None:
+    clock = ManualClock()
+    watching = watch(clock)
+    watching.unchanged({"other": 1})
+    clock.seconds += 1_000_000
+    assert looks_until_dead(watching, clock, 1, 1_000_000) == DEAD_AFTER / (2 * INTERVAL)
+
+
+def test_after_rows_could_not_be_read_the_time_is_counted_from_the_beginning() -> None:
+    clock = ManualClock()
+    watching = watch(clock)
+    looks_until_dead(watching, clock, 1, INTERVAL)
+    watching.start_over()
+    assert looks_until_dead(watching, clock, 1, INTERVAL) == 1 + DEAD_AFTER / INTERVAL
+
+
+def test_a_process_without_a_row_counts_as_one_whose_beat_does_not_change() -> None:
+    clock = ManualClock()
+    watching = watch(clock)
+    assert looks_until_dead(watching, clock, None, INTERVAL) == 1 + DEAD_AFTER / INTERVAL
+    assert watching.unchanged({"other": 3}) == set(), "it has a row now, so it lives"
+    looks_until_dead(watching, clock, 3, INTERVAL)
+    assert watching.unchanged({"other": None}) == {"other"}, "somebody deleted its row: it is still dead"
+    assert watching.unchanged({}) == set()
+    assert watching.unchanged({"other": None}) == set(), "it was forgotten, so the time is counted anew"

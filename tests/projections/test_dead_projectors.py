@@ -1,0 +1,116 @@
+"""When a projector counts as dead: other projectors judge by their own clocks, never by Postgres's. And what `/health/ready` says meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from infrastructure.ids import mint_uuid
+from projections.leases import ALIVE_SECONDS, RENEW_SECONDS, Leases
+from projections.views.catalog import POSITIONS_COLLECTION
+from projections.views.partitions import PARTITIONS
+from tests.manual_clock import ManualClock
+from tests.projections.test_leases import TAKEOVER_TIMEOUT_SECONDS, renew_all
+from tests.projections.world import World
+from tests.queries.writer import Writer
+
+
+async def test_given_an_observer_that_was_frozen_when_it_looks_again_then_it_takes_no_partition_of_a_living_projector(
+    world: World,
+) -> None:
+    clock = ManualClock()
+    frozen, other = Leases(world.pool, mint_uuid(), clock), Leases(world.pool, mint_uuid())
+    before = await renew_all([frozen, other])
+    for _ in range(3):
+        clock.seconds += 3600
+        assert (await frozen.renew()).leases == before[0].leases
+        assert (await other.renew()).leases == before[1].leases
+
+
+async def test_given_a_projector_that_dies_then_another_needs_several_looks_by_its_own_clock_to_replace_it(
+    world: World,
+) -> None:
+    clock = ManualClock()
+    dead, observer = Leases(world.pool, mint_uuid()), Leases(world.pool, mint_uuid(), clock)
+    await renew_all([dead, observer])
+    for _ in range(round(ALIVE_SECONDS / RENEW_SECONDS)):
+        assert len((await observer.renew()).leases) == PARTITIONS // 2
+        clock.seconds += RENEW_SECONDS
+    assert len((await observer.renew()).leases) == PARTITIONS
+
+
+async def test_given_renewals_that_failed_then_nobody_is_replaced_before_all_had_time_to_renew(world: World) -> None:
+    clock = ManualClock()
+    dead, observer = Leases(world.pool, mint_uuid()), Leases(world.pool, mint_uuid(), clock)
+    await renew_all([dead, observer])
+    for _ in range(20):
+        clock.seconds += RENEW_SECONDS
+        async with _failing_renewals(world):
+            with pytest.raises(psycopg.Error):
+                await observer.renew()
+        assert len((await observer.renew()).leases) == PARTITIONS // 2
+
+
+@asynccontextmanager
+async def _failing_renewals(world: World) -> AsyncIterator[None]:
+    """While it is open, renewals fail: the table has another name."""
+    rename = "ALTER TABLE {} RENAME TO {}"
+    async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
+        await connection.execute(rename.format("projectors", "away").encode())
+        try:
+            yield
+        finally:
+            await connection.execute(rename.format("away", "projectors").encode())
+
+
+async def test_given_a_lost_lease_table_and_a_clock_that_went_back_then_the_holder_takes_leases_above_those_in_mongodb(
+    write: Writer, world: World
+) -> None:
+    await write.start("one")
+    await world.catch_up()
+    far_ahead = 2**52  # of the year 2112, in milliseconds
+    await world.database[POSITIONS_COLLECTION].update_many({}, {"$set": {"lease": far_ahead}, "$inc": {"epoch": 1}})
+    async with world.pool.connection() as connection, connection.transaction():
+        await connection.execute("SET TRANSACTION READ WRITE")
+        await connection.execute("TRUNCATE projection_leases, projectors")
+    await write.start("two")
+    await world.catch_up()
+    assert await world.documents() == await world.expected_documents()
+    assert all(position.lease > far_ahead for position in await world.view_positions())
+
+
+async def test_a_projector_that_should_hold_partitions_and_holds_none_is_not_ready(world: World) -> None:
+    await Leases(world.pool, mint_uuid()).renew()  # another projector holds all partitions, and dies
+    projector, stop = world.projector(), asyncio.Event()
+    assert not projector.is_ready
+    running = asyncio.create_task(projector.run(stop))
+    not_held = {"views": True, "partitions_held": False}
+    await world.until(lambda: _is(projector.checks == not_held))
+    await world.until(lambda: _is(projector.is_ready), TAKEOVER_TIMEOUT_SECONDS)
+    stop.set()
+    await running
+
+
+async def test_a_projector_that_no_partition_is_left_for_is_ready(world: World) -> None:
+    all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS)]
+    await renew_all(all_leases)
+    stop = asyncio.Event()
+    renewing = asyncio.create_task(_keep_renewing(all_leases))
+    projector = world.projector()
+    running = asyncio.create_task(projector.run(stop))
+    await world.until(lambda: _is(projector.is_ready))
+    renewing.cancel()
+    stop.set()
+    await running
+
+
+async def _keep_renewing(all_leases: Sequence[Leases]) -> None:
+    while True:
+        await renew_all(all_leases)
+        await asyncio.sleep(RENEW_SECONDS)
+
+
+async def _is(condition: bool) -> bool:
+    return condition
