@@ -1,0 +1,94 @@
+"""An embedded Postgres whose wall clock a test moves. Its monotonic clock, and the clocks of all other processes, stay right.
+
+libfaketime is preloaded into Postgres, and reads the clock's error from a file at every call.
+"""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psycopg
+
+from infrastructure.embedded.directory import DataDirectory
+from infrastructure.embedded.postgres import postgres
+from infrastructure.embedded.supervisor import Supervisor
+
+LIBFAKETIME = os.environ.get("LIBFAKETIME") or next(
+    map(str, Path("/usr/lib").glob("*/faketime/libfaketime.so.1")), None
+)
+MAX_ERROR_SECONDS = 0.5
+
+
+class PostgresClock:
+    """The Postgres at `url`, and its clock."""
+
+    def __init__(self, url: str, directory: DataDirectory, offset_file: Path) -> None:
+        self.url = url
+        self._directory = directory
+        self._offset_file = offset_file
+
+    async def step(self, seconds: int) -> None:
+        """From now on its clock is wrong by `seconds`."""
+        self._write(seconds)
+        assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS, (
+            "libfaketime has no effect: the test shows nothing"
+        )
+
+    async def restart(self, seconds: int) -> None:
+        """Kills it. When it serves again, its clock is wrong by `seconds`."""
+        os.kill(int(self._directory.pid_file("postgres").read_text()), signal.SIGKILL)
+        self._write(seconds)
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS
+                except psycopg.OperationalError:
+                    await asyncio.sleep(0.05)
+                else:
+                    return
+
+    def _write(self, seconds: int) -> None:
+        draft = self._offset_file.with_suffix(".new")
+        draft.write_text(f"{seconds:+d}\n")
+        draft.chmod(0o644)  # Postgres may run as another user
+        draft.rename(self._offset_file)
+
+    async def _error(self) -> float:
+        async with await psycopg.AsyncConnection.connect(self.url, connect_timeout=2) as connection:
+            row = await (await connection.execute("SELECT extract(epoch FROM clock_timestamp())")).fetchone()
+        assert row is not None
+        return float(row[0]) - time.time()
+
+
+@asynccontextmanager
+async def postgres_with_clock() -> AsyncIterator[PostgresClock]:
+    """Starts it, with a clock that is right. It is restarted when it ends, and stopped at the end of the block."""
+    with TemporaryDirectory(prefix="conversation-store-clock-") as path:
+        os.chmod(path, 0o755)  # noqa: PTH101 - Postgres may run as another user
+        directory, offset_file = DataDirectory(Path(path, "data")), Path(path, "offset")
+        directory.lock()
+        service, url = postgres(directory)
+        preload = {
+            "LD_PRELOAD": LIBFAKETIME,
+            "FAKETIME_TIMESTAMP_FILE": offset_file,
+            "FAKETIME_NO_CACHE": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+        command = ("/usr/bin/env", *(f"{name}={value}" for name, value in preload.items()), *service.command)
+        service = replace(service, command=command)
+        clock = PostgresClock(url, directory, offset_file)
+        clock._write(0)
+        supervisor = Supervisor(directory, os.environ)
+        try:
+            supervisor.start([service])
+            await supervisor.wait_until_serving([service])
+            yield clock
+        finally:
+            await supervisor.stop([[service]])
+            directory.unlock()
