@@ -6,7 +6,7 @@ log looks up the rows instead (`positions_of`).
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -186,15 +186,24 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 tuple(list(column) for column in zip(*snapshots, strict=True)),
             )
 
-    def delete_keys(self, before: datetime, limit: int) -> int:
-        """Deletes at most `limit` idempotency keys recorded before `before`. Returns how many."""
+    def delete_keys(self, now: datetime, keep: timedelta, limit: int) -> int:
+        """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many."""
         with self.datastore.get_connection() as connection:
             deleted = connection.execute(
-                "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY("
-                "SELECT ctid FROM idempotency_keys WHERE recorded_at < %b LIMIT %b FOR UPDATE SKIP LOCKED))",
-                (before, limit),
+                "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency_keys"
+                " WHERE recorded_at < least(%b, clock_timestamp()) - %b LIMIT %b FOR UPDATE SKIP LOCKED))",
+                (now, keep, limit),
             )
             return deleted.rowcount
+
+    def date_future_keys(self, now: datetime, keep: timedelta) -> None:
+        """Dates idempotency keys of a clock that was ahead by more than `keep` as of now: else they would be kept until that time comes."""
+        with self.datastore.get_connection() as connection:
+            connection.execute(
+                "UPDATE idempotency_keys SET recorded_at = clock_timestamp()"
+                " WHERE recorded_at > greatest(%b, clock_timestamp()) + %b",
+                (now, keep),
+            )
 
 
 def _as_row(event: StoredEvent) -> Row:

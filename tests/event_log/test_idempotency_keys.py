@@ -8,8 +8,10 @@ from domain.commands import DeleteConversation, EndConversation, ReopenConversat
 from domain.errors import ConversationNotFound
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
+from infrastructure.event_log.datastore import Datastore
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.settings import Settings
 from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
 from tests.log import Log
@@ -80,6 +82,22 @@ async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(se
     assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
     async with open_log(settings.postgres_url, keep_keys=timedelta(0)):
         await eventually(lambda: log.rows("SELECT count(*) FROM idempotency_keys") == [(0,)])
+
+
+async def test_given_a_wrong_clock_then_it_deletes_no_key_early_and_keeps_none_for_ever(
+    settings: Settings, log: Log
+) -> None:
+    keep, week = timedelta(days=1), timedelta(days=7)
+    with Datastore(settings.postgres_url) as datastore:
+        recorder = ConversationRecorder(datastore)
+        async with open_log(settings.postgres_url, lambda: utc_now() + week) as events:
+            await events.append(request(await start(events), append_texts("a"), **with_key("of the future")))
+        async with open_log(settings.postgres_url) as events:
+            await events.append(request(await start(events), append_texts("a"), **with_key("of today")))
+        assert recorder.delete_keys(utc_now() + timedelta(days=2), keep, limit=10) == 0
+        recorder.date_future_keys(utc_now(), keep)
+        assert log.rows("SELECT FROM idempotency_keys WHERE recorded_at > clock_timestamp()") == []
+        assert recorder.delete_keys(utc_now(), timedelta(0), limit=10) == 2
 
 
 async def test_given_a_command_that_changed_nothing_then_its_key_is_free(events: EventLog) -> None:
