@@ -1,12 +1,12 @@
 """What a handler gives to the log, what it gets back, and why an append may fail."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from msgspec import Struct
 
-from domain.commands import Command
+from domain.commands import Command, RequestReply, StartConversation
 from domain.conversation import Conversation
 from domain.events import Event
 from infrastructure.access.principal import Principal
@@ -50,6 +50,33 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
     if_match: frozenset[int] | None = None
     idempotency: IdempotencyKey | None = None
     answer: Callable[[Appended], bytes] | None = None
+
+    @property
+    def starts_conversation(self) -> bool:
+        command = self.command
+        return isinstance(command, StartConversation) or (
+            isinstance(command, RequestReply) and command.start is not None
+        )
+
+    @property
+    def shared_with(self) -> set[tuple[str, str]]:
+        """What makes two requests depend on each other: the conversation and the idempotency key."""
+        shared = {("", self.conversation_id)}
+        if self.idempotency is not None:
+            shared.add((self.principal.tenant, self.idempotency.key))
+        return shared
+
+
+def independent_of(requests: Sequence[AppendRequest], batch: Sequence[AppendRequest]) -> list[AppendRequest]:
+    """The requests of the batch that depend on none of `requests`, also not through others of the batch."""
+    shared = {name for request in requests for name in request.shared_with}
+    independent = list(batch)
+    while True:
+        dependent = [request for request in independent if not shared.isdisjoint(request.shared_with)]
+        if not dependent:
+            return independent
+        independent = [request for request in independent if shared.isdisjoint(request.shared_with)]
+        shared.update(name for request in dependent for name in request.shared_with)
 
 
 class VersionMismatch(Exception):

@@ -1,27 +1,28 @@
 """Decides a batch of commands: optimistically on cached streams, or under the append lock on what the log says.
 
-Under the lock, a batch reads from Postgres in a fixed number of round trips, however many commands it has.
+Under the lock, a batch reads from Postgres in a few round trips, however many commands it has.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from psycopg import Cursor
 
-from domain.commands import DeleteConversation
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
-from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, KeyReused, VersionMismatch
+from infrastructure.event_log.append_request import AppendRequest, VersionMismatch, independent_of
+from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
 from infrastructure.event_log.chain import GENESIS
-from infrastructure.event_log.codec import decode, encode
+from infrastructure.event_log.codec import UnreadableEvent, decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder
-from infrastructure.event_log.rows import Row, chained_row
-from infrastructure.event_log.streams import Stream, StreamCache, apply_rows
+from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
+from infrastructure.event_log.stream_loader import StreamsLost, read_on
+from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import Write
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -60,39 +61,60 @@ class BatchDecider:
         self._touched: set[tuple[str, str]] = set()
         """(conversation id, item id) of each item whose state a command's rules need. `_items` has the state of those that exist."""
         self._items: dict[tuple[str, str], KnownItem] = {}
-        self._stored_keys: dict[tuple[str, str], tuple[bytes, Appended]] = {}
-        self._keys_in_batch: dict[tuple[str, str], AppendOutcome] = {}
+        self._keys = BatchKeys(recorder, keys_valid_since)
+        self._unreadable: Mapping[str, UnreadableEvent] = {}
 
     def decide_optimistically(self, batch: Sequence[AppendRequest]) -> BatchPlan | None:
-        """Decides on cached streams alone. None if that is not enough.
+        """Decides on cached streams alone. The plan leaves out the requests that this is not enough for; None if that is all of them.
 
         It is not enough for a command whose rules need the state of an item, nor when a command is refused or changes nothing: the cached
-        stream may be old. `append_at_once` checks that no idempotency key is in use.
+        stream may be old. Requests that depend on such a request are left out with it. `append_at_once` checks that the streams still
+        end as cached, and that no idempotency key is in use.
         """
-        if any(request.command.row_keys for request in batch):
-            return None
+        if for_lock := [request for request in batch if request.command.row_keys]:
+            batch = independent_of(for_lock, batch)
         self._read_cache(batch)
         outcomes = [self._outcome(request) for request in batch]
-        if any(not outcome.events and outcome.duplicate_of is None for outcome in outcomes):
-            return None
-        return self._plan(batch, outcomes)
+        undecided = [outcome.request for outcome in outcomes if not outcome.events and outcome.duplicate_of is None]
+        if undecided:
+            decider = BatchDecider(
+                self._recorder, self._cache, now=self._now, keys_valid_since=self._keys_valid_since, owner=self._owner
+            )
+            return decider.decide_optimistically(independent_of(undecided, batch))
+        return self._plan(outcomes) if outcomes else None
 
-    def decide_under_lock(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> BatchPlan:
-        """Decides on what the log says. `curs` holds the append lock."""
+    def decide_under_lock(
+        self, curs: Cursor[Any], batch: Sequence[AppendRequest], unreadable: Mapping[str, UnreadableEvent]
+    ) -> BatchPlan:
+        """Decides on what the log says. `curs` holds the append lock. `unreadable`: conversations that cannot be read.
+
+        Raises StreamsLost if the log has lost rows that cached streams end with.
+        """
         self._read_cache(batch)
-        newer = self._recorder.select_since(curs, self._expected_versions(batch))
-        apply_rows(self._before, newer)
-        moved = {conversation_id_of(stream_id) for stream_id, *_ in newer}
+        cached = dict(self._before)
+        conversation_ids = [
+            conversation_id
+            for conversation_id in dict.fromkeys(request.conversation_id for request in batch)
+            if conversation_id not in unreadable
+        ]
+        read = read_on(self._recorder, curs, conversation_ids, self._before)
+        if read.lost:
+            raise StreamsLost({conversation_id: cached[conversation_id] for conversation_id in read.lost})
+        self._unreadable = {**unreadable, **read.unreadable}
+        moved = {
+            conversation_id
+            for conversation_id, stream in self._before.items()
+            if stream is not cached.get(conversation_id)
+        }
         for conversation_id in moved:
             self._cache.put(conversation_id, self._before[conversation_id])
         self._touched = {(request.conversation_id, item) for request in batch for item in request.command.row_keys}
         if self._touched:
             self._read_items(curs)
-        if keys := [(request.principal.tenant, request.idempotency.key) for request in batch if request.idempotency]:
-            self._read_stored_keys(curs, keys)
+        self._keys.read_stored(curs, batch)
         outcomes = [self._outcome(request) for request in batch]
         races = sum(request.conversation_id in moved for request in batch) if moved else 0
-        return self._plan(batch, outcomes, races)
+        return self._plan(outcomes, races)
 
     def _read_cache(self, batch: Sequence[AppendRequest]) -> None:
         """Copies the batch's streams from the cache, which may evict some of them meanwhile."""
@@ -105,52 +127,16 @@ class BatchDecider:
         for stream_id, row_key, topic, state in self._recorder.select_items(curs, items):
             self._evolve_item(conversation_id_of(stream_id), row_key, decode(topic, state))
 
-    def _read_stored_keys(self, curs: Cursor[Any], keys: Sequence[tuple[str, str]]) -> None:
-        stored = self._recorder.select_first_answers(curs, keys, self._keys_valid_since)
-        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at in stored:
-            conversation_id = conversation_id_of(stream_id)
-            appended = Appended(
-                conversation=Conversation(
-                    id=conversation_id, tenant=tenant, owner="", version=version, family=conversation_id
-                ),
-                version=version,
-                position=position,
-                recorded_at=recorded_at,
-                answer=answer,
-                replayed=True,
-            )
-            self._stored_keys[tenant, key] = (fingerprint, appended)
-
     def _outcome(self, request: AppendRequest) -> AppendOutcome:
         try:
-            if request.idempotency is not None:
-                if (repeated := self._repeated(request, request.idempotency)) is not None:
-                    return repeated
-            return self._decide(request)
+            return self._keys.first_use(request, self._before) or self._decide(request)
         except Exception as error:  # noqa: BLE001 - one command's failure must not fail the others
             return AppendOutcome(request, error=error)
 
-    def _repeated(self, request: AppendRequest, idempotency: IdempotencyKey) -> AppendOutcome | None:
-        """The outcome if the key was used before, in the log or in this batch; else None. Raises KeyReused."""
-        key = (request.principal.tenant, idempotency.key)
-        if (earlier := self._keys_in_batch.get(key)) is not None:
-            assert earlier.request.idempotency is not None
-            if earlier.request.idempotency.fingerprint != idempotency.fingerprint:
-                raise KeyReused
-            return AppendOutcome(request, duplicate_of=earlier)
-        if (stored := self._stored_keys.get(key)) is not None:
-            fingerprint, appended = stored
-            if fingerprint != idempotency.fingerprint:
-                raise KeyReused
-            stream = self._before.get(appended.conversation.id)
-            is_deleted = stream is not None and stream.state.status == "deleted"
-            if is_deleted and not isinstance(request.command, DeleteConversation):
-                raise ConversationNotFound(appended.conversation.id)  # the stored answer may repeat deleted content
-            return AppendOutcome(request, replayed=appended)
-        return None
-
     def _decide(self, request: AppendRequest) -> AppendOutcome:
         conversation_id = request.conversation_id
+        if (problem := self._unreadable.get(conversation_id)) is not None:
+            raise problem
         stream = self._after.get(conversation_id) or self._before.get(conversation_id)
         state = stream.state if stream else None
         if state is not None and state.tenant != request.principal.tenant:
@@ -169,8 +155,7 @@ class BatchDecider:
             outcome.stream = self._after[conversation_id]
             outcome.last_row = self._last_rows[conversation_id]
         if outcome.stores_key:
-            assert request.idempotency is not None
-            self._keys_in_batch[request.principal.tenant, request.idempotency.key] = outcome
+            self._keys.add(outcome)
         return outcome
 
     def _add_rows(self, request: AppendRequest, stream: Stream | None, events: Sequence[Event]) -> None:
@@ -216,12 +201,12 @@ class BatchDecider:
         if item is not None:
             self._items[conversation_id, row_key] = item
 
-    def _plan(self, batch: Sequence[AppendRequest], outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:
+    def _plan(self, outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:
         topics = {row.topic for row in self._rows}
         deletes = ConversationDeleted.topic in topics
         write = Write(
             rows=self._rows,
-            expected_versions=self._expected_versions(batch),
+            expected_ends=self._expected_ends(),
             started_replies=[] if topics.isdisjoint(_REPLY_STARTS) else self._rows_of(_REPLY_STARTS),
             owner=self._owner,
             ended_replies=[] if topics.isdisjoint(_REPLY_ENDS) else self._rows_of(_REPLY_ENDS),
@@ -237,12 +222,11 @@ class BatchDecider:
         """(row number from 1, response id) of the rows with one of these topics."""
         return [(number, row.item_id or "") for number, row in enumerate(self._rows, 1) if row.topic in topics]
 
-    def _expected_versions(self, batch: Sequence[AppendRequest]) -> dict[UUID, int]:
-        """The version that each stream of the batch is decided on; 0 for a new one."""
-        conversation_ids = dict.fromkeys(request.conversation_id for request in batch)
+    def _expected_ends(self) -> dict[UUID, StreamEnd]:
+        """The end of each stream that the batch appends to, before it."""
         return {
-            uuid_of(conversation_id): stream.state.version if (stream := self._before.get(conversation_id)) else 0
-            for conversation_id in conversation_ids
+            uuid_of(conversation_id): stream.end if (stream := self._before.get(conversation_id)) else NO_ROWS
+            for conversation_id in self._after
         }
 
 

@@ -4,9 +4,9 @@ It uses group commit: the queued commands of this process are committed in batch
 
 Two tasks take turns. While Postgres commits the batch of one, the other decides the next batch and sends it over the same connection.
 
-A batch is first decided on cached streams and sent in one round trip. If a stream has moved meanwhile, Postgres does nothing, and the
-batch is decided again under the append lock, on what the log says. If the answer to a COMMIT is lost, the batch's rows are looked up
-under the lock before the batch is decided again.
+A batch is first decided on cached streams and sent in one round trip, as far as they are enough to decide it. The rest is decided under
+the append lock, on what the log says (`locked_append.py`). So is a batch of which a stream has moved meanwhile, in which case Postgres
+does nothing. If the answer to a COMMIT is lost, the rows are looked up under the lock before they are decided again.
 """
 
 import asyncio
@@ -17,22 +17,22 @@ from uuid import UUID
 
 import psycopg
 import structlog
-from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
 from msgspec.structs import replace
 
-from domain.commands import StartConversation
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
 from infrastructure.event_log.batch_decider import BatchDecider
 from infrastructure.event_log.batch_plan import BatchPlan
 from infrastructure.event_log.datastore import Datastore
 from infrastructure.event_log.key_sweeper import KeySweeper
+from infrastructure.event_log.locked_append import LockedAppend, Results
 from infrastructure.event_log.queue import AppendQueue, QueuedAppend
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.snapshotter import Snapshotter
-from infrastructure.event_log.streams import StreamCache, load_streams
+from infrastructure.event_log.stream_loader import StreamLoader
+from infrastructure.event_log.streams import StreamCache
 from infrastructure.event_log.write import parameters
 from infrastructure.observability.metrics import Metrics
-from infrastructure.stores.postgres_pipeline import NotSent, OutcomeUnknown
+from infrastructure.stores.postgres_pipeline import OutcomeUnknown
 
 APPEND_TIMEOUT_SECONDS = 10.0
 """How long a batch may wait in the queue, and how long it is then retried while Postgres is down."""
@@ -43,10 +43,8 @@ CALLER_TIMEOUT_SECONDS = 3 * APPEND_TIMEOUT_SECONDS
 LARGE_BATCH_BYTES = 256 * 1024
 """A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""
 
-_CONNECTION_ERRORS = (
-    *(OperationalError, InterfaceError, InternalError),
-    *(psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError),
-)
+CLOSING_TIMEOUT_SECONDS = 1.0
+"""How long it is retried while the process stops."""
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +80,15 @@ class EventLog:
         self._append_timeout_seconds = append_timeout_seconds
         self._queue = AppendQueue()
         self._cache = StreamCache()
+        self._loader = StreamLoader(self._recorder, self._cache, metrics)
+        self._locked_append = LockedAppend(
+            self._recorder,
+            self._cache,
+            self._loader,
+            new_decider=self._decider,
+            results_of=self._results,
+            on_interruption=self._note_failure,
+        )
         self._snapshotter = Snapshotter(self._recorder)
         self._key_sweeper = KeySweeper(self._recorder, keep_keys)
         self._pipeline = self._recorder.pipeline()
@@ -133,110 +140,62 @@ class EventLog:
         await self._pipeline.open()
         while batch := await self._queue.next_batch():
             started = time.perf_counter()
-            results = await self._append_unless_late(batch)
-            self._queue.finish(batch, results)
+            try:
+                await self._append(batch)
+            except Exception:
+                log.exception("batch_failed", commands=len(batch))
+                _resolve(batch, [LogUnavailable(outcome_unknown=True) for _ in batch])
+            self._queue.finish(batch)
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
-    async def _append_unless_late(self, batch: Sequence[QueuedAppend]) -> Sequence[Appended | BaseException]:
-        """Appends the batch, unless it was queued for too long. Returns a result per request. Never raises."""
+    async def _append(self, batch: Sequence[QueuedAppend]) -> None:
+        """Appends the batch and gives each caller its result, unless it was queued for too long."""
         if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
-            return [LogUnavailable(outcome_unknown=False) for _ in batch]
+            _resolve(batch, [LogUnavailable(outcome_unknown=False) for _ in batch])
+            return
+        plan = await self._decide_optimistically([queued.request for queued in batch])
+        undecided = batch
+        if plan is not None:
+            decided, undecided = _divide(batch, plan)
+            _resolve(decided, await self._send(plan))
+        if undecided:
+            _resolve(undecided, await self._append_under_lock([queued.request for queued in undecided]))
+
+    async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
+        """A plan for those of the requests that can be decided on cached streams. None if no request can."""
         try:
-            return await self._append_or_split([queued.request for queued in batch])
-        except Exception:
-            log.exception("batch_failed", commands=len(batch))
-            return [LogUnavailable(outcome_unknown=True) for _ in batch]
-
-    async def _append_or_split(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
-        try:
-            return await self._append_with_retries(batch)
-        except Exception as error:
-            # One command may have made the whole batch fail. Appended one by one, only that one fails.
-            if len(batch) > 1:
-                return [result for request in batch for result in await self._append_or_split([request])]
-            log.exception("append_failed", conversation_id=batch[0].conversation_id)
-            return [error]
-
-    async def _append_with_retries(self, batch: list[AppendRequest]) -> Sequence[Appended | BaseException]:
-        """Appends the batch, through lost connections, until its outcome is known or the time is up.
-
-        `in_doubt`: the plans that were sent and not answered. One of them may be in the log, or may still arrive there.
-        """
-        give_up_at = time.monotonic() + (self._append_timeout_seconds if not self._closing else 1.0)
-        in_doubt: list[BatchPlan] = []
-        pause = 0.0
-        while True:
-            try:
-                results = await self._append_once(batch, in_doubt)
-            except _CONNECTION_ERRORS as error:
-                self._failed_at = time.monotonic()
-                log.warning("append_interrupted", commands=len(batch), error_type=type(error).__name__)
-                if time.monotonic() + pause > give_up_at:
-                    return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in batch]
-            except Exception:
-                if in_doubt:  # the batch may be in the log, so it must not be decided again
-                    log.exception("append_in_doubt", commands=len(batch))
-                    return [LogUnavailable(outcome_unknown=True) for _ in batch]
-                raise
-            else:
-                self._failed_at = None
-                return results
-            await asyncio.sleep(pause)  # nothing notifies us when a server is back
-            pause = min(1.0, pause * 2 or 0.05)
-
-    async def _append_once(
-        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
-    ) -> Sequence[Appended | BaseException]:
-        if missing := self._uncached(batch):
-            # Before the append lock is taken: loading a long stream must not delay other appends.
-            await asyncio.to_thread(load_streams, self._recorder, missing, self._cache)
-        if not in_doubt and (results := await self._append_optimistically(batch, in_doubt)) is not None:
-            return results
-        return await asyncio.to_thread(self._append_under_lock, batch, in_doubt)
-
-    async def _append_optimistically(
-        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
-    ) -> Sequence[Appended | BaseException] | None:
-        """Decides on cached streams and appends in one round trip. None, with nothing appended, if that is not possible."""
-        decider = self._decider()
-        if sum(request.size for request in batch) < LARGE_BATCH_BYTES:
-            plan = decider.decide_optimistically(batch)
-        else:
-            plan = await asyncio.to_thread(decider.decide_optimistically, batch)
-        if plan is None:
+            if missing := self._cache.uncached(requests):
+                await asyncio.to_thread(self._loader.load, missing)
+            decider = self._decider()
+            if sum(request.size for request in requests) < LARGE_BATCH_BYTES:
+                return decider.decide_optimistically(requests)
+            return await asyncio.to_thread(decider.decide_optimistically, requests)
+        except Exception as error:  # noqa: BLE001 - under the lock it is tried again, and what fails there is reported
+            log.debug("batch_not_decided", commands=len(requests), error_type=type(error).__name__)
             return None
+
+    async def _send(self, plan: BatchPlan) -> Results:
+        """Appends the plan's rows in one round trip. Appends its requests under the lock if Postgres does not do that, or does not answer."""
+        requests = [outcome.request for outcome in plan.outcomes]
         try:
             positions = await self._pipeline.call(parameters(plan.write), self._append_timeout_seconds)
-        except NotSent:
-            raise
         except psycopg.Error as error:
-            if isinstance(error, OutcomeUnknown):
-                in_doubt.append(plan)
-                raise
-            # Postgres refused the statement and did nothing. Deciding under the lock finds the reason.
-            log.debug("append_refused", commands=len(batch), error_type=type(error).__name__)
-            return None
-        except BaseException:
-            in_doubt.append(plan)  # the batch may have been sent
-            raise
-        return None if positions is None else self._results(plan, positions)
+            in_doubt = [plan] if isinstance(error, OutcomeUnknown) else []
+            log.debug("append_refused", commands=len(requests), error_type=type(error).__name__)
+            return await self._append_under_lock(requests, in_doubt)
+        except Exception:
+            log.exception("append_in_doubt", commands=len(requests))  # the rows may have been sent
+            return [LogUnavailable(outcome_unknown=True) for _ in requests]
+        return await self._append_under_lock(requests) if positions is None else self._results(plan, positions)
 
-    def _append_under_lock(
-        self, batch: list[AppendRequest], in_doubt: list[BatchPlan]
-    ) -> Sequence[Appended | BaseException]:
-        """Decides and appends under the append lock, in a few round trips. Blocks."""
-        with self._recorder.locked_transaction() as curs:
-            for sent_plan in in_doubt:
-                if (positions := self._recorder.positions_of(curs, sent_plan.write.rows)) is not None:
-                    return self._results(sent_plan, positions)
-            plan = self._decider().decide_under_lock(curs, batch)
-            if not plan.write.rows:
-                return self._results(plan, [])
-            positions = self._recorder.insert(curs, plan.write)
-            assert positions is not None, "under the lock no stream can have moved"
-            in_doubt.append(plan)
-            curs.execute("COMMIT")
-        return self._results(plan, positions)
+    async def _append_under_lock(
+        self, requests: Sequence[AppendRequest], in_doubt: Sequence[BatchPlan] = ()
+    ) -> Results:
+        timeout_seconds = CLOSING_TIMEOUT_SECONDS if self._closing else self._append_timeout_seconds
+        return await self._locked_append.append(requests, timeout_seconds, in_doubt)
+
+    def _note_failure(self) -> None:
+        self._failed_at = time.monotonic()
 
     def _decider(self) -> BatchDecider:
         now = self._clock()
@@ -244,8 +203,9 @@ class EventLog:
             self._recorder, self._cache, now=now, keys_valid_since=now - self._keep_keys, owner=self._owner
         )
 
-    def _results(self, plan: BatchPlan, positions: Sequence[int]) -> Sequence[Appended | BaseException]:
+    def _results(self, plan: BatchPlan, positions: Sequence[int]) -> Results:
         """The results of a plan that is durable, or that appends nothing. Never raises: the batch must not be decided again."""
+        self._failed_at = None
         try:
             results = plan.apply(positions, self._cache)
             self._count(plan)
@@ -262,13 +222,6 @@ class EventLog:
         if stream is not None and self._snapshotter.offer(conversation_id, stream):
             self._cache.put(conversation_id, replace(stream, snapshotted=stream.state.version))
 
-    def _uncached(self, batch: Sequence[AppendRequest]) -> list[str]:
-        """The existing conversations of the batch whose streams are not cached."""
-        conversation_ids = {
-            request.conversation_id for request in batch if not isinstance(request.command, StartConversation)
-        }
-        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._cache]
-
     def _count(self, plan: BatchPlan) -> None:
         if plan.write.rows:
             self._metrics.observe_append([row.topic for row in plan.write.rows])
@@ -277,3 +230,19 @@ class EventLog:
         for outcome in plan.outcomes:
             if isinstance(outcome.error, VersionMismatch):
                 self._metrics.append_conflicts.labels(reason="if_match").inc()
+
+
+def _divide(batch: Sequence[QueuedAppend], plan: BatchPlan) -> tuple[Sequence[QueuedAppend], Sequence[QueuedAppend]]:
+    """The part of the batch that the plan has, in its order, and the rest."""
+    if len(plan.outcomes) == len(batch):
+        return batch, ()
+    in_plan = {id(outcome.request) for outcome in plan.outcomes}
+    return (
+        [queued for queued in batch if id(queued.request) in in_plan],
+        [queued for queued in batch if id(queued.request) not in in_plan],
+    )
+
+
+def _resolve(batch: Sequence[QueuedAppend], results: Results) -> None:
+    for queued, result in zip(batch, results, strict=True):
+        queued.resolve(result)

@@ -77,12 +77,10 @@ class AppendQueue:
         self._wake_idle_task()
         return batch
 
-    def finish(self, batch: Sequence[QueuedAppend], results: Sequence[Appended | BaseException]) -> None:
-        """Gives each caller of the batch its result. It wakes no other task: the one that took the batch must call `next_batch`."""
+    def finish(self, batch: Sequence[QueuedAppend]) -> None:
+        """The batch is no longer in flight. It wakes no other task: the one that took the batch must call `next_batch`."""
         del self._in_flight[id(batch)]
         self._conversations_in_flight.difference_update(queued.request.conversation_id for queued in batch)
-        for queued, result in zip(batch, results, strict=True):
-            queued.resolve(result)
 
     def close(self) -> None:
         """Refuses new requests. `next_batch` still returns the queued ones."""

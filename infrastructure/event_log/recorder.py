@@ -12,7 +12,8 @@ from uuid import UUID
 
 from eventsourcing.persistence import StoredEvent
 from eventsourcing.postgres import PostgresApplicationRecorder, PostgresDatastore
-from psycopg import AsyncConnection, Cursor
+from msgspec import Struct
+from psycopg import AsyncConnection, Cursor, InternalError, NotSupportedError, OperationalError, ProgrammingError
 from psycopg.rows import tuple_row
 from psycopg.sql import SQL
 from psycopg.types.composite import CompositeInfo
@@ -29,6 +30,25 @@ CHANNEL = TABLE
 
 _APPEND = f"SELECT append_at_once({', '.join(f'%b::{type_name}' for type_name in PARAMETER_TYPES)})"
 _PREPARED_APPEND = f"SELECT append_at_once({', '.join(f'${number}' for number in range(1, len(PARAMETER_TYPES) + 1))})"
+
+
+class RowsRemoved(Exception):
+    """The log has some rows of a transaction, and not the others: somebody removed rows by hand."""
+
+    def __init__(self) -> None:
+        super().__init__("The log has only some of the rows of one transaction.")
+
+
+class LogRow(Struct, frozen=True, array_like=True):
+    """A row that a stream's state is made of. `state`: None where the reader knows the row."""
+
+    stream: UUID
+    version: int
+    topic: str
+    state: bytes | None
+    recorded_at: datetime
+    chain_hash: bytes
+    position: int
 
 
 class ConversationRecorder(PostgresApplicationRecorder):
@@ -66,28 +86,32 @@ class ConversationRecorder(PostgresApplicationRecorder):
         It is READ COMMITTED: each SELECT sees all that was committed before the lock was acquired.
         """
         with self.datastore.get_connection() as connection:
-            if self._row_type is None:
-                self._row_type = CompositeInfo.fetch(connection, ROW_TYPE)
-            if connection.adapters.types.get(ROW_TYPE) is None:
-                register_row(self._row_type, connection)
-            curs = connection.cursor(row_factory=tuple_row)
             try:
-                # Statements without parameters can share a round trip.
-                curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE")
+                if connection.adapters.types.get(ROW_TYPE) is None:
+                    self._row_type = self._row_type or CompositeInfo.fetch(connection, ROW_TYPE)
+                    register_row(self._row_type, connection)
+                curs = connection.cursor(row_factory=tuple_row)
+                # Statements without parameters can share a round trip. The time limit: see migrations/0010.
+                curs.execute("BEGIN; LOCK TABLE append_turn IN EXCLUSIVE MODE; SET LOCAL lock_timeout = '500ms'")
                 yield curs
+            except (ProgrammingError, NotSupportedError, InternalError) as error:
+                # A restore drops the tables and types that this connection knows, and makes them again. A new connection works then.
+                self._row_type = None
+                connection.close()
+                raise OperationalError(f"the schema is missing or was replaced: {error}") from error
             finally:
                 if not connection.closed and connection.info.transaction_status.name != "IDLE":
                     connection.execute("ROLLBACK")
 
     async def _fetch_row_type(self, connection: AsyncConnection[Any]) -> None:
-        """Called for each new connection of the pipeline: the type's OID differs in a restored database."""
+        """Called for each new connection of the pipeline."""
         self._row_type = await CompositeInfo.fetch(connection, ROW_TYPE)
         register_row(self._row_type, connection)
 
     def insert(self, curs: Cursor[Any], write: Write) -> list[int] | None:
         """Inserts the rows in order and returns their positions. `curs` holds the append lock.
 
-        Returns None, and does nothing, if a stream is past its expected version or an idempotency key is in use.
+        Returns None, and does nothing, if a stream does not end as expected or an idempotency key is in use.
         """
         curs.execute(_APPEND, parameters(write), binary=True)
         row = curs.fetchone()
@@ -103,7 +127,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return positions
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
-        """The positions of rows whose COMMIT was not answered; None if they are not in the log.
+        """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved if some of them are.
 
         Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not in the log may still arrive, until the
         next append to their streams makes them conflict. Rows are compared by their hashes, which cover every column.
@@ -120,25 +144,41 @@ class ConversationRecorder(PostgresApplicationRecorder):
             ),
         )
         positions = [position for (position,) in curs.fetchall()]
-        return positions if len(positions) == len(rows) else None
+        if positions and len(positions) < len(rows):
+            raise RowsRemoved
+        return positions or None
 
-    def select_since(
-        self, curs: Cursor[Any], versions: Mapping[UUID, int], limit: int = 2**31
-    ) -> list[tuple[UUID, str, bytes, datetime, bytes, int]]:
-        """The rows of each stream after a version: (stream, topic, state, recorded_at, chain_hash, position), in order.
+    def select_from(
+        self, curs: Cursor[Any], versions: Mapping[UUID, int], max_rows: int, max_bytes: int
+    ) -> list[LogRow]:
+        """A page of the rows of these streams, each from its version on, in the order of the mapping and of the versions.
 
-        At most `limit` per stream. LATERAL with its own ORDER BY makes each stream a look-up by primary key, whatever the
+        The row at that version has no state: it only shows whether the log still has it. The page ends after `max_rows`, or with the row
+        that brings the states to `max_bytes`. LATERAL with its own ORDER BY makes each stream a look-up by primary key, whatever the
         planner's statistics say.
         """
         curs.execute(
-            "SELECT s.id, e.topic, e.state, e.recorded_at, e.chain_hash, e.notification_id"
-            " FROM unnest(%b::uuid[], %b::bigint[]) AS s (id, version) CROSS JOIN LATERAL ("
-            "SELECT * FROM events WHERE originator_id = s.id AND originator_version > s.version"
-            " ORDER BY originator_version LIMIT %b) AS e",
-            (list(versions), list(versions.values()), limit),
+            "SELECT id, version, topic, state, recorded_at, chain_hash, position FROM ("
+            "SELECT *, sum(bytes) OVER (ORDER BY number, version) - bytes AS before FROM ("
+            "SELECT s.id, s.number, e.originator_version AS version, e.topic, e.recorded_at, e.chain_hash, e.notification_id AS position,"
+            " CASE WHEN e.originator_version > s.version THEN e.state END AS state,"
+            " CASE WHEN e.originator_version > s.version THEN octet_length(e.state) ELSE 0 END AS bytes"
+            " FROM unnest(%b::uuid[], %b::bigint[]) WITH ORDINALITY AS s (id, version, number) CROSS JOIN LATERAL ("
+            "SELECT * FROM events WHERE originator_id = s.id AND originator_version >= s.version"
+            " ORDER BY originator_version LIMIT %b) AS e LIMIT %b) AS found) AS page"
+            " WHERE before < %b ORDER BY number, version",
+            (list(versions), list(versions.values()), max_rows, max_rows, max_bytes),
             binary=True,
         )
-        return curs.fetchall()
+        return [LogRow(*row) for row in curs.fetchall()]
+
+    def select_last_versions(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """The last version of each of these streams that exists."""
+        curs.execute(
+            "SELECT originator_id, max(originator_version) FROM events WHERE originator_id = ANY(%b) GROUP BY originator_id",
+            (list(stream_ids),),
+        )
+        return dict(curs.fetchall())
 
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
         """The first 100 rows whose row key is one of these (stream, item): (stream, item, topic, state), in order."""
@@ -154,7 +194,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_first_answers(
         self, curs: Cursor[Any], keys: Sequence[tuple[str, str]], since: datetime
     ) -> list[tuple[str, str, bytes, UUID, int, int, bytes, datetime]]:
-        """The answer stored with each (tenant, key) at `since` or later, if there is one.
+        """The answer stored with each (tenant, key) at `since` or later, if there is one and the log still has the events of its command.
 
         As (tenant, key, fingerprint, stream, version, position, answer, recorded_at)
         """
@@ -162,7 +202,8 @@ class ConversationRecorder(PostgresApplicationRecorder):
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
             " FROM unnest(%b::text[], %b::text[]) AS requested (tenant, key) CROSS JOIN LATERAL ("
             "SELECT * FROM idempotency_keys WHERE tenant_id = requested.tenant AND key = requested.key AND recorded_at >= %b"
-            " ORDER BY tenant_id, key LIMIT 1) AS k",
+            " ORDER BY tenant_id, key LIMIT 1) AS k CROSS JOIN LATERAL (SELECT FROM events AS e WHERE e.originator_id = k.conversation_id"
+            " AND e.originator_version = k.version AND e.command_id = k.command_id ORDER BY e.originator_version LIMIT 1) AS recorded",
             ([tenant for tenant, _ in keys], [key for _, key in keys], since),
             binary=True,
         )
@@ -185,6 +226,10 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 " state = excluded.state WHERE stored.originator_version < excluded.originator_version",
                 tuple(list(column) for column in zip(*snapshots, strict=True)),
             )
+
+    def delete_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> None:
+        """Deletes the snapshots of these streams."""
+        curs.execute("DELETE FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),))
 
     def delete_keys(self, now: datetime, keep: timedelta, limit: int) -> int:
         """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many."""

@@ -7,9 +7,16 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import astuple
 from psycopg import AsyncConnection, Connection
+from psycopg.errors import UndefinedObject
 from psycopg.types.composite import CompositeInfo, register_composite
 
-from infrastructure.event_log.chain import chain_hash, length_prefixed
+from infrastructure.event_log.chain import GENESIS, chain_hash, length_prefixed
+
+StreamEnd = tuple[int, bytes]
+"""(version, chain hash) of a stream's last row."""
+
+NO_ROWS: StreamEnd = (0, GENESIS)
+"""The end of a stream that does not exist."""
 
 
 class Row(Struct, frozen=True, gc=False):
@@ -75,6 +82,7 @@ ROW_TYPE = "append_row"
 
 
 def register_row(row_type: CompositeInfo | None, connection: Connection[Any] | AsyncConnection[Any]) -> None:
-    """Lets the connection send Rows. `row_type` is what CompositeInfo.fetch returns for ROW_TYPE."""
-    assert row_type is not None, "migrations/0008 creates append_row"
+    """Lets the connection send Rows. `row_type` is what CompositeInfo.fetch returns for ROW_TYPE. Raises psycopg.Error if it is None."""
+    if row_type is None:
+        raise UndefinedObject(f"the type {ROW_TYPE} does not exist: migrations/0008 creates it")
     register_composite(row_type, connection, Row, make_sequence=lambda row, _: astuple(row))

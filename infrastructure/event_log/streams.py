@@ -1,24 +1,20 @@
 """The current end of each stream: what the next command is decided on, and what its events are chained to.
 
-The most recently used are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it. Both may be out of
-date: each append checks that no later event was committed. A missing or unreadable snapshot only costs time.
+The most recently used are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it (`stream_loader.py`).
+Both may be out of date: each append checks that the stream still ends with exactly this event. A missing snapshot only costs time.
 """
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
-from uuid import UUID
 
 import msgspec
 from msgspec import Struct
-from psycopg.rows import tuple_row
 
-from domain.conversation import Conversation, evolve
-from infrastructure.event_log.codec import decode
-from infrastructure.event_log.recorder import ConversationRecorder
-from infrastructure.ids import conversation_id as conversation_id_of
-from infrastructure.ids import uuid_of
+from domain.conversation import Conversation
+from infrastructure.event_log.append_request import AppendRequest
+from infrastructure.event_log.rows import StreamEnd
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
@@ -27,13 +23,8 @@ SNAPSHOT_EVERY = 250
 _STREAM_BYTES = 1_500
 """About how much memory a cached stream takes, without the texts in its state."""
 
-_LOAD_ROWS = 2000
-
 _FORMAT = b"\x01"
 """A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
-
-LogRow = tuple[UUID, str, bytes, datetime, bytes, int]
-"""(stream, topic, state, recorded_at, chain_hash, position)"""
 
 
 class Stream(Struct, frozen=True, gc=False):
@@ -44,6 +35,10 @@ class Stream(Struct, frozen=True, gc=False):
     recorded_at: datetime
     chain_hash: bytes
     snapshotted: int = 0
+
+    @property
+    def end(self) -> StreamEnd:
+        return self.state.version, self.chain_hash
 
     @property
     def needs_snapshot(self) -> bool:
@@ -81,9 +76,6 @@ class StreamCache:
     def __len__(self) -> int:
         return len(self._cached)
 
-    def __contains__(self, conversation_id: str) -> bool:
-        return conversation_id in self._cached
-
     def get(self, conversation_id: str) -> Stream | None:
         """The cached stream. Marks it as used."""
         with self._lock:
@@ -92,6 +84,17 @@ class StreamCache:
                 return None
             self._cached.move_to_end(conversation_id)
             return entry[0]
+
+    def uncached(self, requests: Iterable[AppendRequest]) -> list[str]:
+        """The conversations of these requests whose streams are not cached. Those that a request starts are left out."""
+        conversation_ids = {request.conversation_id for request in requests if not request.starts_conversation}
+        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._cached]
+
+    def remove(self, conversation_id: str) -> None:
+        """Removes the stream, if it is cached."""
+        with self._lock:
+            if (removed := self._cached.pop(conversation_id, None)) is not None:
+                self._bytes -= removed[1]
 
     def put(self, conversation_id: str, stream: Stream) -> None:
         """Caches the stream and evicts others, least recently used first, while the cache is too large."""
@@ -104,37 +107,6 @@ class StreamCache:
             while self._bytes > self._max_bytes and len(self._cached) > 1:
                 _, (_, evicted_bytes) = self._cached.popitem(last=False)
                 self._bytes -= evicted_bytes
-
-
-def apply_rows(streams: dict[str, Stream], rows: Iterable[LogRow]) -> None:
-    """Applies rows of any streams, in order, to `streams`. A stream that is not in it starts with its first row."""
-    for stream_id, topic, state, recorded_at, chain_hash, position in rows:
-        conversation_id = conversation_id_of(stream_id)
-        before = streams.get(conversation_id)
-        evolved = evolve(before.state if before else None, decode(topic, state))
-        snapshotted = before.snapshotted if before else 0
-        streams[conversation_id] = Stream(evolved, position, recorded_at, chain_hash, snapshotted)
-
-
-def load_streams(recorder: ConversationRecorder, conversation_ids: Sequence[str], cache: StreamCache) -> None:
-    """Reads streams into the cache: their snapshots, and the rows after them. Blocks."""
-    with recorder.datastore.get_connection() as connection:
-        curs = connection.cursor(row_factory=tuple_row)
-        snapshots = recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
-        streams = {
-            conversation_id_of(stream_id): stream
-            for stream_id, state in snapshots
-            if (stream := from_snapshot(state)) is not None
-        }
-        for conversation_id in conversation_ids:
-            rows_read = _LOAD_ROWS
-            while rows_read == _LOAD_ROWS:
-                version = streams[conversation_id].state.version if conversation_id in streams else 0
-                rows = recorder.select_since(curs, {uuid_of(conversation_id): version}, limit=_LOAD_ROWS)
-                apply_rows(streams, rows)
-                rows_read = len(rows)
-    for conversation_id, stream in streams.items():
-        cache.put(conversation_id, stream)
 
 
 def _size(stream: Stream) -> int:

@@ -1,4 +1,4 @@
-"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (migrations/0008)."""
+"""What one append transaction writes, and its form as parameters of the SQL function `append_at_once` (migrations/0010)."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec import Struct
 
-from infrastructure.event_log.rows import Row
+from infrastructure.event_log.rows import Row, StreamEnd
 
 
 class IdempotencyRecord(Struct, frozen=True, gc=False):
@@ -22,13 +22,13 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True):
     """The rows of one transaction, and what changes with them in the tables of replies and idempotency keys.
 
-    `expected_versions`: the version of each stream that the rows were decided on. `started_replies` and `ended_replies`: the replies that
+    `expected_ends`: the end of each stream that the rows were decided on. `started_replies` and `ended_replies`: the replies that
     rows start or end, as (row number from 1, response id). `owner`: the process that runs the started ones. `deleted_streams`: deleted
     conversations; their replies end too. A key stored before `keys_valid_since` has expired and is replaced.
     """
 
     rows: Sequence[Row]
-    expected_versions: Mapping[UUID, int] = {}
+    expected_ends: Mapping[UUID, StreamEnd] = {}
     started_replies: Sequence[tuple[int, str]] = ()
     owner: UUID | None = None
     ended_replies: Sequence[tuple[int, str]] = ()
@@ -38,7 +38,7 @@ class Write(Struct, frozen=True):
 
 
 PARAMETER_TYPES = (
-    *("uuid[]", "bigint[]"),  # expected versions
+    *("uuid[]", "bigint[]", "bytea[]"),  # expected ends of streams
     "append_row[]",
     *("integer[]", "text[]", "uuid[]", "integer[]", "text[]", "uuid[]"),  # replies
     *("integer[]", "text[]", "bytea[]", "bytea[]", "timestamptz"),  # idempotency keys
@@ -49,8 +49,9 @@ def parameters(write: Write) -> list[Any]:
     """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. An empty array is sent as NULL: most batches have only rows."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
-        list(write.expected_versions),
-        list(write.expected_versions.values()),
+        list(write.expected_ends),
+        [version for version, _ in write.expected_ends.values()],
+        [chain_hash for _, chain_hash in write.expected_ends.values()],
         list(write.rows),
         [row for row, _ in started] or None,
         [response_id for _, response_id in started] or None,

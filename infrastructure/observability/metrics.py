@@ -68,6 +68,12 @@ class Metrics:
             ["reason"],
             **common,
         )
+        self.streams_lost = Counter(
+            "streams_lost_total",
+            "Conversations whose last known event the log did not have: known from `memory` or from a `snapshot`.",
+            ["source"],
+            **common,
+        )
         self.replies = Counter("replies_total", "Replies that ended, by status.", ["status"], **common)
         self.reply_seconds = Histogram(
             "reply_seconds", "Time from a reply's request to its end.", buckets=REPLY_BUCKETS, **common
@@ -98,6 +104,8 @@ class Metrics:
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):
             self.append_conflicts.labels(reason)
+        for source in ("memory", "snapshot"):
+            self.streams_lost.labels(source)
         for direction in ("input", "output"):
             self.reply_tokens.labels(direction)
 

@@ -27,6 +27,9 @@ CONNECT_TIMEOUT_SECONDS = 5.0
 _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
 """The server version from which on Postgres has `transaction_timeout`: 17."""
 
+_NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
+"""Errors of a prepared statement whose tables, types or functions were dropped and made again, and of a server that became read-only."""
+
 RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 
 
@@ -106,6 +109,8 @@ class PostgresPipeline:
             return self._value_of(result)
         failure = error_from_result(result)
         if result.error_field(DiagnosticField.SEVERITY_NONLOCALIZED) == b"ERROR":
+            if isinstance(failure, _NEEDS_NEW_CONNECTION):
+                self._drop(connection)
             raise failure
         # The server or libpq ended the connection. The statement may have run.
         self._drop(connection)

@@ -17,8 +17,10 @@ ANN = Principal("acme", "ann")
 
 
 @asynccontextmanager
-async def open_log(url: str, clock: Callable[[], datetime] = utc_now, **options: Any) -> AsyncIterator[EventLog]:
-    events = EventLog(url, Metrics(), clock, **options)
+async def open_log(
+    url: str, clock: Callable[[], datetime] = utc_now, metrics: Metrics | None = None, **options: Any
+) -> AsyncIterator[EventLog]:
+    events = EventLog(url, metrics or Metrics(), clock, **options)
     events.open()
     yield events
     await events.close()

@@ -64,7 +64,9 @@ class TwoTasks:
             self.batches.append(batch)
             self._done.append(done)
             await done.wait()
-            self.queue.finish(batch, [FAILED] * len(batch))
+            for queued in batch:
+                queued.resolve(FAILED)
+            self.queue.finish(batch)
 
     async def end(self, index: int) -> None:
         if index < len(self.in_flight):

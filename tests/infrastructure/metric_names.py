@@ -7,6 +7,7 @@ METRICS = {
     "append_batch_events": (),
     "append_seconds": (),
     "append_conflicts": ("reason",),
+    "streams_lost": ("source",),
     "replies": ("status",),
     "reply_seconds": (),
     "reply_tokens": ("direction",),

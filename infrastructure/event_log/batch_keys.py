@@ -1,0 +1,73 @@
+"""The idempotency keys of a batch: which were used before, in the log or by an earlier request of the batch."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg import Cursor
+
+from domain.commands import DeleteConversation
+from domain.conversation import Conversation
+from domain.errors import ConversationNotFound
+from infrastructure.event_log.append_request import Appended, AppendRequest, KeyReused
+from infrastructure.event_log.batch_plan import AppendOutcome
+from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.streams import Stream
+from infrastructure.ids import conversation_id as conversation_id_of
+
+
+class BatchKeys:
+    """Use one per batch. A key stored before `valid_since` has expired: it counts as new."""
+
+    def __init__(self, recorder: ConversationRecorder, valid_since: datetime) -> None:
+        self._recorder = recorder
+        self._valid_since = valid_since
+        self._stored: dict[tuple[str, str], tuple[bytes, Appended]] = {}
+        self._in_batch: dict[tuple[str, str], AppendOutcome] = {}
+
+    def read_stored(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> None:
+        """Reads the answers stored with the keys of the batch."""
+        keys = [(request.principal.tenant, request.idempotency.key) for request in batch if request.idempotency]
+        if not keys:
+            return
+        stored = self._recorder.select_first_answers(curs, keys, self._valid_since)
+        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at in stored:
+            conversation_id = conversation_id_of(stream_id)
+            appended = Appended(
+                conversation=Conversation(
+                    id=conversation_id, tenant=tenant, owner="", version=version, family=conversation_id
+                ),
+                version=version,
+                position=position,
+                recorded_at=recorded_at,
+                answer=answer,
+                replayed=True,
+            )
+            self._stored[tenant, key] = (fingerprint, appended)
+
+    def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
+        """The outcome if the request's key was used before; else None. Raises KeyReused, or ConversationNotFound if that one is deleted."""
+        if request.idempotency is None:
+            return None
+        key = (request.principal.tenant, request.idempotency.key)
+        if (earlier := self._in_batch.get(key)) is not None:
+            assert earlier.request.idempotency is not None
+            if earlier.request.idempotency.fingerprint != request.idempotency.fingerprint:
+                raise KeyReused
+            return AppendOutcome(request, duplicate_of=earlier)
+        if (stored := self._stored.get(key)) is not None:
+            fingerprint, appended = stored
+            if fingerprint != request.idempotency.fingerprint:
+                raise KeyReused
+            stream = streams.get(appended.conversation.id)
+            is_deleted = stream is not None and stream.state.status == "deleted"
+            if is_deleted and not isinstance(request.command, DeleteConversation):
+                raise ConversationNotFound(appended.conversation.id)  # the stored answer may repeat deleted content
+            return AppendOutcome(request, replayed=appended)
+        return None
+
+    def add(self, outcome: AppendOutcome) -> None:
+        """The request of this outcome has used its key."""
+        request = outcome.request
+        assert request.idempotency is not None
+        self._in_batch[request.principal.tenant, request.idempotency.key] = outcome

@@ -1,0 +1,114 @@
+"""Appends under the append lock, in a few round trips: what cannot be decided on cached streams, and what was sent and not answered.
+
+It connects again as often as necessary. If the log has lost the rows that cached streams end with, they are read again.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import psycopg
+import structlog
+from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
+
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable
+from infrastructure.event_log.batch_decider import BatchDecider
+from infrastructure.event_log.batch_plan import BatchPlan
+from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.stream_loader import StreamLoader, StreamsLost
+from infrastructure.event_log.streams import StreamCache
+
+Results = Sequence[Appended | BaseException]
+"""What each request's caller gets, in their order."""
+
+_CONNECTION_ERRORS = (
+    *(OperationalError, InterfaceError, InternalError),
+    *(psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError),
+)
+
+log = structlog.get_logger(__name__)
+
+
+class LockedAppend:
+    """`new_decider` makes the decider of one batch; `results_of` gives the results of a plan that is durable at some positions.
+
+    `on_interruption` is called when Postgres refused or did not answer.
+    """
+
+    def __init__(
+        self,
+        recorder: ConversationRecorder,
+        cache: StreamCache,
+        loader: StreamLoader,
+        *,
+        new_decider: Callable[[], BatchDecider],
+        results_of: Callable[[BatchPlan, Sequence[int]], Results],
+        on_interruption: Callable[[], None],
+    ) -> None:
+        self._recorder = recorder
+        self._cache = cache
+        self._loader = loader
+        self._new_decider = new_decider
+        self._results_of = results_of
+        self._on_interruption = on_interruption
+
+    async def append(
+        self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: Sequence[BatchPlan] = ()
+    ) -> Results:
+        """Appends the requests. `in_doubt`: plans for exactly these requests that were sent and not answered. Never raises.
+
+        One of those plans may be in the log, or may still arrive there. While Postgres is unavailable, it tries for `timeout_seconds`.
+        """
+        plans = list(in_doubt)
+        try:
+            return await self._append_with_retries(requests, timeout_seconds, plans)
+        except Exception as error:
+            if plans:  # the requests may be in the log, so they must not be decided again
+                log.exception("append_in_doubt", commands=len(requests))
+                return [LogUnavailable(outcome_unknown=True) for _ in requests]
+            # One command may have made the whole batch fail. Appended one by one, only that one fails.
+            if len(requests) > 1:
+                return [result for request in requests for result in await self.append([request], timeout_seconds)]
+            log.exception("append_failed", conversation_id=requests[0].conversation_id)
+            return [error]
+
+    async def _append_with_retries(
+        self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: list[BatchPlan]
+    ) -> Results:
+        """Appends the requests, through lost connections, until their outcome is known or the time is up. Adds to `in_doubt` what it sends."""
+        give_up_at = time.monotonic() + timeout_seconds
+        pause = 0.0
+        while True:
+            try:
+                return await asyncio.to_thread(self._append_once, requests, in_doubt)
+            except (StreamsLost, *_CONNECTION_ERRORS) as error:
+                if not isinstance(error, StreamsLost):
+                    self._on_interruption()
+                error_type = type(error.__cause__ or error).__name__
+                log.warning("append_interrupted", commands=len(requests), error_type=error_type)
+                if time.monotonic() + pause > give_up_at:
+                    return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in requests]
+            await asyncio.sleep(pause)  # nothing notifies us when a server is back
+            pause = min(1.0, pause * 2 or 0.05)
+
+    def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
+        # Before the append lock is taken: loading a long stream must not delay other appends.
+        missing = self._cache.uncached(requests)
+        unreadable = self._loader.load(missing) if missing else {}
+        with self._recorder.locked_transaction() as curs:
+            for sent_plan in in_doubt:
+                if (positions := self._recorder.positions_of(curs, sent_plan.write.rows)) is not None:
+                    return self._results_of(sent_plan, positions)
+            try:
+                plan = self._new_decider().decide_under_lock(curs, requests, unreadable)
+            except StreamsLost as lost:
+                self._loader.drop(curs, lost.streams)
+                raise
+            if not plan.write.rows:
+                return self._results_of(plan, [])
+            positions = self._recorder.insert(curs, plan.write)
+            if positions is None:
+                raise psycopg.OperationalError("A stream moved under the append lock.")
+            in_doubt.append(plan)
+            curs.execute("COMMIT")
+        return self._results_of(plan, positions)

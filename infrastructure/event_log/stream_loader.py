@@ -1,0 +1,155 @@
+"""Reads streams from the log: on from where they are known, or from their first row. Finds those whose known end the log does not have.
+
+The log may move back: a backup is restored, a replica that lagged takes over, or somebody removes rows. Then a process remembers events
+that the log has lost, and so may a snapshot.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+from psycopg import Cursor
+from psycopg.rows import tuple_row
+
+from domain.conversation import evolve
+from infrastructure.event_log.codec import UnreadableEvent, decode
+from infrastructure.event_log.recorder import ConversationRecorder, LogRow
+from infrastructure.event_log.streams import Stream, StreamCache, from_snapshot
+from infrastructure.ids import conversation_id as conversation_id_of
+from infrastructure.ids import uuid_of
+from infrastructure.observability.metrics import Metrics
+
+MAX_PAGE_ROWS = 2_000
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+
+log = structlog.get_logger(__name__)
+
+
+class StreamsLost(Exception):
+    """The log does not have the rows with which these streams end, by conversation. Nothing was appended."""
+
+    def __init__(self, streams: Mapping[str, Stream]) -> None:
+        super().__init__("The log has lost the ends of streams.")
+        self.streams = streams
+
+
+class StreamsRead(Struct):
+    """What `read_on` could not read. `lost`: the log does not have the row that the known stream ends with.
+
+    `unreadable`: the stream has an event that this code cannot read, or its first event is missing.
+    """
+
+    lost: set[str] = set()
+    unreadable: dict[str, UnreadableEvent] = {}
+
+    def __contains__(self, conversation_id: str) -> bool:
+        return conversation_id in self.lost or conversation_id in self.unreadable
+
+
+def read_on(
+    recorder: ConversationRecorder, curs: Cursor[Any], conversation_ids: Sequence[str], streams: dict[str, Stream]
+) -> StreamsRead:
+    """Applies to `streams` all rows that the log has after each of them. A stream that is not in it starts with its first row.
+
+    Reads the rows of all streams together, in pages. A stream that could not be read is removed from `streams`.
+    """
+    read = StreamsRead()
+    remaining = list(conversation_ids)
+    while remaining:
+        known_versions = {
+            uuid_of(conversation_id): stream.state.version if (stream := streams.get(conversation_id)) else 0
+            for conversation_id in remaining
+        }
+        page = recorder.select_from(curs, known_versions, MAX_PAGE_ROWS, MAX_PAGE_BYTES)
+        rows: defaultdict[str, list[LogRow]] = defaultdict(list)
+        for row in page:
+            rows[conversation_id_of(row.stream)].append(row)
+        is_cut = len(page) == MAX_PAGE_ROWS or sum(len(row.state or b"") for row in page) >= MAX_PAGE_BYTES
+        last = remaining.index(conversation_id_of(page[-1].stream)) if is_cut else len(remaining) - 1
+        for conversation_id in remaining[: last + 1]:
+            _apply(conversation_id, rows[conversation_id], streams, read)
+        # The last stream of a page may have more rows.
+        remaining = [left for left in remaining[last:] if left not in read] if is_cut else []
+    return read
+
+
+def _apply(conversation_id: str, rows: Sequence[LogRow], streams: dict[str, Stream], read: StreamsRead) -> None:
+    stream = streams.get(conversation_id)
+    if stream is not None:
+        if not rows or (rows[0].version, rows[0].chain_hash) != stream.end:
+            read.lost.add(conversation_id)
+            del streams[conversation_id]
+            return
+        rows = rows[1:]
+    try:
+        for row in rows:
+            stream = streams[conversation_id] = _after(stream, row)
+    except UnreadableEvent as error:
+        read.unreadable[conversation_id] = error
+        streams.pop(conversation_id, None)
+
+
+def _after(stream: Stream | None, row: LogRow) -> Stream:
+    """The stream after this row. Raises UnreadableEvent."""
+    assert row.state is not None
+    event = decode(row.topic, row.state)
+    try:
+        state = evolve(stream.state if stream else None, event)
+    except ValueError as error:
+        raise UnreadableEvent(str(error)) from error
+    if state.version != row.version:
+        # Rows before this one were removed from the log, which `scripts/verify.py` reports. The stream goes on from its last row.
+        state = replace(state, version=row.version)
+    return Stream(state, row.position, row.recorded_at, row.chain_hash, stream.snapshotted if stream else 0)
+
+
+class StreamLoader:
+    """Loads streams into the cache, and drops what is known of streams that the log has lost. Blocks."""
+
+    def __init__(self, recorder: ConversationRecorder, cache: StreamCache, metrics: Metrics) -> None:
+        self._recorder = recorder
+        self._cache = cache
+        self._metrics = metrics
+
+    def load(self, conversation_ids: Sequence[str]) -> Mapping[str, UnreadableEvent]:
+        """Caches those of these streams that exist: their snapshots, and the rows after them. Returns those that cannot be read."""
+        with self._recorder.datastore.get_connection() as connection:
+            curs = connection.cursor(row_factory=tuple_row)
+            stored = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
+            snapshots = {
+                conversation_id_of(stream_id): stream
+                for stream_id, state in stored
+                if (stream := from_snapshot(state)) is not None
+            }
+            streams = dict(snapshots)
+            read = read_on(self._recorder, curs, conversation_ids, streams)
+            unreadable = read.unreadable
+            if read.lost:
+                self._recorder.delete_snapshots(curs, list(map(uuid_of, read.lost)))
+                lost = {conversation_id: snapshots[conversation_id] for conversation_id in read.lost & snapshots.keys()}
+                self._report("snapshot_differs_from_log", "snapshot", curs, lost)
+                # A stream that is lost once more moved meanwhile. It stays uncached, and is read under the append lock.
+                unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
+        for conversation_id, stream in streams.items():
+            self._cache.put(conversation_id, stream)
+        return unreadable
+
+    def drop(self, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
+        """Removes these streams from the cache: the log does not have their ends."""
+        for conversation_id in lost:
+            self._cache.remove(conversation_id)
+        self._report("log_moved_back", "memory", curs, lost)
+
+    def _report(self, event: str, source: str, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
+        self._metrics.streams_lost.labels(source).inc(len(lost))
+        log_versions = self._recorder.select_last_versions(curs, list(map(uuid_of, lost)))
+        for conversation_id, stream in lost.items():
+            log.error(
+                event,
+                conversation_id=conversation_id,
+                known_version=stream.state.version,
+                log_version=log_versions.get(uuid_of(conversation_id), 0),
+            )

@@ -1,0 +1,48 @@
+"""A recorder that counts what an append costs beyond its one round trip."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from msgspec import Struct
+from psycopg import Cursor
+
+from infrastructure.event_log.recorder import ConversationRecorder, LogRow
+
+
+class Counts(Struct):
+    """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that were appended in those.
+
+    `reads`: statements that read the rows of streams. `streams`: how many streams those read together.
+    """
+
+    locked: int = 0
+    inserted: int = 0
+    reads: int = 0
+    streams: int = 0
+
+
+def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
+    """A type of recorder to open a log with, and its counts."""
+    counts = Counts()
+
+    class CountingRecorder(ConversationRecorder):
+        @contextmanager
+        def locked_transaction(self) -> Iterator[Cursor[tuple[Any, ...]]]:
+            counts.locked += 1
+            with super().locked_transaction() as curs:
+                yield curs
+
+        def insert(self, curs: Cursor[Any], write: Any) -> list[int] | None:
+            counts.inserted += len(write.rows)
+            return super().insert(curs, write)
+
+        def select_from(
+            self, curs: Cursor[Any], versions: Mapping[UUID, int], max_rows: int, max_bytes: int
+        ) -> list[LogRow]:
+            counts.reads += 1
+            counts.streams += len(versions)
+            return super().select_from(curs, versions, max_rows, max_bytes)
+
+    return CountingRecorder, counts
