@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager, contextmanager
 from uuid import UUID
 
 from bson import Binary
-from pymongo import IndexModel, ReadPreference
+from pymongo import ReadPreference
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
@@ -18,8 +18,9 @@ from projections.coalesce import ViewBatch, coalesce_for
 from projections.mongo_statements import advance_command, batch_statements
 from projections.parking import released
 from projections.position_advance import PositionMoved, advances
+from projections.view_indexes import create_indexes
 from projections.view_positions import ViewPositions
-from projections.views.catalog import INDEXES, MONGO_VIEWS, USAGE
+from projections.views.catalog import MONGO_VIEWS, USAGE
 from projections.views.event_writes import is_deletion
 from projections.views.partitions import partition_of
 from projections.views.view_position import BUILD_SUFFIX, ViewPosition
@@ -68,14 +69,11 @@ class MongoViews:
         await self._database.client.admin.command("killSessions", sessions)
 
     async def prepare(self) -> None:
-        """Creates missing indexes, and with them the collections."""
+        """Creates the collection of positions."""
         await self._positions.prepare()
-        collections = {position.view: position.collection for position in await self._positions.load(MONGO_VIEWS)}
-        for view, collection in collections.items():
-            await create_indexes(self._database, view, collection)
 
     async def start_over(
-        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
     ) -> None:
         """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved."""
         used = await self._used_collections(view)
@@ -85,7 +83,7 @@ class MongoViews:
         await create_indexes(self._database, view, collection)
         async with self.transaction((view,), 0) as session:
             if not await self._positions.start_over(
-                view, collection, target, session, only_first=only_first, only_ahead_of=only_ahead_of
+                view, collection, target, session, only_incomplete=only_incomplete, only_ahead_of=only_ahead_of
             ):
                 return
         # Another projector may have started the view over since: drop only what existed before, and is not used now.
@@ -195,11 +193,6 @@ def _conflicts(views: Collection[str], position: int) -> Iterator[None]:
         if any(map(error.has_error_label, _CONFLICT_LABELS)):
             raise PositionMoved(views, position) from error
         raise
-
-
-async def create_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that the collection does not have, and with them the collection."""
-    await database[collection].create_indexes([IndexModel(list(index)) for index in INDEXES[view]])
 
 
 def unused_name(view: str, collections: Iterable[str]) -> str:

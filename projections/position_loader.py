@@ -9,13 +9,13 @@ from infrastructure.event_log.feed import Feed
 from projections.leases import HeldPartitions
 from projections.view_positions import ViewPositions
 from projections.view_store import ViewStore
-from projections.views.view_position import ViewPosition
+from projections.views.view_position import ViewPosition, missing_positions
 
 log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts views that have none, and starts views over that are ahead of the log."""
+    """Loads the positions of one store's views. Starts views that have none, and starts views over that lack some or are ahead of the log."""
 
     def __init__(self, store: ViewStore, views: Collection[str], positions: ViewPositions, feed: Feed) -> None:
         self._store = store
@@ -52,14 +52,20 @@ class PositionLoader:
         return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
     async def _load_and_start(self) -> Sequence[ViewPosition]:
-        """The positions of all views. Starts the views that have none."""
+        """The positions of all views. Starts the views that have none, and starts views over that lack some.
+
+        A build that lacks some is left alone: it can never be swapped, and the next rebuild makes another one.
+        """
         loaded = await self._positions.load_to_advance(self._views)
-        missing = set(self._views) - {position.view for position in loaded}
-        if not missing:
+        lost = [(view, partition) for view, partition in missing_positions(loaded) if view in self._views]
+        incomplete = {view for view, _ in lost} | (set(self._views) - {position.view for position in loaded})
+        if not incomplete:
             return loaded
+        for view, partition in lost:
+            log.error("projection_position_missing", projection=view, partition=partition)
         head = await self._feed.last_position()
-        for view in missing:
-            await self._store.start_over(view, head, only_first=True)
+        for view in incomplete:
+            await self._store.start_over(view, head, only_incomplete=True)
         return await self._positions.load_to_advance(self._views)
 
     async def _end_sessions_of_dead(self, partitions: HeldPartitions) -> None:

@@ -17,6 +17,7 @@ from infrastructure.stores.postgres import Pool
 from projections.context_view import ContextView
 from projections.leases import RENEW_SECONDS, HeldPartitions, Leases
 from projections.mongo_views import MongoViews
+from projections.view_indexes import check_indexes
 from projections.view_positions import ViewPositions
 from projections.view_updater import POLL_SECONDS, ViewUpdater
 from projections.views.catalog import ALL_VIEWS
@@ -35,6 +36,7 @@ class Projector:
         *,
         updaters: Sequence[ViewUpdater],
         mongo_views: MongoViews,
+        database: Database,
         pool: Pool,
         positions: ViewPositions,
         feed: Feed,
@@ -44,6 +46,7 @@ class Projector:
     ) -> None:
         self._updaters = updaters
         self._mongo_views = mongo_views
+        self._database = database
         self._pool = pool
         self._positions = positions
         self._feed = feed
@@ -81,7 +84,12 @@ class Projector:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(task)
-                for task in (self._notifications.listen(), self._watch_log_end(), self._renew_leases(leases))
+                for task in (
+                    self._notifications.listen(),
+                    self._watch_log_end(),
+                    self._renew_leases(leases),
+                    check_indexes(self._database),
+                )
             ]
             updating = [group.create_task(updater.run(stop)) for updater in self._updaters]
             await stop.wait()
@@ -176,6 +184,7 @@ def build_projector(
     return Projector(
         updaters=updaters,
         mongo_views=mongo_views,
+        database=database,
         pool=pool,
         positions=positions,
         feed=feed,

@@ -11,19 +11,21 @@ from collections.abc import Collection, Mapping, Sequence
 import msgspec
 import structlog
 from msgspec.structs import replace
-from pymongo import UpdateMany, WriteConcern
+from pymongo import UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import OperationFailure
 
 from infrastructure.stores.mongodb import Database, Document
 from projections.position_advance import PositionMoved, advances, parked_field, unmoved
 from projections.views.catalog import POSITIONS_COLLECTION, VERSIONS
-from projections.views.partitions import ALL_PARTITIONS, position_key
+from projections.views.partitions import ALL_PARTITIONS, PARTITIONS, position_key
 from projections.views.view_position import (
     BUILD_SUFFIX,
     Parked,
     ViewPosition,
     ViewStatus,
+    missing_positions,
+    no_position,
     position_from,
     view_statuses,
 )
@@ -60,8 +62,10 @@ class ViewPositions:
         return [position_from(document) async for document in self._collection.find({"view": {"$in": list(views)}})]
 
     async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
-        """The status of those of the views that have positions."""
-        return view_statuses(await self.load(views))
+        """The status of those of the views that have positions: `absent` if one of them is missing."""
+        loaded = await self.load(views)
+        missing = [no_position(view, partition) for view, partition in missing_positions(loaded)]
+        return view_statuses([*loaded, *missing])
 
     async def load_to_advance(self, views: Collection[str]) -> list[ViewPosition]:
         """The positions of the views, and of those of their builds that projectors advance."""
@@ -93,34 +97,38 @@ class ViewPositions:
         target: int,
         session: AsyncClientSession,
         *,
-        only_first: bool = False,
+        only_incomplete: bool = False,
         only_ahead_of: int | None = None,
     ) -> bool:
         """Moves the view to before the first event, with this collection and nothing parked, in the session's transaction.
 
-        Removes the positions of its second build. Changes nothing and returns False if the view has positions and `only_first` is set,
-        or if it has not passed the position `only_ahead_of`.
+        Makes the positions that it does not have, and removes those of its second build. Changes nothing and returns False if it has all
+        its positions and `only_incomplete` is set, or if it has not passed the position `only_ahead_of`.
         """
-        existing = [document["position"] async for document in self._collection.find({"view": view}, session=session)]
-        if existing and (only_first or (only_ahead_of is not None and max(existing) <= only_ahead_of)):
+        existing = [document async for document in self._collection.find({"view": view}, session=session)]
+        if only_incomplete and len(existing) == PARTITIONS:
+            return False
+        if only_ahead_of is not None and existing and max(each["position"] for each in existing) <= only_ahead_of:
             return False
         start: Document = {
+            "view": view,
             "collection": collection,
             "state": "live" if target == 0 else "rebuilding",
             "position": 0,
             "target": target,
             "version": VERSIONS.get(view, 1),
+            "epoch": 1 + max((document["epoch"] for document in existing), default=-1),
         }
         await self._collection.delete_many({"view": f"{view}{BUILD_SUFFIX}"}, session=session)
-        if existing:
-            change = {"$set": start, "$unset": {"parked": ""}, "$inc": {"epoch": 1}}
-            await self._collection.update_many({"view": view}, change, session=session)
-            return True
-        first = {"view": view, "epoch": 0, "lease": 0, **start}
-        documents = [
-            {"_id": position_key(view, partition), "bucket": partition, **first} for partition in ALL_PARTITIONS
+        changes = [
+            UpdateOne(
+                {"_id": position_key(view, partition)},
+                {"$set": start, "$unset": {"parked": ""}, "$setOnInsert": {"bucket": partition, "lease": 0}},
+                upsert=True,
+            )
+            for partition in ALL_PARTITIONS
         ]
-        await self._collection.insert_many(documents, session=session)
+        await self._collection.bulk_write(changes, session=session)
         return True
 
     async def advance(

@@ -20,11 +20,11 @@ class ViewStore(Protocol):
         """Creates what the views need before their first write."""
 
     async def start_over(
-        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
     ) -> None:
         """Empties the view, and rebuilds it from the first event. It is live when it reaches `target`.
 
-        `only_first`: does nothing if the view has positions. `only_ahead_of`: does nothing if the view has not passed that position.
+        `only_incomplete`: does nothing if the view has all its positions. `only_ahead_of`: does nothing if the view has not passed that position.
         Raises PositionMoved.
         """
 

@@ -7,7 +7,7 @@ Several processes fill a new collection. It catches up with the live one, both a
 its place in one transaction. Readers notice nothing. The old collection is kept for `--rollback`, until the next rebuild or `--cancel`.
 `--dry-run` only compares. An interrupted rebuild resumes when it is run again; `--cancel` drops it instead. Differences are printed; the
 new collection, which was made from the log, is right. Context snapshots are removed, and made again when they are next needed. For a
-view that no projector has started, the live collection itself is filled.
+view that no projector has started, or that has lost a position, the live collection itself is filled.
 
 `--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/rebuild/repair.py`.
 
@@ -158,7 +158,8 @@ async def _run(
 ) -> _Result | None:
     """None if there is nothing to roll back to."""
     result = _Result(views)
-    started = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
+    statuses = await ViewPositions(stores.database).statuses(MONGO_VIEWS)
+    started = {name for name, status in statuses.items() if status.state != "absent"}
     online = [name for name in MONGO_VIEWS if name in views and name in started]
     in_place = [name for name in views if name not in online] if action is Action.REBUILD else []
     if in_place:

@@ -10,6 +10,7 @@ A swap exchanges the two collections in one transaction, with both builds at the
 either collection, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,19 @@ from pymongo import UpdateMany, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from infrastructure.stores.mongodb import Database, Document
-from projections.mongo_views import MongoViews, create_indexes, unused_name
+from projections.mongo_views import MongoViews, unused_name
 from projections.position_advance import PositionMoved, parked_field
 from projections.rebuild.backfill import BackfillProgress, PageSizes
+from projections.view_indexes import create_indexes
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
-from projections.views.partitions import ALL_PARTITIONS, partition_of, position_key, position_keys, split_partitions
+from projections.views.partitions import (
+    ALL_PARTITIONS,
+    PARTITIONS,
+    partition_of,
+    position_key,
+    position_keys,
+    split_partitions,
+)
 from projections.views.view_position import BUILD_SUFFIX
 
 
@@ -66,9 +75,10 @@ class ViewBuilds:
 
     async def _start(self, view: MongoView, target: int, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
-        if existing and existing[0]["state"] == "filling" and existing[0]["pages"] == self._pages:
+        complete = len(existing) == PARTITIONS  # else a position was lost, and the build is started again
+        if complete and existing[0]["state"] == "filling" and existing[0]["pages"] == self._pages:
             return _view_build(view, existing)
-        if existing and existing[0]["state"] in ("rebuilding", "live") and not existing[0].get("back"):
+        if complete and existing[0]["state"] in ("rebuilding", "live") and not existing[0].get("back"):
             return None  # backfilled already: projectors advance it
         used = {document["collection"] for document in [*await self._documents(view), *existing]}
         collection = unused_name(view, used)
@@ -146,8 +156,8 @@ class ViewBuilds:
     async def resume_kept(self, views: Sequence[MongoView]) -> list[MongoView]:
         """Lets projectors advance the kept collections, for a rollback. Returns the views that have one."""
         kept_or_resumed = {"$or": [{"state": "kept"}, {"back": True}]}
-        kept = {document["view"] async for document in self._positions.find(kept_or_resumed)}
-        resumed = [view for view in views if _build_of(view) in kept]
+        kept = Counter([document["view"] async for document in self._positions.find(kept_or_resumed)])
+        resumed = [view for view in views if kept[_build_of(view)] == PARTITIONS]
         change = {"$set": {"state": "rebuilding", "back": True}, "$inc": {"epoch": 1}}
         await self._positions.update_many({"view": {"$in": list(map(_build_of, resumed))}, "state": "kept"}, change)
         return resumed

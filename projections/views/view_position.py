@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from projections.views.partitions import position_key
+from projections.views.partitions import ALL_PARTITIONS, position_key
 
 BUILD_SUFFIX = "+"
 """Follows a view's name in the positions of its second build: `items+`."""
@@ -119,6 +119,19 @@ def position_from(document: Mapping[str, Any]) -> ViewPosition:
 def no_position(view: str, partition: int) -> ViewPosition:
     """The position of a view that no projector has started."""
     return ViewPosition(view=view, partition=partition, position=-1, state="absent")
+
+
+def missing_positions(positions: Iterable[ViewPosition]) -> list[tuple[str, int]]:
+    """(view, partition) of each position that a view lacks which has others."""
+    partitions: defaultdict[str, set[int]] = defaultdict(set)
+    for position in positions:
+        partitions[position.view].add(position.partition)
+    return [
+        (view, partition)
+        for view, present in partitions.items()
+        for partition in ALL_PARTITIONS
+        if partition not in present
+    ]
 
 
 def status_of(positions: Sequence[ViewPosition]) -> ViewStatus:

@@ -90,7 +90,7 @@ async def test_given_several_projectors_that_start_a_view_at_once_then_it_starts
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
-    starts = [MongoViews(world.database).start_over("items", 0, only_first=True) for _ in range(4)]
+    starts = [MongoViews(world.database).start_over("items", 0, only_incomplete=True) for _ in range(4)]
     outcomes = await asyncio.gather(*starts, return_exceptions=True)
     assert all(outcome is None or isinstance(outcome, PositionMoved) for outcome in outcomes)
     assert len(await world.view_positions(["items"])) == PARTITIONS

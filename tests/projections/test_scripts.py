@@ -27,7 +27,7 @@ def _command(world: World, data: Path, module: str, *arguments: str) -> dict[str
     return {"args": command, "env": {**os.environ, **urls}, "text": True}
 
 
-def _run(world: World, data: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_script(world: World, data: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(**_command(world, data, module, *arguments), capture_output=True, check=False, timeout=60)
 
 
@@ -86,7 +86,7 @@ async def test_given_mongodb_lost_its_database_when_all_views_are_rebuilt_then_t
     await world.catch_up()
     indexes = {view: await world.database[view].index_information() for view in MONGO_VIEWS}
     await world.client.drop_database(world.database.name)
-    done = _run(world, tmp_path, "scripts.rebuild", "all", "--json")
+    done = run_script(world, tmp_path, "scripts.rebuild", "all", "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     assert (printed["views"], printed["position"]) == (list(ALL_VIEWS), await world.reader.last_position())
@@ -110,7 +110,7 @@ async def test_given_an_interrupted_rebuild_when_it_runs_again_then_it_finishes(
     assert running.returncode == 130
     assert "Run this again" in output
     assert (await world.statuses())["items"].collection == "items"
-    assert _run(world, tmp_path, "scripts.rebuild", "items").returncode == 0
+    assert run_script(world, tmp_path, "scripts.rebuild", "items").returncode == 0
     assert (await world.statuses())["items"].collection == "items_2"
     assert await world.is_exact()
 
@@ -130,7 +130,7 @@ async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     ids = await write_everything(write)
-    printed = json.loads(_run(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
+    printed = json.loads(run_script(world, tmp_path, "scripts.replay", ids["retracted"], "--at", "2", "--json").stdout)
     assert (printed["state"]["version"], [event["type"] for event in printed["events"]]) == (
         2,
         ["conversation.started", "item.appended"],
@@ -142,13 +142,13 @@ async def test_given_a_version_when_a_conversation_is_replayed_then_it_is_as_it_
 async def test_given_an_unknown_conversation_when_it_is_replayed_then_the_exit_status_says_so(
     conversation_id: str, status: int, world: World, tmp_path: Path
 ) -> None:
-    assert _run(world, tmp_path, "scripts.replay", conversation_id).returncode == status
+    assert run_script(world, tmp_path, "scripts.replay", conversation_id).returncode == status
 
 
 async def test_given_a_version_that_does_not_exist_when_a_conversation_is_replayed_then_the_exit_status_says_so(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     conversation = await write.start("one")
-    done = _run(world, tmp_path, "scripts.replay", conversation, "--at", "9")
+    done = run_script(world, tmp_path, "scripts.replay", conversation, "--at", "9")
     assert (done.returncode, done.stdout) == (1, "")
     assert "2 versions" in done.stderr

@@ -1,11 +1,23 @@
-"""The collection of view positions."""
+"""The collection of view positions, and positions that were lost."""
 
 import asyncio
+from pathlib import Path
 
+import httpx
+import pytest
+from structlog.testing import capture_logs
+
+from projections.rebuild.view_builds import BuildGone, ViewBuilds
 from projections.view_positions import ViewPositions
-from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
-from projections.views.partitions import PARTITIONS
+from projections.views.catalog import CONTEXT, MONGO_VIEWS, POSITIONS_COLLECTION
+from projections.views.partitions import PARTITIONS, partition_of, position_key
+from projections.views.view_position import BUILD_SUFFIX
+from tests.projections.history import write_everything
+from tests.projections.test_rebuild import rebuild_of
+from tests.projections.test_scripts import run_script
 from tests.projections.world import World
+from tests.queries.conftest import open_api
+from tests.queries.writer import Writer
 
 
 async def test_given_no_collection_when_several_projectors_prepare_then_it_is_created_once_with_small_pages(
@@ -16,3 +28,117 @@ async def test_given_no_collection_when_several_projectors_prepare_then_it_is_cr
     assert "memory_page_max" in str((await world.database[POSITIONS_COLLECTION].options()).get("storageEngine"))
     await world.catch_up()
     assert len(await world.view_positions()) == PARTITIONS * len(MONGO_VIEWS)
+
+
+async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows_less_than_was_written(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    conversation = await write.start("first", "second")
+    await live.until(live.caught_up)
+    with capture_logs() as logged:
+        async with open_api(live.settings) as api:
+            await lose_position(live, "items", partition_of(conversation))
+            reads = [await read_items(api, conversation)]
+            while reads[-1] is None:
+                reads.append(await read_items(api, conversation))
+    assert reads[-1] == 2
+    assert set(reads) <= {None, 2}
+    missing = [entry for entry in logged if entry["event"] == "projection_position_missing"]
+    assert [(entry["projection"], entry["partition"], entry["log_level"]) for entry in missing] == [
+        ("items", partition_of(conversation), "error")
+    ]
+    await write_everything(write)
+    await live.until(live.caught_up)
+    assert await live.is_exact()
+
+
+async def test_given_a_lost_position_of_the_context_view_then_it_starts_over_and_the_snapshots_are_right(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.caught_up)
+    await lose_position(live, CONTEXT, 3)
+    await live.until(live.caught_up)
+    await write_everything(write)
+    await live.until(live.caught_up)
+    assert await live.is_exact()
+
+
+async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_over_once(
+    write: Writer, live: World
+) -> None:
+    stop = asyncio.Event()
+    second = asyncio.create_task(live.projector().run(stop))
+    await write_everything(write)
+    await live.until(live.caught_up)
+    await lose_position(live, "conversations", 0)
+    await live.until(live.caught_up)
+    assert (await live.statuses())["conversations"].collection == "conversations_2"
+    assert await live.is_exact()
+    stop.set()
+    await second
+
+
+async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_mends_the_view(
+    write: Writer, world: World, tmp_path: Path
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await lose_position(world, "items", 5)
+    done = await asyncio.to_thread(run_script, world, tmp_path, "scripts.rebuild", "items")
+    assert done.returncode == 0, done.stderr
+    await world.until(world.caught_up)
+    assert await world.is_exact()
+
+
+@pytest.mark.parametrize("backfilled", [False, True])
+async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_it_builds_another(
+    backfilled: bool, write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    builds = await ViewBuilds(world.database).start(["items"], await world.reader.last_position(), 2)
+    if backfilled:
+        await rebuild_of(world, ["items"]).backfill(builds)
+    await lose_position(world, f"items{BUILD_SUFFIX}", 1)
+    done = await rebuild_of(world, ["items"]).run()
+    assert [comparison.different for comparison in done.compared] == [0]
+    assert await world.is_exact()
+
+
+async def test_given_a_kept_collection_that_lost_a_position_then_there_is_nothing_to_roll_back_to(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await rebuild_of(world, ["items"]).run()
+    await lose_position(world, f"items{BUILD_SUFFIX}", 1)
+    assert await rebuild_of(world, ["items"]).roll_back() is None
+
+
+async def test_given_a_rebuild_under_way_when_a_position_is_lost_then_the_rebuild_ends_and_the_view_starts_over(
+    write: Writer, live: World
+) -> None:
+    await write_everything(write)
+    await live.until(live.caught_up)
+    builds = await ViewBuilds(live.database).start(["items"], await live.reader.last_position(), 2)
+    rebuild = rebuild_of(live, ["items"])
+    await rebuild.backfill(builds)
+    await lose_position(live, "items", 1)
+    with pytest.raises(BuildGone):
+        await rebuild.compare()
+    await live.until(live.caught_up)
+    assert await live.is_exact()
+
+
+async def lose_position(world: World, view: str, partition: int) -> None:
+    deleted = await world.database[POSITIONS_COLLECTION].delete_one({"_id": position_key(view, partition)})
+    assert deleted.deleted_count == 1
+
+
+async def read_items(api: httpx.AsyncClient, conversation_id: str) -> int | None:
+    """How many items a read shows, or None for a 503."""
+    page = await api.get(f"/v1/conversations/{conversation_id}/items")
+    assert page.status_code in (200, 503), page.text
+    return len(page.json()["data"]) if page.status_code == 200 else None

@@ -1,0 +1,77 @@
+"""The indexes of the views in MongoDB: made with a new collection, and checked when a projector starts.
+
+The check runs beside the projector's work. MongoDB builds an index while the collection is read and written, but on a large collection
+that takes long, and neither the views nor their readers may wait for it.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pymongo
+import structlog
+from pymongo import IndexModel
+from pymongo.errors import PyMongoError
+
+from infrastructure.stores.mongodb import Database
+from projections.view_positions import ViewPositions
+from projections.views.catalog import INDEXES, MONGO_VIEWS
+
+BUILD_TIMEOUT_SECONDS = 24 * 3600.0
+"""How long the building of an index may take. With the client's usual timeout the server would give up a long one again and again."""
+
+_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 60.0
+_PLAIN = frozenset({"key", "v"})
+"""What is known of an index without options."""
+
+log = structlog.get_logger(__name__)
+
+
+async def create_indexes(database: Database, view: str, collection: str) -> None:
+    """Creates the view's indexes that the collection does not have, and with them the collection."""
+    await database[collection].create_indexes([IndexModel(list(keys), name=_name(keys)) for keys in INDEXES[view]])
+
+
+async def check_indexes(database: Database) -> None:
+    """Corrects the indexes of the collections that the views use now, through any outage."""
+    positions = ViewPositions(database)
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            for view, collection in await _collections(positions):
+                await correct_indexes(database, view, collection)
+        except PyMongoError as error:
+            log.warning("indexes_not_checked", error_type=type(error).__name__, retry_seconds=pause)
+        else:
+            return
+        await asyncio.sleep(pause)
+        pause = min(_MAX_PAUSE_SECONDS, pause * 2)
+
+
+async def correct_indexes(database: Database, view: str, collection: str) -> None:
+    """Creates the view's indexes that are missing. One of the same name with other keys or options is dropped before. Raises PyMongoError."""
+    found = await database[collection].index_information()
+    missing = [keys for keys in INDEXES[view] if not any(_is_plain(index, keys) for index in found.values())]
+    for keys in missing:
+        replaces = _name(keys) in found
+        log.warning("index_created", collection=collection, index=_name(keys), replaces_other=replaces)
+        if replaces:
+            await database[collection].drop_index(_name(keys))
+    if missing:
+        with pymongo.timeout(BUILD_TIMEOUT_SECONDS):
+            await create_indexes(database, view, collection)
+
+
+async def _collections(positions: ViewPositions) -> set[tuple[str, str]]:
+    """(view, collection) of the views that were started."""
+    return {(position.view, position.collection) for position in await positions.load(MONGO_VIEWS)}
+
+
+def _name(keys: tuple[tuple[str, int], ...]) -> str:
+    """The name that MongoDB gives an index by default."""
+    return "_".join(f"{field}_{direction}" for field, direction in keys)
+
+
+def _is_plain(index: Mapping[str, Any], keys: tuple[tuple[str, int], ...]) -> bool:
+    """Whether the index has these keys in this order, and no options: it is not unique, sparse, partial, hidden …"""
+    return index.keys() <= _PLAIN and list(index["key"]) == list(keys)
