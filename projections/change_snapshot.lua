@@ -89,15 +89,16 @@ for name, block in pairs(blocks) do
     fields[#fields + 1] = name
     fields[#fields + 1] = block.count .. ' ' .. block.tokens .. '\n' .. block.lines
   else
-    redis.call('HDEL', key, name)
+    change.removed_fields[#change.removed_fields + 1] = name
   end
-end
-for _, name in ipairs(change.removed_fields) do
-  redis.call('HDEL', key, name)
 end
 for _, value in ipairs({'version', change.after, 'first', first, 'count', count, 'bytes', bytes}) do
   fields[#fields + 1] = value
 end
+-- Redis compares its memory with the limit only before a script's first write, and never refuses HDEL. So HSET comes first.
 redis.call('HSET', key, unpack(fields))
+for _, name in ipairs(change.removed_fields) do
+  redis.call('HDEL', key, name)
+end
 redis.call('EXPIRE', key, change.seconds)
 return 1

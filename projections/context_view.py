@@ -1,7 +1,8 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis. Its position is in MongoDB like any view's.
 
 Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot that is missing,
-or that does not have the version before the batch, is made from the log.
+that does not have the version before the batch, or whose key has another type or content is made from the log. An error that is not
+that of one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from uuid import UUID
 import structlog
 from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from context.snapshot_from_log import refill, snapshot_items
 from context.snapshot_store import put_snapshot
@@ -67,12 +69,12 @@ class ContextView:
         """Does nothing: Redis has no transactions that stay open."""
 
     async def start_over(
-        self, view: str, target: int, *, only_first: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
     ) -> None:
         """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved."""
         async with self._mongo.transaction((view,), 0) as session:
             if not await self._positions.start_over(
-                view, view, target, session, only_first=only_first, only_ahead_of=only_ahead_of
+                view, view, target, session, only_incomplete=only_incomplete, only_ahead_of=only_ahead_of
             ):
                 return
         await self._remove_all()
@@ -135,11 +137,22 @@ class ContextView:
                 tombstone = Snapshot(version=change.version, deleted=True)
                 await put_snapshot(self._redis, change.tenant, change.conversation_id, tombstone)
         applicable = [change for change in changes if not change.deleted and not change.needs_refill]
-        results = zip(applicable, await self._run_script(applicable), strict=True)
-        to_refill = [change for change, result in results if result == _CANNOT_APPLY]
-        to_refill += [change for change in changes if change.needs_refill and not change.deleted]
+        to_refill = [change for change in changes if change.needs_refill and not change.deleted]
+        for change, result in zip(applicable, await self._run_script(applicable), strict=True):
+            if isinstance(result, RedisError):
+                await self._remove_unusable(change, result)
+                to_refill.append(change)
+            elif result == _CANNOT_APPLY:
+                to_refill.append(change)
         for start in range(0, len(to_refill), _REFILLS_AT_ONCE):
             await asyncio.gather(*map(self._refill, to_refill[start : start + _REFILLS_AT_ONCE]))
+
+    async def _remove_unusable(self, change: SnapshotChange, error: RedisError) -> None:
+        """Removes a snapshot that cannot be changed. Raises the error if it is not that of one key."""
+        if not _is_of_one_key(error):
+            raise error
+        log.warning("snapshot_unusable", conversation_id=change.conversation_id)
+        await self._redis.unlink(change.key)
 
     async def _refill(self, change: SnapshotChange) -> None:
         await refill(self._reader, self._redis, change.tenant, change.conversation_id, change.version)
@@ -156,8 +169,8 @@ class ContextView:
         if keys:
             await self._redis.unlink(*keys)
 
-    async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int]:
-        """Runs `change_snapshot.lua` for each change, all in one round trip. Returns its results."""
+    async def _run_script(self, changes: Sequence[SnapshotChange]) -> list[int | RedisError]:
+        """Runs `change_snapshot.lua` for each change, all in one round trip. Returns its results or errors."""
         if not changes:
             return []
         items = iter(await snapshot_items([event for change in changes for event in change.appended.values()]))
@@ -166,8 +179,20 @@ class ContextView:
         for change in changes:
             argument = await change.script_argument(islice(items, len(change.appended)))
             pipeline.evalsha(change_script_sha1(), 1, change.key, argument)
-        _, *results = await pipeline.execute()
+        loaded, *results = await pipeline.execute(raise_on_error=False)
+        if isinstance(loaded, RedisError):
+            raise loaded
         return results
+
+
+def _is_of_one_key(error: RedisError) -> bool:
+    """Whether the cause is the snapshot's key, not the state of Redis: another type, or content that the script failed on.
+
+    Redis begins such a message with WRONGTYPE, or with ERR, which the client removes. Every other cause has a code of its own in
+    capitals, or an exception of its own.
+    """
+    code = str(error).partition(" ")[0]
+    return type(error) is ResponseError and (code == "WRONGTYPE" or not code.isupper())
 
 
 def _key(logged: Logged) -> str:

@@ -7,10 +7,10 @@ parked conversation get an error, and `repair.py` rebuilds it from the log.
 import time
 from collections.abc import Collection, Sequence
 
-import redis.exceptions
 from bson.errors import BSONError
 from psycopg import Error as PostgresError
 from pymongo.errors import BulkWriteError, PyMongoError
+from redis.exceptions import RedisError
 
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.recorded import Logged
@@ -26,9 +26,6 @@ _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 1728
 Bad value, failed to parse, type mismatch, path not viable, conflicting change, invalid field name, immutable field, validation, too
 large (before or after the change).
 """
-
-_SNAPSHOT_ERRORS = ("WRONGTYPE", "user_script")
-"""Parts of Redis's message when a snapshot cannot be changed: its key holds another type, or our script failed on its content."""
 
 
 class ViewDiverged(Exception):
@@ -58,7 +55,8 @@ def parked_for(logged: Logged, error: Exception) -> Parked:
 def is_caused_by_event(error: Exception) -> bool:
     """Whether the cause is the event, or what the view holds of its conversation, so that other events may succeed.
 
-    False for a store that refuses every write (full, read-only, access denied).
+    False for a store that refuses every write (full, read-only, access denied). So it is for any error of Redis: the context view
+    makes a snapshot again whose key cannot be changed.
     """
     match error:
         case UnreadableEvent() | ViewDiverged():
@@ -66,12 +64,9 @@ def is_caused_by_event(error: Exception) -> bool:
         case BulkWriteError():
             codes = [failed.get("code") for failed in error.details.get("writeErrors", ())]
             return bool(codes) and _DOCUMENT_ERRORS.issuperset(codes)
-        case redis.exceptions.ResponseError():
-            message = str(error).rpartition("caused error: ")[2]  # a pipeline quotes the command before this
-            return any(part in message for part in _SNAPSHOT_ERRORS)
         case BSONError() | OverflowError():
             return True
-        case PyMongoError() | PostgresError() | redis.exceptions.RedisError() | OSError() | MemoryError():
+        case PyMongoError() | PostgresError() | RedisError() | OSError() | MemoryError():
             return False
         case _:
             return True  # our own code failed on the event

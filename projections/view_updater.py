@@ -12,10 +12,10 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 import psycopg
-import redis.exceptions
 import structlog
 from msgspec import Struct
 from pymongo.errors import ConnectionFailure
+from redis.exceptions import RedisError
 
 from infrastructure.event_log.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
 from infrastructure.observability.metrics import Metrics
@@ -42,10 +42,10 @@ _UNAVAILABLE = (
     ConnectionFailure,
     psycopg.OperationalError,
     psycopg.InterfaceError,
-    redis.exceptions.ConnectionError,
-    redis.exceptions.TimeoutError,
+    RedisError,
     OSError,
 )
+"""Errors of a store that cannot be reached. Any error of Redis is one: it can be reached, but refuses every snapshot."""
 
 log = structlog.get_logger(__name__)
 
@@ -214,6 +214,8 @@ class ViewUpdater:
     def _report_interrupted(self, error: Exception) -> None:
         self._must_load = True
         cause = type(error).__name__
+        for view in self._views:
+            self._metrics.projection_interruptions.labels(view, cause).inc()
         if self._interrupted_by != cause:
             write = log.warning if isinstance(error, _UNAVAILABLE) else log.error
             write("projection_interrupted", projections=list(self._views), exc_info=error)

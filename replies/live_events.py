@@ -47,12 +47,20 @@ MAX_BATCH_EVENTS = 512
 _APPEND = """
 for n, stream in ipairs(KEYS) do
   local first = 3 * n - 2
-  redis.pcall('XADD', stream, '1-' .. ARGV[first], 'd', ARGV[first + 1])
+  local added = redis.pcall('XADD', stream, '1-' .. ARGV[first], 'd', ARGV[first + 1])
+  local problem = type(added) == 'table' and added.err or ''
+  if string.find(problem, 'WRONGTYPE', 1, true) then
+    redis.call('DEL', stream)
+    redis.call('XADD', stream, '1-' .. ARGV[first], 'd', ARGV[first + 1])
+  elseif problem ~= '' and not string.find(problem, 'equal or smaller', 1, true) then
+    return added
+  end
   redis.call('EXPIRE', stream, ARGV[first + 2])
 end
 """
 # One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
-# refuses the entries that the first try has written, by their ids.
+# refuses the entries that the first try has written, by their ids. A key of another type is replaced. Any other error (out of memory,
+# read-only …) is that of all streams.
 
 OnWritten = Callable[[int], None]
 """Called with the sequence number of the newest event that Redis has."""
@@ -83,6 +91,7 @@ class LiveWriter:
         self._queued: deque[tuple[str, int, bytes, OnWritten]] = deque()
         self._queued_bytes = 0
         self._unavailable_until = 0.0
+        self._failing = False
         self._ready = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -133,7 +142,13 @@ class LiveWriter:
             await self._append(arguments)
         except Exception as error:  # noqa: BLE001 - if this task ended, every stream would stop
             self._unavailable_until = time.monotonic() + RETRY_SECONDS
-            log.warning("live_events_not_written", events=len(batch), error_type=type(error).__name__)
+            if not self._failing:
+                log.warning("live_events_not_written", error_type=type(error).__name__)
+            self._failing = True
+        else:
+            if self._failing:
+                log.info("live_events_written_again")
+            self._failing = False
         finally:
             newest = {response_id: (on_written, sequence) for response_id, sequence, _, on_written in batch}
             for on_written, sequence in newest.values():

@@ -1,4 +1,4 @@
-"""Valkey from a wheel, as a cache: it writes nothing to disk."""
+"""Valkey from a wheel, as a cache: it writes nothing to disk, and evicts what was not used for longest."""
 
 import importlib.util
 import platform
@@ -10,6 +10,9 @@ import redis
 
 from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.service import NotInstalledError, Service, end_strays
+
+MAX_MEMORY = "512mb"
+"""Snapshots of some 5,000 long conversations, or of 50,000 short ones. What is evicted is made again when it is needed."""
 
 MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" else "aarch64"}
 
@@ -49,6 +52,8 @@ def _prepare(program: Path, config: Path, port: int, password: str) -> None:
         "databases 64",
         'save ""',
         "appendonly no",
+        f"maxmemory {MAX_MEMORY}",
+        "maxmemory-policy allkeys-lru",
     ]
     write_private(config, "\n".join(lines) + "\n")
 

@@ -100,6 +100,12 @@ class Metrics:
         self.projection_parked = Gauge(
             "projection_parked", "Conversations that a view has parked, since an event could not be applied.", **common
         )
+        self.projection_interruptions = Counter(
+            "projection_interruptions_total",
+            "Attempts to update a view that ended because a store was unavailable or refused it, by error.",
+            ["projection", "error"],
+            **common,
+        )
         self._event_children: dict[str, Counter] = {}
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):

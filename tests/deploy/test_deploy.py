@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from infrastructure.embedded.valkey import MAX_MEMORY
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.infrastructure.metric_names import LABELS
@@ -116,6 +117,12 @@ def test_no_secret_has_a_default_and_the_example_names_every_variable() -> None:
 def test_postgres_is_durable(services: dict[str, Any]) -> None:
     command = services["postgres"]["command"]
     assert {"fsync=on", "full_page_writes=on", "synchronous_commit=on"} <= set(command)
+
+
+def test_redis_has_a_memory_limit_and_evicts_as_the_embedded_one_does(services: dict[str, Any]) -> None:
+    command = services["redis"]["command"]
+    assert command[command.index("--maxmemory") + 1] == MAX_MEMORY
+    assert command[command.index("--maxmemory-policy") + 1] == "allkeys-lru"
 
 
 def test_mongo_is_a_replica_set_with_a_journal_and_a_volume(services: dict[str, Any]) -> None:

@@ -50,11 +50,12 @@ def test_mongod_is_a_journaled_replica_set_on_loopback(urls: dict[str, str]) -> 
     assert log["maximum log file size"] > 0
 
 
-def test_valkey_writes_nothing_to_disk(urls: dict[str, str]) -> None:
+def test_valkey_writes_nothing_to_disk_and_evicts_at_a_memory_limit(urls: dict[str, str]) -> None:
     with Redis.from_url(urls["REDIS_URL"], decode_responses=True) as client:
         assert client.config_get("save") == {"save": ""}
         assert client.config_get("appendonly") == {"appendonly": "no"}
-        assert client.config_get("maxmemory") == {"maxmemory": "0"}
+        assert client.config_get("maxmemory") == {"maxmemory": str(512 * 1024 * 1024)}
+        assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
         assert client.config_get("bind") == {"bind": "127.0.0.1"}
 
 

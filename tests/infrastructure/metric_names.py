@@ -16,6 +16,7 @@ METRICS = {
     "projection_head": (),
     "projection_lag_seconds": ("projection",),
     "projection_parked": (),
+    "projection_interruptions": ("projection", "error"),
 }
 """Labels by metric name. The names lack `conversation_store_` and what Prometheus adds (`_total`, `_bucket` …)."""
 

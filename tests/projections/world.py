@@ -41,13 +41,15 @@ class World:
         await self.client.close()
         await self.redis.aclose()
 
-    def projector(self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None) -> Projector:
+    def projector(
+        self, views: Collection[str] = ALL_VIEWS, listens_to: str | None = None, metrics: Metrics | None = None
+    ) -> Projector:
         return build_projector(
             postgres_url=listens_to or self.settings.postgres_url,
             pool=self.pool,
             database=self.database,
             redis=self.redis,
-            metrics=Metrics(),
+            metrics=metrics or Metrics(),
             views=views,
         )
 

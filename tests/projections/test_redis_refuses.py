@@ -1,0 +1,183 @@
+"""Redis answers, but refuses to write. Nothing is parked, reads are right, and the snapshots come back by themselves."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import OutOfMemoryError
+from structlog.testing import capture_logs
+
+from context.snapshot_from_log import refill
+from context.snapshots import snapshot_key
+from domain.commands import PinItem
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from projections.views.catalog import CONTEXT, MONGO_VIEWS
+from tests.projections.history import write_everything
+from tests.projections.poison import nothing_parked
+from tests.projections.world import World
+from tests.queries.conftest import open_api
+from tests.queries.writer import Writer
+from tests.redis_faults import FAULTS, Fault, out_of_memory, own_valkey, refusing_server
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> AsyncIterator[Settings]:
+    """With a Valkey of its own."""
+    async with own_valkey() as url:
+        yield settings.model_copy(update={"redis_url": url})
+
+
+@pytest.fixture
+async def admin(settings: Settings) -> AsyncIterator[Redis]:
+    """A client for the faults. It gets text."""
+    async with Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_given_a_redis_that_refuses_then_nothing_is_parked_and_reads_are_right_and_the_snapshots_come_back(
+    fault: Fault, write: Writer, world: World, admin: Redis
+) -> None:
+    ids = await write_everything(write)
+    metrics = Metrics()
+    projector = world.projector(metrics=metrics)
+    stop = asyncio.Event()
+    running = asyncio.create_task(projector.run(stop))
+    await world.until(world.caught_up)
+    with capture_logs() as logged:
+        async with open_api(world.settings) as api:
+            async with fault(admin):
+                await write.append(ids["plain"], "while it refuses")
+                await write_everything(write)
+                await write.delete(ids["described"])
+                await world.until(lambda: _is(not projector.is_ready))
+                await world.until(lambda: world.caught_up(MONGO_VIEWS))
+                for _ in range(3):
+                    assert await last_text(api, ids["plain"]) == "while it refuses"
+                await write.append(ids["plain"], "again")
+                assert await last_text(api, ids["plain"]) == "again"
+                assert await nothing_parked(world)
+                await world.until(lambda: _is(interruptions(metrics) >= 3))
+            await world.until(world.caught_up, seconds=10)
+            await world.until(lambda: _is(projector.is_ready), seconds=10)
+            assert await last_text(api, ids["plain"]) == "again"
+    stop.set()
+    await running
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+    interrupted = [entry for entry in logged if entry["event"] == "projection_interrupted"]
+    assert [entry["projections"] for entry in interrupted] == [[CONTEXT]], "it is logged once"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "LOADING Valkey is loading the dataset in memory",
+        "CLUSTERDOWN Hash slot not served",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+        "ERR unknown command",
+        "NOAUTH Authentication required.",
+    ],
+)
+async def test_given_a_redis_that_answers_each_command_with_an_error_then_nothing_is_parked_and_reads_are_right(
+    error: str, write: Writer, settings: Settings, world: World
+) -> None:
+    await world.catch_up(MONGO_VIEWS)
+    async with refusing_server(error) as url:
+        refused = World(settings.model_copy(update={"redis_url": url}))
+        await refused.pool.open()
+        metrics = Metrics()
+        projector = refused.projector(metrics=metrics)
+        stop = asyncio.Event()
+        running = asyncio.create_task(projector.run(stop))
+        ids = await write_everything(write)
+        async with open_api(refused.settings) as api:
+            await world.until(lambda: _is(interruptions(metrics) >= 3))
+            await world.until(lambda: world.caught_up(MONGO_VIEWS))
+            assert await last_text(api, ids["plain"]) == "you there"
+        stop.set()
+        await running
+        await refused.close()
+    assert await nothing_parked(world)
+    await world.catch_up()
+    assert await world.is_exact()
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["SET {key} x"],
+        ["RPUSH {key} x"],
+        ["HSET {key} version nothing"],
+        ["HSET {key} first nothing"],
+        ["HSET {key} i:0:0 nonsense"],
+        ["HSET {key} count x bytes y"],
+    ],
+)
+@pytest.mark.parametrize("change", ["append", "pin_needs_the_log", "delete"])
+async def test_given_a_snapshot_key_of_another_type_or_content_then_it_is_deleted_and_made_again(
+    commands: list[str], change: str, write: Writer, world: World, admin: Redis
+) -> None:
+    victim, other = await write.start("one"), await write.start("other")
+    await world.catch_up()
+    key = snapshot_key("default", victim)
+    for command in commands:
+        if not command.startswith("HSET"):
+            await admin.delete(key)
+        await admin.execute_command(*command.format(key=key).split())  # type: ignore[no-untyped-call]
+    async with open_api(world.settings) as api:
+        assert await last_text(api, victim) == "one"
+        match change:
+            case "append":
+                await write.append(victim, "two")
+            case "pin_needs_the_log":
+                [item_id] = await write.append(victim, "two")
+                await write.execute(victim, PinItem(item_id=item_id))
+            case _:
+                await write.delete(victim)
+        await write.append(other, "too")
+        await world.catch_up()
+        if change != "delete":
+            assert await last_text(api, victim) == "two"
+    assert await nothing_parked(world)
+    assert await world.is_exact()
+
+
+async def test_given_redis_out_of_memory_then_a_snapshot_made_from_the_log_is_refused_too(
+    write: Writer, world: World, admin: Redis
+) -> None:
+    conversation = await write.start("one")
+    await world.catch_up()
+    await write.append(conversation, "two")
+    async with out_of_memory(admin):
+        for key in ("kept", "removed"):
+            if key == "removed":
+                await admin.flushall()
+            with pytest.raises(OutOfMemoryError):
+                await refill(world.reader, world.redis, "default", conversation, 3)
+
+
+async def last_text(api: httpx.AsyncClient, conversation_id: str) -> str:
+    """The text of the last item in the context of the conversation."""
+    answer = await api.get(f"/v1/conversations/{conversation_id}/context?model=smol")
+    assert answer.status_code == 200, answer.text
+    text: str = answer.json()["items"][-1]["item"]["content"][0]["text"]
+    return text
+
+
+def interruptions(metrics: Metrics) -> float:
+    """How often the context view was interrupted."""
+    samples = [
+        sample.value
+        for metric in metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "conversation_store_projection_interruptions_total" and sample.labels["projection"] == CONTEXT
+    ]
+    return sum(samples)
+
+
+async def _is(condition: bool) -> bool:
+    return condition
