@@ -4,7 +4,6 @@ The handler makes a command, appends it through the context, and returns the Res
 """
 
 import inspect
-import threading
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter
 from msgspec import Struct
 from pydantic import BaseModel
-from redis.asyncio import Redis
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,6 +31,7 @@ from infrastructure.http.openapi import parameters, request_body
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.ids import mint_uuid
 from replies.active_replies import ActiveReplies
+from replies.following import ReplyStreams
 from replies.running_reply import ReplyServices
 
 if TYPE_CHECKING:  # only for types: the provider's client is slow to import, and scripts that use only the request bodies do not need it
@@ -49,13 +48,10 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     contexts: Contexts
     keep_keys: timedelta
     """How long the first answer to an idempotency key is kept."""
-    redis: Redis
-    """The client for reading live events. Such a read may block for a second, so this client has a longer timeout than the one for snapshots."""
     reply_services: ReplyServices
     active_replies: ActiveReplies
     schema_checker: SchemaChecker
-    shutdown: threading.Event
-    """Set when the process is about to stop: streams that follow a reply end."""
+    reply_streams: ReplyStreams
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):

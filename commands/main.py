@@ -17,12 +17,14 @@ from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
+from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import migrate
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
+from infrastructure.http.stream_pages import StreamPages
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
@@ -30,8 +32,10 @@ from infrastructure.settings import Settings
 from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 from replies.active_replies import ActiveReplies
+from replies.following import ReplyStreams
 from replies.leases import ReplyLeases
 from replies.live_events import LiveWriter
+from replies.live_reader import LiveReader
 from replies.orphaned_replies import OrphanedReplies
 from replies.provider.provider import ModelProvider
 from replies.running_reply import ReplyServices
@@ -71,6 +75,9 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         leases = ReplyLeases(lease_pool, process_id)
         active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshot_redis))
         active_replies.open()
+        pages = StreamPages()
+        live_reader = LiveReader(following_redis, pages)
+        watch = ConversationWatch(reader.head_of_each, shutdown)
         app.state.dependencies = Dependencies(
             log=events_log,
             reader=reader,
@@ -78,13 +85,12 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
             models=models,
             contexts=Contexts(reader, models, snapshot_lookup(snapshot_redis)),
             keep_keys=keep_keys,
-            redis=following_redis,
             reply_services=ReplyServices(
                 log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics
             ),
             active_replies=active_replies,
             schema_checker=SchemaChecker(schema_threads),
-            shutdown=shutdown,
+            reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
         )
         checks.update(_checks(reader, events_log, active_replies, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url))
@@ -93,6 +99,8 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         finally:
             migrating.cancel()
             await active_replies.close()
+            await live_reader.close()
+            await watch.close()
             await live.close()
             await events_log.close()
             await provider.close()

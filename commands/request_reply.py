@@ -54,7 +54,7 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
     """`answer`: what is stored with the idempotency key."""
     reference = msgspec.json.decode(answer, type=ReplyReference)
     dependencies = context.dependencies
-    return RecordedReply(dependencies.reader, dependencies.redis, dependencies.shutdown, reference)
+    return RecordedReply(dependencies.reader, dependencies.reply_streams, reference)
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:

@@ -25,7 +25,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import position_headers
 from replies.client_disconnect import response_for_client, stream_for_client
 from replies.following import until_ended
-from replies.record import Record, find_record, read_record
+from replies.record import find_record
 from replies.recorded_reply import RecordedReply
 
 CANCEL_TIMEOUT_SECONDS = 10.0
@@ -85,11 +85,7 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
         raise ApiError(400, f"Cannot cancel a {record.status} response.", code="response_over", param="response_id")
     if record.end is None:
         await context.dependencies.active_replies.cancel(context.principal.tenant, response_id)
-
-        async def read_again() -> Record:
-            return await read_record(reader, record.conversation_id, response_id)
-
-        record = await until_ended(read_again, record, CANCEL_TIMEOUT_SECONDS)
+        record = await until_ended(reader, record, CANCEL_TIMEOUT_SECONDS)
     headers = position_headers(record.last.position, record.last.version)
     return shapes.json_response(record.response(), headers=headers)
 

@@ -13,11 +13,12 @@ from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 from domain.events import ConversationDeleted
+from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.stream_pages import PAGE_BYTES, Page, StreamPages, StreamPosition
-from queries.log_access import EventStoreBusy, LogAccess, PostgresUnavailable
+from queries.log_access import LogAccess, PostgresUnavailable
 
 HEARTBEAT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 1.0
@@ -90,7 +91,7 @@ class EventStreams:
 
         try:
             return await self._pages.get(("events", conversation_id, after), read)
-        except (PostgresUnavailable, EventStoreBusy):
+        except (PostgresUnavailable, LogBusy):
             return None
 
 

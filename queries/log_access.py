@@ -20,6 +20,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 
 from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
+from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader, PartitionHolder
 from infrastructure.event_log.recorded import Recorded
@@ -46,13 +47,6 @@ class PostgresUnavailable(psycopg.OperationalError):
     """Postgres did not answer in time, or is known to be unavailable."""
 
 
-class EventStoreBusy(ApiError):
-    """503: Postgres is available, but this lookup did not get its turn, or its answer, in time."""
-
-    def __init__(self) -> None:
-        super().__init__(503, "Too many reads of the event store are waiting.", code="event_store_busy")
-
-
 def conversation_parked() -> ApiError:
     """The answer to a read of a conversation that is parked until it is repaired."""
     return ApiError(
@@ -63,8 +57,13 @@ def conversation_parked() -> ApiError:
     )
 
 
+def _reads_waiting() -> LogBusy:
+    """Postgres is available, but a lookup did not get its turn, or its answer, in time."""
+    return LogBusy("Too many reads of the event store are waiting.")
+
+
 class LogAccess:
-    """Any lookup may raise PostgresUnavailable, EventStoreBusy, or ApiError 503 if an event cannot be decoded.
+    """Any lookup may raise PostgresUnavailable, LogBusy, or ApiError 503 if an event cannot be decoded.
 
     It implements the `Reader` protocols of `context/` and `replies/`. `close` it before its pool.
     """
@@ -156,7 +155,7 @@ class LogAccess:
         return self._probe is not None and not self._probe.done()
 
     async def look_up(self, lookup: Lookup[T]) -> T:
-        """The result of a lookup, which may consist of several statements. Raises EventStoreBusy if too many others wait before it.
+        """The result of a lookup, which may consist of several statements. Raises LogBusy if too many others wait before it.
 
         No more lookups run at once than the pool has connections. So none waits for a connection while its timeout runs.
         """
@@ -166,7 +165,7 @@ class LogAccess:
             async with asyncio.timeout(QUEUE_TIMEOUT_SECONDS):
                 await self._slots.acquire()
         except TimeoutError:
-            raise EventStoreBusy from None
+            raise _reads_waiting() from None
         try:
             return await self._run(lookup)
         finally:
@@ -182,7 +181,7 @@ class LogAccess:
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             # Postgres is available if it answers a ping. Then only this lookup is slow, or lookups that were cancelled hold the connections.
             if isinstance(error, PostgresUnavailable | PoolTimeout) and await self._answers_ping():
-                raise EventStoreBusy from error
+                raise _reads_waiting() from error
             if not self.is_unavailable:
                 log.warning("postgres_unavailable", error_type=type(error).__name__)
                 self._probe = asyncio.create_task(self._probe_until_available())

@@ -36,6 +36,8 @@ from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
 from queries.partition_watch import PartitionWatch
 from queries.query_context import Dependencies
+from replies.following import ReplyStreams
+from replies.live_reader import LiveReader
 from replies.provider.provider import ModelProvider
 
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
@@ -73,6 +75,9 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
         views = mongodb.database(mongo, settings)
         redis_client = redis.connect(settings)
         stack.push_async_callback(redis_client.aclose)
+        pages = StreamPages()
+        live_reader = LiveReader(redis_client, pages)
+        stack.push_async_callback(live_reader.close)
         provider = ModelProvider(settings)
         stack.push_async_callback(provider.close)
         models = Models(settings)
@@ -87,8 +92,9 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
             contexts=contexts,
             partition_watch=partition_watch,
             write_pool=write_pool,
-            shutdown=shutdown,
-            event_streams=EventStreams(stream_log, watch, StreamPages(), events.event_json, shutdown),
+            stream_log=stream_log,
+            event_streams=EventStreams(stream_log, watch, pages, events.event_json, shutdown),
+            reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
         )
 
 

@@ -1,6 +1,5 @@
 """What every query receives: the caller, the minimum position that its answer must show, and the stores to read from."""
 
-import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
 from queries.partition_watch import PartitionWatch
 from queries.view_positions import positions_from, with_positions
+from replies.following import ReplyStreams
 
 if TYPE_CHECKING:  # the scripts import this module, and importing the provider takes a second
     from replies.provider.provider import ModelProvider
@@ -32,7 +32,7 @@ MAX_POSITION = 2**63 - 1
 class Dependencies(Struct, frozen=True):
     """What the queries of this process share. `main.py` makes it.
 
-    `write_pool` is for the readiness check alone. `shutdown` is set when the process stops: streams end then.
+    `write_pool` is for the readiness check alone. `stream_log` is the log as streams read it, with connections of their own.
     """
 
     log: LogAccess
@@ -44,8 +44,9 @@ class Dependencies(Struct, frozen=True):
     contexts: Contexts
     partition_watch: PartitionWatch
     write_pool: Pool
-    shutdown: threading.Event
+    stream_log: LogAccess
     event_streams: EventStreams
+    reply_streams: ReplyStreams
 
 
 class QueryContext(Struct, frozen=True):

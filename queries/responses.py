@@ -20,8 +20,8 @@ from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.paging import IncludeQuery, PageQuery, page_of
 from queries.query_context import QueryContext
 from queries.query_route import query_route
-from replies.following import follow
 from replies.record import Record, find_record, read_record
+from replies.recorded_stream import RecordedStream
 from replies.response_object import INCOMPLETE_REASONS, response_object
 
 router = APIRouter(tags=["responses"])
@@ -61,12 +61,14 @@ async def get_response(context: QueryContext, response_id: str, query: ResponseQ
 async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
     """Streams the events after number `after`: all that exist and, while the reply runs, those still to come."""
     dependencies = context.dependencies
-    reply = await find_record(dependencies.log, context.principal.tenant, response_id)
+    log = dependencies.stream_log
+    record = await find_record(log, context.principal.tenant, response_id)
+    conversation_id = record.conversation_id
 
     async def read_again() -> Record:
-        return await read_record(dependencies.log, reply.conversation_id, response_id)
+        return await read_record(log, conversation_id, response_id)
 
-    if _is_past_the_end(reply, after):
+    if isinstance(record.end, ReplyCompleted) and after >= RecordedStream(record).count:
         raise ApiError(
             400,
             "`starting_after` is greater than the number of the last event.",
@@ -74,17 +76,12 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
             param="starting_after",
         )
     headers = {
-        **position_headers(reply.last.position, reply.last.version),
+        **position_headers(record.last.position, record.last.version),
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }
-    events = follow(dependencies.redis, read_again, reply, after, dependencies.shutdown)
+    events = dependencies.reply_streams.follow(record, read_again, after)
     return StreamingResponse(events, media_type=_SSE, headers=headers)
-
-
-def _is_past_the_end(reply: Record, after: int) -> bool:
-    """Whether a completed reply has no event of this number. For others it is unknown: a client may have seen more than is stored."""
-    return isinstance(reply.end, ReplyCompleted) and after >= sum(1 for _ in reply.events())
 
 
 class InputItemsQuery(IncludeQuery, PageQuery):

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+from infrastructure.http.stream_pages import SLICE_BYTES
 from replies import stream_events
 from replies.stream_events import StreamEvent
 
@@ -46,19 +47,29 @@ class EventBuffer:
             await self._changed.wait()
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """The events from the first to the last as they become readable. Events that are readable already are joined."""
+        """The events from the first to the last as they become readable, in slices of at most SLICE_BYTES."""
         position = 0
         while True:
             if position < self._readable:
-                readable_events = self._events[position : self._readable]
-                position += len(readable_events)
-                yield b"".join(readable_events)
+                page = self._page(position)
+                position += len(page)
+                body = b"".join(page)
+                for start in range(0, len(body), SLICE_BYTES):
+                    yield body[start : start + SLICE_BYTES]
             elif self.ended and position == len(self._events):
                 if self._error_event is not None:
                     yield self._error_event
                 return
             else:
                 await self._changed.wait()
+
+    def _page(self, position: int) -> list[bytes]:
+        """The readable events from `position` on: at most SLICE_BYTES of them, or one larger event."""
+        end, size = position + 1, len(self._events[position])
+        while end < self._readable and size + len(self._events[end]) <= SLICE_BYTES:
+            size += len(self._events[end])
+            end += 1
+        return self._events[position:end]
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

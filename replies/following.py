@@ -3,66 +3,182 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import aclosing
 
 import psycopg
 import structlog
-from redis.asyncio import Redis
+from msgspec import Struct
 from redis.exceptions import RedisError
 
-from replies import live_events, stream_events
-from replies.live_events import MissingEntries
-from replies.record import Record
+from domain.errors import NotFound
+from infrastructure.event_log.append_request import LogBusy
+from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.version_lookup import Head
+from infrastructure.http.errors import as_api_error
+from infrastructure.http.stream_pages import Page, StreamPages, StreamPosition
+from replies import stream_events
+from replies.live_reader import LiveReader, MissingEntries
+from replies.record import Reader, Record, refreshed
+from replies.recorded_stream import RecordedStream
 
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 0.25
+RETRY_SECONDS = 1.0
+"""How long a client waits that Redis or the log failed. Its reply's end ends the wait."""
+
 HEARTBEAT_SECONDS = 15.0
+STILL_HERE = b": still here\n\n"
 
 log = structlog.get_logger(__name__)
 
 ReadRecord = Callable[[], Awaitable[Record]]
-"""Reads the reply's record again."""
+"""Reads the reply's record as it is now."""
 
 
-async def follow(
-    redis: Redis, read: ReadRecord, record: Record, after: int, shutdown: threading.Event
-) -> AsyncIterator[bytes]:
-    """The events after `after`, each once and in order, until the reply ends or `shutdown` is set; comments while there are none.
+class _Client(Struct):
+    """A client of a stream, and what it was sent.
 
-    `record` is what `read` returned last. Raises what `read` raises, but not psycopg.OperationalError: while the log is unavailable, it waits.
+    head        the conversation's end when the record was read last
+    recorded    the key of the reply's RecordedStream; None while the reply runs
+    finished    it was sent everything
     """
-    sent_at = time.monotonic()
-    pause = FIRST_PAUSE_SECONDS
-    while not shutdown.is_set():
+
+    conversation_id: str
+    response_id: str
+    read: ReadRecord
+    head: Head | None
+    position: StreamPosition
+    sent_at: float
+    recorded: Hashable = None
+    finished: bool = False
+
+    async def read_stream(self) -> RecordedStream:
+        return RecordedStream(await self.read())
+
+    def take(self, page: Page) -> bytes:
+        """The next slice of a page."""
+        chunk = self.position.take(page)
+        self.finished = page.ends and self.position.after == page.last and self.position.offset == 0
+        self.sent_at = time.monotonic()
+        return chunk
+
+
+class ReplyStreams:
+    """The streams of replies that clients of this process follow. They share reads, and none holds a connection while it waits."""
+
+    def __init__(
+        self, live: LiveReader, watch: ConversationWatch, pages: StreamPages, shutdown: threading.Event
+    ) -> None:
+        self._live = live
+        self._watch = watch
+        self._pages = pages
+        self._shutdown = shutdown
+
+    async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncIterator[bytes]:
+        """The events after number `after`, each once and in order, until the reply ends or the process stops; comments while there are none.
+
+        `record` is what `read` returned last. If the reply is deleted meanwhile, an `error` event ends the stream.
+        """
+        client = _Client(
+            record.conversation_id, record.response_id, read, record.head, StreamPosition(after), time.monotonic()
+        )
         if record.end is not None:
-            if remaining := record.encoded_events(after):
-                yield b"".join(remaining)
-            return
+            self._use(client, RecordedStream(record))
+        del record  # it may be large, and clients may be many
         try:
-            async for sequence, event in live_events.read_events(redis, record.response_id, after):
-                yield event
-                after, sent_at, pause = sequence, time.monotonic(), FIRST_PAUSE_SECONDS
-                if stream_events.is_terminal(event):
+            while not (client.finished or self._shutdown.is_set()):
+                events = self._live_events(client) if client.recorded is None else self._recorded_events(client)
+                async with aclosing(events):
+                    async for chunk in events:
+                        yield chunk
+                if client.recorded is not None:
                     return
-        except (MissingEntries, RedisError, OSError) as error:
-            log.debug("live_events_lost", response_id=record.response_id, error_type=type(error).__name__)
-            await asyncio.sleep(pause)  # while Redis lacks events, only the record can show the end
-            pause = min(2 * pause, MAX_PAUSE_SECONDS)
-        if time.monotonic() - sent_at >= HEARTBEAT_SECONDS:
-            yield b": still here\n\n"
-            sent_at = time.monotonic()
-        # Live events do not need the log. While it is unavailable, only the end may be missed.
-        with suppress(psycopg.OperationalError):
-            record = await read()
+                if not client.finished and await self._has_ended(client) and client.position.offset:
+                    return  # Redis lost an event that was sent in part. The client resumes after the one before.
+        except NotFound as error:
+            if client.position.offset == 0:
+                yield _error_event(error, client.position.after)
+
+    async def _live_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
+        """What Redis has, until the reply's conversation changes: then the record may have the reply's end."""
+        with (
+            self._live.follow(client.response_id) as live,
+            self._watch.change(client.conversation_id, client.head) as change,
+        ):
+            # A large event may be sent in part. Then the record is not needed before the rest is sent.
+            while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
+                waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
+                seconds = max(0.0, client.sent_at + HEARTBEAT_SECONDS - time.monotonic())
+                try:
+                    page = await self._live.page(client.response_id, client.position.after)
+                except (MissingEntries, RedisError, OSError) as error:
+                    log.debug("live_events_lost", response_id=client.response_id, error_type=type(error).__name__)
+                    page, waiting, seconds = None, {change}, min(seconds, RETRY_SECONDS)
+                if page is not None:
+                    chunk = client.take(page)
+                    del page
+                    if chunk:
+                        yield chunk
+                    continue
+                if change.done():
+                    break
+                await asyncio.wait(waiting, timeout=seconds)
+                if time.monotonic() - client.sent_at >= HEARTBEAT_SECONDS and client.position.offset == 0:
+                    client.sent_at = time.monotonic()
+                    yield STILL_HERE
+            if change.done() and not change.cancelled():
+                client.head = change.result()
+
+    async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
+        """The rest of a reply that has ended. Raises NotFound when it was deleted and its record had to be read again."""
+
+        async def read_page() -> Page:
+            stream = await self._pages.get(client.recorded, client.read_stream)
+            return stream.page(client.position.after)
+
+        while not (client.finished or self._shutdown.is_set()):
+            try:
+                page = await self._pages.get((client.recorded, client.position.after), read_page)
+            except (psycopg.OperationalError, LogBusy):
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            chunk = client.take(page)
+            del page
+            await asyncio.sleep(0)  # each page is work for the event loop, and others have their turn after it
+            if chunk:
+                yield chunk
+
+    async def _has_ended(self, client: _Client) -> bool:
+        """Reads the record again, and says whether it has the reply's end. Clients of the same reply share the read. Raises NotFound when the reply was deleted."""
+        try:
+            stream = await self._pages.get(("reply", client.response_id, client.head), client.read_stream)
+        except (psycopg.OperationalError, LogBusy):
+            client.head = None  # the record is read again soon
+            return False
+        client.head = stream.head
+        if stream.has_ended:
+            self._use(client, stream)
+        return stream.has_ended
+
+    def _use(self, client: _Client, stream: RecordedStream) -> None:
+        client.recorded = stream.key
+        self._pages.keep(stream.key, stream)
 
 
-async def until_ended(read: ReadRecord, record: Record, seconds: float) -> Record:
-    """The record once the reply has ended, or as it is after `seconds`. Raises what `read` raises."""
+async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
+    """The record once the reply has ended, or as it is after `seconds`. Raises what `reader` raises, and ResponseNotFound."""
     deadline = time.monotonic() + seconds
     pause = FIRST_PAUSE_SECONDS
     while record.end is None and time.monotonic() < deadline:
         await asyncio.sleep(pause)
         pause = min(2 * pause, MAX_PAUSE_SECONDS)
-        record = await read()
+        record = await refreshed(reader, record)
     return record
+
+
+def _error_event(error: NotFound, after: int) -> bytes:
+    """Not one of the reply's own events. It repeats the last event's number."""
+    api_error = as_api_error(error)
+    event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
+    return stream_events.encode(event, max(0, after))

@@ -4,13 +4,13 @@
                            encoded event
 
 The process that runs the reply writes the stream; it expires some time after the reply's end. Redis may lose entries at any time.
-A follower that misses one (`MissingEntries`) waits for the reply's record instead.
+`live_reader.py` reads the streams that clients follow. A client for whom one is missing waits for the reply's record instead.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -41,7 +41,6 @@ WRITE_TIMEOUT_SECONDS = 0.5
 RETRY_SECONDS = 1.0
 """How long nothing is written after a failed write."""
 
-BLOCK_MILLISECONDS = 1_000
 MAX_BATCH_EVENTS = 512
 
 _APPEND = """
@@ -71,10 +70,6 @@ log = structlog.get_logger(__name__)
 def stream_key(response_id: str) -> str:
     """The key of a reply's stream."""
     return f"stream:{response_id}"
-
-
-class MissingEntries(Exception):
-    """Redis does not have the next event, though it may have later ones."""
 
 
 class LiveWriter:
@@ -170,46 +165,14 @@ class LiveWriter:
             await self._connection.read_response()
 
 
-async def read_events(redis: Redis, response_id: str, after: int) -> AsyncIterator[tuple[int, bytes]]:
-    """The events after `after` as they come, each with its sequence number. Ends after the terminal event, or after a second without any.
-
-    Raises MissingEntries when Redis has lost some, RedisError when it is unavailable.
-    """
-    while True:
-        start = f"1-{after}" if after >= 0 else "0"
-        answer: Any = await redis.xread(
-            {stream_key(response_id): start}, count=MAX_BATCH_EVENTS, block=BLOCK_MILLISECONDS
-        )
-        entries = _entries(answer)
-        if not entries:
-            return
-        for entry_id, fields in entries:
-            sequence = int(entry_id.partition(b"-")[2])
-            if sequence != after + 1:
-                raise MissingEntries
-            after = sequence
-            event: bytes = fields[b"d"]
-            yield sequence, event
-            if stream_events.is_terminal(event):
-                return
-
-
 async def events_so_far(redis: Redis, response_id: str) -> list[bytes]:
     """The events of a stream up to its end, or to the first that is missing. Raises RedisError."""
     events: list[bytes] = []
-    entries: Any = await redis.xrange(stream_key(response_id))
-    for entry_id, fields in entries:
-        if int(entry_id.partition(b"-")[2]) != len(events):
-            break
-        events.append(fields[b"d"])
-    return events
-
-
-def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """The entries of the one stream in an answer to XREAD, in version 2 or 3 of the protocol."""
-    if not answer:
-        return []
-    if isinstance(answer, dict):
-        [(entries,)] = answer.values()
-        return list(entries)
-    return list(answer[0][1])
+    while True:
+        entries: Any = await redis.xrange(stream_key(response_id), min=f"1-{len(events)}", count=MAX_BATCH_EVENTS)
+        for entry_id, fields in entries:
+            if int(entry_id.partition(b"-")[2]) != len(events):
+                return events
+            events.append(fields[b"d"])
+        if len(entries) < MAX_BATCH_EVENTS:
+            return events

@@ -57,7 +57,8 @@ class OrphanedReplies:
     async def _interrupt(self, orphan: Orphan) -> None:
         try:
             events = await live_events.events_so_far(self._redis, orphan.response_id)
-            output, lengths = output_of_events(map(stream_events.decode, events))
+            # In a thread: there may be hundreds of thousands.
+            output, lengths = await asyncio.to_thread(output_of_events, map(stream_events.decode, events))
         except Exception as error:  # noqa: BLE001 - whatever Redis holds, the conversation must not stay locked
             log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)
             output, lengths = (), ()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from msgspec import Struct
 
 from domain.events import InputItem
-from domain.items import Item, as_stored, from_stored, id_prefix, type_of
+from domain.items import Item, as_stored, id_prefix, type_of
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
@@ -125,14 +125,3 @@ def output_of_events(events: Iterable[StreamEvent]) -> tuple[tuple[InputItem, ..
         for index, (item_id, item) in enumerate(items)
     )
     return tuple(InputItem(item_id=item_id, item=as_stored(item)) for item_id, item in stored_items), tuple(lengths)
-
-
-def events_of_partial_output(items: Sequence[InputItem], lengths: Sequence[int]) -> Iterator[StreamEvent]:
-    """The events of the output of a reply that ended early. A last item that was cut off has no closing events."""
-    ids_and_items = [(stored.item_id, from_stored(stored.item)) for stored in items]
-    events = list(stream_events.of_items(ids_and_items, lengths))
-    if ids_and_items and ids_and_items[-1][1].get("status") == CUT_OFF:
-        last_id, last_item = ids_and_items[-1]
-        closing_events = list(stream_events.done(last_id, len(ids_and_items) - 1, last_item))
-        del events[len(events) - len(closing_events) :]
-    yield from events

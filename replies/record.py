@@ -1,6 +1,6 @@
-"""A reply as the log has it: its request and its end. From these its Response and the events of its stream are made."""
+"""A reply as the log has it: its request and its end. From these its Response is made, and the events of its stream (recorded_stream.py)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -8,14 +8,11 @@ from msgspec import Struct
 
 from domain.errors import ResponseNotFound
 from domain.events import REPLY_ENDS, InputItem, ItemAppended, ReplyCompleted, ReplyDeleted, ReplyEnd, ReplyRequested
-from domain.items import as_output, from_stored
+from domain.items import as_output
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
-from replies import stream_events
-from replies.output import events_of_partial_output
-from replies.response_from_events import error_of, opening_events, partial_output, response_of, status_of
+from replies.response_from_events import error_of, partial_output, response_of, status_of
 from replies.response_object import INCOMPLETE_REASONS, Status
-from replies.stream_events import StreamEvent
 
 
 class Reader(Protocol):
@@ -35,6 +32,8 @@ class Record(Struct, frozen=True, kw_only=True):
     """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded."""
 
     conversation_id: str
+    head: Head
+    """The conversation's end when the record was read, or shortly before."""
     request_event: Recorded
     requested: ReplyRequested
     end_event: Recorded | None = None
@@ -73,27 +72,6 @@ class Record(Struct, frozen=True, kw_only=True):
             **facts,
         )
 
-    def events(self) -> Iterator[StreamEvent]:
-        """The events of its stream, with the deltas as they arrived. Of a running reply only the first ones are known."""
-        yield from opening_events(self.requested, self.conversation_id)
-        if self.end is None:
-            return
-        if isinstance(self.end, ReplyCompleted):
-            items = [(stored.item_id, from_stored(stored.item)) for stored in self.output]
-            yield from stream_events.of_items(items, self.end.delta_lengths)
-        else:
-            yield from events_of_partial_output(self.output, self.end.delta_lengths)
-        yield stream_events.ended(self.status, self.response())
-
-    def encoded_events(self, after: int = -1) -> list[bytes]:
-        """Its encoded events with a `sequence_number` greater than `after`."""
-        events = [stream_events.encode(event, sequence) for sequence, event in enumerate(self.events())]
-        remaining = events[after + 1 :]
-        if remaining or self.end is None or isinstance(self.end, ReplyCompleted):
-            return remaining
-        # The client may have got more events than are recorded, if another process recorded the end. End the stream with a higher number.
-        return [stream_events.encode(stream_events.ended(self.status, self.response()), after + 1)]
-
 
 async def find_record(reader: Reader, tenant: str, response_id: str) -> Record:
     """The record of a tenant's reply. Raises ResponseNotFound, also when it or its conversation is deleted."""
@@ -113,11 +91,18 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
         raise ResponseNotFound(response_id)
     requested, last = rows[0].event, rows[-1].event
     assert isinstance(requested, ReplyRequested)
-    record = Record(conversation_id=conversation_id, request_event=rows[0], requested=requested)
+    record = Record(conversation_id=conversation_id, head=head, request_event=rows[0], requested=requested)
     if not isinstance(last, REPLY_ENDS):
         return record
     output = await _read_output(reader, conversation_id, last)
     return msgspec.structs.replace(record, end_event=rows[-1], end=last, output=output)
+
+
+async def refreshed(reader: Reader, record: Record) -> Record:
+    """The record as it is now. Nothing but the conversation's end is looked up if that has not changed. Raises ResponseNotFound."""
+    if await reader.head(record.conversation_id) == record.head:
+        return record
+    return await read_record(reader, record.conversation_id, record.response_id)
 
 
 async def _read_output(reader: Reader, conversation_id: str, end: ReplyEnd) -> tuple[InputItem, ...]:

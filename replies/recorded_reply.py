@@ -1,16 +1,14 @@
 """The reply that a repeated request gets: the one of the first request, as a Response or as the same stream of events."""
 
-import threading
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
-from redis.asyncio import Redis
 
 from domain.errors import ModelFailed
 from domain.events import ReplyFailed
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import position_headers
-from replies.following import follow, until_ended
+from replies.following import ReplyStreams, until_ended
 from replies.record import Reader, Record, read_record
 
 FIRST_REQUEST_TIMEOUT_SECONDS = 120.0
@@ -26,10 +24,9 @@ class ReplyReference(Struct, frozen=True):
 class RecordedReply:
     """One reply, as the log has it. Raises psycopg.Error when the log is unavailable, ResponseNotFound when the reply was deleted."""
 
-    def __init__(self, reader: Reader, redis: Redis, shutdown: threading.Event, reference: ReplyReference) -> None:
+    def __init__(self, reader: Reader, streams: ReplyStreams, reference: ReplyReference) -> None:
         self._reader = reader
-        self._redis = redis
-        self._shutdown = shutdown
+        self._streams = streams
         self._reference = reference
 
     async def record(self) -> Record:
@@ -43,7 +40,7 @@ class RecordedReply:
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
         """The Response once it has ended, and its headers. Raises ModelFailed as the first request did, ApiError 503 after a timeout."""
-        record = await until_ended(self.record, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
+        record = await until_ended(self._reader, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:
             raise ApiError(503, "The first request with this key is still running.", code="response_in_progress")
         if isinstance(record.end, ReplyFailed):
@@ -54,7 +51,7 @@ class RecordedReply:
     async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
         """The events of the first request, in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
-        return follow(self._redis, self.record, record, -1, self._shutdown), _headers(record)
+        return self._streams.follow(record, self.record, -1), _headers(record)
 
 
 def _headers(record: Record) -> dict[str, str]:

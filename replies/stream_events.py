@@ -4,7 +4,7 @@ Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode
 The events of an item depend only on the item and the lengths of its deltas: so the same events can be made again from the log.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -154,25 +154,6 @@ def text_of_output(item: Item) -> str:
             return str(item.get("input", ""))
         case _:
             return ""
-
-
-def split_into_deltas(text: str, lengths: Iterator[int]) -> Iterator[str]:
-    """The deltas that the text was streamed in. Takes as many `lengths` (in characters) as the text needs."""
-    start = 0
-    while start < len(text):
-        length = next(lengths, len(text) - start)
-        yield text[start : start + length]
-        start += length
-
-
-def of_items(items: Sequence[tuple[str, Item]], lengths: Sequence[int]) -> Iterator[StreamEvent]:
-    """The events of complete output items. `lengths`: those of all their deltas, in characters."""
-    remaining = iter(lengths)
-    for index, (item_id, item) in enumerate(items):
-        yield from added(item_id, index, item)
-        for text in split_into_deltas(text_of_output(item), remaining):
-            yield delta(item_id, index, item, text)
-        yield from done(item_id, index, item)
 
 
 def _part_position(item_id: str, index: int) -> dict[str, Any]:

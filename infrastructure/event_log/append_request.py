@@ -103,7 +103,7 @@ class LogUnavailable(Exception):
 
 
 class LogBusy(Exception):
-    """The queue is full. Nothing was appended."""
+    """Too many commands, or reads, are waiting. Nothing was appended."""
 
-    def __init__(self) -> None:
-        super().__init__("Too many commands are waiting to be appended.")
+    def __init__(self, message: str = "Too many commands are waiting to be appended.") -> None:
+        super().__init__(message)

@@ -32,12 +32,15 @@ class ConversationWatch:
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up
         self._shutdown = shutdown
-        self._waiting: dict[str, dict[Change, Head]] = {}
+        self._waiting: dict[str, dict[Change, Head | None]] = {}
         self._task: asyncio.Task[None] | None = None
 
     @contextmanager
-    def change(self, conversation_id: str, seen: Head) -> Iterator[Change]:
-        """A future that is resolved once the conversation's end differs from `seen`. It is looked up only inside the block."""
+    def change(self, conversation_id: str, seen: Head | None) -> Iterator[Change]:
+        """A future that is resolved once the conversation's end differs from `seen`; with None, as soon as it is looked up.
+
+        It is looked up only inside the block.
+        """
         change: Change = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(conversation_id, {})[change] = seen
         if self._task is None:
@@ -89,5 +92,5 @@ class ConversationWatch:
                 return
             for changes, end in zip(waiting, ends, strict=True):
                 for change, seen in changes:
-                    if end != seen and not change.done():
+                    if (seen is None or end != seen) and not change.done():
                         change.set_result(end)

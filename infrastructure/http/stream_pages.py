@@ -1,7 +1,7 @@
 """The pages that streams are sending. What a process keeps in memory for clients that read slowly, or not at all, is bounded.
 
 A stream sends a page in slices, and keeps nothing of it while its client takes a slice. The page stays here if it is larger than a slice.
-Together the pages here have at most MAX_KEPT_BYTES; the one unused for longest is dropped first, and its stream reads it again.
+Together the pages here have at most MAX_KEPT_BYTES, or are one; the one unused for longest is dropped first, and its stream reads it again.
 """
 
 import asyncio
@@ -82,12 +82,12 @@ class StreamPages:
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps what was read for `key`."""
+        """Keeps what was read for `key`, and drops others for it. The newest is always kept: its stream is about to use it."""
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page
         self._kept_bytes += page.kept_bytes
-        while self._kept_bytes > self._max_kept_bytes:
+        while self._kept_bytes > self._max_kept_bytes and len(self._kept) > 1:
             self._kept_bytes -= self._kept.popitem(last=False)[1].kept_bytes
 
     async def _read(self, key: Hashable, read: Callable[[], Awaitable[K]]) -> K:

@@ -1,13 +1,15 @@
 """The Redis (or Valkey) client: one per process, with short timeouts. Redis never has the only copy of anything."""
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
 
 from infrastructure.settings import Settings
 
-MAX_CONNECTIONS = 4096
-"""A request that follows a reply holds a connection while it waits. So this many can follow at once; others read the reply's record."""
+MAX_CONNECTIONS = 64
+"""At most so many commands are under way at once; the next ones wait for a connection. No client of a stream holds one."""
+
+CONNECTION_TIMEOUT_SECONDS = 0.5
 
 
 def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
@@ -17,12 +19,14 @@ def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     `answer_seconds` if the server does not answer (None: the caller sets the timeout). It is sent twice at most, so it must be
     idempotent.
     """
-    return Redis.from_url(
+    pool = BlockingConnectionPool.from_url(
         settings.redis_url,
         socket_connect_timeout=1.0,
         socket_timeout=answer_seconds,
         socket_keepalive=True,
         health_check_interval=15,
         max_connections=MAX_CONNECTIONS,
+        timeout=CONNECTION_TIMEOUT_SECONDS,
         retry=Retry(ExponentialWithJitterBackoff(cap=0.2, base=0.02), retries=1),
     )
+    return Redis.from_pool(pool)

@@ -11,11 +11,12 @@ import pytest
 from starlette.requests import Request
 
 from infrastructure.access.principal import Principal
+from infrastructure.event_log.append_request import LogBusy
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
-from queries.log_access import EventStoreBusy, LogAccess
+from queries.log_access import LogAccess
 from queries.main import open_dependencies
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
@@ -191,7 +192,7 @@ async def test_a_frozen_postgres_is_noticed_as_soon_as_one_that_is_down(
 
 async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: Settings, write: Writer) -> None:
     async with open_dependencies(settings, Event()) as dependencies:
-        with pytest.raises(EventStoreBusy):
+        with pytest.raises(LogBusy):
             await dependencies.log.look_up(lambda _: asyncio.sleep(10))
         assert not dependencies.log.is_unavailable
         assert await dependencies.log.last_position() == 0
@@ -209,7 +210,7 @@ async def test_a_pool_without_a_free_connection_does_not_mark_postgres_as_unavai
         stack.push_async_callback(log.close)
         for _ in range(2):
             await stack.enter_async_context(pool.connection())
-        with pytest.raises(EventStoreBusy):
+        with pytest.raises(LogBusy):
             await log.last_position()
         assert not log.is_unavailable
         assert (await log.existing_head("default", conversation_id)).version == 2

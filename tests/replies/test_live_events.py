@@ -98,16 +98,6 @@ async def test_given_a_paused_redis_when_an_event_is_written_then_it_is_reported
         await command(reading_redis, "CLIENT", "UNPAUSE")
 
 
-async def test_two_hundred_clients_can_follow_silent_replies_at_once(settings: Settings) -> None:
-    client = redis.connect(settings)
-
-    async def follow(number: int) -> list[tuple[int, bytes]]:
-        return [event async for event in live_events.read_events(client, f"resp_{number}", -1)]
-
-    assert await asyncio.gather(*map(follow, range(200))) == [[]] * 200
-    await client.aclose()
-
-
 EVENT = b"event: x\ndata: {}\n\n"
 
 

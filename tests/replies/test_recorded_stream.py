@@ -24,11 +24,13 @@ from domain.events import (
     Usage,
 )
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import mint
 from replies import stream_events
-from replies.output import Output, events_of_partial_output, output_of_events
+from replies.output import Output, output_of_events
 from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
 from replies.record import Record
+from replies.recorded_stream import RecordedStream
 from replies.response_from_events import opening_events, partial_output
 
 CONVERSATION = mint("conv")
@@ -78,6 +80,7 @@ def recorded(event: Event, version: int) -> Recorded:
 def record(end: ReplyEnd, output: Output) -> Record:
     return Record(
         conversation_id=CONVERSATION,
+        head=Head(tenant="default", version=2, position=2, deleted=False),
         request_event=recorded(REQUESTED, 1),
         requested=REQUESTED,
         end_event=recorded(end, 2),
@@ -92,6 +95,16 @@ def live_events(parts: Sequence[StreamPart], output: Output) -> list[stream_even
 
 def encoded(stream: Sequence[stream_events.StreamEvent]) -> list[bytes]:
     return [stream_events.encode(event, number) for number, event in enumerate(stream)]
+
+
+def encoded_after(stream: RecordedStream, after: int) -> list[bytes]:
+    return [stream_events.encode(event, number) for number, event in stream.events(after + 1)]
+
+
+def pages_after(stream: RecordedStream, after: int) -> bytes:
+    """All pages after this event."""
+    page = stream.page(after)
+    return page.body if page.ends else page.body + pages_after(stream, page.last)
 
 
 @given(answers)
@@ -110,9 +123,11 @@ def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[Strea
     )
     from_record = record(end, output)
     events = encoded([*stream, stream_events.ended("completed", from_record.response())])
-    assert from_record.encoded_events() == events
-    for after in range(len(events)):
-        assert from_record.encoded_events(after) == events[after + 1 :]
+    recorded_stream = RecordedStream(from_record)
+    assert recorded_stream.count == len(events)
+    for after in range(-1, len(events)):
+        assert encoded_after(recorded_stream, after) == events[after + 1 :]
+        assert pages_after(recorded_stream, after) == b"".join(events[after + 1 :])
     for event in events:
         TYPED.validate_python(stream_events.decode(event))
 
@@ -133,9 +148,13 @@ def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: lis
     )
     for end in ends:
         from_record = record(end, output)
-        assert from_record.encoded_events() == encoded(
-            [*stream, stream_events.ended(from_record.status, from_record.response())]
-        )
+        recorded_stream = RecordedStream(from_record)
+        events = encoded([*stream, stream_events.ended(from_record.status, from_record.response())])
+        assert encoded_after(recorded_stream, -1) == events
+        assert pages_after(recorded_stream, -1) == b"".join(events)
+        beyond = recorded_stream.page(len(events) + 3)
+        assert (beyond.last, beyond.ends) == (len(events) + 4, True)
+        assert stream_events.decode(beyond.body)["sequence_number"] == len(events) + 4
 
 
 @given(answers, st.integers(0, 30))
@@ -174,4 +193,6 @@ def test_a_partial_output_has_the_events_it_was_streamed_with(kind: str, complet
     if complete:
         parts.append(ItemDone({"status": "completed"} if kind == "web_search_call" else {}))
     streamed = [event for part in parts for event in output.add(part)]
-    assert list(events_of_partial_output(output.items(), output.delta_lengths)) == streamed
+    end = ReplyCancelled(response_id=REQUESTED.response_id, output=output.items(), delta_lengths=output.delta_lengths)
+    events = [event for _, event in RecordedStream(record(end, output)).events()]
+    assert events[len(opening_events(REQUESTED, CONVERSATION)) : -1] == streamed

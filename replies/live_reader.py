@@ -1,0 +1,222 @@
+"""Reads the live events of all running replies that clients of this process follow: with one XREAD for each hundred of them, at short intervals.
+
+The newest events of each reply are kept for its clients. A client that is further behind reads from Redis itself, from where it is:
+no client waits for another one, none misses an event, and none is sent one twice.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from infrastructure.http.stream_pages import PAGE_BYTES, SLICE_BYTES, Page, StreamPages
+from replies import stream_events
+from replies.live_events import stream_key
+
+MIN_PAUSE_SECONDS: Final = 0.01
+MAX_PAUSE_SECONDS: Final = 0.25
+PAUSE_FACTOR: Final = 3
+"""The pause between two rounds, in durations of a round: so reading takes at most a quarter of the process's time."""
+
+RETRY_SECONDS: Final = 0.5
+BATCH_REPLIES: Final = 100
+ROUND_EVENTS: Final = 64
+"""At most so many new events of a reply are read in a round."""
+
+PAGE_EVENTS: Final = 128
+MAX_READS: Final = 4
+"""So many clients that are behind may read at once."""
+
+log = structlog.get_logger(__name__)
+
+Entries = Iterable[tuple[bytes, dict[bytes, bytes]]]
+
+
+class MissingEntries(Exception):
+    """Redis does not have the next event, though it may have later ones."""
+
+
+class FollowedReply:
+    """A running reply that clients follow: its newest events."""
+
+    def __init__(self) -> None:
+        self.clients = 0
+        self.last: int | None = None
+        """The number of the newest event that Redis had, -1 without any; None: not looked up yet."""
+        self.retry_at = 0.0
+        """When it may be looked up again after an error (monotonic)."""
+        self.changed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Resolved when there are new events, and then replaced."""
+        self._recent: deque[tuple[int, bytes]] = deque()
+        self._recent_bytes = 0
+
+    def start(self, last: int | None) -> None:
+        """Begins after this event."""
+        self._forget_recent()
+        if last != self.last:
+            self.last = last
+            self._notify()
+
+    def add(self, entries: Entries) -> None:
+        """Adds new entries of its stream."""
+        for sequence, event in _events(entries):
+            if sequence - 1 != self.last:
+                self._forget_recent()
+            self.last = sequence
+            self._recent.append((sequence, event))
+            self._recent_bytes += len(event)
+            while self._recent_bytes > SLICE_BYTES:
+                self._recent_bytes -= len(self._recent.popleft()[1])
+        self._notify()
+
+    def recent_page(self, after: int) -> Page | None:
+        """All recent events after number `after`; None if the next one is not among them."""
+        if not self._recent or not self._recent[0][0] - 1 <= after < self._recent[-1][0]:
+            return None
+        events = [event for sequence, event in self._recent if sequence > after]
+        return Page(self._recent[-1][0], b"".join(events), ends=stream_events.is_terminal(events[-1]))
+
+    def _forget_recent(self) -> None:
+        self._recent.clear()
+        self._recent_bytes = 0
+
+    def _notify(self) -> None:
+        self.changed.set_result(None)
+        self.changed = asyncio.get_running_loop().create_future()
+
+
+class LiveReader:
+    """One per API. While Redis is unavailable there are no new events; nothing is raised for that."""
+
+    def __init__(self, redis: Redis, pages: StreamPages) -> None:
+        self._redis = redis
+        self._pages = pages
+        self._followed: dict[str, FollowedReply] = {}
+        self._reads = asyncio.Semaphore(MAX_READS)
+        self._task: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def follow(self, response_id: str) -> Iterator[FollowedReply]:
+        """The reply, whose new events are read inside the block."""
+        reply = self._followed.setdefault(response_id, FollowedReply())
+        reply.clients += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        try:
+            yield reply
+        finally:
+            reply.clients -= 1
+            if reply.clients == 0:
+                del self._followed[response_id]
+
+    async def page(self, response_id: str, after: int) -> Page | None:
+        """The next events after number `after` of a reply that is followed; None if there are none yet.
+
+        Raises MissingEntries when Redis has lost some of them, RedisError or OSError when it is unavailable.
+        """
+        reply = self._followed[response_id]
+        if reply.last is None or after >= reply.last:
+            return None
+        return reply.recent_page(after) or await self._pages.get(
+            ("live", response_id, after), lambda: self._read_page(response_id, after)
+        )
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while self._followed:
+                started = time.monotonic()
+                try:
+                    await self._read_round()
+                except (RedisError, OSError) as error:
+                    log.debug("live_events_not_read", error_type=type(error).__name__)
+                    await asyncio.sleep(RETRY_SECONDS)
+                except Exception:
+                    log.exception("live_reader_failed")
+                    await asyncio.sleep(RETRY_SECONDS)
+                else:
+                    pause = PAUSE_FACTOR * (time.monotonic() - started)
+                    await asyncio.sleep(min(max(pause, MIN_PAUSE_SECONDS), MAX_PAUSE_SECONDS))
+        finally:
+            self._task = None
+
+    async def _read_round(self) -> None:
+        """Reads what is new of all followed replies."""
+        started = {response_id: reply for response_id, reply in self._followed.items() if reply.last is not None}
+        now = time.monotonic()
+        await self._look_up_ends(
+            [id_ for id_, reply in self._followed.items() if id_ not in started and reply.retry_at <= now]
+        )
+        response_ids = list(started)
+        for first in range(0, len(response_ids), BATCH_REPLIES):
+            batch = {stream_key(id_).encode(): started[id_] for id_ in response_ids[first : first + BATCH_REPLIES]}
+            positions: Any = {key: f"1-{reply.last}" if reply.last != -1 else "0" for key, reply in batch.items()}
+            try:
+                answer = await self._redis.xread(positions, count=ROUND_EVENTS)
+            except ResponseError:
+                # One of the keys is not a stream. Each is looked up by itself in the next round, so the others go on.
+                for reply in batch.values():
+                    reply.start(None)
+                continue
+            for key, entries in _streams(answer):
+                batch[key].add(entries)
+
+    async def _look_up_ends(self, response_ids: list[str]) -> None:
+        """Finds the newest event of each. Clients read the events up to it themselves."""
+        for first in range(0, len(response_ids), BATCH_REPLIES):
+            batch = response_ids[first : first + BATCH_REPLIES]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for response_id in batch:
+                    pipeline.xrevrange(stream_key(response_id), count=1)
+                answers = await pipeline.execute(raise_on_error=False)
+            for response_id, entries in zip(batch, answers, strict=True):
+                reply = self._followed.get(response_id)
+                if reply is None:
+                    continue
+                if isinstance(entries, Exception):
+                    reply.retry_at = time.monotonic() + RETRY_SECONDS
+                else:
+                    reply.start(_sequence(entries[0][0]) if entries else -1)
+
+    async def _read_page(self, response_id: str, after: int) -> Page:
+        start: Any = {stream_key(response_id): f"1-{after}" if after >= 0 else "0"}
+        async with self._reads:
+            answer = await self._redis.xread(start, count=PAGE_EVENTS)
+        events: list[bytes] = []
+        size = 0
+        for _, entries in _streams(answer):
+            for sequence, event in _events(entries):
+                if sequence != after + len(events) + 1 or size >= PAGE_BYTES:
+                    break
+                events.append(event)
+                size += len(event)
+        if not events:
+            raise MissingEntries
+        return Page(after + len(events), b"".join(events), ends=stream_events.is_terminal(events[-1]))
+
+
+def _streams(answer: Any) -> list[tuple[bytes, Entries]]:
+    """The keys and entries in an answer to XREAD, in version 2 or 3 of the protocol."""
+    if isinstance(answer, dict):
+        return [(key, entries) for key, [entries] in answer.items()]
+    return [(key, entries) for key, entries in answer or ()]
+
+
+def _events(entries: Entries) -> Iterator[tuple[int, bytes]]:
+    for entry_id, fields in entries:
+        if (event := fields.get(b"d")) is not None:
+            yield _sequence(entry_id), event
+
+
+def _sequence(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[2])

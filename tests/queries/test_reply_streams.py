@@ -1,0 +1,165 @@
+"""Streams of replies that end in another process: followed by many, deleted meanwhile, and read again from the record."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Event
+from typing import Any
+
+import httpx
+import msgspec
+
+from domain.commands import CompleteReply, NewItem
+from domain.events import InputItem, Timing, Usage
+from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
+from infrastructure.ids import mint
+from infrastructure.settings import Settings
+from queries.main import open_dependencies
+from replies.following import ReplyStreams
+from replies.live_reader import LiveReader
+from replies.record import Record, find_record, read_record
+from tests.queries.conftest import served
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
+
+
+async def complete(
+    write: Writer, conversation_id: str, response_id: str, input_items: tuple[InputItem, ...], *deltas: str
+) -> None:
+    """Completes a reply with one message that was streamed in these deltas."""
+    part = {"type": "output_text", "text": "".join(deltas), "annotations": []}
+    message = {"type": "message", "role": "assistant", "status": "completed", "content": [part]}
+    completed = CompleteReply(
+        response_id=response_id,
+        model="smol-1",
+        author="smol-1",
+        input=input_items,
+        output=(NewItem(item_id=mint("msg"), item=msgspec.json.encode(message)),),
+        usage=Usage(),
+        finish_reason="stop",
+        timing=Timing(first_ms=1, total_ms=2),
+        delta_lengths=tuple(map(len, deltas)),
+    )
+    await write.execute(conversation_id, completed)
+
+
+@asynccontextmanager
+async def stream_of(client: httpx.AsyncClient, response_id: str, **query: Any) -> AsyncIterator[httpx.Response]:
+    params = {"stream": "true", **query}
+    async with client.stream("GET", f"/v1/responses/{response_id}", params=params) as answer:
+        assert answer.status_code == 200
+        yield answer
+
+
+async def events_of(client: httpx.AsyncClient, response_id: str, **query: Any) -> list[dict[str, Any]]:
+    async with stream_of(client, response_id, **query) as answer:
+        return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
+
+
+async def test_sixty_clients_of_replies_that_end_elsewhere_get_all_events_and_reads_beside_them_are_verified(
+    settings: Settings, write: Writer, live: ManualProjector
+) -> None:
+    conversation_ids = [await write.start() for _ in range(12)]
+    requested = [await write.request_reply(conversation_id, "?") for conversation_id in conversation_ids]
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=20, limits=httpx.Limits(max_connections=None)) as client,
+        asyncio.timeout(60),
+    ):
+        ready = asyncio.Barrier(61)
+
+        async def follow(response_id: str) -> list[dict[str, Any]]:
+            async with stream_of(client, response_id) as answer:
+                await ready.wait()
+                return [json.loads(line[6:]) async for line in answer.aiter_lines() if line.startswith("data: ")]
+
+        followers = [asyncio.create_task(follow(requested[number % 12][0])) for number in range(60)]
+        await ready.wait()
+        for conversation_id, (response_id, input_items) in zip(conversation_ids, requested, strict=True):
+            await complete(write, conversation_id, response_id, input_items, "one ", "two ", response_id)
+            answers = await asyncio.gather(
+                client.get("/v1/conversations"), client.get(f"/v1/conversations/{conversation_id}/items")
+            )
+            assert [(answer.status_code, answer.headers.get("x-consistency")) for answer in answers] == [
+                (200, None)
+            ] * 2
+        for number, events in enumerate(await asyncio.gather(*followers)):
+            response_id = requested[number % 12][0]
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+            assert "".join(event["delta"] for event in events if event["type"].endswith("text.delta")) == (
+                f"one two {response_id}"
+            )
+            assert events[-1]["type"] == "response.completed"
+            assert await events_of(client, response_id, starting_after=4) == events[5:]
+
+
+async def test_a_client_of_a_reply_whose_conversation_is_deleted_gets_an_error_event(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start()
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+        stream_of(client, response_id) as answer,
+    ):
+        await write.delete(conversation_id)
+        async with asyncio.timeout(5):
+            lines = [line async for line in answer.aiter_lines() if line]
+    assert lines[0] == "event: error"
+    assert response_id in json.loads(lines[1].removeprefix("data: "))["message"]
+
+
+async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_small_steps(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start()
+    response_id, input_items = await write.request_reply(conversation_id, "?")
+    await complete(write, conversation_id, response_id, input_items, *(f"{number} " for number in range(200_000)))
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with open_dependencies(settings, Event()) as dependencies:
+        log = dependencies.stream_log
+
+        async def read() -> Record:
+            return await read_record(log, conversation_id, response_id)
+
+        record = await find_record(log, "default", response_id)
+        counting = asyncio.create_task(count_turns())
+        chunks, sent = 0, 0
+        async for chunk in dependencies.reply_streams.follow(record, read, -1):
+            chunks += 1
+            sent += len(chunk)
+            assert len(chunk) <= SLICE_BYTES
+        counting.cancel()
+    assert sent > 200_000 * 150
+    assert turns > chunks * 0.9, "other tasks have a turn after each page"
+
+
+async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    response_id, input_items = await write.request_reply(conversation_id, "?")
+    await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
+    bodies = []
+    async with open_dependencies(settings, Event()) as dependencies:
+        log = dependencies.stream_log
+
+        async def read() -> Record:
+            return await read_record(log, conversation_id, response_id)
+
+        for max_kept_bytes in (32_000_000, 1):
+            pages, shutdown = StreamPages(max_kept_bytes), Event()
+            watch = ConversationWatch(log.head_of_each, shutdown)
+            streams = ReplyStreams(LiveReader(dependencies.redis, pages), watch, pages, shutdown)
+            record = await find_record(log, "default", response_id)
+            bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1)]))
+    assert bodies[0] == bodies[1]
+    assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
