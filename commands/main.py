@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
-import psycopg
 import structlog
 from starlette.applications import Starlette
 
@@ -19,7 +18,7 @@ from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.migrate import migrate
+from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachable
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.readiness import Check
@@ -48,7 +47,7 @@ RESOURCES = (conversations, items, pins, compaction, responses, compact_response
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
     """The app; its lifespan opens and closes all it needs. It starts without Postgres: until that is up, writes are answered with 503.
 
-    When `shutdown` is set, the streams that follow a reply end.
+    When `shutdown` is set, the streams that follow a reply end. It sets `shutdown` when the data is newer than this code.
     """
     checks: dict[str, Check] = {}
 
@@ -93,7 +92,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
         )
         checks.update(_checks(reader, events_log, active_replies, provider))
-        migrating = asyncio.create_task(_migrate(settings.postgres_url))
+        migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
         try:
             yield
         finally:
@@ -136,17 +135,15 @@ def _checks(
     return {**checks, "model": model} if provider.configured else checks
 
 
-async def _migrate(postgres_url: str) -> None:
+async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
     """Brings the schema up to date as soon as Postgres is reachable."""
-    while True:
-        try:
-            applied = await asyncio.to_thread(migrate, postgres_url)
-        except psycopg.OperationalError as error:
-            log.warning("migration_failed", error_type=type(error).__name__)
-            await asyncio.sleep(0.5)
-        else:
-            log.info("migrated", applied=applied)
-            return
+    try:
+        applied = await when_reachable(migrate, postgres_url)
+    except DataIsNewer as error:
+        log.critical("data_is_newer", known=error.known, found=error.found, reason=str(error))
+        shutdown.set()
+    else:
+        log.info("migrated", applied=applied)
 
 
 def main() -> None:

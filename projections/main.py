@@ -5,11 +5,10 @@ import gc
 import signal
 from functools import partial
 
-import psycopg
 import structlog
 import uvloop
 
-from infrastructure.event_log.migrate import migrate
+from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachable
 from infrastructure.http.metrics_server import serve_metrics
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
@@ -18,8 +17,6 @@ from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from projections.projector import build_projector
 from projections.rebuild.upgrade import upgrade_views
-
-_FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 5.0
 
 log = structlog.get_logger(__name__)
 
@@ -52,22 +49,15 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
 
 
 async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
-    """Applies missing migrations. Retries while Postgres is unavailable."""
-    pause = _FIRST_PAUSE
-    while not stop.is_set():
-        try:
-            applied = await asyncio.to_thread(migrate, postgres_url)
-        except psycopg.Error as error:
-            log.warning("migration_failed", exc_info=error, retry_seconds=pause)
-        else:
-            if applied:
-                log.info("migrated", files=applied)
-            return
-        try:
-            async with asyncio.timeout(pause):
-                await stop.wait()
-        except TimeoutError:
-            pause = min(_MAX_PAUSE_SECONDS, pause * 2)
+    """Applies missing migrations, as soon as Postgres is reachable. Raises DataIsNewer."""
+    migrating = asyncio.create_task(when_reachable(migrate, postgres_url))
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({migrating, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not migrating.done():
+        migrating.cancel()
+    elif applied := migrating.result():
+        log.info("migrated", files=applied)
 
 
 async def _main() -> None:
@@ -77,7 +67,12 @@ async def _main() -> None:
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stop.set)
-    await project(settings, stop)
+    try:
+        await project(settings, stop)
+    except* DataIsNewer as refusals:
+        for error in refusals.exceptions:
+            log.critical("data_is_newer", reason=str(error))
+        raise SystemExit(1) from None
 
 
 if __name__ == "__main__":

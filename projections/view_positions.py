@@ -6,7 +6,7 @@ so that writers load the position again. `lease` is the newest lease of the part
 well, and the former holder can no longer write.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -15,6 +15,7 @@ from pymongo import UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import OperationFailure
 
+from infrastructure.event_log.migrate import DataIsNewer
 from infrastructure.stores.mongodb import Database, Document
 from projections.position_advance import PositionMoved, advances, parked_field, unmoved
 from projections.views.catalog import POSITIONS_COLLECTION, VERSIONS
@@ -31,6 +32,13 @@ from projections.views.view_position import (
 )
 
 log = structlog.get_logger(__name__)
+
+
+def refuse_newer(versions: Iterable[tuple[str, int]]) -> None:
+    """Raises DataIsNewer if newer code built one of these (view, version): this code would write documents of the old form into it."""
+    for view, version in versions:
+        if version > (known := VERSIONS.get(view, 1)):
+            raise DataIsNewer("the view", f"{view} in version {known}", f"{view} in version {version}")
 
 
 class ViewPositions:
@@ -68,11 +76,13 @@ class ViewPositions:
         return view_statuses([*loaded, *missing])
 
     async def load_to_advance(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of the views, and of those of their builds that projectors advance."""
+        """The positions of the views, and of those of their builds that projectors advance. Raises DataIsNewer."""
         builds = [f"{view}{BUILD_SUFFIX}" for view in views]
         advancing = {"view": {"$in": builds}, "state": {"$in": ["rebuilding", "live"]}}
         where = {"$or": [{"view": {"$in": list(views)}}, advancing]}
-        return [position_from(document) async for document in self._collection.find(where)]
+        positions = [position_from(document) async for document in self._collection.find(where)]
+        refuse_newer((position.base_view, position.version) for position in positions)
+        return positions
 
     async def register_leases(self, views: Collection[str], leases: Mapping[int, int]) -> None:
         """Stores the lease of each partition where it is newer. From then on the former holder cannot write."""

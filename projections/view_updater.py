@@ -18,6 +18,7 @@ from pymongo.errors import ConnectionFailure
 from redis.exceptions import RedisError
 
 from infrastructure.event_log.feed import BATCH_EVENTS, AppendNotifications, Batch, Feed
+from infrastructure.event_log.migrate import DataIsNewer
 from infrastructure.observability.metrics import Metrics
 from projections.leases import HeldPartitions
 from projections.parking import parked_for
@@ -113,6 +114,8 @@ class ViewUpdater:
                 self._must_load = True
                 await _pause(stop, moved_pause)
                 moved_pause = min(_MAX_MOVED_PAUSE_SECONDS, moved_pause * 2)
+            except DataIsNewer:
+                raise
             except Exception as error:  # noqa: BLE001  # a projector must not end: it logs the error and retries
                 self._report_interrupted(error)
                 await _pause(stop, pause)

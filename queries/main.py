@@ -1,15 +1,18 @@
 """The query API, which serves GET and HEAD. `create_app` makes it; `python -m queries.main` serves it alone."""
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import structlog
 from starlette.applications import Starlette
 
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
@@ -43,6 +46,8 @@ from replies.provider.provider import ModelProvider
 RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
 
 STREAM_CONNECTIONS = 3
+log = structlog.get_logger(__name__)
+
 MONGODB_TIMEOUT_SECONDS = 5.0
 POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 
@@ -99,7 +104,10 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
-    """The app. Its lifespan opens and closes what the queries share; no store has to be up. `shutdown` ends its streams."""
+    """The app. Its lifespan opens and closes what the queries share; no store has to be up. `shutdown` ends its streams.
+
+    It sets `shutdown` when the data is newer than this code.
+    """
     checks = dict[str, Check]()
 
     @asynccontextmanager
@@ -107,11 +115,21 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         async with open_dependencies(settings, shutdown) as dependencies:
             app.state.dependencies = dependencies
             checks.update(health.checks(dependencies))
+            checking = asyncio.create_task(_refuse_newer_data(settings.postgres_url, shutdown))
             yield
+            checking.cancel()
 
     ready = health_router(metrics, lambda: checks, needed=health.REQUIRED)
     routers = [ready, *(resource.router for resource in RESOURCES)]
     return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics)
+
+
+async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> None:
+    try:
+        await when_reachable(check_migrations, postgres_url)
+    except DataIsNewer as error:
+        log.critical("data_is_newer", known=error.known, found=error.found, reason=str(error))
+        shutdown.set()
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What the scripts that work on the stores share: their options, open connections, and their exit when a store fails."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from infrastructure.event_log.migrate import DataIsNewer, check_migrations
 from infrastructure.event_log.reader import EventReader
 from infrastructure.settings import Settings
 from infrastructure.stores import mongodb, redis
@@ -43,7 +45,8 @@ class Stores:
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[Stores]:
-    """Opens the connections, and closes them at the end. Those to MongoDB and Redis open with the first request."""
+    """Opens the connections, and closes them at the end. Those to MongoDB and Redis open with the first request. Raises DataIsNewer."""
+    await asyncio.to_thread(check_migrations, settings.postgres_url)
     pool = make_pool(settings.postgres_url, max_size=6)
     client = mongodb.connect(settings, answer_seconds=120.0)
     snapshots = redis.connect(settings, answer_seconds=10.0)
@@ -67,6 +70,8 @@ def run_on_stores(data: Path, work: Callable[[Stores], Awaitable[T]], *, interru
         return uvloop.run(work_connected(store_location.settings(data)))
     except store_location.NotRunning as problem:
         _exit(str(problem), USAGE_ERROR)
+    except DataIsNewer as refusal:
+        _exit(str(refusal), 1)
     except (psycopg.Error, PyMongoError, RedisError) as error:
         _exit(
             f"{_store_of(error)} failed: {type(error).__name__}. Check that it runs, then run the command again.",

@@ -17,13 +17,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
+import psycopg
 from pydantic import ValidationError
 
 from infrastructure.embedded.directory import DataDirectory
 from infrastructure.embedded.lifetime import run_until, stop_signalled
-from infrastructure.embedded.service import Service, answers_http
+from infrastructure.embedded.service import Service, WillNotRunError, answers_http
 from infrastructure.embedded.stores import MODEL, STORES, choose
 from infrastructure.embedded.supervisor import Supervisor
+from infrastructure.event_log.migrate import DataIsNewer, check_migrations
 from infrastructure.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -114,6 +116,7 @@ def _apis(
             command=(sys.executable, "-P", "-m", "scripts.api", *flags),
             directory=directory.path,
             serves=partial(answers_http, f"{url}/health/live", frozenset({200})),
+            prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
             environment=environment,
             sockets=descriptors,
             stop_seconds=20,
@@ -137,10 +140,21 @@ def _projectors(
             directory=directory.path,
             # Any status will do: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
+            prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
             environment={**environment, "METRICS_PORT": str(port)},
         )
         services.append(service)
     return services, urls
+
+
+def refuse_newer_data(postgres_url: str) -> None:
+    """Before each start of a process that uses the stores: it would end again and again. Raises WillNotRunError."""
+    try:
+        check_migrations(postgres_url)
+    except DataIsNewer as error:
+        raise WillNotRunError(str(error)) from error
+    except psycopg.Error as error:
+        log.debug("migrations not checked: %s", error)  # the process itself waits for Postgres
 
 
 def _name(kind: str, number: int) -> str:

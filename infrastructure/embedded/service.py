@@ -18,6 +18,10 @@ class NotInstalledError(RuntimeError):
     """A server has no wheel for this platform. The message says what to do instead."""
 
 
+class WillNotRunError(RuntimeError):
+    """A child cannot run, now or after a restart. The message says why."""
+
+
 @dataclass(frozen=True)
 class Account:
     """The user that a child runs as instead of root, and the one capability it keeps, if any."""
@@ -38,7 +42,7 @@ def _nothing() -> None:
 class Service:
     """One child: how it starts, how to tell that it serves, how it stops.
 
-    `prepare` runs before every start and may block. `serves` returns within about two seconds and is called again until it
+    `prepare` runs before every start and may block. With WillNotRunError it stops the supervisor. `serves` returns within about two seconds and is called again until it
     returns True. Both run in threads. The kernel sends `orphan_signal` to the child when the supervisor is killed.
     """
 

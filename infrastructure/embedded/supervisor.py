@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.logs import last_lines, rotate_until_cancelled
-from infrastructure.embedded.service import Service
+from infrastructure.embedded.service import Service, WillNotRunError
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Supervisor:
         try:
             await asyncio.to_thread(child.service.prepare)
         except Exception as error:
-            if not child.served_once:
+            if not child.served_once or isinstance(error, WillNotRunError):
                 raise DoesNotStartError(f"{child.service.name} cannot be prepared: {error}") from error
             return f"cannot be prepared ({error})"
         if child.stopping.is_set():

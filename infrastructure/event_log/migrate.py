@@ -1,18 +1,43 @@
-"""Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order."""
+"""Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order.
 
+Code that is older than the data must not touch it: it does not know what newer code has written. It refuses with DataIsNewer.
+"""
+
+import asyncio
 import re
+from collections.abc import Callable
 from importlib import resources
+from typing import TypeVar
 
 import psycopg
+import structlog
 
 _LOCK = 7_203_914_410
 """An arbitrary number: the advisory lock that lets one process migrate at a time. Never change it."""
+
+RETRY_SECONDS = 0.5
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class DataIsNewer(Exception):
+    """Newer code has used this store. `known`: the newest that this code knows, `found`: the newest that the data has."""
+
+    def __init__(self, what: str, known: str, found: str) -> None:
+        super().__init__(
+            f"The data is newer than this version of the store: {what} {found} was found, and {known} is the newest known here."
+            " Start a version that knows it."
+        )
+        self.known = known
+        self.found = found
 
 
 def migrate(postgres_url: str) -> list[str]:
     """Applies the missing files in one transaction and returns their names.
 
-    Several processes may call it at once. Raises psycopg.Error, with nothing applied, if a file fails.
+    Several processes may call it at once. Raises psycopg.Error, with nothing applied, if a file fails. Raises DataIsNewer.
     """
     applied: list[str] = []
     with psycopg.connect(postgres_url, connect_timeout=10) as connection, connection.transaction():
@@ -20,13 +45,40 @@ def migrate(postgres_url: str) -> list[str]:
         connection.execute(
             "CREATE TABLE IF NOT EXISTS migrations (name text PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())"
         )
-        applied_before = {name for (name,) in connection.execute("SELECT name FROM migrations")}
+        applied_before = _applied(connection)
         for name, sql in _migrations():
             if name not in applied_before:
                 connection.execute(sql.encode())
                 connection.execute("INSERT INTO migrations (name) VALUES (%s)", (name,))
                 applied.append(name)
     return applied
+
+
+def check_migrations(postgres_url: str) -> None:
+    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, psycopg.Error if it cannot be asked."""
+    with psycopg.connect(postgres_url, connect_timeout=10) as connection:
+        row = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchone()
+        if row is not None and row[0]:
+            _applied(connection)
+
+
+async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
+    """The result of `migrate` or `check_migrations`, as soon as Postgres is reachable. Raises DataIsNewer."""
+    while True:
+        try:
+            return await asyncio.to_thread(work, postgres_url)
+        except psycopg.Error as error:
+            log.warning("migration_failed", error_type=type(error).__name__, reason=str(error))
+        await asyncio.sleep(RETRY_SECONDS)  # nothing notifies us when Postgres is back
+
+
+def _applied(connection: psycopg.Connection) -> set[str]:
+    """The migrations that the database has. Raises DataIsNewer if this code does not know one of them."""
+    found = {name for (name,) in connection.execute("SELECT name FROM migrations")}
+    names = [name for name, _ in _migrations()]
+    if unknown := found.difference(names):
+        raise DataIsNewer("migration", names[-1], max(unknown))
+    return found
 
 
 def _migrations() -> list[tuple[str, str]]:

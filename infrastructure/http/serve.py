@@ -2,6 +2,7 @@
 
 import gc
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
@@ -62,7 +63,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: Sequence[socket.socket] = ()) -> None:
-    """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish."""
+    """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
+
+    Also stops when the app sets `shutdown`. Without a signal, the process exits with status 1.
+    """
     # Imported modules live as long as the process. Once frozen, their half a million objects are not scanned by the garbage collector.
     gc.collect()
     gc.freeze()
@@ -82,7 +86,10 @@ def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: 
         timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    _Server(config, shutdown).run(sockets=list(sockets) or None)
+    server = _Server(config, shutdown)
+    server.run(sockets=list(sockets) or None)
+    if not server.signalled:
+        sys.exit(1)
 
 
 class _Server(uvicorn.Server):
@@ -91,7 +98,12 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, shutdown: threading.Event) -> None:
         super().__init__(config)
         self._shutdown = shutdown
+        self.signalled = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.signalled = True
         self._shutdown.set()
         super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._shutdown.is_set()

@@ -24,6 +24,7 @@ from projections.mongo_views import MongoViews, unused_name
 from projections.position_advance import PositionMoved, parked_field
 from projections.rebuild.backfill import BackfillProgress, PageSizes
 from projections.view_indexes import create_indexes
+from projections.view_positions import refuse_newer
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, USAGE, VERSIONS, MongoView
 from projections.views.partitions import (
     ALL_PARTITIONS,
@@ -70,11 +71,12 @@ class ViewBuilds:
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
     async def start(self, views: Sequence[MongoView], target: int, workers: int) -> list[ViewBuild]:
-        """The builds to backfill: new ones, or unfinished ones to resume. Raises PositionMoved."""
+        """The builds to backfill: new ones, or unfinished ones to resume. Raises PositionMoved, and DataIsNewer if newer code built a view."""
         return [build for view in views if (build := await self._start(view, target, workers)) is not None]
 
     async def _start(self, view: MongoView, target: int, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
+        refuse_newer((view, document["version"]) for document in [*await self._documents(view), *existing])
         complete = len(existing) == PARTITIONS  # else a position was lost, and the build is started again
         if complete and existing[0]["state"] == "filling" and existing[0]["pages"] == self._pages:
             return _view_build(view, existing)

@@ -1,6 +1,9 @@
 """Migrations of the event store."""
 
-from infrastructure.event_log.migrate import migrate
+import psycopg
+import pytest
+
+from infrastructure.event_log.migrate import DataIsNewer, check_migrations, migrate
 from infrastructure.settings import Settings
 from tests.log import Log
 
@@ -14,3 +17,17 @@ def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_are_g
         "SELECT pg_get_function_identity_arguments(oid) FROM pg_proc WHERE proname = 'append_at_once'"
     )
     assert "rows append_row[]" in arguments
+
+
+def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_of_both(settings: Settings) -> None:
+    unknown = ["9998_next.sql", "9999_after_next.sql"]
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("INSERT INTO migrations (name) SELECT unnest(%s::text[])", [unknown])
+        try:
+            for opens in (migrate, check_migrations):
+                with pytest.raises(DataIsNewer, match=r"migration 9999_after_next\.sql was found") as refusal:
+                    opens(settings.postgres_url)
+                assert refusal.value.known < "9998"
+        finally:
+            connection.execute("DELETE FROM migrations WHERE name = ANY(%s)", [unknown])
+    check_migrations(settings.postgres_url)

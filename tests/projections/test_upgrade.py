@@ -2,8 +2,11 @@
 
 import asyncio
 
+import pytest
+
+from infrastructure.event_log.migrate import DataIsNewer
 from projections.rebuild.upgrade import upgrade_views
-from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION
+from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, VERSIONS
 from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.test_rebuild import collections, rebuild_of
@@ -54,6 +57,29 @@ async def test_given_a_write_conflict_when_a_view_is_upgraded_then_it_retries(wr
     await upgrading
     assert (await collections(world))["items"] != "items_2"
     assert await world.documents() == await world.expected_documents()
+
+
+@pytest.mark.parametrize("view", ["items", f"items{BUILD_SUFFIX}"])
+async def test_given_a_view_that_newer_code_built_then_older_code_neither_updates_nor_rebuilds_it(
+    write: Writer, world: World, view: str
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    positions = world.database[POSITIONS_COLLECTION]
+    if view != "items":
+        documents = await positions.find({"view": "items"}).to_list()
+        await positions.insert_many(
+            [{**document, "_id": f"{view}/{document['bucket']}", "view": view} for document in documents]
+        )
+    await positions.update_many({"view": view}, {"$set": {"version": VERSIONS["items"] + 1}})
+    before = await positions.find({"view": view}).to_list()
+    with pytest.raises(DataIsNewer, match=f"items in version {VERSIONS['items'] + 1} was found"):
+        await rebuild_of(world, ["items"]).run()
+    await write.start("after")
+    with pytest.raises(ExceptionGroup) as ended:
+        await world.projector().run(asyncio.Event())
+    assert ended.group_contains(DataIsNewer)
+    assert await positions.find({"view": view}).to_list() == before
 
 
 async def _aborted_transactions(world: World) -> int:

@@ -1,0 +1,83 @@
+"""Code that is older than the data refuses to run: it ends with status 1, and names what it knows and what it found."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from infrastructure.embedded.directory import free_port
+from infrastructure.settings import Settings
+from tests.servers import ROOT
+from tests.system import System
+
+FOUND = "9999_from_the_future.sql"
+KNOWN = max((ROOT / "infrastructure" / "event_log" / "migrations").glob("*.sql")).name
+
+
+def add_migration(settings: Settings) -> None:
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("INSERT INTO migrations (name) VALUES (%s)", [FOUND])
+
+
+@pytest.fixture
+def store(settings: Settings) -> Iterator[Settings]:
+    """The migration that a test adds is removed at the end."""
+    yield settings
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("DELETE FROM migrations WHERE name = %s", [FOUND])
+
+
+def urls(settings: Settings) -> dict[str, str]:
+    return {
+        "POSTGRES_URL": settings.postgres_url,
+        "MONGODB_URL": settings.mongodb_url,
+        "REDIS_URL": settings.redis_url,
+        "OPENAI_BASE_URL": "http://127.0.0.1:9/v1",
+    }
+
+
+@pytest.mark.parametrize(
+    "module", ["commands.main", "queries.main", "scripts.api", "projections.main", "scripts.verify", "scripts.rebuild"]
+)
+def test_given_a_migration_that_the_code_does_not_know_then_each_process_ends_with_status_1(
+    store: Settings, tmp_path: Path, module: str
+) -> None:
+    add_migration(store)
+    arguments = {"scripts.verify": ["--data", str(tmp_path)], "scripts.rebuild": ["all", "--data", str(tmp_path)]}
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", module, *arguments.get(module, [])],
+        env={**os.environ, **urls(store), "PYTHONPATH": str(ROOT), "PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 1, output
+    assert FOUND in output
+    assert KNOWN in output
+    assert "Traceback" not in output
+
+
+def test_given_data_that_newer_code_has_migrated_meanwhile_then_scripts_up_ends_when_a_child_has_to_start_again(
+    store: Settings, system: Callable[..., System]
+) -> None:
+    running = system(environment=urls(store))
+    add_migration(store)
+    running.kill("api")
+    assert running.wait() == 1
+    assert f"{FOUND} was found, and {KNOWN} is the newest known here" in running.output()
+    running.wait_gone()
+
+    second = System(running.data, environment=urls(store))
+    second.launch()
+    assert second.wait() == 1
+    assert (
+        f"api cannot be prepared: The data is newer than this version of the store: migration {FOUND}"
+        in second.output()
+    )
+    second.wait_gone()
