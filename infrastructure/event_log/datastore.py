@@ -3,11 +3,13 @@
 from eventsourcing.postgres import PostgresDatastore
 from psycopg.conninfo import conninfo_to_dict
 
-from infrastructure.stores.postgres import DEAD_SERVER_DETECTION
+from infrastructure.stores.postgres import DEAD_SERVER_DETECTION, RECONNECT_TIMEOUT_SECONDS
 
 LOCK_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 30
 IDLE_TIMEOUT_SECONDS = 10
+POOL_TIMEOUT_SECONDS = 0.5
+"""How long to wait for a connection. The log then asks again, which makes the pool connect again."""
 
 
 class Datastore(PostgresDatastore):
@@ -21,14 +23,14 @@ class Datastore(PostgresDatastore):
             port=str(arguments.pop("port", "")),
             user=str(arguments.pop("user", "")),
             password=str(arguments.pop("password", "")),
-            connect_timeout=5.0,
+            connect_timeout=POOL_TIMEOUT_SECONDS,  # of the pool, not of a connection
             pool_size=1,
             max_overflow=3,
             originator_id_type="uuid",
             # Postgres ends the transaction of a process that hangs: it must not keep the append lock.
             idle_in_transaction_session_timeout=IDLE_TIMEOUT_SECONDS,
         )
-        self.pool.reconnect_timeout = 5.0
+        self.pool.reconnect_timeout = RECONNECT_TIMEOUT_SECONDS
         limits = f"-c lock_timeout={LOCK_TIMEOUT_SECONDS}s -c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
         options = f"{arguments.pop('options', '')} {limits}".strip()
         assert isinstance(self.pool.kwargs, dict)

@@ -89,7 +89,7 @@ class LockedAppend:
                 if time.monotonic() + pause > give_up_at:
                     return [LogUnavailable(outcome_unknown=bool(in_doubt)) for _ in requests]
             await asyncio.sleep(pause)  # nothing notifies us when a server is back
-            pause = min(1.0, pause * 2 or 0.05)
+            pause = min(0.25, pause * 2 or 0.05)
 
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
         # Before the append lock is taken: loading a long stream must not delay other appends.

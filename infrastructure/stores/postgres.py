@@ -1,6 +1,7 @@
 """Postgres as an async pool that fails within seconds when Postgres is down. Transactions are read-only unless the pool is for writers."""
 
 import asyncio
+import select
 from collections.abc import Sequence
 
 from psycopg import AsyncConnection
@@ -18,9 +19,15 @@ DEAD_SERVER_DETECTION = {
 }
 """libpq parameters: a server that no longer answers is detected within about 15 s."""
 
+RECONNECT_TIMEOUT_SECONDS = 0.0
+"""A pool that cannot connect gives up at once, and connects again when somebody asks for a connection.
+
+With a longer time it would try again after 1, 3 and 7 s, and meanwhile not for those who ask, although Postgres is back.
+"""
+
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """A pool that loses no connection when a caller is cancelled while it returns one."""
+    """A pool that hands out no connection that the server has closed, and loses none when a caller is cancelled while it returns one."""
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
@@ -45,8 +52,22 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
         for pipeline in self._pipelines:
             pipeline.close()
 
+    async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
+        # After a restart of the server every idle connection is closed: without this check, each would fail one reader.
+        while _has_data(connection := await super().getconn(timeout)):
+            await connection.close()
+            await self.putconn(connection)  # the pool replaces it
+        return connection
+
     async def putconn(self, conn: AsyncConnection[tuple[object, ...]]) -> None:
         await asyncio.shield(super().putconn(conn))
+
+
+def _has_data(connection: AsyncConnection[tuple[object, ...]]) -> bool:
+    """Whether the server has sent something over an idle connection, or has closed it."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -> Pool:
@@ -63,7 +84,7 @@ def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -
         min_size=1,
         max_size=max_size,
         timeout=2.0,
-        reconnect_timeout=5.0,
+        reconnect_timeout=RECONNECT_TIMEOUT_SECONDS,
         check=None,
         open=False,
     )

@@ -7,6 +7,7 @@ half a millisecond; psycopg's cursors would take as long again in Python for eac
 """
 
 import asyncio
+import select
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +67,8 @@ class PostgresPipeline:
         self._result: PGresult | None = None
         """What was received so far of the oldest call's result."""
         self._socket = -1
+        self._poll = select.poll()
+        """Watches the socket, to ask whether it has more to read."""
 
     async def open(self) -> None:
         """Connects before the first call. Does nothing if Postgres is down."""
@@ -146,6 +149,8 @@ class PostgresPipeline:
                 except Exception as error:  # an invalid host name is a UnicodeError
                     raise NotSent(str(error)) from error
                 self._socket = self._connection.pgconn.socket
+                self._poll = select.poll()
+                self._poll.register(self._socket, select.POLLIN)
                 asyncio.get_running_loop().add_reader(self._socket, self._readable)
             return self._connection
 
@@ -189,13 +194,20 @@ class PostgresPipeline:
             self._disconnect(error)
 
     def _readable(self) -> None:
-        """Called when the socket has data."""
+        """Called when the socket has data, or was closed by the server: reads until there is no more.
+
+        uvloop calls this only once for a socket with an error. A single read may take the server's last message and not the end of the
+        connection behind it, which nothing would report after that: the calls in flight would wait until they time out.
+        """
         if self._connection is None:
             return
         pgconn = self._connection.pgconn
         try:
-            pgconn.consume_input()
-            self._read_results(pgconn)
+            more = True
+            while more:
+                pgconn.consume_input()
+                self._read_results(pgconn)
+                more = bool(self._poll.poll(0))
         except psycopg.Error as error:
             self._disconnect(error)
 
