@@ -146,7 +146,7 @@ class ModelFailed(Exception):
     model_error              it refused, could not be reached, stopped early, or sent something we do not understand
     model_timeout            it was too slow (`timed_out`)
     model_rate_limited       it answered 429; `retry_after`: seconds, when the provider names them
-    model_unavailable        the circuit breaker is open: no request was sent; `retry_after`: seconds
+    model_unavailable        the circuit breaker of the model is open: no request was sent; `retry_after`: seconds
     model_not_found          it does not have the model
     context_length_exceeded  it refused the request as longer than the model's context window
 

@@ -62,7 +62,9 @@ class Settings(BaseSettings):
         0, ge=0, description="The context window of every model, in tokens. 0: looked up by the model's name."
     )
     model_timeout: float = Field(
-        120.0, gt=0, description="Seconds to wait for a model's answer to begin, and for each next part of it."
+        120.0,
+        gt=0,
+        description="Seconds to wait for a model's answer to begin, and for each next part of it. Keep-alives and empty parts do not count.",
     )
     idempotency_hours: float = Field(
         24.0,

@@ -83,7 +83,7 @@ class Metrics:
         )
         self.model_unavailable = Gauge(
             "model_unavailable",
-            "1 while the circuit breaker of the model provider is open: requests to it fail at once.",
+            "Models whose circuit breaker is open: requests to them fail at once. The log names them.",
             **common,
         )
         self.projection_position = Gauge(

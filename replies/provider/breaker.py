@@ -1,12 +1,16 @@
-"""A circuit breaker: while the provider is down, requests fail at once instead of after their retries and timeouts.
+"""Circuit breakers: while a model is down, requests to it fail at once instead of after their retries and timeouts.
 
-Written here because the asyncio libraries wrap one awaited call, while a stream counts as answered at its first event, and
+Each model has its own, since a provider may serve one model and fail with another.
+
+Written here because the asyncio libraries wrap one awaited call, while a stream counts as answered at its first part, and
 because none of them lets a single probe through.
 """
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+
+import structlog
 
 from domain.errors import ModelFailed
 
@@ -14,76 +18,123 @@ MAX_FAILURES = 5
 FAILURE_WINDOW_SECONDS = 60.0
 OPEN_SECONDS = 10.0
 
-State = Literal["closed", "open", "half_open"]
+PROBE_SECONDS = 3.0
+"""How long a probe without a result keeps other requests away."""
+
+MAX_MODELS = 256
+"""Clients may invent names of models."""
+
+log = structlog.get_logger(__name__)
+
+
+class CircuitBreakers:
+    """The breakers of the MAX_MODELS models that were used last. `on_change` is called with the number of those that are open."""
+
+    def __init__(
+        self,
+        on_change: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_change = on_change
+        self._clock = clock
+        self._breakers: dict[str, CircuitBreaker] = {}
+        """The model that was used last comes last."""
+
+    def __len__(self) -> int:
+        return len(self._breakers)
+
+    def begin_attempt(self, model: str) -> "Attempt":
+        """Call before each request. Raises ModelFailed (`model_unavailable`) while none may be made to this model."""
+        breaker = self._breakers.pop(model, None) or CircuitBreaker(partial(self._changed, model), self._clock)
+        self._breakers[model] = breaker
+        if len(self._breakers) > MAX_MODELS:
+            del self._breakers[next(iter(self._breakers))]
+            self._count_open()
+        return breaker.begin_attempt()
+
+    def _changed(self, model: str, is_open: bool) -> None:
+        log.warning("model_circuit_breaker", model=model, state="open" if is_open else "closed")
+        self._count_open()
+
+    def _count_open(self) -> None:
+        self._on_change(sum(breaker.is_open for breaker in self._breakers.values()))
 
 
 class CircuitBreaker:
     """Opens after MAX_FAILURES in a row, each at most FAILURE_WINDOW_SECONDS after the one before.
 
-    OPEN_SECONDS later it is half open and lets one request at a time through: the first one that is answered closes it, one
-    that fails opens it again. `on_state` is called with each new state.
+    OPEN_SECONDS later it lets one request through as a probe, and while that has no result, another one every PROBE_SECONDS. The first
+    request that is answered closes it. If the newest probe fails, it stays open for OPEN_SECONDS more. Other requests that fail while
+    it is open change nothing: they were sent before. `on_change` is called when it opens (with True) and when it closes (with False).
     """
 
     def __init__(
         self,
-        on_state: Callable[[State], None] = lambda _: None,
+        on_change: Callable[[bool], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._on_state = on_state
+        self._on_change = on_change
         self._clock = clock
-        self._state: State = "closed"
+        self._is_open = False
         self._failures = 0
         self._failed_at = float("-inf")
+        self._next_probe_at = float("-inf")
+        self._probe: Attempt | None = None
+        """The newest probe."""
 
     @property
-    def state(self) -> State:
-        return self._state
+    def is_open(self) -> bool:
+        return self._is_open
 
     def begin_attempt(self) -> "Attempt":
         """Call before each request. Raises ModelFailed (`model_unavailable`) while none may be made."""
-        if self._state == "closed":
-            return Attempt(self, is_probe=False)
-        wait = self._failed_at + OPEN_SECONDS - self._clock()
-        if self._state == "half_open" or wait > 0:
-            raise ModelFailed(
-                "model_unavailable",
-                "The model provider has been unreachable. Requests to it are paused for some seconds.",
-                retry_after=max(1.0, wait),
-            )
-        self._set_state("half_open")
-        return Attempt(self, is_probe=True)
+        attempt = Attempt(self)
+        if self._is_open:
+            wait = self._next_probe_at - self._clock()
+            if wait > 0:
+                raise ModelFailed(
+                    "model_unavailable",
+                    "The model has been unreachable. Requests to it are paused for some seconds.",
+                    retry_after=max(1.0, wait),
+                )
+            self._probe, self._next_probe_at = attempt, self._clock() + PROBE_SECONDS
+        return attempt
 
     def record_success(self) -> None:
         self._failures = 0
-        self._set_state("closed")
+        self._probe = None
+        self._set_open(is_open=False)
 
-    def record_failure(self, *, is_probe: bool) -> None:
+    def record_failure(self, attempt: "Attempt") -> None:
         now = self._clock()
+        if self._is_open and attempt is not self._probe:
+            return
         self._failures = self._failures + 1 if now - self._failed_at <= FAILURE_WINDOW_SECONDS else 1
         self._failed_at = now
-        if is_probe or self._failures >= MAX_FAILURES:
-            self._set_state("open")
+        if self._is_open or self._failures >= MAX_FAILURES:
+            self._probe, self._next_probe_at = None, now + OPEN_SECONDS
+            self._set_open(is_open=True)
 
-    def release_probe(self) -> None:
-        """The probe ended without a result: the next request may be one."""
-        self._set_state("open")
+    def abandon(self, attempt: "Attempt") -> None:
+        """The attempt ended without a result. If it was the newest probe, the next request may be one."""
+        if attempt is self._probe:
+            self._probe, self._next_probe_at = None, self._clock()
 
-    def _set_state(self, state: State) -> None:
-        if state != self._state:
-            self._state = state
-            self._on_state(state)
+    def _set_open(self, *, is_open: bool) -> None:
+        if is_open != self._is_open:
+            self._is_open = is_open
+            self._on_change(is_open)
 
 
 class Attempt:
     """One request. Its first result counts; call `abandoned` at the end in any case."""
 
-    def __init__(self, breaker: CircuitBreaker, *, is_probe: bool) -> None:
+    def __init__(self, breaker: CircuitBreaker) -> None:
         self._breaker = breaker
-        self._is_probe = is_probe
         self._ended = False
 
     def answered(self) -> None:
-        """The provider answered. A refusal counts too: the provider is up."""
+        """The model answered. A refusal counts too: the provider is up."""
         if not self._ended:
             self._ended = True
             self._breaker.record_success()
@@ -92,11 +143,10 @@ class Attempt:
         """The provider was not reached, or did not answer."""
         if not self._ended:
             self._ended = True
-            self._breaker.record_failure(is_probe=self._is_probe)
+            self._breaker.record_failure(self)
 
     def abandoned(self) -> None:
         """The caller left before there was a result."""
         if not self._ended:
             self._ended = True
-            if self._is_probe:
-                self._breaker.release_probe()
+            self._breaker.abandon(self)

@@ -122,6 +122,11 @@ class ChatAnswer:
         return self._items.take_parts()
 
     @property
+    def progress(self) -> object:
+        """Another value after each event with text, a call, the finish reason or the first usage."""
+        return self._items.characters, self._finish_reason, self._usage is not None
+
+    @property
     def is_complete(self) -> bool:
         """Always False: usage comes last, so the answer is complete only at `[DONE]`."""
         return False

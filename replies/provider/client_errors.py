@@ -43,6 +43,9 @@ def as_failure(error: Exception) -> ModelFailed:
 
 def _refused(error: openai.APIStatusError) -> ModelFailed:
     status = error.status_code
+    if 300 <= status < 400:
+        message = f"The model provider answered with a redirect (status {status}), which is not followed: set OPENAI_BASE_URL to its target."
+        return ModelFailed("model_error", message)
     code, error_type, message = error_fields(error.body)
     if status in (400, 413, 422) and is_context_too_long(code, error_type, message):
         return context_too_long()

@@ -33,6 +33,11 @@ class OrderedItems:
         self._parts: list[StreamPart] = []
         self._characters = 0
 
+    @property
+    def characters(self) -> int:
+        """The length of the answer so far: text, names and call ids."""
+        return self._characters
+
     def open_keys(self) -> list[Hashable]:
         """The items that have not ended, in the order they started."""
         return [key for key, open_item in self._items.items() if not open_item.ended]

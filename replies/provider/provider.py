@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, AsyncStream
 from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from replies.provider.breaker import CircuitBreaker, State
+from replies.provider.breaker import CircuitBreakers
 from replies.provider.chat import ChatAnswer
 from replies.provider.client_errors import as_failure
 from replies.provider.model_list import ModelList
@@ -28,6 +28,10 @@ class Answer(Protocol):
     """A streamed answer of one of the two APIs: `parse` takes each event, `finish` is called once, after the last."""
 
     def parse(self, data: bytes) -> list[StreamPart]: ...
+
+    @property
+    def progress(self) -> object:
+        """Another value after each event that brought something. Events that only keep the connection alive do not change it."""
 
     @property
     def is_complete(self) -> bool: ...
@@ -59,15 +63,16 @@ class ModelProvider:
                 timeout=openai.Timeout(settings.model_timeout, connect=CONNECT_TIMEOUT_SECONDS),
                 max_retries=MAX_RETRIES,
                 # A stream costs half the CPU time that it costs with the default client.
-                http_client=openai.DefaultAioHttpClient(auth=basic_auth),
+                # A redirect is not followed: it would send what people wrote, and the API key, to an address that nobody configured.
+                http_client=openai.DefaultAioHttpClient(auth=basic_auth, follow_redirects=False),
             )
             self._list = ModelList(self._client, clock)
 
-        def report_state(state: State) -> None:
+        def report_open(models: int) -> None:
             if metrics is not None:
-                metrics.model_unavailable.set(state != "closed")
+                metrics.model_unavailable.set(models)
 
-        self._breaker = CircuitBreaker(report_state, clock)
+        self._breakers = CircuitBreakers(report_open, clock)
 
     async def close(self) -> None:
         if self._client is not None:
@@ -108,15 +113,20 @@ class ModelProvider:
         if self._client is None:
             raise _not_configured()
         answer: Answer = ResponsesAnswer() if self._uses_responses_api else ChatAnswer()
-        attempt = self._breaker.begin_attempt()
+        attempt = self._breakers.begin_attempt(str(body.get("model")))
+        nothing_yet = answer.progress
         response: httpx2.Response | None = None
         try:
             response = await self._post(self._client, body)
-            events = read_events(response, self._settings.model_timeout, lambda: answer.is_complete)
+            events = read_events(
+                response, self._settings.model_timeout, lambda: answer.is_complete, lambda: answer.progress
+            )
             async with aclosing(events):
                 async for data in events:
-                    attempt.answered()
-                    for part in answer.parse(data):
+                    parts = answer.parse(data)
+                    if answer.progress != nothing_yet:
+                        attempt.answered()
+                    for part in parts:
                         yield part
             for part in answer.finish():
                 yield part

@@ -60,11 +60,14 @@ class ResponsesAnswer:
         self._text_lengths: dict[_Key, int] = {}
         self._ended: set[_Key] = set()
         self._bytes = 0
+        self._deltas = 0
         self._response: Item | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
         """The parts of one event. Raises ModelFailed, and ValueError for data that is not an event."""
         event = _decode(data)
+        if event.delta:
+            self._deltas += 1
         if event.type in _DELTAS:
             self._add_text(self._key(event.item_id, event.output_index), event.delta)
         elif event.type == "response.output_item.added":
@@ -82,6 +85,14 @@ class ResponsesAnswer:
         elif event.type == "error":
             raise reported_failure(event.error or {"code": event.code, "message": event.message})
         return self._items.take_parts()
+
+    @property
+    def progress(self) -> object:
+        """Another value after each event that starts or ends an item or the answer, or has a delta that is not empty, of any type.
+
+        Some deltas, such as those of a reasoning summary, make no part: their text comes again with the end of the item.
+        """
+        return len(self._started), len(self._ended), self._deltas, self._response is not None
 
     @property
     def is_complete(self) -> bool:

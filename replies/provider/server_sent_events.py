@@ -25,18 +25,20 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 async def read_events(
     response: httpx2.Response,
-    timeout: float,  # noqa: ASYNC109 - between events
+    timeout: float,  # noqa: ASYNC109 - between events that bring something
     is_complete: Callable[[], bool],
+    progress: Callable[[], object],
 ) -> AsyncGenerator[bytes, None]:
     """The data of each event, up to `[DONE]`, the event after which `is_complete` is true, or the end of the response.
 
-    Raises TimeoutError when no event comes for `timeout` seconds, even if comments do; httpx2.HTTPError; ModelFailed.
+    `progress` returns another value when an event brought something. Raises TimeoutError when none does for `timeout` seconds, even
+    if comments and empty events come; httpx2.HTTPError; ModelFailed.
     """
     data: list[bytes] = []
     line_parts: list[bytes] = []
     size = 0
     chunks = response.aiter_bytes()
-    last_event_at = time.monotonic()
+    last_progress_at = time.monotonic()
     async for chunk in chunks:
         end_of_line, *next_lines = chunk.split(b"\n")
         line_parts.append(end_of_line)
@@ -60,13 +62,15 @@ async def read_events(
                 if event == b"[DONE]":
                     await _drain(chunks)
                     return
+                before = progress()
                 yield event
                 if is_complete():
                     await _drain(chunks)
                     return
                 data = []
-                last_event_at = time.monotonic()
-        if time.monotonic() - last_event_at > timeout:
+                if progress() != before:
+                    last_progress_at = time.monotonic()
+        if time.monotonic() - last_progress_at > timeout:
             raise TimeoutError
     last_line = b"".join(line_parts).rstrip()
     if last_line.startswith(b"data:"):  # some providers leave out the blank line after the last event

@@ -1,7 +1,8 @@
-"""The circuit breaker: alone, and in a client whose provider is down and recovers."""
+"""The circuit breakers: alone, and in a client whose provider is down and recovers."""
 
 import asyncio
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -10,20 +11,30 @@ import pytest
 from domain.errors import ModelFailed
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from replies.provider.breaker import FAILURE_WINDOW_SECONDS, MAX_FAILURES, OPEN_SECONDS, CircuitBreaker
+from replies.provider.breaker import (
+    FAILURE_WINDOW_SECONDS,
+    MAX_FAILURES,
+    MAX_MODELS,
+    OPEN_SECONDS,
+    PROBE_SECONDS,
+    CircuitBreaker,
+    CircuitBreakers,
+)
 from replies.provider.provider import ModelProvider
 from tests.replies.provider.conftest import BODY, Clock, failure_of, parts_of
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, ScriptedProvider
+from tests.servers import wait_until_async
 
 
 @pytest.fixture
-def states() -> list[str]:
+def changes() -> list[bool]:
+    """What the breaker reported: True when it opened, False when it closed."""
     return []
 
 
 @pytest.fixture
-def breaker(clock: Clock, states: list[str]) -> CircuitBreaker:
-    return CircuitBreaker(states.append, clock)
+def breaker(clock: Clock, changes: list[bool]) -> CircuitBreaker:
+    return CircuitBreaker(changes.append, clock)
 
 
 def fail(breaker: CircuitBreaker, times: int = 1) -> None:
@@ -31,26 +42,26 @@ def fail(breaker: CircuitBreaker, times: int = 1) -> None:
         breaker.begin_attempt().failed()
 
 
-def test_the_breaker_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, states: list[str]) -> None:
+def test_the_breaker_opens_after_max_failures_in_a_row(breaker: CircuitBreaker, changes: list[bool]) -> None:
     fail(breaker, MAX_FAILURES - 1)
     breaker.begin_attempt().answered()
     fail(breaker, MAX_FAILURES - 1)
-    assert states == []
+    assert changes == []
     fail(breaker)
-    assert states == ["open"]
+    assert changes == [True]
     with pytest.raises(ModelFailed) as refused:
         breaker.begin_attempt()
     assert (refused.value.code, refused.value.retry_after) == ("model_unavailable", OPEN_SECONDS)
 
 
-def test_failures_far_apart_do_not_open_the_breaker(breaker: CircuitBreaker, clock: Clock, states: list[str]) -> None:
+def test_failures_far_apart_do_not_open_the_breaker(breaker: CircuitBreaker, clock: Clock, changes: list[bool]) -> None:
     for _ in range(3 * MAX_FAILURES):
         fail(breaker)
         clock.now += FAILURE_WINDOW_SECONDS + 1
-    assert states == []
+    assert changes == []
 
 
-def test_a_half_open_breaker_lets_one_request_through_and_an_answer_closes_it(
+def test_an_open_breaker_lets_a_probe_through_after_a_while_and_an_answer_closes_it(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:
     fail(breaker, MAX_FAILURES)
@@ -60,7 +71,7 @@ def test_a_half_open_breaker_lets_one_request_through_and_an_answer_closes_it(
         breaker.begin_attempt()
     probe.answered()
     probe.failed()  # only the first result of a request counts
-    assert breaker.state == "closed"
+    assert not breaker.is_open
     breaker.begin_attempt()
 
 
@@ -68,7 +79,7 @@ def test_a_probe_that_fails_opens_the_breaker_again(breaker: CircuitBreaker, clo
     fail(breaker, MAX_FAILURES)
     clock.now += OPEN_SECONDS
     fail(breaker)
-    assert breaker.state == "open"
+    assert breaker.is_open
     clock.now += OPEN_SECONDS - 1
     with pytest.raises(ModelFailed):
         breaker.begin_attempt()
@@ -79,7 +90,63 @@ def test_after_an_abandoned_probe_the_next_request_is_let_through(breaker: Circu
     clock.now += OPEN_SECONDS
     breaker.begin_attempt().abandoned()
     breaker.begin_attempt().answered()
-    assert breaker.state == "closed"
+    assert not breaker.is_open
+
+
+def test_a_probe_without_a_result_keeps_others_away_for_a_few_seconds_only(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    fail(breaker, MAX_FAILURES)
+    clock.now += OPEN_SECONDS
+    first = breaker.begin_attempt()
+    clock.now += PROBE_SECONDS
+    second = breaker.begin_attempt()
+    with pytest.raises(ModelFailed) as refused:
+        breaker.begin_attempt()
+    assert refused.value.retry_after == PROBE_SECONDS
+    second.answered()
+    first.abandoned()
+    assert not breaker.is_open
+
+
+def test_old_requests_that_fail_do_not_delay_the_next_probe(breaker: CircuitBreaker, clock: Clock) -> None:
+    sent_before = [breaker.begin_attempt() for _ in range(50)]
+    fail(breaker, MAX_FAILURES)
+    clock.now += OPEN_SECONDS
+    hanging_probe = breaker.begin_attempt()
+    clock.now += PROBE_SECONDS
+    newest_probe = breaker.begin_attempt()
+    for attempt in (*sent_before, hanging_probe):
+        attempt.failed()
+    clock.now += PROBE_SECONDS
+    breaker.begin_attempt().abandoned()
+    newest_probe.answered()
+    hanging_probe.failed()
+    assert not breaker.is_open
+
+
+def test_each_model_has_its_own_breaker(clock: Clock) -> None:
+    counts: list[int] = []
+    breakers = CircuitBreakers(counts.append, clock)
+    for model in ("down", "down too"):
+        for _ in range(MAX_FAILURES):
+            breakers.begin_attempt(model).failed()
+        with pytest.raises(ModelFailed):
+            breakers.begin_attempt(model)
+    breakers.begin_attempt("up").answered()
+    clock.now += OPEN_SECONDS
+    breakers.begin_attempt("down").answered()
+    assert counts == [1, 2, 1]
+
+
+def test_breakers_of_invented_models_do_not_pile_up(clock: Clock) -> None:
+    counts: list[int] = []
+    breakers = CircuitBreakers(counts.append, clock)
+    for number in range(MAX_MODELS + 50):
+        for _ in range(MAX_FAILURES):
+            breakers.begin_attempt(f"model {number}").failed()
+    assert len(breakers) == MAX_MODELS
+    assert max(counts) == counts[-1] == MAX_MODELS
 
 
 @pytest.fixture
@@ -136,6 +203,52 @@ async def test_5xx_answers_open_the_breaker_until_the_provider_answers_again(
     provider.script = working
     assert len(await parts_of(client)) == 6  # let through, since the probe was abandoned
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 0
+    await client.close()
+
+
+async def test_a_model_that_fails_and_then_hangs_stops_neither_other_models_nor_itself_for_long(
+    provider: ScriptedProvider, clock: Clock
+) -> None:
+    client = ModelProvider(Settings(openai_base_url=provider.url), clock=clock)
+    working, released = provider.script, threading.Event()
+    provider.script = lambda exchange: exchange.json(500, {}, x_should_retry="false")
+    for _ in range(MAX_FAILURES):
+        await failure_of(client)
+    clock.now += OPEN_SECONDS
+
+    def hang(_: Exchange) -> None:
+        released.wait(10)
+
+    provider.script = hang
+    probe = asyncio.create_task(parts_of(client))
+    await wait_until_async(lambda: len(provider.requests) > MAX_FAILURES, 5, "the probe to arrive")
+
+    provider.script = working
+    assert len([part async for part in client.stream({**BODY, "model": "another"})]) == 6
+    assert (await failure_of(client)).code == "model_unavailable"
+    clock.now += PROBE_SECONDS
+    assert len(await parts_of(client)) == 6
+    probe.cancel()
+    await asyncio.gather(probe, return_exceptions=True)
+    released.set()
+    await client.close()
+
+
+async def test_a_model_that_sends_nothing_but_empty_pieces_opens_the_breaker(
+    provider: ScriptedProvider,
+) -> None:
+    client = ModelProvider(Settings(openai_base_url=provider.url, model_timeout=0.1))
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        while True:
+            exchange.text_chunk("")
+            threading.Event().wait(0.02)
+
+    provider.script = script
+    failures = await asyncio.gather(*(failure_of(client) for _ in range(MAX_FAILURES)))
+    assert {failure.code for failure in failures} == {"model_timeout"}
+    assert (await failure_of(client)).code == "model_unavailable"
     await client.close()
 
 

@@ -8,10 +8,11 @@ from contextlib import aclosing
 
 import pytest
 
+from domain.errors import ModelFailed
 from infrastructure.settings import Settings
 from replies.provider.provider import ModelProvider
 from replies.provider.stream_parts import ItemStarted
-from tests.replies.provider.conftest import BODY, CHUNK, MESSAGE, joined, parts_of
+from tests.replies.provider.conftest import BODY, CHUNK, MESSAGE, failure_of, joined, parts_of
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 
@@ -76,6 +77,32 @@ async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedPro
     await client.close()
     server.close()
     assert connections == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_not_followed(status: int, provider: ScriptedProvider) -> None:
+    """Not even to another path of the same host."""
+    paths: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        paths.append(head.split(b" ")[1])
+        location = b"/elsewhere" if status == 301 else provider.url.encode() + b"/chat/completions"
+        writer.write(b"HTTP/1.1 %d Moved\r\nlocation: %s\r\ncontent-length: 0\r\n" % (status, location))
+        writer.write(b"connection: close\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = ModelProvider(Settings(openai_base_url=f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    failure = await failure_of(client)
+    with pytest.raises(ModelFailed, match="redirect"):
+        await client.list_models()
+    await client.close()
+    server.close()
+    assert (failure.code, failure.unreachable) == ("model_error", False)
+    assert f"a redirect (status {status})" in failure.message
+    assert paths == [b"/chat/completions", b"/models"]
+    assert (provider.requests, provider.list_requests) == ([], 0)
 
 
 async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(

@@ -100,19 +100,82 @@ async def test_a_failure_quotes_nothing_of_an_invalid_answer(
     assert "not streamed" not in str(failure)
 
 
-@pytest.mark.parametrize("line", [b"", b": still here\n\n"])
-async def test_a_provider_that_sends_no_event_in_time_is_too_slow(
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b": still here\n\n",
+        b'data: {"choices":[{"delta":{}}]}\n\n',
+        b'data: {"choices":[{"delta":{"role":"assistant","content":"","tool_calls":[]},"finish_reason":null}]}\n\n',
+        b'data: {"choices":[{"delta":{"reasoning_content":""}}],"usage":{"completion_tokens":1}}\n\n',
+        b'data: {"choices":[]}\n\n',
+        b"data: {}\n\n",
+    ],
+    ids=range(7),
+)
+async def test_a_provider_that_sends_nothing_new_in_time_is_too_slow(
     chat: ModelProvider, provider: ScriptedProvider, line: bytes
 ) -> None:
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.text_chunk("par")
-        for _ in range(20):
-            exchange.wfile.write(line)
-            threading.Event().wait(0.2)
+        send_again_and_again(exchange, line)
 
     provider.script = script
+    await assert_too_slow(chat)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "keepalive"},
+        {"type": "response.in_progress", "response": {"status": "in_progress"}},
+        {"type": "response.output_text.delta", "output_index": 0, "item_id": "msg_1", "delta": ""},
+        {"type": "response.reasoning_summary_text.delta", "delta": ""},
+        {"type": "response.output_item.added", "output_index": 0, "item": {"id": "msg_1", "type": "message"}},
+    ],
+    ids=lambda event: event["type"],
+)
+async def test_a_provider_of_the_responses_api_that_sends_nothing_new_in_time_is_too_slow(
+    responses: ModelProvider, provider: ScriptedProvider, event: dict[str, object]
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+        exchange.event("response.output_item.added", output_index=0, item=item)
+        exchange.event("response.output_text.delta", output_index=0, item_id="msg_1", delta="par")
+        send_again_and_again(exchange, b"data: " + json.dumps(event).encode() + b"\n\n")
+
+    provider.script = script
+    await assert_too_slow(responses)
+
+
+async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_not_too_slow(
+    responses: ModelProvider, provider: ScriptedProvider
+) -> None:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for _ in range(2):
+            for _ in range(6):
+                exchange.event("response.in_progress")
+                threading.Event().wait(0.1)
+            exchange.event("response.reasoning_summary_text.delta", delta="thinking")  # makes no part
+        message = {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": "ok"}]}
+        exchange.event("response.completed", response={"status": "completed", "output": [message]})
+
+    provider.script = script
+    assert [text for _, text in joined(await parts_of(responses))] == ["ok"]
+
+
+def send_again_and_again(exchange: Exchange, line: bytes) -> None:
+    for _ in range(20):
+        exchange.wfile.write(line)
+        threading.Event().wait(0.2)
+
+
+async def assert_too_slow(client: ModelProvider) -> None:
+    """The answer fails after the client's timeout, which is one second."""
     started_at = time.monotonic()
-    failure = await failure_of(chat)
+    failure = await failure_of(client)
     assert (failure.code, failure.timed_out) == ("model_timeout", True)
     assert 0.9 < time.monotonic() - started_at < 2
