@@ -1,0 +1,160 @@
+"""Postgres is killed under load again and again: appends stand still no longer than it takes to start, and a second.
+
+    scripts/test tests/end_to_end/test_killed_postgres.py                  a few kills, as in CI
+    scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred
+
+SIGQUIT makes Postgres end at once, in the middle of its transactions: each connection gets a last message and is closed.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import msgspec
+import psycopg
+import pytest
+from msgspec import Struct
+
+from domain.events import ItemAppended
+from domain.items import from_stored
+from scripts.http_connection import Answer, Connection
+from tests.log import Log
+from tests.system import System
+
+UP = ("--no-model", "--apis", "2")
+APIS = ("API_1_URL", "API_2_URL")
+WRITERS = 8
+APPENDS_BETWEEN_KILLS = 100
+STAND_STILL_SECONDS = 1.0
+"""How much longer than Postgres's own start an append may take."""
+
+REQUEST_TIMEOUT_SECONDS = 40.0
+START_TIMEOUT_SECONDS = 30.0
+
+logger = logging.getLogger(__name__)
+
+
+class Finished(Struct, frozen=True):
+    """An acknowledged append, with monotonic times. `text` is unique."""
+
+    text: str
+    started: float
+    ended: float
+
+
+class Writer:
+    """Appends to its own conversation, through one api, one request after the other."""
+
+    def __init__(self, name: str, base_url: str) -> None:
+        self.name = name
+        self.finished: list[Finished] = []
+        self.conversation_id = ""
+        self._base_url = base_url
+        self._connection: Connection | None = None
+
+    async def append_until(self, stop: asyncio.Event) -> None:
+        self.conversation_id = (await self._acknowledged("/v1/conversations", {})).json()["id"]
+        while not stop.is_set():
+            text = f"{self.name}-{len(self.finished)}"
+            started = time.monotonic()
+            body = {"items": [{"type": "message", "role": "user", "content": text}]}
+            await self._acknowledged(f"/v1/conversations/{self.conversation_id}/items", body)
+            self.finished.append(Finished(text, started, time.monotonic()))
+        if self._connection is not None:
+            self._connection.close()
+
+    async def _acknowledged(self, path: str, body: object) -> Answer:
+        """Repeats the request, with its key, until it is answered with 200. A refusal in between is part of the time it takes."""
+        key = {"idempotency-key": uuid.uuid4().hex}
+        while True:
+            if self._connection is None or not self._connection.is_open:
+                self._connection = await Connection.open(self._base_url)
+            content = msgspec.json.encode(body)
+            answer = await self._connection.request("POST", path, content, key, seconds=REQUEST_TIMEOUT_SECONDS)
+            if answer.status == 200:
+                return answer
+            assert answer.status == 503, answer.body
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("kills", [pytest.param(3, id="3"), pytest.param(100, id="100", marks=pytest.mark.endless)])
+async def test_given_a_postgres_killed_under_load_then_appends_stand_still_as_long_as_it_takes_to_start(
+    running: System, kills: int
+) -> None:
+    writers = [Writer(f"writer-{n}", running.env[APIS[n % len(APIS)]]) for n in range(WRITERS)]
+    longer: list[float] = []
+    async with load(writers):
+        for number in range(1, kills + 1):
+            await wait_for_appends(writers, APPENDS_BETWEEN_KILLS)
+            killed, started = await kill_postgres(running)
+            await wait_for_appends(writers, 1, since=started)
+            slowest = max(append.ended - max(append.started, killed) for append in appends_since(writers, killed))
+            longer.append(slowest - (started - killed))
+            logger.info("kill %d: started after %.2f s, slowest append %.2f s", number, started - killed, slowest)
+    report = f"longer than Postgres's own start, in seconds: {sorted(round(seconds, 2) for seconds in longer)}"
+    logger.info(report)
+    assert_log_has_each_append_once(running, writers)
+    assert max(longer) <= STAND_STILL_SECONDS, report
+
+
+@asynccontextmanager
+async def load(writers: list[Writer]) -> AsyncIterator[None]:
+    """All writers append. At the end each waits for its last answer."""
+    stop = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        for writer in writers:
+            tasks.create_task(writer.append_until(stop))
+        yield
+        stop.set()
+
+
+def appends_since(writers: list[Writer], moment: float) -> list[Finished]:
+    """The appends that ended after `moment`, of all writers."""
+    return [append for writer in writers for append in writer.finished if append.ended > moment]
+
+
+async def wait_for_appends(writers: list[Writer], count: int, *, since: float | None = None) -> None:
+    """Returns when each writer has finished `count` appends that started after `since` (now)."""
+    start = time.monotonic() if since is None else since
+
+    def finished(writer: Writer) -> bool:
+        last = writer.finished[-count:]
+        return len(last) == count and last[0].started > start
+
+    async with asyncio.timeout(REQUEST_TIMEOUT_SECONDS):
+        while not all(map(finished, writers)):  # noqa: ASYNC110 - the writers make it true
+            await asyncio.sleep(0.01)
+
+
+async def kill_postgres(running: System) -> tuple[float, float]:
+    """Sends SIGQUIT. Returns when that was, and when the new Postgres answered its first statement (monotonic seconds)."""
+    url = running.env["POSTGRES_URL"]
+    before = await start_time(url)
+    killed = time.monotonic()
+    running.kill("postgres", signal.SIGQUIT)
+    async with asyncio.timeout(START_TIMEOUT_SECONDS):
+        while True:
+            with suppress(psycopg.OperationalError):
+                if await start_time(url) != before:
+                    return killed, time.monotonic()
+            await asyncio.sleep(0.005)
+
+
+async def start_time(url: str) -> object:
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        return await (await connection.execute("SELECT pg_postmaster_start_time()")).fetchone()
+
+
+def assert_log_has_each_append_once(running: System, writers: list[Writer]) -> None:
+    log = Log(running.env["POSTGRES_URL"])
+    for writer in writers:
+        stored = [
+            from_stored(event.item)["content"]
+            for event in log.events(writer.conversation_id)
+            if isinstance(event, ItemAppended)
+        ]
+        assert stored == [append.text for append in writer.finished]
