@@ -1,4 +1,4 @@
-"""Compares everything with the event log: its hash chains, every view, every context snapshot. Prints the differences.
+"""Compares everything with the event log: its hash chains, the tables beside it, every view, every context snapshot. Prints the differences.
 
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
@@ -8,6 +8,7 @@ compared at one position. Exit status: 0 everything matches the log; 1 something
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
@@ -23,6 +24,7 @@ from scripts.stores import DEFAULT_DATA, USAGE_ERROR, DataOption, JsonOption, St
 from scripts.verification.differences import Difference
 from scripts.verification.snapshots import Snapshots
 from scripts.verification.streams import Streams
+from scripts.verification.tables import Tables
 from scripts.verification.views import Views, moment
 
 _POLL_SECONDS = 0.1
@@ -32,7 +34,7 @@ _MAX_LISTED = 1_000
 class Verified(Struct, kw_only=True):
     """What was compared, and the differences: `differences` lists the first thousand. `position` is the log's end at the start.
 
-    `snapshots_absent`: the conversations without a snapshot that can be compared.
+    `tables`: rows of the tables beside the log. `snapshots_absent`: the conversations without a snapshot that can be compared.
     """
 
     ok: bool = True
@@ -40,6 +42,7 @@ class Verified(Struct, kw_only=True):
     events: int = 0
     conversations: int = 0
     documents: dict[str, int] = {}
+    tables: dict[str, int] = {}
     snapshots: int = 0
     snapshots_absent: int = 0
     different: int = 0
@@ -53,6 +56,10 @@ class Verified(Struct, kw_only=True):
         if len(self.differences) < _MAX_LISTED:
             self.differences.append(difference)
 
+    async def add_all(self, differences: AsyncIterator[Difference]) -> None:
+        async for difference in differences:
+            self.add(difference)
+
 
 async def verify(stores: Stores, report: Report, *, only: str | None = None, wait: float = 30.0) -> Verified:
     """Compares everything, or `only` one conversation. `wait`: seconds for the views to catch up."""
@@ -60,6 +67,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
     for difference in await _behind(stores, verified.position, wait):
         verified.add(difference)
     streams = Streams(stores.pool, only)
+    tables = Tables(stores.pool, only)
     views, snapshots = Views(stores.database), Snapshots(stores.redis, stores.reader)
     totals = await views.totals() if only is None else None
     while True:
@@ -72,21 +80,20 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
                     totals.add(stream)
                 for difference in stream.differences:
                     verified.add(difference)
-            async for difference in views.compare(page, at):
-                verified.add(difference)
-            async for difference in snapshots.compare(page, at):
-                verified.add(difference)
+            await verified.add_all(tables.compare(page))
+            await verified.add_all(views.compare(page, at))
+            await verified.add_all(snapshots.compare(page, at))
         verified.conversations += len(page)
         report(min(verified.events, verified.position), verified.position)
+    await verified.add_all(tables.not_in_log())
     if totals is not None:
         for difference in totals.differences():
             verified.add(difference)
         async with moment(stores.database) as at:
-            async for difference in views.not_in_log(at, stores.reader):
-                verified.add(difference)
-        async for difference in snapshots.not_in_log():
-            verified.add(difference)
+            await verified.add_all(views.not_in_log(at, stores.reader))
+        await verified.add_all(snapshots.not_in_log())
     verified.documents = views.documents | ({} if totals is None else {USAGE: totals.count})
+    verified.tables = tables.compared
     verified.snapshots, verified.snapshots_absent = snapshots.compared, snapshots.absent
     return verified
 
@@ -125,11 +132,13 @@ def main(
 
 def _as_text(verified: Verified) -> str:
     documents = ", ".join(f"{count:,} {view}" for view, count in verified.documents.items())
+    rows = ", ".join(f"{count:,} {table}" for table, count in verified.tables.items())
     lines = [str(difference) for difference in verified.differences]
     if verified.different > len(lines):
         lines.append(f"… and {verified.different - len(lines):,} more")
     lines += [
         f"{verified.events:,} events of {verified.conversations:,} conversations, up to position {verified.position:,}",
+        f"beside the log: {rows}",
         f"{documents}; {verified.snapshots:,} snapshots ({verified.snapshots_absent:,} absent)",
         f"{'Everything matches the log' if verified.ok else f'{verified.different:,} differences'}, in {verified.seconds} s",
     ]

@@ -23,7 +23,7 @@ SNAPSHOT_EVERY = 250
 _STREAM_BYTES = 1_500
 """About how much memory a cached stream takes, without the texts in its state."""
 
-_FORMAT = b"\x01"
+SNAPSHOT_FORMAT_BYTE = b"\x01"
 """A snapshot's first byte: a MessagePack map of `Stream` by field name. Other formats are ignored and replaced later."""
 
 
@@ -51,12 +51,12 @@ _decoder = msgspec.msgpack.Decoder(Stream)
 
 def to_snapshot(stream: Stream) -> bytes:
     """The stored state of a snapshot."""
-    return _FORMAT + _encoder.encode(msgspec.structs.replace(stream, snapshotted=stream.state.version))
+    return SNAPSHOT_FORMAT_BYTE + _encoder.encode(msgspec.structs.replace(stream, snapshotted=stream.state.version))
 
 
 def from_snapshot(state: bytes) -> Stream | None:
     """The stream of a stored snapshot; None if this code does not know its format."""
-    if not state.startswith(_FORMAT):
+    if not state.startswith(SNAPSHOT_FORMAT_BYTE):
         return None
     try:
         return _decoder.decode(memoryview(state)[1:])

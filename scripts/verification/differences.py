@@ -21,7 +21,7 @@ _MAX_LENGTH = 80
 
 
 class Difference(Struct, frozen=True, omit_defaults=True):
-    """`where` is a view or `log`. `fields`: (expected, found) of each field that differs."""
+    """`where` is a view, `log` or a table beside the log. `fields`: (expected, found) of each field that differs."""
 
     where: str
     what: What

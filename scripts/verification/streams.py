@@ -54,6 +54,8 @@ class Stream:
         self.conversation_id = conversation_id(first.originator_id)
         self.tenant = first.tenant
         self.events: list[Recorded] = []
+        self.chain_hashes: dict[int, bytes] = {}
+        """By version."""
         self.rows = 0
         self.differences: list[Difference] = []
         self._previous: Row | None = None
@@ -62,6 +64,7 @@ class Stream:
     def add(self, row: Row) -> None:
         """Checks and decodes the next row."""
         self._check(row)
+        self.chain_hashes[row.version] = row.chain_hash
         self.rows += 1
         self._previous = row
         if not self.readable:

@@ -10,9 +10,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from msgspec.structs import replace
 
 from context.snapshots import snapshot_key
 from domain.commands import PinItem
+from domain.conversation import fold
+from infrastructure.event_log.streams import Stream, to_snapshot
 from infrastructure.ids import mint, uuid_of
 from projections.views.catalog import ALL_VIEWS, CONTEXT
 from scripts.stores import Stores
@@ -204,6 +207,110 @@ async def test_given_a_changed_log_then_the_hash_chain_shows_it(
     in_log = [difference for difference in (await _verify(world)).differences if difference.where == "log"]
     assert {difference.what for difference in in_log} == what
     assert {difference.conversation_id for difference in in_log} == {ids["plain"]}
+
+
+SNAPSHOT = "INSERT INTO snapshots VALUES (%s, %s, %s)"
+ADD_KEY = (
+    "INSERT INTO idempotency_keys SELECT tenant_id, 'k', '', command_id, originator_id, originator_version, notification_id, ''"
+    " FROM events WHERE originator_id = %s AND originator_version = 2"
+)
+
+
+async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tuple[Any, ...]:
+    """A row of `snapshots`: the conversation at its last version, but with these changes."""
+    events = await world.reader.conversation(conversation_id, limit=1_000)
+    state = fold(recorded.event for recorded in events)
+    assert state is not None
+    async with await psycopg.AsyncConnection.connect(world.settings.postgres_url) as connection:
+        rows = await connection.execute(
+            "SELECT chain_hash FROM events WHERE originator_id = %s ORDER BY originator_version DESC LIMIT 1",
+            [uuid_of(conversation_id)],
+        )
+        [(chain_hash,)] = await rows.fetchall()
+    of_stream = {name: value for name, value in changes.items() if name in Stream.__struct_fields__}
+    of_state = {name: value for name, value in changes.items() if name not in of_stream}
+    stream = Stream(state, events[-1].position, events[-1].recorded_at, chain_hash)
+    stream = replace(stream, state=replace(state, **of_state), **of_stream)
+    return uuid_of(conversation_id), stream.state.version, to_snapshot(stream)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "fields"),
+    [
+        ({}, [], set[str]()),
+        ({"head": "msg_1", "depth": 9, "chain_hash": b"1" * 32}, ["different"], {"head", "depth", "chain_hash"}),
+        ({"running": ("resp_1",)}, ["different"], {"running"}),
+        ({"position": 1}, ["different"], {"position"}),
+        ({"version": 1_000}, ["extra"], set[str]()),
+    ],
+)
+async def test_given_a_stream_snapshot_then_the_whole_of_it_is_compared_with_the_log(
+    changes: dict[str, Any], what: list[str], fields: set[str], write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    await _change_log(world, SNAPSHOT, *await _snapshot_of(world, ids["plain"], **changes))
+    verified = await _verify(world)
+    assert [(difference.where, difference.what) for difference in verified.differences] == [
+        ("table snapshots", kind) for kind in what
+    ]
+    assert {name for difference in verified.differences for name in difference.fields} == fields
+    assert verified.tables["snapshots"] == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "where", "what"),
+    [
+        ("DELETE FROM responses WHERE conversation_id = %s", "responses", {"missing"}),
+        ("UPDATE responses SET running = true WHERE conversation_id = %s", "responses", {"different"}),
+        (
+            "UPDATE responses SET conversation_id = gen_random_uuid() WHERE conversation_id = %s",
+            "responses",
+            {"different", "extra"},
+        ),
+        (
+            "INSERT INTO responses (tenant_id, response_id, conversation_id) VALUES ('default', 'resp_lost', %s)",
+            "responses",
+            {"extra"},
+        ),
+        (ADD_KEY, "idempotency_keys", set[str]()),
+        (f"{ADD_KEY}; UPDATE idempotency_keys SET version = 99", "idempotency_keys", {"extra"}),
+        (f"{ADD_KEY}; UPDATE idempotency_keys SET position = 99", "idempotency_keys", {"different"}),
+        (f"{ADD_KEY}; UPDATE idempotency_keys SET tenant_id = 'else'", "idempotency_keys", {"different"}),
+        (f"{ADD_KEY}; UPDATE idempotency_keys SET command_id = gen_random_uuid()", "idempotency_keys", {"different"}),
+    ],
+)
+async def test_given_a_change_in_a_table_beside_the_log_then_exactly_that_is_reported(
+    sql: str, where: str, what: set[str], write: Writer, world: World
+) -> None:
+    ids = await write_everything(write)
+    await world.catch_up()
+    statement, _, change = sql.partition("; ")
+    await _change_log(world, statement, uuid_of(ids["answered"]))
+    if change:
+        await _change_log(world, change)
+    differences = (await _verify(world)).differences
+    assert {(difference.where, difference.what) for difference in differences} == {
+        (f"table {where}", kind) for kind in what
+    }
+
+
+async def test_given_more_rows_than_a_page_then_all_are_compared(write: Writer, world: World) -> None:
+    conversation_id = await write.start("one")
+    await world.catch_up()
+    await _change_log(
+        world,
+        "INSERT INTO responses (tenant_id, response_id, conversation_id) SELECT 'default', 'resp_' || n, %s"
+        " FROM generate_series(1, 1100) AS n",
+        uuid_of(conversation_id),
+    )
+    await _change_log(
+        world,
+        "INSERT INTO snapshots SELECT gen_random_uuid(), 1, '' FROM generate_series(1, 1100) AS n",
+    )
+    verified = await _verify(world)
+    assert verified.different == 2200
+    assert verified.tables == {"snapshots": 1100, "responses": 1100, "idempotency_keys": 0}
 
 
 async def test_given_one_conversation_to_verify_then_only_that_one_is_compared(write: Writer, world: World) -> None:
