@@ -164,4 +164,5 @@ def _response_json(document: Document, output: list[bytes]) -> bytes:
         incomplete_reason=INCOMPLETE_REASONS.get(document["finish_reason"]) if incomplete else None,
         completed_at=None if completed_at is None else completed_at / _MICROSECONDS,
         cost=document["cost"],
+        shortened_from=parameters.get("shortened_from"),
     )

@@ -55,11 +55,13 @@ def response_object(
     incomplete_reason: str | None,
     completed_at: float | None = None,
     cost: int | None = None,
+    shortened_from: int | None = None,
 ) -> bytes:
     """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced in as they are.
 
     `parameters`: those of the request. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`,
-    with ours in `type`. `cost`: billionths of a US dollar.
+    with ours in `type`. `cost`: billionths of a US dollar. `shortened_from`: the bytes of the parameters, if they were too large for the
+    view and are shortened.
     """
     body = {
         "id": response_id,
@@ -76,6 +78,8 @@ def response_object(
         "cost_usd": None if cost is None else cost / 1_000_000_000,
         **{name: _parameter(parameters, name, default) for name, default in _ECHOED.items()},
     }
+    if shortened_from is not None:
+        body["shortened_from"] = shortened_from
     return msgspec.json.encode(body)[:-1] + b',"output":' + json_array(output) + b"}"
 
 

@@ -11,6 +11,7 @@ import msgspec
 from domain.events import ItemAppended, ItemRetracted
 from domain.items import from_stored, output_item, type_of
 from infrastructure.event_log.recorded import Logged
+from projections.views.document_size import MAX_ITEM_BYTES, shortened
 from projections.views.writes import Insert, Update, Write, document_key, microseconds
 
 
@@ -34,7 +35,7 @@ def item_writes(logged: Logged) -> Iterator[Write]:
                     "version": logged.version,
                     "retracted_version": None,
                     "type": type_of(item),
-                    "item": msgspec.json.encode(output_item(event.item_id, item)).decode(),
+                    "item": shortened(msgspec.json.encode(output_item(event.item_id, item)), MAX_ITEM_BYTES).decode(),
                     "response_id": event.response_id,
                     "created_at": microseconds(logged.recorded_at),
                 },

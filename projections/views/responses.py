@@ -1,12 +1,27 @@
-"""The view `responses`: one document per reply, from its request on."""
+"""The view `responses`: one document per reply, from its request on. What would make it too large for MongoDB is shortened."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from domain.events import ReplyCancelled, ReplyCompleted, ReplyDeleted, ReplyFailed, ReplyInterrupted, ReplyRequested
+from domain.events import (
+    InputItem,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyDeleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyRequested,
+)
 from domain.items import as_output
 from infrastructure.event_log.recorded import Logged
+from projections.views.document_size import (
+    MAX_INPUT_BYTES,
+    MAX_OUTPUT_BYTES,
+    MAX_PARAMETERS_BYTES,
+    shortened,
+    shortened_list,
+)
 from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
 from replies.response_from_events import error_of, partial_output, status_of
 
@@ -28,8 +43,8 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "version": logged.version,
                     "status": "in_progress",
                     "model": event.model,
-                    "parameters": event.parameters.decode(),
-                    "input": [as_output(item.item_id, item.item).decode() for item in event.input],
+                    "parameters": shortened(event.parameters, MAX_PARAMETERS_BYTES).decode(),
+                    "input": _items(event.input, MAX_INPUT_BYTES),
                     "output_ids": [],
                     "created_at": microseconds(logged.recorded_at),
                     "completed_at": None,
@@ -63,7 +78,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "status": status_of(event),
                     "completed_at": microseconds(logged.recorded_at),
                     "error": error_of(event),
-                    "output": [as_output(item.item_id, item.item).decode() for item in partial_output(event)],
+                    "output": _items(partial_output(event), MAX_OUTPUT_BYTES),
                 },
             )
         case ReplyDeleted():
@@ -71,3 +86,9 @@ def response_writes(logged: Logged) -> Iterator[Write]:
             yield Update("responses", document_key(logged.tenant, event.response_id), emptied)
         case _:
             return
+
+
+def _items(items: Sequence[InputItem], max_bytes: int) -> list[str]:
+    """The JSON texts of these items."""
+    texts = [as_output(item.item_id, item.item) for item in items]
+    return [text.decode() for text in shortened_list(texts, max_bytes)]

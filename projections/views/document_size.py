@@ -1,0 +1,104 @@
+"""Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
+
+In a shortened object long texts end with how much is left out, long lists and objects end early, and `shortened_from` says how many
+bytes the whole has in the log. Contexts and the streams of replies are made from the log, so they are never shortened.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+_MB = 1024 * 1024
+
+MAX_ITEM_BYTES = 15 * _MB
+MAX_PARAMETERS_BYTES = 5 * _MB // 2
+MAX_INPUT_BYTES = 17 * _MB // 2
+MAX_OUTPUT_BYTES = 9 * _MB // 2
+"""A response's document has all three, and half a megabyte is left for its other fields. An event cannot see what an earlier one
+wrote, so each has a maximum of its own. Requests may have 8 MB of input; a million characters of output are at most 4 MB of UTF-8,
+but more as JSON if they are control characters."""
+
+_ELEMENT_BYTES = 16
+"""What BSON adds to each element of a list, at most."""
+
+_MAX_DEPTH = 64
+_IDENTITY = frozenset({"id", "type", "role", "status", "call_id", "name"})
+_MAX_IDENTITY_LENGTH = 256
+_MAX_IDENTITY_BYTES = 16 * 1024
+
+
+class _Maximum(Struct, frozen=True):
+    """What is left of each text, and of each list or object."""
+
+    characters: int
+    members: int
+
+
+_MAXIMA = (_Maximum(65_536, 4_096), _Maximum(4_096, 256), _Maximum(256, 32))
+"""The first of these is used that makes the object small enough."""
+
+
+def shortened(text: bytes, max_bytes: int) -> bytes:
+    """The JSON object as it is, or shortened to at most `max_bytes`, but not below what identifies it."""
+    if len(text) <= max_bytes:
+        return text
+    whole: dict[str, Any] = msgspec.json.decode(text)
+    for maximum in _MAXIMA:
+        short = msgspec.json.encode({**_cut_members(whole, maximum, _MAX_DEPTH), "shortened_from": len(text)})
+        if len(short) <= max_bytes:
+            return short
+    return _identity(whole, len(text))
+
+
+def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
+    """The JSON objects as they are; or, if a list of them would be larger than `max_bytes`, each shortened to its share of that.
+
+    If even then not all fit, the last one stands for all that are left out.
+    """
+    if _size(texts) <= max_bytes:
+        return [*texts]
+    max_bytes -= _MAX_IDENTITY_BYTES
+    share = max_bytes // len(texts) - _ELEMENT_BYTES
+    short = [shortened(text, share) for text in texts]
+    size = 0
+    for index, text in enumerate(short):
+        size += _size([text])
+        if size > max_bytes:
+            return [*short[:index], _identity(msgspec.json.decode(texts[index]), sum(map(len, texts[index:])))]
+    return short
+
+
+def _size(texts: Sequence[bytes]) -> int:
+    return sum(len(text) + _ELEMENT_BYTES for text in texts)
+
+
+def _identity(whole: dict[str, Any], size: int) -> bytes:
+    """Only what the object is."""
+    fields: dict[str, Any] = {
+        name: value
+        for name, value in whole.items()
+        if name in _IDENTITY and isinstance(value, str) and len(value) <= _MAX_IDENTITY_LENGTH
+    }
+    content = {"content": []} if "content" in whole else {}
+    return msgspec.json.encode({**fields, **content, "shortened_from": size})
+
+
+def _cut(value: Any, maximum: _Maximum, depth: int) -> Any:
+    match value:
+        case str() if len(value) > maximum.characters:
+            return f"{value[: maximum.characters]}… [{len(value) - maximum.characters} characters left out]"
+        case dict() if depth:
+            return _cut_members(value, maximum, depth)
+        case list() if depth:
+            return [_cut(member, maximum, depth - 1) for member in value[: maximum.members]]
+        case dict() | list():
+            return None
+        case _:
+            return value
+
+
+def _cut_members(whole: dict[str, Any], maximum: _Maximum, depth: int) -> dict[str, Any]:
+    names = list(whole)[: maximum.members]
+    return {name: _cut(whole[name], maximum, depth - 1) for name in names if len(name) <= maximum.characters}
