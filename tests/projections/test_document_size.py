@@ -65,7 +65,7 @@ async def test_given_a_failed_reply_of_control_characters_taken_up_with_large_to
     end: str, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
-    response_id = await request(write, conversation, [stored(CONTROL_CHARACTERS), stored("And?")], TOOLS)
+    response_id = await request(write, conversation, [stored(CONTROL_CHARACTERS), stored("And? " * 300_000)], TOOLS)
     output = (cut_off(CONTROL_CHARACTERS),)
     match end:
         case "failed":
@@ -86,7 +86,7 @@ async def test_given_a_failed_reply_of_control_characters_taken_up_with_large_to
         assert (response["shortened_from"], len(response["tools"])) == (len(TOOLS), 100)
         assert (response["instructions"], response["metadata"]) == ("Be brief.", {"a": "b"})
         inputs = (await get(api, f"/v1/responses/{response_id}/input_items"))["data"]
-        assert [len(item["content"][0]["text"]) for item in inputs] == [4, 990_000], "the input fits"
+        assert [len(item["content"][0]["text"]) for item in inputs] == [1_500_000, 990_000], "the input fits"
         streamed = await api.get(f"/v1/responses/{response_id}?stream=true")
         assert streamed.text.count("\\u0001") >= 990_000, "the log has it whole"
         assert (await get(api, f"/v1/conversations/{conversation}/items"))["data"][0]["content"][0]["text"] == "later"
