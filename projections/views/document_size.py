@@ -44,12 +44,12 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
     """The JSON object as it is, or shortened to at most `max_bytes`, but not below what identifies it."""
     if len(text) <= max_bytes:
         return text
-    whole: dict[str, Any] = msgspec.json.decode(text)
+    full: dict[str, Any] = msgspec.json.decode(text)
     for maximum in _MAXIMA:
-        short = msgspec.json.encode({**_cut_members(whole, maximum, _MAX_DEPTH), "shortened_from": len(text)})
+        short = msgspec.json.encode({**_cut_members(full, maximum, _MAX_DEPTH), "shortened_from": len(text)})
         if len(short) <= max_bytes:
             return short
-    return _identity(whole, len(text))
+    return _identity(full, len(text))
 
 
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
@@ -74,15 +74,16 @@ def _size(texts: Sequence[bytes]) -> int:
     return sum(len(text) + _ELEMENT_BYTES for text in texts)
 
 
-def _identity(whole: dict[str, Any], size: int) -> bytes:
+def _identity(full: dict[str, Any], size: int) -> bytes:
     """Only what the object is."""
     fields: dict[str, Any] = {
         name: value
-        for name, value in whole.items()
+        for name, value in full.items()
         if name in _IDENTITY and isinstance(value, str) and len(value) <= _MAX_IDENTITY_LENGTH
     }
-    content = {"content": []} if "content" in whole else {}
-    return msgspec.json.encode({**fields, **content, "shortened_from": size})
+    if "content" in full:
+        fields["content"] = []
+    return msgspec.json.encode({**fields, "shortened_from": size})
 
 
 def _cut(value: Any, maximum: _Maximum, depth: int) -> Any:
@@ -99,6 +100,6 @@ def _cut(value: Any, maximum: _Maximum, depth: int) -> Any:
             return value
 
 
-def _cut_members(whole: dict[str, Any], maximum: _Maximum, depth: int) -> dict[str, Any]:
-    names = list(whole)[: maximum.members]
-    return {name: _cut(whole[name], maximum, depth - 1) for name in names if len(name) <= maximum.characters}
+def _cut_members(full: dict[str, Any], maximum: _Maximum, depth: int) -> dict[str, Any]:
+    names = list(full)[: maximum.members]
+    return {name: _cut(full[name], maximum, depth - 1) for name in names if len(name) <= maximum.characters}
