@@ -92,7 +92,7 @@ class PostgresPipeline:
         pending: asyncio.Future[PGresult] = loop.create_future()
         self._pending.append(pending)
         timed_out = ServerTimedOut(f"no answer within {timeout_seconds} s")
-        timer = loop.call_later(timeout_seconds, self._disconnect, timed_out)
+        timer = loop.call_later(timeout_seconds, self._time_out, pending, timed_out)
         try:
             pgconn.send_query_prepared(self._name, parameters, self._formats, result_format=Format.BINARY)
             pgconn.pipeline_sync()
@@ -127,6 +127,12 @@ class PostgresPipeline:
         """Closes this connection, unless it was replaced already."""
         if self._connection is connection:
             self.close()
+
+    def _time_out(self, pending: "asyncio.Future[PGresult]", error: psycopg.Error) -> None:
+        """Fails the calls in flight, unless the answer to this one has arrived and the event loop was too busy to read it."""
+        self._readable()
+        if not pending.done():
+            self._disconnect(error)
 
     def _disconnect(self, error: psycopg.Error) -> None:
         """Closes the connection and fails the calls in flight with `error`."""

@@ -1,20 +1,22 @@
-"""Streams lose their connection, or Redis is emptied. Clients resume them: each gets every event once, and the text that is stored.
+"""Streams lose their connection, or Redis is emptied, or thousands follow: each client gets every event once, and the text that is stored.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
-scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred
+scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred; 1,000 followers of replies and 2,000 of events
 CUT_STREAMS=50 CUT_SEED=7 scripts/test tests/end_to_end/test_streams.py       other streams
 """
 
 import asyncio
 import os
 import random
+import time
 
 import httpx
 import pytest
 from redis import Redis
 
+from tests.end_to_end.event_source import follow_events, follow_reply
 from tests.end_to_end.reply_streams import StreamReader, retrieve, retrieve_when, text_of, varied_answers
-from tests.scripted_provider import ScriptedProvider
+from tests.scripted_provider import Exchange, Script, ScriptedProvider
 from tests.system import System
 
 UP = ("--apis", "2")
@@ -77,3 +79,61 @@ async def test_two_readers_of_a_reply_get_the_same_events_when_redis_is_emptied_
     await asyncio.gather(*tasks)
     assert first.events == second.events
     assert first.text == text_of(await retrieve(http, urls[0], first.response_id))
+
+
+WORDS = 60
+APPENDS = 10
+CLIENTS_OF_A_REPLY = 20
+CLIENTS_OF_A_CONVERSATION = 10
+
+
+def count_slowly(pause_seconds: float) -> Script:
+    """Streams WORDS numbers."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for number in range(WORDS):
+            exchange.text_chunk(f"{number} ")
+            time.sleep(pause_seconds)
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "dose", [(60, 60, 0.05), pytest.param((1_000, 2_000, 0.5), marks=pytest.mark.endless)], ids=["a few", "thousands"]
+)
+async def test_none_of_many_followers_is_refused_or_misses_an_event_and_reads_beside_them_are_verified(
+    http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, dose: tuple[int, int, float]
+) -> None:
+    of_replies, of_events, pause_seconds = dose
+    provider.script = count_slowly(pause_seconds)
+    conversation_ids = [
+        (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]
+        for _ in range(of_events // CLIENTS_OF_A_CONVERSATION)
+    ]
+    connected = asyncio.Semaphore(0)
+    async with asyncio.TaskGroup() as clients:
+        for conversation_id in conversation_ids:
+            for number in range(CLIENTS_OF_A_CONVERSATION):
+                clients.create_task(follow_events(urls[number % 2], conversation_id, 1 + APPENDS, connected))
+        texts: list[asyncio.Task[str]] = []
+        for number in range(of_replies // CLIENTS_OF_A_REPLY):
+            body = {"input": "count", "background": True}
+            reply = (await http.post(f"{urls[number % 2]}/v1/responses", json=body)).json()["id"]
+            texts += [
+                clients.create_task(follow_reply(urls[n % 2], reply, connected)) for n in range(CLIENTS_OF_A_REPLY)
+            ]
+        for _ in range(of_replies + of_events):
+            await connected.acquire()
+        for number in range(APPENDS):
+            url = urls[number % 2]
+            for conversation_id in conversation_ids:
+                item = {"type": "message", "role": "user", "content": "hello"}
+                appended = await http.post(f"{url}/v1/conversations/{conversation_id}/items", json={"items": [item]})
+                assert appended.status_code == 200, appended.text
+            for path in ("/v1/conversations", f"/v1/conversations/{conversation_ids[-1]}/items"):
+                read = await http.get(f"{url}{path}")
+                assert (read.status_code, read.headers.get("x-consistency")) == (200, None), read.text
+    assert {text.result() for text in texts} == {"".join(f"{number} " for number in range(WORDS))}

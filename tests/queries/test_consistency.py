@@ -12,11 +12,12 @@ from starlette.requests import Request
 
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import LogBusy
+from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import make_pool
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
-from queries.log_access import LogAccess
+from queries.log_access import LOOKUP_TIMEOUT_SECONDS, LogAccess
 from queries.main import open_dependencies
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
@@ -196,6 +197,21 @@ async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: S
             await dependencies.log.look_up(lambda _: asyncio.sleep(10))
         assert not dependencies.log.is_unavailable
         assert await dependencies.log.last_position() == 0
+
+
+async def test_a_busy_event_loop_does_not_make_lookups_time_out(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a")
+    async with open_dependencies(settings, Event()) as dependencies:
+        log = dependencies.log
+        await asyncio.gather(log.head(conversation_id), log.look_up(EventReader.last_position))
+        lookups = [
+            asyncio.create_task(log.head(conversation_id)),
+            asyncio.create_task(log.look_up(EventReader.last_position)),
+        ]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        time.sleep(LOOKUP_TIMEOUT_SECONDS + 0.2)  # noqa: ASYNC251 - as thousands of requests at once would
+        await asyncio.gather(*lookups)
 
 
 async def test_a_pool_without_a_free_connection_does_not_mark_postgres_as_unavailable(
