@@ -44,7 +44,7 @@ async def compact_conversation(
     body = body or CompactConversation()
     model = body.model or await dependencies.provider.default_model(tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
-    choice = await dependencies.contexts.choose(tenant, conversation_id, head.version, reply_request)
+    choice = await dependencies.contexts.choose(tenant, conversation_id, head.stream_version, reply_request)
     command = await summarize(
         context, conversation_id, choice, model, limit=choice.budget, instructions=body.instructions
     )

@@ -16,6 +16,7 @@ from domain.commands import NewItem, StartConversation
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
 from domain.items import Item, as_stored, from_stored, id_prefix, type_of
+from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
@@ -30,19 +31,24 @@ PAGE_EVENTS = 50
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    `source` at `version` is the conversation whose context the model is sent; None: there is none yet. `start` creates the reply's
+    `source` at the version `at` is the conversation whose context the model is sent; None: there is none yet. `start` creates the reply's
     own conversation; without it the reply goes into `source`, and with `expected_head` only while that is still its head.
     `fallback` takes the place of `start` if the head has moved. `carried_items`: items of a previous reply that did not complete,
     which join with the input. `snapshot`: that of `source`, None if it has none, UNSET if it was not read yet.
     """
 
     source: str | None
-    version: int
+    at: StreamVersion | None
     start: StartConversation | None = None
     fallback: StartConversation | None = None
     expected_head: str | None | UnsetType = UNSET
     carried_items: tuple[NewItem, ...] = ()
     snapshot: RecentItems | UnsetType | None = UNSET
+
+    @property
+    def version(self) -> int:
+        """The version of `source`; 0 without one."""
+        return self.at.version if self.at else 0
 
     @property
     def conversation_id(self) -> str:
@@ -65,12 +71,12 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
     if body.previous_response_id is not None:
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
-        return ReplyTarget(source=None, version=0, start=_unlisted_conversation(context))
+        return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context))
     conversation_id = check_id(body.conversation_id, CONVERSATION, "conversation")
     head = await context.dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != context.principal.tenant:
         raise ConversationNotFound(conversation_id)
-    return ReplyTarget(source=conversation_id, version=head.version)
+    return ReplyTarget(source=conversation_id, at=head.stream_version)
 
 
 async def _previous_reply(context: CommandContext, response_id: str) -> Record:
@@ -102,10 +108,12 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)
     carried_items = () if completed else _carried_items(record)
-    version = record.last.version if completed else record.request_event.version
+    at = (record.last if completed else record.request_event).stream_version
+    version = at.version
     last_item = await _last_item(reader, conversation_id, version)
-    started = (await reader.conversation(conversation_id, limit=1))[0].event
-    assert isinstance(started, ConversationStarted)
+    first_page = await reader.conversation(conversation_id, limit=1)
+    if not first_page or not isinstance(started := first_page[0].event, ConversationStarted):
+        raise LogMoved(f"the log has no start of {conversation_id} any more")
     if last_item is not None:
         origin = Fork(
             conversation_id=conversation_id, item_id=last_item.item_id, version=version, depth=last_item.depth
@@ -113,7 +121,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     elif started.forked_from is not None:
         origin = started.forked_from
     else:
-        return await _after_empty_start(context, record, started, version, carried_items)
+        return await _after_empty_start(context, record, started, at, carried_items)
     settings = await settings_at(reader, conversation_id, version)
     fork = replace(
         _unlisted_conversation(context),
@@ -124,14 +132,15 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
         context_policy=settings.policy,
     )
     head = await reader.head(conversation_id)
-    assert head is not None
+    if head is None:
+        raise LogMoved(f"the log has no {conversation_id} any more")
     newest_item = last_item if head.version == version else await _last_item(reader, conversation_id, head.version)
     is_last = newest_item is None or newest_item.item_id == origin.item_id
     if not is_last or started.listed:
-        return ReplyTarget(source=conversation_id, version=version, start=fork, carried_items=carried_items)
+        return ReplyTarget(source=conversation_id, at=at, start=fork, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,
-        version=head.version,
+        at=head.stream_version,
         fallback=fork,
         expected_head=origin.item_id,
         carried_items=carried_items,
@@ -142,7 +151,7 @@ async def _after_empty_start(
     context: CommandContext,
     record: Record,
     started: ConversationStarted,
-    version: int,
+    at: StreamVersion,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
     """The target after a response that no items precede, so that there is no item to fork from."""
@@ -151,10 +160,10 @@ async def _after_empty_start(
     head = await reader.head(conversation_id)
     is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
     if started.listed or not is_empty:
-        return ReplyTarget(source=None, version=0, start=new_conversation, carried_items=carried_items)
+        return ReplyTarget(source=None, at=None, start=new_conversation, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,
-        version=version,
+        at=at,
         fallback=new_conversation,
         expected_head=None,
         carried_items=carried_items,

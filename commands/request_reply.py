@@ -96,11 +96,11 @@ async def _request_at(
     reply_request = make_reply_request(context, body, target, model, new_items)
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
-    if target.source is None or target.fork or not body.stored:
+    if target.source is None or target.at is None or target.fork or not body.stored:
         model_context = await assemble_context(context, target, reply_request)
     else:
         version, model_context = await context_with_summary(
-            context, target.source, target.version, reply_request, target.snapshot
+            context, target.source, target.at, reply_request, target.snapshot
         )
         if context.if_match is not None:
             context = replace(
@@ -168,7 +168,7 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)
-    return await contexts.assemble(context.principal.tenant, target.source, target.version, reply_request)
+    return await contexts.assemble(context.principal.tenant, target.source, target.at, reply_request)
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:

@@ -22,6 +22,7 @@ from domain.commands import CompactContext
 from domain.errors import ModelFailed, SummaryHasChanged
 from domain.events import ItemAppended
 from domain.items import from_stored
+from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
 from replies.summary_writer import (
     MIN_PORTION_TOKENS,
@@ -40,11 +41,11 @@ COMPACTION = "cmp"
 async def context_with_summary(
     context: CommandContext,
     conversation_id: str,
-    version: int,
+    at: StreamVersion,
     reply_request: ReplyRequest,
     snapshot: RecentItems | UnsetType | None = UNSET,
 ) -> tuple[int, Context]:
-    """The context of a conversation at `version`, its head. Makes a summary first if the conversation's policy or the request asks for one.
+    """The context of a conversation at its head. Makes a summary first if the conversation's policy or the request asks for one.
 
     Returns (version, context); a new summary raises the version. If the model fails, there is no new summary. `snapshot`: the
     conversation's, if the caller has read it. Raises what Contexts.assemble and CommandContext.append raise.
@@ -55,26 +56,27 @@ async def context_with_summary(
     if snapshot is UNSET:
         snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, reply_request.model)
     choice = await contexts.choose_with_snapshot(
-        conversation_id, version, replace(reply_request, parameters=without_truncation), snapshot
+        conversation_id, at, replace(reply_request, parameters=without_truncation), snapshot
     )
     limit = summary_limit(choice, reply_request.parameters)
     if limit is None and without_truncation == reply_request.parameters:
-        return version, contexts.render(reply_request, choice)
+        return at.version, contexts.render(reply_request, choice)
     if limit is not None and not await context.dependencies.reader.is_locked(conversation_id):
         try:
             command = await summarize(context, conversation_id, choice, reply_request.model, limit=limit)
             if command is not None:
                 # With If-Match, the request must fail if anything was appended while the model wrote the summary.
-                if_match = None if context.if_match is None else frozenset({version})
+                if_match = None if context.if_match is None else frozenset({at.version})
                 summary_context = replace(context, if_match=if_match, idempotency=None)
-                version = (await summary_context.append(conversation_id, command)).version
+                appended = await summary_context.append(conversation_id, command)
+                at = StreamVersion(appended.version, "", at.incarnation)
         except ModelFailed as failure:
             log.warning("compaction_failed", conversation_id=conversation_id, code=failure.code)
         except SummaryHasChanged:
             head = await context.dependencies.reader.head(conversation_id)
-            version = head.version if head else version
-    choice = await contexts.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
-    return version, contexts.render(reply_request, choice)
+            at = head.stream_version if head else at
+    choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
+    return at.version, contexts.render(reply_request, choice)
 
 
 def summary_limit(choice: ContextChoice, parameters: Mapping[str, Any]) -> int | None:

@@ -24,6 +24,7 @@ from context.rerender import Rerendered, rerender
 from domain.commands import StartConversation
 from domain.events import ItemAppended, Shown
 from domain.items import Item
+from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
@@ -70,38 +71,55 @@ class Contexts:
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
     async def assemble(
-        self, tenant: str, conversation_id: str | None, version: int, reply_request: ReplyRequest
+        self, tenant: str, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        """The context of a conversation whose head is at `version`. None: a conversation that has no items yet."""
-        return self.render(reply_request, await self.choose(tenant, conversation_id, version, reply_request))
+        """The context of a conversation at a version. None: a conversation that has no items yet."""
+        return self.render(reply_request, await self.choose(tenant, conversation_id, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that `start` is about to begin."""
         room = self._models.room(reply_request.model)
         recent = await recent_items_of_fork(self._reader, start, room, self._counts)
-        return self.render(reply_request, await self._chooser.choose(recent, None, reply_request))
+        context = self.render(reply_request, await self._chooser.choose(recent, None, reply_request))
+        fork = start.forked_from
+        assert fork is not None
+        head = await self._reader.head(fork.conversation_id)
+        if head is None or head.version < fork.version:
+            raise LogMoved(f"the log does not have version {fork.version} of {fork.conversation_id} any more")
+        return context
 
     async def choose(
-        self, tenant: str, conversation_id: str | None, version: int, reply_request: ReplyRequest
+        self, tenant: str, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """What a model is shown of a conversation whose head is at `version`."""
+        """What a model is shown of a conversation at a version."""
         snapshot = None
         if conversation_id is not None:
             snapshot = await self.snapshot(tenant, conversation_id, reply_request.model)
-        return await self.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
+        return await self.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
 
     async def choose_with_snapshot(
-        self, conversation_id: str | None, version: int, reply_request: ReplyRequest, snapshot: RecentItems | None
+        self,
+        conversation_id: str | None,
+        at: StreamVersion | None,
+        reply_request: ReplyRequest,
+        snapshot: RecentItems | None,
     ) -> ContextChoice:
-        """As `choose`, with a snapshot that was looked up before. Reads the log if there is none, or it has another version or too few items."""
-        if conversation_id is None:
+        """As `choose`, with a snapshot that was looked up before. Reads the log if there is none, or it has another version or too few items.
+
+        Raises LogMoved if the log moved back since `at` was read.
+        """
+        if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)
         room = self._models.room(reply_request.model)
-        if snapshot is not None and snapshot.version == version and snapshot.suffices(room):
+        if snapshot is not None and snapshot.is_at(at) and snapshot.suffices(room):
             return await self._chooser.choose(snapshot, conversation_id, reply_request)
         async with self._log_read():
-            recent = await recent_items_from_log(self._reader, conversation_id, version, room, self._counts)
-            return await self._chooser.choose(recent, conversation_id, reply_request)
+            recent = await recent_items_from_log(self._reader, conversation_id, at.version, room, self._counts)
+            choice = await self._chooser.choose(recent, conversation_id, reply_request)
+        head = await self._reader.head(conversation_id)
+        if head is None or head.incarnation != at.incarnation:
+            raise LogMoved("the log may have moved back while a context was read from it")
+        return choice
 
     def render(self, reply_request: ReplyRequest, choice: ContextChoice) -> Context:
         """The provider request for what was chosen, and its record."""

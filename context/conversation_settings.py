@@ -23,7 +23,9 @@ from domain.events import (
     ItemRetracted,
     ItemUnpinned,
 )
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import Head
 
 SUMMARY_TOKENS = 32
 """What a summary costs besides its text: its message, and the words that introduce it."""
@@ -48,6 +50,9 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 class Reader(Protocol):
     """What a context needs of the log: `EventReader`, or the query side's reader, which limits how long a query may take."""
+
+    async def head(self, conversation_id: str) -> Head | None:
+        """The conversation's last event; None if it was never started."""
 
     async def conversation(
         self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
@@ -99,9 +104,13 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
             case ContextCompacted():
                 compaction = recorded.version, recorded.event
             case CompactionUndone() | CompactionRedone() if recorded.event.active:
-                [active] = await reader.conversation_backwards(conversation_id, until=recorded.event.active, limit=1)
-                assert isinstance(active.event, ContextCompacted)
-                compaction = active.version, active.event
+                version_of_active = recorded.event.active
+                page = await reader.conversation_backwards(conversation_id, until=version_of_active, limit=1)
+                if not page or not isinstance(active := page[0].event, ContextCompacted):
+                    raise LogMoved(
+                        f"the log has no summary at version {version_of_active} of {conversation_id} any more"
+                    )
+                compaction = version_of_active, active
             case _:
                 pass
     instructions, policy = instructions_and_policy(events)

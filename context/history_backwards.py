@@ -18,6 +18,7 @@ from domain.events import (
     ItemRetracted,
 )
 from domain.items import from_stored
+from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 PAGE_EVENTS = 200
@@ -30,11 +31,13 @@ COUNT_BATCH_ITEMS = 32
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `reaches_start`: only what the summary replaces lies before them. `pins`: the pinned items before them, oldest first.
+    `chain_hash` and `incarnation`: those of the snapshot, if they are from one. `reaches_start`: only what the summary replaces lies before them. `pins`: the pinned items before them, oldest first.
     `pinned`: the ids of all pinned items, also of those among `items`.
     """
 
     version: int
+    chain_hash: str = ""
+    incarnation: str = ""
     instructions: str | None
     policy: ContextPolicy
     items: tuple[ContextItem, ...]
@@ -42,6 +45,14 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     pins: tuple[ContextItem, ...] = ()
     pinned: frozenset[str] = frozenset()
     summary: Summary | None = None
+
+    def is_at(self, at: StreamVersion) -> bool:
+        """Whether these are the items of that version. A log that moved back has other events at the same versions."""
+        return (self.version, self.chain_hash) == (at.version, at.chain_hash)
+
+    @property
+    def stream_version(self) -> StreamVersion:
+        return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
     def suffices(self, room: int) -> bool:
         """Whether these items fill `room` tokens or the policy's budget, or are all there are."""

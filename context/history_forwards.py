@@ -7,6 +7,7 @@ from msgspec import Struct
 from context.conversation_settings import Reader, unretracted
 from context.history_backwards import PAGE_EVENTS
 from domain.events import ConversationStarted, ItemAppended, ItemRetracted
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 
 
@@ -22,9 +23,10 @@ async def path_segments(reader: Reader, conversation_id: str, version: int) -> l
     """The segments of a path, oldest first. A conversation that is no fork has one."""
     segments = [PathSegment(conversation_id, version, None)]
     while True:
-        [first] = await reader.conversation(segments[0].conversation_id, limit=1)
-        assert isinstance(first.event, ConversationStarted)
-        if (fork := first.event.forked_from) is None:
+        page = await reader.conversation(segments[0].conversation_id, limit=1)
+        if not page or not isinstance(first := page[0].event, ConversationStarted):
+            raise LogMoved(f"the log has no start of {segments[0].conversation_id} any more")
+        if (fork := first.forked_from) is None:
             return segments
         max_depth = fork.depth if segments[0].max_depth is None else min(segments[0].max_depth, fork.depth)
         segments.insert(0, PathSegment(fork.conversation_id, fork.version, max_depth))

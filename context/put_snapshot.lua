@@ -1,12 +1,14 @@
--- Writes a snapshot unless there is one of the same version or a higher one. Shape of a snapshot: snapshots.py.
+-- Writes a snapshot unless there is one of the same version or a higher one, made of the same incarnation of the log: if the log moved
+-- back, versions say nothing. Shape of a snapshot: snapshots.py.
 -- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds until it expires, and fields, a map.
 -- Returns 1 if it was written, else 0. A key of another type, or with a version that is no number, counts as no snapshot.
 local key, snapshot = KEYS[1], cmsgpack.unpack(ARGV[1])
-local current = redis.pcall('HMGET', key, 'version', 'made', 'deleted')
+local current = redis.pcall('HMGET', key, 'version', 'made', 'deleted', 'incarnation')
 local version = tonumber(current[1] or 0) or 0
 -- A snapshot of another format is replaced even by one of the same version.
 local readable = current[3] or current[2] == snapshot.fields.made
-if version > snapshot.version or (version == snapshot.version and readable) then
+if current[4] == snapshot.fields.incarnation
+    and (version > snapshot.version or (version == snapshot.version and readable)) then
   return 0
 end
 -- Redis compares its memory with the limit only before a script's first write, and never refuses DEL. So HSET comes first.

@@ -7,7 +7,7 @@
 --   joined here: that would take as long as the rest of the script
 local key, room, block_depths = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
-  'deleted', 'made', 'heavy'}
+  'deleted', 'made', 'heavy', 'chain_hash', 'incarnation'}
 local values, fields = redis.call('HMGET', key, unpack(names)), {}
 for index, name in ipairs(names) do
   fields[name] = values[index] or nil

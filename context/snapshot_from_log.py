@@ -15,7 +15,7 @@ from context.conversation_settings import (
 )
 from context.item_tokens import counted_text, fixed_tokens
 from context.snapshot_store import put_snapshot
-from context.snapshots import MAX_BYTES, MAX_ITEMS, Snapshot, SnapshotItem
+from context.snapshots import MAX_BYTES, MAX_ITEMS, Snapshot, SnapshotItem, snapshot_key
 from context.tokens import count_off_loop
 from domain.events import (
     CompactionRedone,
@@ -36,13 +36,19 @@ from infrastructure.event_log.recorded import Recorded
 _PAGE_EVENTS = 128
 
 
-async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot:
+async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot | None:
     """Makes the snapshot at `version` from the log, writes it unless there is a newer one, and returns it.
 
-    `tenant`: the conversation's, which is not checked. Raises psycopg.Error and redis.exceptions.RedisError.
+    Removes it, and returns None, if the log does not have the conversation. `tenant`: the conversation's, which is not checked.
+    Raises psycopg.Error and redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version)
-    await put_snapshot(redis, tenant, conversation_id, snapshot)
+    if snapshot is not None:
+        await put_snapshot(redis, tenant, conversation_id, snapshot)
+    # It may have replaced the tombstone of a deletion that came while Postgres was restarted.
+    head = await reader.head(conversation_id)
+    if snapshot is None or head is None or (head.deleted and not snapshot.deleted):
+        await redis.unlink(snapshot_key(tenant, conversation_id))
     return snapshot
 
 
@@ -56,21 +62,25 @@ async def snapshot_items(appended: Sequence[ItemAppended]) -> list[SnapshotItem]
     ]
 
 
-async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot:
-    """The snapshot at `version`, which the conversation must have reached. Reads backwards, only as far as the snapshot reaches.
+async def snapshot_from_log(reader: EventReader, conversation_id: str, version: int) -> Snapshot | None:
+    """The snapshot at `version`, or at the last version if there are fewer; None if the log does not have the conversation.
 
-    Raises psycopg.Error when Postgres is unavailable.
+    Reads backwards, only as far as the snapshot reaches. Raises psycopg.Error when Postgres is unavailable.
     """
     newest = _NewestItems()
-    until = version
-    while until > 0 and not newest.complete:
-        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE_EVENTS)
+    page = await reader.conversation_backwards(conversation_id, until=version, limit=_PAGE_EVENTS)
+    if not page:
+        return None
+    last = page[0]
+    while page:
         for recorded in page:
             newest.add_older(recorded.event)
-        until = page[-1].version - 1 if page else 0
-    settings = await settings_at(reader, conversation_id, version)
-    pins = await unretracted(reader, conversation_id, version, settings.pinned)
-    return await _snapshot(newest, version, settings, [recorded.event for recorded in pins.values()])
+        if newest.complete or (until := page[-1].version - 1) == 0:
+            break
+        page = await reader.conversation_backwards(conversation_id, until=until, limit=_PAGE_EVENTS)
+    settings = await settings_at(reader, conversation_id, last.version)
+    pins = await unretracted(reader, conversation_id, last.version, settings.pinned)
+    return await _snapshot(newest, last, settings, [recorded.event for recorded in pins.values()])
 
 
 async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
@@ -91,7 +101,7 @@ async def snapshot_of(events: Sequence[Recorded]) -> Snapshot:
         forked_from=first.forked_from if isinstance(first, ConversationStarted) else None,
     )
     pins = [event for event in (recorded.event for recorded in events) if _is_one_of(event, pinned)]
-    return await _snapshot(newest, events[-1].version, settings, pins)
+    return await _snapshot(newest, events[-1], settings, pins)
 
 
 def _is_one_of(event: Event, item_ids: Sequence[str]) -> bool:
@@ -119,10 +129,10 @@ def _pins_and_compaction(events: Sequence[Recorded]) -> tuple[tuple[str, ...], t
 
 
 async def _snapshot(
-    newest: "_NewestItems", version: int, settings: ConversationSettings, pinned: Sequence[Event]
+    newest: "_NewestItems", last: Recorded, settings: ConversationSettings, pinned: Sequence[Event]
 ) -> Snapshot:
     if newest.deleted:
-        return Snapshot(version=version, deleted=True)
+        return Snapshot(version=last.version, deleted=True, incarnation=last.incarnation)
     items = await snapshot_items(newest.newest_first[::-1])
     head, fork = newest.head, settings.forked_from
     first = newest.first if newest.complete else fork.depth + 1 if fork else 1
@@ -136,7 +146,9 @@ async def _snapshot(
         first = oldest.depth + 1
         size -= len(msgspec.json.encode(oldest))
     return Snapshot(
-        version=version,
+        version=last.version,
+        chain_hash=last.chain_hash,
+        incarnation=last.incarnation,
         instructions=settings.instructions,
         policy=settings.policy,
         branch=head.branch if head else 0,

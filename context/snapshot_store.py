@@ -1,5 +1,5 @@
 """Reads and writes context snapshots in Redis. A snapshot is replaced only by one of a higher version, or of the same version
-if it has an old format.
+if it has an old format, or by one that was made of another incarnation of the log.
 
 A snapshot may be missing at any time: then the log is read instead, and `refill` can make the snapshot again.
 """

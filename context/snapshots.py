@@ -2,6 +2,8 @@
 
     context:{tenant}:{conversation_id}   HASH
         version            of the conversation; every event changes it
+        chain_hash         of that version's event: if the log has another one there, or none, the snapshot is not used
+        incarnation        of the log that the snapshot was made from; versions are compared only within one
         instructions       absent if there are none
         policy             JSON of the ContextPolicy
         branch head depth  of the path's last item; without items, head is absent and depth is 0
@@ -15,7 +17,7 @@
         pins               JSON of the ids of the pinned items; absent if there are none
         pin:{id}           the JSON of a pinned item, as above, even if it is in a block too
         summary            JSON of the active Summary; absent if there is none
-        deleted            "1" on a tombstone, which has only this and the version, and expires after a day
+        deleted            "1" on a tombstone, which has only this, version and incarnation, and expires after a day
 
 At most the newest 512 items and 1 MB of them, and 1 MB of pinned items. Items are grouped in blocks because Redis takes longer over
 many small fields. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
@@ -43,7 +45,7 @@ TOMBSTONE_TTL_SECONDS = 24 * 3600
 BLOCK_DEPTHS = 16
 """Depths in one block. An append rewrites its block; smaller blocks are more fields to read."""
 
-SNAPSHOT_FORMAT = "5"
+SNAPSHOT_FORMAT = "6"
 """Raise it when what a snapshot holds or how it is counted changes."""
 
 KEY_PREFIX = "context:"
@@ -68,9 +70,11 @@ class SnapshotItem(Struct, frozen=True):
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):
-    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has nothing else."""
+    """A conversation's newest items at `version`, by depth. `deleted`: a tombstone, which has no items and no settings."""
 
     version: int
+    chain_hash: str = ""
+    incarnation: str = ""
     deleted: bool = False
     instructions: str | None = None
     policy: ContextPolicy = ContextPolicy()
@@ -95,6 +99,8 @@ def make_recent_items(snapshot: Snapshot, items: Sequence[ContextItem], *, reach
     ids = {item.item_id for item in items} if snapshot.pins else set()
     return RecentItems(
         version=snapshot.version,
+        chain_hash=snapshot.chain_hash,
+        incarnation=snapshot.incarnation,
         instructions=snapshot.instructions,
         policy=snapshot.policy,
         items=tuple(items),
@@ -113,7 +119,7 @@ def snapshot_key(tenant: str, conversation_id: str) -> str:
 def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     """The hash of a snapshot. Values are str, not bytes: MessagePack in Lua has only one type of strings."""
     if snapshot.deleted:
-        return {"version": snapshot.version, "deleted": 1}
+        return {"version": snapshot.version, "incarnation": snapshot.incarnation, "deleted": 1}
     pins = {f"{PIN_PREFIX}{pin.item_id}": msgspec.json.encode(pin).decode() for pin in snapshot.pins}
     optional = {
         "instructions": snapshot.instructions,
@@ -124,6 +130,8 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
     }
     return {
         "version": snapshot.version,
+        "chain_hash": snapshot.chain_hash,
+        "incarnation": snapshot.incarnation,
         "made": SNAPSHOT_FORMAT,
         "policy": msgspec.json.encode(snapshot.policy).decode(),
         "branch": snapshot.branch,
@@ -140,7 +148,7 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
 def from_fields(fields: dict[str, str]) -> Snapshot:
     """The snapshot of a hash. Raises UNREADABLE."""
     if "deleted" in fields:
-        return Snapshot(version=int(fields["version"]), deleted=True)
+        return Snapshot(version=int(fields["version"]), deleted=True, incarnation=fields.get("incarnation", ""))
     if fields.get("made") != SNAPSHOT_FORMAT:
         raise ValueError("another snapshot format")
     blocks = (value for name, value in fields.items() if name.startswith(ITEM_PREFIX))
@@ -149,6 +157,8 @@ def from_fields(fields: dict[str, str]) -> Snapshot:
         pins=pins_from_json(value for name, value in fields.items() if name.startswith(PIN_PREFIX)),
         summary=msgspec.json.decode(fields["summary"], type=Summary) if "summary" in fields else None,
         version=int(fields["version"]),
+        chain_hash=fields["chain_hash"],
+        incarnation=fields["incarnation"],
         instructions=fields.get("instructions"),
         policy=msgspec.json.decode(fields["policy"], type=ContextPolicy),
         branch=int(fields["branch"]),

@@ -9,11 +9,16 @@
 --   items              a flat list: depth, tokens and line of each new item, oldest first
 --   block_depths, max_items, max_bytes, seconds    depths per block, bounds of the snapshot, seconds until it expires
 -- Returns 1 if it was applied; 0 if the snapshot is as new already, or a tombstone; -1 if it cannot be applied: the snapshot has
--- another version, format or branch, or a pinned item is removed. Everything is read before anything is written.
+-- another version, format or branch, or was made of another incarnation of the log, or a pinned item is removed. Everything is read
+-- before anything is written.
 local key, change = KEYS[1], cmsgpack.unpack(ARGV[1])
-local current = redis.call('HMGET', key, 'version', 'deleted', 'branch', 'first', 'count', 'bytes', 'made', 'heavy', 'depth')
+local current = redis.call('HMGET', key, 'version', 'deleted', 'branch', 'first', 'count', 'bytes', 'made', 'heavy', 'depth',
+  'incarnation')
 local version = tonumber(current[1] or 0)
 
+if current[1] and current[10] ~= change.fields.incarnation then
+  return -1
+end
 if current[2] or version >= change.after then
   return 0
 end

@@ -21,6 +21,8 @@ from context.snapshot_from_log import refill, snapshot_items
 from context.snapshot_store import put_snapshot
 from context.snapshots import KEY_PREFIX, Snapshot, snapshot_key
 from context.tokens import count_off_loop
+from infrastructure.event_log.feed import Batch
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongodb import Database
@@ -69,29 +71,28 @@ class ContextView:
         """Does nothing: Redis has no transactions that stay open."""
 
     async def start_over(
-        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
         """Removes all snapshots and starts again at the beginning of the log. Raises PositionMoved."""
         async with self._mongo.transaction((view,), 0) as session:
             if not await self._positions.start_over(
-                view, view, target, session, only_incomplete=only_incomplete, only_ahead_of=only_ahead_of
+                view, view, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
         await self._remove_all()
 
-    async def apply(
-        self, view_positions: Sequence[ViewPosition], new: int, batch: Sequence[Logged]
-    ) -> list[ViewPosition]:
-        """Applies a batch to the snapshots of these partitions and moves their positions to `new`. Returns the new positions.
+    async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
+        """Applies a batch to the snapshots of these partitions and moves their positions to its end. Returns the new positions.
 
         Snapshots of parked conversations are removed, since they would be outdated. Raises UnreadableEvent, PositionMoved,
         RedisError, PyMongoError and psycopg.Error; then the batch must be applied again.
         """
         partitions = {view_position.partition for view_position in view_positions}
         parked = {conversation_id for view_position in view_positions for conversation_id in view_position.parked}
-        batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
-        applied = events_to_apply(batch, parked)
-        if outdated := {_key(logged) for logged in batch if logged.conversation_id in parked}:
+        new = batch.events[-1].log_position
+        events = [logged for logged in batch.events if partition_of(logged.conversation_id) in partitions]
+        applied = events_to_apply(events, parked)
+        if outdated := {_key(logged) for logged in events if logged.conversation_id in parked}:
             await self._redis.unlink(*outdated)
         self._written_keys |= {_key(logged) for logged in applied}
         await self.apply_changes(snapshot_changes(applied))
@@ -110,15 +111,15 @@ class ContextView:
         """Writes the positions to MongoDB. Not needed after each batch, since events may be applied twice."""
         unwritten, self._unwritten = list(self._unwritten.values()), {}
         self._written_at = time.monotonic()
-        by_move: defaultdict[tuple[int, int], list[ViewPosition]] = defaultdict(list)
+        by_move: defaultdict[tuple[int, LogPosition], list[ViewPosition]] = defaultdict(list)
         for in_mongodb, now in unwritten:
-            by_move[in_mongodb.position, now.position].append(in_mongodb)
+            by_move[in_mongodb.position, now.log_position].append(in_mongodb)
         for (_, new), view_positions in by_move.items():
             await self._advance(view_positions, new)
         self._written_keys.clear()
 
     async def _advance(
-        self, view_positions: Sequence[ViewPosition], new: int, no_longer_parked: Collection[str] = ()
+        self, view_positions: Sequence[ViewPosition], new: LogPosition, no_longer_parked: Collection[str] = ()
     ) -> list[ViewPosition]:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
@@ -134,7 +135,7 @@ class ContextView:
         """Applies the changes. Makes a snapshot from the log if its change cannot be applied."""
         for change in changes:
             if change.deleted:
-                tombstone = Snapshot(version=change.version, deleted=True)
+                tombstone = Snapshot(version=change.version, deleted=True, incarnation=change.incarnation)
                 await put_snapshot(self._redis, change.tenant, change.conversation_id, tombstone)
         applicable = [change for change in changes if not change.deleted and not change.needs_refill]
         to_refill = [change for change in changes if change.needs_refill and not change.deleted]

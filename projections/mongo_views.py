@@ -11,6 +11,8 @@ from pymongo.errors import OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 
+from infrastructure.event_log.feed import Batch
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.event_log.recorded import Logged
 from infrastructure.stores.mongo_pipeline import Answer, pipelined_transaction
 from infrastructure.stores.mongodb import Database
@@ -73,7 +75,7 @@ class MongoViews:
         await self._positions.prepare()
 
     async def start_over(
-        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
         """Gives the view a new, empty collection. Drops its former collection and its second build. Raises PositionMoved."""
         used = await self._used_collections(view)
@@ -83,7 +85,7 @@ class MongoViews:
         await create_indexes(self._database, view, collection)
         async with self.transaction((view,), 0) as session:
             if not await self._positions.start_over(
-                view, collection, target, session, only_incomplete=only_incomplete, only_ahead_of=only_ahead_of
+                view, collection, target, session, only_incomplete=only_incomplete, only_from=only_from
             ):
                 return
         # Another projector may have started the view over since: drop only what existed before, and is not used now.
@@ -96,22 +98,20 @@ class MongoViews:
     async def flush(self) -> None:
         """Does nothing: each transaction writes the positions too."""
 
-    async def apply(
-        self, view_positions: Sequence[ViewPosition], new: int, batch: Sequence[Logged]
-    ) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, all at the same one, advances them to `new` and returns them.
+    async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
+        """Writes the batch into the views of these positions, all at the same one, advances them to its end and returns them.
 
         All or nothing, except for a large deletion: the events before it are committed first, and it is done in steps. Raises
         PositionMoved when a position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
         """
         partitions = {view_position.partition for view_position in view_positions}
-        batch = [logged for logged in batch if partition_of(logged.conversation_id) in partitions]
-        while (index := await self._large_deletion(view_positions, batch)) is not None:
+        events = [logged for logged in batch.events if partition_of(logged.conversation_id) in partitions]
+        while (index := await self._large_deletion(view_positions, events)) is not None:
             if index:
-                view_positions = await self._commit(view_positions, batch[index - 1].position, batch[:index])
-            batch = batch[index:]
-            await self._remove_in_steps(view_positions, batch[0])
-        return await self._commit(view_positions, new, batch)
+                view_positions = await self._commit(view_positions, events[index - 1].log_position, events[:index])
+            events = events[index:]
+            await self._remove_in_steps(view_positions, events[0])
+        return await self._commit(view_positions, batch.events[-1].log_position, events)
 
     async def _large_deletion(self, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
         """The index of the deletion with which the batch would remove more than MAX_REMOVED documents."""
@@ -138,7 +138,7 @@ class MongoViews:
                     await collection.delete_many({"_id": {"$in": keys}}, session=session)
 
     async def _commit(
-        self, view_positions: Sequence[ViewPosition], new: int, batch: Sequence[Logged]
+        self, view_positions: Sequence[ViewPosition], new: LogPosition, batch: Sequence[Logged]
     ) -> list[ViewPosition]:
         deleted = {conversation for position in view_positions for conversation in released(batch, position.parked)}
         updates = [

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.stores.mongodb import Document
 from projections.views.view_position import ViewPosition
 
@@ -31,7 +32,7 @@ class Advance(Struct, frozen=True):
         return self.after
 
 
-def advances(view_positions: Sequence[ViewPosition], new: int, released: Collection[str] = ()) -> list[Advance]:
+def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released: Collection[str] = ()) -> list[Advance]:
     """The updates that move these positions, all at the same one, to `new`. The `released` conversations are no longer parked."""
     by_becomes_live: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
     for before in view_positions:
@@ -39,12 +40,21 @@ def advances(view_positions: Sequence[ViewPosition], new: int, released: Collect
         by_becomes_live[before.state != after.state].append((before, after))
     updates: list[Advance] = []
     for becomes_live, pairs in by_becomes_live.items():
-        change: Document = {"$set": {"position": new, **({"state": "live"} if becomes_live else {})}}
+        change: Document = {"$set": {**fields_of(new), **({"state": "live"} if becomes_live else {})}}
         if released:
             change |= {"$inc": {"epoch": 1}, "$unset": {parked_field(conversation): "" for conversation in released}}
         before_all, after_all = [before for before, _ in pairs], [after for _, after in pairs]
         updates.append(Advance(before_all, after_all, unmoved(before_all), change))
     return updates
+
+
+def fields_of(log_position: LogPosition) -> Document:
+    """The fields of a position's document that say where the view is in the log, and in which log."""
+    return {
+        "position": log_position.position,
+        "chain_hash": log_position.chain_hash,
+        "incarnation": log_position.incarnation,
+    }
 
 
 def unmoved(view_positions: Iterable[ViewPosition]) -> Document:

@@ -1,4 +1,7 @@
-"""Loads the view positions that this process may advance: those in the partitions whose lease it holds."""
+"""Loads the view positions that this process may advance: those in the partitions whose lease it holds.
+
+A load also finds views that show events which the log no longer has, because it moved back, and starts them over.
+"""
 
 from collections.abc import Collection, Sequence
 
@@ -6,6 +9,7 @@ import structlog
 from pymongo.errors import OperationFailure
 
 from infrastructure.event_log.feed import Feed
+from infrastructure.observability.metrics import Metrics
 from projections.leases import HeldPartitions
 from projections.view_positions import ViewPositions
 from projections.view_store import ViewStore
@@ -15,13 +19,16 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts views that have none, and starts views over that lack some or are ahead of the log."""
+    """Loads the positions of one store's views. Starts views that have none, and starts views over that lack some or show another log."""
 
-    def __init__(self, store: ViewStore, views: Collection[str], positions: ViewPositions, feed: Feed) -> None:
+    def __init__(
+        self, store: ViewStore, views: Collection[str], *, positions: ViewPositions, feed: Feed, metrics: Metrics
+    ) -> None:
         self._store = store
         self._views = tuple(views)
         self._positions = positions
         self._feed = feed
+        self._metrics = metrics
         self._held_partitions = HeldPartitions({})
         self.superseded: dict[int, int] = {}
         """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
@@ -38,7 +45,7 @@ class PositionLoader:
         if held_partitions.dead_holders:
             await self._end_sessions_of_dead(held_partitions)
         loaded = await self._load_and_start()
-        if await self._start_over_ahead_of_log(loaded):
+        if await self._check(loaded):
             loaded = await self._positions.load_to_advance(self._views)
         leases = held_partitions.leases
         if any(position.lease < leases.get(position.partition, 0) for position in loaded):
@@ -63,9 +70,9 @@ class PositionLoader:
             return loaded
         for view, partition in lost:
             log.error("projection_position_missing", projection=view, partition=partition)
-        head = await self._feed.last_position()
+        end = await self._feed.end()
         for view in incomplete:
-            await self._store.start_over(view, head, only_incomplete=True)
+            await self._store.start_over(view, end.position, only_incomplete=True)
         return await self._positions.load_to_advance(self._views)
 
     async def _end_sessions_of_dead(self, partitions: HeldPartitions) -> None:
@@ -78,17 +85,35 @@ class PositionLoader:
             self._held_partitions.leases, self._held_partitions.dead_holders - partitions.dead_holders
         )
 
-    async def _start_over_ahead_of_log(self, view_positions: Sequence[ViewPosition]) -> bool:
-        """Starts views over that show more than the log has: Postgres was restored from an older backup. Returns whether there were any."""
-        furthest = max(position.position for position in view_positions)
-        # A position is written after its events can be read, so it is never ahead of an intact log. Its end is read twice, to be sure.
-        if furthest <= await self._feed.last_position() or furthest <= (last := await self._feed.last_position()):
+    async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
+        """Checks the positions that were read under another incarnation of the log. Returns whether there were any.
+
+        If the log up to such a position is still the same, the position is kept. If not, its view starts over.
+        """
+        end = await self._feed.end()
+        unchecked = [
+            position
+            for position in view_positions
+            if not position.is_of(end.incarnation) or position.target > end.position
+        ]
+        if not unchecked:
             return False
-        ahead = {position.view: position for position in view_positions if position.position > last}
-        for view, position in ahead.items():
-            log.error("projection_ahead_of_log", projection=view, position=position.position, log_ends_at=last)
-            if view == position.base_view:
-                await self._store.start_over(view, last, only_ahead_of=last)
+        check = await self._feed.check(position.position for position in unchecked)
+        lost: dict[str, ViewPosition] = {}
+        for position in unchecked:
+            if check.has(position.log_position):
+                await self._positions.confirm(position, check, end.position)
             else:
-                await self._positions.remove(view)
+                lost[position.view] = position
+        for position in lost.values():
+            await self._start_over(position, end.position)
         return True
+
+    async def _start_over(self, position: ViewPosition, last: int) -> None:
+        """Starts a view over that shows events which the log does not have. Drops a second build that does."""
+        log.error("projection_started_over", projection=position.view, position=position.position, log_ends_at=last)
+        self._metrics.projection_restarts.labels(position.base_view).inc()
+        if position.view == position.base_view:
+            await self._store.start_over(position.view, last, only_from=position)
+        else:
+            await self._positions.remove(position)

@@ -21,6 +21,7 @@ from projections.view_indexes import check_indexes
 from projections.view_positions import ViewPositions
 from projections.view_updater import POLL_SECONDS, ViewUpdater
 from projections.views.catalog import ALL_VIEWS
+from projections.views.partitions import PARTITIONS
 from projections.views.view_position import ViewPosition
 
 _CATCH_UP_POLL_SECONDS = 0.01
@@ -104,10 +105,11 @@ class Projector:
 
     async def catch_up(self, until: int | None = None) -> None:
         """Runs until every view is live and shows `until`, by default the current end of the log. Raises psycopg.Error."""
-        target = await self._feed.last_position() if until is None else until
+        end = await self._feed.end()
+        target = end.position if until is None else until
         stop = asyncio.Event()
         running = asyncio.create_task(self.run(stop))
-        caught_up = asyncio.create_task(self._caught_up(target))
+        caught_up = asyncio.create_task(self._caught_up(target, end.incarnation))
         try:
             await asyncio.wait({running, caught_up}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -115,12 +117,15 @@ class Projector:
             caught_up.cancel()
             await running
 
-    async def _caught_up(self, target: int) -> None:
-        """Returns when every view is live and shows `target`, whichever projector advanced it."""
+    async def _caught_up(self, target: int, incarnation: str) -> None:
+        """Returns when every view is live and shows this log up to `target`, whichever projector advanced it."""
         while True:
             with suppress(PyMongoError):
-                statuses = (await self._positions.statuses(self._views)).values()
-                if sum(status.state == "live" and status.position >= target for status in statuses) == len(self._views):
+                positions = await self._positions.load(self._views)
+                shown = [
+                    each for each in positions if each.is_live and each.position >= target and each.is_of(incarnation)
+                ]
+                if len(shown) == PARTITIONS * len(self._views):
                     return
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
@@ -154,7 +159,7 @@ class Projector:
             parked = set().union(*(position.parked for position in self.view_positions.values()))
             self._metrics.projection_parked.set(len(parked))
             try:
-                self._metrics.projection_head.set(await self._feed.last_position())
+                self._metrics.projection_head.set((await self._feed.end()).position)
             except psycopg.Error as error:
                 log.debug("log_end_unknown", error_type=type(error).__name__)
             await asyncio.sleep(POLL_SECONDS)

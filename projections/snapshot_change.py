@@ -57,6 +57,7 @@ class SnapshotChange(Struct):
     removed_fields: dict[str, None] = {}
     retracted: dict[str, tuple[int, int]] = {}
     appended: dict[str, ItemAppended] = {}
+    incarnation: str = ""
     deleted: bool = False
     needs_refill: bool = False
     compaction: tuple[int, ContextCompacted] | None = None
@@ -67,7 +68,8 @@ class SnapshotChange(Struct):
 
     def add(self, logged: Logged) -> None:
         """Adds the next event of the conversation. Raises UnreadableEvent."""
-        self.version = logged.version
+        self.version, self.incarnation = logged.version, logged.incarnation
+        self.fields |= {"chain_hash": logged.chain_hash, "incarnation": logged.incarnation}
         if is_deletion(logged):
             self.deleted = True
             return

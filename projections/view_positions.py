@@ -15,9 +15,10 @@ from pymongo import UpdateMany, UpdateOne, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import OperationFailure
 
+from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.migrate import DataIsNewer
 from infrastructure.stores.mongodb import Database, Document
-from projections.position_advance import PositionMoved, advances, parked_field, unmoved
+from projections.position_advance import PositionMoved, advances, fields_of, parked_field, unmoved
 from projections.views.catalog import POSITIONS_COLLECTION, VERSIONS
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS, position_key
 from projections.views.view_position import (
@@ -96,9 +97,21 @@ class ViewPositions:
         ]
         await self._collection.bulk_write(updates, ordered=False)
 
-    async def remove(self, view: str) -> None:
-        """Removes the positions of a build, which is useless when it is ahead of the log."""
-        await self._collection.delete_many({"view": view})
+    async def remove(self, view_position: ViewPosition) -> None:
+        """Removes the positions of a build that was made from the same log as this one: that log is gone."""
+        await self._collection.delete_many({"view": view_position.view, "incarnation": view_position.incarnation})
+
+    async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:
+        """Records that the view shows the log of this check up to its position. Does nothing if that has changed since it was read.
+
+        `last`: the log's last position. If the view was to be live at a later one, it is live there.
+        """
+        target = min(view_position.target, last)
+        state = "live" if view_position.position >= target else view_position.state
+        position = view_position.position
+        log_position = LogPosition(position, check.chain_hashes.get(position, ""), check.incarnation)
+        change = {"$set": {**fields_of(log_position), "target": target, "state": state}}
+        await self._collection.update_one(unmoved([view_position]), change)
 
     async def start_over(
         self,
@@ -108,26 +121,26 @@ class ViewPositions:
         session: AsyncClientSession,
         *,
         only_incomplete: bool = False,
-        only_ahead_of: int | None = None,
+        only_from: ViewPosition | None = None,
     ) -> bool:
         """Moves the view to before the first event, with this collection and nothing parked, in the session's transaction.
 
         Makes the positions that it does not have, and removes those of its second build. Changes nothing and returns False if it has all
-        its positions and `only_incomplete` is set, or if it has not passed the position `only_ahead_of`.
+        its positions and `only_incomplete` is set, or if the position `only_from` has changed since it was read.
         """
-        existing = [document async for document in self._collection.find({"view": view}, session=session)]
+        existing = [position_from(each) async for each in self._collection.find({"view": view}, session=session)]
         if only_incomplete and len(existing) == PARTITIONS:
             return False
-        if only_ahead_of is not None and existing and max(each["position"] for each in existing) <= only_ahead_of:
+        if only_from is not None and not any(map(only_from.is_same, existing)):
             return False
         start: Document = {
             "view": view,
             "collection": collection,
             "state": "live" if target == 0 else "rebuilding",
-            "position": 0,
+            **fields_of(LogPosition()),
             "target": target,
             "version": VERSIONS.get(view, 1),
-            "epoch": 1 + max((document["epoch"] for document in existing), default=-1),
+            "epoch": 1 + max((position.epoch for position in existing), default=-1),
         }
         await self._collection.delete_many({"view": f"{view}{BUILD_SUFFIX}"}, session=session)
         changes = [
@@ -144,7 +157,7 @@ class ViewPositions:
     async def advance(
         self,
         view_positions: Sequence[ViewPosition],
-        new: int,
+        new: LogPosition,
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[ViewPosition]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 from uuid import UUID
 
-from infrastructure.event_log.recorded import Logged
+from infrastructure.event_log.feed import Batch
 from projections.views.view_position import ViewPosition
 
 
@@ -20,21 +20,20 @@ class ViewStore(Protocol):
         """Creates what the views need before their first write."""
 
     async def start_over(
-        self, view: str, target: int, *, only_incomplete: bool = False, only_ahead_of: int | None = None
+        self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
         """Empties the view, and rebuilds it from the first event. It is live when it reaches `target`.
 
-        `only_incomplete`: does nothing if the view has all its positions. `only_ahead_of`: does nothing if the view has not passed that position.
+        `only_incomplete`: does nothing if the view has all its positions. `only_from`: does nothing if this position has
+        changed since it was read.
         Raises PositionMoved.
         """
 
     async def end_sessions(self, holders: Sequence[UUID]) -> None:
         """Aborts the transactions that these projectors, which are dead, left open."""
 
-    async def apply(
-        self, view_positions: Sequence[ViewPosition], new: int, batch: Sequence[Logged]
-    ) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, all of which are at the same position, and advances them to `new`.
+    async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
+        """Writes the batch into the views of these positions, which are where the batch begins, and advances them to its end.
 
         Returns their positions afterwards. Raises PositionMoved if one of them has moved.
         """

@@ -77,7 +77,7 @@ class ViewUpdater:
         self._feed = feed
         self._notifications = notifications
         self._metrics = metrics
-        self._loader = PositionLoader(store, self._views, positions, feed)
+        self._loader = PositionLoader(store, self._views, positions=positions, feed=feed, metrics=metrics)
         self._retries = RetryPolicy()
         self._prepared = False
         self._must_load = True
@@ -185,7 +185,9 @@ class ViewUpdater:
             batch = await self._feed.after(start, until=group.until, limit=limit)
             if not batch.events:
                 return False
-            moved = await self._store.apply(view_positions, batch.end, batch.events)
+            if not all(view_position.is_of(batch.incarnation) for view_position in view_positions):
+                raise PositionMoved(self._views, start)  # the log may have moved back: the next load checks it
+            moved = await self._store.apply(view_positions, batch)
         except (PositionMoved, *_UNAVAILABLE):
             raise
         except Exception as error:  # noqa: BLE001  # the failing event must neither stop the other views nor be skipped

@@ -2,8 +2,8 @@
 
 Views lag behind the log. So a read has four steps:
 
-1. Look up in Postgres the last position of the conversation, or for a list that of the log.
-2. Wait until the views that the read needs have reached that position.
+1. Look up in Postgres the last position of the conversation, or for a list that of the log, and the log's incarnation.
+2. Wait until the views that the read needs have reached that position in this log (`checked_positions.py`).
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
 
@@ -11,7 +11,7 @@ What can go wrong:
 
 - Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
 - A view does not catch up in time: 503 `read_models_behind`.
-- The log has lost its last events, so a view is ahead of it: 503 `read_models_ahead`. The projector rebuilds the view.
+- The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
 """
 
@@ -22,6 +22,7 @@ from typing import Final
 from msgspec import Struct
 
 from domain.errors import ConversationNotFound
+from infrastructure.event_log.incarnation import LogMoved, LogPosition
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
@@ -30,8 +31,9 @@ from projections.views.catalog import MongoView
 from projections.views.partitions import partition_of, position_keys
 from projections.views.view_position import ViewPosition
 from projections.views.writes import document_key
+from queries.checked_positions import CheckedPositions
 from queries.log_access import LogAccess, PostgresUnavailable, conversation_parked
-from queries.view_positions import Positions, ViewPositionReader, position_at, positions_of
+from queries.view_positions import Positions, ViewPositionReader, position_at
 
 CATCH_UP_TIMEOUT_SECONDS: Final = 2.0
 FIRST_PAUSE_SECONDS: Final = 0.002
@@ -41,7 +43,7 @@ MAX_PAUSE_SECONDS: Final = 0.05
 class Read(Struct, kw_only=True):
     """A read of the tenant's conversations. Its `views` have reached `position` in the partitions of `position_keys`.
 
-    verified     `position` covers all that was committed when the request arrived. If not, the views must at least be live.
+    incarnation  of the log when the request arrived; empty if Postgres was unavailable
     collections  each view's collection when the read started
     parked       the tenant's conversations that one of the views left out at some time during the read
     repairs      how many repairs the views had counted when the read started
@@ -52,11 +54,16 @@ class Read(Struct, kw_only=True):
     views: tuple[MongoView, ...]
     position_keys: list[str]
     position: int
-    verified: bool
+    incarnation: str
     collections: dict[str, str] = {}
     parked: frozenset[str] = frozenset()
     repairs: int = 0
     repaired: bool = False
+
+    @property
+    def verified(self) -> bool:
+        """Whether `position` covers all that was committed when the request arrived. If not, the views must at least be live."""
+        return bool(self.incarnation)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -69,25 +76,26 @@ class Read(Struct, kw_only=True):
         """Whether the views have reached `position` and, if the read is not verified, are live."""
         return all(
             view_position.position >= self.position and (self.verified or view_position.is_live)
-            for view_position in self._needed(positions)
+            for view_position in self.needed(positions)
         )
 
     def start(self, positions: Positions) -> None:
         """Notes the views' collections and repairs, before any document is read."""
-        needed = self._needed(positions)
+        needed = self.needed(positions)
         self.collections = {view_position.view: view_position.collection for view_position in needed}
         self.repairs = sum(view_position.repairs for view_position in needed)
         self.note_parked(positions)
 
     def note_parked(self, positions: Positions) -> None:
         """Notes what is parked, and whether a repair ended since the read started."""
-        needed = self._needed(positions)
+        needed = self.needed(positions)
         self.parked |= {
             conversation_id for view_position in needed for conversation_id in view_position.parked_of(self.tenant)
         }
         self.repaired = self.repaired or sum(view_position.repairs for view_position in needed) != self.repairs
 
-    def _needed(self, positions: Positions) -> list[ViewPosition]:
+    def needed(self, positions: Positions) -> list[ViewPosition]:
+        """The positions of the read's views and partitions."""
         return [position_at(positions, key) for key in self.position_keys]
 
 
@@ -117,6 +125,7 @@ class Consistency:
         self._log = log
         self._database = database
         self.positions = ViewPositionReader(database)
+        self.checked = CheckedPositions(log)
 
     async def read_conversation(
         self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0
@@ -133,7 +142,7 @@ class Consistency:
             views=needed,
             position_keys=position_keys(needed, [partition_of(conversation_id)]),
             position=max(head.position if head else 0, min_position),
-            verified=head is not None,
+            incarnation=head.incarnation if head else "",
             conversation_id=conversation_id,
             version=head.version if head else 0,
         )
@@ -145,15 +154,13 @@ class Consistency:
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
         """Returns once these views show all that is committed now, parked conversations excepted. Raises ApiError 503."""
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        last, positions = await asyncio.gather(self._last_position(), self.positions.read())
-        if last is not None:
-            await self._check_not_ahead(views, positions, last)
+        end, positions = await asyncio.gather(self._end(), self.positions.read())
         read = Read(
             tenant=tenant,
             views=views,
             position_keys=position_keys(views),
-            position=max(last or 0, min_position),
-            verified=last is not None,
+            position=max(end.position, min_position),
+            incarnation=end.incarnation,
         )
         await self._wait_for_views(read, positions, deadline)
         return read
@@ -165,7 +172,7 @@ class Consistency:
         """
         positions = await self.positions.read_now() if positions is None else positions
         read.note_parked(positions)
-        if not read.is_satisfied_by(positions) or await self._was_dropped(read, positions):
+        if not await self._shows(positions, read) or await self._was_dropped(read, positions):
             raise _views_behind()
 
     async def check_not_deleted(self, read: ConversationRead) -> None:
@@ -186,16 +193,27 @@ class Consistency:
         except PostgresUnavailable:
             return None
 
-    async def _last_position(self) -> int | None:
-        """The log's end; None while Postgres is unavailable."""
+    async def _end(self) -> LogPosition:
+        """The log's end. While Postgres is unavailable, position 0 without an incarnation."""
         try:
-            return await self._log.last_position()
+            return await self._log.end()
         except PostgresUnavailable:
-            return None
+            return LogPosition()
+
+    async def _shows(self, positions: Positions, read: Read) -> bool:
+        """Whether the views have reached what the read needs, and show no event that the log does not have."""
+        if not read.is_satisfied_by(positions):
+            return False
+        if not read.verified:
+            return True
+        try:
+            return await self.checked.are_of(read.incarnation, read.needed(positions))
+        except LogMoved as error:
+            raise _views_behind() from error  # `position` is of another log
 
     async def _wait_for_views(self, read: Read, positions: Positions, deadline: float) -> None:
         pause = FIRST_PAUSE_SECONDS
-        while not read.is_satisfied_by(positions):
+        while not await self._shows(positions, read):
             remaining = deadline - time.monotonic()
             if remaining <= 0:
                 raise _views_behind()
@@ -219,19 +237,6 @@ class Consistency:
             raise ConversationNotFound(read.conversation_id)
         version: int = document["version"]
         return version
-
-    async def _check_not_ahead(self, views: tuple[MongoView, ...], positions: Positions, last: int) -> None:
-        """Raises ApiError 503 if a view shows more than the log has."""
-        newest = max(view_position.position for view in views for view_position in positions_of(positions, view))
-        if newest <= last:
-            return
-        last_now = await self._last_position()  # `last` may be older than `positions`
-        if last_now is not None and newest > last_now:
-            raise ApiError(
-                503,
-                "The read models show events that the log has lost. They are being rebuilt.",
-                code="read_models_ahead",
-            )
 
 
 def _views_behind() -> ApiError:

@@ -15,6 +15,7 @@ from context.conversation_settings import Summary
 from context.selection import ContextItem
 from domain.events import LeftOut
 from domain.items import output_item_json
+from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
 from projections.views.catalog import CONTEXT
@@ -37,14 +38,14 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
     contexts = context.dependencies.contexts
     model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
-    (version, headers), snapshot = await asyncio.gather(
+    (at, headers), snapshot = await asyncio.gather(
         _version(context, conversation_id, model),
         contexts.snapshot(context.principal.tenant, conversation_id, model),
     )
-    choice = await contexts.choose_with_snapshot(conversation_id, version, reply_request, snapshot)
+    choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
     body = {
         "object": "conversation.context",
-        "version": version,
+        "version": at.version,
         "model": model,
         "budget": choice.budget,
         "tokens": choice.tokens,
@@ -80,7 +81,7 @@ def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None
     }
 
 
-async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[int, dict[str, str]]:
+async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
     """The version to assemble at, and the answer's headers. While Postgres is unavailable, the version of the snapshot."""
     tenant = context.principal.tenant
     try:
@@ -90,8 +91,8 @@ async def _version(context: QueryContext, conversation_id: str, model: str) -> t
         if recent is None:
             raise
         await _check_not_parked(context, conversation_id)
-        return recent.version, {"etag": etag(recent.version), "x-consistency": "unverified"}
-    return head.version, {"etag": etag(head.version)}
+        return recent.stream_version, {"etag": etag(recent.version), "x-consistency": "unverified"}
+    return head.stream_version, {"etag": etag(head.version)}
 
 
 async def _check_not_parked(context: QueryContext, conversation_id: str) -> None:

@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from domain.events import Event
+from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
@@ -58,7 +59,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     headers = {"etag": etag(head.version)}
     request = context.request
     if _STREAM not in request.headers.get("accept", ""):
-        page = await read_page(log, conversation_id, after=query.after, until=head.version, limit=query.limit)
+        page = await read_page(log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
         return json_response(page, headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     start = _start_of_stream(request, query.after, head)
@@ -69,20 +70,32 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
 
 
 async def read_page(
-    log: LogAccess, conversation_id: str, *, after: int, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
+    log: LogAccess,
+    conversation_id: str,
+    *,
+    after: int,
+    until: StreamVersion,
+    limit: int,
+    max_bytes: int = MAX_PAGE_BYTES,
 ) -> bytes:
-    """The body of a page: at most `limit` events with `after` < version <= `until`. It ends early when it reaches `max_bytes`."""
+    """The body of a page: at most `limit` events with `after` < version <= `until`. It ends early when it reaches `max_bytes`.
+
+    Raises LogMoved if the log moved back since `until` was read.
+    """
     bodies: list[bytes] = []
     last, size = after, 0
-    while len(bodies) < limit and size < max_bytes and last < until:
+    while len(bodies) < limit and size < max_bytes and last < until.version:
         chunk = min(_CHUNK_EVENTS, limit - len(bodies))
-        for recorded in await log.conversation(conversation_id, after=last, until=until, limit=chunk):
+        events = await log.conversation(conversation_id, after=last, until=until.version, limit=chunk)
+        if not events or events[0].incarnation != until.incarnation:
+            raise LogMoved("the log may have moved back while its events were read")
+        for recorded in events:
             bodies.append(event_json(recorded))
             last = recorded.version
             size += len(bodies[-1])
             if size >= max_bytes:
                 break
-    return _list(bodies, last, has_more=last < until)
+    return _list(bodies, last, has_more=last < until.version)
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:

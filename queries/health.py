@@ -21,7 +21,7 @@ def checks(dependencies: Dependencies) -> Mapping[str, Check]:
     """
 
     async def postgres() -> bool:
-        await dependencies.log.last_position()
+        await dependencies.log.end()
         return True
 
     async def log_writable() -> bool:

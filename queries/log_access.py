@@ -8,7 +8,7 @@ unavailable. A background task notices when Postgres answers again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
@@ -22,6 +22,7 @@ from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.codec import UnreadableEvent
+from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader, PartitionHolder
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
@@ -79,8 +80,13 @@ class LogAccess:
         self._probe: asyncio.Task[None] | None = None
         self._lookups: set[asyncio.Task[Any]] = set()
 
-    async def last_position(self) -> int:
-        return await self.look_up(EventReader.last_position)
+    async def end(self) -> LogPosition:
+        """The position of the log's newest event."""
+        return await self.look_up(EventReader.end)
+
+    async def check(self, positions: Iterable[int]) -> LogCheck:
+        """What the log has at these positions."""
+        return await self.look_up(lambda reader: reader.check(positions))
 
     async def recorded_after(self, position: int) -> datetime | None:
         """When the first event after `position` was recorded; None if there is none."""
@@ -145,7 +151,9 @@ class LogAccess:
             if conversation_id is None or head is None or head.deleted:
                 return None
             events = await reader.item(conversation_id, response_id)
-            return None if any(isinstance(recorded.event, ReplyDeleted) for recorded in events) else events[0]
+            if not events or any(isinstance(recorded.event, ReplyDeleted) for recorded in events):
+                return None
+            return events[0]
 
         return await self.look_up(lookup)
 

@@ -3,7 +3,8 @@
 `{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
 version, position, type, error, message, at}]}]}`:
 
-state        `live`, `rebuilding`, or `absent` before a projector has started the view
+state        `live`, `rebuilding`, `absent` before a projector has started the view, or `stale`: it shows events that the log no
+             longer has, because that moved back, and will be rebuilt
 position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
 head         the log's last position
 lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all
@@ -21,6 +22,7 @@ from fastapi import APIRouter
 from msgspec import Struct, structs
 from starlette.responses import Response
 
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.http.shapes import json_response
 from projections.views.catalog import ALL_VIEWS
 from projections.views.view_position import Parked, ViewPosition, status_of
@@ -64,15 +66,20 @@ async def list_projections(context: QueryContext) -> Response:
 
 async def view_reports(dependencies: Dependencies, tenant: str | None = None) -> Sequence[ViewReport]:
     """All views, with this tenant's parked conversations. Raises PyMongoError."""
-    positions = await dependencies.consistency.positions.read()
-    reports = [_report(positions_of(positions, view), tenant) for view in ALL_VIEWS]
+    consistency = dependencies.consistency
+    positions = {view: positions_of(await consistency.positions.read(), view) for view in ALL_VIEWS}
+    reports = {view: _report(of_view, tenant) for view, of_view in positions.items()}
     log = dependencies.log
     try:
-        head = await log.last_position()
-        lags = {position: await _lag(log, position, head) for position in {report.position for report in reports}}
-    except PostgresUnavailable:
-        return reports
-    return [structs.replace(report, head=head, lag_seconds=lags[report.position]) for report in reports]
+        end = await log.end()
+        for view, report in reports.items():
+            is_of_log = await consistency.checked.are_of(end.incarnation, positions[view])
+            lag = await _lag(log, report.position, end.position)
+            state = report.state if is_of_log else "stale"
+            reports[view] = structs.replace(report, head=end.position, lag_seconds=lag, state=state)
+    except (PostgresUnavailable, LogMoved):
+        reports = {view: _report(of_view, tenant) for view, of_view in positions.items()}
+    return list(reports.values())
 
 
 def _report(positions: Sequence[ViewPosition], tenant: str | None) -> ViewReport:

@@ -73,4 +73,15 @@ def with_positions(keys: Sequence[str]) -> Document:
     return {"$unionWith": {"coll": POSITIONS_COLLECTION, "pipeline": [{"$match": {"_id": {"$in": keys}}}]}}
 
 
-_FIELDS: Final = ("view", "bucket", "position", "state", "parked", "repairs", "collection", "version")
+_FIELDS: Final = (
+    "view",
+    "bucket",
+    "position",
+    "chain_hash",
+    "incarnation",
+    "state",
+    "parked",
+    "repairs",
+    "collection",
+    "version",
+)

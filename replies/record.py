@@ -9,6 +9,7 @@ from msgspec import Struct
 from domain.errors import ResponseNotFound
 from domain.events import REPLY_ENDS, InputItem, ItemAppended, ReplyCompleted, ReplyDeleted, ReplyEnd, ReplyRequested
 from domain.items import as_output
+from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from replies.response_from_events import error_of, partial_output, response_of, status_of
@@ -90,7 +91,8 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     if not rows or isinstance(rows[-1].event, ReplyDeleted):
         raise ResponseNotFound(response_id)
     requested, last = rows[0].event, rows[-1].event
-    assert isinstance(requested, ReplyRequested)
+    if not isinstance(requested, ReplyRequested):
+        raise ResponseNotFound(response_id)  # its row was removed by hand
     record = Record(conversation_id=conversation_id, head=head, request_event=rows[0], requested=requested)
     if not isinstance(last, REPLY_ENDS):
         return record
@@ -113,4 +115,6 @@ async def _read_output(reader: Reader, conversation_id: str, end: ReplyEnd) -> t
         for recorded in await reader.items(conversation_id, end.output_ids)
         if isinstance(recorded.event, ItemAppended)
     }
+    if len(appended) < len(end.output_ids):
+        raise LogMoved(f"the log no longer has all items of {end.response_id}")
     return tuple(InputItem(item_id=item_id, item=appended[item_id]) for item_id in end.output_ids)

@@ -19,6 +19,7 @@ from infrastructure.ids import CONVERSATION, is_id
 from infrastructure.observability.logs import configure_logging
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, USAGE
+from projections.views.view_position import view_statuses
 from scripts.progress import Report, progress
 from scripts.stores import DEFAULT_DATA, USAGE_ERROR, DataOption, JsonOption, Stores, run_on_stores
 from scripts.verification.differences import Difference
@@ -99,15 +100,20 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
 
 
 async def _behind(stores: Stores, position: int, wait: float) -> list[Difference]:
-    """The views that do not show `position` after `wait` seconds."""
+    """The views that do not show `position` after `wait` seconds, or show events that the log does not have."""
     positions = ViewPositions(stores.database)
     deadline = time.monotonic() + wait
     while True:
-        statuses = await positions.statuses(ALL_VIEWS)
+        loaded = await positions.load(ALL_VIEWS)
+        check = await stores.reader.check(view_position.position for view_position in loaded)
+        lost = {each.view for each in loaded if not check.has(each.log_position)}
+        statuses = view_statuses(loaded)
         shown = {view: statuses[view].position if view in statuses else 0 for view in ALL_VIEWS}
-        behind = {view: at for view, at in shown.items() if at < position}
-        if not behind or time.monotonic() >= deadline:
-            return [Difference(view, "behind", note=f"at {at} of {position}") for view, at in behind.items()]
+        behind = {view: at for view, at in shown.items() if at < position and view not in lost}
+        if not (behind or lost) or time.monotonic() >= deadline:
+            differences = [Difference(view, "behind", note=f"at {at} of {position}") for view, at in behind.items()]
+            note = "it shows events that the log no longer has; a projector builds it again"
+            return [*differences, *(Difference(view, "stale", note=note) for view in sorted(lost))]
         await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -6,6 +6,7 @@ Every view that keeps up reads the same end of the log, so it is read and decode
 import asyncio
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import psycopg
@@ -14,8 +15,10 @@ from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
 from infrastructure.event_log.codec import decoded_size
+from infrastructure.event_log.incarnation import INCARNATION, LogCheck, LogPosition
 from infrastructure.event_log.recorded import (
     COLUMNS,
+    COLUMNS_OF_SUBQUERY,
     Logged,
     Recorded,
     UnreadableRecord,
@@ -34,10 +37,10 @@ _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 log = structlog.get_logger(__name__)
 
 PAGE = (
-    "SELECT {{0}} FROM (SELECT {{0}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state) AS before"
-    " FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
+    "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
+    " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
 )
-"""A page of rows, up to some bytes of their states. To be formatted with its `order` and `where`, then with the columns.
+"""A page of rows, up to some bytes of their states. To be formatted with its `order` and `where`, then with both lists of columns.
 
 `before`: the bytes of the states of the rows before this one.
 """
@@ -48,6 +51,15 @@ _BATCH = sql.SQL(
     )
 )
 _COLUMNS = sql.SQL(COLUMNS)
+_PAGE_COLUMNS = sql.SQL(COLUMNS_OF_SUBQUERY)
+_INCARNATION = sql.SQL(INCARNATION)
+_END = sql.SQL(
+    "SELECT coalesce(notification_id, 0), chain_hash, {} FROM (SELECT) AS log LEFT JOIN LATERAL"
+    " (SELECT notification_id, chain_hash FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
+).format(_INCARNATION)
+_CHECK = sql.SQL(
+    "SELECT notification_id, chain_hash, {} FROM (SELECT) AS log LEFT JOIN events ON notification_id = ANY(%s)"
+).format(_INCARNATION)
 
 
 class OrderedReader:
@@ -61,8 +73,18 @@ class OrderedReader:
 
     async def last_position(self) -> int:
         """The position of the newest event; 0 if there is none."""
-        rows = await self._rows(sql.SQL("SELECT max(notification_id) FROM events"), ())
-        return rows[0][0] or 0
+        return (await self.end()).position
+
+    async def end(self) -> LogPosition:
+        """The position of the newest event; 0 if there is none."""
+        [(position, chain_hash, incarnation)] = await self._rows(_END, ())
+        return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
+
+    async def check(self, positions: Iterable[int]) -> LogCheck:
+        """What the log has at these positions."""
+        rows = await self._rows(_CHECK, (sorted(set(positions)),))
+        chain_hashes = {position: chain_hash.hex() for position, chain_hash, _ in rows if position is not None}
+        return LogCheck(rows[0][2], chain_hashes)
 
     async def after(self, position: int, *, limit: int, until: int | None = None) -> list[Recorded]:
         """At most `limit` events of all conversations after `position` and up to position `until`, in commit order.
@@ -91,7 +113,8 @@ class OrderedReader:
         return await self._page(_BATCH, (position, until, limit), max_bytes)
 
     async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
-        rows = await self._rows(statement.format(_COLUMNS), (*parameters, max_bytes))
+        page = statement.format(columns=_COLUMNS, page_columns=_PAGE_COLUMNS)
+        rows = await self._rows(page, (*parameters, max_bytes))
         logged: list[Logged] = []
         size = 0
         for row in rows:
@@ -123,6 +146,11 @@ class Batch(Struct, frozen=True):
         """The position of its last event."""
         return self.events[-1].position if self.events else self.after
 
+    @property
+    def incarnation(self) -> str:
+        """That of the log that its events were read from; empty if it has none."""
+        return self.events[-1].incarnation if self.events else ""
+
 
 class Feed:
     """The log, in batches."""
@@ -149,18 +177,24 @@ class Feed:
                     self._keep(batch)
         return _cut(batch, until, limit)
 
-    async def last_position(self) -> int:
+    async def end(self) -> LogPosition:
         """The position of the newest event. Raises psycopg.Error."""
-        last = await self._reader.last_position()
-        if last < self.head:
-            self._kept.clear()  # the log has lost its last events: those that were read before must not be written
-        self.head = last
-        return last
+        end = await self._reader.end()
+        if self._kept and self._kept[-1].incarnation != end.incarnation:
+            self._kept.clear()  # the log may have lost these events
+        self.head = end.position
+        return end
+
+    async def check(self, positions: Iterable[int]) -> LogCheck:
+        """What the log has at these positions. Raises psycopg.Error."""
+        return await self._reader.check(positions)
 
     def _keep(self, batch: Batch) -> None:
         """Keeps a batch that continues the kept ones or is newer."""
         if any(isinstance(logged, UnreadableRecord) for logged in batch.events):
             return  # the next read may succeed
+        if self._kept and batch.incarnation != self._kept[-1].incarnation:
+            self._kept.clear()
         if self._kept and batch.after < self._kept[-1].end:
             return
         if self._kept and batch.after > self._kept[-1].end:

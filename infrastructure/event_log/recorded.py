@@ -2,17 +2,22 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Final, LiteralString
 from uuid import UUID
 
 from msgspec import Struct
 
 from domain.events import Event
 from infrastructure.event_log.codec import UnreadableEvent, decode
+from infrastructure.event_log.incarnation import INCARNATION, LogPosition, StreamVersion
 from infrastructure.ids import conversation_id as conversation_id_of
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
-    """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`)."""
+    """An event with its position in the log, its version in the conversation, when it was recorded, and who caused it (`subject`).
+
+    `chain_hash` in hex; `incarnation`: of the log that it was read from (`incarnation.py`).
+    """
 
     position: int
     conversation_id: str
@@ -22,10 +27,20 @@ class Recorded(Struct, frozen=True, kw_only=True):
     subject: str
     correlation_id: str
     event: Event
+    chain_hash: str = ""
+    incarnation: str = ""
 
     @property
     def topic(self) -> str:
         return self.event.topic
+
+    @property
+    def log_position(self) -> LogPosition:
+        return LogPosition(self.position, self.chain_hash, self.incarnation)
+
+    @property
+    def stream_version(self) -> StreamVersion:
+        return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
 
 class UnreadableRecord(Struct, frozen=True, kw_only=True):
@@ -40,6 +55,12 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
     correlation_id: str
     topic: str
     problem: str
+    chain_hash: str = ""
+    incarnation: str = ""
+
+    @property
+    def log_position(self) -> LogPosition:
+        return LogPosition(self.position, self.chain_hash, self.incarnation)
 
     @property
     def event(self) -> Event:
@@ -49,17 +70,33 @@ class UnreadableRecord(Struct, frozen=True, kw_only=True):
 Logged = Recorded | UnreadableRecord
 """The event at one position, readable or not."""
 
-COLUMNS = (
-    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
+_COLUMNS: Final[LiteralString] = (
+    "notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state, chain_hash"
 )
-"""The columns of a `LoggedRow`, in order."""
+COLUMNS: Final[LiteralString] = f"{_COLUMNS}, {INCARNATION} AS incarnation"
+"""What to select from `events` for a `LoggedRow`."""
 
-LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes]
+COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation"
+"""What to select for a `LoggedRow` from a subquery that selects COLUMNS."""
+
+LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str]
 
 
 def recorded_of(row: LoggedRow) -> Recorded:
     """The event of a row. Raises UnreadableEvent."""
-    position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, state = row
+    (
+        position,
+        stream_id,
+        version,
+        tenant,
+        recorded_at,
+        subject,
+        correlation_id,
+        topic,
+        state,
+        chain_hash,
+        incarnation,
+    ) = row
     return Recorded(
         position=position,
         conversation_id=conversation_id_of(stream_id),
@@ -69,6 +106,8 @@ def recorded_of(row: LoggedRow) -> Recorded:
         subject=subject,
         correlation_id=correlation_id,
         event=decode(topic, state),
+        chain_hash=chain_hash.hex(),
+        incarnation=incarnation,
     )
 
 
@@ -77,7 +116,19 @@ def as_logged(row: LoggedRow) -> Logged:
     try:
         return recorded_of(row)
     except UnreadableEvent as error:
-        position, stream_id, version, tenant, recorded_at, subject, correlation_id, topic, _ = row
+        (
+            position,
+            stream_id,
+            version,
+            tenant,
+            recorded_at,
+            subject,
+            correlation_id,
+            topic,
+            _,
+            chain_hash,
+            incarnation,
+        ) = row
         return UnreadableRecord(
             position=position,
             conversation_id=conversation_id_of(stream_id),
@@ -88,6 +139,8 @@ def as_logged(row: LoggedRow) -> Logged:
             correlation_id=correlation_id,
             topic=topic,
             problem=str(error),
+            chain_hash=chain_hash.hex(),
+            incarnation=incarnation,
         )
 
 

@@ -14,6 +14,7 @@ import psycopg
 from msgspec import Struct
 from psycopg.types.json import set_json_loads
 
+from infrastructure.event_log.incarnation import INCARNATION, StreamVersion
 from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedOut
@@ -21,22 +22,31 @@ from infrastructure.stores.postgres_pipeline import OutcomeUnknown, ServerTimedO
 LOOKUP_TIMEOUT_SECONDS = 2.0
 MAX_BATCH_LOOKUPS = 256
 
-_STATEMENT = """
-    SELECT json_agg(CASE WHEN version IS NOT NULL THEN json_build_array(tenant, version, position, deleted) END ORDER BY number)
+_TEMPLATE = """
+    WITH log AS MATERIALIZED (SELECT {incarnation} AS incarnation)
+    SELECT json_agg(CASE WHEN version IS NOT NULL THEN
+        json_build_array(tenant, version, position, deleted, chain_hash, (SELECT incarnation FROM log)) END ORDER BY number)
     FROM unnest($1) WITH ORDINALITY AS requested (stream, number) LEFT JOIN LATERAL (
-        SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted' FROM events
-        WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
-    ) AS head (tenant, version, position, deleted) ON true
+        SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted', encode(chain_hash, 'hex')
+        FROM events WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
+    ) AS head (tenant, version, position, deleted, chain_hash) ON true
 """
+_STATEMENT = _TEMPLATE.format(incarnation=INCARNATION)
 
 
 class Head(Struct, frozen=True, array_like=True):
-    """A conversation's last event. `deleted`: that event is its deletion."""
+    """A conversation's last event. `deleted`: that event is its deletion. `chain_hash` and `incarnation`: as in `Recorded`."""
 
     tenant: str
     version: int
     position: int
     deleted: bool
+    chain_hash: str
+    incarnation: str
+
+    @property
+    def stream_version(self) -> StreamVersion:
+        return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
 
 _Lookups = list[tuple[UUID, "asyncio.Future[Head | None]"]]

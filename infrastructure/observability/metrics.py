@@ -106,6 +106,12 @@ class Metrics:
             ["projection", "error"],
             **common,
         )
+        self.projection_restarts = Counter(
+            "projection_restarts_total",
+            "Views that were started over because the log no longer had the events that they showed.",
+            ["projection"],
+            **common,
+        )
         self._event_children: dict[str, Counter] = {}
         self._request_children: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         for reason in ("if_match", "race"):

@@ -22,7 +22,8 @@ from pymongo.errors import BulkWriteError
 from pymongo.synchronous import collection as synchronous
 
 from infrastructure.event_log.codec import UnreadableEvent, decoded_size
-from infrastructure.event_log.recorded import Logged, UnreadableRecord, as_logged
+from infrastructure.event_log.incarnation import INCARNATION, LogMoved
+from infrastructure.event_log.recorded import COLUMNS, Logged, UnreadableRecord, as_logged
 from projections.coalesce import Change, Increment, ViewBatch, coalesce
 from projections.parking import parked_for, released
 from projections.views.catalog import MongoView
@@ -33,10 +34,10 @@ from projections.views.writes import Document
 
 _DUPLICATE_KEY = 11000
 _PAGE = (
-    "SELECT notification_id, originator_id, originator_version, tenant_id, recorded_at, subject, correlation_id, topic, state"
-    " FROM events WHERE notification_id > %s AND notification_id <= %s"
+    "SELECT {columns} FROM events WHERE notification_id > %s AND notification_id <= %s"
     " AND get_byte(uuid_send(originator_id), 15) %% %s = ANY(%s) ORDER BY notification_id"
 )
+_INCARNATION = "SELECT " + INCARNATION
 _NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
@@ -63,7 +64,7 @@ class PageSizes(Struct, frozen=True):
 class BackfillTask(Struct, frozen=True, kw_only=True):
     """What one process fills: each view's collection, with the conversations of `partitions`, from `after` up to `target`.
 
-    Conversations that are `parked` are left out.
+    Conversations that are `parked` are left out. `incarnation`: of the log that is to be read.
     """
 
     postgres_url: str
@@ -75,6 +76,7 @@ class BackfillTask(Struct, frozen=True, kw_only=True):
     partitions: tuple[int, ...]
     after: int
     target: int
+    incarnation: str
     pages: PageSizes = PageSizes()
     rows_per_fetch: int = _ROWS_PER_FETCH
 
@@ -92,7 +94,10 @@ class BackfillProgress(Struct, frozen=True):
 
 
 def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
-    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError: then resume from the last position."""
+    """Runs the task, and yields after each page. Raises psycopg.Error and PyMongoError: then resume from the last position.
+
+    Raises LogMoved if the log has another incarnation after a page was written: then start again.
+    """
     # The recorded progress must not be ahead of what MongoDB still has after a crash, so each write waits for the journal.
     client: MongoClient[Document] = MongoClient(task.mongodb_url, w="majority", journal=True)
     with client, psycopg.connect(task.postgres_url, autocommit=True) as connection:
@@ -116,6 +121,9 @@ def backfill(task: BackfillTask) -> Iterator[BackfillProgress]:
                 parked -= part_released
                 newly_parked |= unreadable
                 newly_released |= part_released
+            [(incarnation,)] = connection.execute(_INCARNATION)
+            if incarnation != task.incarnation:
+                raise LogMoved("the log may have moved back during the backfill")
             position = end
             yield BackfillProgress(task.number, position, newly_parked, sorted(newly_released))
 
@@ -144,7 +152,7 @@ def _parts(connection: psycopg.Connection[Any], task: BackfillTask, after: int, 
     part: list[Logged] = []
     part_size = 0
     with connection.cursor(binary=True) as cursor:
-        for row in cursor.stream(_PAGE, parameters, binary=True, size=task.rows_per_fetch):
+        for row in cursor.stream(_PAGE.format(columns=COLUMNS), parameters, binary=True, size=task.rows_per_fetch):
             size = decoded_size(row[8])
             if part and part_size + size > task.pages.part_bytes:
                 yield part

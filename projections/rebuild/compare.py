@@ -13,7 +13,7 @@ from projections.position_advance import PositionMoved
 from projections.rebuild.view_builds import BuildGone
 from projections.views.catalog import POSITIONS_COLLECTION, USAGE, MongoView
 from projections.views.partitions import position_keys
-from projections.views.view_position import BUILD_SUFFIX
+from projections.views.view_position import BUILD_SUFFIX, ViewPosition, position_from
 
 BATCH_DOCUMENTS = 5_000
 MAX_LISTED_DIFFERENCES = 20
@@ -46,7 +46,7 @@ async def compare(database: Database, view: MongoView) -> Comparison:
         if not by_key.keys() >= {*live_keys, *build_keys}:
             raise BuildGone(view)
         live, build = [by_key[key] for key in live_keys], [by_key[key] for key in build_keys]
-        if [document["position"] for document in live] != [document["position"] for document in build]:
+        if not all(map(ViewPosition.is_where, map(position_from, live), map(position_from, build))):
             raise PositionMoved((view,), live[0]["position"])
         parked = {conversation for document in (*live, *build) for conversation in document.get("parked", {})}
         comparison = Comparison(view=view, position=max(document["position"] for document in live), listed=[])

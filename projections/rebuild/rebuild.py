@@ -82,8 +82,8 @@ class Rebuild:
         """Rebuilds and compares the views, and swaps them. Without `swaps`, drops the builds instead."""
         async with self._locked() as lock:
             started = time.monotonic()
-            target = await EventReader(self._pool).last_position()
-            builds = await retry_while_moved(lambda: self._builds.start(self._views, target, self._workers))
+            end = await EventReader(self._pool).end()
+            builds = await retry_while_moved(lambda: self._builds.start(self._views, end, self._workers))
             raise_if_cancelled()
             for group in _same_progress(builds):
                 await self.backfill(group)
@@ -142,6 +142,7 @@ class Rebuild:
                 partitions=builds[0].partitions[number],
                 after=after,
                 target=target,
+                incarnation=builds[0].incarnation,
             )
             for number, after in reached.items()
         ]

@@ -201,7 +201,8 @@ class Repair:
         await self._redis.unlink(snapshot_key(tenant, self._conversation_id))
         try:
             if self._head.deleted:
-                await put_snapshot(self._redis, tenant, self._conversation_id, Snapshot(version=version, deleted=True))
+                tombstone = Snapshot(version=version, deleted=True, incarnation=self._head.incarnation)
+                await put_snapshot(self._redis, tenant, self._conversation_id, tombstone)
             else:
                 await refill(self._reader, self._redis, tenant, self._conversation_id, version)
         except Exception as error:

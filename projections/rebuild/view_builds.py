@@ -19,9 +19,10 @@ from msgspec import Struct
 from pymongo import UpdateMany, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.stores.mongodb import Database, Document
 from projections.mongo_views import MongoViews, unused_name
-from projections.position_advance import PositionMoved, parked_field
+from projections.position_advance import PositionMoved, fields_of, parked_field
 from projections.rebuild.backfill import BackfillProgress, PageSizes
 from projections.view_indexes import create_indexes
 from projections.view_positions import refuse_newer
@@ -34,11 +35,11 @@ from projections.views.partitions import (
     position_keys,
     split_partitions,
 )
-from projections.views.view_position import BUILD_SUFFIX
+from projections.views.view_position import BUILD_SUFFIX, position_from
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
-    """A build to backfill up to `target`: by task number, its `partitions` and the position it has `reached`.
+    """A build to backfill up to `target`, from the log of this incarnation: by task number, its `partitions` and the position it has `reached`.
 
     `parked` are the conversations with an event that could not be decoded.
     """
@@ -46,6 +47,7 @@ class ViewBuild(Struct, frozen=True, kw_only=True):
     view: MongoView
     collection: str
     target: int
+    incarnation: str
     reached: Mapping[int, int]
     partitions: Mapping[int, tuple[int, ...]]
     parked: frozenset[str] = frozenset()
@@ -70,16 +72,20 @@ class ViewBuilds:
         versions = {document["view"]: document["version"] async for document in documents}
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
 
-    async def start(self, views: Sequence[MongoView], target: int, workers: int) -> list[ViewBuild]:
-        """The builds to backfill: new ones, or unfinished ones to resume. Raises PositionMoved, and DataIsNewer if newer code built a view."""
-        return [build for view in views if (build := await self._start(view, target, workers)) is not None]
+    async def start(self, views: Sequence[MongoView], end: LogPosition, workers: int) -> list[ViewBuild]:
+        """The builds to backfill up to the log's `end`: new ones, or unfinished ones to resume.
 
-    async def _start(self, view: MongoView, target: int, workers: int) -> ViewBuild | None:
+        Raises PositionMoved, and DataIsNewer if newer code built a view.
+        """
+        return [build for view in views if (build := await self._start(view, end, workers)) is not None]
+
+    async def _start(self, view: MongoView, end: LogPosition, workers: int) -> ViewBuild | None:
         existing = await self._documents(_build_of(view))
         refuse_newer((view, document["version"]) for document in [*await self._documents(view), *existing])
         complete = len(existing) == PARTITIONS  # else a position was lost, and the build is started again
-        if complete and existing[0]["state"] == "filling" and existing[0]["pages"] == self._pages:
-            return _view_build(view, existing)
+        if complete and existing[0]["state"] == "filling":
+            if (existing[0]["pages"], existing[0].get("incarnation")) == (self._pages, end.incarnation):
+                return _view_build(view, existing)
         if complete and existing[0]["state"] in ("rebuilding", "live") and not existing[0].get("back"):
             return None  # backfilled already: projectors advance it
         used = {document["collection"] for document in [*await self._documents(view), *existing]}
@@ -96,8 +102,9 @@ class ViewBuilds:
                 "state": "filling",
                 "share": number,
                 "pages": self._pages,
+                **fields_of(end),  # with this hash and incarnation `finish_backfill` leaves it
                 "position": 0,
-                "target": target,
+                "target": end.position,
                 "version": VERSIONS[view],
                 "epoch": epoch,
                 "lease": 0,
@@ -165,16 +172,21 @@ class ViewBuilds:
         return resumed
 
     async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
-        """(build's position, live view's position) of each view where the two differ in a partition. Raises BuildGone."""
-        documents = self._positions.find({}, {"position": 1})
-        positions = {document["_id"]: document["position"] async for document in documents}
+        """(build's position, live view's position) of each view where the two differ in a partition, or are of different logs.
+
+        Raises BuildGone.
+        """
+        documents = self._positions.find({})
+        positions = {document["_id"]: position_from(document) async for document in documents}
         if gone := [view for view in views if not positions.keys() >= {*position_keys([view, _build_of(view)])}]:
             raise BuildGone(", ".join(gone))
         apart: dict[MongoView, tuple[int, int]] = {}
         for view in views:
             pairs = zip(position_keys([_build_of(view)]), position_keys([view]), strict=True)
             differing = [
-                (positions[build], positions[live]) for build, live in pairs if positions[build] != positions[live]
+                (positions[build].position, positions[live].position)
+                for build, live in pairs
+                if not positions[build].is_where(positions[live])
             ]
             if differing:
                 apart[view] = min(differing)
@@ -218,6 +230,7 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
         view=view,
         collection=documents[0]["collection"],
         target=documents[0]["target"],
+        incarnation=documents[0]["incarnation"],
         reached={number: min(document["position"] for document in of_task) for number, of_task in by_task.items()},
         partitions={number: tuple(document["bucket"] for document in of_task) for number, of_task in by_task.items()},
         parked=frozenset(conversation for document in documents for conversation in document.get("parked", {})),
@@ -226,8 +239,10 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
 
 def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
     """The updates that exchange the collections of two positions of a partition. Raises PositionMoved if they are apart."""
-    if live is None or build is None or live["position"] != build["position"] or build["state"] in ("filling", "kept"):
+    if live is None or build is None or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
+    if not position_from(live).is_where(position_from(build)):
+        raise PositionMoved((view,), live["position"])
     new = {name: build.get(name) for name in ("collection", "parked", "version")}
     old = {"collection": live["collection"], "parked": live.get("parked"), "version": live.get("version")}
     return [

@@ -1,10 +1,10 @@
 """How far a view has come: one document of the collection `projections` per view and partition.
 
-    {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, target, lease, epoch, repairs,
-     parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
+    {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, chain_hash, incarnation, target, lease, epoch,
+     repairs, parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
-`bucket` is the partition. `position` is the last event of the partition that the view shows. `state` is `rebuilding` until `position`
-reaches `target`, the end of the log when the rebuild started; then it is `live`. `projections/view_positions.py` explains `lease` and
+`bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` say of which log
+(`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the end of the log when the rebuild started; then it is `live`. `projections/view_positions.py` explains `lease` and
 `epoch`, and `projections/rebuild/view_builds.py` the positions of a second build, whose view is named `items+`.
 """
 
@@ -16,6 +16,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from infrastructure.event_log.incarnation import LogPosition
 from projections.views.partitions import ALL_PARTITIONS, position_key
 
 BUILD_SUFFIX = "+"
@@ -58,6 +59,25 @@ class ViewPosition(Struct, frozen=True):
     collection: str = ""
     repairs: int = 0
     version: int = 1
+    chain_hash: str = ""
+    incarnation: str = ""
+
+    @property
+    def log_position(self) -> LogPosition:
+        """The event that the view shows last, and of which log."""
+        return LogPosition(self.position, self.chain_hash, self.incarnation)
+
+    def is_of(self, incarnation: str) -> bool:
+        """Whether the view was built from the log of this incarnation, or is empty."""
+        return self.position <= 0 or self.incarnation == incarnation
+
+    def is_where(self, other: "ViewPosition") -> bool:
+        """Whether both show the same part of the same log."""
+        return self.position == other.position and (self.position <= 0 or self.log_position == other.log_position)
+
+    def is_same(self, other: "ViewPosition") -> bool:
+        """Whether the other one was read with no change in between."""
+        return (self.key, self.position, self.epoch) == (other.key, other.position, other.epoch)
 
     @property
     def key(self) -> str:
@@ -74,13 +94,16 @@ class ViewPosition(Struct, frozen=True):
         """Whether the view shows everything up to `position`, parked conversations excepted."""
         return self.state == "live"
 
-    def advanced(self, position: int, released: Collection[str] = ()) -> "ViewPosition":
-        """The position after an advance that also released these parked conversations."""
-        state = "live" if position >= self.target else self.state
+    def advanced(self, new: LogPosition, released: Collection[str] = ()) -> "ViewPosition":
+        """The position after an advance to `new` that also released these parked conversations."""
+        state = "live" if new.position >= self.target else self.state
+        after = replace(
+            self, position=new.position, chain_hash=new.chain_hash, incarnation=new.incarnation, state=state
+        )
         if not released:
-            return replace(self, position=position, state=state)
+            return after
         parked = {conversation: entry for conversation, entry in self.parked.items() if conversation not in released}
-        return replace(self, position=position, state=state, epoch=self.epoch + 1, parked=parked)
+        return replace(after, epoch=self.epoch + 1, parked=parked)
 
     def parked_of(self, tenant: str) -> list[str]:
         """The parked conversations of this tenant."""
@@ -113,6 +136,8 @@ def position_from(document: Mapping[str, Any]) -> ViewPosition:
         collection=document["collection"],
         repairs=document.get("repairs", 0),
         version=document.get("version", 1),
+        chain_hash=document.get("chain_hash", ""),
+        incarnation=document.get("incarnation", ""),
     )
 
 

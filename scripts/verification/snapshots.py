@@ -85,18 +85,25 @@ class Snapshots:
             # The snapshot is newer than the events that were read.
             events = await self._read_up_to(stream.conversation_id, found.version)
         if not events or found.version > events[-1].version:
-            note = "the log does not have this version"
-            return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, note=note)]
+            return self._unused()
         projected = stream.until(position)
         if projected and found.version < projected[-1].version:
             note = f"version {projected[-1].version} was projected"
             return [Difference(CONTEXT, "stale", stream.conversation_id, name, found.version, note=note)]
         expected = await snapshot_of(events[: found.version])
+        if expected.chain_hash != found.chain_hash:
+            return self._unused()
         different = fields_that_differ(dict(_comparable(expected, found.first)), dict(_comparable(found, 0)))
         different |= _beyond_bounds(events[: found.version], expected, found) | _not_as_written(fields)
         if not different:
             return []
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
+
+    def _unused(self) -> list[Difference]:
+        """A snapshot of a log that moved back: readers ignore it, and the next event replaces it."""
+        self.compared -= 1
+        self.absent += 1
+        return []
 
     async def _read_up_to(self, conversation_id: str, version: int) -> list[Recorded]:
         events: list[Recorded] = []

@@ -84,6 +84,7 @@ class Stream:
             subject=row.subject,
             correlation_id=row.correlation_id,
             event=event,
+            chain_hash=row.chain_hash.hex(),
         )
         self.events.append(recorded)
 

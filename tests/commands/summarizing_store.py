@@ -40,7 +40,7 @@ class Store(Struct):
         head = await self.context.dependencies.reader.head(conversation_id)
         assert head is not None
         reply_request = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
-        return await context_with_summary(self.context, conversation_id, head.version, reply_request)
+        return await context_with_summary(self.context, conversation_id, head.stream_version, reply_request)
 
     async def append(self, conversation_id: str, *items: Item) -> list[str]:
         """Appends the items; returns their ids."""

@@ -33,13 +33,14 @@ def _task(
         partitions=tuple(ALL_PARTITIONS),
         after=0,
         target=builds[0].target,
+        incarnation=builds[0].incarnation,
         pages=pages,
         rows_per_fetch=rows_per_fetch or default,
     )
 
 
 async def _start(world: World, builds: ViewBuilds, views: Sequence[MongoView] = MONGO_VIEWS) -> list[ViewBuild]:
-    return await builds.start(views, await world.reader.last_position(), workers=1)
+    return await builds.start(views, await world.reader.end(), workers=1)
 
 
 async def _reports(task: BackfillTask) -> int:

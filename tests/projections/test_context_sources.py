@@ -27,6 +27,7 @@ from domain.commands import (
 from domain.errors import ContextTooLong, Refused
 from domain.events import ContextPolicy, Fork
 from domain.items import id_prefix
+from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from projections.context_view import ContextView
@@ -124,10 +125,10 @@ async def _no_snapshot(tenant: str, conversation_id: str, room: int) -> RecentIt
 
 
 async def _context(
-    contexts: Contexts, conversation_id: str, version: int, reply_request: ReplyRequest
+    contexts: Contexts, conversation_id: str, at: StreamVersion, reply_request: ReplyRequest
 ) -> Context | str:
     try:
-        return await contexts.assemble(TENANT, conversation_id, version, reply_request)
+        return await contexts.assemble(TENANT, conversation_id, at, reply_request)
     except ContextTooLong as error:
         return str(error)
 
@@ -162,7 +163,7 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
                 )
                 with_snapshot = Contexts(world.reader, models, snapshot_lookup(world.redis))
                 log_only = Contexts(world.reader, models, _no_snapshot)
-                with_redis = await _context(with_snapshot, history.conversation_id, head.version, reply_request)
-                from_log_only = await _context(log_only, history.conversation_id, head.version, reply_request)
+                with_redis = await _context(with_snapshot, history.conversation_id, head.stream_version, reply_request)
+                from_log_only = await _context(log_only, history.conversation_id, head.stream_version, reply_request)
                 assert with_redis == from_log_only, (seed, window, name)
     assert compared > 10 * histories

@@ -54,11 +54,11 @@ async def test_given_a_batch_that_another_projector_wrote_first_then_the_late_wr
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
-    batch = await world.events()
+    batch = await world.batch()
     await world.catch_up()
     at_start = [replace(view_position, position=0) for view_position in await world.view_positions()]
     with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(at_start, batch[-1].position, batch)
+        await MongoViews(world.database).apply(at_start, batch)
     assert await world.documents() == await world.expected_documents()
 
 
@@ -69,17 +69,13 @@ async def test_given_a_view_that_started_over_when_a_batch_read_before_is_writte
     await world.catch_up()
     view_positions = await world.view_positions()
     await write.start("late")
-    late = await world.reader.after(view_positions[0].position, limit=100)
-    await world.start_over("items", target=late[-1].position)
+    late = await world.batch(after=view_positions[0].position)
+    await world.start_over("items", target=late.end)
     views = MongoViews(world.database)
     with pytest.raises(PositionMoved):
-        await views.apply(view_positions, late[-1].position, late)
+        await views.apply(view_positions, late)
     with pytest.raises(PositionMoved):
-        await views.apply(
-            [view_position for view_position in view_positions if view_position.view == "items"],
-            late[-1].position,
-            late,
-        )
+        await views.apply([view_position for view_position in view_positions if view_position.view == "items"], late)
     assert (await world.statuses())["items"].position == 0
     assert (await world.documents())["items"] == {}
     await world.catch_up()
@@ -106,7 +102,7 @@ async def test_given_a_document_that_should_not_exist_when_it_is_inserted_then_t
     write: Writer, world: World
 ) -> None:
     await write_everything(write)
-    batch = await world.events()
+    batch = await world.batch()
     planted = next(iter((await world.expected_documents())["items"].values()))
     await world.catch_up()
     for view in MONGO_VIEWS:
@@ -115,7 +111,7 @@ async def test_given_a_document_that_should_not_exist_when_it_is_inserted_then_t
     await world.database["projections"].update_many({}, {"$set": {"position": 0}})
     view_positions = await world.view_positions()
     with pytest.raises(ViewDiverged, match="exists already"):
-        await MongoViews(world.database).apply(view_positions, batch[-1].position, batch)
+        await MongoViews(world.database).apply(view_positions, batch)
     assert await world.documents() == {**{view: {} for view in MONGO_VIEWS}, "items": {planted["_id"]: planted}}
     assert (await world.statuses())["items"].position == 0
 
@@ -128,9 +124,9 @@ async def test_given_a_missing_document_when_it_is_changed_then_the_whole_batch_
     view_positions = await world.view_positions()
     await world.database["conversations"].delete_many({})
     await write.append(conversation, "three")
-    late = await world.reader.after(view_positions[0].position, limit=10)
+    late = await world.batch(after=view_positions[0].position)
     with pytest.raises(ViewDiverged, match="do not exist"):
-        await MongoViews(world.database).apply(view_positions, late[-1].position, late)
+        await MongoViews(world.database).apply(view_positions, late)
     assert await world.database["items"].count_documents({}) == 2
 
 
@@ -173,8 +169,8 @@ async def test_given_positions_that_moved_when_a_batch_is_applied_then_it_fails_
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    view_positions, batch = await world.view_positions(), await world.events()
+    view_positions, batch = await world.view_positions(), await world.batch()
     behind = [replace(view_position, position=0) for view_position in view_positions]
     with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(behind, batch[-1].position, batch)
+        await MongoViews(world.database).apply(behind, batch)
     assert await world.is_exact()

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Recorded
 from projections.mongo_views import MAX_REMOVED, MongoViews
 from projections.position_advance import PositionMoved
@@ -14,7 +15,7 @@ STEPS = 8
 
 
 async def _apply(world: World, batch: list[Recorded]) -> None:
-    await MongoViews(world.database).apply(await world.view_positions(), batch[-1].position, batch)
+    await MongoViews(world.database).apply(await world.view_positions(), Batch(0, [*batch]))
 
 
 async def _add_items_directly(world: World, conversation_id: str) -> int:
@@ -81,7 +82,7 @@ async def test_given_a_view_that_started_over_when_a_late_projector_deletes_a_la
     await world.database["projections"].update_many({"view": "items"}, {"$set": {"position": 1, "state": "rebuilding"}})
 
     with pytest.raises(PositionMoved):
-        await MongoViews(world.database).apply(view_positions, late[-1].position, late)
+        await MongoViews(world.database).apply(view_positions, Batch(position_before, [*late]))
 
     assert await world.database["items"].count_documents({}) == count
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import psycopg
 import pytest
 
+from infrastructure.event_log.incarnation import LogPosition
 from infrastructure.ids import mint_uuid
 from infrastructure.stores.postgres import Pool
 from projections.leases import ALIVE_SECONDS, RENEW_SECONDS, HeldPartitions, Leases
@@ -129,19 +130,19 @@ async def test_given_a_projector_frozen_in_a_transaction_when_its_partitions_are
     leases = Leases(world.pool, frozen.session_id)
     await world.positions.register_leases(MONGO_VIEWS, (await leases.renew()).leases)
     view_positions = await world.view_positions()
-    batch = await world.events()
+    batch = await world.batch()
     with pytest.raises(PositionMoved):
         await _write_and_freeze(frozen, view_positions, world)
     assert await world.is_exact()
     with pytest.raises(PositionMoved):
-        await frozen.apply(view_positions, batch[-1].position, batch)
+        await frozen.apply(view_positions, batch)
     assert await world.is_exact()
 
 
 async def _write_and_freeze(frozen: MongoViews, view_positions: Sequence[ViewPosition], world: World) -> None:
     """Starts a batch, freezes until others have written all of it, and then continues."""
     async with frozen.transaction([view_position.view for view_position in view_positions], 0) as session:
-        await world.positions.advance(view_positions, 1, (), session)
+        await world.positions.advance(view_positions, LogPosition(1), (), session)
         started_at = time.monotonic()
         await world.catch_up()
         assert time.monotonic() - started_at < TAKEOVER_TIMEOUT_SECONDS

@@ -30,5 +30,5 @@ async def test_given_a_log_that_lost_its_end_when_views_are_ahead_of_it_then_the
         await log.close()
 
     assert await live.is_exact()
-    ahead = {entry["projection"] for entry in logged if entry["event"] == "projection_ahead_of_log"}
+    ahead = {entry["projection"] for entry in logged if entry["event"] == "projection_started_over"}
     assert ahead == set(ALL_VIEWS)

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from context.snapshots import snapshot_key
 from infrastructure.event_log.codec import UnreadableEvent
+from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.recorded import Logged
 from projections.context_view import ContextView
 from projections.mongo_views import MongoViews
@@ -338,7 +339,7 @@ def _position(projector: Projector, view: str) -> int | None:
 
 
 async def _apply_and_flush(store: ViewStore, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> None:
-    await store.apply(view_positions, batch[-1].position, batch)
+    await store.apply(view_positions, Batch(0, [*batch]))
     await store.flush()
 
 

@@ -132,13 +132,13 @@ async def test_given_an_interrupted_backfill_when_the_rebuild_runs_again_then_it
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    until = await world.reader.last_position()
+    until = await world.reader.end()
     builds = ViewBuilds(world.database)
     started = await builds.start(MONGO_VIEWS, until, 2)
     rebuild = rebuild_of(world)
     await rebuild.backfill(started)
     # As if the process was killed after it wrote the documents and before it recorded its progress: all documents are written again.
-    not_recorded = {"state": "filling", "position": 0, "target": until, "pages": str(PageSizes())}
+    not_recorded = {"state": "filling", "position": 0, "target": until.position, "pages": str(PageSizes())}
     await world.database[POSITIONS_COLLECTION].update_many(
         {"view": {"$regex": "[+]$"}},
         [{"$set": {**not_recorded, "share": {"$mod": ["$bucket", 2]}}}],
@@ -166,7 +166,7 @@ async def test_given_a_build_that_a_projector_advances_when_a_conversation_is_de
     await write_everything(write)
     await live.until(live.caught_up)
     builds = ViewBuilds(live.database)
-    started = await builds.start(["items"], await live.reader.last_position(), 1)
+    started = await builds.start(["items"], await live.reader.end(), 1)
     await rebuild_of(live, ["items"]).backfill(started)
     conversation = await write.start("later")
     await write.append(conversation, "more")
@@ -232,7 +232,7 @@ async def test_given_a_swap_and_a_cancel_at_once_then_the_live_collection_is_not
     await write_everything(write)
     await world.catch_up()
     swapping, cancelling = ViewBuilds(world.database), ViewBuilds(world.database)
-    started = await swapping.start(["items"], await world.reader.last_position(), 1)
+    started = await swapping.start(["items"], await world.reader.end(), 1)
     await rebuild_of(world, ["items"]).backfill(started)
     await world.catch_up()
     await asyncio.gather(swapping.swap(["items"]), cancelling.drop(["items"]), return_exceptions=True)
@@ -244,10 +244,11 @@ async def test_given_a_build_that_was_removed_when_a_rebuild_waits_for_it_then_t
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    started = await ViewBuilds(world.database).start(["items"], await world.reader.last_position(), 1)
+    started = await ViewBuilds(world.database).start(["items"], await world.reader.end(), 1)
     rebuild = rebuild_of(world, ["items"])
     await rebuild.backfill(started)
-    await world.positions.remove(f"items{BUILD_SUFFIX}")
+    [build, *_] = await world.view_positions([f"items{BUILD_SUFFIX}"])
+    await world.positions.remove(build)
     with pytest.raises(BuildGone):
         await rebuild.compare()
 

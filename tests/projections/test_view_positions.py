@@ -98,7 +98,7 @@ async def test_given_a_build_that_lost_a_position_when_a_rebuild_runs_then_it_bu
 ) -> None:
     await write_everything(write)
     await world.catch_up()
-    builds = await ViewBuilds(world.database).start(["items"], await world.reader.last_position(), 2)
+    builds = await ViewBuilds(world.database).start(["items"], await world.reader.end(), 2)
     if backfilled:
         await rebuild_of(world, ["items"]).backfill(builds)
     await lose_position(world, f"items{BUILD_SUFFIX}", 1)
@@ -122,7 +122,7 @@ async def test_given_a_rebuild_under_way_when_a_position_is_lost_then_the_rebuil
 ) -> None:
     await write_everything(write)
     await live.until(live.caught_up)
-    builds = await ViewBuilds(live.database).start(["items"], await live.reader.last_position(), 2)
+    builds = await ViewBuilds(live.database).start(["items"], await live.reader.end(), 2)
     rebuild = rebuild_of(live, ["items"])
     await rebuild.backfill(builds)
     await lose_position(live, "items", 1)

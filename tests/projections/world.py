@@ -7,6 +7,7 @@ from typing import Any
 from context.snapshot_from_log import snapshot_from_log
 from context.snapshot_store import read_snapshot
 from context.snapshots import KEY_PREFIX, Snapshot, snapshot_key
+from infrastructure.event_log.feed import Batch
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.observability.metrics import Metrics
@@ -19,6 +20,7 @@ from projections.mongo_views import MongoViews
 from projections.projector import Projector, build_projector
 from projections.view_positions import ViewPositions
 from projections.views.catalog import ALL_VIEWS, MONGO_VIEWS
+from projections.views.partitions import PARTITIONS
 from projections.views.view_position import ViewPosition, ViewStatus
 
 TIMEOUT_SECONDS = 30.0
@@ -65,14 +67,19 @@ class World:
 
     async def caught_up(self, views: Collection[str] = ALL_VIEWS) -> bool:
         """Whether these views are live and show the whole log."""
-        head = await self.reader.last_position()
-        statuses = [status for view, status in (await self.statuses()).items() if view in views]
-        return len(statuses) == len(views) and all(
-            status.state == "live" and status.position == head for status in statuses
+        end = await self.reader.end()
+        positions = await self.positions.load(views)
+        return len(positions) == len(views) * PARTITIONS and all(
+            position.is_live and position.position == end.position and position.is_of(end.incarnation)
+            for position in positions
         )
 
     async def events(self) -> list[Recorded]:
         return await self.reader.after(0, limit=1_000_000)
+
+    async def batch(self, after: int = 0) -> Batch:
+        """All events after this position."""
+        return Batch(after, [*await self.reader.after(after, limit=1_000_000)])
 
     async def documents(self) -> dict[str, dict[str, Any]]:
         """The documents of each view in MongoDB."""
@@ -100,10 +107,11 @@ class World:
     async def snapshots_by_log(self) -> dict[str, Snapshot]:
         """The snapshots that Redis must hold if it lost nothing, computed from the log."""
         last = {(recorded.tenant, recorded.conversation_id): recorded.version for recorded in await self.events()}
-        return {
+        snapshots = {
             snapshot_key(tenant, conversation_id): await snapshot_from_log(self.reader, conversation_id, version)
             for (tenant, conversation_id), version in last.items()
         }
+        return {key: snapshot for key, snapshot in snapshots.items() if snapshot is not None}
 
     async def view_positions(self, views: Collection[str] = MONGO_VIEWS) -> list[ViewPosition]:
         """The positions of these views in every partition."""

@@ -196,7 +196,7 @@ async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: S
         with pytest.raises(LogBusy):
             await dependencies.log.look_up(lambda _: asyncio.sleep(10))
         assert not dependencies.log.is_unavailable
-        assert await dependencies.log.last_position() == 0
+        assert (await dependencies.log.end()).position == 0
 
 
 async def test_a_busy_event_loop_does_not_make_lookups_time_out(settings: Settings, write: Writer) -> None:
@@ -227,7 +227,7 @@ async def test_a_pool_without_a_free_connection_does_not_mark_postgres_as_unavai
         for _ in range(2):
             await stack.enter_async_context(pool.connection())
         with pytest.raises(LogBusy):
-            await log.last_position()
+            await log.end()
         assert not log.is_unavailable
         assert (await log.existing_head("default", conversation_id)).version == 2
 
@@ -246,7 +246,7 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
         await restarted.catch_up()
     emptied = await api.get("/v1/conversations")
 
-    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "read_models_ahead")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "read_models_behind")
     assert (emptied.status_code, emptied.json()["data"]) == (200, [])
 
 

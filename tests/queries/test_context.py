@@ -91,11 +91,13 @@ async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, 
     conversation_id = await write.start("a")
     reply_request = ReplyRequest(model=MODEL, parameters={})
     async with open_dependencies(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as dependencies:
-        await dependencies.contexts.assemble("default", conversation_id, 2, reply_request)
+        head = await dependencies.log.head(conversation_id)
+        assert head is not None
+        await dependencies.contexts.assemble("default", conversation_id, head.stream_version, reply_request)
         postgres.freeze()
         started = time.monotonic()
         with pytest.raises(PostgresUnavailable):
-            await dependencies.contexts.assemble("default", conversation_id, 2, reply_request)
+            await dependencies.contexts.assemble("default", conversation_id, head.stream_version, reply_request)
         assert time.monotonic() - started < 4.0
         await postgres.restore()
 
@@ -170,8 +172,10 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
     reader = CountingReader(pool)
     contexts = Contexts(reader, Models(settings), no_snapshot)
     reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
+    head = await reader.head(conversation_id)
+    assert head is not None
     assembled = await asyncio.gather(
-        *(contexts.assemble("default", conversation_id, 51, reply_request) for _ in range(40))
+        *(contexts.assemble("default", conversation_id, head.stream_version, reply_request) for _ in range(40))
     )
     assert {len(context.sent_ids) for context in assembled} == {50}
     assert 1 < reader.max_running <= MAX_LOG_READS
@@ -197,8 +201,12 @@ async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_t
     contexts = Contexts(reader, Models(settings), no_snapshot, log_read_wait_timeout=0.2)
     reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
 
+    head = await reader.head(conversation_id)
+    assert head is not None
+    at = head.stream_version
+
     async def read() -> int:
-        return len((await contexts.assemble("default", conversation_id, 3, reply_request)).sent_ids)
+        return len((await contexts.assemble("default", conversation_id, at, reply_request)).sent_ids)
 
     hanging = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
     await asyncio.sleep(0)

@@ -80,7 +80,7 @@ def recorded(event: Event, version: int) -> Recorded:
 def record(end: ReplyEnd, output: Output) -> Record:
     return Record(
         conversation_id=CONVERSATION,
-        head=Head(tenant="default", version=2, position=2, deleted=False),
+        head=Head(tenant="default", version=2, position=2, deleted=False, chain_hash="", incarnation=""),
         request_event=recorded(REQUESTED, 1),
         requested=REQUESTED,
         end_event=recorded(end, 2),

@@ -1,0 +1,65 @@
+"""How readers notice that the log moved back: it was restored from a backup, a lagging replica took over, or rows were removed.
+
+Positions are given again afterwards, so a position alone does not say what was read up to it. Two values do:
+
+incarnation   "epoch/table/start". While it is the same, rows were only added. `epoch` changes when rows of `events` are removed
+              (migrations/0011), `table` is the OID of `events`, which a restore creates again, `start` is when the server started.
+              A statement returns it together with its rows, so both are of one moment
+chain_hash    that of the event at the position. The events of the log up to it are still the same if the log has this hash at this
+              position and is in the same epoch
+"""
+
+from collections.abc import Mapping
+from typing import Final, LiteralString
+
+import psycopg
+from msgspec import Struct
+
+INCARNATION: Final[LiteralString] = (
+    "coalesce((SELECT max(epoch) FROM log_epoch), '') || '/' || 'events'::regclass::oid"
+    " || '/' || extract(epoch FROM pg_postmaster_start_time())"
+)
+"""The SQL expression for the incarnation."""
+
+
+class LogMoved(psycopg.OperationalError):
+    """Events that were in the log a moment ago are no longer in it. The reader must start again."""
+
+
+class LogPosition(Struct, frozen=True):
+    """A position of the log, the chain hash of the event at it, and the incarnation that they were read under. 0: before the first event.
+
+    Code before kept the position alone: the other two are empty then.
+    """
+
+    position: int = 0
+    chain_hash: str = ""
+    incarnation: str = ""
+
+
+class LogCheck(Struct, frozen=True):
+    """What the log has at some positions, by position: the chain hashes. A position at which it has no event is left out."""
+
+    incarnation: str
+    chain_hashes: Mapping[int, str]
+
+    def has(self, log_position: LogPosition) -> bool:
+        """Whether the log up to this position is still the one that was read."""
+        if log_position.position <= 0 or log_position.incarnation == self.incarnation:
+            return True
+        chain_hash = self.chain_hashes.get(log_position.position)
+        if not log_position.incarnation:
+            return chain_hash is not None
+        return chain_hash == log_position.chain_hash and _epoch(log_position.incarnation) == _epoch(self.incarnation)
+
+
+class StreamVersion(Struct, frozen=True):
+    """A version of a conversation, the chain hash of its event (empty if it is not known), and the incarnation of the log that has it."""
+
+    version: int
+    chain_hash: str
+    incarnation: str
+
+
+def _epoch(incarnation: str) -> str:
+    return incarnation.partition("/")[0]
