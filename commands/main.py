@@ -21,6 +21,7 @@ from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachable
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
+from infrastructure.http.connections import Connections
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
@@ -151,7 +152,7 @@ def main() -> None:
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format)
     shutdown = threading.Event()
-    serve(create_app(settings, Metrics(), shutdown), settings, shutdown)
+    serve(create_app(settings, Metrics(), shutdown), settings, shutdown, Connections())
 
 
 if __name__ == "__main__":

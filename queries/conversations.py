@@ -66,7 +66,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
     await _check_cursor(context, read, "after", query.after)
     await _check_cursor(context, read, "before", query.before)
     where = _filter(context.principal.tenant, query.status, query.owner, metadata)
-    documents, has_more = await fetch_page(
+    page = await fetch_page(
         context,
         read,
         "conversations",
@@ -76,10 +76,9 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
         after=query.after,
         before=query.before,
         fields=_FIELDS,
+        entry_of=lambda document: shapes.encode(_shape(document)),
     )
-    bodies = [shapes.encode(_shape(document)) for document in documents]
-    body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
-    return shapes.json_response(body, headers=read.headers)
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
 
 
 def _shape(document: Document) -> dict[str, Any]:

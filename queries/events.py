@@ -9,6 +9,7 @@ version, `event:` the topic.
 import re
 from collections.abc import Sequence
 from datetime import UTC
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -26,16 +27,17 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.shapes import json_array, json_response
 from queries.log_access import LogAccess
+from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
 from queries.query_context import MAX_POSITION, QueryContext
 from queries.query_route import QueryParameters, query_route
 
 router = APIRouter(tags=["events"])
 
 MAX_LIMIT = 1000
-MAX_PAGE_BYTES = 16_000_000
-"""A page ends after the event that reaches this size."""
-
 _CHUNK_EVENTS = 100
+_CHUNK_BYTES = 1024 * 1024
+"""What is read from the log at a time, in bytes of decompressed states."""
+
 _HASHES = frozenset({"request_sha256"})
 _STREAM = "text/event-stream"
 
@@ -59,7 +61,11 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     headers = {"etag": etag(head.version)}
     request = context.request
     if _STREAM not in request.headers.get("accept", ""):
-        page = await read_page(log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
+        read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
+        page, is_large = await read(max_bytes=MAX_SMALL_PAGE_BYTES)
+        if is_large:
+            async with dependencies.connections.large_answer():
+                page, _ = await read()
         return json_response(page, headers=headers)
     headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     start = _start_of_stream(request, query.after, head)
@@ -77,25 +83,28 @@ async def read_page(
     until: StreamVersion,
     limit: int,
     max_bytes: int = MAX_PAGE_BYTES,
-) -> bytes:
-    """The body of a page: at most `limit` events with `after` < version <= `until`. It ends early when it reaches `max_bytes`.
+) -> tuple[bytes, bool]:
+    """The body of a page: at most `limit` events with `after` < version <= `until`; and whether `max_bytes` ended it early.
 
-    Raises LogMoved if the log moved back since `until` was read.
+    One event always fits. Raises LogMoved if the log moved back since `until` was read.
     """
     bodies: list[bytes] = []
-    last, size = after, 0
-    while len(bodies) < limit and size < max_bytes and last < until.version:
+    last, size, is_cut = after, 0, False
+    while len(bodies) < limit and last < until.version and not is_cut:
         chunk = min(_CHUNK_EVENTS, limit - len(bodies))
-        events = await log.conversation(conversation_id, after=last, until=until.version, limit=chunk)
+        room = max(1, min(_CHUNK_BYTES, max_bytes - size))
+        events = await log.conversation(conversation_id, after=last, until=until.version, limit=chunk, max_bytes=room)
         if not events or events[0].incarnation != until.incarnation:
             raise LogMoved("the log may have moved back while its events were read")
         for recorded in events:
-            bodies.append(event_json(recorded))
-            last = recorded.version
-            size += len(bodies[-1])
-            if size >= max_bytes:
+            body = event_json(recorded)
+            is_cut = bool(bodies) and size + len(body) > max_bytes
+            if is_cut:
                 break
-    return _list(bodies, last, has_more=last < until.version)
+            bodies.append(body)
+            last = recorded.version
+            size += len(body)
+    return _list(bodies, last, has_more=last < until.version), is_cut or size > max_bytes
 
 
 def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:

@@ -40,7 +40,7 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
         )
     after = await _cursor_depth(context, read, "after", query.after, known_depths)
     before = await _cursor_depth(context, read, "before", query.before, known_depths)
-    documents, has_more = await fetch_page(
+    page = await fetch_page(
         context,
         read,
         "items",
@@ -50,12 +50,11 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
         after=after,
         before=before,
         fields=("id", "item"),
+        entry_of=lambda document: bytes(document["item"], "utf-8"),
     )
-    if len(documents) < query.limit:
+    if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)
-    bodies = [document["item"].encode() for document in documents]
-    body = shapes.item_list(bodies, [document["id"] for document in documents], has_more=has_more)
-    return shapes.json_response(body, headers=read.headers)
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
 
 
 @query_route(router, "/v1/conversations/{conversation_id}/items/{item_id}", IncludeQuery)

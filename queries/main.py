@@ -14,6 +14,7 @@ from context.snapshot_store import snapshot_lookup
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
+from infrastructure.http.connections import Connections
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
@@ -53,7 +54,9 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def open_dependencies(settings: Settings, shutdown: threading.Event) -> AsyncIterator[Dependencies]:
+async def open_dependencies(
+    settings: Settings, shutdown: threading.Event, connections: Connections | None = None
+) -> AsyncIterator[Dependencies]:
     """What the queries share. It connects to each store at the first use, so no store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
@@ -100,19 +103,22 @@ async def open_dependencies(settings: Settings, shutdown: threading.Event) -> As
             stream_log=stream_log,
             event_streams=EventStreams(stream_log, watch, pages, events.event_json, shutdown),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
+            connections=connections or Connections(),
         )
 
 
-def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
-    """The app. Its lifespan opens and closes what the queries share; no store has to be up. `shutdown` ends its streams.
+def create_app(
+    settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections | None = None
+) -> Starlette:
+    """The app. Its lifespan opens and closes what the queries share; no store has to be up.
 
-    It sets `shutdown` when the data is newer than this code.
+    `shutdown` ends its streams; it is set when the data is newer than this code. `connections`: those of the server, if there is one.
     """
     checks = dict[str, Check]()
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_dependencies(settings, shutdown) as dependencies:
+        async with open_dependencies(settings, shutdown, connections) as dependencies:
             app.state.dependencies = dependencies
             checks.update(health.checks(dependencies))
             checking = asyncio.create_task(_refuse_newer_data(settings.postgres_url, shutdown))
@@ -137,7 +143,8 @@ def main() -> None:
     settings = Settings()
     configure_logging("query-api", settings.log_level, settings.log_format)
     shutdown = threading.Event()
-    serve(create_app(settings, Metrics(), shutdown), settings, shutdown)
+    connections = Connections()
+    serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,34 @@
 """Pages of lists, with `after`, `before`, `limit` and `order` as in the OpenAI API.
 
 A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
-just before that cursor, still in the requested order. `has_more` says whether the list continues after the page; with `before`
+just before that cursor, still in the requested order. A page may end early, so that it is not too large. `has_more` says whether the list continues after the page; with `before`
 alone, whether it has entries before the page.
 """
 
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+from msgspec import Struct
 from pydantic import Field, ValidationInfo, field_validator
 
 from infrastructure.http.errors import ApiError
+from infrastructure.http.shapes import item_list
 from infrastructure.ids import is_id
 from projections.views.catalog import MongoView
 from projections.views.writes import Document
 from queries.consistency import Read
-from queries.query_context import QueryContext
+from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
 from queries.query_route import QueryParameters
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
+MAX_PAGE_BYTES = 8_000_000
+"""A page ends before the entry that would make it larger. A single larger entry is a page."""
+
+MAX_SMALL_PAGE_BYTES = 256 * 1024
+"""Larger pages are read in turn."""
 
 CursorParam = Literal["after", "before"]
-T = TypeVar("T")
 
 
 class IncludeQuery(QueryParameters):
@@ -65,6 +71,36 @@ def unknown_cursor(param: CursorParam, what: str) -> ApiError:
     return ApiError(400, f"`{param}` is not {what}.", code="invalid_cursor", param=param)
 
 
+class Page(Struct, kw_only=True):
+    """A page that is being made: its entries as JSON texts, their ids, and whether there is more."""
+
+    limit: int
+    max_bytes: int
+    entries: list[bytes] = []
+    ids: list[str] = []
+    size: int = 0
+    has_more: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.entries) == self.limit
+
+    def add(self, entry_id: str, entry: bytes) -> bool:
+        """Adds an entry. Returns False if the page ends before it. The first entry always fits."""
+        if self.is_full or (self.entries and self.size + len(entry) > self.max_bytes):
+            self.has_more = True
+            return False
+        self.entries.append(entry)
+        self.ids.append(entry_id)
+        self.size += len(entry)
+        return True
+
+    def body(self, *, is_backwards: bool) -> bytes:
+        """The page as an ItemList. `is_backwards`: its entries were added in the opposite order."""
+        step = -1 if is_backwards else 1
+        return item_list(self.entries[::step], self.ids[::step], has_more=self.has_more)
+
+
 async def fetch_page(
     context: QueryContext,
     read: Read,
@@ -76,10 +112,15 @@ async def fetch_page(
     after: Any,
     before: Any,
     fields: Sequence[str],
-) -> tuple[list[Document], bool]:
-    """One page of the view's documents that match `where`, ordered by `field`, and whether there is more.
+    entry_of: Callable[[Document], bytes],
+) -> Page:
+    """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
 
-    `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does.
+    A page that is not small is read in turn, and ends at MAX_PAGE_BYTES: see `Connections.large_answer`. Until it is known whether
+    the page is small, MongoDB leaves out large documents.
+
+    `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
+    ApiError (503) when a large page gets no turn.
     """
     after_operator, before_operator = ("$gt", "$lt") if page.ascending else ("$lt", "$gt")
     bounds = {
@@ -93,16 +134,24 @@ async def fetch_page(
         {"$limit": page.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
     ]
-    documents = await context.aggregate(read, view, pipeline)
-    has_more = len(documents) > page.limit
-    documents = documents[: page.limit]
-    return documents[::-1] if page.is_backwards else documents, has_more
+    small = Page(limit=page.limit, max_bytes=MAX_SMALL_PAGE_BYTES)
+
+    def take_small(document: Document) -> bool:
+        if small.is_full:
+            small.has_more = True
+            return True  # it was the last document
+        return not is_large(document) and small.add(document["id"], entry_of(document))
+
+    if await context.read_while(read, view, [*pipeline, WITHOUT_LARGE], take_small):
+        return small
+    large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
+    async with context.dependencies.connections.large_answer():
+        await context.read_while(read, view, pipeline, lambda document: large.add(document["id"], entry_of(document)))
+    return large
 
 
-def page_of(
-    entries: Sequence[T], ids: Sequence[str], page: PageQuery, what: str
-) -> tuple[Sequence[T], Sequence[str], bool]:
-    """One page of a list in memory in ascending order: its entries, their ids, and whether there is more. Raises ApiError (400)."""
+def page_of(entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str) -> Page:
+    """One page of a list in memory in ascending order, of at most MAX_PAGE_BYTES. Raises ApiError (400)."""
     if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]
 
@@ -113,9 +162,8 @@ def page_of(
 
     start = 0 if page.after is None else index_of("after", page.after) + 1
     end = len(ids) if page.before is None else max(start, index_of("before", page.before))
-    has_more = end - start > page.limit
-    if page.is_backwards:
-        start = max(start, end - page.limit)
-    else:
-        end = min(end, start + page.limit)
-    return entries[start:end], ids[start:end], has_more
+    result = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
+    for index in reversed(range(start, end)) if page.is_backwards else range(start, end):
+        if not result.add(ids[index], entries[index]):
+            break
+    return result

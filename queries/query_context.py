@@ -1,6 +1,6 @@
 """What every query receives: the caller, the minimum position that its answer must show, and the stores to read from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from context.assembly import Contexts
 from context.models import Models
 from infrastructure.access.principal import Principal
+from infrastructure.http.connections import Connections
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.views.catalog import MongoView
@@ -28,11 +29,33 @@ if TYPE_CHECKING:  # the scripts import this module, and importing the provider 
 MAX_POSITION = 2**63 - 1
 """The largest position and version: a bigint of Postgres, a 64-bit integer of MongoDB."""
 
+BATCH_DOCUMENTS = 32
+"""How many documents of a page MongoDB sends at a time. A page of the default length with the positions of a view is one batch."""
+
+MAX_SMALL_DOCUMENT_BYTES = 32 * 1024
+
+WITHOUT_LARGE: Document = {
+    "$replaceWith": {
+        "$cond": [
+            {"$gt": [{"$bsonSize": "$$ROOT"}, MAX_SMALL_DOCUMENT_BYTES]},
+            {"is_large": True},
+            "$$ROOT",
+        ]
+    }
+}
+"""A stage of a pipeline that leaves out what is in documents of more than MAX_SMALL_DOCUMENT_BYTES."""
+
+
+def is_large(document: Document) -> bool:
+    """Whether WITHOUT_LARGE left out what is in the document."""
+    return "is_large" in document
+
 
 class Dependencies(Struct, frozen=True):
     """What the queries of this process share. `main.py` makes it.
 
     `write_pool` is for the readiness check alone. `stream_log` is the log as streams read it, with connections of their own.
+    Large answers take turns of `connections`.
     """
 
     log: LogAccess
@@ -47,6 +70,7 @@ class Dependencies(Struct, frozen=True):
     stream_log: LogAccess
     event_streams: EventStreams
     reply_streams: ReplyStreams
+    connections: Connections
 
 
 class QueryContext(Struct, frozen=True):
@@ -74,13 +98,39 @@ class QueryContext(Struct, frozen=True):
         return self.dependencies.views[read.collections[view]]
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
-        """The tenant's document with this id, or only these `fields` of it. Raises as `Consistency.check` does."""
+        """The tenant's document with this id, or only these `fields` of it. A large one is read in turn: see `Connections.large_answer`.
+
+        Raises as `Consistency.check` does, and ApiError (503) when a large document gets no turn.
+        """
         pipeline: list[Document] = [
             {"$match": {"_id": document_key(self.principal.tenant, document_id)}},
             {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
         ]
-        documents = await self.aggregate(read, view, pipeline)
+        documents = await self.aggregate(read, view, [*pipeline, WITHOUT_LARGE])
+        if documents and is_large(documents[0]):
+            async with self.dependencies.connections.large_answer():
+                documents = await self.aggregate(read, view, pipeline)
         return documents[0] if documents else None
+
+    async def read_while(
+        self, read: Read, view: MongoView, pipeline: Sequence[Document], take: Callable[[Document], bool]
+    ) -> bool:
+        """Calls `take` with each of the pipeline's documents, until it returns False. Returns whether there were no more.
+
+        No more than BATCH_DOCUMENTS are read beyond that one. Raises as `Consistency.check` does.
+        """
+        stages = [*pipeline, with_positions(read.position_keys)]
+        position_documents: list[Document] = []
+        async with await self.collection(read, view).aggregate(stages, batchSize=BATCH_DOCUMENTS) as cursor:
+            while batch := await cursor.to_list(BATCH_DOCUMENTS):
+                for document in batch:
+                    if "_id" in document:
+                        position_documents.append(document)
+                    elif not take(document):
+                        await self.dependencies.consistency.check(read)  # which reads the positions after this document
+                        return False
+        await self.dependencies.consistency.check(read, positions_from(position_documents))
+        return True
 
     async def aggregate(self, read: Read, view: MongoView, pipeline: Sequence[Document]) -> list[Document]:
         """The pipeline's documents, which must have no `_id`. Raises as `Consistency.check` does."""

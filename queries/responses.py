@@ -94,8 +94,8 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
     read, document = await _read_response(context, response_id)
     items = [item.encode() for item in document["input"]]
     ids = [_id_decoder.decode(item).id for item in items]
-    page, page_ids, has_more = page_of(items, ids, query, "an input item of this response")
-    return shapes.json_response(shapes.item_list(page, page_ids, has_more=has_more), headers=read.headers)
+    page = page_of(items, ids, query, "an input item of this response")
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
 
 
 async def _read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:

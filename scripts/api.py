@@ -8,6 +8,7 @@ import argparse
 import socket
 import threading
 
+from infrastructure.http.connections import Connections
 from infrastructure.http.serve import serve
 from infrastructure.settings import Settings
 from scripts.gateway import create_app
@@ -21,7 +22,9 @@ def main() -> None:
     inherited: list[int] = parser.parse_args().fd or []
     settings = Settings()
     shutdown = threading.Event()
-    serve(create_app(settings, shutdown), settings, shutdown, [socket.socket(fileno=fd) for fd in inherited])
+    connections = Connections()
+    app = create_app(settings, shutdown, connections)
+    serve(app, settings, shutdown, connections, [socket.socket(fileno=fd) for fd in inherited])
 
 
 if __name__ == "__main__":

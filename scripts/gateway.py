@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commands import main as commands
 from infrastructure.http.app import documentation_routes
+from infrastructure.http.connections import Connections
 from infrastructure.http.openapi import combined
 from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.shapes import json_response
@@ -53,12 +54,12 @@ class Gateway:
             await self._command_app(scope, receive, send)
 
 
-def create_app(settings: Settings, shutdown: threading.Event) -> ASGIApp:
-    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams."""
+def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
+    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the server's."""
     configure_logging("api", settings.log_level, settings.log_format)
     metrics = Metrics()
     command_app = commands.create_app(settings, metrics, shutdown)
-    query_app = queries.create_app(settings, metrics, shutdown)
+    query_app = queries.create_app(settings, metrics, shutdown, connections)
     return Gateway(command_app, query_app, _own_app(command_app, query_app, metrics))
 
 

@@ -12,7 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from infrastructure.http.connections import Connections
 from infrastructure.http.errors import answer_error
+from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.readiness import readiness
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
@@ -30,7 +32,7 @@ async def serve_metrics(
     """
     config = uvicorn.Config(
         metrics_app(metrics, checks),
-        http="httptools",
+        http=bounded_protocol(Connections()),
         ws="none",
         lifespan="off",
         log_config=None,

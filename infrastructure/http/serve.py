@@ -1,68 +1,31 @@
 """Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT."""
 
 import gc
+import math
 import socket
 import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
 
-import msgspec
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from infrastructure.ids import mint
+from infrastructure.http.connections import Connections
+from infrastructure.http.protocol import bounded_protocol
 from infrastructure.settings import Settings
 
 BACKLOG = 2048
-MAX_HEAD_BYTES = 64 * 1024
 SHUTDOWN_TIMEOUT_SECONDS = 10
 
-KEEP_ALIVE_TIMEOUT_SECONDS = 75
-"""Longer than that of proxies (nginx: 60 s), so that none sends a request on a connection that is closing."""
 
-
-class BoundedProtocol(HttpToolsProtocol):
-    """HTTP/1.1 whose request line and headers together have at most MAX_HEAD_BYTES. Malformed requests get a JSON error."""
-
-    _head_bytes = 0
-    """Bytes of the current request's head so far, plus 1; 0 outside a head."""
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes = 1
-
-    def on_headers_complete(self) -> None:
-        self._head_bytes = 0
-        super().on_headers_complete()
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._head_bytes:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self.send_400_response(f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes.")
-
-    def send_400_response(self, msg: str) -> None:
-        """Answers bytes that are not an HTTP request, and closes the connection."""
-        if self.transport.is_closing():
-            return
-        error = {"message": msg, "type": "invalid_request_error", "param": None, "code": "malformed_request"}
-        body = msgspec.json.encode({"error": error})
-        head = (
-            "HTTP/1.1 400 Bad Request\r\n"
-            "content-type: application/json\r\n"
-            f"content-length: {len(body)}\r\n"
-            f"x-request-id: {mint('req')}\r\n"
-            "x-should-retry: false\r\n"
-            "connection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
-
-
-def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: Sequence[socket.socket] = ()) -> None:
+def serve(
+    app: ASGIApp,
+    settings: Settings,
+    shutdown: threading.Event,
+    connections: Connections,
+    sockets: Sequence[socket.socket] = (),
+) -> None:
     """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
 
     Also stops when the app sets `shutdown`. Without a signal, the process exits with status 1.
@@ -74,7 +37,7 @@ def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: 
         app,
         host=settings.host,
         port=settings.port,
-        http=BoundedProtocol,
+        http=bounded_protocol(connections),
         loop="uvloop",
         ws="none",
         lifespan="on",
@@ -83,7 +46,7 @@ def serve(app: ASGIApp, settings: Settings, shutdown: threading.Event, sockets: 
         server_header=False,
         proxy_headers=False,
         backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_TIMEOUT_SECONDS,
+        timeout_keep_alive=math.ceil(connections.limits.idle_seconds),
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
     server = _Server(config, shutdown)

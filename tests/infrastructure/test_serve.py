@@ -13,6 +13,7 @@ import asyncio, socket, sys, threading
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+from infrastructure.http.connections import Connections
 from infrastructure.http.serve import serve
 from infrastructure.settings import Settings
 
@@ -26,7 +27,8 @@ async def stream(_):
         yield b"last"
     return StreamingResponse(chunks())
 
-serve(Starlette(routes=[Route("/", stream)]), Settings(), shutdown, [socket.socket(fileno=int(sys.argv[1]))])
+listener = socket.socket(fileno=int(sys.argv[1]))
+serve(Starlette(routes=[Route("/", stream)]), Settings(), shutdown, Connections(), [listener])
 """
 
 

@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from infrastructure.event_log.log import EventLog
+from infrastructure.http.connections import Connections
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
@@ -27,8 +28,8 @@ from tests.queries.writer import Writer
 
 
 @asynccontextmanager
-async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, Metrics(), Event())
+async def open_api(settings: Settings, connections: Connections | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings, Metrics(), Event(), connections)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:

@@ -92,11 +92,11 @@ async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings
         head = await dependencies.log.head(conversation_id)
         assert head is not None
         until = head.stream_version
-        body = await read_page(dependencies.log, conversation_id, after=0, until=until, limit=100, max_bytes=2_000)
+        body, _ = await read_page(dependencies.log, conversation_id, after=0, until=until, limit=100, max_bytes=2_000)
 
     page = msgspec.json.decode(body)
-    assert [event["version"] for event in page["data"]] == [1, 2, 3]
-    assert (page["first_id"], page["last_id"], page["has_more"]) == (1, 3, True)
+    assert [event["version"] for event in page["data"]] == [1, 2]
+    assert (page["first_id"], page["last_id"], page["has_more"]) == (1, 2, True)
 
 
 async def read_events(lines: AsyncIterator[str], count: int) -> list[dict[str, str]]:

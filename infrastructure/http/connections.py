@@ -1,0 +1,111 @@
+"""The connections of one server: how long a client may keep one waiting, and turns for large answers.
+
+A connection is closed when its client keeps it waiting
+
+- for the next request: after `idle_seconds`
+- for the end of a request's head: `head_seconds` after its first byte
+- for a body: after `body_seconds` without a byte, while the server wants to read
+- by not reading an answer: after `write_seconds` in which nothing was read; after `crowded_write_seconds` while all
+  clients together have more than `max_unread_bytes` to read
+
+What an application has sent stays in memory until the client has read it. So an answer that is large is read from the
+stores only in its turn (`large_answer`), and not while clients have too much to read already.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Protocol
+
+from msgspec import Struct
+
+from infrastructure.http.errors import ApiError
+
+
+class Connection(Protocol):
+    """What `Connections` knows of a connection: see `protocol.py`."""
+
+    loop: asyncio.AbstractEventLoop
+
+    @property
+    def unread_bytes(self) -> int: ...
+
+    def check(self, now: float, write_seconds: float) -> None: ...
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """Times in seconds, sizes in bytes."""
+
+    idle_seconds: float = 75.0
+    """Longer than that of proxies (nginx: 60 s), so that none sends a request on a connection that is closing."""
+
+    head_seconds: float = 15.0
+    body_seconds: float = 30.0
+    write_seconds: float = 30.0
+    crowded_write_seconds: float = 2.0
+    max_unread_bytes: int = 48 * 1024 * 1024
+    large_answers: int = 2
+    """How many large answers are made at a time."""
+
+    large_answer_wait_seconds: float = 10.0
+    check_seconds: float = 1.0
+    """How often the connections are looked at. A connection may be kept this much longer than its limit."""
+
+
+class Connections:
+    """One per server. `main.py` makes it; the server's connections add and remove themselves."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._open: set[Connection] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._turns = asyncio.Semaphore(self.limits.large_answers)
+        self._unread_changed = asyncio.Event()
+
+    def add(self, connection: Connection) -> None:
+        self._open.add(connection)
+        if self._timer is None:
+            self._timer = connection.loop.call_later(self.limits.check_seconds, self._check, connection.loop)
+
+    def remove(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._unread_changed.set()
+        if not self._open and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def unread_bytes(self) -> int:
+        """What was sent and not yet read by its clients, as far as it is in this process's memory."""
+        return sum(connection.unread_bytes for connection in self._open)
+
+    def client_has_read(self) -> None:
+        """A client has read most of what it was sent: those who wait for room look again."""
+        self._unread_changed.set()
+
+    @asynccontextmanager
+    async def large_answer(self) -> AsyncIterator[None]:
+        """A turn to read a large answer from the stores and to make it. Raises ApiError (503) when none comes in time."""
+        async with AsyncExitStack() as turn:
+            try:
+                async with asyncio.timeout(self.limits.large_answer_wait_seconds):
+                    await turn.enter_async_context(self._turns)
+                    await self._wait_for_room()
+            except TimeoutError as error:
+                message = "Too many large answers wait for clients that do not read them. Retry, or ask for less."
+                raise ApiError(503, message, code="too_many_large_answers") from error
+            yield
+
+    async def _wait_for_room(self) -> None:
+        while self.unread_bytes() > self.limits.max_unread_bytes:
+            self._unread_changed.clear()
+            await self._unread_changed.wait()
+
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes the connections whose clients keep them waiting too long."""
+        is_crowded = self.unread_bytes() > self.limits.max_unread_bytes
+        write_seconds = self.limits.crowded_write_seconds if is_crowded else self.limits.write_seconds
+        now = loop.time()
+        for connection in list(self._open):
+            connection.check(now, write_seconds)
+        self._unread_changed.set()
+        self._timer = loop.call_later(self.limits.check_seconds, self._check, loop)

@@ -1,0 +1,287 @@
+"""HTTP/1.1 with limits: uvicorn's protocol, which also closes connections whose clients keep it waiting (`connections.py`).
+
+A request that asks for an upgrade, such as `Upgrade: h2c`, is served as if it did not ask: RFC 9110, 7.8 allows that.
+"""
+
+import asyncio
+import math
+import re
+import socket
+import sys
+from http import HTTPStatus
+from typing import Literal
+
+import httptools
+import msgspec
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from infrastructure.http.connections import Connections
+from infrastructure.ids import mint
+
+log = structlog.get_logger(__name__)
+
+MAX_HEAD_BYTES = 64 * 1024
+MAX_UNSENT_BYTES = 128 * 1024
+"""How much of an answer the kernel takes before it has sent it."""
+
+TCP_NOTSENT_LOWAT = 25
+"""Of Linux; `socket` has it from Python 3.13 on."""
+
+_METHOD = re.compile(rb"[A-Z][A-Z-]{0,31} ")
+
+
+class _Refused(Exception):
+    """A request that is refused before the application sees it."""
+
+    def __init__(self, status: int, message: str, code: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """A connection. A head has at most MAX_HEAD_BYTES. What is refused here gets a JSON error. Made by `bounded_protocol`."""
+
+    server_connections: Connections
+
+    _waits_for: Literal["request", "head", "body"] = "request"
+    _deadline = math.inf
+    """When the client must have sent what the connection waits for, in the loop's time."""
+
+    _head_bytes = 0
+    """Bytes of the current head, without the chunk that it began in."""
+
+    _head_began_in_chunk = False
+    _unread_before = 0
+    _read_at = 0.0
+    """When the client last read something, as far as it is known."""
+
+    _refused: _Refused | None = None
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as the parent's
+        super().connection_made(transport)
+        _limit_unsent(transport)
+        self.parser = _Parser(self)  # type: ignore[assignment]  # it has the methods that the parent calls
+        self._read_at = self.loop.time()
+        self._wait_for("request")
+        self.server_connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_connections.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._head_began_in_chunk = False
+        super().data_received(data)
+        if self._waits_for == "head" and not self._head_began_in_chunk:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(_head_too_large())
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_at = self.loop.time()
+        self.server_connections.client_has_read()
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 0
+        self._head_began_in_chunk = True
+        self._wait_for("head")
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            raise self._refusal(_Refused(501, "This server does not open tunnels.", "method_not_implemented"))
+        if self.parser.should_upgrade():
+            return  # the parser will begin again without the upgrade
+        if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
+            raise self._refusal(_head_too_large())
+        if not self.url.startswith(b"/"):
+            self.url = self._origin_form()
+        self._wait_for("body")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._wait_for("body")
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._wait_for("request")
+        else:
+            self._deadline = math.inf  # it is the client who waits
+
+    # Called by the parent
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._deadline == math.inf and self.cycle.response_complete:
+            self._wait_for("request")
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers bytes that are not an HTTP request, or are refused, and closes the connection."""
+        self._refuse(self._refused or _Refused(400, msg, "malformed_request"))
+
+    # Called by `_Parser`
+
+    def head_without_upgrade(self) -> bytes:
+        """The head that was just parsed, without the header `Upgrade`."""
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"\r\n".join([*lines, b"", b""])
+
+    def note_invalid_method(self, start: bytes) -> None:
+        """`start` is what the parser does not know. If it looks like a method, it gets a 501."""
+        if _METHOD.match(start):
+            self._refusal(_Refused(501, "This server does not know the method.", "method_not_implemented"))
+
+    # Called by `Connections`
+
+    @property
+    def unread_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def check(self, now: float, write_seconds: float) -> None:
+        """Closes the connection if its client has kept it waiting too long."""
+        unread = self.unread_bytes
+        if unread == 0 or unread < self._unread_before:
+            self._read_at = now
+        elif now - self._read_at >= write_seconds:
+            log.info("connection_aborted", reason="answer_not_read", unread_bytes=unread)
+            self.transport.abort()
+            return
+        self._unread_before = unread
+        if now >= self._deadline:
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        match self._waits_for:
+            case "request" if self.unread_bytes:
+                self._wait_for("request")  # the client still reads the last answer
+            case "request":
+                self._deadline = math.inf
+                self.transport.close()
+            case "head" if is_answering:
+                self._wait_for("head")  # a second request, sent ahead: the first one's answer must not be cut off
+            case "body" if self.flow.read_paused:
+                self._wait_for("body")  # it is the application that does not read
+            case part:
+                log.info("connection_closed", reason=f"{part}_not_received")
+                self._refuse(_Refused(408, f"The request's {part} did not arrive in time.", "request_timeout"))
+
+    def _wait_for(self, part: Literal["request", "head", "body"]) -> None:
+        limits = self.server_connections.limits
+        seconds = {"request": limits.idle_seconds, "head": limits.head_seconds, "body": limits.body_seconds}[part]
+        self._waits_for = part
+        self._deadline = self.loop.time() + seconds
+
+    def _refusal(self, refused: _Refused) -> _Refused:
+        """Notes what `send_400_response` will answer. An error that is raised in a callback only reaches it as a parser error."""
+        self._refused = refused
+        return refused
+
+    def _refuse(self, refused: _Refused) -> None:
+        """Sends the error, unless an answer was begun, and closes the connection."""
+        self._deadline = math.inf
+        if self.transport.is_closing():
+            return
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_error_response(refused))
+        self.transport.close()
+
+    def _origin_form(self) -> bytes:
+        """The path and query of a request target that is an absolute URL. `*`, which goes with OPTIONS, stays."""
+        if self.url == b"*":
+            if self.parser.get_method() == b"OPTIONS":
+                return self.url
+            raise self._refusal(_Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
+        parts = httptools.parse_url(self.url)
+        return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+
+
+class _Parser:
+    """httptools' parser. Of a request that asks for an upgrade it only reads the head, and leaves the rest to the new protocol.
+
+    So it begins again with the same head without `Upgrade`, and then reads the body as that of any request.
+    """
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+        self._parser = _new_parser(protocol)
+
+    def feed_data(self, data: bytes) -> None:
+        """Raises HttpParserError."""
+        rest = memoryview(data)
+        while True:
+            try:
+                self._parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]  # documented: the offset of the data that is not HTTP
+                head = self._protocol.head_without_upgrade()
+                self._parser = _new_parser(self._protocol)
+                self._parser.feed_data(head)
+            except httptools.HttpParserInvalidMethodError:
+                self._protocol.note_invalid_method(bytes(rest[:64]))
+                raise
+            else:
+                return
+
+    def should_upgrade(self) -> bool:
+        return self._parser.should_upgrade()
+
+    def should_keep_alive(self) -> bool:
+        return self._parser.should_keep_alive()
+
+    def get_method(self) -> bytes:
+        return self._parser.get_method()
+
+    def get_http_version(self) -> str:
+        return self._parser.get_http_version()
+
+
+def _limit_unsent(transport: asyncio.Transport) -> None:
+    """Keeps the kernel from taking megabytes at once: then it would take long to see that a slow client has read something."""
+    connected = transport.get_extra_info("socket")
+    if sys.platform == "linux" and connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
+        connected.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
+
+
+def _new_parser(protocol: BoundedProtocol) -> httptools.HttpRequestParser:
+    parser = httptools.HttpRequestParser(protocol)
+    # As uvicorn does: bytes that follow a request with `Connection: close` are no error.
+    parser.set_dangerous_leniencies(lenient_data_after_close=True)
+    return parser
+
+
+def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
+    """The protocol of a server with these connections, as `uvicorn.Config(http=…)` wants it."""
+    return type("BoundedProtocol", (BoundedProtocol,), {"server_connections": connections})
+
+
+def _head_too_large() -> _Refused:
+    message = f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes."
+    return _Refused(400, message, "malformed_request")
+
+
+def _error_response(refused: _Refused) -> bytes:
+    error = {"message": refused.message, "type": "invalid_request_error", "param": None, "code": refused.code}
+    body = msgspec.json.encode({"error": error})
+    head = (
+        f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\n"
+        "content-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n"
+        f"x-request-id: {mint('req')}\r\n"
+        f"x-should-retry: {'true' if refused.status == 408 else 'false'}\r\n"
+        "connection: close\r\n\r\n"
+    )
+    return head.encode() + body
