@@ -12,9 +12,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
+from msgspec.structs import replace
+
 from domain.events import ConversationDeleted
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.stream_pages import PAGE_BYTES, Page, StreamPages, StreamPosition
@@ -28,6 +31,12 @@ PAGE_EVENTS: Final = 100
 STILL_HERE: Final = b": still here\n\n"
 
 Render = Callable[[Recorded], bytes]
+
+
+class _EventPage(Page, frozen=True):
+    """`end`: where its last event is in the log."""
+
+    end: LogPosition = LogPosition()
 
 
 class EventStreams:
@@ -49,28 +58,41 @@ class EventStreams:
 
         `head`: the conversation's end, looked up before. After each `heartbeat_seconds` without an event, yields a comment.
         """
-        position, sent_at = StreamPosition(after), time.monotonic()
+        position, sent, sent_at = StreamPosition(after), _log_position(head, after), time.monotonic()
         end: Head | None = head
         while not self._shutdown.is_set() and end is not None and position.after <= end.version:
-            if position.after < end.version:
-                page = await self._read_page(conversation_id, position.after)
-                if page is not None:
-                    if page.last == position.after:
-                        return  # the log has lost events that this stream has heard of
-                    chunk, ends = position.take(page), page.ends and position.after == page.last
-                    del page
-                    if chunk:
-                        yield chunk
-                    if ends:
+            page: _EventPage | None = None
+            try:
+                if end.incarnation != sent.incarnation:  # the log may have moved back
+                    check = await self._log.check([sent.position])
+                    if position.offset or not _has(check, sent):
                         return
-                    sent_at = time.monotonic()
-                    continue
+                    sent = replace(sent, incarnation=check.incarnation)
+                    end = await self._log.head(conversation_id)
+                elif position.after == end.version:
+                    seconds = sent_at + heartbeat_seconds - time.monotonic()
+                    end = await self._wait_for_change(conversation_id, end, seconds)
+                else:
+                    page = await self._page(conversation_id, position.after, end.incarnation)
+                    if page.body and page.end.incarnation != end.incarnation:
+                        end, page = replace(end, incarnation=page.end.incarnation), None
+            except (PostgresUnavailable, LogBusy):
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                end = await self._wait_for_change(conversation_id, end, sent_at + heartbeat_seconds - time.monotonic())
-            if time.monotonic() - sent_at >= heartbeat_seconds and position.offset == 0:
-                yield STILL_HERE
+            if page is not None and not page.body:
+                return  # the log has lost events that this stream has heard of
+            if page is not None:
+                chunk = position.take(page)
+                if position.after == page.last:
+                    sent = page.end
+                ends, page = page.ends and position.after == page.last, None
                 sent_at = time.monotonic()
+                if chunk:
+                    yield chunk
+                if ends:
+                    return
+            elif time.monotonic() - sent_at >= heartbeat_seconds and position.offset == 0:
+                sent_at = time.monotonic()
+                yield STILL_HERE
 
     async def _wait_for_change(self, conversation_id: str, head: Head, seconds: float) -> Head | None:
         """The conversation's end once it has changed; `head` after `seconds` and at the shutdown. None: the log no longer has the conversation."""
@@ -78,21 +100,31 @@ class EventStreams:
             await asyncio.wait({change}, timeout=max(0.0, seconds))
             return change.result() if change.done() and not change.cancelled() else head
 
-    async def _read_page(self, conversation_id: str, after: int) -> Page | None:
-        """The events after version `after`, at least one if there is any; None while Postgres is unavailable."""
+    async def _page(self, conversation_id: str, after: int, incarnation: str) -> _EventPage:
+        """The events after version `after`. Its body is empty if there are none."""
 
-        async def read() -> Page:
+        async def read() -> _EventPage:
             events = await self._log.conversation(conversation_id, after=after, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES)
-            return Page(
-                last=events[-1].version if events else after,
-                body=b"".join(_sse(recorded, self._render(recorded)) for recorded in events),
-                ends=bool(events) and isinstance(events[-1].event, ConversationDeleted),
-            )
+            if not events:
+                return _EventPage(after, b"")
+            body = b"".join(_sse(recorded, self._render(recorded)) for recorded in events)
+            newest = events[-1]
+            is_last = isinstance(newest.event, ConversationDeleted)
+            return _EventPage(newest.version, body, ends=is_last, end=newest.log_position)
 
-        try:
-            return await self._pages.get(("events", conversation_id, after), read)
-        except (PostgresUnavailable, LogBusy):
-            return None
+        return await self._pages.get(("events", conversation_id, after, incarnation), read)
+
+
+def _log_position(head: Head, version: int) -> LogPosition:
+    """Where a version of the conversation is in the log, as far as its end tells: of an earlier version, the hash is unknown."""
+    if version == head.version:
+        return LogPosition(head.position, head.chain_hash, head.incarnation)
+    return LogPosition(0 if version == 0 else -1, "", head.incarnation)
+
+
+def _has(check: LogCheck, sent: LogPosition) -> bool:
+    """Whether the log still has the event at this position, and with it, by its chain hash, all before it in its conversation."""
+    return sent.position == 0 or check.chain_hashes.get(sent.position, "unknown") == sent.chain_hash
 
 
 def _sse(recorded: Recorded, body: bytes) -> bytes:

@@ -35,7 +35,7 @@ class RecordedStream:
     """The events of one reply. Of a running one only the first ones are known."""
 
     def __init__(self, record: Record) -> None:
-        self.key = (record.response_id, record.last.position, record.last.recorded_at)
+        self.key = (record.response_id, record.last.chain_hash)
         """Names these events, also if the log lost this reply's end and has another one now."""
         self.head = record.head
         self.has_ended = record.end is not None

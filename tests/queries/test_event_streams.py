@@ -1,21 +1,14 @@
 """Streams of events: many at once beside other reads, clients that do not read, slow clients, and a log that lost its end."""
 
 import asyncio
-import os
 import random
 import re
-import socket
-import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 from threading import Event
-from urllib.parse import urlsplit
 
 import httpx
 import psycopg
 
-from infrastructure.embedded.directory import free_port
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.http.stream_pages import StreamPages
 from infrastructure.ids import uuid_of
@@ -25,8 +18,8 @@ from queries.events import event_json
 from queries.main import open_dependencies
 from tests.queries.conftest import served
 from tests.queries.manual_projector import ManualProjector
+from tests.queries.query_process import peak_memory, query_process, unread_streams
 from tests.queries.writer import Writer
-from tests.servers import ROOT
 
 MEGABYTE = 1_000_000
 
@@ -82,59 +75,6 @@ async def test_sixty_streams_miss_nothing_and_reads_beside_them_are_verified(
             assert [answer.status_code for answer in answers] == [200] * len(answers)
             assert not any("x-consistency" in answer.headers for answer in answers)
         assert await asyncio.gather(*followers) == [list(range(1, last + 1))] * 60
-
-
-@asynccontextmanager
-async def query_process(settings: Settings) -> AsyncIterator[tuple[str, int]]:
-    """The query API in a process of its own: its URL and pid."""
-    port = free_port()
-    environment = {name.upper(): str(value) for name, value in settings.model_dump().items() if name.endswith("_url")}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "queries.main",
-        env={**os.environ, **environment, "PORT": str(port), "PYTHONPATH": str(ROOT)},
-        stdout=asyncio.subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        async with asyncio.timeout(30), httpx.AsyncClient(base_url=url) as client:
-            while True:
-                try:
-                    await client.get("/health/live")
-                    break
-                except httpx.ConnectError:
-                    await asyncio.sleep(0.05)
-        yield url, process.pid
-    finally:
-        process.kill()
-        await process.wait()
-
-
-def peak_memory(pid: int) -> int:
-    """The largest resident memory that the process has had, in bytes."""
-    [kilobytes] = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(kilobytes) * 1024
-
-
-@contextmanager
-def unread_streams(url: str, path: str, count: int) -> Iterator[list[socket.socket]]:
-    """Connections that request a stream and do not read it."""
-    address = urlsplit(url)
-    sockets = []
-    try:
-        for _ in range(count):
-            connection = socket.socket()
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            connection.connect((address.hostname, address.port))
-            connection.sendall(
-                f"GET {path} HTTP/1.1\r\nHost: {address.netloc}\r\nAccept: text/event-stream\r\n\r\n".encode()
-            )
-            sockets.append(connection)
-        yield sockets
-    finally:
-        for connection in sockets:
-            connection.close()
 
 
 async def test_streams_that_are_not_read_take_little_memory(settings: Settings, write: Writer) -> None:
@@ -205,3 +145,50 @@ async def test_a_stream_ends_when_the_log_has_lost_events_that_it_sent(settings:
         resumed = await client.get(path, headers={**headers, "Last-Event-ID": "3"})
 
     assert (resumed.status_code, resumed.json()["error"]["param"]) == (400, "Last-Event-ID")
+
+
+async def test_a_stream_goes_on_after_rows_of_another_conversation_were_removed(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id, other = await write.start("a"), await write.start("b")
+    path = f"{path_of(conversation_id)}/events"
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as client,
+        client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer,
+        asyncio.timeout(10),
+    ):
+        lines = answer.aiter_lines()
+        assert await ids_until(lines, 2) == [1, 2]
+        with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+            connection.execute("DELETE FROM events WHERE originator_id = %s", (uuid_of(other),))
+        await write.append(conversation_id, "c")
+        assert await ids_until(lines, 3) == [3]
+
+
+async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_it_sent(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a", "lost")
+    path = f"{path_of(conversation_id)}/events"
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as client,
+        client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer,
+        asyncio.timeout(10),
+    ):
+        lines = answer.aiter_lines()
+        assert await ids_until(lines, 3) == [1, 2, 3]
+        with psycopg.connect(settings.postgres_url) as connection:
+            # As a log that moved back and went on: the versions are the same, the events are not.
+            stream = (uuid_of(conversation_id),)
+            connection.execute(
+                "CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM events WHERE originator_id = %s", stream
+            )
+            connection.execute("DELETE FROM events WHERE originator_id = %s", stream)
+            connection.execute("UPDATE moved SET chain_hash = sha256(chain_hash)")
+            connection.execute("INSERT INTO events SELECT * FROM moved")
+            version_4 = "UPDATE moved SET originator_version = 4, notification_id = notification_id + 100 WHERE originator_version = 3"
+            connection.execute(version_4)
+            connection.execute("INSERT INTO events SELECT * FROM moved WHERE originator_version = 4")
+        assert [line async for line in lines if line] == []

@@ -22,6 +22,7 @@ from replies.live_reader import LiveReader
 from replies.record import Record, find_record, read_record
 from tests.queries.conftest import served
 from tests.queries.manual_projector import ManualProjector
+from tests.queries.query_process import peak_memory, query_process, unread_streams
 from tests.queries.writer import Writer
 
 
@@ -163,3 +164,21 @@ async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: 
             bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1)]))
     assert bodies[0] == bodies[1]
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
+
+
+async def test_streams_of_a_large_reply_that_are_not_read_take_little_memory(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    response_id, input_items = await write.request_reply(conversation_id, "?")
+    await complete(write, conversation_id, response_id, input_items, *("word " * 100 for _ in range(4_000)))
+    path = f"/v1/responses/{response_id}?stream=true"
+    async with query_process(settings) as (url, pid), asyncio.timeout(60):
+        before = peak_memory(pid)
+        with unread_streams(url, path, 40) as sockets:
+            for connection in sockets:
+                assert await asyncio.to_thread(connection.recv, 12) == b"HTTP/1.1 200"
+                assert await asyncio.to_thread(connection.recv, 2000)
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                events = await events_of(client, response_id)
+            grown = peak_memory(pid) - before
+    assert len(events) == 4_000 + 2 + 2 + 3 + 1
+    assert grown < 120_000_000
