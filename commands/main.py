@@ -141,7 +141,7 @@ async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
     try:
         applied = await when_reachable(migrate, postgres_url)
     except DataIsNewer as error:
-        log.critical("data_is_newer", known=error.known, found=error.found, reason=str(error))
+        log.critical("data_is_newer", reason=str(error))
         shutdown.set()
     else:
         log.info("migrated", applied=applied)

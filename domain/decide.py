@@ -33,6 +33,7 @@ from domain.errors import (
     ConversationLocked,
     ConversationNotFound,
     HeadHasMoved,
+    HistoryLost,
     ItemNotFound,
     NothingToUndo,
     ReplyIsOver,
@@ -123,6 +124,8 @@ def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
         raise ConversationLocked(state.id)
     if command.expected_head is not UNSET and command.expected_head != state.head:
         raise HeadHasMoved(state.id)
+    if command.shown.version > state.version:
+        raise HistoryLost(state.id)
 
 
 def _start(state: Conversation | None, command: StartConversation) -> tuple[Event, ...]:
@@ -288,6 +291,8 @@ def _change_summary(
 ) -> tuple[Event, ...]:
     match command:
         case CompactContext():
+            if command.depth > state.depth:
+                raise HistoryLost(state.id)
             if command.replaces != state.summary:
                 raise SummaryHasChanged(state.id)
             return (ContextCompacted(**{name: getattr(command, name) for name in ContextCompacted.__struct_fields__}),)

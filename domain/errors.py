@@ -10,6 +10,7 @@
     │   ├── ConversationExists
     │   ├── ConversationLocked     (a reply is in progress)
     │   ├── HeadHasMoved
+    │   ├── HistoryLost            (the event store was restored meanwhile)
     │   ├── ReplyIsOver
     │   ├── ReplyIsRunning
     │   ├── SummaryHasChanged
@@ -18,6 +19,7 @@
     │   └── TooManyPins
     └── ContextTooLong
 
+    ReplyLost                      (the event store was restored while it ran)
     ModelFailed                    (the provider did not answer as it should)
 
 `infrastructure/http/errors.py` has the table of their HTTP statuses.
@@ -90,6 +92,15 @@ class HeadHasMoved(Conflict):
         super().__init__(f"Conversation {conversation_id} has new items since it was read.")
 
 
+class HistoryLost(Conflict):
+    """The command was made from events that the log has lost since then. A retry is made from what the log has."""
+
+    code = "history_lost"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(f"Conversation {conversation_id} was restored to an earlier state meanwhile. Try again.")
+
+
 class ReplyIsRunning(Conflict):
     code = "response_in_progress"
 
@@ -138,6 +149,17 @@ class ContextTooLong(Refused):
         )
         self.tokens = tokens
         self.budget = budget
+
+
+class ReplyLost(Exception):
+    """The log has lost the request of a reply that runs. Nothing of the reply is stored."""
+
+    code = "response_lost"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(
+            f"Response {response_id} is lost: the event store was restored to a time before it was requested. Send the request again."
+        )
 
 
 class ModelFailed(Exception):

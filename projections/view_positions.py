@@ -38,8 +38,8 @@ log = structlog.get_logger(__name__)
 def refuse_newer(versions: Iterable[tuple[str, int]]) -> None:
     """Raises DataIsNewer if newer code built one of these (view, version): this code would write documents of the old form into it."""
     for view, version in versions:
-        if version > (known := VERSIONS.get(view, 1)):
-            raise DataIsNewer("the view", f"{view} in version {known}", f"{view} in version {version}")
+        if version > (own_version := VERSIONS.get(view, 1)):
+            raise DataIsNewer("the view", f"{view} in version {own_version}", f"{view} in version {version}")
 
 
 class ViewPositions:

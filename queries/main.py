@@ -134,7 +134,7 @@ async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> No
     try:
         await when_reachable(check_migrations, postgres_url)
     except DataIsNewer as error:
-        log.critical("data_is_newer", known=error.known, found=error.found, reason=str(error))
+        log.critical("data_is_newer", reason=str(error))
         shutdown.set()
 
 

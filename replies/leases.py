@@ -124,6 +124,14 @@ class ReplyLeases:
                 (tenant, response_id),
             )
 
+    async def forget(self, orphan: Orphan) -> None:
+        """The log says that the reply does not run: somebody removed its events."""
+        async with self._pool.connection() as connection:
+            await connection.execute(
+                "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",
+                (orphan.tenant, orphan.response_id),
+            )
+
     async def delete(self, owners: Collection[Owner]) -> None:
         """Deletes the leases of these processes."""
         async with self._pool.connection() as connection:

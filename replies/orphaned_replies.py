@@ -77,6 +77,7 @@ class OrphanedReplies:
             await self._log.append(request)
         except Refused as refused:
             log.info("reply_already_ended", response_id=orphan.response_id, code=refused.code)
+            await self._leases.forget(orphan)
         except (LogBusy, LogUnavailable) as error:
             log.warning("interruption_delayed", response_id=orphan.response_id, error_type=type(error).__name__)
         except Exception:

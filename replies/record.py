@@ -74,6 +74,14 @@ class Record(Struct, frozen=True, kw_only=True):
         )
 
 
+async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
+    """Whether the log does not have the request of a reply that was recorded once: the log moved back."""
+    head = await reader.head(conversation_id)
+    if head is not None and head.deleted:
+        return False
+    return not await reader.items(conversation_id, [response_id])
+
+
 async def find_record(reader: Reader, tenant: str, response_id: str) -> Record:
     """The record of a tenant's reply. Raises ResponseNotFound, also when it or its conversation is deleted."""
     conversation_id = await reader.conversation_of(tenant, response_id)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import psycopg
 import structlog
 
-from domain.errors import ReplyIsOver
+from domain.errors import ConversationNotFound, ReplyIsOver, ReplyLost
 from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
 from infrastructure.event_log.log import EventLog
-from replies.record import Reader, Record, read_record
+from replies.record import Reader, Record, is_lost, read_record
 from replies.reply_end import EndReply
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,8 @@ async def record_reply_end(
 ) -> Appended | Record:
     """Appends a request whose command is an EndReply. Returns a Record if an earlier try, whose outcome was unknown, has appended it.
 
-    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused.
+    Retries until the process ends. After DELAY_TIMEOUT_SECONDS each failed try also calls `on_delay`. Raises Refused, or ReplyLost if the
+    log does not have the reply's request any more.
     """
     command = request.command
     assert isinstance(command, EndReply)
@@ -43,10 +44,12 @@ async def record_reply_end(
             _log_delay(command, error)
             if time.monotonic() - started_at > DELAY_TIMEOUT_SECONDS:
                 on_delay(error)
-        except ReplyIsOver:
-            if not outcome_unknown:
-                raise
+        except (ReplyIsOver, ConversationNotFound) as refused:
             try:
+                if await is_lost(reader, request.conversation_id, command.response_id):
+                    raise ReplyLost(command.response_id) from refused
+                if isinstance(refused, ConversationNotFound) or not outcome_unknown:
+                    raise
                 record = await read_record(reader, request.conversation_id, command.response_id)
             except psycopg.Error as error:
                 _log_delay(command, error)

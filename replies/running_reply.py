@@ -15,7 +15,7 @@ from msgspec import Struct
 from context.models import Models
 from context.tokens import count_off_loop
 from domain.commands import RequestReply
-from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ResponseNotFound
+from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
 from domain.events import ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
@@ -233,9 +233,10 @@ class RunningReply:
         )
         try:
             appended = await record_reply_end(services.log, services.reader, request, self._report_delay)
-        except (ConversationNotFound, ReplyIsOver, ResponseNotFound) as refused:
+        except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
             # The conversation was deleted, or another process ended the reply because this one seemed dead. That end stays.
-            log.warning("reply_already_ended", response_id=self.response_id, code=refused.code)
+            # Or the log has lost the reply's request. Then nothing of the reply is stored.
+            log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
             self._end_with_error(refused)
             return
         if isinstance(appended, Record):

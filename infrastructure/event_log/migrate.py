@@ -23,15 +23,15 @@ log = structlog.get_logger(__name__)
 
 
 class DataIsNewer(Exception):
-    """Newer code has used this store. `known`: the newest that this code knows, `found`: the newest that the data has."""
+    """Newer code has used this store. `newest_known` to this code, and `newest_found` in the data: names of migrations, or views with their versions."""
 
-    def __init__(self, what: str, known: str, found: str) -> None:
+    def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
         super().__init__(
-            f"The data is newer than this version of the store: {what} {found} was found, and {known} is the newest known here."
+            f"The data is newer than this version of the store: {what} {newest_found} was found, and {newest_known} is the newest known here."
             " Start a version that knows it."
         )
-        self.known = known
-        self.found = found
+        self.newest_known = newest_known
+        self.newest_found = newest_found
 
 
 def migrate(postgres_url: str) -> list[str]:

@@ -111,11 +111,15 @@ class EventReader(OrderedReader):
         return [PartitionHolder(*row) for row in rows]
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer stored with an idempotency key at `since` or later; None for no such key. Raises KeyReused if the request was another."""
+        """The answer stored with an idempotency key at `since` or later; None for no such key, or if the log has lost its events.
+
+        Raises KeyReused if the request was another.
+        """
         rows = await self._rows(
             sql.SQL(
-                "SELECT fingerprint, answer, version, position FROM idempotency_keys"
-                " WHERE tenant_id = %s AND key = %s AND recorded_at >= %s"
+                "SELECT fingerprint, answer, version, position FROM idempotency_keys AS k"
+                " WHERE tenant_id = %s AND key = %s AND recorded_at >= %s AND EXISTS (SELECT FROM events AS e"
+                " WHERE e.originator_id = k.conversation_id AND e.originator_version = k.version AND e.command_id = k.command_id)"
             ),
             (tenant, key.key, since),
         )

@@ -23,9 +23,11 @@ from domain.errors import (
     Conflict,
     ContextTooLong,
     ConversationLocked,
+    HistoryLost,
     ModelFailed,
     NotFound,
     Refused,
+    ReplyLost,
     SummaryHasChanged,
 )
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
@@ -98,6 +100,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return error
         case NotFound():
             return ApiError(404, str(error), code=error.code)
+        case HistoryLost() | ReplyLost():
+            return ApiError(503, str(error), code=error.code)
         case ConversationLocked() | SummaryHasChanged():
             return ApiError(409, str(error), code=error.code, retry=True)
         case Conflict():

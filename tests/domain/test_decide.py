@@ -34,6 +34,7 @@ from domain.errors import (
     ConversationLocked,
     ConversationNotFound,
     HeadHasMoved,
+    HistoryLost,
     ItemNotFound,
     NothingToUndo,
     Refused,
@@ -264,19 +265,27 @@ def test_a_pin_over_the_maximum_is_refused() -> None:
 
 
 def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> None:
+    two_items = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"))
     first = compaction()
-    given(started()).when(compact()).then(first)
-    given(started(), first).when(compact()).refused(SummaryHasChanged)
-    second = msgspec.structs.replace(first, replaces=2)
-    given(started(), first).when(compact(replaces=2)).then(second)
-    given(started(), first, second).when(UndoCompaction()).then(CompactionUndone(active=2))
-    undone = (started(), first, second, CompactionUndone(active=2))
+    given(*two_items).when(compact()).then(first)
+    given(*two_items, first).when(compact()).refused(SummaryHasChanged)
+    second = msgspec.structs.replace(first, replaces=4)
+    given(*two_items, first).when(compact(replaces=4)).then(second)
+    given(*two_items, first, second).when(UndoCompaction()).then(CompactionUndone(active=4))
+    undone = (*two_items, first, second, CompactionUndone(active=4))
     given(*undone).when(UndoCompaction()).then(CompactionUndone(active=0))
-    given(*undone).when(RedoCompaction()).then(CompactionRedone(active=3))
-    given(*undone).when(compact(replaces=3)).refused(SummaryHasChanged)
-    given(*undone, CompactionRedone(active=3)).when(RedoCompaction()).refused(NothingToUndo)
+    given(*undone).when(RedoCompaction()).then(CompactionRedone(active=5))
+    given(*undone).when(compact(replaces=5)).refused(SummaryHasChanged)
+    given(*undone, CompactionRedone(active=5)).when(RedoCompaction()).refused(NothingToUndo)
     given(*undone, second).when(RedoCompaction()).refused(NothingToUndo)
-    given(started()).when(UndoCompaction()).refused(NothingToUndo)
+    given(*two_items).when(UndoCompaction()).refused(NothingToUndo)
+
+
+def test_what_was_made_from_events_that_the_log_has_lost_is_refused() -> None:
+    given(started(), appended("msg_1", 1, None)).when(compact()).refused(HistoryLost)
+    later = msgspec.structs.replace(REQUEST, shown=msgspec.structs.replace(SHOWN, version=2))
+    given(started()).when(later).refused(HistoryLost)
+    given(started(), appended("msg_1", 1, None)).when(later).then(msgspec.structs.replace(REQUESTED, shown=later.shown))
 
 
 def compact(replaces: int = 0) -> CompactContext:

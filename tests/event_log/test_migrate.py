@@ -27,7 +27,7 @@ def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_
             for opens in (migrate, check_migrations):
                 with pytest.raises(DataIsNewer, match=r"migration 9999_after_next\.sql was found") as refusal:
                     opens(settings.postgres_url)
-                assert refusal.value.known < "9998"
+                assert refusal.value.newest_known < "9998"
         finally:
             connection.execute("DELETE FROM migrations WHERE name = ANY(%s)", [unknown])
     check_migrations(settings.postgres_url)

@@ -88,6 +88,18 @@ async def test_given_an_unreadable_conversation_then_replies_of_other_conversati
         await until_ended(log, readable, 3 * ALIVE_SECONDS)
 
 
+async def test_given_a_reply_whose_events_were_removed_then_its_row_is_freed_and_not_tried_again(
+    settings: Settings, log: Log
+) -> None:
+    lost, kept = await request_replies(settings, mint_uuid(), 2)
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
+        await connection.execute("DELETE FROM events WHERE originator_id = %s", (uuid_of(lost),))
+    async with other_process(settings):
+        await until_ended(log, kept, 3 * ALIVE_SECONDS)
+        await eventually(lambda: True if log.rows("SELECT FROM responses WHERE running") == [] else None)
+    assert log.versions(lost) == []
+
+
 async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_not_ended(
     settings: Settings, log: Log
 ) -> None:

@@ -15,7 +15,7 @@ from tests.servers import ROOT
 from tests.system import System
 
 FOUND = "9999_from_the_future.sql"
-KNOWN = max((ROOT / "infrastructure" / "event_log" / "migrations").glob("*.sql")).name
+NEWEST = max((ROOT / "infrastructure" / "event_log" / "migrations").glob("*.sql")).name
 
 
 def add_migration(settings: Settings) -> None:
@@ -59,7 +59,7 @@ def test_given_a_migration_that_the_code_does_not_know_then_each_process_ends_wi
     output = ended.stdout + ended.stderr
     assert ended.returncode == 1, output
     assert FOUND in output
-    assert KNOWN in output
+    assert NEWEST in output
     assert "Traceback" not in output
 
 
@@ -70,7 +70,7 @@ def test_given_data_that_newer_code_has_migrated_meanwhile_then_scripts_up_ends_
     add_migration(store)
     running.kill("api")
     assert running.wait() == 1
-    assert f"{FOUND} was found, and {KNOWN} is the newest known here" in running.output()
+    assert f"{FOUND} was found, and {NEWEST} is the newest known here" in running.output()
     running.wait_gone()
 
     second = System(running.data, environment=urls(store))
