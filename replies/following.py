@@ -123,7 +123,7 @@ class ReplyStreams:
                     continue
                 if change.done():
                     break
-                await asyncio.wait(waiting, timeout=seconds)
+                await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
                 if time.monotonic() - client.sent_at >= HEARTBEAT_SECONDS and client.position.offset == 0:
                     client.sent_at = time.monotonic()
                     yield STILL_HERE

@@ -1,0 +1,167 @@
+"""Redis answers but refuses to write while replies run. Their live events may be lost, their record is not; cancel and follow go on."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+from redis.asyncio import Redis
+
+from infrastructure.settings import Settings
+from replies.live_events import stream_key
+from tests.commands.api_client import events_of, eventually, open_api, output_text, post_response
+from tests.queries.conftest import open_api as open_query_api
+from tests.queries.conftest import open_projector, served
+from tests.redis_faults import FAULTS, Fault, own_valkey
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+WORDS = ["one ", "two ", "three ", "four"]
+
+
+@pytest.fixture
+async def settings(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Settings]:
+    async with own_valkey() as url:
+        yield settings.model_copy(update={"redis_url": url, "openai_base_url": provider.url, "model_window": 2_000})
+
+
+@pytest.fixture
+async def admin(settings: Settings) -> AsyncIterator[Redis]:
+    async with Redis.from_url(settings.redis_url, decode_responses=True) as client:
+        yield client
+
+
+@pytest.fixture
+async def reads(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The query API, as in another process."""
+    async with open_query_api(settings) as client:
+        yield client
+
+
+class SteppedAnswer:
+    """A script that sends a word whenever `next` is called, and then ends."""
+
+    def __init__(self) -> None:
+        self._steps = threading.Semaphore(0)
+
+    def next(self) -> None:
+        self._steps.release()
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for word in WORDS:
+            self._steps.acquire(timeout=30)
+            exchange.text_chunk(word)
+        self._steps.acquire(timeout=30)
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_given_a_redis_that_refuses_when_a_reply_runs_then_its_client_and_a_follower_get_all_of_it_once(
+    fault: Fault, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
+) -> None:
+    provider.script = answer = SteppedAnswer()
+    queued = (await post_response(api, "hi", background=True)).json()
+    answer.next()
+    await until(lambda: is_stream(admin, stream_key(queued["id"])))
+    follower = asyncio.create_task(reads.get(f"/v1/responses/{queued['id']}?stream=true"))
+    async with fault(admin):
+        answer.next()
+        async with asyncio.timeout(10):
+            late_client = asyncio.create_task(post_response(api, "and this", stream=True))
+            await eventually(lambda: requests_or_none(provider, 2))
+        answer.next()
+    for _ in range(8):
+        answer.next()
+    async with asyncio.timeout(20):
+        followed, late = events_of(await follower), events_of(await late_client)
+    for events in (followed, late):
+        assert [event["sequence_number"] for event in events] == list(range(len(events)))
+        assert events[-1]["type"] == "response.completed"
+        assert output_text(events[-1]["response"]) == "".join(WORDS)
+        deltas = [event["delta"] for event in events if event["type"] == "response.output_text.delta"]
+        assert "".join(deltas) == "".join(WORDS)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_given_a_redis_that_refuses_when_a_reply_is_cancelled_in_another_process_then_it_ends_and_its_record_is_kept(
+    fault: Fault, settings: Settings, provider: ScriptedProvider, admin: Redis
+) -> None:
+    provider.script = answer = SteppedAnswer()
+    async with open_api(settings) as api, open_api(settings) as other, open_query_api(settings) as reads:
+        queued = (await post_response(api, "hi", background=True)).json()
+        async with fault(admin):
+            answer.next()
+            await eventually(lambda: requests_or_none(provider, 1))
+            follower = asyncio.create_task(reads.get(f"/v1/responses/{queued['id']}?stream=true"))
+            async with asyncio.timeout(10):
+                cancelled = await other.post(f"/v1/responses/{queued['id']}/cancel")
+                events = events_of(await follower)
+            assert (cancelled.status_code, cancelled.json()["status"]) == (200, "cancelled")
+            assert [event["sequence_number"] for event in events] == list(range(len(events)))
+            assert events[-1]["response"]["status"] == "cancelled"
+        async with open_projector(settings) as projector:
+            await projector.catch_up()
+            assert (await reads.get(f"/v1/responses/{queued['id']}")).json()["status"] == "cancelled"
+        for _ in range(8):
+            answer.next()
+
+
+async def test_given_a_running_reply_then_a_follower_in_another_process_gets_each_event_when_it_comes(
+    api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider
+) -> None:
+    provider.script = answer = SteppedAnswer()
+    queued = (await post_response(api, "hi", background=True)).json()
+    path = f"/v1/responses/{queued['id']}?stream=true"
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=30) as client,
+        client.stream("GET", path) as stream,
+    ):
+        chunks = stream.aiter_text()
+        for word in WORDS:
+            answer.next()
+            async with asyncio.timeout(5):
+                while f'"delta":"{word}"' not in await anext(chunks):
+                    pass
+        answer.next()
+        async with asyncio.timeout(5):
+            assert "response.completed" in "".join([chunk async for chunk in chunks])
+
+
+@pytest.mark.parametrize("kind", ["string", "list"])
+async def test_given_a_stream_key_of_another_type_when_the_reply_goes_on_then_its_follower_gets_all_of_it_once(
+    kind: str, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
+) -> None:
+    provider.script = answer = SteppedAnswer()
+    queued = (await post_response(api, "hi", background=True)).json()
+    key = stream_key(queued["id"])
+    answer.next()
+    await until(lambda: is_stream(admin, key))
+    follower = asyncio.create_task(reads.get(f"/v1/responses/{queued['id']}?stream=true"))
+    await admin.delete(key)
+    await (admin.set(key, "x") if kind == "string" else admin.rpush(key, "x"))
+    answer.next()
+    await until(lambda: is_stream(admin, key))
+    for _ in range(8):
+        answer.next()
+    async with asyncio.timeout(20):
+        events = events_of(await follower)
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert output_text(events[-1]["response"]) == "".join(WORDS)
+
+
+async def is_stream(admin: Redis, key: str) -> bool:
+    return bool(await admin.type(key) == "stream")
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(10):
+        while not await condition():  # noqa: ASYNC110  # another process changes it
+            await asyncio.sleep(0.01)
+
+
+def requests_or_none(provider: ScriptedProvider, count: int) -> int | None:
+    """How many requests the provider got, once that is `count`."""
+    return len(provider.requests) if len(provider.requests) >= count else None
