@@ -1,0 +1,161 @@
+"""Redis refuses for a while under load: nothing is parked, reads are right, and contexts are soon as fast as before.
+
+scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s      a minute of each, with the figures (`redis_refused`)
+"""
+
+import asyncio
+import random
+import statistics
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+import structlog
+from redis.asyncio import Redis
+
+from context.snapshots import snapshot_key
+from infrastructure.settings import Settings
+from projections.views.catalog import CONTEXT
+from tests.projections.poison import nothing_parked
+from tests.projections.world import TIMEOUT_SECONDS, World
+from tests.queries.conftest import open_api
+from tests.queries.writer import Writer
+from tests.redis_faults import Fault, out_of_memory, own_valkey, read_only_replica
+
+log = structlog.get_logger(__name__)
+
+CONVERSATIONS = 40
+FIRST_ITEMS = 20
+WRITERS = 4
+READERS = 2
+BACK_SECONDS = 10.0
+SLOWER = 2.0
+"""By how much the median of contexts may differ from the one before. The machine does other work too."""
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> AsyncIterator[Settings]:
+    async with own_valkey() as url:
+        yield settings.model_copy(update={"redis_url": url})
+
+
+class Load:
+    """Appends numbered messages to conversations, and reads contexts, which must show all that were acknowledged."""
+
+    def __init__(self, write: Writer, api: httpx.AsyncClient, conversations: list[str]) -> None:
+        self._write = write
+        self._api = api
+        self.conversations = conversations
+        self.acknowledged = dict.fromkeys(conversations, FIRST_ITEMS)
+        self._locks = {conversation: asyncio.Lock() for conversation in conversations}
+        self._random = random.Random(1)
+        self.recent_reads: list[float] = []
+
+    async def append(self, conversation: str) -> None:
+        async with self._locks[conversation]:
+            await self._write.append(conversation, str(self.acknowledged[conversation]))
+            self.acknowledged[conversation] += 1
+
+    async def read(self, conversation: str) -> None:
+        acknowledged, started = self.acknowledged[conversation], time.perf_counter()
+        answer = await self._api.get(f"/v1/conversations/{conversation}/context?model=smol")
+        self.recent_reads.append(time.perf_counter() - started)
+        assert answer.status_code == 200, answer.text
+        shown = [int(item["item"]["content"][0]["text"]) for item in answer.json()["items"]]
+        assert shown == list(range(shown[0], shown[0] + len(shown)))
+        assert acknowledged - 1 <= shown[-1] <= self.acknowledged[conversation]
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async def repeat(writes: bool) -> None:
+            while not stop.is_set():
+                conversation = self._random.choice(self.conversations)
+                await (self.append if writes else self.read)(conversation)
+                await asyncio.sleep(0.005)
+
+        await asyncio.gather(*(repeat(number < WRITERS) for number in range(WRITERS + READERS)))
+
+    async def median(self, count: int) -> float:
+        """The median time of the next reads."""
+        self.recent_reads.clear()
+        async with asyncio.timeout(TIMEOUT_SECONDS):
+            while len(self.recent_reads) < count:  # noqa: ASYNC110  # other tasks read
+                await asyncio.sleep(0.01)
+        return statistics.median(self.recent_reads)
+
+
+@asynccontextmanager
+async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
+    """Somebody sets the keys of snapshots to strings and lists, again and again."""
+
+    async def spoil() -> None:
+        while True:
+            key = snapshot_key("default", random.choice(load.conversations))
+            await redis.set(key, "no hash")
+            if random.random() < 0.5:
+                await redis.delete(key)
+                await redis.rpush(key, "no hash")
+            await asyncio.sleep(0.005)
+
+    spoiling = asyncio.create_task(spoil())
+    try:
+        yield
+    finally:
+        spoiling.cancel()
+        await asyncio.wait([spoiling])
+
+
+@pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.endless)])
+async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_soon_as_fast_as_before(
+    seconds: float, write: Writer, live: World
+) -> None:
+    texts = [str(number) for number in range(FIRST_ITEMS)]
+    conversations = await asyncio.gather(*(write.start(*texts) for _ in range(CONVERSATIONS)))
+    await live.until(live.caught_up)
+    faults: list[Fault] = [out_of_memory, read_only_replica, lambda redis: wrong_types(redis, load)]
+    async with open_api(live.settings) as api, Redis.from_url(live.settings.redis_url, decode_responses=True) as admin:
+        load = Load(write, api, list(conversations))
+        stop = asyncio.Event()
+        running = asyncio.create_task(load.run(stop))
+        try:
+            await load.median(50)  # the first reads load what they need
+            for name, fault in zip(("out of memory", "read-only", "wrong types"), faults, strict=True):
+                await until_shown(live)
+                usual = await load.median(100)
+                async with fault(admin):
+                    await asyncio.sleep(seconds)
+                    during = await load.median(20)
+                ended = time.monotonic()
+                await until_shown(live)
+                shown_after = time.monotonic() - ended
+                while (after := await load.median(20)) > SLOWER * usual:
+                    assert time.monotonic() - ended < BACK_SECONDS
+                log.info(
+                    "redis_refused",
+                    fault=name,
+                    seconds=seconds,
+                    milliseconds=[round(1000 * median, 1) for median in (usual, during, after)],
+                    snapshots_back_after=round(shown_after, 1),
+                    time_back_after=round(time.monotonic() - ended, 1),
+                )
+                assert await nothing_parked(live)
+        finally:
+            stop.set()
+            await running
+        for conversation in conversations:
+            await load.append(conversation)
+    await live.until(live.caught_up)
+    assert await nothing_parked(live)
+    assert await live.is_exact()
+    log.info("appended", items=sum(load.acknowledged.values()))
+
+
+async def until_shown(world: World) -> None:
+    """Returns when the snapshots show all that is in the log now. It must not take longer than BACK_SECONDS."""
+    head = await world.reader.last_position()
+
+    async def shows() -> bool:
+        return (await world.statuses())[CONTEXT].position >= head
+
+    await world.until(shows, seconds=BACK_SECONDS)
