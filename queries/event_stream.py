@@ -60,7 +60,7 @@ class EventStreams:
         """
         position, sent, sent_at = StreamPosition(after), _log_position(head, after), time.monotonic()
         end: Head | None = head
-        while not self._shutdown.is_set() and end is not None and position.after <= end.version:
+        while not self._shutdown.is_set() and end is not None:
             page: _EventPage | None = None
             try:
                 if end.incarnation != sent.incarnation:  # the log may have moved back
@@ -68,6 +68,8 @@ class EventStreams:
                     if position.offset or not _has(check, sent):
                         return
                     sent = replace(sent, incarnation=check.incarnation)
+                    end = await self._log.head(conversation_id)
+                elif position.after > end.version:  # the last page had events that are newer than `end`
                     end = await self._log.head(conversation_id)
                 elif position.after == end.version:
                     seconds = sent_at + heartbeat_seconds - time.monotonic()

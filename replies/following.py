@@ -115,6 +115,8 @@ class ReplyStreams:
                 except (MissingEntries, RedisError, OSError) as error:
                     log.debug("live_events_lost", response_id=client.response_id, error_type=type(error).__name__)
                     page, waiting, seconds = None, {change}, min(seconds, RETRY_SECONDS)
+                if page is not None and page.ends and client.position.offset == 0 and await self._end_is_lost(client):
+                    page, waiting, seconds = None, {change}, min(seconds, RETRY_SECONDS)
                 if page is not None:
                     chunk = client.take(page)
                     del page
@@ -129,6 +131,19 @@ class ReplyStreams:
                     yield STILL_HERE
             if change.done() and not change.cancelled():
                 client.head = change.result()
+
+    async def _end_is_lost(self, client: _Client) -> bool:
+        """Whether Redis has the reply's end and the log does not: the log moved back, and the reply will be marked interrupted.
+
+        An end is in the log before it is in Redis, so the conversation has gone on since its record was read.
+        """
+        if client.head is None:
+            return False
+        try:
+            end = await self._watch.end(client.conversation_id)
+        except (psycopg.Error, LogBusy):
+            return False
+        return end is None or end.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
         """The rest of a reply that has ended. Raises NotFound when it was deleted and its record had to be read again."""

@@ -53,6 +53,11 @@ class ConversationWatch:
             if not changes:
                 del self._waiting[conversation_id]
 
+    async def end(self, conversation_id: str) -> Head | None:
+        """The conversation's end now. Raises psycopg.Error."""
+        [end] = await self._look_up([conversation_id])
+        return end
+
     async def close(self) -> None:
         if self._task is not None:
             self._task.cancel()

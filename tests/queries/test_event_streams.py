@@ -4,10 +4,12 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 from threading import Event
 
 import httpx
 import psycopg
+import pytest
 
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.http.stream_pages import StreamPages
@@ -16,6 +18,7 @@ from infrastructure.settings import Settings
 from queries.event_stream import EventStreams
 from queries.events import event_json
 from queries.main import open_dependencies
+from tests.fixtures.postgres_tools import dump_custom, restore_over
 from tests.queries.conftest import served
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.query_process import peak_memory, query_process, unread_streams
@@ -192,3 +195,27 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
             connection.execute(version_4)
             connection.execute("INSERT INTO events SELECT * FROM moved WHERE originator_version = 4")
         assert [line async for line in lines if line] == []
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["lost", "kept"])
+async def test_when_a_backup_is_restored_then_a_stream_goes_on_only_if_the_log_has_all_that_was_sent(
+    settings: Settings, write: Writer, tmp_path: Path, is_lost: bool
+) -> None:
+    backup = tmp_path / "backup.dump"
+    conversation_id = await write.start("a")
+    if is_lost:
+        await asyncio.to_thread(dump_custom, settings.postgres_url, backup)
+    await write.append(conversation_id, "b")
+    if not is_lost:
+        await asyncio.to_thread(dump_custom, settings.postgres_url, backup)
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+        client.stream("GET", f"{path_of(conversation_id)}/events", headers={"Accept": "text/event-stream"}) as answer,
+    ):
+        lines = answer.aiter_lines()
+        assert await ids_until(lines, 3) == [1, 2, 3]
+        await asyncio.to_thread(restore_over, settings.postgres_url, backup)
+        await write.append(conversation_id, "c", "d")
+        async with asyncio.timeout(15):
+            assert await ids_until(lines, 5) == ([] if is_lost else [4, 5])
