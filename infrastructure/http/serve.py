@@ -2,6 +2,7 @@
 
 import gc
 import math
+import resource
 import socket
 import sys
 import threading
@@ -17,6 +18,7 @@ from infrastructure.settings import Settings
 
 BACKLOG = 2048
 SHUTDOWN_TIMEOUT_SECONDS = 10
+OPEN_FILES = 65_536
 
 
 def serve(
@@ -33,6 +35,7 @@ def serve(
     # Imported modules live as long as the process. Once frozen, their half a million objects are not scanned by the garbage collector.
     gc.collect()
     gc.freeze()
+    allow_open_files()
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -53,6 +56,14 @@ def serve(
     server.run(sockets=list(sockets) or None)
     if not server.signalled:
         sys.exit(1)
+
+
+def allow_open_files() -> None:
+    """Raises the process's soft limit of open files, if the hard limit allows it: each client of a stream needs one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class _Server(uvicorn.Server):

@@ -1,11 +1,14 @@
-"""How an API is served: what happens to running streams when the process gets SIGTERM."""
+"""How an API is served: what happens to running streams when the process gets SIGTERM, and how many files it may open."""
 
 import http.client
+import resource
 import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
+from infrastructure.http.serve import OPEN_FILES
 from tests.servers import ROOT
 
 APP = """
@@ -44,3 +47,23 @@ def test_a_running_stream_sends_its_last_chunk_and_ends_when_the_process_gets_si
             assert response.read() == b"last"
             connection.close()
             assert process.wait(10) in (0, -signal.SIGTERM)
+
+
+def test_the_soft_limit_of_open_files_is_raised() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        command = [sys.executable, "-P", "-c", APP, str(listener.fileno())]
+        with subprocess.Popen(
+            command,
+            env={"PYTHONPATH": str(ROOT)},
+            pass_fds=[listener.fileno()],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)),  # noqa: PLW1509 - the test has no threads
+        ) as process:
+            connection = http.client.HTTPConnection("127.0.0.1", listener.getsockname()[1], timeout=20)
+            connection.request("GET", "/")
+            assert connection.getresponse().read(5) == b"first"
+            limits = Path(f"/proc/{process.pid}/limits").read_text()
+            process.kill()
+            connection.close()
+    [soft] = [line.split()[3] for line in limits.splitlines() if line.startswith("Max open files")]
+    assert int(soft) == min(hard, OPEN_FILES)
