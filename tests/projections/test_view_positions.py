@@ -15,7 +15,7 @@ from projections.views.view_position import BUILD_SUFFIX
 from tests.projections.history import write_everything
 from tests.projections.test_rebuild import rebuild_of
 from tests.projections.test_scripts import run_script
-from tests.projections.world import World
+from tests.projections.world import TIMEOUT_SECONDS, World
 from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 
@@ -40,8 +40,9 @@ async def test_given_a_lost_position_then_the_view_starts_over_and_no_read_shows
         async with open_api(live.settings) as api:
             await lose_position(live, "items", partition_of(conversation))
             reads = [await read_items(api, conversation)]
-            while reads[-1] is None:
-                reads.append(await read_items(api, conversation))
+            async with asyncio.timeout(TIMEOUT_SECONDS):
+                while reads[-1] is None:
+                    reads.append(await read_items(api, conversation))
     assert reads[-1] == 2
     assert set(reads) <= {None, 2}
     missing = [entry for entry in logged if entry["event"] == "projection_position_missing"]
