@@ -160,6 +160,28 @@ async def test_given_redis_out_of_memory_then_a_snapshot_made_from_the_log_is_re
                 await refill(world.reader, world.redis, "default", conversation, 3)
 
 
+async def test_given_a_full_redis_that_may_evict_then_snapshots_go_and_contexts_stay_right(
+    write: Writer, live: World, admin: Redis
+) -> None:
+    await live.until(live.caught_up)
+    used = (await admin.info("memory"))["used_memory"]
+    limit = (await admin.config_get("maxmemory"))["maxmemory"]
+    await admin.config_set("maxmemory", used + 2_000_000)
+    try:
+        conversations = [await write.start("x" * 200_000, str(number)) for number in range(30)]
+        await live.until(live.caught_up)
+        async with open_api(live.settings) as api:
+            for number, conversation in enumerate(conversations):
+                assert await last_text(api, conversation) == str(number)
+        assert (await admin.info("stats"))["evicted_keys"] > 0
+        await write.append(conversations[0], "more")
+        await live.until(live.caught_up)
+    finally:
+        await admin.config_set("maxmemory", limit)
+    assert await nothing_parked(live)
+    assert await live.is_sound()
+
+
 async def last_text(api: httpx.AsyncClient, conversation_id: str) -> str:
     """The text of the last item in the context of the conversation."""
     answer = await api.get(f"/v1/conversations/{conversation_id}/context?model=smol")
