@@ -20,7 +20,7 @@ from tests.projections.poison import nothing_parked
 from tests.projections.world import World
 from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
-from tests.redis_faults import FAULTS, Fault, out_of_memory, own_valkey, refusing_server
+from tests.redis_faults import FAULTS, Fault, config, out_of_memory, own_valkey, refusing_server
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ async def test_given_a_full_redis_that_may_evict_then_snapshots_go_and_contexts_
 ) -> None:
     await live.until(live.caught_up)
     used = (await admin.info("memory"))["used_memory"]
-    limit = (await admin.config_get("maxmemory"))["maxmemory"]
+    limit = await config(admin, "maxmemory")
     await admin.config_set("maxmemory", used + 2_000_000)
     try:
         conversations = [await write.start("x" * 200_000, str(number)) for number in range(30)]
