@@ -13,6 +13,7 @@ from typing import Final
 import psycopg
 import structlog
 
+from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.version_lookup import Head
 
 POLL_SECONDS: Final = 0.25
@@ -27,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class ConversationWatch:
-    """One per API. `look_up` returns the end of each of these conversations, or raises psycopg.Error."""
+    """One per API. `look_up` returns the end of each of these conversations, or raises psycopg.Error or LogBusy."""
 
     def __init__(self, look_up: LookUp, shutdown: threading.Event) -> None:
         self._look_up = look_up
@@ -54,7 +55,7 @@ class ConversationWatch:
                 del self._waiting[conversation_id]
 
     async def end(self, conversation_id: str) -> Head | None:
-        """The conversation's end now. Raises psycopg.Error."""
+        """The conversation's end now. Raises what `look_up` raises."""
         [end] = await self._look_up([conversation_id])
         return end
 
@@ -89,7 +90,7 @@ class ConversationWatch:
             waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
             try:
                 ends = await self._look_up(batch)
-            except psycopg.Error as error:
+            except (psycopg.Error, LogBusy) as error:
                 log.debug("conversations_not_looked_up", error_type=type(error).__name__)
                 return
             except Exception:  # the waiters must not wait for ever
