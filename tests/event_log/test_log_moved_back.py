@@ -79,20 +79,25 @@ async def test_given_a_restored_backup_then_appends_go_on_without_a_gap(
     assert lost(metrics) == {"memory": 1, "snapshot": 0}
 
 
-async def test_given_a_log_that_has_grown_past_what_was_lost_then_the_stream_is_read_again(
-    settings: Settings, log: Log, tmp_path: Path
+@pytest.mark.parametrize("restored", [False, True], ids=["rows removed", "restored"])
+@pytest.mark.parametrize("grown", [1, 2, 4], ids=["less", "exactly", "more"])
+async def test_given_a_log_that_has_grown_again_by_what_was_lost_then_the_stream_is_read_again(
+    settings: Settings, log: Log, tmp_path: Path, grown: int, restored: bool
 ) -> None:
     async with open_log(settings.postgres_url) as one, open_log(settings.postgres_url) as other:
         conversation_id = await start(one)
         dump_custom(settings.postgres_url, tmp_path / "backup")
         await append(one, conversation_id, "lost", "also lost")
-        restore_over(settings.postgres_url, tmp_path / "backup")
-        await append(other, conversation_id, "a", "b", "c", "d")
-        appended = await append(one, conversation_id, "e")
-    assert appended.version == 6
+        if restored:
+            restore_over(settings.postgres_url, tmp_path / "backup")
+        else:
+            remove_rows(settings, conversation_id, "originator_version > 1")
+        await append(other, conversation_id, *"abcd"[:grown])
+        appended = await append(one, conversation_id, "last")
+    assert appended.version == grown + 2
     assert appended.conversation == fold(log.events(conversation_id))
-    assert is_whole(log, conversation_id, 6)
-    assert texts(log, conversation_id) == ["a", "b", "c", "d", "e"]
+    assert is_whole(log, conversation_id, grown + 2)
+    assert texts(log, conversation_id) == [*"abcd"[:grown], "last"]
 
 
 async def test_given_a_restored_backup_then_further_appends_take_one_round_trip_again(
