@@ -1,9 +1,9 @@
 """Divides the partitions among the projectors that run, by leases in Postgres.
 
-Every projector raises its `beat` twice a second, and is dead for another one that has seen it unchanged for 2.5 s (`heartbeats.py`). It owns an
-equal share of the partitions: it takes partitions that are free or whose holder is dead, and releases what exceeds its share when
-another projector starts. A lease is a number that only grows. MongoDB stores the newest lease of each partition
-(`view_positions.py`), so a projector that froze, was replaced and wakes up cannot write.
+Every projector raises its `beat` twice a second. Another one counts it as dead when it has seen the beat unchanged for 2.5 s
+(`heartbeats.py`). A projector owns an equal share of the partitions: it takes partitions that are free or whose holder is dead, and
+releases what exceeds its share when another projector starts. A lease is a number that only grows. MongoDB stores the newest lease of
+each partition (`view_positions.py`), so a projector that froze, was replaced and wakes up cannot write.
 """
 
 import time
@@ -43,7 +43,10 @@ _RAISE = "UPDATE projection_leases SET lease = greatest(lease, %s) + 1 WHERE buc
 
 
 class HeldPartitions(Struct, frozen=True):
-    """The partitions that a projector holds, each with its lease, and the dead projectors it took some of them from. `share`: how many it should hold."""
+    """The partitions that a projector holds, each with its lease, and the dead projectors it took some of them from.
+
+    `share`: how many partitions it should hold.
+    """
 
     leases: Mapping[int, int]
     dead_holders: frozenset[UUID] = frozenset()

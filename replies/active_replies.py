@@ -18,7 +18,8 @@ from replies.running_reply import RunningReply
 log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 45.0
-"""A reply that has belonged to this process for so long without running in it is lost: the process never learned that its request was committed."""
+"""A reply that has belonged to this process for so long without running in it is lost: the process never learned that the request
+was committed."""
 
 
 class ActiveReplies:
