@@ -6,7 +6,7 @@ An append in one round trip commits too: it runs the statement that was prepared
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
 
@@ -66,9 +66,10 @@ class CuttingProxy:
                     client.shutdown(socket.SHUT_RDWR)
                     return
                 client.sendall(data)
-            client.shutdown(socket.SHUT_RDWR)
         except OSError:
-            return
+            pass  # the server ended the connection with a reset: the client must see an end too
+        with suppress(OSError):
+            client.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
