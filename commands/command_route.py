@@ -29,6 +29,7 @@ from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
 from infrastructure.http.openapi import parameters, request_body
 from infrastructure.http.path_ids import id_names, path_ids
+from infrastructure.http.query_parameters import check_names
 from infrastructure.ids import mint_uuid
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
@@ -130,6 +131,8 @@ def command_route(
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
+            if request.scope["query_string"]:
+                check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)
             context = CommandContext(
                 dependencies=request.app.state.dependencies,

@@ -2,16 +2,18 @@
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
 they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. With an
-`Idempotency-Key`, a repeat adds only what the first import did not add.
+`Idempotency-Key`, a repeat adds only what the first import did not add. When the client disconnects, no further line is begun.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
 from typing import Any
 
+import structlog
 from fastapi import APIRouter
 from msgspec import Struct
 from msgspec.structs import replace
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
@@ -24,6 +26,7 @@ from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, mint
 
+log = structlog.get_logger(__name__)
 router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
@@ -33,6 +36,8 @@ MAX_CONCURRENT_BYTES = MAX_ITEMS_BODY_BYTES
 MAX_COMMAND_ITEMS = 200
 MAX_COMMAND_BYTES = 1024 * 1024
 MAX_ERRORS = 100
+LINES_PER_TURN = 500
+"""After so many lines, blank or not, the event loop serves others."""
 
 
 class ImportedConversation(Body):
@@ -50,6 +55,12 @@ class Report(Struct):
     items: int = 0
     failed: int = 0
     errors: list[dict[str, Any]] = []
+
+    def refuse(self, line_number: int, error: Exception) -> None:
+        """Counts a line that was not imported."""
+        self.failed += 1
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append({"line": line_number, **as_api_error(error).body()})
 
     def body(self) -> bytes:
         errors = sorted(self.errors, key=lambda error: int(error["line"]))
@@ -69,17 +80,25 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
             report.items += items
             report.conversations += 1
         except Exception as error:  # noqa: BLE001 - an error is reported for its line
-            report.failed += 1
-            if len(report.errors) < MAX_ERRORS:
-                report.errors.append({"line": line_number, **as_api_error(error).body()})
+            report.refuse(line_number, error)
 
-    async for line_number, line in _lines(body):
-        while _is_full(importing.values(), len(line)):
-            await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
-        task = asyncio.create_task(import_and_report(line_number, line))
-        importing[task] = len(line)
-        task.add_done_callback(importing.pop)
-    await asyncio.gather(*importing)
+    try:
+        async for line_number, line in _lines(body):
+            if line is None:
+                message = f"The line is larger than {MAX_ITEMS_BODY_BYTES} bytes."
+                report.refuse(line_number, ApiError(413, message, code="request_too_large"))
+                continue
+            while _is_full(importing.values(), len(line)):
+                await asyncio.wait(importing, return_when=asyncio.FIRST_COMPLETED)
+            task = asyncio.create_task(import_and_report(line_number, line))
+            importing[task] = len(line)
+            task.add_done_callback(importing.pop)
+            await asyncio.sleep(0)  # one line is parsed at a time, and others are served in between
+    except ClientDisconnect as error:
+        raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
+    finally:
+        await asyncio.gather(*importing)  # also after an error: no conversation may stay half imported
+        log.info("import_ended", conversations=report.conversations, items_added=report.items, failed=report.failed)
     return shapes.json_response(report.body())
 
 
@@ -90,8 +109,6 @@ def _is_full(importing: Collection[int], size: int) -> bool:
 
 async def _import_line(context: CommandContext, line_number: int, line: bytes) -> int:
     """Makes one conversation durable, in several commands if it is large. Returns the number of its items."""
-    if len(line) > MAX_ITEMS_BODY_BYTES:
-        raise ApiError(413, f"The line is larger than {MAX_ITEMS_BODY_BYTES} bytes.", code="request_too_large")
     body = validate_body(ImportedConversation, line)
     chunks = _chunks(new_items(body.items or []))
     conversation_id = mint(CONVERSATION)
@@ -138,22 +155,31 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
     yield tuple(chunk)
 
 
-async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes]]:
-    """The lines that are not blank, with their numbers from 1. A line that is too long is cut just past the limit."""
+async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
+    """The lines that are not blank, with their numbers from 1. A line that is too long is None, as soon as that is known."""
     number = 1
     line = bytearray()
+    is_too_long = False
     async for chunk in body:
-        *line_ends, rest = chunk.split(b"\n")
-        for line_end in line_ends:
-            _extend(line, line_end)
+        start = 0
+        while start < len(chunk):
+            end = chunk.find(b"\n", start)
+            part = memoryview(chunk)[start : len(chunk) if end < 0 else end]
+            if not is_too_long and len(line) + len(part) > MAX_ITEMS_BODY_BYTES:
+                is_too_long = True
+                line = bytearray()
+                yield number, None
+            elif not is_too_long:
+                line += part
+            if end < 0:
+                break
             if line.strip():
                 yield number, bytes(line)
             line.clear()
+            is_too_long = False
             number += 1
-        _extend(line, rest)
+            start = end + 1
+            if number % LINES_PER_TURN == 0:
+                await asyncio.sleep(0)
     if line.strip():
         yield number, bytes(line)
-
-
-def _extend(line: bytearray, chunk: bytes) -> None:
-    line += chunk[: MAX_ITEMS_BODY_BYTES + 1 - len(line)]

@@ -43,6 +43,10 @@ class ConversationsQuery(PageQuery):
     status: Literal["active", "ended"] | None = None
     owner: str | None = None
 
+    @classmethod
+    def serves(cls, name: str) -> bool:
+        return super().serves(name) or _METADATA_PARAMETER.fullmatch(name) is not None
+
 
 def metadata_filter(query: QueryParams) -> Mapping[str, str]:
     """The pairs of all `metadata[key]=value`. Raises ApiError (400)."""

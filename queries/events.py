@@ -24,7 +24,7 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
-from infrastructure.http.headers import etag
+from infrastructure.http.headers import etag, single_header
 from infrastructure.http.shapes import json_array, json_response
 from queries.log_access import LogAccess
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
@@ -119,7 +119,7 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
 
 def _start_of_stream(request: Request, after: int, head: Head) -> int:
     """The version that a stream begins after. Raises ApiError (400) if the conversation has no such version yet."""
-    last_event_id = request.headers.get("last-event-id")
+    last_event_id = single_header(request.headers, "Last-Event-ID")
     param = "after" if last_event_id is None else "Last-Event-ID"
     start = after if last_event_id is None else _parse_version(last_event_id)
     if start > head.version:

@@ -13,8 +13,10 @@ from starlette.responses import Response
 
 from infrastructure.access.principal import DEFAULT
 from infrastructure.http.errors import ApiError, invalid
+from infrastructure.http.headers import single_header
 from infrastructure.http.openapi import parameters
 from infrastructure.http.path_ids import id_names, path_ids
+from infrastructure.http.query_parameters import check_names
 from queries.query_context import MAX_POSITION, QueryContext
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
@@ -23,14 +25,20 @@ _HEADERS = {"X-Min-Position": "A position of the log that the answer must show a
 
 
 class QueryParameters(BaseModel):
-    """The parameters of a query string. Each is converted from text to its field's type. Unknown ones are ignored."""
+    """The parameters of a query string. Each is converted from text to its field's type."""
 
     model_config = ConfigDict(frozen=True)
 
     @classmethod
+    def serves(cls, name: str) -> bool:
+        """Whether there is a parameter of this name."""
+        return any(name in (field.alias, field_name) for field_name, field in cls.model_fields.items())
+
+    @classmethod
     def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for an invalid value. The last of repeated parameters counts; all of `name[]` become a list."""
+        """Raises ApiError (400) for an unknown name and for an invalid value. The last of repeated parameters counts; all of `name[]` become a list."""
         params = request.query_params
+        check_names(request, cls.serves)
         try:
             return cls.model_validate(
                 {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
@@ -56,7 +64,9 @@ def query_route(
         async def endpoint(request: Request) -> Response:
             arguments: list[Any] = [*path_ids(request.path_params, names)]
             context = QueryContext(request.app.state.dependencies, DEFAULT, min_position(request.headers), request)
-            if query is not None:
+            if query is None:
+                check_names(request, lambda _: False)
+            else:
                 arguments.append(query.from_request(request))
             return await handler(context, *arguments)
 
@@ -75,7 +85,7 @@ def query_route(
 
 def min_position(headers: Headers) -> int:
     """The position in `X-Min-Position`; 0 when it is absent. Raises ApiError (400)."""
-    text = headers.get("x-min-position")
+    text = single_header(headers, "X-Min-Position")
     if text is None:
         return 0
     if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:

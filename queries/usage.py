@@ -21,6 +21,7 @@ router = APIRouter(tags=["usage"])
 
 DEFAULT_DAYS: Final = 31
 MAX_DAYS: Final = 366
+MAX_ROWS: Final = 20_000
 AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
 NANODOLLARS: Final = 1_000_000_000
 
@@ -56,11 +57,16 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
         **dict.fromkeys(AMOUNTS[:-1], 1),
         "cost_usd": {"$divide": ["$cost", NANODOLLARS]},
     }
-    pipeline = [
+    pipeline: list[dict[str, Any]] = [
         {"$match": where},
         {"$group": {"_id": {"date": "$date", "model": "$model"}, **sums}},
         {"$sort": {"_id": 1}},
+        {"$limit": MAX_ROWS + 1},
         {"$project": fields},
     ]
-    body = {"object": "list", "data": await context.aggregate(read, "usage", pipeline)}
+    rows = await context.aggregate(read, "usage", pipeline)
+    if len(rows) > MAX_ROWS:
+        message = f"The answer has more than {MAX_ROWS} rows. Ask for fewer days, or for one model."
+        raise ApiError(400, message, code="too_many_rows", param="start")
+    body = {"object": "list", "data": rows}
     return json_response(body, headers=read.headers)

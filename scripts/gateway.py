@@ -47,7 +47,9 @@ class Gateway:
             or scope["method"] == "OPTIONS"
             or (scope["method"] in _READS and scope["path"] in self._own_paths)
         ):
-            await self._own_app(scope, receive, send)
+            # `OPTIONS *` asks about the whole server.
+            path = "/" if scope.get("path") == "*" else scope.get("path")
+            await self._own_app({**scope, "path": path} if path else scope, receive, send)
         elif scope["method"] in _READS:
             await self._query_app(scope, receive, send)
         else:
@@ -60,7 +62,10 @@ def create_app(settings: Settings, shutdown: threading.Event, connections: Conne
     metrics = Metrics()
     command_app = commands.create_app(settings, metrics, shutdown)
     query_app = queries.create_app(settings, metrics, shutdown, connections)
-    return Gateway(command_app, query_app, _own_app(command_app, query_app, metrics))
+    own_app = _own_app(command_app, query_app, metrics)
+    for app in (command_app, query_app):
+        app.state.served_routes = [*command_app.routes, *query_app.routes, *own_app.routes]
+    return Gateway(command_app, query_app, own_app)
 
 
 def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> Starlette:

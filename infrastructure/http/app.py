@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from infrastructure.http.errors import answer_error
 from infrastructure.http.openapi import docs_page
@@ -41,12 +41,28 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
         ],
         middleware=[Middleware(RequestMiddleware, metrics=metrics)],
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
-        exception_handlers={HTTPException: answer_error},
+        exception_handlers={HTTPException: answer_http_error},
         lifespan=lifespan,
     )
     app.router.redirect_slashes = False
     app.state.openapi = document
+    app.state.served_routes = app.routes
     return app
+
+
+async def answer_http_error(request: Request, error: Exception) -> Response:
+    """The answer to an error that has a status. A path that is served for other methods is a 405 with all of them in `Allow`.
+
+    `app.state.served_routes`: the routes that clients reach at this app's address, so behind a gateway also those of other apps.
+    """
+    if type(error) is HTTPException and error.status_code in (404, 405):
+        matching = [
+            route for route in request.app.state.served_routes if route.matches(request.scope)[0] is not Match.NONE
+        ]
+        methods = {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
+        if methods - {"OPTIONS"}:  # a gateway answers OPTIONS on every path
+            error = HTTPException(405, headers={"allow": ", ".join(sorted(methods))})
+    return await answer_error(request, error)
 
 
 def documentation_routes(document: Mapping[str, Any]) -> list[Route]:

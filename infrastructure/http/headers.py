@@ -50,12 +50,24 @@ def if_match(headers: Headers) -> frozenset[int] | None:
     return frozenset(versions)
 
 
+def single_header(headers: Headers, name: str) -> str | None:
+    """The header's value; None if it is absent. Raises ApiError (400) if it was sent more than once."""
+    values = headers.getlist(name)
+    if len(values) > 1:
+        raise ApiError(400, f"`{name}` was sent more than once.", code="invalid_header", param=name)
+    return values[0] if values else None
+
+
 def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
-    """The request's key, with a fingerprint of its method, path and body. None when it has no key."""
-    key = request.headers.get("idempotency-key")
+    """The request's key, with a fingerprint of its method, path and body. None when it has no key.
+
+    Keys are compared byte by byte: any bytes but control characters, so also UTF-8, in whatever form its letters are composed.
+    """
+    key = single_header(request.headers, "Idempotency-Key")
     if key is None:
         return None
-    if not 0 < len(key.encode()) <= MAX_KEY_BYTES or not key.isprintable():
+    sent = key.encode("latin-1")  # as Starlette decoded it
+    if not 0 < len(sent) <= MAX_KEY_BYTES or any(byte < 0x20 or byte == 0x7F for byte in sent):
         message = f"`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")
     digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())

@@ -14,6 +14,7 @@ and only their first line.
 import contextlib
 import logging
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,9 @@ FIELDS: Final[Mapping[str, str]] = {
 NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "version"})
 """Names whose field is a number. A value of another type goes under `labels`, since Elasticsearch would refuse the line."""
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
+"""What could forge a line, move the cursor or turn the direction of text around."""
+
 Processor = Callable[[Any, str, Any], Any]
 
 
@@ -71,6 +75,7 @@ def configure_logging(service: str, level: str, format: Literal["ecs", "console"
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             _move_stack_trace,
+            _escape_controls,
             structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()),
             lambda _logger, _method, line: line.encode("utf-8", "backslashreplace"),
         ]
@@ -166,3 +171,19 @@ def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
     if "error.stack_trace" in event:
         event["exception"] = event.pop("error.stack_trace")
     return event
+
+
+def _escape_controls(_logger: Any, _method: str, event: Event) -> Event:
+    """Escapes control characters in every value. The lines of a stack trace stay lines, but none begins like a log line."""
+    for key, value in event.items():
+        if key == "exception":
+            event[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))
+        elif isinstance(value, str):
+            event[key] = _escaped(value)
+        elif isinstance(value, list):
+            event[key] = [_escaped(element) if isinstance(element, str) else element for element in value]
+    return event
+
+
+def _escaped(text: str) -> str:
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)

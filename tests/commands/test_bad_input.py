@@ -174,6 +174,64 @@ async def test_a_malformed_idempotency_key_is_a_400(api: httpx.AsyncClient, log:
     assert log.count() == 0
 
 
+KEYS = ["😀", "caf\u00e9", "cafe\u0301", "a b", '"quoted"', "\u202e"]
+
+
+async def test_any_text_is_an_idempotency_key_and_keys_are_compared_byte_by_byte(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    for _ in range(2):
+        for key in KEYS:
+            headers = {b"Idempotency-Key": key.encode()}
+            assert (await api.post("/v1/conversations", json={}, headers=headers)).status_code == 200
+    assert log.count() == len(KEYS)
+
+
+async def test_two_idempotency_keys_are_a_400(api: httpx.AsyncClient, log: Log) -> None:
+    headers = [("Idempotency-Key", "a"), ("Idempotency-Key", "a")]
+    answer = await api.post("/v1/conversations", json={}, headers=headers)
+    assert_openai_error(answer, 400)
+    assert answer.json()["error"]["param"] == "Idempotency-Key"
+    assert log.count() == 0
+
+
+async def test_two_headers_if_match_are_one_list(api: httpx.AsyncClient) -> None:
+    path = f"/v1/conversations/{await create_conversation(api)}/items"
+    for versions, status in ((("1", "9"), 200), (("8", "9"), 412)):
+        headers = [("If-Match", f'"{version}"') for version in versions]
+        assert (await api.post(path, json=item(), headers=headers)).status_code == status
+
+
+async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients_are_not(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    path = f"/v1/conversations/{await create_conversation(api)}"
+    for answer in (
+        await api.post(f"{path}/items?dry_run=true", json=item()),
+        await api.delete(f"{path}?dry_run=true"),
+        await api.post("/v1/import?dry_run=true", content=b"{}"),
+    ):
+        assert_openai_error(answer, 400)
+        assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("unknown_parameter", "dry_run")
+    assert log.count() == 1
+    query = "include[]=a&include=b&api-version=2026-01-01"
+    assert (await api.post(f"{path}/items?{query}", json=item())).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
+async def test_a_405_names_all_methods_of_the_path(api: httpx.AsyncClient, method: str) -> None:
+    answer = await api.request(method, f"/v1/conversations/{UNKNOWN}")
+    assert_openai_error(answer, 405)
+    assert answer.headers["allow"] == "DELETE, POST"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/nothing%00", "/%0a%1b%0d", "/v1/" + "x" * 50_000, "/v1/%E2%80%AE", "//v1/conversations"]
+)
+async def test_an_odd_path_is_a_404(api: httpx.AsyncClient, path: str) -> None:
+    assert_openai_error(await api.post(path), 404)
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

@@ -1,12 +1,23 @@
 """POST /v1/import: many conversations in one request, through the same rules as other commands."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
+from threading import Event
 from typing import Any
 
 import httpx
+import pytest
+from starlette.types import ASGIApp
+from structlog.testing import capture_logs
 
+from commands.import_conversations import _lines
+from commands.main import create_app
 from domain.events import ConversationStarted, ItemAppended
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
 from tests.commands.api_client import message
 from tests.log import Log
 
@@ -64,6 +75,72 @@ async def test_a_line_that_is_too_long_is_refused(api: httpx.AsyncClient) -> Non
     report = await send(api, long, line(1), chunk_bytes=100_000)
     assert (report["conversations"], report["failed"]) == (1, 1)
     assert report["errors"][0]["error"]["code"] == "request_too_large"
+
+
+async def test_a_line_that_is_too_long_is_refused_before_it_ends(api: httpx.AsyncClient) -> None:
+    refused = asyncio.Event()
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while read < 40 * MAX_ITEMS_BODY_BYTES and not refused.is_set():
+            read += 1_000_000
+            yield b"x" * 1_000_000
+
+    lines = _lines(endless())
+    assert await anext(lines) == (1, None)
+    assert read <= MAX_ITEMS_BODY_BYTES + 1_000_000
+    refused.set()
+    assert [line async for line in lines] == []
+
+
+@pytest.mark.parametrize("content", [b"\n" * 1_000_000, b"x\n" * 20_000], ids=["blank", "bad"])
+async def test_others_are_served_between_lines(api: httpx.AsyncClient, content: bytes) -> None:
+    importing = asyncio.create_task(send(api, content, chunk_bytes=len(content)))
+    turns, longest = 0, 0.0
+    while not importing.done():
+        began = time.thread_time()
+        await asyncio.sleep(0)
+        turns, longest = turns + 1, max(longest, time.thread_time() - began)
+    assert turns >= 1000
+    assert longest < 0.05, "seconds of CPU in one turn"
+    assert (await importing)["failed"] == content.count(b"x")
+
+
+async def test_an_import_whose_client_disconnects_ends_and_leaves_no_conversation_half_imported(
+    settings: Settings, log: Log
+) -> None:
+    metrics = Metrics()
+    app = create_app(settings, metrics, Event())
+    async with app.router.lifespan_context(app):
+        with capture_logs() as logged:
+            status = await disconnect_after(app, line(450) + line(10) + b"{bad}\n" + line(3)[:-5])
+    assert status == 400
+    assert log.count() == 1 + 450 + 1 + 10
+    [ended] = [entry for entry in logged if entry["event"] == "import_ended"]
+    assert (ended["conversations"], ended["items_added"], ended["failed"]) == (2, 460, 1)
+    labels = {"method": "POST", "route": "/v1/import", "status": "400"}
+    assert metrics.registry.get_sample_value("conversation_store_http_requests_total", labels) == 1
+    assert not [entry for entry in logged if entry["log_level"] in ("error", "critical")]
+
+
+async def disconnect_after(app: ASGIApp, content: bytes) -> int:
+    """Sends an import that breaks off after `content`. Returns the status of the answer, which nobody reads."""
+    received: Iterator[Any] = iter(
+        [{"type": "http.request", "body": content, "more_body": True}, {"type": "http.disconnect"}]
+    )
+    statuses: list[int] = []
+
+    async def receive() -> Any:
+        return next(received)
+
+    async def send_message(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/import", "headers": [], "query_string": b""}
+    await app(scope, receive, send_message)
+    return statuses[0]
 
 
 async def test_a_repeated_import_with_its_key_adds_nothing(api: httpx.AsyncClient, log: Log) -> None:

