@@ -99,9 +99,9 @@ async def test_others_are_served_between_lines(api: httpx.AsyncClient, content: 
     importing = asyncio.create_task(send(api, content, chunk_bytes=len(content)))
     turns, longest = 0, 0.0
     while not importing.done():
-        began = time.thread_time()
+        started_at = time.thread_time()
         await asyncio.sleep(0)
-        turns, longest = turns + 1, max(longest, time.thread_time() - began)
+        turns, longest = turns + 1, max(longest, time.thread_time() - started_at)
     assert turns >= 1000
     assert longest < 0.05, "seconds of CPU in one turn"
     assert (await importing)["failed"] == content.count(b"x")
