@@ -68,7 +68,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     async def read_again() -> Record:
         return await read_record(log, conversation_id, response_id)
 
-    if isinstance(record.end, ReplyCompleted) and after >= RecordedStream(record).count:
+    if after >= 0 and isinstance(record.end, ReplyCompleted) and after >= RecordedStream(record).count:
         raise ApiError(
             400,
             "`starting_after` is greater than the number of the last event.",
@@ -80,6 +80,8 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
         "cache-control": "no-cache",
         "x-accel-buffering": "no",
     }
+    if context.request.method == "HEAD":
+        return Response(media_type=_SSE, headers=headers)
     events = dependencies.reply_streams.follow(record, read_again, after)
     return StreamingResponse(events, media_type=_SSE, headers=headers)
 

@@ -20,7 +20,7 @@ from queries.main import open_dependencies
 from replies.following import ReplyStreams
 from replies.live_reader import LiveReader
 from replies.record import Record, find_record, read_record
-from tests.queries.conftest import served
+from tests.queries.conftest import eventually, served
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.query_process import peak_memory, query_process, unread_streams
 from tests.queries.writer import Writer
@@ -111,6 +111,18 @@ async def test_a_client_of_a_reply_whose_conversation_is_deleted_gets_an_error_e
             lines = [line async for line in answer.aiter_lines() if line]
     assert lines[0] == "event: error"
     assert response_id in json.loads(lines[1].removeprefix("data: "))["message"]
+
+
+async def test_a_head_request_for_a_running_replys_stream_leaves_no_task_running(
+    settings: Settings, write: Writer
+) -> None:
+    response_id, _ = await write.request_reply(await write.start(), "?")
+    async with served(settings) as url, httpx.AsyncClient(base_url=url, timeout=5) as client:
+        await client.get("/health/live")
+        before = len(asyncio.all_tasks())
+        answer = await client.head(f"/v1/responses/{response_id}", params={"stream": "true"})
+        await eventually(lambda: len(asyncio.all_tasks()) <= before, 3)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
 
 
 async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_small_steps(
