@@ -56,7 +56,7 @@ def migrate(postgres_url: str) -> list[str]:
 
 def check_migrations(postgres_url: str) -> None:
     """Changes nothing. Raises DataIsNewer if newer code has migrated the database, psycopg.Error if it cannot be asked."""
-    with psycopg.connect(postgres_url, connect_timeout=10) as connection:
+    with psycopg.connect(postgres_url, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchone()
         if row is not None and row[0]:
             _applied(connection)
