@@ -1,0 +1,115 @@
+"""Clients that ask for the largest pages and for streams, and read nothing: memory stays bounded, and others are served.
+
+scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 of them, and the p99 of another client
+"""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+
+import psutil
+import pytest
+
+from scripts.http_connection import Connection
+from tests.system import System
+
+ITEMS = 12
+ITEM_BYTES = 900_000
+MAX_MEMORY_BYTES = 400_000_000
+REQUESTS = ("items?limit=100", "items?limit=100&order=asc", "events?limit=1000", "stream")
+
+
+@pytest.mark.parametrize(
+    ("connections", "seconds", "compares"),
+    [
+        pytest.param(40, 5.0, False, id="40 connections"),
+        pytest.param(500, 60.0, True, id="500 connections", marks=pytest.mark.endless),
+    ],
+)
+async def test_memory_is_bounded_and_another_client_is_served(
+    system: Callable[..., System], connections: int, seconds: float, *, compares: bool
+) -> None:
+    store = system("--no-model")
+    large, small = await start_conversations(store)
+    before = await latencies(store, small, seconds / 2)
+    memory = [psutil.Process(store.pid("api")).memory_info().rss]
+    with ExitStack() as clients:
+        for number in range(connections):
+            clients.enter_context(silent_client(store.port, large, REQUESTS[number % len(REQUESTS)]))
+        async with sampled(memory, store.pid("api")):
+            during = await latencies(store, small, seconds)
+    figures = (
+        f"p99 {p99(before):.4f} s before, {p99(during):.4f} s during; memory {memory[0]} before, {max(memory)} at most"
+    )
+    assert max(memory) < MAX_MEMORY_BYTES, figures
+    if compares:
+        assert p99(during) <= 3 * p99(before), figures
+
+
+async def start_conversations(store: System) -> tuple[str, str]:
+    """A conversation with large items, and one with a small one. Returns their ids, once both can be read."""
+    connection = await Connection.open(store.base_url)
+    ids = []
+    for count, size in ((ITEMS, ITEM_BYTES), (1, 100)):
+        answer = await connection.request("POST", "/v1/conversations", b"{}")
+        ids.append(answer.json()["id"])
+        item = {"role": "user", "content": "x" * size}
+        for _ in range(count):
+            path = f"/v1/conversations/{ids[-1]}/items"
+            answer = await connection.request("POST", path, json.dumps({"items": [item]}).encode())
+            assert answer.status == 200, answer.body
+    for conversation_id in ids:
+        async with asyncio.timeout(30):
+            path = f"/v1/conversations/{conversation_id}/items?limit=1"
+            while (await connection.request("GET", path)).status != 200:  # noqa: ASYNC110 - another process's view
+                await asyncio.sleep(0.05)
+    connection.close()
+    return ids[0], ids[1]
+
+
+def silent_client(port: int, conversation_id: str, request: str) -> socket.socket:
+    """A connection that has sent a request. Nobody will read its answer."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", port))
+    accept = "text/event-stream" if request == "stream" else "*/*"
+    path = f"/v1/conversations/{conversation_id}/{'events' if request == 'stream' else request}"
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode())
+    return client
+
+
+async def latencies(store: System, conversation_id: str, seconds: float) -> list[float]:
+    """How long each read of one client took, one after the other, in seconds. Each must succeed."""
+    connection = await Connection.open(store.base_url)
+    taken: list[float] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        started_at = time.perf_counter()
+        answer = await connection.request("GET", f"/v1/conversations/{conversation_id}/items")
+        taken.append(time.perf_counter() - started_at)
+        assert answer.status == 200, answer.body
+    connection.close()
+    return taken
+
+
+def p99(taken: list[float]) -> float:
+    return sorted(taken)[len(taken) * 99 // 100]
+
+
+@asynccontextmanager
+async def sampled(memory: list[int], pid: int) -> AsyncIterator[None]:
+    """Inside the block, appends the process's memory in bytes every 50 ms."""
+
+    async def sample() -> None:
+        while True:
+            memory.append(psutil.Process(pid).memory_info().rss)
+            await asyncio.sleep(0.05)
+
+    sampling = asyncio.create_task(sample())
+    try:
+        yield
+    finally:
+        sampling.cancel()
