@@ -75,9 +75,10 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
         return  # the system under test was started with it
     code = re.sub(r"^scripts/test\b", "scripts/test --collect-only -q", code, flags=re.MULTILINE)
     code = re.sub(r"\bscripts/(?=(run|test|up)\b)", f"{ROOT}/scripts/", code)
+    code = code.replace(".venv/bin/python", sys.executable)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", code],
-        env={**os.environ, "PATH": f"{POSTGRES_PROGRAMS}:{os.environ['PATH']}"},
+        env={**os.environ, "PATH": f"{POSTGRES_PROGRAMS}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
         cwd=running.data.parent,
         capture_output=True,
         text=True,

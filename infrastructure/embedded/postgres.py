@@ -80,6 +80,8 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
     if data.exists():
         end_strays(program, data)
         (data / "postmaster.pid").unlink(missing_ok=True)
+        if account:
+            _give_to(account, data)
         return
     draft = data.with_name("postgres.new")
     shutil.rmtree(draft, ignore_errors=True)
@@ -108,6 +110,13 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
         raise RuntimeError(f"initdb failed:\n{result.stdout}{result.stderr}")
     (draft / "data").rename(data)
     shutil.rmtree(draft)
+
+
+def _give_to(account: Account, data: Path) -> None:
+    """Makes the account the owner of a cluster that root restored, with pg_basebackup for instance. Postgres starts on its own files only."""
+    if data.stat().st_uid != account.uid:
+        for path in (data, *data.rglob("*")):
+            os.chown(path, account.uid, account.gid, follow_symlinks=False)
 
 
 def _serves(url: str) -> bool:
