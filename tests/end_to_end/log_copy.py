@@ -1,0 +1,201 @@
+"""The event log at one moment, read row by row, and what the API must answer according to it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from domain.events import REPLY_ENDS, ConversationDeleted, InputItem, ItemAppended, ReplyCompleted, ReplyRequested
+from domain.items import from_stored
+from infrastructure.access.principal import DEFAULT
+from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import Head
+from infrastructure.http import shapes
+from infrastructure.ids import conversation_id as conversation_id_of
+from infrastructure.ids import uuid_of
+from projections.fold import fold
+from projections.views.writes import Document, document_key
+from queries.events import event_json
+from replies.record import Record
+from replies.response_from_events import partial_output
+from scripts.verification.streams import Row, Stream
+
+_ROWS = (
+    "SELECT originator_id, originator_version, notification_id, topic, state, tenant_id, item_id, recorded_at, subject,"
+    " command_id, correlation_id, chain_hash FROM events ORDER BY originator_id, originator_version"
+)
+
+Json = dict[str, Any]
+
+
+class LogCopy:
+    """`rows` by (stream, version). Two copies are equal if their rows are."""
+
+    def __init__(self, rows: dict[tuple[UUID, int], Row]) -> None:
+        self.rows = rows
+
+    @classmethod
+    def read(cls, postgres_url: str) -> "LogCopy":
+        with psycopg.connect(postgres_url) as connection:
+            rows = [Row(*row) for row in connection.execute(_ROWS, binary=True)]
+        return cls({(row.originator_id, row.version): row for row in rows})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LogCopy) and self.rows == other.rows
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.rows))
+
+    @cached_property
+    def streams(self) -> dict[str, Stream]:
+        """Each conversation, its rows checked: versions, hashes, times."""
+        streams: dict[str, Stream] = {}
+        for row in self.rows.values():
+            stream = streams.setdefault(conversation_id_of(row.originator_id), Stream(row))
+            stream.add(row)
+        return streams
+
+    @property
+    def faults(self) -> list[str]:
+        """Gaps, broken chains, unreadable events, texts that were stored twice."""
+        texts = Counter(self.texts.values())
+        return [
+            *(str(difference) for stream in self.streams.values() for difference in stream.differences),
+            *(f"stored {count} times: {text}" for text, count in texts.items() if count > 1),
+        ]
+
+    @cached_property
+    def events(self) -> list[Recorded]:
+        """All events, in the order of their positions."""
+        events = [recorded for stream in self.streams.values() for recorded in stream.events]
+        return sorted(events, key=lambda recorded: recorded.position)
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """The text of each item, by its id."""
+        return {
+            recorded.event.item_id: text_of(from_stored(recorded.event.item))
+            for recorded in self.events
+            if isinstance(recorded.event, ItemAppended)
+        }
+
+    @cached_property
+    def documents(self) -> dict[Any, dict[str, Document]]:
+        return dict(fold(self.events))
+
+    @cached_property
+    def conversations(self) -> list[str]:
+        """The ids of the conversations that were not deleted."""
+        return [
+            conversation_id
+            for conversation_id, stream in self.streams.items()
+            if not isinstance(stream.events[-1].event, ConversationDeleted)
+        ]
+
+    @cached_property
+    def responses(self) -> dict[str, Record]:
+        """The replies of conversations that were not deleted, by their ids."""
+        return {
+            record.response_id: record for name in self.conversations for record in _records(name, self.streams[name])
+        }
+
+    def version(self, conversation_id: str) -> int:
+        """The conversation's last version; 0 if the log does not have it."""
+        stream = self.streams.get(conversation_id)
+        return stream.events[-1].version if stream else 0
+
+    def topic(self, conversation_id: str, version: int) -> str | None:
+        row = self.rows.get((uuid_of(conversation_id), version))
+        return row.topic if row else None
+
+    # What the API answers. None: 404.
+
+    def conversation(self, conversation_id: str) -> Json | None:
+        document = self.documents["conversations"].get(document_key(DEFAULT.tenant, conversation_id))
+        return None if document is None else _conversation_json(document)
+
+    def listed(self) -> list[Json]:
+        """Every listed conversation, newest first."""
+        documents = [document for document in self.documents["conversations"].values() if document["listed"]]
+        return [_conversation_json(document) for document in sorted(documents, key=_id, reverse=True)]
+
+    def items(self, conversation_id: str) -> list[Json] | None:
+        """Oldest first."""
+        if conversation_id not in self.conversations:
+            return None
+        documents = [
+            document
+            for document in self.documents["items"].values()
+            if document["conversation_id"] == conversation_id and document["retracted_version"] is None
+        ]
+        return [msgspec.json.decode(document["item"]) for document in sorted(documents, key=lambda item: item["depth"])]
+
+    def feed(self, conversation_id: str) -> list[Json] | None:
+        if conversation_id not in self.conversations:
+            return None
+        return [msgspec.json.decode(event_json(recorded)) for recorded in self.streams[conversation_id].events]
+
+    def response(self, response_id: str) -> Json | None:
+        record = self.responses.get(response_id)
+        return None if record is None else dict(msgspec.json.decode(record.response()))
+
+    def input_items(self, response_id: str) -> list[Json] | None:
+        document = self.documents["responses"].get(document_key(DEFAULT.tenant, response_id))
+        return None if document is None else [msgspec.json.decode(item) for item in document["input"]]
+
+    def usage(self) -> list[Json]:
+        """The rows of GET /v1/usage, without the amounts that depend on prices."""
+        totals: dict[tuple[str, str], Counter[str]] = {}
+        for document in self.documents["usage"].values():
+            total = totals.setdefault((document["date"], document["model"]), Counter())
+            total.update({name: document[name] for name in ("replies", "summaries", "input_tokens", "output_tokens")})
+        return [{"date": date, "model": model, **totals[date, model]} for date, model in sorted(totals)]
+
+
+def text_of(item: Json) -> str:
+    content = item.get("content")
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content or ())
+
+
+def _id(document: Document) -> str:
+    return str(document["id"])
+
+
+def _conversation_json(document: Document) -> Json:
+    names = ("status", "title", "instructions", "version")
+    fields = {name: document[name] for name in names}
+    return shapes.conversation(document["id"], metadata=dict(document["metadata"]), **fields)
+
+
+def _records(conversation_id: str, stream: Stream) -> Iterator[Record]:
+    """The replies of one conversation, running ones included."""
+    appended = {
+        recorded.event.item_id: recorded.event for recorded in stream.events if isinstance(recorded.event, ItemAppended)
+    }
+    ends = {
+        recorded.event.response_id: recorded for recorded in stream.events if isinstance(recorded.event, REPLY_ENDS)
+    }
+    for recorded in stream.events:
+        if not isinstance(recorded.event, ReplyRequested):
+            continue
+        end_event = ends.get(recorded.event.response_id)
+        end: Any = end_event.event if end_event else None
+        output: tuple[InputItem, ...] = ()
+        if isinstance(end, ReplyCompleted):
+            output = tuple(InputItem(item_id=item_id, item=appended[item_id].item) for item_id in end.output_ids)
+        elif end is not None:
+            output = partial_output(end)
+        last = stream.events[-1]
+        yield Record(
+            conversation_id=conversation_id,
+            head=Head(last.tenant, last.version, last.position, False, "", ""),
+            request_event=recorded,
+            requested=recorded.event,
+            end_event=end_event,
+            end=end,
+            output=output,
+        )
