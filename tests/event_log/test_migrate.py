@@ -31,3 +31,33 @@ def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_
         finally:
             connection.execute("DELETE FROM migrations WHERE name = ANY(%s)", [unknown])
     check_migrations(settings.postgres_url)
+
+
+def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_the_epoch_is_kept_again(
+    settings: Settings, log: Log
+) -> None:
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        # As after `pg_restore --clean` of a dump that does not know of the epoch: it drops no more than it restores.
+        connection.execute("DROP TRIGGER begin_log_epoch ON events")
+        connection.execute("DROP TRIGGER begin_log_epoch_at_truncate ON events")
+        connection.execute("DELETE FROM migrations WHERE name = '0011_log_epoch.sql'")
+    assert migrate(settings.postgres_url) == ["0011_log_epoch.sql"]
+    [(before,)] = log.rows("SELECT epoch FROM log_epoch")
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM events")
+    [(after,)] = log.rows("SELECT epoch FROM log_epoch")
+    assert after != before
+
+
+@pytest.mark.parametrize(
+    "statement", ["DELETE FROM events", "TRUNCATE events", "TRUNCATE events, log_epoch", "DELETE FROM log_epoch"]
+)
+def test_given_rows_that_are_removed_then_the_log_begins_another_epoch_also_without_ordinary_triggers(
+    settings: Settings, log: Log, statement: str
+) -> None:
+    [(before,)] = log.rows("SELECT epoch FROM log_epoch")
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.encode())
+    [(after,)] = log.rows("SELECT epoch FROM log_epoch")
+    assert after != before

@@ -17,9 +17,12 @@ from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from queries.main import open_dependencies
+from replies import stream_events
 from replies.following import ReplyStreams
+from replies.live_events import stream_key
 from replies.live_reader import LiveReader
 from replies.record import Record, find_record, read_record
+from replies.response_from_events import opening_events
 from tests.queries.conftest import eventually, served
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.query_process import peak_memory, query_process, unread_streams
@@ -194,3 +197,30 @@ async def test_streams_of_a_large_reply_that_are_not_read_take_little_memory(set
             grown = peak_memory(pid) - before
     assert len(events) == 4_000 + 2 + 2 + 3 + 1
     assert grown < 120_000_000
+
+
+async def test_an_end_that_redis_has_and_the_log_has_lost_is_not_shown(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start()
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    async with open_dependencies(settings, Event()) as dependencies:
+        record = await find_record(dependencies.log, "default", response_id)
+        opening = opening_events(record.requested, conversation_id)
+        events = [*opening, stream_events.ended("completed", record.response())]
+        for number, event in enumerate(events):
+            entry: Any = {"d": stream_events.encode(event, number)}
+            await dependencies.redis.xadd(stream_key(response_id), entry, f"1-{number}")
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+        stream_of(client, response_id) as answer,
+    ):
+        receiving = asyncio.create_task(answer.aread())
+        done, _ = await asyncio.wait({receiving}, timeout=0.5)
+        await write.fail_reply(conversation_id, response_id)
+        async with asyncio.timeout(10):
+            lines = (await receiving).decode().splitlines()
+    types = [json.loads(line[6:])["type"] for line in lines if line.startswith("data: ")]
+    assert not done
+    assert types[0] == "response.created"
+    assert types[-1] == "response.failed"
+    assert "response.completed" not in types

@@ -6,7 +6,7 @@ CREATE TABLE IF NOT EXISTS log_epoch (epoch text NOT NULL DEFAULT gen_random_uui
 CREATE OR REPLACE FUNCTION begin_log_epoch() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 BEGIN
     IF TG_TABLE_NAME = 'log_epoch' THEN
-        INSERT INTO log_epoch DEFAULT VALUES;
+        INSERT INTO log_epoch SELECT gen_random_uuid()::text WHERE NOT EXISTS (SELECT FROM log_epoch);
     ELSE
         DELETE FROM log_epoch;
     END IF;
