@@ -16,7 +16,7 @@ import psycopg
 from msgspec import Struct
 
 INCARNATION: Final[LiteralString] = (
-    "coalesce((SELECT max(epoch) FROM log_epoch), '') || '/' || 'events'::regclass::oid"
+    "coalesce((SELECT epoch FROM log_epoch LIMIT 1), '') || '/' || 'events'::regclass::oid"
     " || '/' || extract(epoch FROM pg_postmaster_start_time())"
 )
 """The SQL expression for the incarnation."""
