@@ -23,6 +23,7 @@ from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
 FREE_TIMEOUT_SECONDS = 30.0
+CONNECT_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.1
 CLIENTS = 3
 FOLLOWERS = 3
@@ -126,6 +127,7 @@ class History:
         )
         await self._check(None)
         async with open_stores(self._store.settings) as stores:
+            await stores.pool.wait(CONNECT_TIMEOUT_SECONDS)
             verified = await verify(stores, lambda _done, _total: None, wait=10)
         unexplained = [
             str(difference)
