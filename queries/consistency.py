@@ -10,6 +10,7 @@ Views lag behind the log. So a read has four steps:
 What can go wrong:
 
 - Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
+  A conversation that they do not have is a 503: it may have been committed.
 - A view does not catch up in time: 503 `read_models_behind`.
 - The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
@@ -229,12 +230,15 @@ class Consistency:
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _version_in_view(self, read: ConversationRead) -> int:
-        """The conversation's version in the view `conversations`. Raises ConversationNotFound."""
+        """The conversation's version in the view `conversations`. Raises PostgresUnavailable if the view does not have the conversation.
+
+        Only Postgres knows whether there is none: the view may not show it yet.
+        """
         key = document_key(read.tenant, read.conversation_id)
         document = await self._database[read.collections["conversations"]].find_one({"_id": key}, {"version": 1})
         if document is None:
             await self.check(read)
-            raise ConversationNotFound(read.conversation_id)
+            raise PostgresUnavailable
         version: int = document["version"]
         return version
 

@@ -250,15 +250,19 @@ async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
     assert (emptied.status_code, emptied.json()["data"]) == (200, [])
 
 
-async def test_unverified_reads_of_other_tenants_conversations_are_not_found(
+async def test_while_postgres_is_unavailable_nobody_is_told_that_a_conversation_does_not_exist(
     cut_api: httpx.AsyncClient, postgres: Proxy, write: Writer, projector: ManualProjector
 ) -> None:
     foreign = await write.for_tenant("others").start("a")
     await projector.catch_up()
+    not_shown_yet = await write.start("b")
     await postgres.cut()
 
-    for path in (path_of(foreign), f"{path_of(foreign)}/items"):
-        assert (await cut_api.get(path)).status_code == 404
+    for conversation_id in (foreign, not_shown_yet):
+        for path in (path_of(conversation_id), f"{path_of(conversation_id)}/items"):
+            answer = await cut_api.get(path)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "event_store_unavailable")
+    assert (await cut_api.get("/v1/responses/resp_" + "0" * 32)).status_code == 503
 
 
 async def test_a_view_is_not_read_while_it_is_being_rebuilt(

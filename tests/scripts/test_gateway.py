@@ -8,11 +8,10 @@ import httpx
 import pytest
 
 from infrastructure.http.connections import Connections
-from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from scripts.gateway import create_app
 
-CONVERSATION = f"/v1/conversations/{mint('conv')}"
+CONVERSATION = f"/v1/conversations/conv_{1:032x}"
 
 
 @pytest.fixture
