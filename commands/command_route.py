@@ -56,7 +56,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
-    """One request: who sent it, and under which conditions. Handlers append through it."""
+    """One request: who sent it, its If-Match versions and its idempotency key. Handlers append through it."""
 
     dependencies: Dependencies
     principal: Principal
@@ -71,7 +71,8 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     ) -> Appended:
         """Appends the events of the command, and returns when they are durable. `answer` renders the body that is stored for a repeat of the request.
 
-        Raises what EventLog.append raises. With If-Match or an idempotency key, LogUnavailable has `outcome_unknown=False`: the client can repeat the request safely.
+        Raises what EventLog.append raises. With If-Match or an idempotency key, LogUnavailable has `outcome_unknown=False`: the client can
+        repeat the request safely.
         """
         request = AppendRequest(
             principal=self.principal,
@@ -97,7 +98,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """What the first request with this idempotency key was answered. Raises KeyReused if that request differed."""
+        """The answer to the first request with this idempotency key; None if there was none. Raises KeyReused if that request differed."""
         if self.idempotency is None:
             return None
         since = utc_now() - self.dependencies.keep_keys

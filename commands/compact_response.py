@@ -1,4 +1,4 @@
-"""POST /v1/responses/compact: summarizes an input, or a chain of responses, so that a client can continue with less. Stores nothing."""
+"""POST /v1/responses/compact: summarizes an input, or a chain of responses, so that a client can continue with a shorter input. Stores nothing."""
 
 import base64
 import time
@@ -72,7 +72,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
 async def _summarize(
     context: CommandContext, model: str, items: list[Item], instructions: str | None
 ) -> WrittenSummary:
-    """A summary of all the items. Raises ApiError: 400 if they are too long for MAX_MODEL_CALLS, 502 if the model wrote none."""
+    """A summary of all the items. Raises ApiError: 400 if they are too long for MAX_MODEL_CALLS, 502 if the model did not summarize all of them."""
     provider, models = context.dependencies.provider, context.dependencies.models
     max_tokens = min(MAX_SUMMARY_TOKENS, models.window(model) // 8)
     prompt = PROMPT if instructions is None else f"{PROMPT}\n\n{instructions}"
@@ -98,7 +98,7 @@ def _too_long(model: str) -> ApiError:
 
 
 async def _earlier_items(context: CommandContext, target: ReplyTarget) -> list[tuple[str, Item]]:
-    """The items of the previous response's conversation, up to and including its own. Raises ApiError (400) past MAX_REQUEST_BYTES."""
+    """The conversation's items up to the end of the previous response. Raises ApiError (400) if they exceed MAX_REQUEST_BYTES."""
     if target.source is None:
         return []
     items: list[tuple[str, Item]] = []

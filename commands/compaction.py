@@ -1,4 +1,7 @@
-"""The compaction of a conversation: compact, undo, redo. After a compaction, models are sent a summary in place of the older turns, and the newest turns as they are."""
+"""The compaction of a conversation: compact, undo, redo.
+
+After a compaction, models are sent a summary in place of the older turns, and the newest turns as they are.
+"""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""POST /v1/import: any number of conversations as JSON lines, through the same rules as all commands.
+"""POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
 they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. With an
@@ -31,13 +31,13 @@ router = APIRouter()
 
 MAX_CONCURRENT_LINES = 32
 MAX_CONCURRENT_BYTES = MAX_ITEMS_BODY_BYTES
-"""Bytes of the lines that are imported at a time: each takes about ten times its size in memory."""
+"""Bytes of the lines that are imported at a time: a line takes about ten times its size in memory."""
 
 MAX_COMMAND_ITEMS = 200
 MAX_COMMAND_BYTES = 1024 * 1024
 MAX_ERRORS = 100
 LINES_PER_TURN = 500
-"""After so many lines, blank or not, the event loop serves others."""
+"""After this many lines, blank or not, the import lets the event loop serve other requests."""
 
 
 class ImportedConversation(Body):
@@ -93,7 +93,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
             task = asyncio.create_task(import_and_report(line_number, line))
             importing[task] = len(line)
             task.add_done_callback(importing.pop)
-            await asyncio.sleep(0)  # one line is parsed at a time, and others are served in between
+            await asyncio.sleep(0)  # one line is parsed at a time, and other requests are served in between
     except ClientDisconnect as error:
         raise ApiError(400, "The client disconnected before its import was complete.", code="client_closed") from error
     finally:
@@ -103,7 +103,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
 
 
 def _is_full(importing: Collection[int], size: int) -> bool:
-    """Whether a line of this size has to wait for others. A single line never does."""
+    """Whether a line of this size has to wait for others. It never waits when no other line is being imported."""
     return len(importing) >= MAX_CONCURRENT_LINES or (bool(importing) and sum(importing) + size > MAX_CONCURRENT_BYTES)
 
 
@@ -156,7 +156,7 @@ def _chunks(items: tuple[NewItem, ...]) -> Iterator[tuple[NewItem, ...]]:
 
 
 async def _lines(body: AsyncIterator[bytes]) -> AsyncIterator[tuple[int, bytes | None]]:
-    """The lines that are not blank, with their numbers from 1. A line that is too long is None, as soon as that is known."""
+    """The lines that are not blank, with their numbers from 1. A line that is too long is yielded as None, as soon as it exceeds the limit."""
     number = 1
     line = bytearray()
     is_too_long = False

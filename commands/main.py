@@ -46,9 +46,9 @@ RESOURCES = (conversations, items, pins, compaction, responses, compact_response
 
 
 def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
-    """The app; its lifespan opens and closes all it needs. It starts without Postgres: until that is up, writes are answered with 503.
+    """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
 
-    When `shutdown` is set, the streams that follow a reply end. It sets `shutdown` when the data is newer than this code.
+    When `shutdown` is set, the streams that follow a reply end. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
 
@@ -126,7 +126,7 @@ def _checks(
         return await reader.last_position() >= 0
 
     async def log_writable() -> bool:
-        # The lease is a row in the same database, written twice a second.
+        # A renewed lease shows that Postgres accepts writes: it is a row in the same database, written twice a second.
         return active_replies.is_lease_renewed and not events_log.is_failing
 
     async def model() -> bool:

@@ -2,7 +2,7 @@
 
 A reply without a conversation gets an unlisted one. Continuing from the last response of an unlisted conversation appends to it.
 Continuing from an earlier response, or from one in a listed conversation, creates a fork. The fork shares the items, instructions
-and policy up to there, but neither pins nor summaries.
+and policy up to that response, but neither pins nor summaries.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -31,10 +31,10 @@ PAGE_EVENTS = 50
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    `source` at the version `at` is the conversation whose context the model is sent; None: there is none yet. `start` creates the reply's
-    own conversation; without it the reply goes into `source`, and with `expected_head` only while that is still its head.
-    `fallback` takes the place of `start` if the head has moved. `carried_items`: items of a previous reply that did not complete,
-    which join with the input. `snapshot`: that of `source`, None if it has none, UNSET if it was not read yet.
+    The model is sent the context of the conversation `source` at version `at`; both are None if there is no earlier conversation. `start`
+    creates a new conversation for the reply. Without `start` the reply goes into `source`; if `expected_head` is set, only while that is
+    the head. `fallback` is used as `start` if another request has changed `source` or locked it. `carried_items`: items of a previous
+    reply that did not complete; they are sent before the input. `snapshot`: that of `source`, None if it has none, UNSET if not read yet.
     """
 
     source: str | None
@@ -58,16 +58,19 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
     @property
     def fork(self) -> StartConversation | None:
-        """What starts the reply's conversation, if that is a fork of `source`."""
+        """The command that starts the reply's conversation, if that is a fork of `source`."""
         return self.start if self.start is not None and self.start.forked_from is not None else None
 
     def after_head_moved(self) -> "ReplyTarget":
-        """The target that `fallback` starts."""
+        """This target with `fallback` in place of `start`."""
         return replace(self, start=self.fallback, fallback=None, expected_head=UNSET)
 
 
 async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
-    """The target of the reply that `body` requests. Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409)."""
+    """The target of the reply that `body` requests.
+
+    Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409).
+    """
     if body.previous_response_id is not None:
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
@@ -113,7 +116,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     last_item = await _last_item(reader, conversation_id, version)
     first_page = await reader.conversation(conversation_id, limit=1)
     if not first_page or not isinstance(started := first_page[0].event, ConversationStarted):
-        raise LogMoved(f"the log has no start of {conversation_id} any more")
+        raise LogMoved(f"the log no longer has the start of {conversation_id}")
     if last_item is not None:
         origin = Fork(
             conversation_id=conversation_id, item_id=last_item.item_id, version=version, depth=last_item.depth
@@ -133,7 +136,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
     )
     head = await reader.head(conversation_id)
     if head is None:
-        raise LogMoved(f"the log has no {conversation_id} any more")
+        raise LogMoved(f"the log no longer has {conversation_id}")
     newest_item = last_item if head.version == version else await _last_item(reader, conversation_id, head.version)
     is_last = newest_item is None or newest_item.item_id == origin.item_id
     if not is_last or started.listed:
@@ -180,7 +183,7 @@ def _unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def _last_item(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version. None if it had none; a fork's origin does not count."""
+    """The last item of the conversation at this version. None if it had none; items from before a fork do not count."""
     until = version
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
@@ -192,7 +195,7 @@ async def _last_item(reader: EventReader, conversation_id: str, version: int) ->
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the output of a reply that did not complete, as new items. Calls that were cut off are left out."""
+    """The input and the output of a reply that did not complete, as new items. Empty messages and other cut-off items of the output are left out."""
     input_items = [from_stored(stored.item) for stored in record.requested.input]
     output_items = filter(_is_usable, (from_stored(stored.item) for stored in record.output))
     return tuple(NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in (*input_items, *output_items))

@@ -105,7 +105,7 @@ async def _request_at(
         if context.if_match is not None:
             context = replace(
                 context, if_match=frozenset({version})
-            )  # the head differs from the client's only by the summary
+            )  # only the new summary came after the version in If-Match
     check_outputs(reply_request, model_context)
     command = RequestReply(
         response_id=mint(RESPONSE),

@@ -17,10 +17,10 @@ from infrastructure.http.errors import ApiError
 
 MAX_INPUT_ITEMS = 200
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
-"""A response's document in the views holds its input, and must stay below 16 MB."""
+"""A response's document in MongoDB holds its input, and MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""Bytes of the input and of what is carried over from earlier replies that did not complete, of which there may be several in a row."""
+"""Bytes of the input and of the items carried over from earlier replies that did not complete. Several such replies may follow one another."""
 
 MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"

@@ -77,7 +77,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply in whichever process it runs; its partial output stays with the Response.
 
-    Waits up to 10 s for the reply to end, then answers with the Response. 400 if the reply ended before without being cancelled. Cancelling a cancelled reply changes nothing.
+    Waits up to 10 s for the reply to end, then answers with the Response. 400 if the reply has already ended in another way. Cancelling a cancelled reply changes nothing.
     """
     reader = context.dependencies.reader
     record = await find_record(reader, context.principal.tenant, response_id)

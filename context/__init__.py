@@ -6,7 +6,7 @@ recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape, reading and writing, making them
-models, tokens, encodings, item_counts         windows and prices; counting tokens
+models, tokens, encodings, item_tokens, item_counts   windows and prices; counting tokens
 summaries                         what is summarized, in which portions
 rendering, rerender               requests to providers; recorded requests rendered again
 """

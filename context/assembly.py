@@ -73,7 +73,7 @@ class Contexts:
     async def assemble(
         self, tenant: str, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
-        """The context of a conversation at a version. None: a conversation that has no items yet."""
+        """The context of a conversation at a version. `conversation_id` or `at` is None: a conversation that has no items yet."""
         return self.render(reply_request, await self.choose(tenant, conversation_id, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:

@@ -1,4 +1,4 @@
-"""Chooses what of a conversation's newest items a reply's model is shown: counts them, sets the budget, and selects."""
+"""Chooses which of a conversation's newest items the model is shown for a reply: counts them, sets the budget, and selects."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -27,7 +27,7 @@ DEFAULT_ANSWER_TOKENS = 1_024
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with the ids minted for them.
 
-    `input_unknown`: there is no input yet. The context only shows what a model would be sent.
+    `input_unknown`: no reply is requested, so there is no input. The choice is for a compaction, or is only shown to a client.
     """
 
     model: str
@@ -37,7 +37,7 @@ class ReplyRequest(Struct, frozen=True, kw_only=True):
 
 
 class ContextChoice(Struct, frozen=True, kw_only=True):
-    """What of `recent` a model is shown, after these instructions. `context_input`: what there was to choose from."""
+    """Which items of `recent` a model is shown, and the `instructions` before them. `context_input`: what there was to choose from."""
 
     recent: RecentItems
     context_input: ContextInput
@@ -64,7 +64,7 @@ class ContextChooser:
     async def choose(
         self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """What of `recent` is shown. `conversation_id`: where the other halves of pinned calls are looked up; None for a new one.
+        """Which items of `recent` are shown. `conversation_id`: where the other halves of pinned calls are looked up; None for a new one.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """

@@ -32,9 +32,10 @@ SUMMARY_TOKENS = 32
 
 
 class Summary(Struct, frozen=True, kw_only=True):
-    """A summary that replaces the path's `count` items up to `depth`; `tokens` of its text in `o200k_base`.
+    """A summary that replaces the path's `count` items up to `depth`, from item `first` to item `last`.
 
-    `version` is that of its ContextCompacted, `tokens_before` the tokens of the items it replaces. Snapshots keep it as JSON.
+    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces.
+    Snapshots keep it as JSON.
     """
 
     version: int
@@ -70,7 +71,7 @@ class Reader(Protocol):
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """What holds for a conversation besides its items. `compaction`: the version of the ContextCompacted whose summary is active, and that event."""
+    """A conversation's settings at one version. `compaction`: the ContextCompacted whose summary is active, after its version."""
 
     instructions: str | None
     policy: ContextPolicy

@@ -25,7 +25,7 @@ async def path_segments(reader: Reader, conversation_id: str, version: int) -> l
     while True:
         page = await reader.conversation(segments[0].conversation_id, limit=1)
         if not page or not isinstance(first := page[0].event, ConversationStarted):
-            raise LogMoved(f"the log has no start of {segments[0].conversation_id} any more")
+            raise LogMoved(f"the log no longer has the first event of {segments[0].conversation_id}")
         if (fork := first.forked_from) is None:
             return segments
         max_depth = fork.depth if segments[0].max_depth is None else min(segments[0].max_depth, fork.depth)

@@ -1,4 +1,4 @@
-"""Keeps the token counts of items, so that none is counted twice: an item never changes."""
+"""Keeps the token counts of the items used last, so that they are not counted again: an item never changes."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,5 +1,5 @@
--- Writes a snapshot unless there is one of the same version or a higher one, made of the same incarnation of the log: if the log moved
--- back, versions say nothing. Shape of a snapshot: snapshots.py.
+-- Writes a snapshot unless there is one of the same version or a higher one, made from the same incarnation of the log. Versions of
+-- different incarnations are not compared: the log may have moved back in between. Shape of a snapshot: snapshots.py.
 -- KEYS: the snapshot. ARGV: one MessagePack map: version, seconds until it expires, and fields, a map.
 -- Returns 1 if it was written, else 0. A key of another type, or with a version that is no number, counts as no snapshot.
 local key, snapshot = KEYS[1], cmsgpack.unpack(ARGV[1])

@@ -3,8 +3,8 @@
 -- KEYS: the snapshot. ARGV: the room in tokens, which the policy's budget may lower; the format that can be read; depths per block.
 -- Returns nil if there is no readable snapshot, it is a tombstone, or it has too few items; else a list:
 --   first a MessagePack list: the fields that are not items, a map; the JSON of the pinned items, a list; whether all items fit
---   then the blocks, newest first, unchanged but for the oldest, which is its newline and the lines that are needed. They are not
---   joined here: that would take as long as the rest of the script
+--   then the blocks, newest first, as stored. Only the oldest is cut: it starts with a newline, and has only the lines that are needed.
+--   The blocks are not joined here: that would take as long as the rest of the script
 local key, room, block_depths = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
   'deleted', 'made', 'heavy', 'chain_hash', 'incarnation'}
@@ -42,7 +42,7 @@ while block >= oldest and left > 0 and tokens <= room do
   block = block - 1
 end
 
--- Drop the oldest block's items that are summarized, or that are not needed for one item more than fits: they may be large.
+-- Of the oldest block, drop the summarized items, and those older than the newest item that does not fit: they may be large.
 local text = blocks[#blocks]
 if text then
   local start = string.find(text, '\n', 1, true) + 1
@@ -56,7 +56,7 @@ if text then
   blocks[#blocks] = string.sub(text, start - 1)
 end
 
--- If all of these items fit, older ones may fit too. So the snapshot must have all of those as well.
+-- If all of these items fit, older ones may fit too. So there must be none that the snapshot lacks.
 if tokens <= room and first > summarized + 1 then
   return false
 end

@@ -1,4 +1,4 @@
-"""What the event of a reply records of a selection, bounded for any conversation. Pure."""
+"""What a ReplyRequested event records of a selection. Its size is limited, however long the conversation is. Pure."""
 
 from collections.abc import Sequence
 

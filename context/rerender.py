@@ -90,7 +90,10 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
 
 
 async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[tuple[str, Item]]]:
-    """The items of the ranges with exactly one item, by item id, read in one query. Items in a fork's origin are not found here: `_range` reads them."""
+    """The items of the ranges with exactly one item, by item id, read in one query.
+
+    Items in a fork's origin are not found here: `_range` reads them.
+    """
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
     appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {

@@ -40,7 +40,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     """What there is to choose from, each list oldest first.
 
     path           consecutive items up to the path's last
-    reaches_start  only what is summarized lies before `path`; else its first items may be the rest of a turn
+    reaches_start  whether only summarized items lie before `path`; if not, its first items may be the rest of a turn
     pins           pinned items before `path`, and their other halves
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools
@@ -102,7 +102,7 @@ def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> 
             selection = _selection(context_input, start, always_sent, unsent, check)
             if selection.tokens <= budget:
                 return selection
-    # With no possible start, the newest turn started before `path`, which is more than fits.
+    # Without any possible start, the newest turn began before `path`, and `path` alone has more than fits.
     raise ContextTooLong(max(total - saved[start], budget + 1), budget)
 
 
@@ -141,7 +141,7 @@ def _window_starts(
     """The indices in `items` at which the window may start, ascending. Lazy: `select` mostly takes one of the first few."""
     first = len(context_input.pins)
     end = first + len(context_input.path)
-    # splits[start]: pairs whose call would be left out and whose output would be sent.
+    # splits[start]: how many pairs would be split, their call left out and their output sent, if the window starts at `start`.
     changes = [0] * (end + 2)
     for call, output in calls:
         if call not in always_sent and call < end:

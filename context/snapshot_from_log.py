@@ -45,7 +45,7 @@ async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id
     snapshot = await snapshot_from_log(reader, conversation_id, version)
     if snapshot is not None:
         await put_snapshot(redis, tenant, conversation_id, snapshot)
-    # It may have replaced the tombstone of a deletion that came while Postgres was restarted.
+    # After a restart of Postgres, which changes the incarnation, it may have replaced the tombstone of a later deletion.
     head = await reader.head(conversation_id)
     if snapshot is None or head is None or (head.deleted and not snapshot.deleted):
         await redis.unlink(snapshot_key(tenant, conversation_id))

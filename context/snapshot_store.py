@@ -1,5 +1,7 @@
-"""Reads and writes context snapshots in Redis. A snapshot is replaced only by one of a higher version, or of the same version
-if it has an old format, or by one that was made of another incarnation of the log.
+"""Reads and writes context snapshots in Redis.
+
+A new snapshot replaces the stored one if its version is higher, if the stored one has the same version in another format, or if the
+stored one was made from another incarnation of the log.
 
 A snapshot may be missing at any time: then the log is read instead, and `refill` can make the snapshot again.
 """
@@ -45,7 +47,7 @@ def lua_script(name: str) -> str:
 
 
 async def put_snapshot(redis: Redis, tenant: str, conversation_id: str, snapshot: Snapshot) -> bool:
-    """Writes a snapshot or a tombstone, unless there is one of the same version or a higher one. Returns whether it was written."""
+    """Writes a snapshot or a tombstone if it may replace the stored one (see the module). Returns whether it was written."""
     seconds = TOMBSTONE_TTL_SECONDS if snapshot.deleted else SNAPSHOT_TTL_SECONDS
     argument = {"version": snapshot.version, "seconds": seconds, "fields": to_fields(snapshot)}
     script, key = lua_script("put_snapshot.lua"), snapshot_key(tenant, conversation_id)
@@ -84,9 +86,9 @@ _decode_items = msgspec.json.Decoder(ContextItem).decode_lines
 
 
 async def read_recent_items(redis: Redis, tenant: str, conversation_id: str, room: int) -> RecentItems | None:
-    """The snapshot's newest items, of any version: one more than fits in `room` tokens or in the policy's budget.
+    """The newest items of the snapshot, whatever its version: those that fit in `room` tokens and in the policy's budget, and one more.
 
-    None if there is no readable snapshot, or it does not have that many items. Raises redis.exceptions.RedisError.
+    None if there is no readable snapshot, or if all its items fit and the conversation has older ones. Raises redis.exceptions.RedisError.
     """
     script, key = lua_script("read_context.lua"), snapshot_key(tenant, conversation_id)
     answer: Any = redis.eval(script, 1, key, room, SNAPSHOT_FORMAT, BLOCK_DEPTHS)

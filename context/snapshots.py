@@ -7,11 +7,12 @@
         instructions       absent if there are none
         policy             JSON of the ContextPolicy
         branch head depth  of the path's last item; without items, head is absent and depth is 0
-        first              the snapshot has every item of the path from this depth on that is not retracted; in a fork, its own items
+        first              the snapshot has every item from this depth on that is not retracted; in a fork, never those of its origin
         count bytes        number of items, and bytes of their JSON
-        i:{branch}:{block} the items of BLOCK_DEPTHS depths, the first of them `block` times as many: a line "{count} {tokens}" of
-                           all of them, then a line for each, by depth: JSON {"tokens", "depth", "item_id", "item"}, in this order;
-                           the item as stored; tokens in o200k_base of its `counted_text`, plus its `fixed_tokens`
+        i:{branch}:{block} the items of BLOCK_DEPTHS depths, from depth block * BLOCK_DEPTHS on. The first line is "{count} {tokens}",
+                           their number and the sum of their tokens. A line for each item follows, by depth: JSON {"tokens", "depth",
+                           "item_id", "item"}, in this order; the item as stored; tokens in o200k_base of its `counted_text`, plus its
+                           `fixed_tokens`
         made               SNAPSHOT_FORMAT; a snapshot with another value is ignored
         heavy              "1" if the pinned items are too large for the snapshot: then contexts are read from the log
         pins               JSON of the ids of the pinned items; absent if there are none
@@ -43,7 +44,7 @@ SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
 BLOCK_DEPTHS = 16
-"""Depths in one block. An append rewrites its block; smaller blocks are more fields to read."""
+"""Depths in one block. An append rewrites its block. Smaller blocks would mean more fields to read."""
 
 SNAPSHOT_FORMAT = "6"
 """Raise it when what a snapshot holds or how it is counted changes."""

@@ -78,7 +78,10 @@ def can_end_at(items: Sequence[Item], end: int) -> bool:
 
 
 def truncate(text: str, max_tokens: int, count: Callable[[str], int]) -> str:
-    """The text, or its beginning of at most `max_tokens`: whole sentences if they are more than half of it, else whole words."""
+    """The text, or its beginning of at most `max_tokens`.
+
+    The beginning is cut at its last sentence end, or else at its last space, if more than half of it remains; else anywhere.
+    """
     text = text.strip()
     if count(text) <= max_tokens:
         return text

@@ -30,8 +30,8 @@ MAX_INLINE_CHARACTERS: Final = 4_096
 """Texts up to this length together are counted on the event loop: that takes some 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
-    r"(?<=\S)(?=[ \t\xa0\u3000])"  # a word ends; its space belongs to the next. Newlines do not: they join punctuation
-    r"|(?<=\n)(?=[^\s/])"  # a line ends; a slash would still join the punctuation before the newline
+    r"(?<=\S)(?=[ \t\xa0\u3000])"  # between a word and a space: the space joins the next word. Not before a newline: it joins punctuation
+    r"|(?<=\n)(?=[^\s/])"  # after a newline. Not before a slash: it joins the punctuation before the newline
     r"|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])"
     r"|(?<=[^\W_])(?=[.,;:!?\u3001\u3002\uff01\uff0c\uff1f])"
 )
@@ -42,7 +42,7 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
     """How many tokens `text` is. Special tokens count as plain text.
 
     Takes any string, lone surrogates included, in linear time (some 2 MB a second), so on the event loop use it for short texts
-    only. Exact within the bound above. Raises ValueError for an unknown encoding.
+    only. The module's docstring says how exact it is. Raises ValueError for an unknown encoding.
     """
     encode = _encodings().get(encoding).encode_ordinary
     if len(text) <= MAX_PIECE_CHARACTERS:
@@ -53,7 +53,9 @@ def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
 async def count_off_loop(
     texts: Sequence[str], encoding: str = DEFAULT_ENCODING, count_text: Callable[[str, str], int] = count
 ) -> list[int]:
-    """The count of each text, in order. Up to MAX_INLINE_CHARACTERS are counted at once if the encoding is loaded, else in a worker thread.
+    """The count of each text, in order.
+
+    Texts of up to MAX_INLINE_CHARACTERS together are counted on the event loop if the encoding is loaded, else in a worker thread.
 
     If this is cancelled, the thread still counts all the texts.
     """
@@ -85,7 +87,10 @@ def split(text: str) -> Iterator[str]:
 
 
 def _cut(text: str, start: int) -> int:
-    """Where the piece that begins at `start` ends: in its second half if possible, else before the run that fills it."""
+    """Where the piece that begins at `start` ends: at the first EXACT_CUT in its second half, else at the last in its first half.
+
+    Without any, it ends at MAX_PIECE_CHARACTERS.
+    """
     middle, end = start + MAX_PIECE_CHARACTERS // 2, start + MAX_PIECE_CHARACTERS
     if match := EXACT_CUT.search(text, middle, end):
         return match.start()

@@ -93,7 +93,7 @@ class HeadHasMoved(Conflict):
 
 
 class HistoryLost(Conflict):
-    """The command was made from events that the log has lost since then. A retry is made from what the log has."""
+    """The command was made from events that the log has lost since then. A retry uses the events that the log has now."""
 
     code = "history_lost"
 
@@ -139,7 +139,10 @@ class TooManyPins(Conflict):
 
 
 class ContextTooLong(Refused):
-    """The request, with the instructions and the newest turn, needs `tokens`. It may have `budget`."""
+    """The request needs at least `tokens`, but only `budget` are allowed.
+
+    `tokens` counts the instructions and the newest turn; if the request disables truncation, the whole conversation.
+    """
 
     code = "context_length_exceeded"
 

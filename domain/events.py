@@ -49,7 +49,10 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 
 
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Items of the path that a model was not shown, and why. `first` and `count` are None if the path was not read to its start."""
+    """Items of the path that a model was not shown, and why.
+
+    If the path was not read to its start, `first` and `count` are None, and `last` too if none of these items was read.
+    """
 
     reason: str
     first: str | None = None
@@ -110,10 +113,13 @@ DESCRIPTION = "description"
 INSTRUCTIONS = "instructions"
 POLICY = "policy"
 INSTRUCTIONS_AND_POLICY = "instructions and policy"
-"""Changes of these. The last row of each holds the current value. Changes of only title or metadata have no key."""
+"""Changes of the instructions, of the policy, or of both. The last row that changes a value holds the current one.
+
+Changes of only the title or the metadata have no key.
+"""
 
 PINS = "pins"
-"""Changes of the pinned items. The last row holds all of them."""
+"""Changes of the pinned items. The last row holds all of them; some of them may have been retracted after it."""
 
 SUMMARY = "summary"
 """Changes of the active summary. The last row says which it is."""

@@ -124,7 +124,10 @@ def as_output(item_id: str, stored: bytes) -> bytes:
 
 
 def output_item(item_id: str, item: Item) -> Item:
-    """An item for clients: with our id, a type, a status, and content as parts."""
+    """An item for clients: with our id and its type. A message also gets a status, and its content as parts.
+
+    A call or output of a function or custom tool gets a status.
+    """
     item_type = type_of(item)
     if item_type == "message":
         status = item.get("status") or "completed"

@@ -55,8 +55,8 @@ class Settings(BaseSettings):
         {},
         description="Facts about models that replace those looked up by name. Every field is optional: "
         '`{"name": {"window": 8192, "encoding": "o200k_base", "safety": 0.8, "input_price": 1, "cached_input_price": 0.1, '
-        '"output_price": 2}}`. `window` in tokens; `safety` (0 to 1) is the part of the window, without the room kept for the answer, that may be filled; prices in US dollars per '
-        "1,000,000 tokens.",
+        '"output_price": 2}}`. `window` in tokens; `safety` (0 to 1): how much of the window may be filled, after the room for the '
+        "answer is subtracted; prices in US dollars per 1,000,000 tokens.",
     )
     model_window: int = Field(
         0, ge=0, description="The context window of every model, in tokens. 0: looked up by the model's name."

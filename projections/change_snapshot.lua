@@ -8,9 +8,9 @@
 --   retracted          a flat list: branch and depth of each retracted item
 --   items              a flat list: depth, tokens and line of each new item, oldest first
 --   block_depths, max_items, max_bytes, seconds    depths per block, bounds of the snapshot, seconds until it expires
--- Returns 1 if it was applied; 0 if the snapshot is as new already, or a tombstone; -1 if it cannot be applied: the snapshot has
--- another version, format or branch, or was made of another incarnation of the log, or a pinned item is removed. Everything is read
--- before anything is written.
+-- Returns 1 if it was applied; 0 if the snapshot already has this version or a later one, or is a tombstone; -1 if it cannot be applied:
+-- the snapshot has another version, format or branch, was made from another incarnation of the log, has a block that cannot be read,
+-- or a pinned item is removed. Everything is read before anything is written.
 local key, change = KEYS[1], cmsgpack.unpack(ARGV[1])
 local current = redis.call('HMGET', key, 'version', 'deleted', 'branch', 'first', 'count', 'bytes', 'made', 'heavy', 'depth',
   'incarnation')

@@ -109,7 +109,7 @@ def conversation_of(document: Document) -> tuple[str, str]:
 
 
 def apply_to(document: Document, update: Update) -> None:
-    """Changes a document as MongoDB's `$set` and `$inc` do: a dot in a name leads into an object."""
+    """Changes a document as MongoDB's `$set` and `$inc` do: a name with dots is a field of a nested object."""
     for name, value in update.set.items():
         parent, last = _parent(document, name)
         parent[last] = value

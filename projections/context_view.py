@@ -1,8 +1,8 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis. Its position is in MongoDB like any view's.
 
 Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot that is missing,
-that does not have the version before the batch, or whose key has another type or content is made from the log. An error that is not
-that of one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
+that does not have the version before the batch, or whose key has another type or content is made from the log. An error that is
+not about one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ from projections.views.partitions import partition_of
 from projections.views.view_position import ViewPosition
 
 MAX_POSITION_DELAY_SECONDS = 0.1
-"""How long a position may be ahead of the one in MongoDB. After a kill, the events in between are applied again."""
+"""How long a new position may stay unwritten in MongoDB. After a kill, the events since the written position are applied again."""
 
 _CANNOT_APPLY = -1
 _KEYS_PER_CALL = 1_000
@@ -59,11 +59,11 @@ class ContextView:
         self._unwritten: dict[str, tuple[ViewPosition, ViewPosition]] = {}
         """By position key: (the position in MongoDB, the position now)."""
         self._written_keys: set[str] = set()
-        """The keys of the snapshots that were written after the positions in MongoDB."""
+        """The keys of the snapshots that were written since the positions were last written to MongoDB."""
         self._written_at = 0.0
 
     async def prepare(self) -> None:
-        """Creates the positions, and loads the vocabulary for counting tokens, so that the first event need not wait for it."""
+        """Creates the collection of positions, and loads the vocabulary for counting tokens, so that the first event need not wait for it."""
         await self._positions.prepare()
         await count_off_loop([""])
 
@@ -124,7 +124,7 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead. If Redis lost that one's snapshots, the older ones written here would stay.
+            # Another projector may be ahead, and Redis may have lost the snapshots it wrote. Then the older ones written here would stay.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])
@@ -149,7 +149,7 @@ class ContextView:
             await asyncio.gather(*map(self._refill, to_refill[start : start + _REFILLS_AT_ONCE]))
 
     async def _remove_unusable(self, change: SnapshotChange, error: RedisError) -> None:
-        """Removes a snapshot that cannot be changed. Raises the error if it is not that of one key."""
+        """Removes a snapshot that cannot be changed. Raises the error if it is not about one key."""
         if not _is_of_one_key(error):
             raise error
         log.warning("snapshot_unusable", conversation_id=change.conversation_id)
@@ -187,10 +187,10 @@ class ContextView:
 
 
 def _is_of_one_key(error: RedisError) -> bool:
-    """Whether the cause is the snapshot's key, not the state of Redis: another type, or content that the script failed on.
+    """Whether the error is about the snapshot's key (another type, or content that the script failed on), not about all of Redis.
 
-    Redis begins such a message with WRONGTYPE, or with ERR, which the client removes. Every other cause has a code of its own in
-    capitals, or an exception of its own.
+    The message of such an error begins with WRONGTYPE, or with ERR, which the client removes. Every other error has its own code in
+    capitals, or its own exception class.
     """
     code = str(error).partition(" ")[0]
     return type(error) is ResponseError and (code == "WRONGTYPE" or not code.isupper())

@@ -10,7 +10,7 @@ from projections.views.writes import Add, Document, Insert, Remove, Update, Writ
 
 
 class Fold:
-    """Documents by view and `_id`, after all events so far. Raises ValueError for a write that does not fit them."""
+    """Documents by view and `_id`, after all events so far. Raises ValueError if a document to insert exists, or one to update does not."""
 
     def __init__(self) -> None:
         self.documents: dict[MongoView, dict[str, Document]] = {view: {} for view in MONGO_VIEWS}

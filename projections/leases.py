@@ -1,4 +1,4 @@
-"""Divides the partitions among the projectors that run, by leases in Postgres.
+"""Divides the partitions among the running projectors, with leases in Postgres.
 
 Every projector raises its `beat` twice a second. Another one counts it as dead when it has seen the beat unchanged for 2.5 s
 (`heartbeats.py`). A projector owns an equal share of the partitions: it takes partitions that are free or whose holder is dead, and
@@ -19,7 +19,7 @@ from infrastructure.stores.postgres import Pool
 from projections.views.partitions import ALL_PARTITIONS, PARTITIONS
 
 ALIVE_SECONDS = 2.5
-"""How long another projector must have seen a beat unchanged before its projector counts as dead."""
+"""A projector counts as dead when another one has seen its beat unchanged for this long."""
 
 RENEW_SECONDS = 0.5
 
@@ -32,7 +32,7 @@ _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_time
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
 # A new lease is at least the clock's milliseconds, so leases usually grow after Postgres was restored from an older backup. If they do not,
-# because the clock is wrong, the holder learns it from MongoDB and takes a higher one (`superseded`).
+# because the clock is wrong, the holder finds the newer lease in MongoDB and takes a higher one (`superseded`).
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)
     SELECT unnest(%s::smallint[]), %s, (extract(epoch FROM clock_timestamp()) * 1000)::bigint

@@ -76,7 +76,7 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
-    # A batch creates tens of thousands of objects that all live as long as it does. With Python's default threshold of 700, garbage
+    # A batch creates tens of thousands of objects that all live until the batch ends. With Python's default threshold of 700, garbage
     # collection took a fifth of the time.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)

@@ -1,4 +1,4 @@
-"""The MongoDB commands that write one batch: into a view's collection, and to advance positions."""
+"""The MongoDB commands of one batch: those that write into a view's collection, and those that advance positions."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +24,7 @@ class Statement(Struct, frozen=True):
     changes: int | None = None
 
     def check(self, read: Callable[[], Document]) -> None:
-        """Reads the answer. Raises ViewDiverged if documents are missing or exist already, and what `read` raises."""
+        """Checks the answer. Raises ViewDiverged if documents are missing or exist already, and any other error of `read`."""
         try:
             answer = read()
         except BulkWriteError as error:

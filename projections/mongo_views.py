@@ -99,7 +99,7 @@ class MongoViews:
         """Does nothing: each transaction writes the positions too."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, all at the same one, advances them to its end and returns them.
+        """Writes the batch into the views of these positions, all at the same event, advances them to its end and returns them.
 
         All or nothing, except for a large deletion: the events before it are committed first, and it is done in steps. Raises
         PositionMoved when a position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
@@ -114,7 +114,7 @@ class MongoViews:
         return await self._commit(view_positions, batch.events[-1].log_position, events)
 
     async def _large_deletion(self, view_positions: Sequence[ViewPosition], batch: Sequence[Logged]) -> int | None:
-        """The index of the deletion with which the batch would remove more than MAX_REMOVED documents."""
+        """The index of the deletion that makes the batch remove more than MAX_REMOVED documents, if any."""
         count = 0
         for index, logged in enumerate(batch):
             if is_deletion(logged):
@@ -128,7 +128,7 @@ class MongoViews:
     async def _remove_in_steps(self, view_positions: Sequence[ViewPosition], deletion: Logged) -> None:
         """Removes a conversation's documents, MAX_REMOVED per transaction.
 
-        The deletion is the next event after these positions. So if this is interrupted, no other event needs the removed documents.
+        All events before the deletion have been written. So if this is interrupted, none of them still needs the removed documents.
         """
         for view_position in _large_views_of(deletion, view_positions):
             while keys := await self.some_keys(view_position.collection, _documents_of(deletion), MAX_REMOVED):
@@ -168,7 +168,7 @@ class MongoViews:
 
     @asynccontextmanager
     async def transaction(self, views: Collection[str], position: int) -> AsyncIterator[AsyncClientSession]:
-        """A transaction on views at `position`. Raises PositionMoved when it conflicts with another transaction."""
+        """A transaction. Raises PositionMoved, with these views and `position`, if it conflicts with another one or its outcome is unknown."""
         with _conflicts(views, position):
             async with await self._session().start_transaction(
                 read_concern=ReadConcern("snapshot"),

@@ -1,7 +1,7 @@
 """Parked conversations: when an event cannot be applied, the view leaves its conversation out and continues with the others.
 
-A view ignores the events of a parked conversation, except its deletion: that is applied at once and ends the parking. Reads of a
-parked conversation get an error, and `repair.py` rebuilds it from the log.
+A view ignores the events of a parked conversation, except its deletion: that is applied at once and ends the parking (not in
+`usage`). Reads of a parked conversation get an error, and `rebuild/repair.py` rebuilds it from the log.
 """
 
 import time
@@ -18,7 +18,7 @@ from projections.views.event_writes import is_deletion
 from projections.views.view_position import Parked
 
 MAX_PARKED = 100
-"""The most parked conversations in one partition of a view. If more events fail, the cause is not in the events, and the view stops."""
+"""The most parked conversations in one partition of a view. If more fail, the cause is probably not the events: the view waits."""
 
 _DOCUMENT_ERRORS = frozenset({2, 9, 14, 28, 40, 52, 54, 56, 66, 121, 10334, 17280, 17419, 17420})
 """MongoDB's codes for an error in one document or one change.
@@ -31,7 +31,7 @@ large (before or after the change).
 class ViewDiverged(Exception):
     """A view does not match the log: a document that an event inserts exists already, or one that it changes is missing.
 
-    Nothing was written. Rebuild the view.
+    Nothing was written. Repair the conversation, or rebuild the view.
     """
 
     def __init__(self, view: str, problem: str) -> None:
@@ -55,8 +55,8 @@ def parked_for(logged: Logged, error: Exception) -> Parked:
 def is_caused_by_event(error: Exception) -> bool:
     """Whether the cause is the event, or what the view holds of its conversation, so that other events may succeed.
 
-    False for a store that refuses every write (full, read-only, access denied). So it is for any error of Redis: the context view
-    makes a snapshot again whose key cannot be changed.
+    False for a store that refuses every write (full, read-only, access denied), and for any error of Redis: if only one snapshot's key
+    cannot be changed, the context view makes that snapshot again, and there is no error.
     """
     match error:
         case UnreadableEvent() | ViewDiverged():

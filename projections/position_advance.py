@@ -33,7 +33,7 @@ class Advance(Struct, frozen=True):
 
 
 def advances(view_positions: Sequence[ViewPosition], new: LogPosition, released: Collection[str] = ()) -> list[Advance]:
-    """The updates that move these positions, all at the same one, to `new`. The `released` conversations are no longer parked."""
+    """The updates that move these positions, all at the same event, to `new`. The `released` conversations are no longer parked."""
     by_becomes_live: defaultdict[bool, list[tuple[ViewPosition, ViewPosition]]] = defaultdict(list)
     for before in view_positions:
         after = before.advanced(new, released)
@@ -58,7 +58,7 @@ def fields_of(log_position: LogPosition) -> Document:
 
 
 def unmoved(view_positions: Iterable[ViewPosition]) -> Document:
-    """The filter that matches those of these positions that are still as they were read."""
+    """The filter that matches these positions, except any that changed since they were read."""
     keys_at: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     for view_position in view_positions:
         keys_at[view_position.position, view_position.epoch].append(view_position.key)

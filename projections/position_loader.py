@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 
 class PositionLoader:
-    """Loads the positions of one store's views. Starts views that have none, and starts views over that lack some or show another log."""
+    """Loads the positions of one store's views. Starts a view that has none. Starts a view over if it lacks some or shows another log."""
 
     def __init__(
         self, store: ViewStore, views: Collection[str], *, positions: ViewPositions, feed: Feed, metrics: Metrics
@@ -31,7 +31,7 @@ class PositionLoader:
         self._metrics = metrics
         self._held_partitions = HeldPartitions({})
         self.superseded: dict[int, int] = {}
-        """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
+        """The leases in MongoDB that are newer than those held here, by partition."""
 
     def hold(self, partitions: HeldPartitions) -> None:
         """From the next load on, these partitions are held."""
@@ -59,7 +59,7 @@ class PositionLoader:
         return {position.key: position for position in loaded if position.lease == leases.get(position.partition)}
 
     async def _load_and_start(self) -> Sequence[ViewPosition]:
-        """The positions of all views. Starts the views that have none, and starts views over that lack some.
+        """The positions of all views. Starts a view that has none, and starts a view over if it lacks some.
 
         A build that lacks some is left alone: it can never be swapped, and the next rebuild makes another one.
         """
@@ -86,7 +86,7 @@ class PositionLoader:
         )
 
     async def _check(self, view_positions: Sequence[ViewPosition]) -> bool:
-        """Checks the positions that were read under another incarnation of the log. Returns whether there were any.
+        """Checks the positions from another incarnation of the log, or with a target after its end. Returns whether there were any.
 
         If the log up to such a position is still the same, the position is kept. If not, its view starts over.
         """
@@ -110,7 +110,7 @@ class PositionLoader:
         return True
 
     async def _start_over(self, position: ViewPosition, last: int) -> None:
-        """Starts a view over that shows events which the log does not have. Drops a second build that does."""
+        """The view shows events that the log does not have: starts it over. If it is a second build, removes its positions instead."""
         log.error("projection_started_over", projection=position.view, position=position.position, log_ends_at=last)
         self._metrics.projection_restarts.labels(position.base_view).inc()
         if position.view == position.base_view:

@@ -1,4 +1,4 @@
-"""The projector: runs the view updaters of all stores for the partitions whose leases it holds. They share one reading of the log."""
+"""The projector: runs the view updaters of all stores for the partitions whose leases it holds. They share one feed of the log."""
 
 import asyncio
 from collections.abc import Collection, Sequence
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 
 class Projector:
-    """Updates views while it runs. Any number of projectors share the work; all of them need the same views."""
+    """Updates views while it runs. Any number of projectors share the work; all of them must update the same views."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Projector:
             await self._mongo_views.close()
 
     async def catch_up(self, until: int | None = None) -> None:
-        """Runs until every view is live and shows `until`, by default the current end of the log. Raises psycopg.Error."""
+        """Runs until every view is live and shows the log up to `until`, by default its current end. Raises psycopg.Error."""
         end = await self._feed.end()
         target = end.position if until is None else until
         stop = asyncio.Event()
@@ -130,7 +130,7 @@ class Projector:
             await asyncio.sleep(_CATCH_UP_POLL_SECONDS)
 
     async def _renew_leases(self, leases: Leases) -> None:
-        """Keeps this projector's share of the partitions. If a renewal fails, it continues: without Postgres no log can be read either."""
+        """Keeps this projector's share of the partitions. If a renewal fails, keeps those it has: without Postgres it cannot read events either."""
         while True:
             superseded = {
                 partition: lease for updater in self._updaters for partition, lease in updater.superseded.items()

@@ -104,7 +104,7 @@ class RetryPolicy:
         self._states[key] = RetryState(limit=1)
 
     def record_success(self, key: str, batch: Batch) -> None:
-        """A batch was written. The next may be twice as large. Once batches are as large as usual, the state is forgotten."""
+        """A batch was written. The next may be twice as large. Forgets the state when batches have the usual size, or one was not full."""
         state = self._states.get(key)
         if state is None:
             return

@@ -103,6 +103,6 @@ def _position(view_positions: Iterable[ViewPosition], view: str) -> int:
 
 
 def _state(view_positions: Iterable[ViewPosition], view: str) -> str | None:
-    """The view's state, in the partitions of this process. None if it holds none."""
+    """The view's state, in the partitions of this process. None if the process has no position of it."""
     states = {view_position.state for view_position in view_positions if view_position.view == view}
     return None if not states else "live" if states == {"live"} else "rebuilding"

@@ -18,17 +18,17 @@ from projections.view_positions import ViewPositions
 from projections.views.catalog import INDEXES, MONGO_VIEWS
 
 BUILD_TIMEOUT_SECONDS = 24 * 3600.0
-"""How long the building of an index may take. With the client's usual timeout the server would give up a long one again and again."""
+"""How long building an index may take. With the client's usual timeout, each attempt at a long one would be aborted."""
 
 _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.1, 60.0
 _PLAIN = frozenset({"key", "v"})
-"""What is known of an index without options."""
+"""The fields that MongoDB returns for an index without options."""
 
 log = structlog.get_logger(__name__)
 
 
 async def create_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that the collection does not have, and with them the collection."""
+    """Creates the view's indexes that the collection does not have, and the collection if it does not exist."""
     await database[collection].create_indexes([IndexModel(list(keys), name=_name(keys)) for keys in INDEXES[view]])
 
 
@@ -49,7 +49,7 @@ async def check_indexes(database: Database) -> None:
 
 
 async def correct_indexes(database: Database, view: str, collection: str) -> None:
-    """Creates the view's indexes that are missing. One of the same name with other keys or options is dropped before. Raises PyMongoError."""
+    """Creates the view's indexes that are missing. First drops one of the same name that has other keys or options. Raises PyMongoError."""
     found = await database[collection].index_information()
     missing = [keys for keys in INDEXES[view] if not any(_is_plain(index, keys) for index in found.values())]
     for keys in missing:

@@ -1,9 +1,9 @@
-"""Reads and changes the view positions in MongoDB (`views/view_position.py` has the document).
+"""Reads and changes the view positions in MongoDB (`views/view_position.py` describes the document).
 
-The transaction that writes a batch into a view also advances the view's position, and matches the {epoch, position} that the writer
-has read. So if two projectors write the same batch, one fails and writes nothing. Every change other than an advance raises `epoch`,
-so that writers load the position again. `lease` is the newest lease of the partition (`leases.py`); a newer one raises the epoch as
-well, and the former holder can no longer write.
+The transaction that writes a batch into a view also advances the view's position, and fails unless {epoch, position} are still as the
+writer read them. So if two projectors write the same batch, one fails and writes nothing. Changes that a writer must know of (start
+over, swap, park, unpark) raise `epoch`, so that it loads the position again. `lease` is the newest lease of the partition
+(`leases.py`); storing a newer one raises the epoch as well, so the former holder can no longer write.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -67,17 +67,17 @@ class ViewPositions:
             log.debug("positions_collection_not_created", code=error.code)
 
     async def load(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of those of the views that have any."""
+        """The positions of these views. A view that was not started has none."""
         return [position_from(document) async for document in self._collection.find({"view": {"$in": list(views)}})]
 
     async def statuses(self, views: Collection[str]) -> dict[str, ViewStatus]:
-        """The status of those of the views that have positions: `absent` if one of them is missing."""
+        """The status of each of these views that has positions: `absent` if one of its positions is missing."""
         loaded = await self.load(views)
         missing = [no_position(view, partition) for view, partition in missing_positions(loaded)]
         return view_statuses([*loaded, *missing])
 
     async def load_to_advance(self, views: Collection[str]) -> list[ViewPosition]:
-        """The positions of the views, and of those of their builds that projectors advance. Raises DataIsNewer."""
+        """The positions of the views, and of their second builds that projectors advance. Raises DataIsNewer."""
         builds = [f"{view}{BUILD_SUFFIX}" for view in views]
         advancing = {"view": {"$in": builds}, "state": {"$in": ["rebuilding", "live"]}}
         where = {"$or": [{"view": {"$in": list(views)}}, advancing]}
@@ -86,7 +86,7 @@ class ViewPositions:
         return positions
 
     async def register_leases(self, views: Collection[str], leases: Mapping[int, int]) -> None:
-        """Stores the lease of each partition where it is newer. From then on the former holder cannot write."""
+        """Stores each lease that is newer than the stored one. From then on the former holder cannot write."""
         views_and_builds = [*views, *(f"{view}{BUILD_SUFFIX}" for view in views)]
         updates = [
             UpdateMany(
@@ -98,13 +98,16 @@ class ViewPositions:
         await self._collection.bulk_write(updates, ordered=False)
 
     async def remove(self, view_position: ViewPosition) -> None:
-        """Removes the positions of a build that was made from the same log as this one: that log is gone."""
-        await self._collection.delete_many({"view": view_position.view, "incarnation": view_position.incarnation})
+        """Removes the build's positions that have the incarnation of this one: the log that they show is gone."""
+        incarnations = (
+            [view_position.incarnation] if view_position.incarnation else ["", None]
+        )  # None: by code before, without the field
+        await self._collection.delete_many({"view": view_position.view, "incarnation": {"$in": incarnations}})
 
     async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:
-        """Records that the view shows the log of this check up to its position. Does nothing if that has changed since it was read.
+        """Records that the view shows the log of this check up to its position. Does nothing if the position has changed since it was read.
 
-        `last`: the log's last position. If the view was to be live at a later one, it is live there.
+        `last`: the log's last position. A target after it becomes `last`.
         """
         target = min(view_position.target, last)
         state = "live" if view_position.position >= target else view_position.state
@@ -161,7 +164,7 @@ class ViewPositions:
         released: Collection[str] = (),
         session: AsyncClientSession | None = None,
     ) -> list[ViewPosition]:
-        """Advances all of these positions, which are at the same one, to `new`, and returns them.
+        """Advances these positions, which are all at the same event, to `new`, and returns them.
 
         The `released` conversations are no longer parked: they were deleted. Raises PositionMoved. With a session, the advance is part
         of its transaction. Without one, the advance can be lost when MongoDB fails over.

@@ -33,9 +33,9 @@ class ViewStore(Protocol):
         """Aborts the transactions that these projectors, which are dead, left open."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, which are where the batch begins, and advances them to its end.
+        """Writes the batch into the views of these positions, which are all at its start, and advances them to its end.
 
-        Returns their positions afterwards. Raises PositionMoved if one of them has moved.
+        Returns the new positions. Raises PositionMoved if one of them has moved.
         """
 
     async def flush(self) -> None:

@@ -3,7 +3,7 @@
 A view has one position per partition that this process holds (`leases.py`). Positions at the same event are advanced together, in one
 batch. One that is behind (a rebuild, a partition just taken over) alternates with the others, and advances at most to the next position
 ahead, where it joins them. If a batch fails although the stores answer, each of its positions is advanced alone, and `retry_policy.py`
-says what happens to the one that fails. No event is ever skipped.
+says what happens to the one that fails. A view leaves out an event only if the event's conversation is parked.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _UNAVAILABLE = (
     RedisError,
     OSError,
 )
-"""Errors of a store that cannot be reached. Any error of Redis is one: it can be reached, but refuses every snapshot."""
+"""Errors that mean that a store is unavailable. Any Redis error that arrives here is one: `context_view.py` handles those about one key."""
 
 log = structlog.get_logger(__name__)
 
@@ -93,7 +93,7 @@ class ViewUpdater:
 
     @property
     def superseded(self) -> dict[int, int]:
-        """Partitions for which MongoDB has a newer lease than the one held here, and that lease."""
+        """The leases in MongoDB that are newer than those held here, by partition."""
         return self._loader.superseded
 
     def hold(self, partitions: HeldPartitions) -> None:
@@ -133,7 +133,7 @@ class ViewUpdater:
     async def _idle(self, notified: int) -> None:
         await self._flush()
         if not await self._notifications.wait(notified, POLL_SECONDS):
-            self._must_load = True  # finds a view that started over while nothing is appended
+            self._must_load = True  # a view may have started over while nothing was appended
 
     async def _flush(self) -> None:
         try:
@@ -157,12 +157,12 @@ class ViewUpdater:
         await self._flush()
         self._must_load = False
         before, self.view_positions = self.view_positions, await self._loader.load()
-        self._load_at = time.monotonic() + POLL_SECONDS  # finds a second build that projectors are to advance
+        self._load_at = time.monotonic() + POLL_SECONDS  # loads often: there may be a new second build to advance
         self._retries.keep_only(self.view_positions)
         report_loaded(before, self.view_positions)
 
     def _groups(self) -> list[PositionGroup]:
-        """The positions to advance together, those furthest behind first. One that failed is alone, unless it waits."""
+        """The positions to advance together, those furthest behind first. A position that failed has its own group, or none while it waits."""
         by_position: defaultdict[int, list[ViewPosition]] = defaultdict(list)
         alone: list[ViewPosition] = []
         for key, view_position in self.view_positions.items():

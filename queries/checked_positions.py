@@ -1,7 +1,8 @@
 """Which view positions belong to the log as it is: `infrastructure/event_log/incarnation.py` explains why a position alone is not enough.
 
 A projector records the log's incarnation with each position, so usually a comparison of two strings is enough. After a restart or a
-fail-over of Postgres the incarnation is another one. Then positions are compared with the log, until a projector has done that.
+fail-over of Postgres the incarnation is another one. Then positions are compared with the log, until a projector has compared them
+itself and recorded the new incarnation.
 """
 
 from collections.abc import Iterable

@@ -131,9 +131,9 @@ class Consistency:
     async def read_conversation(
         self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0
     ) -> ConversationRead:
-        """Returns once these views show the conversation as it is committed now, or later.
+        """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound (never started, deleted, another tenant's), and ApiError 503.
+        Raises ConversationNotFound (never started, deleted, another tenant's), PostgresUnavailable, and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
         head, positions = await asyncio.gather(self._head(tenant, conversation_id), self.positions.read())
@@ -232,7 +232,7 @@ class Consistency:
     async def _version_in_view(self, read: ConversationRead) -> int:
         """The conversation's version in the view `conversations`. Raises PostgresUnavailable if the view does not have the conversation.
 
-        Only Postgres knows whether there is none: the view may not show it yet.
+        Only Postgres knows whether the conversation exists: the view may not show it yet.
         """
         key = document_key(read.tenant, read.conversation_id)
         document = await self._database[read.collections["conversations"]].find_one({"_id": key}, {"version": 1})

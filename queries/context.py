@@ -29,7 +29,9 @@ router = APIRouter(tags=["conversations"])
 
 
 class ContextQuery(QueryParameters):
-    model: str | None = Field(None, min_length=1, max_length=256, description="Default: the model of a reply.")
+    model: str | None = Field(
+        None, min_length=1, max_length=256, description="Default: the model that a reply would use."
+    )
 
 
 @query_route(router, "/v1/conversations/{conversation_id}/context", ContextQuery)

@@ -1,9 +1,9 @@
 """A conversation's events as a stream of server-sent events. `events.py` serves it.
 
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the one before, and holds no database
-connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and the few
-connections of their own LogAccess. A stream ends when its client disconnects, after the conversation's deletion, and when the log has lost
-events that were sent.
+connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
+has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
+when the log has lost events that were sent.
 """
 
 import asyncio
@@ -25,7 +25,10 @@ from queries.log_access import LogAccess, PostgresUnavailable
 
 HEARTBEAT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 1.0
-"""The pause after a read that failed because Postgres was unavailable. The stream must not end then: clients do not reconnect after a 503."""
+"""The pause after a read that failed because Postgres was unavailable.
+
+The stream must not end then: its client would reconnect, get a 503, and not try again.
+"""
 
 PAGE_EVENTS: Final = 100
 STILL_HERE: Final = b": still here\n\n"
@@ -40,7 +43,7 @@ class _EventPage(Page, frozen=True):
 
 
 class EventStreams:
-    """The streams of events of this process. `log` is for them alone: however many they are, other reads have connections."""
+    """The streams of events of this process. `log` is for them alone: however many there are, other reads still get connections."""
 
     def __init__(
         self, log: LogAccess, watch: ConversationWatch, pages: StreamPages, render: Render, shutdown: threading.Event
@@ -81,7 +84,7 @@ class EventStreams:
             except (PostgresUnavailable, LogBusy):
                 await asyncio.sleep(RETRY_SECONDS)
             if page is not None and not page.body:
-                return  # the log has lost events that this stream has heard of
+                return  # the log has lost events: `end` is newer than what it has
             if page is not None:
                 chunk = position.take(page)
                 if position.after == page.last:
@@ -118,14 +121,14 @@ class EventStreams:
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
-    """Where a version of the conversation is in the log, as far as its end tells: of an earlier version, the hash is unknown."""
+    """Where a version of the conversation is in the log. For a version before `head`, position and hash are not known (-1 and empty)."""
     if version == head.version:
         return LogPosition(head.position, head.chain_hash, head.incarnation)
     return LogPosition(0 if version == 0 else -1, "", head.incarnation)
 
 
 def _has(check: LogCheck, sent: LogPosition) -> bool:
-    """Whether the log still has the event at this position, and with it, by its chain hash, all before it in its conversation."""
+    """Whether the log still has the event at this position. Its chain hash covers all earlier events of its conversation too."""
     return sent.position == 0 or check.chain_hashes.get(sent.position, "unknown") == sent.chain_hash
 
 

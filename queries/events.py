@@ -1,9 +1,9 @@
 """GET /v1/conversations/{id}/events: the audit trail, read from the log, not from a view. It is always current.
 
 `{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
-ascending. `after`, `first_id` and `last_id` are versions (null on an empty page). `type` is the event's topic, `actor` the subject who
-caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a live stream: `id:` is the
-version, `event:` the topic.
+ascending. `after`, `first_id` and `last_id` are versions; on an empty page the last two are null. `type` is the event's topic,
+`actor` the subject who caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a
+live stream: `id:` is the version, `event:` the topic.
 """
 
 import re

@@ -14,9 +14,9 @@ REQUIRED: Final = frozenset({"mongodb"})
 def checks(dependencies: Dependencies) -> Mapping[str, Check]:
     """One check for each store, and these:
 
-    log_writable     Postgres lets appends write: it is neither a replica nor set to read-only
-    partitions_held  a living projector holds each partition
-    projector        no view is far behind
+    log_writable     Postgres accepts writes: it is neither a replica nor set to read-only
+    partitions_held  each partition is held by a living projector
+    projector        each view is live and not far behind
     model            the provider answers, if one is configured
     """
 

@@ -1,4 +1,6 @@
-"""Everything that queries read from the event log instead of from a view. The only module of `queries/` that queries Postgres.
+"""Everything that queries read from the event log instead of from a view.
+
+No other module of `queries/` queries Postgres, except for one readiness check in `health.py`.
 
 Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
 audit trail; the items and settings of a context; replies that are still running.
@@ -37,7 +39,7 @@ QUEUE_TIMEOUT_SECONDS = 10.0
 PING_TIMEOUT_SECONDS = 0.5
 LATE_TURNS = 20
 LATE_TURN_SECONDS = 0.002
-"""A lookup has so many turns of the event loop after its timeout. If the loop is behind, the answer may wait there to be read."""
+"""After its timeout, a lookup gets LATE_TURNS more turns of the event loop. If the loop is behind, an answer may have come but not been read."""
 
 PROBE_INTERVAL_SECONDS = 0.25
 CLOSE_TIMEOUT_SECONDS = 0.5
@@ -131,7 +133,7 @@ class LogAccess:
         )
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` that names one of these items, ascending."""
+        """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self.look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:

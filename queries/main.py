@@ -67,7 +67,7 @@ async def open_dependencies(
         stack.push_async_callback(write_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
         log = LogAccess(pool)
         stack.push_async_callback(log.close)
-        # Streams read through a few connections of their own: however many they are, other reads have connections.
+        # Streams have a few connections of their own: however many streams there are, other reads still get connections.
         stream_pool = make_pool(settings.postgres_url, max_size=STREAM_CONNECTIONS)
         await stream_pool.open(wait=False)
         stack.push_async_callback(stream_pool.close, POOL_CLOSE_TIMEOUT_SECONDS)
@@ -112,7 +112,8 @@ def create_app(
 ) -> Starlette:
     """The app. Its lifespan opens and closes what the queries share; no store has to be up.
 
-    `shutdown` ends its streams; it is set when the data is newer than this code. `connections`: those of the server, if there is one.
+    When `shutdown` is set, the streams end; the app sets it if the data is newer than this code. `connections`: those of the server,
+    if there is one.
     """
     checks = dict[str, Check]()
 

@@ -1,8 +1,8 @@
 """Pages of lists, with `after`, `before`, `limit` and `order` as in the OpenAI API.
 
 A page starts after the cursor `after` in the requested order, and ends before the cursor `before`. With `before` alone it is the page
-just before that cursor, still in the requested order. A page may end early, so that it is not too large. `has_more` says whether the list continues after the page; with `before`
-alone, whether it has entries before the page.
+just before that cursor, still in the requested order. A page may end early, so that it is not too large. `has_more` says whether the
+list continues after the page; with `before` alone, whether it has entries before the page.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ MAX_PAGE_BYTES = 8_000_000
 """A page ends before the entry that would make it larger. A single larger entry is a page."""
 
 MAX_SMALL_PAGE_BYTES = 256 * 1024
-"""Larger pages are read in turn."""
+"""A larger page waits for its turn before it is read: see `Connections.large_answer`."""
 
 CursorParam = Literal["after", "before"]
 
@@ -116,8 +116,8 @@ async def fetch_page(
 ) -> Page:
     """One page of the view's documents that match `where`, ordered by `field`. `entry_of` makes an entry's JSON.
 
-    A page that is not small is read in turn, and ends at MAX_PAGE_BYTES: see `Connections.large_answer`. Until it is known whether
-    the page is small, MongoDB leaves out large documents.
+    A page that is not small waits for its turn before it is read (`Connections.large_answer`), and ends at MAX_PAGE_BYTES. Until it is
+    known whether the page is small, MongoDB leaves out large documents.
 
     `after` and `before` are the values of `field` at the cursors, None without a cursor. Raises as `Consistency.check` does, and
     ApiError (503) when a large page gets no turn.
@@ -151,7 +151,7 @@ async def fetch_page(
 
 
 def page_of(entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str) -> Page:
-    """One page of a list in memory in ascending order, of at most MAX_PAGE_BYTES. Raises ApiError (400)."""
+    """One page, of at most MAX_PAGE_BYTES, of a list in memory, which is in ascending order. Raises ApiError (400)."""
     if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]
 

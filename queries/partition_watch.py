@@ -1,4 +1,4 @@
-"""Watches whether a living projector holds every partition. For `/health/ready`."""
+"""Watches whether each partition is held by a living projector. For `/health/ready`."""
 
 import asyncio
 import time
@@ -9,13 +9,14 @@ from uuid import UUID
 
 import psycopg
 
+from infrastructure.event_log.append_request import LogBusy
 from infrastructure.stores.heartbeats import HeartbeatWatch
 from projections.views.partitions import ALL_PARTITIONS
 from queries.log_access import LogAccess
 
 INTERVAL_SECONDS: Final = 1.0
 DEAD_AFTER_SECONDS: Final = 3.0
-"""Projectors take over each other's partitions after 2.5 s (`projections/leases.py`), so usually nothing is reported meanwhile."""
+"""Another projector takes a dead one's partitions after 2.5 s (`projections/leases.py`), usually before this reports anything."""
 
 
 class PartitionWatch:
@@ -34,10 +35,10 @@ class PartitionWatch:
             self._watching.cancel()
 
     async def are_all_held(self) -> bool:
-        """Looks once. Raises PostgresUnavailable."""
+        """Looks once. Raises PostgresUnavailable and LogBusy."""
         try:
             holders = await self._log.partition_holders()
-        except psycopg.Error:
+        except (psycopg.Error, LogBusy):
             self._watch.start_over()
             raise
         dead = self._watch.unchanged({holder.projector: holder.beat for holder in holders})
@@ -45,6 +46,6 @@ class PartitionWatch:
 
     async def _run(self) -> None:
         while True:
-            with suppress(psycopg.Error):
+            with suppress(psycopg.Error, LogBusy):
                 await self.are_all_held()
             await asyncio.sleep(INTERVAL_SECONDS)

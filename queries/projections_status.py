@@ -3,8 +3,8 @@
 `{object:"list", data:[{name, version, state, position, head, lag_seconds, partitions:[{bucket, position, state}], parked:[{conversation_id,
 version, position, type, error, message, at}]}]}`:
 
-state        `live`, `rebuilding`, `absent` before a projector has started the view, or `stale`: it shows events that the log no
-             longer has, because that moved back, and will be rebuilt
+state        `live`, `rebuilding`, `absent` before a projector has started the view, or `stale`: the log moved back, so the view
+             shows events that the log no longer has. It will be rebuilt
 position     the last event that the view shows, in the partition that is furthest behind (`bucket` is the partition's number)
 head         the log's last position
 lag_seconds  the age of the oldest event that the view does not show yet; 0 when it shows all

@@ -43,19 +43,19 @@ WITHOUT_LARGE: Document = {
         ]
     }
 }
-"""A stage of a pipeline that leaves out what is in documents of more than MAX_SMALL_DOCUMENT_BYTES."""
+"""A stage of a pipeline that replaces each document of more than MAX_SMALL_DOCUMENT_BYTES with `{is_large: true}`."""
 
 
 def is_large(document: Document) -> bool:
-    """Whether WITHOUT_LARGE left out what is in the document."""
+    """Whether WITHOUT_LARGE replaced the document."""
     return "is_large" in document
 
 
 class Dependencies(Struct, frozen=True):
     """What the queries of this process share. `main.py` makes it.
 
-    `write_pool` is for the readiness check alone. `stream_log` is the log as streams read it, with connections of their own.
-    Large answers take turns of `connections`.
+    `write_pool` is for the readiness check alone. `stream_log`: the log for streams, with connections of its own. `connections`: where
+    large answers wait for their turn.
     """
 
     log: LogAccess
@@ -94,13 +94,17 @@ class QueryContext(Struct, frozen=True):
         )
 
     def collection(self, read: Read, view: MongoView) -> AsyncCollection[Document]:
-        """The view's collection when the read started. It stays complete, even if a rebuilt one replaces it."""
+        """The view's collection when the read started. It stays complete for this read, even if a rebuilt one replaces it.
+
+        When it is dropped, `Consistency.check` raises.
+        """
         return self.dependencies.views[read.collections[view]]
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
-        """The tenant's document with this id, or only these `fields` of it. A large one is read in turn: see `Connections.large_answer`.
+        """The tenant's document with this id, or only these `fields` of it.
 
-        Raises as `Consistency.check` does, and ApiError (503) when a large document gets no turn.
+        A large one waits for its turn before it is read (`Connections.large_answer`). Raises as `Consistency.check` does, and
+        ApiError (503) when a large document gets no turn.
         """
         pipeline: list[Document] = [
             {"$match": {"_id": document_key(self.principal.tenant, document_id)}},
@@ -117,7 +121,7 @@ class QueryContext(Struct, frozen=True):
     ) -> bool:
         """Calls `take` with each of the pipeline's documents, until it returns False. Returns whether there were no more.
 
-        No more than BATCH_DOCUMENTS are read beyond that one. Raises as `Consistency.check` does.
+        At most BATCH_DOCUMENTS are read after the one that it refused. Raises as `Consistency.check` does.
         """
         stages = [*pipeline, with_positions(read.position_keys)]
         position_documents: list[Document] = []

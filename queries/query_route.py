@@ -36,7 +36,10 @@ class QueryParameters(BaseModel):
 
     @classmethod
     def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for an unknown name and for an invalid value. The last of repeated parameters counts; all of `name[]` become a list."""
+        """Raises ApiError (400) for an unknown name and for an invalid value.
+
+        If a parameter is repeated, its last value counts; the values of a `name[]` become a list.
+        """
         params = request.query_params
         check_names(request, cls.serves)
         try:

@@ -1,4 +1,4 @@
-"""The replies that run in this process: started, cancelled, stopped with the process. One task renews the process's lease.
+"""Starts and cancels the replies that run in this process, and stops them when the process stops. One task renews the process's lease.
 
 `leases.py` reads and writes the lease in Postgres. `orphaned_replies.py` ends the replies of processes that died.
 """
@@ -18,8 +18,8 @@ from replies.running_reply import RunningReply
 log = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 45.0
-"""A reply that has belonged to this process for so long without running in it is lost: the process never learned that the request
-was committed."""
+"""If Postgres says for this long that a reply runs in this process, but it does not, the reply is lost: the process never learned that
+the request was committed."""
 
 
 class ActiveReplies:
@@ -90,7 +90,7 @@ class ActiveReplies:
             await asyncio.sleep(RENEW_SECONDS)
 
     async def _renew(self) -> None:
-        """Renews the lease, cancels what others asked to cancel, and has orphaned replies ended."""
+        """Renews the lease, cancels what others asked to cancel, and starts a task that ends orphaned replies."""
         requested_at = time.monotonic()
         renewed = await self._leases.renew()
         self._renewed_at = time.monotonic()

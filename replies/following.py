@@ -1,4 +1,4 @@
-"""Follows a reply from any process: its live events while it runs, and its record once it has ended or Redis has lost them."""
+"""Follows a reply from any process: its live events while it runs, and its record once it has ended or Redis has lost the events."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ from replies.recorded_stream import RecordedStream
 FIRST_PAUSE_SECONDS = 0.02
 MAX_PAUSE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
-"""How long a client waits that Redis or the log failed. Its reply's end ends the wait."""
+"""How long a client's stream waits after Redis or the log failed. After Redis failed, a change of the conversation ends the wait early."""
 
 HEARTBEAT_SECONDS = 15.0
 STILL_HERE = b": still here\n\n"
@@ -39,7 +39,7 @@ ReadRecord = Callable[[], Awaitable[Record]]
 class _Client(Struct):
     """A client of a stream, and what it was sent.
 
-    head        the conversation's end when the record was read last
+    head        the conversation's last event when the record was read last
     recorded    the key of the reply's RecordedStream; None while the reply runs
     finished    it was sent everything
     """
@@ -76,8 +76,9 @@ class ReplyStreams:
         self._shutdown = shutdown
 
     async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncIterator[bytes]:
-        """The events after number `after`, each once and in order, until the reply ends or the process stops; comments while there are none.
+        """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
+        While there are no events, comments keep the connection alive.
         `record` is what `read` returned last. If the reply is deleted meanwhile, an `error` event ends the stream.
         """
         client = _Client(
@@ -95,7 +96,7 @@ class ReplyStreams:
                 if client.recorded is not None:
                     return
                 if not client.finished and await self._has_ended(client) and client.position.offset:
-                    return  # Redis lost an event that was sent in part. The client resumes after the one before.
+                    return  # Redis lost an event that was sent in part. The client resumes after the event before it.
         except NotFound as error:
             if client.position.offset == 0:
                 yield _error_event(error, client.position.after)
@@ -135,7 +136,7 @@ class ReplyStreams:
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether Redis has the reply's end and the log does not: the log moved back, and the reply will be marked interrupted.
 
-        An end is in the log before it is in Redis, so the conversation has gone on since its record was read.
+        The end goes into the log first, then into Redis. So if the log still has it, the conversation has a later version than `client.head`.
         """
         if client.head is None:
             return False
@@ -160,12 +161,15 @@ class ReplyStreams:
                 continue
             chunk = client.take(page)
             del page
-            await asyncio.sleep(0)  # each page is work for the event loop, and others have their turn after it
+            await asyncio.sleep(0)  # each page keeps the event loop busy: other clients are served before the next
             if chunk:
                 yield chunk
 
     async def _has_ended(self, client: _Client) -> bool:
-        """Reads the record again, and says whether it has the reply's end. Clients of the same reply share the read. Raises NotFound when the reply was deleted."""
+        """Reads the record again, and says whether it has the reply's end. Clients of the same reply share the read.
+
+        Raises NotFound when the reply was deleted.
+        """
         try:
             stream = await self._pages.get(("reply", client.response_id, client.head), client.read_stream)
         except (psycopg.OperationalError, LogBusy):
@@ -193,7 +197,7 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 
 def _error_event(error: NotFound, after: int) -> bytes:
-    """Not one of the reply's own events. It repeats the last event's number."""
+    """An `error` event, which is not one of the reply's own. It repeats the last event's number."""
     api_error = as_api_error(error)
     event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
     return stream_events.encode(event, max(0, after))

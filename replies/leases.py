@@ -22,7 +22,7 @@ RENEW_SECONDS = 0.5
 """How often a beat is raised, and cancellations are read."""
 
 Owner = UUID | None
-"""The process that runs a reply. None: the reply was requested by code that did not record it, so no process runs it."""
+"""The process that runs a reply. None: the code that requested the reply recorded no owner, so no process runs the reply."""
 
 _RENEW = "INSERT INTO api_processes (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
@@ -47,7 +47,7 @@ class RenewedLease(Struct, frozen=True):
     """What a process learns when it renews its lease.
 
     `own`: the replies that Postgres says run in this process, by id, and whether another process asked to cancel each.
-    `dead`: the owners of replies, and other processes, that are dead.
+    `dead`: the processes that are dead, whether they own replies or not.
     """
 
     own: Mapping[str, bool]
@@ -125,7 +125,7 @@ class ReplyLeases:
             )
 
     async def forget(self, orphan: Orphan) -> None:
-        """The log says that the reply does not run: somebody removed its events."""
+        """Marks the reply as not running. For a reply whose end the log refuses, for example because somebody removed its events."""
         async with self._pool.connection() as connection:
             await connection.execute(
                 "UPDATE responses SET running = false WHERE tenant_id = %s AND response_id = %s",

@@ -4,7 +4,7 @@
                            encoded event
 
 The process that runs the reply writes the stream; it expires some time after the reply's end. Redis may lose entries at any time.
-`live_reader.py` reads the streams that clients follow. A client for whom one is missing waits for the reply's record instead.
+`live_reader.py` reads the streams that clients follow. A client whose next entry is missing waits for the reply's record instead.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ end
 """
 # One call for a whole batch: the client needs longer to parse a thousand answers than Redis to run the commands. On a retry Redis
 # refuses the entries that the first try has written, by their ids. A key of another type is replaced. Any other error (out of memory,
-# read-only …) is that of all streams.
+# read-only …) would be the same for all streams, so it ends the call.
 
 OnWritten = Callable[[int], None]
 """Called with the sequence number of the newest event that Redis has."""

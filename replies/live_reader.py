@@ -1,6 +1,6 @@
 """Reads the live events of all running replies that clients of this process follow: with one XREAD for each hundred of them, at short intervals.
 
-The newest events of each reply are kept for its clients. A client that is further behind reads from Redis itself, from where it is:
+The newest events of each reply are kept for its clients. For a client that is further behind, pages are read from Redis at its position:
 no client waits for another one, none misses an event, and none is sent one twice.
 """
 
@@ -22,7 +22,8 @@ from replies.live_events import stream_key
 MIN_PAUSE_SECONDS: Final = 0.01
 MAX_PAUSE_SECONDS: Final = 0.25
 PAUSE_FACTOR: Final = 3
-"""The pause between two rounds, in durations of a round: so reading takes at most a quarter of the process's time."""
+"""The pause after a round, as a multiple of the round's duration: so reading takes at most a quarter of the time, unless MAX_PAUSE_SECONDS
+makes the pause shorter."""
 
 RETRY_SECONDS: Final = 0.5
 BATCH_REPLIES: Final = 100
@@ -31,7 +32,7 @@ ROUND_EVENTS: Final = 64
 
 PAGE_EVENTS: Final = 128
 MAX_READS: Final = 4
-"""So many clients that are behind may read at once."""
+"""At most this many clients that are behind read at once."""
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +58,7 @@ class FollowedReply:
         self._recent_bytes = 0
 
     def start(self, last: int | None) -> None:
-        """Begins after this event."""
+        """Drops the recent events. New ones are read from after event `last`; None: it is looked up again first."""
         self._forget_recent()
         if last != self.last:
             self.last = last
@@ -92,7 +93,7 @@ class FollowedReply:
 
 
 class LiveReader:
-    """One per API. While Redis is unavailable there are no new events; nothing is raised for that."""
+    """One per API. While Redis is unavailable no new events arrive; only `page` may raise an error for that."""
 
     def __init__(self, redis: Redis, pages: StreamPages) -> None:
         self._redis = redis

@@ -43,7 +43,7 @@ class OrphanedReplies:
     async def end_some(self, dead: Collection[Owner], lost: Collection[str]) -> None:
         """Ends at most `max_orphans` replies: those of the `dead` processes, and those in `lost`. Deletes the leases of the dead.
 
-        Each call goes on where the last one stopped, and begins again after the last orphan. So orphans that cannot be ended hide no others.
+        Each call goes on where the last one stopped, and begins again after the last orphan. So orphans that cannot be ended do not block others.
         """
         try:
             orphans = await self._leases.orphans(dead, lost, after=self._last_tried, limit=self._max_orphans)
@@ -57,7 +57,7 @@ class OrphanedReplies:
     async def _interrupt(self, orphan: Orphan) -> None:
         try:
             events = await live_events.events_so_far(self._redis, orphan.response_id)
-            # In a thread: there may be hundreds of thousands.
+            # In a thread: there may be hundreds of thousands of events.
             output, lengths = await asyncio.to_thread(output_of_events, map(stream_events.decode, events))
         except Exception as error:  # noqa: BLE001 - whatever Redis holds, the conversation must not stay locked
             log.warning("live_events_not_read", response_id=orphan.response_id, error_type=type(error).__name__)

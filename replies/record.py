@@ -17,10 +17,10 @@ from replies.response_object import INCOMPLETE_REASONS, Status
 
 
 class Reader(Protocol):
-    """What a record is read with: EventReader, or the query side's, whose look-ups time out sooner."""
+    """What a record is read with: EventReader, or the reader of the query side, whose look-ups time out sooner."""
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last version; None when it was never started."""
+        """The conversation's last event; None when it was never started."""
 
     async def conversation_of(self, tenant: str, response_id: str) -> str | None:
         """The conversation a response belongs to."""
@@ -34,7 +34,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
     conversation_id: str
     head: Head
-    """The conversation's end when the record was read, or shortly before."""
+    """The conversation's last event when the record was read, or shortly before."""
     request_event: Recorded
     requested: ReplyRequested
     end_event: Recorded | None = None
@@ -75,7 +75,7 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
-    """Whether the log does not have the request of a reply that was recorded once: the log moved back."""
+    """Whether the log no longer has the request of a recorded reply: the log moved back to an earlier state."""
     head = await reader.head(conversation_id)
     if head is not None and head.deleted:
         return False
@@ -109,7 +109,7 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
 
 
 async def refreshed(reader: Reader, record: Record) -> Record:
-    """The record as it is now. Nothing but the conversation's end is looked up if that has not changed. Raises ResponseNotFound."""
+    """The record as it is now. If the conversation's last event has not changed, nothing else is read. Raises ResponseNotFound."""
     if await reader.head(record.conversation_id) == record.head:
         return record
     return await read_record(reader, record.conversation_id, record.response_id)

@@ -36,7 +36,7 @@ class RecordedStream:
 
     def __init__(self, record: Record) -> None:
         self.key = (record.response_id, record.last.chain_hash)
-        """Names these events, also if the log lost this reply's end and has another one now."""
+        """Identifies these events. It is a different key if the log lost this reply's end and has another one now."""
         self.head = record.head
         self.has_ended = record.end is not None
         self._can_be_longer = not isinstance(record.end, ReplyCompleted)
@@ -117,5 +117,5 @@ class RecordedStream:
             start = end
 
     def _memory_bytes(self, record: Record) -> int:
-        # The output is in the record, in the items made of it, in their texts and in the Response.
+        # Four times the output: it is in the record, in the items made of it, in their texts and in the Response.
         return 4096 + 4 * sum(len(stored.item) for stored in record.output) + 16 * len(self._delta_ends)

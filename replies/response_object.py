@@ -38,7 +38,7 @@ _ECHOED: Final[Mapping[str, Any]] = {
 """The request parameters that a Response repeats, with their defaults."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
-"""The codes that a failure can have, of those that the SDK accepts in an error."""
+"""The error codes that a failure can have and that the SDK accepts."""
 
 
 def response_object(
@@ -57,11 +57,11 @@ def response_object(
     cost: int | None = None,
     shortened_from: int | None = None,
 ) -> bytes:
-    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, spliced in as they are.
+    """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, inserted unchanged.
 
     `parameters`: those of the request. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`,
-    with ours in `type`. `cost`: billionths of a US dollar. `shortened_from`: the bytes of the parameters, if they were too large for the
-    view and are shortened.
+    with ours in `type`. `cost`: billionths of a US dollar. `shortened_from`: the original size of the parameters in bytes, if they
+    were too large for the view and are shortened.
     """
     body = {
         "id": response_id,

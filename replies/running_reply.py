@@ -110,7 +110,7 @@ class RunningReply:
         return self._task
 
     def stop(self, reason: StopReason) -> None:
-        """Stops the provider and keeps the output so far. Does nothing once the reply is ending."""
+        """Stops the request to the provider and keeps the output so far. Does nothing once the reply is ending."""
         if self._ending:
             return
         self._stop_reason = reason

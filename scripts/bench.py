@@ -45,7 +45,7 @@ _PROBLEMS = (
     *(DidNotStart, RequestFailed, OSError, subprocess.CalledProcessError),
     *(psycopg.Error, PyMongoError, psutil.Error),
 )
-"""What a benchmark may fail with. The others are still run."""
+"""The errors that end one benchmark only: the others are still run."""
 
 
 class What(StrEnum):

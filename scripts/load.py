@@ -7,8 +7,8 @@ It can be interrupted at any time. Every request has an idempotency key, so the 
 nothing twice. A line is identified by its text and the name of its file: the same line in a file of the same name is the same
 conversation. `--check` compares the number and the checksums of all messages in the source, the log and MongoDB.
 
-Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, or a line is not valid (without `--skip-bad` the load stops
-there); 3 no request succeeded for two minutes, or the check could not be made; 130 interrupted.
+Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, or a line is not valid (without `--skip-bad` the
+load stops there); 3 no request succeeded for two minutes, or the check could not be made; 130 interrupted.
 """
 
 import asyncio

@@ -12,7 +12,8 @@ view that no projector has started, or that has lost a position, the live collec
 `--conversation` rebuilds one conversation in the views where it is parked, or in all views: see `projections/rebuild/repair.py`.
 
 Exit status: 0 done; 1 a conversation is still parked, there is nothing to roll back to, another rebuild runs, the log does not have the
-conversation, or a dry run found differences; 2 wrong usage; 3 a store is unavailable.
+conversation, the views started over meanwhile, the data is newer than this code, or a dry run found differences; 2 wrong usage, or no
+store is found; 3 a store is unavailable, or a backfill process failed; 130 interrupted.
 """
 
 import os
@@ -95,9 +96,11 @@ def main(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only compare, then drop the new collections.")] = False,
     rollback: Annotated[
-        bool, typer.Option("--rollback", help="Swap back to the collections before the last rebuild.")
+        bool, typer.Option("--rollback", help="Swap back to the collections from before the last rebuild.")
     ] = False,
-    cancel: Annotated[bool, typer.Option("--cancel", help="Drop unfinished and kept collections.")] = False,
+    cancel: Annotated[
+        bool, typer.Option("--cancel", help="Drop unfinished builds, and the old collections kept for --rollback.")
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Backfill processes.")] = os.cpu_count() or 2,
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,

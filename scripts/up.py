@@ -148,7 +148,7 @@ def _projectors(
 
 
 def refuse_newer_data(postgres_url: str) -> None:
-    """Before each start of a process that uses the stores: it would end again and again. Raises WillNotRunError."""
+    """Called before each start of a process that uses the stores: with newer data it would exit after every restart. Raises WillNotRunError."""
     try:
         check_migrations(postgres_url)
     except DataIsNewer as error:

@@ -3,7 +3,8 @@
     scripts/run verify [--conversation ID] [--wait SECONDS] [--data DIR] [--json]
 
 First it waits until the views show the log up to its current end. It can run while the store is in use: each group of conversations is
-compared at one position. Exit status: 0 everything matches the log; 1 something differs; 2 wrong usage; 3 a store is unavailable.
+compared at one position. Exit status: 0 everything matches the log; 1 something differs, or the data is newer than this code; 2 wrong
+usage, or no store is found; 3 a store is unavailable; 130 interrupted.
 """
 
 import asyncio
@@ -123,7 +124,7 @@ def main(
     data: DataOption = DEFAULT_DATA,
     as_json: JsonOption = False,
 ) -> None:
-    """Compares everything with the event log: its hash chains, every view, every context snapshot."""
+    """Compares everything with the event log: its hash chains, the tables beside it, every view, every context snapshot."""
     configure_logging("verify", "ERROR", "console")
     if conversation is not None and not is_id(conversation, CONVERSATION):
         typer.echo(f"{conversation!r} is not a conversation id.", err=True)

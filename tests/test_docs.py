@@ -1,7 +1,7 @@
-"""README and docs: their commands and code run as printed, and the files and variables they name exist.
+"""README and docs: their commands and code run, and the files and variables they name exist.
 
-A ```bash or ```python block is run; a ```text block is not. Only the port, and the folders of the checkout and of its data, are
-replaced by those of the test.
+A ```bash or ```python block is run; a ```text block is not. These parts of a block are replaced: ports, the paths of the checkout's
+scripts and of its Python. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped: the store already runs.
 """
 
 import os

@@ -30,7 +30,10 @@ def render(
     items: Sequence[Item],
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. Raises ValueError for an unknown renderer."""
+    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out.
+
+    Raises ValueError for an unknown renderer.
+    """
     match renderer:
         case 1:
             return renderer_1_chat.render(model, instructions, items, parameters)
@@ -44,7 +47,7 @@ def render(
 def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
     """Which of `items` are not sent, by index, and why: `orphaned_call`, `orphaned_output`, `not_expressible`, `reasoning`.
 
-    `not_expressible`: the provider's API has no such item. The words are recorded.
+    `not_expressible`: the provider's API cannot take the item. These words are stored in events: do not change them.
     """
     match renderer:
         case 1:

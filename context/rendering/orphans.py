@@ -37,7 +37,7 @@ def is_output(item: Mapping[str, Any]) -> bool:
 
 
 def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
-    """The indices (call, output) that belong together, by output.
+    """The indices (call, output) that belong together, in the order of the outputs.
 
     An output belongs to the last call with its id before it. Of two calls with one id and no output between them, the first has no
     output; of two outputs after one call, the second has no call.

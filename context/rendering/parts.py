@@ -1,4 +1,4 @@
-"""Shared by renderers: the text of parts, and the summary in a compaction item. Does not change, since their output must not."""
+"""Shared by renderers: the text of parts, and the summary in a compaction item. Never change this: a renderer's output must not change."""
 
 import base64
 import binascii

@@ -63,7 +63,7 @@ def unsendable(items: Sequence[Item]) -> dict[int, str]:
 
 
 def can_send_part(role: str, part: Item) -> bool:
-    """Whether a message of that role can have this part without being replaced by a note."""
+    """Whether this part can be sent in a message of this role. If not, a note replaces it."""
     return text_of_part(part) is not None or (role == "user" and _part(part) is not None)
 
 

@@ -1,4 +1,4 @@
-"""Finds what a request asks for that the provider's API cannot do, so that it is refused by its name."""
+"""Finds what a request asks for that the provider's API cannot do, so that the refusal can name it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

@@ -2,7 +2,7 @@
 
     python -m infrastructure.embedded --data DIR [--only POSTGRES_URL …] [--until PID] [--remove]
 
-Writes the URLs to `DIR/run/env` once all of them serve.
+Writes their URLs to `DIR/run/env` once all of them serve.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from infrastructure.embedded.supervisor import DoesNotStartError, Supervisor
 
 
 async def run(directory: DataDirectory, variables: frozenset[str], until_pid: int | None) -> None:
-    """Runs the servers of these environment variables until a signal, or until the process `until_pid` ends."""
+    """Runs the servers whose URLs these environment variables hold, until a signal, or until the process `until_pid` ends."""
     stop = stop_signalled()
     if until_pid is not None:
         threading.Thread(target=_wait_for_end, args=(until_pid, asyncio.get_running_loop(), stop), daemon=True).start()
@@ -61,7 +61,7 @@ def main() -> int:
         nargs="+",
         choices=list(SERVERS),
         default=sorted(STORES),
-        help="run only the servers of these environment variables",
+        help="run only the servers whose URLs these variables hold",
     )
     parser.add_argument("--until", type=int, help="stop when the process with this pid ends")
     parser.add_argument("--remove", action="store_true", help="remove the data at the end")

@@ -42,7 +42,8 @@ def main(arguments: list[str]) -> None:
 
 def _become(uid: int, gid: int, capability: int | None) -> None:
     if capability is not None:
-        # Without this, the change of user clears the capabilities. Postgres needs them: it looks for its programs with access(2).
+        # Without this bit, the change of user clears the capabilities, and access(2) ignores those of users other than root.
+        # Postgres looks for its programs with access(2).
         _prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
     os.setgroups([])
     os.setgid(gid)

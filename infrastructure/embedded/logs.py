@@ -17,7 +17,7 @@ async def rotate_until_cancelled(directory: Path) -> None:
 
 
 def rotate(directory: Path, max_bytes: int) -> None:
-    """Copies each larger log to `<name>.log.1`, then truncates it. Its writer appends, so it continues at the new end."""
+    """Copies each log larger than `max_bytes` to `<name>.log.1`, then truncates it. The child appends, so it goes on at the new end."""
     for log_file in directory.glob("*.log"):
         if log_file.stat().st_size > max_bytes:
             shutil.copyfile(log_file, log_file.with_name(log_file.name + ".1"))

@@ -29,8 +29,8 @@ SETTINGS = {
     "shared_buffers": "256MB",
     "effective_cache_size": "1GB",
     "max_wal_size": "2GB",
-    # By default both depend on the WAL segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits would wait
-    # for buffers.
+    # The defaults of the next two depend on the WAL segment size: with segments of 1 MB they would be 1 and 5 MB, and large commits
+    # would wait for buffers.
     "wal_buffers": "8MB",
     "min_wal_size": "80MB",
     "jit": "off",
@@ -113,7 +113,7 @@ def _prepare(program: Path, data: Path, password: str, account: Account | None) 
 
 
 def _give_to(account: Account, data: Path) -> None:
-    """Makes the account the owner of a cluster that root restored, with pg_basebackup for instance. Postgres starts on its own files only."""
+    """Makes the account the owner of a cluster that root restored, with pg_basebackup for instance: Postgres accepts no other owner."""
     if data.stat().st_uid != account.uid:
         for path in (data, *data.rglob("*")):
             os.chown(path, account.uid, account.gid, follow_symlinks=False)

@@ -19,7 +19,7 @@ class NotInstalledError(RuntimeError):
 
 
 class WillNotRunError(RuntimeError):
-    """A child cannot run, now or after a restart. The message says why."""
+    """A child cannot run, and a restart would not help. The message says why."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,9 @@ def _nothing() -> None:
 class Service:
     """One child: how it starts, how to tell that it serves, how it stops.
 
-    `prepare` runs before every start and may block. With WillNotRunError it stops the supervisor. `serves` returns within about two seconds and is called again until it
-    returns True. Both run in threads. The kernel sends `orphan_signal` to the child when the supervisor is killed.
+    `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves` returns within
+    about two seconds and is called again until it returns True. Both run in threads. The kernel sends `orphan_signal` to the child
+    when the supervisor is killed.
     """
 
     name: str
@@ -71,9 +72,9 @@ def launch_command(
 
 
 def end_strays(executable: Path, directory: Path, timeout: float = 10.0) -> None:
-    """Ends processes that a killed parent left behind: those of this executable whose working directory is `directory`.
+    """Waits until processes that a killed parent left behind have ended: those of this executable whose working directory is `directory`.
 
-    Waits `timeout` seconds, then kills them. Raises RuntimeError if one still runs.
+    Kills those that still run after `timeout` seconds. Raises RuntimeError if one survives for `timeout` seconds more.
     """
     strays = _strays(executable.resolve(), directory.resolve())
     _, remaining = psutil.wait_procs(strays, timeout=timeout)

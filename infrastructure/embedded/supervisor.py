@@ -22,7 +22,7 @@ PROBE_SECONDS = 0.03
 
 
 class DoesNotStartError(RuntimeError):
-    """A child could not be prepared, or ended several times, before it ever served."""
+    """A child could not be prepared, or ended several times, before it first served. Or its `prepare` raised WillNotRunError, at any time."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Valkey from a wheel, as a cache: it writes nothing to disk, and evicts what was not used for longest."""
+"""Valkey from a wheel, as a cache: it writes nothing to disk, and evicts the least recently used keys."""
 
 import importlib.util
 import platform
@@ -12,7 +12,7 @@ from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.service import NotInstalledError, Service, end_strays
 
 MAX_MEMORY = "512mb"
-"""Snapshots of some 5,000 long conversations, or of 50,000 short ones. What is evicted is made again when it is needed."""
+"""Room for the snapshots of about 5,000 long conversations, or 50,000 short ones. An evicted snapshot is made again when needed."""
 
 MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" else "aarch64"}
 
@@ -20,7 +20,7 @@ MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" el
 def valkey(directory: DataDirectory) -> tuple[Service, str]:
     """The service and its URL."""
     program, data, port, password = _program(), directory.path / "valkey", directory.port("valkey"), directory.secret()
-    config = data / "valkey.conf"  # a file: any user can read the password in a command line
+    config = data / "valkey.conf"  # in a file, because every user can read a command line
     service = Service(
         name="valkey",
         command=(str(program), str(config)),

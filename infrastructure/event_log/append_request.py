@@ -68,7 +68,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
 
 
 def independent_of(requests: Sequence[AppendRequest], batch: Sequence[AppendRequest]) -> list[AppendRequest]:
-    """The requests of the batch that depend on none of `requests`, also not through others of the batch."""
+    """The requests of the batch that depend on none of `requests`, neither directly nor through other requests of the batch."""
     shared = {name for request in requests for name in request.shared_with}
     independent = list(batch)
     while True:
@@ -95,7 +95,10 @@ class KeyReused(Exception):
 
 
 class LogUnavailable(Exception):
-    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown`: then repeat with the same key, or read first."""
+    """Postgres is down or too slow. Nothing was appended, unless `outcome_unknown` is set: then events may have been appended.
+
+    In that case, repeat the request with the same key, or read the conversation first.
+    """
 
     def __init__(self, *, outcome_unknown: bool) -> None:
         super().__init__("The event store did not answer in time.")

@@ -65,11 +65,12 @@ class BatchDecider:
         self._unreadable: Mapping[str, UnreadableEvent] = {}
 
     def decide_optimistically(self, batch: Sequence[AppendRequest]) -> BatchPlan | None:
-        """Decides on cached streams alone. The plan leaves out the requests that this is not enough for; None if that is all of them.
+        """Decides on cached streams alone. The plan leaves out the requests that need the log; None if all of them do.
 
-        It is not enough for a command whose rules need the state of an item, nor when a command is refused or changes nothing: the cached
-        stream may be old. Requests that depend on such a request are left out with it. `append_at_once` checks that the streams still
-        end as cached, and that no idempotency key is in use.
+        A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
+        because the cached stream may be old. Requests that depend on such a request are left out with it.
+
+        `append_at_once` checks that the streams still end as cached, and that no idempotency key is in use.
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
@@ -88,7 +89,7 @@ class BatchDecider:
     ) -> BatchPlan:
         """Decides on what the log says. `curs` holds the append lock. `unreadable`: conversations that cannot be read.
 
-        Raises StreamsLost if the log has lost rows that cached streams end with.
+        Raises StreamsLost if the log has lost the last rows of cached streams.
         """
         self._read_cache(batch)
         cached = dict(self._before)
@@ -99,7 +100,9 @@ class BatchDecider:
         ]
         read = read_on(self._recorder, curs, conversation_ids, self._before)
         if read.lost:
-            raise StreamsLost({conversation_id: cached[conversation_id] for conversation_id in read.lost})
+            raise StreamsLost(
+                {conversation_id: cached[conversation_id] for conversation_id in read.lost if conversation_id in cached}
+            )
         self._unreadable = {**unreadable, **read.unreadable}
         moved = {
             conversation_id
@@ -223,7 +226,7 @@ class BatchDecider:
         return [(number, row.item_id or "") for number, row in enumerate(self._rows, 1) if row.topic in topics]
 
     def _expected_ends(self) -> dict[UUID, StreamEnd]:
-        """The end of each stream that the batch appends to, before it."""
+        """For each stream that the batch appends to: its end before the batch."""
         return {
             uuid_of(conversation_id): stream.end if (stream := self._before.get(conversation_id)) else NO_ROWS
             for conversation_id in self._after
@@ -231,5 +234,5 @@ class BatchDecider:
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:
-    """Whether `If-Match` allows the command. The domain's rules refuse commands on a deleted conversation."""
+    """Whether `If-Match` allows the command. It always does on a deleted conversation: the domain's rules handle that case."""
     return request.if_match is None or state.status == "deleted" or state.version in request.if_match

@@ -46,7 +46,10 @@ class BatchKeys:
             self._stored[tenant, key] = (fingerprint, appended)
 
     def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
-        """The outcome if the request's key was used before; else None. Raises KeyReused, or ConversationNotFound if that one is deleted."""
+        """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
+
+        ConversationNotFound: the conversation of the stored answer was deleted, and this request does not delete it.
+        """
         if request.idempotency is None:
             return None
         key = (request.principal.tenant, request.idempotency.key)
@@ -67,7 +70,7 @@ class BatchKeys:
         return None
 
     def add(self, outcome: AppendOutcome) -> None:
-        """The request of this outcome has used its key."""
+        """Remembers that the request of this outcome has used its key."""
         request = outcome.request
         assert request.idempotency is not None
         self._in_batch[request.principal.tenant, request.idempotency.key] = outcome

@@ -14,7 +14,7 @@ from infrastructure.event_log.write import IdempotencyRecord, Write
 class AppendOutcome(Struct):
     """What became of one request: events, an earlier answer to its idempotency key, or an error.
 
-    `last_row`: the index of its stream's last row in the plan, this request's own rows included. `stream`: the stream after it.
+    `last_row`: the index of its stream's last row in the plan, this request's own rows included. `stream`: the stream after this request.
     `answer`: the body to store with its key. `duplicate_of`: an earlier request of the batch with the same key.
     """
 
@@ -33,7 +33,10 @@ class AppendOutcome(Struct):
         return bool(self.events) and self.request.idempotency is not None and self.request.answer is not None
 
     def idempotency_record(self) -> IdempotencyRecord:
-        """Makes the answer's body and stores it. Headers are not stored: they are made from the stored version and position."""
+        """Sets `answer` to the body, and returns the record that stores it.
+
+        Headers are not stored: they are made from the stored version and position.
+        """
         assert self.last_row is not None
         assert self.request.idempotency is not None
         assert self.request.answer is not None
@@ -68,7 +71,7 @@ class AppendOutcome(Struct):
 
 
 class BatchPlan(Struct, eq=False):
-    """An outcome for each request of a batch, what to write for all of them, and the streams after it.
+    """An outcome for each request of a batch, what to write for all of them, and the streams after the batch.
 
     `last_rows`: the index of each stream's last row. `races`: how many requests found that another process had appended to their stream.
     """

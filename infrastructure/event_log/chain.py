@@ -66,7 +66,7 @@ _cached_text = lru_cache(1024)(_text)
 
 @lru_cache(64)
 def _time(value: datetime) -> bytes:
-    """`value` must be in UTC: in another zone the two times of a repeated hour are equal, so the cache would mix them up."""
+    """`value` must be in UTC. In a zone whose clocks go back, two different times can compare equal: the cache would mix them up."""
     return _bigint(8, (value - _EPOCH) // _MICROSECOND)
 
 

@@ -1,6 +1,6 @@
-"""Tells many waiters when their conversations change: one look-up for all of them, again and again.
+"""Tells many waiters when their conversations change. One task looks up all these conversations again and again.
 
-A follower of events or of a reply waits here. It costs nothing while nothing happens, however many others wait.
+Followers of events and of replies wait here. A waiter has no task and no query of its own.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from infrastructure.event_log.version_lookup import Head
 
 POLL_SECONDS: Final = 0.25
 BATCH_CONVERSATIONS: Final = 128
-"""At most so many conversations share a look-up. The look-ups of other reads are sent between two of these."""
+"""The maximum number of conversations in one look-up. Other reads can send their look-ups between two of these."""
 
 LookUp = Callable[[Sequence[str]], Awaitable[list[Head | None]]]
 Change = asyncio.Future[Head | None]
@@ -38,9 +38,9 @@ class ConversationWatch:
 
     @contextmanager
     def change(self, conversation_id: str, seen: Head | None) -> Iterator[Change]:
-        """A future that is resolved once the conversation's end differs from `seen`; with None, as soon as it is looked up.
+        """A future that is resolved once the conversation's end differs from `seen`. If `seen` is None: at the next look-up.
 
-        It is looked up only inside the block.
+        The conversation is looked up only while the `with` block runs.
         """
         change: Change = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(conversation_id, {})[change] = seen
@@ -65,7 +65,7 @@ class ConversationWatch:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _poll(self) -> None:
-        """Looks up what is waited for until nothing is."""
+        """Looks up the conversations that have waiters, until none has any."""
         pause = POLL_SECONDS
         try:
             while self._waiting:
@@ -86,7 +86,7 @@ class ConversationWatch:
             batch = [id_ for id_ in conversation_ids[start : start + BATCH_CONVERSATIONS] if id_ in self._waiting]
             if not batch:
                 continue
-            # A future that is added from now on may have seen more than this look-up will find.
+            # A waiter that is added during the look-up may already have seen a newer end than the look-up returns.
             waiting = [tuple(self._waiting[conversation_id].items()) for conversation_id in batch]
             try:
                 ends = await self._look_up(batch)

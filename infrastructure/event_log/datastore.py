@@ -9,7 +9,7 @@ LOCK_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 30
 IDLE_TIMEOUT_SECONDS = 10
 POOL_TIMEOUT_SECONDS = 0.5
-"""How long to wait for a connection. The log then asks again, which makes the pool connect again."""
+"""How long to wait for a connection. After that the append is retried, which makes the pool connect again."""
 
 
 class Datastore(PostgresDatastore):

@@ -1,6 +1,6 @@
-"""The log in commit order: read in batches, and followed by Postgres's notifications. For projectors, and for tools that read all of it.
+"""Reads the log in commit order, in batches, and tells when events were appended. For projectors, and for tools that read the whole log.
 
-Every view that keeps up reads the same end of the log, so it is read and decoded only once: Feed keeps the newest batches.
+All views that are up to date need the same newest events. Feed keeps the newest batches, so these are read and decoded only once.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ PAGE = (
     "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
     " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
 )
-"""A page of rows, up to some bytes of their states. To be formatted with its `order` and `where`, then with both lists of columns.
+"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both column lists.
 
 `before`: the bytes of the states of the rows before this one.
 """
@@ -76,7 +76,7 @@ class OrderedReader:
         return (await self.end()).position
 
     async def end(self) -> LogPosition:
-        """The position of the newest event; 0 if there is none."""
+        """The newest event as a LogPosition; its `position` is 0 if there is none."""
         [(position, chain_hash, incarnation)] = await self._rows(_END, ())
         return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
 
@@ -148,7 +148,7 @@ class Batch(Struct, frozen=True):
 
     @property
     def incarnation(self) -> str:
-        """That of the log that its events were read from; empty if it has none."""
+        """The incarnation of the log that the events were read from; empty if there are no events."""
         return self.events[-1].incarnation if self.events else ""
 
 
@@ -160,7 +160,7 @@ class Feed:
         self._kept: deque[Batch] = deque(maxlen=_KEPT_BATCHES)
         self._reading = asyncio.Lock()
         self.head = 0
-        """The highest position seen."""
+        """The position of the newest event, as far as it is known."""
 
     async def after(self, position: int, *, until: int | None = None, limit: int = BATCH_EVENTS) -> Batch:
         """At most `limit` events after `position`, up to `until`; none at the end of the log.
@@ -178,7 +178,7 @@ class Feed:
         return _cut(batch, until, limit)
 
     async def end(self) -> LogPosition:
-        """The position of the newest event. Raises psycopg.Error."""
+        """The newest event as a LogPosition. Raises psycopg.Error."""
         end = await self._reader.end()
         if self._kept and self._kept[-1].incarnation != end.incarnation:
             self._kept.clear()  # the log may have lost these events
@@ -252,7 +252,7 @@ class AppendNotifications(Signal):
         self.listening = False
 
     async def listen(self) -> None:
-        """Listens until cancelled, on its own connection. Reconnects whenever that is lost."""
+        """Listens until cancelled, on its own connection. Reconnects whenever the connection is lost."""
         pause = _FIRST_PAUSE
         while True:
             try:

@@ -1,12 +1,12 @@
 """How readers notice that the log moved back: it was restored from a backup, a lagging replica took over, or rows were removed.
 
-Positions are given again afterwards, so a position alone does not say what was read up to it. Two values do:
+Afterwards new events get positions that lost events had, so a position alone does not tell which events were read. With it go two values:
 
 incarnation   "epoch/table/start". While it is the same, rows were only added. `epoch` changes when rows of `events` are removed
-              (migrations/0011), `table` is the OID of `events`, which a restore creates again, `start` is when the server started.
-              A statement returns it together with its rows, so both are of one moment
-chain_hash    that of the event at the position. The events of the log up to it are still the same if the log has this hash at this
-              position and is in the same epoch
+              (migrations/0011), `table` is the OID of `events` (a restore makes a new table), `start` is when the server started.
+              Each statement returns it together with the rows, so both are true at the same moment.
+chain_hash    The chain hash of the event at the position. If the log still has it at this position, in the same epoch, then its events
+              up to this position are the same.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class LogMoved(psycopg.OperationalError):
 class LogPosition(Struct, frozen=True):
     """A position of the log, the chain hash of the event at it, and the incarnation that they were read under. 0: before the first event.
 
-    Code before kept the position alone: the other two are empty then.
+    Older code stored only the position: then the other two are empty.
     """
 
     position: int = 0
@@ -38,7 +38,7 @@ class LogPosition(Struct, frozen=True):
 
 
 class LogCheck(Struct, frozen=True):
-    """What the log has at some positions, by position: the chain hashes. A position at which it has no event is left out."""
+    """The log's incarnation, and the chain hashes that it has at some positions. A position without an event is left out."""
 
     incarnation: str
     chain_hashes: Mapping[int, str]

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 class KeySweeper:
     """Deletes keys when it starts and every SWEEP_INTERVAL_SECONDS, at most MAX_KEYS_PER_DELETE at a time. `keep_keys`: how long a key is valid.
 
-    A clock that is wrong, here or on Postgres's host, deletes no key early and keeps none for ever.
+    If one clock is wrong, this process's or Postgres's, no key is deleted too early, and none is kept for ever.
     """
 
     def __init__(self, recorder: ConversationRecorder, keep_keys: timedelta) -> None:
@@ -36,10 +36,10 @@ class KeySweeper:
         while True:
             try:
                 now, keep = datetime.now(UTC), self._keep_keys
-                await asyncio.to_thread(self._recorder.date_future_keys, now, keep)
                 deleted = MAX_KEYS_PER_DELETE
                 while deleted == MAX_KEYS_PER_DELETE:
                     deleted = await asyncio.to_thread(self._recorder.delete_keys, now, keep, MAX_KEYS_PER_DELETE)
+                await asyncio.to_thread(self._recorder.date_future_keys, now, keep)
             except PersistenceError as error:
                 log.warning("keys_not_swept", error_type=type(error).__name__)
             await asyncio.sleep(SWEEP_INTERVAL_SECONDS)

@@ -1,6 +1,6 @@
-"""Appends under the append lock, in a few round trips: what cannot be decided on cached streams, and what was sent and not answered.
+"""Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent and not answered.
 
-It connects again as often as necessary. If the log has lost the rows that cached streams end with, they are read again.
+It reconnects and retries until the time is up. If the log has lost the last rows of cached streams, those streams are read again.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from infrastructure.event_log.stream_loader import StreamLoader, StreamsLost
 from infrastructure.event_log.streams import StreamCache
 
 Results = Sequence[Appended | BaseException]
-"""What each request's caller gets, in their order."""
+"""What each request's caller gets, in the order of the requests."""
 
 _CONNECTION_ERRORS = (
     *(OperationalError, InterfaceError, InternalError),
@@ -57,7 +57,7 @@ class LockedAppend:
     ) -> Results:
         """Appends the requests. `in_doubt`: plans for exactly these requests that were sent and not answered. Never raises.
 
-        One of those plans may be in the log, or may still arrive there. While Postgres is unavailable, it tries for `timeout_seconds`.
+        One of those plans may be in the log, or may still be committed. While Postgres is unavailable, retries for `timeout_seconds`.
         """
         plans = list(in_doubt)
         try:
@@ -75,7 +75,7 @@ class LockedAppend:
     async def _append_with_retries(
         self, requests: Sequence[AppendRequest], timeout_seconds: float, in_doubt: list[BatchPlan]
     ) -> Results:
-        """Appends the requests, through lost connections, until their outcome is known or the time is up. Adds to `in_doubt` what it sends."""
+        """Appends the requests. Retries until their outcome is known or the time is up. Adds each plan that it sends to `in_doubt`."""
         give_up_at = time.monotonic() + timeout_seconds
         pause = 0.0
         while True:

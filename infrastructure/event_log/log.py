@@ -4,9 +4,9 @@ It uses group commit: the queued commands of this process are committed in batch
 
 Two tasks take turns. While Postgres commits the batch of one, the other decides the next batch and sends it over the same connection.
 
-A batch is first decided on cached streams and sent in one round trip, as far as they are enough to decide it. The rest is decided under
-the append lock, on what the log says (`locked_append.py`). So is a batch of which a stream has moved meanwhile, in which case Postgres
-does nothing. If the answer to a COMMIT is lost, the rows are looked up under the lock before they are decided again.
+Requests for which the cached streams are enough are decided on these, and sent in one round trip. The others are decided under the append
+lock, on what the log says (`locked_append.py`). If a stream has moved meanwhile, Postgres writes nothing, and the whole batch is decided
+under the lock. If the answer to a COMMIT is lost, the rows are looked up under the lock before their requests are decided again.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ LARGE_BATCH_BYTES = 256 * 1024
 """A batch of this size or larger is decided in a thread: encoding and compressing it would block the event loop."""
 
 CLOSING_TIMEOUT_SECONDS = 1.0
-"""How long it is retried while the process stops."""
+"""How long a batch is retried while the process stops."""
 
 log = structlog.get_logger(__name__)
 
@@ -149,7 +149,7 @@ class EventLog:
             self._metrics.append_seconds.observe(time.perf_counter() - started)
 
     async def _append(self, batch: Sequence[QueuedAppend]) -> None:
-        """Appends the batch and gives each caller its result, unless it was queued for too long."""
+        """Appends the batch and gives each caller its result: LogUnavailable, without an append, if the batch was queued for too long."""
         if time.monotonic() - batch[0].queued_at > self._append_timeout_seconds:
             _resolve(batch, [LogUnavailable(outcome_unknown=False) for _ in batch])
             return
@@ -175,7 +175,7 @@ class EventLog:
             return None
 
     async def _send(self, plan: BatchPlan) -> Results:
-        """Appends the plan's rows in one round trip. Appends its requests under the lock if Postgres does not do that, or does not answer."""
+        """Appends the plan's rows in one round trip. If Postgres refuses or does not answer, appends the requests under the lock."""
         requests = [outcome.request for outcome in plan.outcomes]
         try:
             positions = await self._pipeline.call(parameters(plan.write), self._append_timeout_seconds)
@@ -233,7 +233,7 @@ class EventLog:
 
 
 def _divide(batch: Sequence[QueuedAppend], plan: BatchPlan) -> tuple[Sequence[QueuedAppend], Sequence[QueuedAppend]]:
-    """The part of the batch that the plan has, in its order, and the rest."""
+    """The requests that the plan decides, in the plan's order, and the other requests of the batch."""
     if len(plan.outcomes) == len(batch):
         return batch, ()
     in_plan = {id(outcome.request) for outcome in plan.outcomes}

@@ -1,6 +1,6 @@
 """Brings a Postgres database to the schema that this code needs. Numbered SQL files are applied once each, in order.
 
-Code that is older than the data must not touch it: it does not know what newer code has written. It refuses with DataIsNewer.
+Older code must not touch the data of newer code, because it does not know all that was written. It stops with DataIsNewer.
 """
 
 import asyncio
@@ -23,7 +23,10 @@ log = structlog.get_logger(__name__)
 
 
 class DataIsNewer(Exception):
-    """Newer code has used this store. `newest_known` to this code, and `newest_found` in the data: names of migrations, or views with their versions."""
+    """Newer code has used this store.
+
+    `newest_known`: the newest that this code knows. `newest_found`: the newest in the data. Names of migrations, or views with their versions.
+    """
 
     def __init__(self, what: str, newest_known: str, newest_found: str) -> None:
         super().__init__(
@@ -55,7 +58,7 @@ def migrate(postgres_url: str) -> list[str]:
 
 
 def check_migrations(postgres_url: str) -> None:
-    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, psycopg.Error if it cannot be asked."""
+    """Changes nothing. Raises DataIsNewer if newer code has migrated the database, psycopg.Error if the query fails."""
     with psycopg.connect(postgres_url, connect_timeout=2) as connection:
         row = connection.execute("SELECT to_regclass('migrations') IS NOT NULL").fetchone()
         if row is not None and row[0]:
@@ -63,7 +66,7 @@ def check_migrations(postgres_url: str) -> None:
 
 
 async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
-    """The result of `migrate` or `check_migrations`, as soon as Postgres is reachable. Raises DataIsNewer."""
+    """The result of `migrate` or `check_migrations`, as soon as it succeeds. Retries after every psycopg.Error. Raises DataIsNewer."""
     while True:
         try:
             return await asyncio.to_thread(work, postgres_url)

@@ -15,7 +15,7 @@ MAX_QUEUED_COMMANDS = 4096
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
 
 SECOND_BATCH_COMMANDS = 6
-"""While one batch is in flight, a second one starts when this many requests are queued. From twice as many, a batch takes half."""
+"""While one batch is in flight, a second one starts when this many requests are queued. When twice as many are queued, a batch takes half of them."""
 
 
 class QueuedAppend(Struct, eq=False):
@@ -78,7 +78,7 @@ class AppendQueue:
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend]) -> None:
-        """The batch is no longer in flight. It wakes no other task: the one that took the batch must call `next_batch`."""
+        """Marks the batch as no longer in flight. Wakes no other task: the one that took the batch must call `next_batch`."""
         del self._in_flight[id(batch)]
         self._conversations_in_flight.difference_update(queued.request.conversation_id for queued in batch)
 
@@ -100,7 +100,10 @@ class AppendQueue:
         self._wake_idle_task()
 
     def _can_start_batch(self) -> bool:
-        """Whether enough is queued. With no batch in flight, one request is enough: waiting for more would only delay it."""
+        """Whether enough is queued, and the conversation of the first request is not in flight.
+
+        With no batch in flight, one request is enough: waiting for more would only delay it.
+        """
         if not self._in_flight:
             return bool(self._queued)
         if len(self._queued) < SECOND_BATCH_COMMANDS:

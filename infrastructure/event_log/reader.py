@@ -111,9 +111,9 @@ class EventReader(OrderedReader):
         return [PartitionHolder(*row) for row in rows]
 
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
-        """The answer stored with an idempotency key at `since` or later; None for no such key, or if the log has lost its events.
+        """The answer stored with an idempotency key at `since` or later; None if there is none, or the log has lost its events.
 
-        Raises KeyReused if the request was another.
+        Raises KeyReused if the key was used for another request.
         """
         rows = await self._rows(
             sql.SQL(

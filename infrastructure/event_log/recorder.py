@@ -1,7 +1,7 @@
 """The SQL of an append: the `eventsourcing` library's Postgres recorder with our columns, and without its retries.
 
-The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not repeat it: the
-log looks up the rows instead (`positions_of`).
+The library repeats an insert whose answer was lost, and reports a conflict if the first one had succeeded. We do not repeat it:
+`locked_append.py` looks up the rows first (`positions_of`).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ class RowsRemoved(Exception):
 
 
 class LogRow(Struct, frozen=True, array_like=True):
-    """A row that a stream's state is made of. `state`: None where the reader knows the row."""
+    """A row from which a stream's state is computed. `state`: None if the reader already knows the row."""
 
     stream: UUID
     version: int
@@ -67,7 +67,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         """Creates nothing: see `migrate`."""
 
     def pipeline(self) -> PostgresPipeline:
-        """A connection that appends in one round trip: `call(parameters(write))` returns the positions, or NULL, as `insert` does."""
+        """A connection that appends in one round trip: `call(parameters(write))` returns the positions, or None, as `insert` does."""
         assert isinstance(self.datastore.pool.kwargs, dict)
         arguments = {name: value for name, value in self.datastore.pool.kwargs.items() if name != "row_factory"}
         return self.pipeline_type(
@@ -127,7 +127,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return positions
 
     def positions_of(self, curs: Cursor[Any], rows: Sequence[Row]) -> list[int] | None:
-        """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved if some of them are.
+        """The positions of rows whose COMMIT was not answered; None if they are not in the log. Raises RowsRemoved if only some of them are.
 
         Call it inside `locked_transaction`: a commit still in progress holds the lock. Rows that are not in the log may still arrive, until the
         next append to their streams makes them conflict. Rows are compared by their hashes, which cover every column.
@@ -151,7 +151,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     def select_from(
         self, curs: Cursor[Any], versions: Mapping[UUID, int], max_rows: int, max_bytes: int
     ) -> list[LogRow]:
-        """A page of the rows of these streams, each from its version on, in the order of the mapping and of the versions.
+        """A page of the rows of these streams: for each, the rows from its version on. Ordered as in the mapping, then by version.
 
         The row at that version has no state: it only shows whether the log still has it. The page ends after `max_rows`, or with the row
         that brings the states to `max_bytes`. LATERAL with its own ORDER BY makes each stream a look-up by primary key, whatever the
@@ -181,7 +181,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return dict(curs.fetchall())
 
     def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
-        """The first 100 rows whose row key is one of these (stream, item): (stream, item, topic, state), in order."""
+        """For each (stream, item), the first 100 rows with this row key, in order: as (stream, item, topic, state)."""
         curs.execute(
             "SELECT i.stream, i.item, e.topic, e.state FROM unnest(%b::uuid[], %b::text[]) AS i (stream, item)"
             " CROSS JOIN LATERAL (SELECT * FROM events WHERE originator_id = i.stream AND item_id = i.item"
@@ -196,7 +196,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
     ) -> list[tuple[str, str, bytes, UUID, int, int, bytes, datetime]]:
         """The answer stored with each (tenant, key) at `since` or later, if there is one and the log still has the events of its command.
 
-        As (tenant, key, fingerprint, stream, version, position, answer, recorded_at)
+        Each is (tenant, key, fingerprint, stream, version, position, answer, recorded_at).
         """
         curs.execute(
             "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at"
@@ -232,21 +232,27 @@ class ConversationRecorder(PostgresApplicationRecorder):
         curs.execute("DELETE FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),))
 
     def delete_keys(self, now: datetime, keep: timedelta, limit: int) -> int:
-        """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many."""
+        """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many.
+
+        In a sub-select the clock is read once, so the index on `recorded_at` can be used; also in `date_future_keys`.
+        """
         with self.datastore.get_connection() as connection:
             deleted = connection.execute(
                 "DELETE FROM idempotency_keys WHERE ctid = ANY(ARRAY(SELECT ctid FROM idempotency_keys"
-                " WHERE recorded_at < least(%b, clock_timestamp()) - %b LIMIT %b FOR UPDATE SKIP LOCKED))",
+                " WHERE recorded_at < least(%b, (SELECT clock_timestamp())) - %b LIMIT %b FOR UPDATE SKIP LOCKED))",
                 (now, keep, limit),
             )
             return deleted.rowcount
 
     def date_future_keys(self, now: datetime, keep: timedelta) -> None:
-        """Dates idempotency keys of a clock that was ahead by more than `keep` as of now: else they would be kept until that time comes."""
+        """Sets the time of idempotency keys to now if it is more than `keep` in the future: a wrong clock made it.
+
+        Otherwise they would be kept until that time comes.
+        """
         with self.datastore.get_connection() as connection:
             connection.execute(
                 "UPDATE idempotency_keys SET recorded_at = clock_timestamp()"
-                " WHERE recorded_at > greatest(%b, clock_timestamp()) + %b",
+                " WHERE recorded_at > greatest(%b, (SELECT clock_timestamp())) + %b",
                 (now, keep),
             )
 

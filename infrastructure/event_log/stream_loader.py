@@ -1,7 +1,7 @@
-"""Reads streams from the log: on from where they are known, or from their first row. Finds those whose known end the log does not have.
+"""Reads streams from the log: the rows after the last known one, or all rows. Finds the streams whose last known row is not in the log.
 
-The log may move back: a backup is restored, a replica that lagged takes over, or somebody removes rows. Then a process remembers events
-that the log has lost, and so may a snapshot.
+The log may move back: a backup is restored, a replica that lagged takes over, or somebody removes rows. Then the cache of
+a process, or a snapshot, may include events that the log has lost.
 """
 
 from collections import defaultdict
@@ -29,10 +29,10 @@ log = structlog.get_logger(__name__)
 
 
 class StreamsLost(Exception):
-    """The log does not have the rows with which these streams end, by conversation. Nothing was appended."""
+    """The log does not have the last known rows of these streams (by conversation id). Nothing was appended."""
 
     def __init__(self, streams: Mapping[str, Stream]) -> None:
-        super().__init__("The log has lost the ends of streams.")
+        super().__init__("The log has lost the last rows of streams.")
         self.streams = streams
 
 
@@ -52,7 +52,7 @@ class StreamsRead(Struct):
 def read_on(
     recorder: ConversationRecorder, curs: Cursor[Any], conversation_ids: Sequence[str], streams: dict[str, Stream]
 ) -> StreamsRead:
-    """Applies to `streams` all rows that the log has after each of them. A stream that is not in it starts with its first row.
+    """Applies to each of `streams` all rows that the log has after it. A stream that is not in `streams` is read from its first row.
 
     Reads the rows of all streams together, in pages. A stream that could not be read is removed from `streams`.
     """
@@ -101,7 +101,7 @@ def _after(stream: Stream | None, row: LogRow) -> Stream:
     except ValueError as error:
         raise UnreadableEvent(str(error)) from error
     if state.version != row.version:
-        # Rows before this one were removed from the log, which `scripts/verify.py` reports. The stream goes on from its last row.
+        # Rows before this one were removed from the log, which `scripts/verify.py` reports. The stream continues with this row's version.
         state = replace(state, version=row.version)
     return Stream(state, row.position, row.recorded_at, row.chain_hash, stream.snapshotted if stream else 0)
 
@@ -115,7 +115,7 @@ class StreamLoader:
         self._metrics = metrics
 
     def load(self, conversation_ids: Sequence[str]) -> Mapping[str, UnreadableEvent]:
-        """Caches those of these streams that exist: their snapshots, and the rows after them. Returns those that cannot be read."""
+        """Caches those of these streams that exist, made from their snapshots and the rows after these. Returns those that cannot be read."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
             stored = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
@@ -131,14 +131,14 @@ class StreamLoader:
                 self._recorder.delete_snapshots(curs, list(map(uuid_of, read.lost)))
                 lost = {conversation_id: snapshots[conversation_id] for conversation_id in read.lost & snapshots.keys()}
                 self._report("snapshot_differs_from_log", "snapshot", curs, lost)
-                # A stream that is lost once more moved meanwhile. It stays uncached, and is read under the append lock.
+                # If a stream is lost again, the log has changed meanwhile. It stays uncached, and is read under the append lock.
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
         for conversation_id, stream in streams.items():
             self._cache.put(conversation_id, stream)
         return unreadable
 
     def drop(self, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
-        """Removes these streams from the cache: the log does not have their ends."""
+        """Removes these streams from the cache: the log does not have their last rows."""
         for conversation_id in lost:
             self._cache.remove(conversation_id)
         self._report("log_moved_back", "memory", curs, lost)

@@ -1,7 +1,7 @@
 """The current end of each stream: what the next command is decided on, and what its events are chained to.
 
 The most recently used are cached, up to MAX_CACHED_BYTES. Others are loaded from a snapshot and the events after it (`stream_loader.py`).
-Both may be out of date: each append checks that the stream still ends with exactly this event. A missing snapshot only costs time.
+Both may be out of date: each append checks that the log's last event of the stream is the one known here. A missing snapshot only costs time.
 """
 
 import threading
@@ -18,7 +18,7 @@ from infrastructure.event_log.rows import StreamEnd
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
 SNAPSHOT_EVERY = 250
-"""Versions between a stream's snapshots. So loading a stream reads about as many events at most."""
+"""The number of versions between two snapshots of a stream. So loading a stream reads at most about this many events."""
 
 _STREAM_BYTES = 1_500
 """About how much memory a cached stream takes, without the texts in its state."""

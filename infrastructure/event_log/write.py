@@ -20,7 +20,7 @@ class IdempotencyRecord(Struct, frozen=True, gc=False):
 
 
 class Write(Struct, frozen=True):
-    """The rows of one transaction, and what changes with them in the tables of replies and idempotency keys.
+    """The rows of one transaction, and what it changes in the tables of replies and idempotency keys.
 
     `expected_ends`: the end of each stream that the rows were decided on. `started_replies` and `ended_replies`: the replies that
     rows start or end, as (row number from 1, response id). `owner`: the process that runs the started ones. `deleted_streams`: deleted
@@ -46,7 +46,7 @@ PARAMETER_TYPES = (
 
 
 def parameters(write: Write) -> list[Any]:
-    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. An empty array is sent as NULL: most batches have only rows."""
+    """The parameters of `append_at_once`, in the order of PARAMETER_TYPES. Empty arrays for replies and keys are sent as NULL."""
     started, ended, records = write.started_replies, write.ended_replies, write.idempotency
     return [
         list(write.expected_ends),

@@ -1,4 +1,4 @@
-"""The connections of one server: how long a client may keep one waiting, and turns for large answers.
+"""The connections of one server: how long a client may keep one waiting, and how many large answers are made at a time.
 
 A connection is closed when its client keeps it waiting
 
@@ -8,8 +8,8 @@ A connection is closed when its client keeps it waiting
 - by not reading an answer: after `write_seconds` in which nothing was read; after `crowded_write_seconds` while all
   clients together have more than `max_unread_bytes` to read
 
-What an application has sent stays in memory until the client has read it. So an answer that is large is read from the
-stores only in its turn (`large_answer`), and not while clients have too much to read already.
+What an application has sent stays in memory until the client has read it. So a large answer is read from the stores only
+when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Limits(Struct, frozen=True, kw_only=True):
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0
-    """How often the connections are looked at. A connection may be kept this much longer than its limit."""
+    """How often the connections are checked. A connection may be kept this much longer than its limit."""
 
 
 class Connections:
@@ -75,23 +75,25 @@ class Connections:
             self._timer = None
 
     def unread_bytes(self) -> int:
-        """What was sent and not yet read by its clients, as far as it is in this process's memory."""
+        """How much of what was sent is still in this process's memory, because clients have not read it."""
         return sum(connection.unread_bytes for connection in self._open)
 
     def client_has_read(self) -> None:
-        """A client has read most of what it was sent: those who wait for room look again."""
+        """Call when a client has read most of what was sent to it. Large answers that wait for room then check again."""
         self._unread_changed.set()
 
     @asynccontextmanager
     async def large_answer(self) -> AsyncIterator[None]:
-        """A turn to read a large answer from the stores and to make it. Raises ApiError (503) when none comes in time."""
+        """A turn to read a large answer from the stores and to make it. Raises ApiError (503) when no turn is free in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):
                     await turn.enter_async_context(self._turns)
                     await self._wait_for_room()
             except TimeoutError as error:
-                message = "Too many large answers wait for clients that do not read them. Retry, or ask for less."
+                message = (
+                    "Too many large answers are being made, or wait for clients to read them. Retry, or ask for less."
+                )
                 raise ApiError(503, message, code="too_many_large_answers") from error
             yield
 

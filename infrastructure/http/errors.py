@@ -87,7 +87,7 @@ class ApiError(HTTPException):
 
     def response(self) -> Response:
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
-        # Without `retry` the request may be stored already: a client that only knows Retry-After would repeat it.
+        # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
         return Response(json.encode(self.body()), self.status, headers, "application/json")

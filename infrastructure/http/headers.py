@@ -61,7 +61,7 @@ def single_header(headers: Headers, name: str) -> str | None:
 def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     """The request's key, with a fingerprint of its method, path and body. None when it has no key.
 
-    Keys are compared byte by byte: any bytes but control characters, so also UTF-8, in whatever form its letters are composed.
+    A key may have any bytes except control characters, so UTF-8 too. Keys are compared byte by byte, without Unicode normalization.
     """
     key = single_header(request.headers, "Idempotency-Key")
     if key is None:

@@ -7,7 +7,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
-"""The prefix of the id with each name. None: an item's prefix depends on its type."""
+"""The id prefix for each path parameter. None: an item's prefix depends on its type."""
 
 
 def id_names(path: str) -> list[str]:
@@ -24,5 +24,7 @@ def check_id(text: str, prefix: str | None, param: str) -> str:
     """Returns the id unchanged. Raises ApiError (400), which names `param`, if it is malformed."""
     if not is_id(text, prefix):
         example = f"{prefix or 'msg'}_ followed by 32 hexadecimal digits"
-        raise ApiError(400, f"`{param}` is not an id of this store, such as {example}.", code="invalid_id", param=param)
+        raise ApiError(
+            400, f"`{param}` does not have the form of an id, such as {example}.", code="invalid_id", param=param
+        )
     return text

@@ -23,10 +23,10 @@ log = structlog.get_logger(__name__)
 
 MAX_HEAD_BYTES = 64 * 1024
 MAX_UNSENT_BYTES = 128 * 1024
-"""How much of an answer the kernel takes before it has sent it."""
+"""How much of an answer the kernel may hold unsent."""
 
 TCP_NOTSENT_LOWAT = 25
-"""Of Linux; `socket` has it from Python 3.13 on."""
+"""The number of this socket option on Linux."""
 
 _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31} ")
 
@@ -42,7 +42,7 @@ class _Refused(Exception):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """A connection. A head has at most MAX_HEAD_BYTES. What is refused here gets a JSON error. Made by `bounded_protocol`."""
+    """A connection. A head has at most MAX_HEAD_BYTES. A refused request gets a JSON error. Made by `bounded_protocol`."""
 
     server_connections: Connections
 
@@ -51,12 +51,12 @@ class BoundedProtocol(HttpToolsProtocol):
     """When the client must have sent what the connection waits for, in the loop's time."""
 
     _head_bytes = 0
-    """Bytes of the current head, without the chunk that it began in."""
+    """Bytes of the current head, without those of the chunk in which it began."""
 
     _head_began_in_chunk = False
     _unread_before = 0
     _read_at = 0.0
-    """When the client last read something, as far as it is known."""
+    """When the client last read something, as far as this process knows, in the loop's time."""
 
     _refused: _Refused | None = None
 
@@ -118,7 +118,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle.response_complete:
             self._wait_for("request")
         else:
-            self._deadline = math.inf  # it is the client who waits
+            self._deadline = math.inf  # now the client waits for the answer
 
     # Called by the parent
 
@@ -140,7 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def note_invalid_method(self, start: bytes) -> None:
-        """`start` is what the parser does not know. If it looks like a method, it gets a 501."""
+        """`start`: the bytes that the parser does not accept as a method. If they look like one, the answer will be 501."""
         if _METHOD.match(start):
             self._refusal(_Refused(501, "This server does not know the method.", "method_not_implemented"))
 
@@ -172,7 +172,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._deadline = math.inf
                 self.transport.close()
             case "head" if is_answering:
-                self._wait_for("head")  # a second request, sent ahead: the first one's answer must not be cut off
+                self._wait_for("head")  # a pipelined request: closing would cut off the answer to the one before it
             case "body" if self.flow.read_paused:
                 self._wait_for("body")  # it is the application that does not read
             case part:
@@ -186,12 +186,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._deadline = self.loop.time() + seconds
 
     def _refusal(self, refused: _Refused) -> _Refused:
-        """Notes what `send_400_response` will answer. An error that is raised in a callback only reaches it as a parser error."""
+        """Stores the error for `send_400_response`, which does not receive it: the parser replaces what a callback raises with its own error."""
         self._refused = refused
         return refused
 
     def _refuse(self, refused: _Refused) -> None:
-        """Sends the error, unless an answer was begun, and closes the connection."""
+        """Sends the error, unless an answer has already begun, and closes the connection."""
         self._deadline = math.inf
         if self.transport.is_closing():
             return
@@ -210,9 +210,9 @@ class BoundedProtocol(HttpToolsProtocol):
 
 
 class _Parser:
-    """httptools' parser. Of a request that asks for an upgrade it only reads the head, and leaves the rest to the new protocol.
+    """httptools' parser, which here also reads requests that ask for an upgrade. httptools itself stops after the head of such a request.
 
-    So it begins again with the same head without `Upgrade`, and then reads the body as that of any request.
+    So a new parser gets the same head without `Upgrade`, and then reads the body like that of any other request.
     """
 
     def __init__(self, protocol: BoundedProtocol) -> None:
@@ -250,7 +250,7 @@ class _Parser:
 
 
 def _limit_unsent(transport: asyncio.Transport) -> None:
-    """Keeps the kernel from taking megabytes at once: then it would take long to see that a slow client has read something."""
+    """Limits what the kernel holds unsent. If it held megabytes, this process would see only late that a slow client has read something."""
     connected = transport.get_extra_info("socket")
     if sys.platform == "linux" and connected is not None and connected.family in (socket.AF_INET, socket.AF_INET6):
         connected.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, MAX_UNSENT_BYTES)
@@ -258,7 +258,7 @@ def _limit_unsent(transport: asyncio.Transport) -> None:
 
 def _new_parser(protocol: BoundedProtocol) -> httptools.HttpRequestParser:
     parser = httptools.HttpRequestParser(protocol)
-    # As uvicorn does: bytes that follow a request with `Connection: close` are no error.
+    # As uvicorn does: bytes that follow a request with `Connection: close` are not an error.
     parser.set_dangerous_leniencies(lenient_data_after_close=True)
     return parser
 

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from infrastructure.http.errors import ApiError
 
 ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
-"""What official clients send with requests of any kind. Every answer is complete without `include`; `api-version` is of Azure's client."""
+"""What official clients send with requests of any kind. Every answer is complete without `include`; Azure's client sends `api-version`."""
 
 
 def check_names(request: Request, is_served: Callable[[str], bool]) -> None:

@@ -30,7 +30,7 @@ def serve(
 ) -> None:
     """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
 
-    Also stops when the app sets `shutdown`. Without a signal, the process exits with status 1.
+    Also stops when the app sets `shutdown`. If no signal has arrived, the process then exits with status 1.
     """
     # Imported modules live as long as the process. Once frozen, their half a million objects are not scanned by the garbage collector.
     gc.collect()

@@ -1,7 +1,8 @@
 """The pages that streams are sending. What a process keeps in memory for clients that read slowly, or not at all, is bounded.
 
-A stream sends a page in slices, and keeps nothing of it while its client takes a slice. The page stays here if it is larger than a slice.
-Together the pages here have at most MAX_KEPT_BYTES, or are one; the one unused for longest is dropped first, and its stream reads it again.
+A stream sends a page in slices. It does not hold the page while its client reads a slice: a page larger than a slice is kept here.
+All pages kept here have at most MAX_KEPT_BYTES together; a single page may be larger. The least recently used page is dropped first.
+A stream whose page was dropped reads it again.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ from typing import Any, Final, Protocol, TypeVar
 from msgspec import Struct
 
 SLICE_BYTES: Final = 32 * 1024
-"""What a stream sends at once. The server holds about three slices for a client that does not read."""
+"""The most that a stream sends at a time. The server holds about three slices for a client that does not read."""
 
 PAGE_BYTES: Final = 256 * 1024
 """A page ends after the event that reaches this size."""
@@ -21,7 +22,7 @@ MAX_KEPT_BYTES: Final = 32 * 1024 * 1024
 
 
 class Page(Struct, frozen=True):
-    """Encoded events, `body`, up to the one with the number `last`. `ends`: the stream ends with it."""
+    """`body`: encoded events, up to the one with the number `last`. `ends`: the stream ends after this page."""
 
     last: int
     body: bytes
@@ -29,7 +30,7 @@ class Page(Struct, frozen=True):
 
     @property
     def kept_bytes(self) -> int:
-        """0: a page that is sent at once is not kept."""
+        """0 for a page that fits in one slice: it is not kept."""
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
 
@@ -40,7 +41,7 @@ class StreamPosition(Struct):
     offset: int = 0
 
     def take(self, page: Page) -> bytes:
-        """The next slice of the page after `after`. It may be empty: a page that was read again may begin with less than was sent."""
+        """The next slice of the page after `after`. It may be empty: a page that was read again may be shorter than `offset`."""
         taken = page.body[self.offset : self.offset + SLICE_BYTES]
         self.offset += len(taken)
         if self.offset >= len(page.body):
@@ -82,7 +83,7 @@ class StreamPages:
         return page
 
     def keep(self, key: Hashable, page: Kept) -> None:
-        """Keeps what was read for `key`, and drops others for it. The newest is always kept: its stream is about to use it."""
+        """Keeps what was read for `key`, and drops older pages to make room. The newest is always kept: its stream is about to use it."""
         if page.kept_bytes == 0 or key in self._kept:
             return
         self._kept[key] = page
@@ -100,6 +101,6 @@ class StreamPages:
 
 
 def _retrieve(reading: "asyncio.Task[Any]") -> None:
-    """Takes note of an exception that no stream is left to receive: asyncio would log it."""
+    """Marks an exception as retrieved. Otherwise asyncio would log it when no stream is left to receive it."""
     if not reading.cancelled():
         reading.exception()

@@ -7,8 +7,8 @@ becomes a line with `message: item_appended`, `conversation.id`, `conversation.v
 with `structlog.contextvars.bind_contextvars(request_id=...)`. `FIELDS` maps our short names to ECS fields; any other name
 becomes `labels.<name>`. Each process calls `configure_logging` once, and gives uvicorn `log_config=None`.
 
-Content and secrets are not logged: see `redaction.py`. Records of libraries are logged from WARNING up, without their extra fields,
-and only their first line.
+Content and secrets are not logged: see `redaction.py`. Of libraries, only records from WARNING up are logged, each with the first
+line of its message and without its extra fields.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ NUMBERS: Final = frozenset({"status", "duration_ns", "port", "position", "versio
 """Names whose field is a number. A value of another type goes under `labels`, since Elasticsearch would refuse the line."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]")
-"""What could forge a line, move the cursor or turn the direction of text around."""
+"""Characters that could forge a log line, move the cursor or reverse the direction of text."""
 
 Processor = Callable[[Any, str, Any], Any]
 
@@ -174,7 +174,7 @@ def _move_stack_trace(_logger: Any, _method: str, event: Event) -> Event:
 
 
 def _escape_controls(_logger: Any, _method: str, event: Event) -> Event:
-    """Escapes control characters in every value. The lines of a stack trace stay lines, but none begins like a log line."""
+    """Escapes control characters in every value. A stack trace keeps its lines, indented so that none looks like a log line."""
     for key, value in event.items():
         if key == "exception":
             event[key] = "\n".join(f"    {_escaped(line)}" for line in str(value).split("\n"))

@@ -64,13 +64,13 @@ class Metrics:
         )
         self.append_conflicts = Counter(
             "append_conflicts_total",
-            "Appends at a version that had changed: `if_match` was refused, `race` was decided on the new version.",
+            "Appends to a conversation that had changed: `if_match` were refused, `race` were decided again on the new version.",
             ["reason"],
             **common,
         )
         self.streams_lost = Counter(
             "streams_lost_total",
-            "Conversations whose last known event the log did not have: known from `memory` or from a `snapshot`.",
+            "Conversations whose newest event, as known from `memory` or a `snapshot`, was missing in the log.",
             ["source"],
             **common,
         )
@@ -83,7 +83,7 @@ class Metrics:
         )
         self.model_unavailable = Gauge(
             "model_unavailable",
-            "Models whose circuit breaker is open: requests to them fail at once. The log names them.",
+            "Models whose circuit breaker is open: requests to them fail immediately. The log names them.",
             **common,
         )
         self.projection_position = Gauge(
@@ -98,11 +98,11 @@ class Metrics:
             **common,
         )
         self.projection_parked = Gauge(
-            "projection_parked", "Conversations that a view has parked, since an event could not be applied.", **common
+            "projection_parked", "Conversations that a view has parked because it could not apply an event.", **common
         )
         self.projection_interruptions = Counter(
             "projection_interruptions_total",
-            "Attempts to update a view that ended because a store was unavailable or refused it, by error.",
+            "Updates of a view that failed because a store was unavailable or refused the update, by error.",
             ["projection", "error"],
             **common,
         )

@@ -21,7 +21,7 @@ _CONTENT = {"text", "content", "contents", "body", "prompt", "instructions", "ti
 _PAYLOADS = {"input", "output", "arguments", "item", "items", "messages", "delta", "headers"}
 _SECRETS = {"authorization", "cookie", "api_key", "apikey", "key", "password", "secret", "token", "credentials", "dsn"}
 REFUSED: Final = frozenset(_CONTENT | _PAYLOADS | _SECRETS)
-"""Keys whose values are never logged. Nor are those of keys that end in one of `_REFUSED_SUFFIXES`."""
+"""Keys whose values are never logged. Values of keys that end in one of `_REFUSED_SUFFIXES` are not logged either."""
 
 _REFUSED_SUFFIXES: Final = ("_key", "_token", "_secret", "_password", "_text", "_content", "_body", "_url")
 _OUR_PACKAGES: Final = frozenset(
@@ -108,7 +108,7 @@ def _clean(text: str) -> str:
 
 
 def _exception(error: Any) -> BaseException | None:
-    """The exception of an `exc_info`: an exception, the usual triple, or True for the one being handled."""
+    """The exception of an `exc_info`: an exception, the usual triple, or True for the exception being handled."""
     if isinstance(error, BaseException):
         return error
     exception = error[1] if isinstance(error, tuple) else sys.exc_info()[1]

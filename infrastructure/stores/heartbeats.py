@@ -15,8 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 class HeartbeatWatch(Generic[Key]):
     """The beats that this process has seen, and for how long each has stayed the same.
 
-    One look adds at most two intervals to that time. A process that was frozen, or whose Postgres was, finds old beats and may look before
-    the others have renewed theirs: it must look several times before it counts any of them as dead.
+    After this process or Postgres was frozen, the first beats that it reads are old, because the others have not renewed theirs yet. So each
+    call of `unchanged` adds at most two intervals to that time: it takes several calls before a process counts as dead.
     """
 
     def __init__(

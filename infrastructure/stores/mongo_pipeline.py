@@ -1,7 +1,7 @@
 """MongoDB transactions whose commands are sent together: all of them at once, and then the commit.
 
-pymongo waits for each command's answer. Here a transaction of four commands takes two round trips, half the time, and half of the
-client's CPU. pymongo has no public call for this, so this file, and no other, uses its private connections and encoder. pymongo still
+pymongo waits for each command's answer. Here a transaction of four commands takes two round trips, half the time and half of the
+client's CPU time. pymongo has no public call for this, so this file, and no other, uses its private connections and encoder. pymongo still
 handles servers, authentication and TLS. `tests/projections/test_pipelined_transactions.py` fails when that private API changes.
 """
 
@@ -55,7 +55,7 @@ async def exchange(connection: "AsyncConnection", database: str, commands: Seque
     largest = 0
     for command in commands:
         request_id, message, _, document_size = _op_msg(0, command, database, None, DEFAULT_CODEC_OPTIONS)
-        if len(message) > connection.max_message_size:  # the server would close the connection without a reason
+        if len(message) > connection.max_message_size:  # the server would close the connection and give no reason
             raise DocumentTooLarge(f"A command has {len(message)} bytes; the maximum is {connection.max_message_size}")
         if in_flight and sum(map(len, in_flight.values())) + len(message) > _MAX_BYTES_IN_FLIGHT:
             answers += await _send_and_receive(connection, in_flight, largest)
@@ -103,7 +103,7 @@ async def pipelined_transaction(
                 _check_commit(answer)
     except BaseException:
         if started and connection.closed:
-            # The server would keep the transaction and its locks until the session's next one, or until its time limit (60 s by default).
+            # The server would keep the transaction and its locks until the session's next transaction, or until its time limit (60 s by default).
             with suppress(PyMongoError):
                 async with await database.client._conn_for_writes(None, "abortTransaction") as another:  # noqa: SLF001
                     await exchange(another, "admin", [{"abortTransaction": 1, **in_transaction}])

@@ -22,12 +22,12 @@ DEAD_SERVER_DETECTION = {
 RECONNECT_TIMEOUT_SECONDS = 0.0
 """A pool that cannot connect gives up at once, and connects again when somebody asks for a connection.
 
-With a longer time it would try again after 1, 3 and 7 s, and meanwhile not for those who ask, although Postgres is back.
+With a longer timeout it would retry after 1, 3 and 7 s. In between, callers would get no connection, even if Postgres is back.
 """
 
 
 class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
-    """A pool that hands out no connection that the server has closed, and loses none when a caller is cancelled while it returns one."""
+    """A pool that hands out no connection that the server has closed, and loses none when a caller is cancelled while returning it."""
 
     _pipelines: Sequence[PostgresPipeline] = ()
 
@@ -53,7 +53,7 @@ class Pool(AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]):
             pipeline.close()
 
     async def getconn(self, timeout: float | None = None) -> AsyncConnection[tuple[object, ...]]:  # noqa: ASYNC109 - the library's signature
-        # After a restart of the server every idle connection is closed: without this check, each would fail one reader.
+        # After a restart of the server every idle connection is closed: without this check, each would make one caller fail.
         while _has_data(connection := await super().getconn(timeout)):
             await connection.close()
             await self.putconn(connection)  # the pool replaces it
@@ -71,7 +71,7 @@ def _has_data(connection: AsyncConnection[tuple[object, ...]]) -> bool:
 
 
 def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -> Pool:
-    """A closed pool: `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
+    """A pool that is not open yet: call `await pool.open()`. Waiting for a connection ends after 2 s with psycopg.OperationalError."""
     options = f"-c statement_timeout={STATEMENT_TIMEOUT_SECONDS}s"
     return Pool(
         postgres_url,
@@ -91,7 +91,7 @@ def make_pool(postgres_url: str, *, max_size: int = 8, read_only: bool = True) -
 
 
 async def is_writable(write_pool: Pool) -> bool:
-    """Whether Postgres lets the transactions of this pool for writers write: it is neither a replica nor set to read-only. Raises psycopg.Error."""
+    """Whether the transactions of this pool for writers can write: Postgres is neither a replica nor set to read-only. Raises psycopg.Error."""
     async with write_pool.connection() as connection:
         row = await (await connection.execute("SHOW transaction_read_only")).fetchone()
         return row == ("off",)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 5.0
 
 _FIRST_WITH_TRANSACTION_TIMEOUT = 170_000
-"""The server version from which on Postgres has `transaction_timeout`: 17."""
+"""The first server version that has `transaction_timeout`: Postgres 17."""
 
 _NEEDS_NEW_CONNECTION = (psycopg.ProgrammingError, psycopg.NotSupportedError, psycopg.InternalError)
 """Errors of a prepared statement whose tables, types or functions were dropped and made again, and of a server that became read-only."""
@@ -37,8 +37,8 @@ RegisterTypes = Callable[[AsyncConnection[Any]], Awaitable[None]]
 class PostgresPipeline:
     """Connects at the first call, and again after the connection was lost. Results come in the order of the calls.
 
-    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. From Postgres 17 on
-    the server aborts one that takes longer than `transaction_timeout_seconds`: it commits only when it has received the call's last message.
+    `statement` is prepared under `name` with parameters of `types`. Each call is a transaction of its own. The server commits it
+    only when it has received the call's last message. From Postgres 17 on it aborts one that takes longer than `transaction_timeout_seconds`.
     `register_types` is called with each new connection, to register what psycopg does not know by itself.
     """
 
@@ -152,7 +152,7 @@ class PostgresPipeline:
             if self._connection is None:
                 try:
                     self._connection = await self._connect()
-                except Exception as error:  # an invalid host name is a UnicodeError
+                except Exception as error:  # an invalid host name raises a UnicodeError
                     raise NotSent(str(error)) from error
                 self._socket = self._connection.pgconn.socket
                 self._poll = select.poll()
@@ -202,8 +202,8 @@ class PostgresPipeline:
     def _readable(self) -> None:
         """Called when the socket has data, or was closed by the server: reads until there is no more.
 
-        uvloop calls this only once for a socket with an error. A single read may take the server's last message and not the end of the
-        connection behind it, which nothing would report after that: the calls in flight would wait until they time out.
+        uvloop calls this only once for a socket with an error. A single read may get the server's last message but not the end of
+        the connection after it. Nothing would report that end later: the calls in flight would wait until they time out.
         """
         if self._connection is None:
             return

@@ -7,7 +7,7 @@ from redis.backoff import ExponentialWithJitterBackoff
 from infrastructure.settings import Settings
 
 MAX_CONNECTIONS = 64
-"""At most so many commands are under way at once; the next ones wait for a connection. No client of a stream holds one."""
+"""The maximum number of commands under way at once; further ones wait for a connection. A client that reads a stream holds none."""
 
 CONNECTION_TIMEOUT_SECONDS = 0.5
 
@@ -16,8 +16,8 @@ def connect(settings: Settings, *, answer_seconds: float | None = 2.0) -> Redis:
     """A client that connects at its first use, and returns bytes. Close it with `await client.aclose()`.
 
     A command fails with redis.exceptions.ConnectionError within about 2 s if no server can be reached, and with TimeoutError after
-    `answer_seconds` if the server does not answer (None: the caller sets the timeout). It is sent twice at most, so it must be
-    idempotent.
+    `answer_seconds` if the server does not answer (None: the caller sets the timeout). It is sent twice at most, so every command
+    must be idempotent.
     """
     pool = BlockingConnectionPool.from_url(
         settings.redis_url,

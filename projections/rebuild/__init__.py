@@ -1,12 +1,13 @@
 """Rebuilds views from the log while users read them.
 
-1. `view_builds.py` creates an empty collection for each view and records the build in MongoDB as the view `items+`.
-2. `backfill.py` fills it: several processes, each with its partitions, up to the end of the log at the start.
+1. `view_builds.py` creates an empty collection for each view and records the build in MongoDB as the view `items+`, for example.
+2. `backfill.py` fills it: several processes, each with its partitions, up to where the log ended when the rebuild started.
 3. Then the projectors advance it like any view, until it is at the same position as the live view.
 4. `compare.py` compares the two collections document by document, at that position.
 5. The swap exchanges the two collections in one transaction.
 
 Readers see the live collection until the swap and the new one after it, always current. The old collection is kept for a rollback
 until the next rebuild starts. An interrupted rebuild resumes where it was. `rebuild.py` runs the steps; `upgrade.py` runs them when a
-view's version was raised. For a view that no projector has started, `scripts/rebuild.py` fills the live collection itself.
+view's version was raised. If no projector has started a view, or it has lost a position, `scripts/rebuild.py` fills the live collection
+itself.
 """

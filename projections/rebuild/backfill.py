@@ -1,8 +1,8 @@
 """One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
 
 Nobody reads the collections yet, so it needs no transactions. Instead, writing a page twice has the same result as writing it once:
-documents that exist stay, and a change applies only to a document that has not reached the change's position. A conversation with an
-event that cannot be decoded is parked.
+documents that exist stay, and a change that has a position applies only to a document before that position. Other changes only assign
+values. A conversation with an event that cannot be decoded is parked.
 
 Run as `python -m projections.rebuild.backfill` it reads a BackfillTask from stdin and prints a BackfillProgress after each page
 (`backfill_workers.py`). It ends when the reader of its output has ended.
@@ -41,7 +41,7 @@ _INCARNATION = "SELECT " + INCARNATION
 _NO_TIMEOUTS = (
     "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')"
 )
-"""A page's SELECT runs until MongoDB has most of the page, so a timeout of the URL, the role or the database would end every attempt.
+"""A page's SELECT runs until MongoDB has most of the page, so a timeout set in the URL, the role or the database could end every attempt.
 `transaction_timeout` exists from Postgres 17 on."""
 _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 
@@ -49,8 +49,8 @@ _ROWS_PER_FETCH = 32 if psycopg.capabilities.has_stream_chunked() else 1
 class PageSizes(Struct, frozen=True):
     """How the log is divided. A page that is written again, after a crash, must have the same limits, or totals are added twice.
 
-    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state, since a process holds a
-    part several times over. If `decoded_size` changes, this must change too.
+    A page ends at a multiple of `positions`. It is written in parts of at most `part_bytes` of decoded state, since a process
+    holds several copies of a part in memory. If `decoded_size` changes, change these sizes too: then unfinished builds start again.
     """
 
     positions: int = 8_000
@@ -214,7 +214,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    # A page creates tens of thousands of objects that live as long as it does, and no cycles: see projections/main.py.
+    # A page creates tens of thousands of objects that all live until it is written, and no reference cycles: see projections/main.py.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     main()

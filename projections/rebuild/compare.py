@@ -1,4 +1,4 @@
-"""Compares a view's two builds document by document, as of one moment."""
+"""Compares a view's live collection with its second build, document by document, in one MongoDB snapshot."""
 
 from collections.abc import AsyncIterator
 from hashlib import sha256

@@ -27,7 +27,7 @@ from projections.retry_moved import raise_if_cancelled, retry_while_moved
 from projections.views.catalog import MongoView
 
 STALLED_SECONDS = 2.0
-"""If no position moves for this long, no projector runs, and this process runs one."""
+"""If no position moves for this long, this process assumes that no projector runs, and runs one."""
 
 _RECORD_SECONDS = 0.5
 _POLL_SECONDS = 0.05

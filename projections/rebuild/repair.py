@@ -3,8 +3,8 @@
 Meanwhile the conversation stays parked, claimed by the repair (`repair_claims.py`), so projectors ignore it. Every step is a
 transaction that locks the claim and records its progress, so no step is done twice, even if its answer was lost. The last step writes
 what is missing up to the view's position, and ends the parking. An interrupted repair leaves the conversation parked, and the next
-repair starts again. If the conversation is deleted meanwhile, the deletion wins. Totals are not reduced: a repair adds what came after
-the parking.
+repair starts again. If the conversation is deleted meanwhile, the deletion ends the repair. In `usage` nothing is removed: a repair adds the
+events that were left out since the parking.
 """
 
 import time
@@ -45,8 +45,8 @@ Outcome = Literal["repaired", "parked", "deleted", "released", "lost", "skipped"
 """How the repair of a view ended.
 
 parked: an event still cannot be applied. deleted: the conversation is deleted, so the view shows nothing of it. released: another repair
-finished first, or the whole view started over. lost: another repair has claimed the conversation. skipped: no projector has started
-the view yet, and will build it from the log.
+finished first, the conversation was deleted meanwhile, or the whole view started over. lost: another repair has claimed the conversation.
+skipped: no projector has started the view yet; the one that starts will build it from the log.
 """
 
 
@@ -64,7 +64,7 @@ class Repaired(Struct, frozen=True, kw_only=True):
 
 
 class _ClaimLost(Exception):
-    """The conversation is no longer parked for this repair."""
+    """This repair no longer has the claim on the conversation."""
 
 
 class Repair:
@@ -92,7 +92,7 @@ class Repair:
         self._claims = RepairClaims(database, conversation_id, self._repair_id)
 
     async def run(self) -> list[Repaired]:
-        """Repairs the views that have it parked, or all views if none has. Raises PyMongoError, RedisError and psycopg.Error."""
+        """Repairs the views in which it is parked, or all views if it is parked in none. Raises PyMongoError, RedisError and psycopg.Error."""
         statuses = await self._positions.statuses(ALL_VIEWS)
         parked_in = [view for view, status in statuses.items() if self._conversation_id in status.parked]
         return [await self._repair(view) for view in ALL_VIEWS if view in (parked_in or ALL_VIEWS)]
@@ -172,7 +172,7 @@ class Repair:
             if parked.done != version:
                 return False, parked.done  # this step was done before, and its answer was lost
             shown = [logged for logged in page if logged.position <= view_position.position]
-            # Totals still count what came before the parking.
+            # Totals already count what came before the parking.
             to_write = [logged for logged in shown if view != USAGE or logged.position >= parked.position]
             writes = (write for logged in to_write for write in event_writes(logged) if write.view == view)
             for batch in coalesce(writes).values():
@@ -231,7 +231,7 @@ class Repair:
 
     @asynccontextmanager
     async def _step(self, view: str) -> AsyncIterator[tuple[AsyncClientSession, ViewPosition]]:
-        """A transaction that locks the claim and the view's position. Raises _ClaimLost; and PositionMoved, after which to retry it."""
+        """A transaction that locks the claim and the view's position. Raises _ClaimLost; and PositionMoved: then retry it."""
         async with self._mongo_views.transaction((view,), 0) as session:
             view_position = await self._claims.hold(view, session)
             if view_position is None:

@@ -1,13 +1,14 @@
 """The second build of a view: another collection, beside the live one, that is to take its place.
 
-A build has view positions like the live view, as the view `items+`. Their `state` is
+The build of `items` has view positions like the live view's, under the name `items+`. Their `state` is
 
     filling     backfill processes fill the collection up to `target`, each its partitions (`backfill.py`)
-    rebuilding  projectors advance it like any view, also when it becomes `live`
+    rebuilding  projectors advance it like any view, until it is `live`
+    live        projectors still advance it like any view
     kept        it was live until the last swap. Projectors do not advance it. A rollback makes it `rebuilding` again, marked `back`
 
-A swap exchanges the two collections in one transaction, with both builds at the same position in every partition. So a reader uses
-either collection, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
+A swap exchanges the two collections in one transaction, when both are at the same position in every partition. So a reader uses one
+of the two collections, and misses nothing. A kept collection is dropped when the next build starts, or by `drop`.
 """
 
 from collections import Counter
@@ -39,9 +40,10 @@ from projections.views.view_position import BUILD_SUFFIX, position_from
 
 
 class ViewBuild(Struct, frozen=True, kw_only=True):
-    """A build to backfill up to `target`, from the log of this incarnation: by task number, its `partitions` and the position it has `reached`.
+    """A build to backfill up to `target`, from the log of this incarnation.
 
-    `parked` are the conversations with an event that could not be decoded.
+    `partitions` and `reached` have each task's partitions and position, by the task's number. `parked` are the conversations with an
+    event that could not be decoded.
     """
 
     view: MongoView
@@ -102,7 +104,7 @@ class ViewBuilds:
                 "state": "filling",
                 "share": number,
                 "pages": self._pages,
-                **fields_of(end),  # with this hash and incarnation `finish_backfill` leaves it
+                **fields_of(end),  # `finish_backfill` sets `position` to `target`: this is its hash and incarnation
                 "position": 0,
                 "target": end.position,
                 "version": VERSIONS[view],
@@ -115,7 +117,7 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Dropped after the commit: a read that began before the last swap sees from the positions that its collection still exists.
+        # Dropped after the commit: a read that began before the last swap trusts its collection while a position still names it.
         for name in unused:
             await self._database.drop_collection(name)
         return _view_build(view, documents)
@@ -172,7 +174,7 @@ class ViewBuilds:
         return resumed
 
     async def apart(self, views: Sequence[MongoView]) -> dict[MongoView, tuple[int, int]]:
-        """(build's position, live view's position) of each view where the two differ in a partition, or are of different logs.
+        """(build's position, live view's position) of each view where the two differ in a partition, or show different logs.
 
         Raises BuildGone.
         """
@@ -238,7 +240,7 @@ def _view_build(view: MongoView, documents: Sequence[Document]) -> ViewBuild:
 
 
 def _exchange(view: MongoView, live: Document | None, build: Document | None) -> list[UpdateOne]:
-    """The updates that exchange the collections of two positions of a partition. Raises PositionMoved if they are apart."""
+    """The updates that exchange the collections of the live view and its build in one partition. Raises PositionMoved if they are apart."""
     if live is None or build is None or build["state"] in ("filling", "kept"):
         raise PositionMoved((view,), -1 if live is None else live["position"])
     if not position_from(live).is_where(position_from(build)):

@@ -1,4 +1,4 @@
-"""The views' document shapes, and what each event writes into them. Pure. Commands and queries may import this package only.
+"""The views' document shapes, and what each event writes into them. Pure. Of `projections`, commands and queries import only this.
 
 `catalog.py` names the views. `event_writes.py` lists the writes of one event, from `conversations.py`, `items.py`, `responses.py` and
 `usage.py`. `view_position.py` says how far a view has come.

@@ -18,7 +18,7 @@ from projections.views.writes import Document, Insert, Update, Write, document_k
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
-    """What one event writes. Every event moves the conversation's `version`, `position` and `updated_at`."""
+    """What one event writes. Every event updates the conversation's `version`, `position` and `updated_at`."""
     event = logged.event
     recorded_at = microseconds(logged.recorded_at)
     key = document_key(logged.tenant, logged.conversation_id)
@@ -71,5 +71,5 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
 
 
 def _metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:
-    """Metadata as [name, value] pairs: a client's name is never a field name, where `$ref`, `$id` or a dot have a meaning."""
+    """Metadata as [name, value] pairs: a client's name must not become a field name, where `$ref`, `$id` or a dot has a meaning."""
     return [[name, value] for name, value in metadata.items()]

@@ -1,7 +1,7 @@
 """Keeps documents below MongoDB's 16 MB: a JSON object that is too large is shortened. Pure.
 
 In a shortened object long texts end with how much is left out, long lists and objects end early, and `shortened_from` says how many
-bytes the whole has in the log. Contexts and the streams of replies are made from the log, so they are never shortened.
+bytes of JSON the whole object has. Contexts and the streams of replies are made from the log, so they are never shortened.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ MAX_ITEM_BYTES = 15 * _MB
 MAX_PARAMETERS_BYTES = 5 * _MB // 2
 MAX_INPUT_BYTES = 17 * _MB // 2
 MAX_OUTPUT_BYTES = 9 * _MB // 2
-"""A response's document has all three, and half a megabyte is left for its other fields. An event cannot see what an earlier one
-wrote, so each has a maximum of its own. Requests may have 8 MB of input; a million characters of output are at most 4 MB of UTF-8,
+"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event cannot see what an
+earlier one wrote, so each has a maximum of its own. Requests may have 8 MB of input; a million characters of output are at most 4 MB of UTF-8,
 but more as JSON if they are control characters."""
 
 _ELEMENT_BYTES = 16
@@ -30,18 +30,18 @@ _MAX_IDENTITY_BYTES = 16 * 1024
 
 
 class _Maximum(Struct, frozen=True):
-    """What is left of each text, and of each list or object."""
+    """How much is kept of each text, and of each list or object."""
 
     characters: int
     members: int
 
 
 _MAXIMA = (_Maximum(65_536, 4_096), _Maximum(4_096, 256), _Maximum(256, 32))
-"""The first of these is used that makes the object small enough."""
+"""They are tried in this order, until the object is small enough."""
 
 
 def shortened(text: bytes, max_bytes: int) -> bytes:
-    """The JSON object as it is, or shortened to at most `max_bytes`, but not below what identifies it."""
+    """The JSON object as it is, or shortened to at most `max_bytes`. If that is not enough, only what identifies it."""
     if len(text) <= max_bytes:
         return text
     full: dict[str, Any] = msgspec.json.decode(text)
@@ -75,7 +75,7 @@ def _size(texts: Sequence[bytes]) -> int:
 
 
 def _identity(full: dict[str, Any], size: int) -> bytes:
-    """Only what the object is."""
+    """Only the fields that say what the object is, and `shortened_from`."""
     fields: dict[str, Any] = {
         name: value
         for name, value in full.items()

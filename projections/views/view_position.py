@@ -1,11 +1,13 @@
 """How far a view has come: one document of the collection `projections` per view and partition.
 
     {_id: "items/3", view: "items", bucket: 3, collection, version, state, position, chain_hash, incarnation, target, lease, epoch,
-     repairs, parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
+     repairs, held, parked: {conversation_id: {tenant, position, version, topic, error, message, at, repair, done}}}
 
-`bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` say of which log
-(`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the end of the log when the rebuild started; then it is `live`. `projections/view_positions.py` explains `lease` and
-`epoch`, and `projections/rebuild/view_builds.py` the positions of a second build, whose view is named `items+`.
+`bucket` is the partition. The view shows the partition's events up to `position`; `chain_hash` and `incarnation` identify the log
+that these were read from (`infrastructure/event_log/incarnation.py`). `state` is `rebuilding` until `position` reaches `target`, the
+end of the log when the rebuild started; then it is `live`. Transactions increment `held` to lock the document.
+`projections/view_positions.py` explains `lease` and `epoch`, and `projections/rebuild/view_builds.py` the positions of a second
+build, whose view is named `items+`.
 """
 
 from collections import defaultdict
@@ -44,8 +46,8 @@ class Parked(Struct, frozen=True, kw_only=True):
 class ViewPosition(Struct, frozen=True):
     """How far one view has come in one partition, and which conversations it leaves out.
 
-    `repairs` counts the parked conversations that were repaired. `collection` holds the documents, `version` is that of the code
-    that built them.
+    `repairs` counts the parked conversations that were repaired. `collection` holds the documents. `version`: the view's version
+    (`catalog.py`) in the code that built them.
     """
 
     view: str
@@ -64,7 +66,7 @@ class ViewPosition(Struct, frozen=True):
 
     @property
     def log_position(self) -> LogPosition:
-        """The event that the view shows last, and of which log."""
+        """The position in the log up to which the view shows the events, and which log that is."""
         return LogPosition(self.position, self.chain_hash, self.incarnation)
 
     def is_of(self, incarnation: str) -> bool:
@@ -76,7 +78,7 @@ class ViewPosition(Struct, frozen=True):
         return self.position == other.position and (self.position <= 0 or self.log_position == other.log_position)
 
     def is_same(self, other: "ViewPosition") -> bool:
-        """Whether the other one was read with no change in between."""
+        """Whether the other one is the same position, with no change between the two reads."""
         return (self.key, self.position, self.epoch) == (other.key, other.position, other.epoch)
 
     @property
@@ -147,7 +149,7 @@ def no_position(view: str, partition: int) -> ViewPosition:
 
 
 def missing_positions(positions: Iterable[ViewPosition]) -> list[tuple[str, int]]:
-    """(view, partition) of each position that a view lacks which has others."""
+    """(view, partition) of each position that is missing from a view which has at least one."""
     partitions: defaultdict[str, set[int]] = defaultdict(set)
     for position in positions:
         partitions[position.view].add(position.partition)

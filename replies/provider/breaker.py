@@ -2,8 +2,8 @@
 
 Each model has its own, since a provider may serve one model and fail with another.
 
-Written here because the asyncio libraries wrap one awaited call, while a stream counts as answered at its first part, and
-because none of them lets a single probe through.
+No library is used: those for asyncio wrap one awaited call, but here a stream counts as answered at its first part. And none of
+them lets a single probe through.
 """
 
 import time
@@ -22,7 +22,7 @@ PROBE_SECONDS = 3.0
 """How long a probe without a result keeps other requests away."""
 
 MAX_MODELS = 256
-"""Clients may invent names of models."""
+"""How many breakers are kept: clients may send any name as a model."""
 
 log = structlog.get_logger(__name__)
 
@@ -116,7 +116,7 @@ class CircuitBreaker:
             self._set_open(is_open=True)
 
     def abandon(self, attempt: "Attempt") -> None:
-        """The attempt ended without a result. If it was the newest probe, the next request may be one."""
+        """The attempt ended without a result. If it was the newest probe, the next request becomes a probe."""
         if attempt is self._probe:
             self._probe, self._next_probe_at = None, self._clock()
 

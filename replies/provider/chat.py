@@ -59,7 +59,10 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 
 
 class _StartedCall(Struct):
-    """`index` and `id` are the provider's. `custom_input` is None for a function; `arguments` are a function's so far."""
+    """The parts of a call so far. `index` and `id` are the provider's. `custom_input` is None for a function.
+
+    `arguments` are a function's; they stay empty for a custom tool.
+    """
 
     index: int | None
     id: str | None
@@ -123,7 +126,7 @@ class ChatAnswer:
 
     @property
     def progress(self) -> object:
-        """Another value after each event with text, a call, the finish reason or the first usage."""
+        """A value that changes with each event that has text, a call, the finish reason or the first usage."""
         return self._items.characters, self._finish_reason, self._usage is not None
 
     @property

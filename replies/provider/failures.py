@@ -5,7 +5,7 @@ from typing import Any
 from domain.errors import ModelFailed
 
 _TOO_LONG = ("context_length_exceeded", "exceed_context_size_error")
-"""The codes of OpenAI and llama.cpp. Other providers name it in the message only."""
+"""The codes of OpenAI and llama.cpp. Other providers report this error in the message only."""
 
 
 def incomplete_answer() -> ModelFailed:

@@ -72,5 +72,5 @@ class ModelList:
 
 
 def _is_in(name: str, models: list[dict[str, Any]]) -> bool:
-    """Whether the model is listed. Some providers list one with a path that requests leave out: `models/gemini-2.5-pro`."""
+    """Whether the model is listed. Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
     return any(model["id"] == name or model["id"].endswith(f"/{name}") for model in models)

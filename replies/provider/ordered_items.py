@@ -1,4 +1,4 @@
-"""Puts output items that a provider streams at the same time one after the other."""
+"""Puts output items in sequence: a provider may stream several at the same time, but their parts are passed on item by item."""
 
 from collections.abc import Hashable
 

@@ -31,7 +31,7 @@ class Answer(Protocol):
 
     @property
     def progress(self) -> object:
-        """Another value after each event that brought something. Events that only keep the connection alive do not change it."""
+        """A value that changes with each event that brought something. Events that only keep the connection alive do not change it."""
 
     @property
     def is_complete(self) -> bool: ...
@@ -55,7 +55,7 @@ class ModelProvider:
         self._list: ModelList | None = None
         if settings.openai_base_url:
             url = httpx2.URL(settings.openai_base_url)
-            # A user name and password replace the API key. aiohttp refuses them in the URL of a request that has the header too.
+            # A user name and password replace the API key. aiohttp refuses them in the URL of a request with an Authorization header.
             basic_auth = httpx2.BasicAuth(url.username, url.password) if url.userinfo else None
             self._client = AsyncOpenAI(
                 base_url=str(url.copy_with(userinfo=b"")),
@@ -106,7 +106,7 @@ class ModelProvider:
         return await self._list.models()
 
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
-        """The parts of the answer to a request body of `Models.renderer`. Retried before the first part, never after.
+        """The parts of the answer to a request body of `Models.renderer`. Retried until the response begins, never after.
 
         Raises ModelFailed only. Closing the iterator, or cancelling its reader, closes the connection to the provider.
         """

@@ -88,7 +88,7 @@ class ResponsesAnswer:
 
     @property
     def progress(self) -> object:
-        """Another value after each event that starts or ends an item or the answer, or has a delta that is not empty, of any type.
+        """A value that changes with each event that starts an item, ends an item or the answer, or has a non-empty delta of any type.
 
         Some deltas, such as those of a reasoning summary, make no part: their text comes again with the end of the item.
         """

@@ -15,10 +15,10 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 """An image in base64 fits."""
 
 LINE_OVERHEAD_BYTES = 64
-"""The memory that a line takes besides its text: so many lines without text count too."""
+"""Counted for each data line, for the memory it takes besides its text: so data lines without text count too."""
 
 DRAIN_TIMEOUT_SECONDS = 0.5
-"""How long to wait for the end of the response after its last event. Read to its end, its connection can be reused."""
+"""How long to wait for the end of the response after its last event. The connection of a response that was read to its end can be reused."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -31,7 +31,7 @@ async def read_events(
 ) -> AsyncGenerator[bytes, None]:
     """The data of each event, up to `[DONE]`, the event after which `is_complete` is true, or the end of the response.
 
-    `progress` returns another value when an event brought something. Raises TimeoutError when none does for `timeout` seconds, even
+    The value of `progress` changes when an event brought something. Raises TimeoutError when none does for `timeout` seconds, even
     if comments and empty events come; httpx2.HTTPError; ModelFailed.
     """
     data: list[bytes] = []

@@ -1,4 +1,6 @@
-"""A model provider that answers at once and streams at a constant rate: `/chat/completions`. The floor of a reply's first word.
+"""A model provider that answers at once and streams at a constant rate: `/chat/completions`.
+
+A direct request to it is the floor of a reply's first word.
 
 `python -m scripts.benchmarks.provider FD` serves on the listening socket FD, which it inherits. A reply takes REPLY_SECONDS, a variable
 of its environment.

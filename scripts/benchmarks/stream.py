@@ -20,7 +20,7 @@ FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
 
 
 class Question(Struct, frozen=True):
-    """A request for a streamed answer. `first` is in the answer from its first word on; `end` is in it when it is complete."""
+    """A request for a streamed answer. The answer contains `first` from its first word on, and `end` when it is complete."""
 
     url: str
     body: dict[str, Any]

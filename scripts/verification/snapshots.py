@@ -27,6 +27,8 @@ from scripts.verification.streams import Stream
 from scripts.verification.views import Moment
 
 _EMPTY = b"\x90"
+"""What READ_HASH returns for a key that does not exist: an empty MessagePack array."""
+
 _PAGE_EVENTS = 1_000
 
 
@@ -41,7 +43,7 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations, parked ones left out. `at` must be a moment before this call: it reads Redis."""
+        """The differences of these conversations, without parked ones. Call it after `at` was opened: then no snapshot may be older than `at`."""
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))

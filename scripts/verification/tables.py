@@ -1,7 +1,7 @@
 """Compares the tables that Postgres keeps beside the log with the log: snapshots of streams, `responses` and `idempotency_keys`.
 
-Their rows are written in the transactions of their events, or after them (snapshots). So each statement sees them at one moment with
-the log, while appends go on. A row whose event the log does not have shows that the log has lost something.
+A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees its event, even while
+appends go on. A row whose event the log does not have shows that the log has lost something.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ from scripts.verification.streams import Stream, Streams
 SNAPSHOTS, RESPONSES, KEYS = "table snapshots", "table responses", "table idempotency_keys"
 _PAGE_ROWS = 1_000
 
-# Each page of a table is read in the order of its primary key. LATERAL makes the log's rows look-ups by index.
+# Each page of a table is read in the order of its primary key. With LATERAL, Postgres finds the log's rows by index.
 _SNAPSHOT_PAGE = sql.SQL("""
     SELECT s.originator_id, s.originator_version, EXISTS (
         SELECT FROM events AS e WHERE e.originator_id = s.originator_id AND e.originator_version = s.originator_version)

@@ -23,7 +23,7 @@ from scripts.verification.streams import Stream
 
 
 class Moment(Struct, frozen=True):
-    """A session that reads MongoDB as of one moment, and the view positions at that moment, by `key`."""
+    """A session that reads MongoDB as of one moment, and the view positions at that moment, by `position_key`."""
 
     session: AsyncClientSession
     view_positions: dict[str, ViewPosition]
@@ -72,7 +72,7 @@ class Totals:
                         self._folded.write(write)
 
     def differences(self) -> Iterator[Difference]:
-        """The differences, once all are added. The position of a total is not compared: conversations come in any order."""
+        """The differences, once all are added. The position of a total is not compared: conversations are not added in the log's order."""
         expected = self._folded.documents[USAGE]
         yield from documents_that_differ(USAGE, _without_positions(expected), _without_positions(self._found))
 

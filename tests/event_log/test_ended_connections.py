@@ -1,4 +1,7 @@
-"""A server that ends is noticed at once, on uvloop, which the processes use: the end comes together with the server's last message."""
+"""When Postgres ends its connections, our clients notice at once. They run on uvloop here, as in the processes.
+
+The end of a connection arrives together with the server's last message.
+"""
 
 import asyncio
 import time

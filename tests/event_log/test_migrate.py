@@ -7,6 +7,9 @@ from infrastructure.event_log.migrate import DataIsNewer, check_migrations, migr
 from infrastructure.settings import Settings
 from tests.log import Log
 
+ROW = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, '', '')"
+"""Inserts a row that a test then removes."""
+
 
 def test_given_a_migrated_database_when_it_is_migrated_again_then_nothing_is_applied(settings: Settings) -> None:
     assert migrate(settings.postgres_url) == []
@@ -44,6 +47,7 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
     assert migrate(settings.postgres_url) == ["0011_log_epoch.sql"]
     [(before,)] = log.rows("SELECT epoch FROM log_epoch")
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute(ROW)
         connection.execute("DELETE FROM events")
     [(after,)] = log.rows("SELECT epoch FROM log_epoch")
     assert after != before
@@ -57,7 +61,15 @@ def test_given_rows_that_are_removed_then_the_log_begins_another_epoch_also_with
 ) -> None:
     [(before,)] = log.rows("SELECT epoch FROM log_epoch")
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute(ROW)
         connection.execute("SET session_replication_role = replica")
         connection.execute(statement.encode())
     [(after,)] = log.rows("SELECT epoch FROM log_epoch")
     assert after != before
+
+
+def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: Log) -> None:
+    [(before,)] = log.rows("SELECT epoch FROM log_epoch")
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM events WHERE originator_id = gen_random_uuid()")
+    assert log.rows("SELECT epoch FROM log_epoch") == [(before,)]

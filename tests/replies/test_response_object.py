@@ -108,7 +108,7 @@ def test_a_response_that_ran_out_of_tokens_names_the_reason() -> None:
     ("code", "sdk_code", "error_type"),
     [("rate_limit_exceeded", "rate_limit_exceeded", None), ("model_unavailable", "server_error", "model_unavailable")],
 )
-def test_a_failure_has_a_code_that_the_sdk_knows_and_ours_as_its_type(
+def test_a_failure_code_that_the_sdk_does_not_know_becomes_server_error_with_our_code_as_type(
     code: str, sdk_code: str, error_type: str | None
 ) -> None:
     response = rendered(status="failed", output=[], usage=None, error={"code": code, "message": "It failed."})

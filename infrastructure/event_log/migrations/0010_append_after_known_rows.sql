@@ -89,3 +89,5 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER events_deleted_in_turn BEFORE DELETE ON events FOR EACH STATEMENT EXECUTE FUNCTION take_append_turn();
+-- ALWAYS: also in sessions with session_replication_role = replica, in which people load and clean tables.
+ALTER TABLE events ENABLE ALWAYS TRIGGER events_deleted_in_turn;

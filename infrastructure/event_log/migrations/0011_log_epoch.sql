@@ -13,12 +13,22 @@ BEGIN
     RETURN NULL;
 END $$;
 
+-- A DELETE that removed nothing begins no epoch. (Triggers of TRUNCATE cannot see the rows, so this is a function of its own.)
+CREATE OR REPLACE FUNCTION begin_log_epoch_if_removed() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+BEGIN
+    IF EXISTS (SELECT FROM removed) THEN
+        DELETE FROM log_epoch;
+    END IF;
+    RETURN NULL;
+END $$;
+
 DROP TRIGGER IF EXISTS begin_log_epoch ON log_epoch;
 DROP TRIGGER IF EXISTS begin_log_epoch ON events;
 DROP TRIGGER IF EXISTS begin_log_epoch_at_truncate ON log_epoch;
 DROP TRIGGER IF EXISTS begin_log_epoch_at_truncate ON events;
 CREATE TRIGGER begin_log_epoch AFTER DELETE ON log_epoch FOR EACH STATEMENT EXECUTE FUNCTION begin_log_epoch();
-CREATE TRIGGER begin_log_epoch AFTER DELETE ON events FOR EACH STATEMENT EXECUTE FUNCTION begin_log_epoch();
+CREATE TRIGGER begin_log_epoch AFTER DELETE ON events REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION begin_log_epoch_if_removed();
 -- A TRUNCATE of several tables fires these when all are empty.
 CREATE TRIGGER begin_log_epoch_at_truncate AFTER TRUNCATE ON log_epoch FOR EACH STATEMENT EXECUTE FUNCTION begin_log_epoch();
 CREATE TRIGGER begin_log_epoch_at_truncate AFTER TRUNCATE ON events FOR EACH STATEMENT EXECUTE FUNCTION begin_log_epoch();
