@@ -17,6 +17,7 @@ METRICS = {
     "projection_lag_seconds": ("projection",),
     "projection_parked": (),
     "projection_interruptions": ("projection", "error"),
+    "projection_restarts": (),
 }
 """Labels by metric name. The names lack `conversation_store_` and what Prometheus adds (`_total`, `_bucket` …)."""
 
