@@ -10,6 +10,7 @@ import threading
 
 from infrastructure.http.connections import Connections
 from infrastructure.http.serve import serve
+from infrastructure.observability.logs import configure_logging
 from infrastructure.settings import Settings
 from scripts.gateway import create_app
 
@@ -23,6 +24,7 @@ def main() -> None:
     settings = Settings()
     shutdown = threading.Event()
     connections = Connections()
+    configure_logging("api", settings.log_level, settings.log_format)
     app = create_app(settings, shutdown, connections)
     serve(app, settings, shutdown, connections, [socket.socket(fileno=fd) for fd in inherited])
 

@@ -23,7 +23,6 @@ from infrastructure.http.connections import Connections
 from infrastructure.http.openapi import combined
 from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.shapes import json_response
-from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
@@ -58,7 +57,6 @@ class Gateway:
 
 def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
     """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the server's."""
-    configure_logging("api", settings.log_level, settings.log_format)
     metrics = Metrics()
     command_app = commands.create_app(settings, metrics, shutdown)
     query_app = queries.create_app(settings, metrics, shutdown, connections)

@@ -77,7 +77,7 @@ def test_given_data_that_newer_code_has_migrated_meanwhile_then_scripts_up_ends_
     second.launch()
     assert second.wait() == 1
     assert (
-        f"api cannot be prepared: The data is newer than this version of the store: migration {FOUND}"
+        f" cannot be prepared: The data is newer than this version of the store: migration {FOUND}"  # an api or the projector
         in second.output()
     )
     second.wait_gone()
