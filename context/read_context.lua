@@ -1,7 +1,7 @@
 -- Reads a snapshot's newest items, block by block from its head down, until there is one more than fits. Shape of a snapshot: snapshots.py.
 --
 -- KEYS: the snapshot. ARGV: the room in tokens, which the policy's budget may lower; the format that can be read; depths per block.
--- Returns nil if there is no readable snapshot, it is a tombstone, or it has too few items; else a list:
+-- Returns nil if there is no readable snapshot, it is a tombstone, it lacks pinned items, or it has too few items; else a list:
 --   first a MessagePack list: the fields that are not items, a map; the JSON of the pinned items, a list; whether all items fit
 --   then the blocks, newest first, as stored. Only the oldest is cut: it starts with a newline, and has only the lines that are needed.
 --   The blocks are not joined here: that would take as long as the rest of the script

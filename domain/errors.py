@@ -4,7 +4,7 @@
     ├── NotFound
     │   ├── ConversationNotFound   (never started, or deleted)
     │   ├── ItemNotFound           (never appended, or retracted)
-    │   └── ResponseNotFound       (never requested)
+    │   └── ResponseNotFound       (never requested, or deleted)
     ├── Conflict
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
@@ -141,7 +141,8 @@ class TooManyPins(Conflict):
 class ContextTooLong(Refused):
     """The request needs at least `tokens`, but only `budget` are allowed.
 
-    `tokens` counts the instructions and the newest turn; if the request disables truncation, the whole conversation.
+    `tokens` counts what is always sent (instructions, tools, summary, pinned items) and the newest turn; if the request disables
+    truncation, the whole conversation.
     """
 
     code = "context_length_exceeded"

@@ -51,7 +51,8 @@ class ShownRange(Struct, frozen=True, kw_only=True):
 class LeftOut(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Items of the path that a model was not shown, and why.
 
-    If the path was not read to its start, `first` and `count` are None, and `last` too if none of these items was read.
+    If the path was not read to its start, the range of those that did not fit (`reason` "budget") has no `first` and no `count`, and no
+    `last` if none of its items was read.
     """
 
     reason: str
@@ -329,7 +330,7 @@ class ReplyDeleted(Event, frozen=True, kw_only=True):
 class ContextCompacted(Event, frozen=True, kw_only=True):
     """A model is shown `summary` instead of the `count` items from `first` to `last`, which stay readable.
 
-    `first`: the path's first item. `depth`: that of `last`. `replaces`: the version of the summary that this one includes, 0 for
+    `first`: the path's first unretracted item. `depth`: that of `last`. `replaces`: the version of the summary that this one includes, 0 for
     none. `tokens_before` and `tokens_after`: of those items, and of the summary. `usage` and `cost`: of all calls to the model,
     the cost in billionths of a US dollar; None if it is not known.
     """

@@ -37,7 +37,7 @@ class DataDirectory:
         self._lock: int | None = None
 
     def lock(self) -> None:
-        """Locks the directory for this process, and removes the files that a killed supervisor left in `run/`.
+        """Locks the directory for this process, and removes the pid files and `env` that a killed supervisor left in `run/`.
 
         Raises InUseError while another process has the lock. The kernel releases it when that process ends.
         """
@@ -125,7 +125,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def free_port(avoid: set[int] | frozenset[int] = frozenset()) -> int:
-    """A free loopback port below the kernel's range of ports for outgoing connections.
+    """A free loopback port below the kernel's range of ports for outgoing connections, unless that range starts below 20,000.
 
     Inside that range, the kernel could give the server's port to a client that reconnects while the server is down.
     """

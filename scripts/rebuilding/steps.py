@@ -83,7 +83,7 @@ async def rebuild_online(
 
 
 async def repair(stores: Stores, conversation_id: str, report: Report) -> list[Repaired]:
-    """Repairs a conversation in the views that have it parked, or in all views. Empty if the log does not have it."""
+    """Repairs a conversation in the views that have it parked; if none has, in all views. Empty if the log does not have it."""
     head = await stores.reader.head(conversation_id)
     if head is None:
         return []

@@ -1,1 +1,1 @@
-"""What `scripts/verify.py` compares: the log with its hash chain; the tables beside it, the views and the snapshots with the log."""
+"""The comparisons of `scripts/verify.py`: of the log with its hash chains; of the other tables, the views and the snapshots with the log."""
