@@ -1,6 +1,6 @@
 """Tells which processes are dead, without a wall clock.
 
-Each process raises a number in its row in Postgres about every `interval_seconds`: its beat. Whoever reads the rows remembers the
+Each process raises a number in its row in Postgres about every `interval_seconds`: its beat. A process that reads the rows remembers the
 beats, and measures with its own monotonic clock how long each has stayed the same. So no process compares its clock with that of
 another process or of Postgres.
 """

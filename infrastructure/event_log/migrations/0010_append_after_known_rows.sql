@@ -81,7 +81,7 @@ BEGIN
     RETURN positions;
 END $$;
 
--- Whoever deletes rows by hand waits for the append in progress, and appends wait for the end of that transaction. Otherwise a stream's
+-- A DELETE by hand waits for the append in progress, and appends wait for the end of that transaction. Otherwise a stream's
 -- last row could disappear after an append has checked it.
 CREATE FUNCTION take_append_turn() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
