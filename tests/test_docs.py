@@ -85,7 +85,8 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
         timeout=BLOCK_TIMEOUT_SECONDS,
         check=False,
     )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    logs = "".join(log.read_text()[-2_000:] for log in running.data.parent.glob("*.log")) if done.returncode else ""
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
     assert '"error": {' not in done.stdout, done.stdout
 
 
