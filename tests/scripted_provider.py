@@ -11,9 +11,10 @@ Script = Callable[["Exchange"], None]
 
 
 class Exchange(BaseHTTPRequestHandler):
-    """One request to the provider. A script answers it."""
+    """One request to the provider, with its JSON `body`. A script answers it."""
 
     provider: "ScriptedProvider"
+    body: Any
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
@@ -22,9 +23,9 @@ class Exchange(BaseHTTPRequestHandler):
         self.json(200, {"object": "list", "data": models})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.provider.paths.append(self.path)
-        self.provider.requests.append(body)
+        self.provider.requests.append(self.body)
         try:
             self.provider.script(self)
         except (BrokenPipeError, ConnectionResetError):

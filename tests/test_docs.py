@@ -1,6 +1,6 @@
 """README and docs: their commands and code run, and the files and variables they name exist.
 
-A ```bash or ```python block is run; a ```text block is not. These parts of a block are replaced: ports, the paths of the checkout's
+A ```bash or ```python block is run; a ```text block is not. A block that names a file of `tests/clients` equals it, and runs there. These parts of a block are replaced: ports, the paths of the checkout's
 scripts and of its Python. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped: the store already runs.
 """
 
@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from infrastructure.embedded.directory import free_port
 from infrastructure.settings import Settings
+from tests.clients.recipe import names
 from tests.fixtures.postgres_tools import program
 from tests.servers import ROOT
 from tests.system import System
@@ -88,6 +89,14 @@ def test_the_commands_of_the_docs_run(block: Block, running: System) -> None:
     logs = "".join(log.read_text()[-2_000:] for log in running.data.parent.glob("*.log")) if done.returncode else ""
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{logs}"
     assert '"error": {' not in done.stdout, done.stdout
+
+
+def test_a_recipe_is_the_program_that_the_tests_run_and_each_client_has_one() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text()
+    shown = dict(re.findall(r"^```\w+ tests/clients/(\S+)\n(.*?)^```$", page, re.DOTALL | re.MULTILINE))
+    assert shown == {name: (ROOT / "tests" / "clients" / name).read_text() for name in shown}
+    linked = re.findall(r"`tests/clients/(\w+/\S+)`", page)
+    assert sorted([*shown, *linked]) == names()
 
 
 def test_the_table_of_variables_has_every_setting_once() -> None:
