@@ -52,11 +52,11 @@ def printed(store: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str
         return [recipes[name].run()]
 
     def second_run(name: str) -> list[list[str]]:
-        match printed[name]:
-            case [first]:
-                return [first, recipes[name].run(first[-1])]
-            case error:
-                raise error
+        outcome = printed[name]
+        if isinstance(outcome, Exception):
+            raise outcome
+        [first] = outcome
+        return [first, recipes[name].run(first[-1])]
 
     _run_all(first_run, printed)
     for process in store.processes():
