@@ -82,8 +82,8 @@ COLUMNS_OF_SUBQUERY: Final[LiteralString] = f"{_COLUMNS}, incarnation"
 LoggedRow = tuple[int, UUID, int, str, datetime, str, str, str, bytes, bytes, str]
 
 
-def recorded_of(row: LoggedRow) -> Recorded:
-    """The event of a row. Raises UnreadableEvent."""
+def as_logged(row: LoggedRow) -> Logged:
+    """The event of a row, or an UnreadableRecord."""
     (
         position,
         stream_id,
@@ -97,38 +97,9 @@ def recorded_of(row: LoggedRow) -> Recorded:
         chain_hash,
         incarnation,
     ) = row
-    return Recorded(
-        position=position,
-        conversation_id=conversation_id_of(stream_id),
-        version=version,
-        tenant=tenant,
-        recorded_at=recorded_at,
-        subject=subject,
-        correlation_id=correlation_id,
-        event=decode(topic, state),
-        chain_hash=chain_hash.hex(),
-        incarnation=incarnation,
-    )
-
-
-def as_logged(row: LoggedRow) -> Logged:
-    """The event of a row, or an UnreadableRecord."""
     try:
-        return recorded_of(row)
+        event = decode(topic, state)
     except UnreadableEvent as error:
-        (
-            position,
-            stream_id,
-            version,
-            tenant,
-            recorded_at,
-            subject,
-            correlation_id,
-            topic,
-            _,
-            chain_hash,
-            incarnation,
-        ) = row
         return UnreadableRecord(
             position=position,
             conversation_id=conversation_id_of(stream_id),
@@ -142,6 +113,26 @@ def as_logged(row: LoggedRow) -> Logged:
             chain_hash=chain_hash.hex(),
             incarnation=incarnation,
         )
+    return Recorded(
+        position=position,
+        conversation_id=conversation_id_of(stream_id),
+        version=version,
+        tenant=tenant,
+        recorded_at=recorded_at,
+        subject=subject,
+        correlation_id=correlation_id,
+        event=event,
+        chain_hash=chain_hash.hex(),
+        incarnation=incarnation,
+    )
+
+
+def recorded_of(row: LoggedRow) -> Recorded:
+    """The event of a row. Raises UnreadableEvent."""
+    logged = as_logged(row)
+    if isinstance(logged, UnreadableRecord):
+        raise UnreadableEvent(logged.problem)
+    return logged
 
 
 def readable(page: Sequence[Logged]) -> list[Recorded]:
