@@ -2,7 +2,8 @@
 
 import base64
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import msgspec
 from fastapi import APIRouter
@@ -10,10 +11,13 @@ from starlette.responses import Response
 
 from commands.bodies import Body, Instructions
 from commands.command_route import CommandContext, command_route
+from commands.other_apis import OTHER_NAMES
 from commands.reply_target import ReplyTarget, find_target
+from commands.request_options import ImageOptions, PromptCacheOptions, ShortText
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
 from commands.rolling_summary import COMPACTION
+from context.rendering.unsupported import first_unsupported
 from context.selection import begins_turn
 from context.summaries import PROMPT
 from domain.items import Item, from_stored, output_item
@@ -37,18 +41,34 @@ MAX_SUMMARY_TOKENS = 1_024
 
 
 class CompactResponse(Body):
+    """The last five are sent with the requests for the summary."""
+
+    OTHER_NAMES: ClassVar = OTHER_NAMES
+
     model: Name
     input: str | list[Any] | None = None
     previous_response_id: str | None = None
     instructions: Instructions | None = None
-    prompt_cache_key: str | None = None
-    service_tier: str | None = None
+    image: ImageOptions | None = None
+    prompt_cache_key: ShortText | None = None
+    prompt_cache_options: PromptCacheOptions | None = None
+    prompt_cache_retention: ShortText | None = None
+    service_tier: ShortText | None = None
+
+    def request(self) -> CreateResponse:
+        """The request for a reply that is checked, and whose earlier items are read, as for this one."""
+        fields = self.model_dump(exclude={"instructions"}, exclude_none=True)
+        return CreateResponse.model_validate(fields)
 
 
 @command_route(router, "POST", "/v1/responses/compact", CompactResponse, max_bytes=MAX_REQUEST_BYTES)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the user messages and an item of type `compaction`, which holds the summary of everything. Both can be sent as input."""
-    request = CreateResponse(model=body.model, input=body.input, previous_response_id=body.previous_response_id)
+    request = body.request()
+    request.check()
+    parameters = request.parameters()
+    if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, ())) is not None:
+        raise ApiError(400, refusal[1], code="unsupported_parameter", param=refusal[0])
     new_items = request.items()
     target = await find_target(context, request)
     model = await resolve_model(context, request)
@@ -56,7 +76,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
         *await _earlier_items(context, target),
         *((new.item_id, from_stored(new.item)) for new in (*target.carried_items, *new_items)),
     ]
-    written = await _summarize(context, model, [item for _, item in items], body.instructions)
+    written = await _summarize(context, model, [item for _, item in items], body.instructions, parameters)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
     user_messages = [output_item(item_id, item) for item_id, item in items if begins_turn(item)]
     answer = {
@@ -70,7 +90,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
 
 
 async def _summarize(
-    context: CommandContext, model: str, items: list[Item], instructions: str | None
+    context: CommandContext, model: str, items: list[Item], instructions: str | None, parameters: Mapping[str, Any]
 ) -> WrittenSummary:
     """A summary of all the items. Raises ApiError: 400 if they are too long for MAX_MODEL_CALLS, 502 if the model did not summarize all of them."""
     provider, models = context.dependencies.provider, context.dependencies.models
@@ -85,7 +105,14 @@ async def _summarize(
     if len(summary_input.portions) > MAX_MODEL_CALLS:
         raise _too_long(model)
     written = await write_summary(
-        provider, models, model, summary_input, prompt=prompt, previous="", max_tokens=max_tokens
+        provider,
+        models,
+        model,
+        summary_input,
+        prompt=prompt,
+        previous="",
+        max_tokens=max_tokens,
+        parameters=parameters,
     )
     if written is None or written.covered < len(items):
         raise ApiError(502, "The model wrote no summary.", code="model_error", retry=False)

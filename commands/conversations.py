@@ -1,6 +1,6 @@
 """The life cycle of conversations: create, update, end, reopen, delete."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from fastapi import APIRouter
 from msgspec import UNSET
@@ -10,6 +10,7 @@ from starlette.responses import Response
 from commands.answers import conversation_answer
 from commands.bodies import MAX_SHORT_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
 from commands.command_route import CommandContext, command_route
+from commands.other_apis import OTHER_NAMES_OF_CONVERSATIONS
 from domain import commands
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended
@@ -21,6 +22,8 @@ router = APIRouter()
 
 
 class CreateConversation(Body):
+    OTHER_NAMES: ClassVar = OTHER_NAMES_OF_CONVERSATIONS
+
     items: Items | None = None
     metadata: Metadata | None = None
     title: Title | None = None

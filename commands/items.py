@@ -1,11 +1,14 @@
 """The items of a conversation: add, delete."""
 
+from typing import ClassVar
+
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
 from commands.bodies import Body, Items, new_items
 from commands.command_route import CommandContext, command_route
+from commands.other_apis import OTHER_NAMES_OF_ITEMS
 from domain.commands import AppendItems, RetractItem
 from domain.events import ItemAppended
 from domain.items import as_output
@@ -17,6 +20,8 @@ router = APIRouter()
 
 
 class AddItems(Body):
+    OTHER_NAMES: ClassVar = OTHER_NAMES_OF_ITEMS
+
     items: Items
 
 

@@ -5,11 +5,13 @@ A new parameter is a field of `CreateResponse` and a name in `_STORED`; `context
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
 from commands.bodies import Body, Instructions, Metadata, new_items
+from commands.other_apis import OTHER_NAMES
+from commands.request_options import OptionsBody, ShortText
 from commands.response_schemas import RequestSchema
 from domain.commands import NewItem
 from domain.items import as_output
@@ -26,24 +28,37 @@ MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
 
 _STORED = (
+    "access_programs",
     "background",
+    "background_options",
+    "client_metadata",
     "context_management",
+    "frequency_penalty",
+    "image",
     "include",
     "instructions",
     "max_output_tokens",
     "max_tool_calls",
     "metadata",
+    "moderation",
     "parallel_tool_calls",
+    "presence_penalty",
     "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
     "reasoning",
+    "safety_identifier",
     "service_tier",
     "store",
+    "stream_options",
     "temperature",
     "text",
     "tool_choice",
     "tools",
     "top_p",
     "truncation",
+    "user",
 )
 """The parameters that are recorded with a reply, as the client set them."""
 
@@ -59,7 +74,10 @@ Include = Literal[
     "computer_call_output.output.image_url",
     "code_interpreter_call.outputs",
     "reasoning.encrypted_content",
+    "message.output_text.logprobs",
 ]
+LOGPROBS = "message.output_text.logprobs"
+Penalty = Annotated[float, Field(ge=-2, le=2)]
 
 
 class ConversationRef(Body):
@@ -71,11 +89,10 @@ class Compaction(Body):
     compact_threshold: Annotated[int, Field(ge=1, le=2**31)] | None = None
 
 
-class CreateResponse(Body):
-    """The parameters that are accepted. An error names a parameter that is unknown or not supported.
+class CreateResponse(OptionsBody, Body):
+    """The parameters that are accepted. An error names a parameter that is unknown or not supported. `docs/clients.md` says what becomes of each."""
 
-    Accepted without effect: `stream_options`, `safety_identifier`, `prompt_cache_key`, `prompt_cache_retention`, `user`.
-    """
+    OTHER_NAMES: ClassVar = OTHER_NAMES
 
     input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
     conversation: str | ConversationRef | None = None
@@ -94,19 +111,18 @@ class CreateResponse(Body):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     max_tool_calls: Annotated[int, Field(ge=1)] | None = None
-    text: dict[str, Any] | None = None
-    reasoning: dict[str, Any] | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     context_management: Annotated[list[Compaction], Field(max_length=1)] | None = None
     include: list[Include] | None = None
 
     prompt: Any = None
-    top_logprobs: Any = None
-    stream_options: dict[str, Any] | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    user: str | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    service_tier: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+    prompt_cache_retention: ShortText | None = None
+    user: ShortText | None = None
 
     @property
     def conversation_id(self) -> str | None:
@@ -158,14 +174,22 @@ class CreateResponse(Body):
                 code="mutually_exclusive_parameters",
                 param="store",
             )
-        for name, allowed in _UNSUPPORTED.items():
-            value = getattr(self, name)
-            if value is not None and value not in allowed:
-                raise _unsupported(name)
+        self.check_options()
+        self._check_unsupported()
         for index, tool in enumerate(self.tools or ()):
             _check_tool(tool, f"tools[{index}]")
         self._check_tool_choice()
         self._check_text()
+
+    def _check_unsupported(self) -> None:
+        if isinstance(self.prompt, str):
+            raise _invalid("prompt", "it is not a text here. Use `input`")
+        for name, allowed in _UNSUPPORTED.items():
+            value = getattr(self, name)
+            if value is not None and value not in allowed:
+                raise _unsupported(name)
+        if self.include and LOGPROBS in self.include:
+            raise _unsupported(f"include[{self.include.index(LOGPROBS)}]")
 
     def _check_tool_choice(self) -> None:
         choice = self.tool_choice
@@ -173,17 +197,18 @@ class CreateResponse(Body):
         if choice == "required" and not self.tools:
             raise _invalid("tool_choice", "`required` needs `tools`")
         if isinstance(choice, dict):
+            _check_shape(choice, "function", "tool_choice")
             if not isinstance(choice.get("type"), str):
                 raise _invalid("tool_choice.type", "it must be a string")
             if choice["type"] in ("function", "custom") and choice.get("name") not in names:
                 raise _invalid("tool_choice.name", "`tools` has no tool with this name")
 
     def _check_text(self) -> None:
-        answer_format = (self.text or {}).get("format")
+        answer_format = self.text.format if self.text else None
         if answer_format is None:
             return
-        types = ("text", "json_object", "json_schema")
-        if not isinstance(answer_format, dict) or answer_format.get("type") not in types:
+        _check_shape(answer_format, "json_schema", "text.format")
+        if answer_format.get("type") not in ("text", "json_object", "json_schema"):
             raise _invalid("text.format.type", "it must be text, json_object or json_schema")
         if answer_format["type"] == "json_schema":
             if not isinstance(answer_format.get("name"), str):
@@ -195,13 +220,21 @@ class CreateResponse(Body):
             if tool["type"] == "function" and tool.get("parameters") is not None:
                 param = f"tools[{index}].parameters"
                 yield RequestSchema(tool["parameters"], param, tool["name"], "invalid_function_parameters")
-        answer_format = (self.text or {}).get("format") or {}
+        answer_format = (self.text.format if self.text else None) or {}
         if answer_format.get("type") == "json_schema":
             schema, name = answer_format.get("schema"), answer_format["name"]
             yield RequestSchema(schema, "text.format.schema", name, "invalid_json_schema")
 
 
+def _check_shape(value: dict[str, Any], nested: str, param: str) -> None:
+    """Refuses the shape of the Chat Completions API, which has another object inside."""
+    if isinstance(value.get(nested), dict):
+        raise _invalid(f"{param}.{nested}", f"put its fields directly into `{param}`")
+
+
 def _check_tool(tool: dict[str, Any], param: str) -> None:
+    for nested in ("function", "custom"):
+        _check_shape(tool, nested, param)
     if not isinstance(tool.get("type"), str):
         raise _invalid(f"{param}.type", "it must be a string")
     if tool["type"] in ("function", "custom"):

@@ -101,6 +101,7 @@ class CompleteReply(Command, frozen=True, kw_only=True):
     timing: Timing
     delta_lengths: tuple[int, ...] = ()
     cost: int | None = None
+    service_tier: str | None = None
 
 
 class FailReply(Command, frozen=True, kw_only=True):

@@ -274,6 +274,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
         timing=command.timing,
         delta_lengths=command.delta_lengths,
         cost=command.cost,
+        service_tier=command.service_tier,
     )
     return (*appended, completed)
 

@@ -80,12 +80,13 @@ class Shown(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Usage(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Tokens, as counted by the provider."""
+    """Tokens, as counted by the provider. `cached_tokens` and `cache_write_tokens` are parts of the input, `reasoning_tokens` of the output."""
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
+    cache_write_tokens: int = 0
 
 
 class Timing(Struct, frozen=True, kw_only=True):
@@ -246,7 +247,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     """Appended together with an ItemAppended for each of its items.
 
     `delta_lengths`: characters in each streamed delta, item after item. `cost`: billionths of a US dollar; None if the price is
-    not known.
+    not known. `service_tier`: as the provider reported it.
     """
 
     topic = "reply.completed"
@@ -260,6 +261,7 @@ class ReplyCompleted(Event, frozen=True, kw_only=True):
     timing: Timing
     delta_lengths: tuple[int, ...] = ()
     cost: int | None = None
+    service_tier: str | None = None
 
     @property
     def row_key(self) -> str:

@@ -22,7 +22,7 @@ from queries.query_context import QueryContext
 from queries.query_route import query_route
 from replies.record import Record, find_record, read_record
 from replies.recorded_stream import RecordedStream
-from replies.response_object import INCOMPLETE_REASONS, response_object
+from replies.response_object import response_object
 
 router = APIRouter(tags=["responses"])
 
@@ -152,7 +152,6 @@ def _response_json(document: Document, output: list[bytes]) -> bytes:
     parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
     completed_at: int | None = document["completed_at"]
     usage = document["usage"]
-    incomplete = document["status"] == "incomplete"
     return response_object(
         response_id=document["id"],
         conversation_id=document["conversation_id"],
@@ -163,7 +162,9 @@ def _response_json(document: Document, output: list[bytes]) -> bytes:
         parameters=parameters,
         usage=None if usage is None else msgspec.convert(usage, Usage),
         error=document["error"],
-        incomplete_reason=INCOMPLETE_REASONS.get(document["finish_reason"]) if incomplete else None,
+        finish_reason=document["finish_reason"],
+        service_tier=document.get("service_tier"),  # older versions of the view do not have it, nor the renderer
+        renderer=document.get("renderer"),
         completed_at=None if completed_at is None else completed_at / _MICROSECONDS,
         cost=document["cost"],
         shortened_from=parameters.get("shortened_from"),

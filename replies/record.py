@@ -13,7 +13,7 @@ from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from replies.response_from_events import error_of, partial_output, response_of, status_of
-from replies.response_object import INCOMPLETE_REASONS, Status
+from replies.response_shape import Status
 
 
 class Reader(Protocol):
@@ -59,8 +59,13 @@ class Record(Struct, frozen=True, kw_only=True):
         end = self.end
         facts: dict[str, Any] = {}
         if isinstance(end, ReplyCompleted):
-            reason = INCOMPLETE_REASONS.get(end.finish_reason)
-            facts = {"model": end.model, "usage": end.usage, "incomplete_reason": reason, "cost": end.cost}
+            facts = {
+                "model": end.model,
+                "usage": end.usage,
+                "finish_reason": end.finish_reason,
+                "service_tier": end.service_tier,
+                "cost": end.cost,
+            }
         elif end is not None:
             facts = {"error": error_of(end)}
         if self.end_event is not None:

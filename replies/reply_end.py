@@ -10,7 +10,8 @@ from domain.events import Timing, Usage
 from domain.items import as_output
 from replies.output import Output
 from replies.response_from_events import INTERRUPTIONS
-from replies.response_object import INCOMPLETE_REASONS, Status
+from replies.response_object import INCOMPLETE_REASONS
+from replies.response_shape import Status
 
 StopReason = Literal["client_closed", "server_stopped", "cancelled"]
 
@@ -39,6 +40,7 @@ def completed(
     usage: Usage,
     cost: int | None,
     finish_reason: str,
+    service_tier: str | None,
     timing: Timing,
 ) -> ReplyEnd:
     """The provider finished its answer."""
@@ -53,9 +55,15 @@ def completed(
         timing=timing,
         delta_lengths=output.delta_lengths,
         cost=cost,
+        service_tier=service_tier,
     )
-    incomplete_reason = INCOMPLETE_REASONS.get(finish_reason)
-    facts = {"model": model, "usage": usage, "incomplete_reason": incomplete_reason, "cost": cost}
+    facts = {
+        "model": model,
+        "usage": usage,
+        "finish_reason": finish_reason,
+        "service_tier": service_tier,
+        "cost": cost,
+    }
     return ReplyEnd(command, status_when_finished(finish_reason), {**_output(command), **facts})
 
 

@@ -17,7 +17,8 @@ from domain.events import (
 from infrastructure.ids import minted_seconds
 from replies import stream_events
 from replies.output import CUT_OFF, MESSAGE
-from replies.response_object import INCOMPLETE_REASONS, Status, response_object
+from replies.response_object import INCOMPLETE_REASONS, response_object
+from replies.response_shape import Status
 from replies.stream_events import StreamEvent
 
 INTERRUPTIONS: Mapping[str, str] = {
@@ -35,7 +36,6 @@ def response_of(requested: ReplyRequested, conversation_id: str | None, status: 
         "output": [],
         "usage": None,
         "error": None,
-        "incomplete_reason": None,
         **facts,
     }
     return response_object(
@@ -44,6 +44,7 @@ def response_of(requested: ReplyRequested, conversation_id: str | None, status: 
         created_at=minted_seconds(requested.response_id),
         status=status,
         parameters=msgspec.json.decode(requested.parameters),
+        renderer=requested.shown.renderer,
         **arguments,
     )
 

@@ -1,41 +1,29 @@
-"""The Response object of the OpenAI API, as the write API and the read API answer with it. Pure.
-
-Shape: `openai/types/responses/response.py` of the official SDK.
-"""
+"""Makes the Response object of the OpenAI API, as the write API and the read API answer with it. Pure."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET, Raw
 
 from domain.events import Usage
-from infrastructure.http.shapes import json_array
-
-Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+from replies.effective_parameters import effective_parameters, effective_tier
+from replies.response_shape import (
+    ConversationReference,
+    IncompleteDetails,
+    InputTokensDetails,
+    OutputTokensDetails,
+    ResponseError,
+    ResponseObject,
+    Status,
+    UsageObject,
+)
 
 INCOMPLETE_REASONS: Final[Mapping[str, str]] = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """A provider's finish reason -> the reason in `incomplete_details`. With any other finish reason the answer is complete."""
 
-_ECHOED: Final[Mapping[str, Any]] = {
-    "background": False,
-    "context_management": None,
-    "instructions": None,
-    "max_output_tokens": None,
-    "max_tool_calls": None,
-    "metadata": {},
-    "parallel_tool_calls": True,
-    "reasoning": {"effort": None, "summary": None},
-    "service_tier": None,
-    "store": True,
-    "temperature": None,
-    "text": {"format": {"type": "text"}},
-    "tool_choice": "auto",
-    "tools": [],
-    "top_logprobs": None,
-    "top_p": None,
-    "truncation": None,
-}
-"""The request parameters that a Response repeats, with their defaults."""
+INTERRUPTED: Final = "interrupted"
+"""The reason of an incomplete reply that the provider did not finish."""
 
 _ERROR_CODES: Final = frozenset({"server_error", "rate_limit_exceeded", "invalid_prompt"})
 """The error codes that a failure can have and that the SDK accepts."""
@@ -50,56 +38,62 @@ def response_object(
     model: str,
     output: Sequence[bytes],
     parameters: Mapping[str, Any],
+    renderer: int | None,
     usage: Usage | None,
     error: Mapping[str, Any] | None,
-    incomplete_reason: str | None,
+    finish_reason: str | None = None,
+    service_tier: str | None = None,
     completed_at: float | None = None,
     cost: int | None = None,
     shortened_from: int | None = None,
 ) -> bytes:
     """The JSON text of a Response. Times in seconds since 1970; `output`: the JSON texts of its items, inserted unchanged.
 
-    `parameters`: those of the request. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`,
-    with ours in `type`. `cost`: billionths of a US dollar. `shortened_from`: the original size of the parameters in bytes, if they
-    were too large for the view and are shortened.
+    `parameters`: those of the request. `renderer`: of the request to the provider; None: not known. `finish_reason`, `service_tier`: as the
+    provider reported them. `error`: `{code, message}`; a code that the SDK does not know becomes `server_error`, with ours in `type`. `completed_at`:
+    when it ended. `cost`: billionths of a US dollar. `shortened_from`: the original size of the parameters in bytes, if they were too large for the view and are shortened.
     """
-    body = {
-        "id": response_id,
-        "object": "response",
-        "created_at": int(created_at),
-        "completed_at": None if completed_at is None else int(completed_at),
-        "status": status,
-        "model": model,
-        "conversation": None if conversation_id is None else {"id": conversation_id},
-        "previous_response_id": parameters.get("previous_response_id"),
-        "error": None if error is None else _error(error),
-        "incomplete_details": None if incomplete_reason is None else {"reason": incomplete_reason},
-        "usage": None if usage is None else usage_object(usage),
-        "cost_usd": None if cost is None else cost / 1_000_000_000,
-        **{name: _parameter(parameters, name, default) for name, default in _ECHOED.items()},
-    }
-    if shortened_from is not None:
-        body["shortened_from"] = shortened_from
-    return msgspec.json.encode(body)[:-1] + b',"output":' + json_array(output) + b"}"
+    is_completed = status == "completed"
+    response = ResponseObject(
+        id=response_id,
+        created_at=int(created_at),
+        completed_at=int(completed_at) if is_completed and completed_at is not None else None,
+        status=status,
+        model=model,
+        conversation=None if conversation_id is None else ConversationReference(conversation_id),
+        previous_response_id=parameters.get("previous_response_id"),
+        error=None if error is None else _error(error),
+        incomplete_details=_incomplete_details(finish_reason) if status == "incomplete" else None,
+        usage=None if usage is None else usage_object(usage),
+        cost_usd=None if cost is None else cost / 1_000_000_000,
+        service_tier=effective_tier(parameters, service_tier, completed=is_completed),
+        shortened_from=UNSET if shortened_from is None else shortened_from,
+        output=[Raw(item) for item in output],
+        **effective_parameters(parameters, renderer),
+    )
+    return msgspec.json.encode(response)
 
 
-def usage_object(usage: Usage) -> dict[str, Any]:
+def usage_object(usage: Usage) -> UsageObject:
     """The `usage` of a Response."""
-    return {
-        "input_tokens": usage.input_tokens,
-        "input_tokens_details": {"cached_tokens": usage.cached_tokens, "cache_write_tokens": 0},
-        "output_tokens": usage.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-        "total_tokens": usage.input_tokens + usage.output_tokens,
-    }
+    return UsageObject(
+        input_tokens=usage.input_tokens,
+        input_tokens_details=InputTokensDetails(
+            cached_tokens=usage.cached_tokens, cache_write_tokens=usage.cache_write_tokens
+        ),
+        output_tokens=usage.output_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens),
+        total_tokens=usage.input_tokens + usage.output_tokens,
+    )
 
 
-def _parameter(parameters: Mapping[str, Any], name: str, default: Any) -> Any:
-    value = parameters.get(name)
-    return default if value is None else value
+def _incomplete_details(finish_reason: str | None) -> IncompleteDetails:
+    return IncompleteDetails(INCOMPLETE_REASONS.get(finish_reason or "", INTERRUPTED))
 
 
-def _error(error: Mapping[str, Any]) -> dict[str, Any]:
+def _error(error: Mapping[str, Any]) -> ResponseError:
     code = str(error["code"])
     in_sdk = code in _ERROR_CODES
-    return {"code": code if in_sdk else "server_error", "message": error["message"], "type": None if in_sdk else code}
+    return ResponseError(
+        code=code if in_sdk else "server_error", message=error["message"], type=None if in_sdk else code
+    )

@@ -199,6 +199,7 @@ class RunningReply:
             usage=usage,
             cost=self._services.models.cost(model, usage),
             finish_reason=finished.finish_reason,
+            service_tier=finished.service_tier,
             timing=Timing(
                 first_ms=round(((self._first_part_at or ended_at) - self._started_at) * 1000),
                 total_ms=round((ended_at - self._started_at) * 1000),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -83,10 +84,11 @@ async def write_summary(
     prompt: str,
     previous: str,
     max_tokens: int,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> WrittenSummary | None:
     """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
 
-    None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
+    `parameters` are sent with each call. None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None
@@ -101,7 +103,7 @@ async def write_summary(
             prompt=prompt,
             summary=summary,
             texts=summary_input.texts[begin:end],
-            max_tokens=max_tokens,
+            parameters={**parameters, "max_output_tokens": max_tokens},
         )
         try:
             answer = await provider.complete_text(body)
@@ -125,7 +127,7 @@ def _sum(one: Usage, other: Usage) -> Usage:
 
 
 def _body(
-    renderer: int, model: str, *, prompt: str, summary: str, texts: Sequence[str], max_tokens: int
+    renderer: int, model: str, *, prompt: str, summary: str, texts: Sequence[str], parameters: Mapping[str, Any]
 ) -> Mapping[str, Any]:
     text = "\n".join(text for text in texts if text)
     content = f"{SO_FAR}{summary}\n\n{AFTER}{text}" if summary else text
@@ -135,5 +137,5 @@ def _body(
         instructions=[prompt],
         summary=None,
         items=[{"type": "message", "role": "user", "content": content}],
-        parameters={"max_output_tokens": max_tokens},
+        parameters=parameters,
     )

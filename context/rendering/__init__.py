@@ -1,8 +1,10 @@
 """Renders a conversation as a provider request. Each renderer has a number, which is recorded with every request. Pure.
 
     1  renderer_1_chat         `/chat/completions`, the first version; not used any more
-    2  renderer_2_chat         `/chat/completions`
-    3  renderer_3_responses    `/responses`
+    2  renderer_2_chat         `/chat/completions`; the base of 4
+    3  renderer_3_responses    `/responses`; the base of 5
+    4  renderer_4_chat         `/chat/completions`
+    5  renderer_5_responses    `/responses`
 
 A renderer's output never changes: recorded requests must render to the same bytes, and golden tests check that. `unsendable` names
 the items that a renderer leaves out.
@@ -14,11 +16,23 @@ from typing import Any
 
 import msgspec
 
-from context.rendering import renderer_1_chat, renderer_2_chat, renderer_3_responses
+from context.rendering import (
+    renderer_1_chat,
+    renderer_2_chat,
+    renderer_3_responses,
+    renderer_4_chat,
+    renderer_5_responses,
+)
 from domain.items import Item, type_of
 
-CHAT = 2
-RESPONSES = 3
+CHAT = 4
+RESPONSES = 5
+"""The renderers of new requests."""
+
+
+def uses_responses_api(renderer: int) -> bool:
+    """Whether the renderer makes requests to `/responses`."""
+    return renderer in (3, 5)
 
 
 def render(
@@ -41,6 +55,10 @@ def render(
             return renderer_2_chat.render(model, instructions, summary, items, parameters)
         case 3:
             return renderer_3_responses.render(model, instructions, summary, items, parameters)
+        case 4:
+            return renderer_4_chat.render(model, instructions, summary, items, parameters)
+        case 5:
+            return renderer_5_responses.render(model, instructions, summary, items, parameters)
     raise ValueError(f"No renderer {renderer}")
 
 
@@ -53,9 +71,9 @@ def unsendable(renderer: int, items: Sequence[Item]) -> dict[int, str]:
         case 1:
             sent = ("message", "function_call", "function_call_output")
             return {index: "not_expressible" for index, item in enumerate(items) if type_of(item) not in sent}
-        case 2:
+        case 2 | 4:
             return renderer_2_chat.unsendable(items)
-        case 3:
+        case 3 | 5:
             return renderer_3_responses.unsendable(items)
     raise ValueError(f"No renderer {renderer}")
 

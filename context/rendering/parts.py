@@ -1,7 +1,8 @@
-"""Shared by renderers: the text of parts, and the summary in a compaction item. Never change this: a renderer's output must not change."""
+"""Shared by renderers: the text of parts, the summary in a compaction item, options of the prompt cache. Never change this: a renderer's output must not change."""
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -35,3 +36,10 @@ def text_of_part(part: Any) -> str | None:
 
 def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def sent_cache_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`prompt_cache_options` as a provider is sent it: without the id of a Response of ours, which means nothing there."""
+    sent = ("mode", "ttl")
+    options = {name: value for name, value in (parameters.get("prompt_cache_options") or {}).items() if name in sent}
+    return {"prompt_cache_options": options} if options else {}

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from context.rendering import RESPONSES, renderer_2_chat, renderer_3_responses
+from context.rendering import renderer_2_chat, renderer_3_responses, uses_responses_api
 from domain.items import Item, content_parts, type_of
 
 Refusal = tuple[str, str]
@@ -12,7 +12,19 @@ Refusal = tuple[str, str]
 _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
 _CHOICES = ("auto", "none", "required")
-_NOT_IN_CHAT = ("max_tool_calls", "top_logprobs", "prompt")
+_NOT_IN_CHAT = ("top_logprobs", "prompt")
+_HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
+    "access_programs": {"cyber": ("standard",)},
+    "image": {"context_compression": ("auto", "disabled")},
+    "reasoning": {
+        "effort": None,
+        "summary": None,
+        "generate_summary": None,
+        "context": ("auto",),
+        "mode": ("standard",),
+    },
+}
+"""What of these parameters is honoured: the names and their values (None: every value). A summary is not sent; it does not change the answer."""
 
 
 def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:
@@ -20,7 +32,7 @@ def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items:
 
     Takes parameters of any shape. If it returns None, `render` accepts them.
     """
-    refusals = _in_responses(input_items) if renderer == RESPONSES else _in_chat(parameters, input_items)
+    refusals = _in_responses(input_items) if uses_responses_api(renderer) else _in_chat(parameters, input_items)
     return next(refusals, None)
 
 
@@ -36,6 +48,7 @@ def _in_chat(parameters: Mapping[str, Any], items: Sequence[Item]) -> Iterator[R
             yield name, f"This model provider's API has no parameter `{name}`."
     yield from _in_tools(parameters)
     yield from _in_format(parameters)
+    yield from _in_options(parameters)
     left_out = renderer_2_chat.unsendable(items)
     for index, item in enumerate(items):
         if type_of(item) == "message":
@@ -93,14 +106,22 @@ def _in_tool(path: str, tool: Any) -> Iterator[Refusal]:
 
 
 def _in_format(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
-    for name in ("text", "reasoning"):
-        if not isinstance(parameters.get(name), dict | None):
-            yield name, f"`{name}` must be an object."
-            return
+    if not isinstance(parameters.get("text"), dict | None):
+        yield "text", "`text` must be an object."
+        return
     answer_format = (parameters.get("text") or {}).get("format")
     is_known = isinstance(answer_format, dict) and answer_format.get("type") in _FORMATS
     if answer_format is not None and not is_known:
         yield "text.format.type", "This model provider's API has only the formats text, json_schema and json_object."
-    for name, value in (parameters.get("reasoning") or {}).items():
-        if name != "effort" and value is not None:
-            yield f"reasoning.{name}", f"This model provider's API has no `reasoning.{name}`."
+
+
+def _in_options(parameters: Mapping[str, Any]) -> Iterator[Refusal]:
+    for name, honoured in _HONOURED_IN_CHAT.items():
+        options = parameters.get(name)
+        if not isinstance(options, dict | None):
+            yield name, f"`{name}` must be an object."
+            continue
+        for option, value in (options or {}).items():
+            values = honoured.get(option, ())
+            if value is not None and values is not None and value not in values:
+                yield f"{name}.{option}", f"This model provider's API has no `{name}.{option}` of this value."

@@ -51,7 +51,7 @@ def validate_body(model: type[Model], body: bytes) -> Model:
     try:
         return model.model_validate(parse_json(body))
     except ValidationError as error:
-        raise invalid(error) from error
+        raise invalid(error, getattr(model, "OTHER_NAMES", {})) from error
 
 
 def parse_json(body: bytes) -> Any:

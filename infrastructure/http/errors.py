@@ -5,6 +5,7 @@
 
 from collections.abc import Mapping
 from math import ceil
+from types import MappingProxyType
 from typing import Any
 
 import structlog
@@ -151,13 +152,20 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             )
 
 
-def invalid(error: ValidationError) -> ApiError:
-    """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent."""
-    first_error = error.errors(include_url=False, include_context=False, include_input=False)[0]
+def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:
+    """A 400 that names the first error that pydantic found, and its field. It never contains the value that was sent.
+
+    `other_names`: what another API calls a parameter -> what to send here instead.
+    """
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    first_error = next((named for named in errors if named["loc"] and named["loc"][0] in other_names), errors[0])
     path = list(first_error["loc"])
     if path[:1] == ["metadata"]:
         path = path[:1]  # its keys are content
     param = "".join(f"[{step}]" if isinstance(step, int) else f".{step[:64]}" for step in path).lstrip(".")
+    if first_error["type"] == "extra_forbidden":
+        hint = f" Use {other_names[param]}." if param in other_names else ""
+        return ApiError(400, f"Unknown parameter: `{param}`.{hint}", code="unknown_parameter", param=param)
     problem = str(first_error["msg"]).removeprefix("Value error, ")
     message = f"Invalid `{param or 'body'}`: {problem}.".replace("..", ".")
     return ApiError(400, message, code="invalid_value", param=param or None)

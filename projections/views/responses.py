@@ -43,6 +43,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "version": logged.version,
                     "status": "in_progress",
                     "model": event.model,
+                    "renderer": event.shown.renderer,
                     "parameters": shortened(event.parameters, MAX_PARAMETERS_BYTES).decode(),
                     "input": _items(event.input, MAX_INPUT_BYTES),
                     "output_ids": [],
@@ -51,6 +52,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "usage": None,
                     "cost": None,
                     "finish_reason": None,
+                    "service_tier": None,
                     "error": None,
                     "output": [],
                     "deleted": False,
@@ -67,6 +69,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "usage": msgspec.to_builtins(event.usage),
                     "cost": event.cost,
                     "finish_reason": event.finish_reason,
+                    "service_tier": event.service_tier,
                     "output_ids": list(event.output_ids),
                 },
             )

@@ -13,7 +13,7 @@ from msgspec import Struct
 from domain.events import Usage
 from replies.provider.failures import incomplete_answer, invalid_answer, reported_failure
 from replies.provider.ordered_items import OrderedItems
-from replies.provider.stream_parts import Finished, StreamPart, token_count
+from replies.provider.stream_parts import Finished, StreamPart, known_tier, token_count
 
 _FINISH_REASONS = {"function_call": "tool_calls", "max_tokens": "length"}
 _KNOWN_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
@@ -52,6 +52,7 @@ class _Chunk(Struct):
     choices: list[_Choice] | None = None
     usage: Any = None
     model: str | None = None
+    service_tier: Any = None
     error: Any = None
 
 
@@ -99,6 +100,7 @@ class ChatAnswer:
         self._finish_reason: str | None = None
         self._usage: Any = None
         self._model: str | None = None
+        self._service_tier: str | None = None
 
     def parse(self, data: bytes) -> list[StreamPart]:
         """The parts of one event. Raises ModelFailed, and ValueError for data that is not a chunk."""
@@ -107,6 +109,7 @@ class ChatAnswer:
             raise reported_failure(chunk.error)
         self._usage = chunk.usage or self._usage
         self._model = chunk.model or self._model
+        self._service_tier = known_tier(chunk.service_tier) or self._service_tier
         if not chunk.choices:
             return []
         choice = next((choice for choice in chunk.choices if not choice.index), None)
@@ -156,10 +159,11 @@ class ChatAnswer:
                 input_tokens=token_count(self._usage, "prompt_tokens"),
                 output_tokens=token_count(self._usage, "completion_tokens"),
                 cached_tokens=token_count(self._usage, "prompt_tokens_details", "cached_tokens"),
+                cache_write_tokens=token_count(self._usage, "prompt_tokens_details", "cache_write_tokens"),
                 reasoning_tokens=token_count(self._usage, "completion_tokens_details", "reasoning_tokens"),
             )
         reason = reason if reason in _KNOWN_FINISH_REASONS else "stop"
-        return [*self._items.take_parts(), Finished(reason, usage, self._model)]
+        return [*self._items.take_parts(), Finished(reason, usage, self._model, self._service_tier)]
 
     def _add_text(self, kind: str, text: str | None) -> None:
         """Text of a message or of reasoning. Consecutive texts of one kind are one item."""

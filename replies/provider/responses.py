@@ -14,7 +14,7 @@ from domain.items import Item, type_of
 from replies.provider.failures import answer_too_long, incomplete_answer, invalid_answer, reported_failure
 from replies.provider.ordered_items import OrderedItems
 from replies.provider.response_items import at_start, encoded_size, id_of, storable_item, text_and_fields
-from replies.provider.stream_parts import Finished, StreamPart, token_count
+from replies.provider.stream_parts import Finished, StreamPart, known_tier, token_count
 
 MAX_ITEMS_BYTES = 4 * 1024 * 1024
 """JSON text of all of an answer's items. An image alone may take a megabyte or two."""
@@ -111,7 +111,8 @@ class ResponsesAnswer:
         for key in self._started.keys() - self._ended:
             self._items.end(key)
         usage = _usage(self._response.get("usage"))
-        finished = Finished(self._finish_reason(self._response), usage, _model(self._response))
+        tier = known_tier(self._response.get("service_tier"))
+        finished = Finished(self._finish_reason(self._response), usage, _model(self._response), tier)
         return [*self._items.take_parts(), finished]
 
     def _add_unstreamed(self, output: list[Any]) -> None:
@@ -192,5 +193,6 @@ def _usage(usage: Any) -> Usage | None:
         input_tokens=token_count(usage, "input_tokens"),
         output_tokens=token_count(usage, "output_tokens"),
         cached_tokens=token_count(usage, "input_tokens_details", "cached_tokens"),
+        cache_write_tokens=token_count(usage, "input_tokens_details", "cache_write_tokens"),
         reasoning_tokens=token_count(usage, "output_tokens_details", "reasoning_tokens"),
     )

@@ -7,6 +7,8 @@ from msgspec import Struct
 from domain.events import Usage
 from domain.items import Item
 
+MAX_TIER_LENGTH = 64
+
 
 class ItemStarted(Struct, frozen=True):
     """An output item starts, and the one before it is complete.
@@ -33,12 +35,13 @@ class ItemDone(Struct, frozen=True):
 class Finished(Struct, frozen=True):
     """The last part of every complete answer. `finish_reason`: `stop`, `length`, `tool_calls` or `content_filter`.
 
-    `usage` and `model` are None where the provider did not send them.
+    `usage`, `model` and `service_tier` are None where the provider did not send them.
     """
 
     finish_reason: str
     usage: Usage | None = None
     model: str | None = None
+    service_tier: str | None = None
 
 
 StreamPart = ItemStarted | ItemDelta | ItemDone | Finished
@@ -56,3 +59,8 @@ def token_count(usage: Any, *path: str) -> int:
     for name in path:
         usage = usage.get(name) if isinstance(usage, dict) else None
     return usage if type(usage) is int and 0 <= usage < 2**53 else 0
+
+
+def known_tier(tier: Any) -> str | None:
+    """The `service_tier` that a provider reports; None where it is not a short text."""
+    return tier if isinstance(tier, str) and 0 < len(tier) <= MAX_TIER_LENGTH and "\0" not in tier else None

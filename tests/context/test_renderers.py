@@ -197,6 +197,15 @@ IN_RESPONSES: dict[str, Any] = {
 }
 
 
+HASHES_WITH_ADDED_PARAMETERS = [
+    "254997fb0da23dc448b3c96761f90dc82b7bc0fb854a0f762d3be6f1e6cd6a75",
+    "1e69e3cfd81ec56de6386b76e88872ea5845a92c25e6b648975ead86fbbe9767",
+    "9c1fb289e1d8250da08684f393c45afdb25c0a0bd83849dc127d882c49c55f38",
+    "842fc550355252c53f54fb97f50463ba94a4cc2258f67753cd9107ab66f87917",
+]
+"""Of renderers 2 to 5."""
+
+
 def rendered(renderer: int) -> dict[str, Any]:
     return render(renderer, model="m", instructions=["a", "b"], summary="S", items=ITEMS, parameters=PARAMETERS)
 
@@ -205,21 +214,79 @@ def test_the_output_of_the_first_renderer_has_not_changed() -> None:
     assert request_sha256(rendered(1)).hex() == "df82756c55c734e51fd24cc018b9e3a5495471a1228201927583ba8dac15e092"
 
 
-def test_the_output_of_the_chat_renderer_has_not_changed() -> None:
-    assert rendered(CHAT) == IN_CHAT
+def test_the_output_of_the_chat_renderers_has_not_changed() -> None:
+    assert rendered(CHAT) == rendered(2) == IN_CHAT
     assert request_sha256(rendered(2)).hex() == "930eea8005c0dfaa272ce3db5c88c5571096f4ab5af02e841d8a90efe535f327"
 
 
-def test_the_output_of_the_responses_renderer_has_not_changed() -> None:
-    assert rendered(RESPONSES) == IN_RESPONSES
+def test_the_output_of_the_responses_renderers_has_not_changed() -> None:
+    assert rendered(RESPONSES) == rendered(3) == IN_RESPONSES
     assert request_sha256(rendered(3)).hex() == "82af454b886d666e3679041de0da00cb54ec390ede028400f95c8d9c71978c91"
 
 
+def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them() -> None:
+    in_both = {
+        "frequency_penalty": -0.5,
+        "moderation": {"model": "omni-moderation-latest"},
+        "presence_penalty": 1.5,
+        "prompt_cache_key": "k",
+        "prompt_cache_options": {"mode": "explicit", "ttl": "12h"},
+        "prompt_cache_retention": "24h",
+        "safety_identifier": "s",
+        "service_tier": "flex",
+        "user": "u",
+    }
+    only_responses = {
+        "access_programs": {"cyber": "standard"},
+        "client_metadata": {"session": "1"},
+        "image": {"context_compression": "disabled"},
+        "max_tool_calls": 3,
+        "reasoning": {"effort": "low", "summary": "auto"},
+    }
+    options = {**in_both["prompt_cache_options"], "comparison_response_id": "resp_1", "prewarm": False}
+    parameters = {
+        **in_both,
+        **only_responses,
+        "prompt_cache_options": options,
+        "stream_options": {"include_obfuscation": False, "include_usage": True},
+        "background_options": {"continuation_id": "c"},
+    }
+    bodies = {
+        renderer: render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
+        for renderer in (2, 3, 4, 5)
+    }
+    assert bodies[4] == {
+        "model": "m",
+        "messages": [],
+        "stream": True,
+        "reasoning_effort": "low",
+        **in_both,
+        "stream_options": {"include_usage": True, "include_obfuscation": False},
+    }
+    assert bodies[5] == {
+        "model": "m",
+        "input": [],
+        "stream": True,
+        "store": False,
+        **in_both,
+        **only_responses,
+        "stream_options": {"include_obfuscation": False},
+    }
+    assert [request_sha256(bodies[renderer]).hex() for renderer in (2, 3, 4, 5)] == HASHES_WITH_ADDED_PARAMETERS
+
+
+def test_a_penalty_of_zero_is_not_sent() -> None:
+    for renderer in (CHAT, RESPONSES):
+        parameters = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
+        body = render(renderer, model="m", instructions=[], summary=None, items=[], parameters=parameters)
+        assert not parameters.keys() & body.keys()
+
+
 def test_an_unknown_renderer_is_an_error() -> None:
-    with pytest.raises(ValueError, match="No renderer 4"):
-        rendered(4)
-    with pytest.raises(ValueError, match="No renderer 4"):
-        unsendable(4, [])
+    with pytest.raises(ValueError, match="No renderer 6"):
+        rendered(6)
+    with pytest.raises(ValueError, match="No renderer 6"):
+        unsendable(6, [])
 
 
 def test_what_is_not_sent_is_named_with_its_reason() -> None:

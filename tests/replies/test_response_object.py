@@ -1,4 +1,4 @@
-"""The Response that both APIs answer with is valid for the official SDK's type, without unknown fields except three."""
+"""The Response that both APIs answer with: every field has the value that the official API gives, also where the request sets nothing."""
 
 from typing import Any
 
@@ -6,18 +6,55 @@ import msgspec
 import pytest
 from openai.types.responses import Response
 
+from context.rendering import CHAT, RESPONSES
 from domain.events import Usage
 from domain.items import as_output
-from replies.response_object import INCOMPLETE_REASONS, response_object
+from replies.response_object import response_object
 
 RESPONSE = "resp_" + "0" * 32
 CONVERSATION = "conv_" + "0" * 32
 MESSAGE = as_output("msg_" + "0" * 32, b'{"role":"assistant","content":"Four."}')
-USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3)
+USAGE = Usage(input_tokens=30, output_tokens=12, cached_tokens=5, reasoning_tokens=3, cache_write_tokens=7)
+
+NOT_IN_SDK = {"store", "context_management", "cost_usd", "presence_penalty", "frequency_penalty"}
+"""`cost_usd` is our own; the others are in the API's answers, and not among the SDK's fields."""
+
+LEFT_OUT = {"image", "input_transformations", "prompt_cache_diagnostics", "prompt_cache_options", "tool_usage"}
+"""Fields of the SDK's type that describe what was not asked for, or what no provider reports to us."""
+
+DEFAULTS: dict[str, Any] = {
+    "access_programs": None,
+    "background": False,
+    "context_management": None,
+    "frequency_penalty": 0.0,
+    "instructions": None,
+    "max_output_tokens": None,
+    "max_tool_calls": None,
+    "metadata": {},
+    "moderation": None,
+    "parallel_tool_calls": True,
+    "presence_penalty": 0.0,
+    "previous_response_id": None,
+    "prompt": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "reasoning": {"effort": None, "summary": None},
+    "safety_identifier": None,
+    "service_tier": "default",
+    "store": True,
+    "temperature": 1.0,
+    "text": {"format": {"type": "text"}, "verbosity": "medium"},
+    "tool_choice": "auto",
+    "tools": [],
+    "top_logprobs": 0,
+    "top_p": 1.0,
+    "truncation": "auto",
+    "user": None,
+}
 
 
-def rendered(**changes: Any) -> Response:
-    body = response_object(
+def body(**changes: Any) -> dict[str, Any]:
+    encoded = response_object(
         **{
             "response_id": RESPONSE,
             "conversation_id": CONVERSATION,
@@ -26,16 +63,24 @@ def rendered(**changes: Any) -> Response:
             "model": "smol",
             "output": [MESSAGE],
             "parameters": {},
+            "renderer": CHAT,
             "usage": USAGE,
             "error": None,
-            "incomplete_reason": None,
+            "finish_reason": "stop",
             "completed_at": 1_700_000_003.5,
             **changes,
         }
     )
-    # `store` and `context_management` are in the API's answers, and not among the SDK's fields; the cost is our own.
-    assert set(msgspec.json.decode(body)) - set(Response.model_fields) == {"store", "context_management", "cost_usd"}
-    return Response.model_validate_json(body)
+    decoded: dict[str, Any] = msgspec.json.decode(encoded)
+    return decoded
+
+
+def rendered(**changes: Any) -> Response:
+    return Response.model_validate(body(**changes), strict=True)
+
+
+def test_a_response_has_every_field_of_the_sdks_type() -> None:
+    assert set(body()) == set(Response.model_fields) - LEFT_OUT | NOT_IN_SDK
 
 
 def test_a_completed_response_parses_as_the_sdks_own_type() -> None:
@@ -61,6 +106,7 @@ def test_usage_has_the_sdks_fields() -> None:
     assert usage is not None
     assert (usage.input_tokens, usage.output_tokens, usage.total_tokens) == (30, 12, 42)
     assert usage.input_tokens_details.cached_tokens == 5
+    assert usage.input_tokens_details.cache_write_tokens == 7
     assert usage.output_tokens_details.reasoning_tokens == 3
 
 
@@ -82,13 +128,69 @@ def test_the_requests_own_parameters_are_repeated() -> None:
 
 
 def test_absent_parameters_have_the_apis_defaults() -> None:
-    response = rendered(parameters={"temperature": None})
+    response = body(parameters={"temperature": None})
+    assert {name: response[name] for name in DEFAULTS} == DEFAULTS
 
-    assert (response.tool_choice, response.tools, response.parallel_tool_calls) == ("auto", [], True)
-    assert (response.temperature, response.top_p, response.instructions, response.metadata) == (None, None, None, {})
-    assert response.text is not None
-    assert response.text.format is not None
-    assert response.text.format.type == "text"
+
+def test_what_a_parameter_leaves_open_has_its_default() -> None:
+    response = body(
+        parameters={
+            "reasoning": {"effort": "low"},
+            "text": {"format": {"type": "json_schema", "name": "n", "schema": {"type": "object"}}},
+            "tools": [{"type": "function", "name": "f"}, {"type": "custom", "name": "c"}],
+            "tool_choice": {"type": "allowed_tools", "tools": []},
+            "prompt_cache_options": {"ttl": "12h"},
+        }
+    )
+    assert response["reasoning"] == {"effort": "low", "summary": None}
+    assert response["text"] == {
+        "format": {
+            "type": "json_schema",
+            "name": "n",
+            "schema": {"type": "object"},
+            "description": None,
+            "strict": False,
+        },
+        "verbosity": "medium",
+    }
+    assert response["tools"] == [
+        {"type": "function", "name": "f", "description": None, "parameters": None, "strict": False},
+        {"type": "custom", "name": "c"},
+    ]
+    assert response["tool_choice"] == {"type": "allowed_tools", "mode": "auto", "tools": []}
+    assert response["prompt_cache_options"] == {"mode": "implicit", "ttl": "12h"}
+
+
+def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
+    for strict, renderer, effective in (
+        (None, CHAT, False),
+        (None, None, False),
+        (None, RESPONSES, True),
+        (True, CHAT, True),
+        (False, RESPONSES, False),
+    ):
+        [tool] = body(parameters={"tools": [{"type": "function", "name": "f", "strict": strict}]}, renderer=renderer)[
+            "tools"
+        ]
+        assert tool["strict"] is effective
+
+
+def test_the_service_tier_is_the_one_that_the_provider_reports() -> None:
+    for requested, reported, status, effective in (
+        (None, None, "in_progress", "auto"),
+        (None, None, "completed", "default"),
+        ("auto", "flex", "completed", "flex"),
+        ("flex", "default", "completed", "default"),
+        ("flex", None, "completed", "flex"),
+        ("flex", None, "failed", "flex"),
+    ):
+        parameters = {"service_tier": requested}
+        assert body(parameters=parameters, service_tier=reported, status=status)["service_tier"] == effective
+
+
+def test_only_a_completed_response_has_a_time_of_completion() -> None:
+    for status in ("queued", "in_progress", "failed", "cancelled", "incomplete"):
+        assert body(status=status)["completed_at"] is None
 
 
 def test_a_running_response_has_neither_output_nor_usage() -> None:
@@ -97,11 +199,15 @@ def test_a_running_response_has_neither_output_nor_usage() -> None:
     assert (response.output, response.usage, response.completed_at) == ([], None, None)
 
 
-def test_a_response_that_ran_out_of_tokens_names_the_reason() -> None:
-    response = rendered(status="incomplete", incomplete_reason=INCOMPLETE_REASONS["length"])
-
-    assert response.incomplete_details is not None
-    assert response.incomplete_details.reason == "max_output_tokens"
+def test_every_incomplete_response_names_its_reason_and_no_other_has_one() -> None:
+    for finish_reason, reason in (
+        ("length", "max_output_tokens"),
+        ("content_filter", "content_filter"),
+        (None, "interrupted"),
+    ):
+        assert body(status="incomplete", finish_reason=finish_reason)["incomplete_details"] == {"reason": reason}
+    for status in ("completed", "cancelled", "failed", "in_progress", "queued"):
+        assert body(status=status)["incomplete_details"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,36 @@
+"""What other APIs call the parameters of a request for a reply: an error about such a name says what to send here instead."""
+
+from types import MappingProxyType
+
+OTHER_NAMES = MappingProxyType(
+    {
+        "additional_instructions": "`instructions`",
+        "additional_messages": "`input`",
+        "contents": "`input`",
+        "conversation_id": "`conversation`",
+        "function_call": "`tool_choice`",
+        "functions": "`tools`",
+        "items": "`input`",
+        "max_completion_tokens": "`max_output_tokens`",
+        "max_tokens": "`max_output_tokens`",
+        "messages": "`input`",
+        "reasoning_effort": "`reasoning.effort`",
+        "response_format": "`text.format`",
+        "response_id": "`previous_response_id`",
+        "system": "`instructions`",
+        "system_instruction": "`instructions`",
+        "thinking": "`reasoning`",
+        "thread_id": "`conversation`",
+        "truncation_strategy": "`truncation`",
+        "verbosity": "`text.verbosity`",
+        "web_search_options": "`tools`",
+    }
+)
+"""Chat Completions, Assistants, and other providers' APIs."""
+
+OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
+"""In requests that add items to a conversation."""
+
+OTHER_NAMES_OF_CONVERSATIONS = MappingProxyType(
+    {**OTHER_NAMES_OF_ITEMS, "name": "`title`", "system": "`instructions`", "truncation_strategy": "`context_policy`"}
+)

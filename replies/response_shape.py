@@ -1,0 +1,97 @@
+"""The fields of a Response, typed. Pure.
+
+Shape: `openai/types/responses/response.py` of the official SDK, and `ResponseResource` of the Open Responses specification. A field that is UNSET is left out.
+"""
+
+from typing import Any, Literal
+
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
+
+
+class ConversationReference(Struct, frozen=True):
+    id: str
+
+
+class ResponseError(Struct, frozen=True):
+    """`type`: the store's own code, if the official API does not have it."""
+
+    code: str
+    message: str
+    type: str | None = None
+    param: str | None = None
+
+
+class IncompleteDetails(Struct, frozen=True):
+    """`reason`: `max_output_tokens`, `content_filter`, or `interrupted`: the reply was stopped before its end."""
+
+    reason: str
+
+
+class InputTokensDetails(Struct, frozen=True):
+    cached_tokens: int
+    cache_write_tokens: int
+
+
+class OutputTokensDetails(Struct, frozen=True):
+    reasoning_tokens: int
+
+
+class UsageObject(Struct, frozen=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class ResponseObject(Struct, frozen=True, kw_only=True):
+    """A Response. Times in seconds since 1970. `cost_usd`, `context_management` and `shortened_from` are this store's own fields."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None
+    status: Status
+    model: str
+    conversation: ConversationReference | None
+    previous_response_id: str | None
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    usage: UsageObject | None
+    cost_usd: float | None
+
+    access_programs: dict[str, Any] | None
+    background: bool
+    background_options: dict[str, Any] | UnsetType = UNSET
+    client_metadata: dict[str, Any] | UnsetType = UNSET
+    context_management: list[dict[str, Any]] | None
+    frequency_penalty: float
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    metadata: dict[str, str]
+    moderation: None = None
+    parallel_tool_calls: bool
+    presence_penalty: float
+    prompt: None = None
+    prompt_cache_key: str | None
+    prompt_cache_options: dict[str, Any] | UnsetType = UNSET
+    prompt_cache_retention: str | None
+    reasoning: dict[str, Any]
+    safety_identifier: str | None
+    service_tier: str
+    store: bool
+    stream_options: dict[str, Any] | UnsetType = UNSET
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: str | dict[str, Any]
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["auto", "disabled"]
+    user: str | None
+
+    shortened_from: int | UnsetType = UNSET
+    output: list[Raw]
