@@ -41,6 +41,8 @@ def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) ->
     """`parameters`: as they were recorded. `renderer`: of the request to the provider; None: not known."""
     effective = _with_defaults(_DEFAULTS, parameters)
     effective |= {name: parameters[name] for name in _ONLY_IF_SET if parameters.get(name) is not None}
+    if (image := parameters.get("image")) is not None and image.get("context_compression") in ("enabled", "disabled"):
+        effective["image"] = image
     if (cache := parameters.get("prompt_cache_options")) is not None:
         effective["prompt_cache_options"] = {**_PROMPT_CACHE, **cache}
     effective["reasoning"] = {**_REASONING, **(parameters.get("reasoning") or {})}

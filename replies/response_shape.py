@@ -68,6 +68,7 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     client_metadata: dict[str, Any] | UnsetType = UNSET
     context_management: list[dict[str, Any]] | None
     frequency_penalty: float
+    image: dict[str, Any] | UnsetType = UNSET
     instructions: str | None
     max_output_tokens: int | None
     max_tool_calls: int | None

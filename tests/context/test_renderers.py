@@ -225,12 +225,13 @@ def test_the_output_of_the_responses_renderers_has_not_changed() -> None:
 
 
 def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them() -> None:
+    cache_options = {"mode": "explicit", "ttl": "12h"}
     in_both = {
         "frequency_penalty": -0.5,
         "moderation": {"model": "omni-moderation-latest"},
         "presence_penalty": 1.5,
         "prompt_cache_key": "k",
-        "prompt_cache_options": {"mode": "explicit", "ttl": "12h"},
+        "prompt_cache_options": cache_options,
         "prompt_cache_retention": "24h",
         "safety_identifier": "s",
         "service_tier": "flex",
@@ -243,11 +244,10 @@ def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them
         "max_tool_calls": 3,
         "reasoning": {"effort": "low", "summary": "auto"},
     }
-    options = {**in_both["prompt_cache_options"], "comparison_response_id": "resp_1", "prewarm": False}
     parameters = {
         **in_both,
         **only_responses,
-        "prompt_cache_options": options,
+        "prompt_cache_options": {**cache_options, "comparison_response_id": "resp_1", "prewarm": False},
         "stream_options": {"include_obfuscation": False, "include_usage": True},
         "background_options": {"continuation_id": "c"},
     }
