@@ -335,8 +335,8 @@ async def test_a_request_with_every_parameter_renders_again_to_its_recorded_hash
     assert answer.status_code == 200, answer.text
     response = events_of(answer)[-1]["response"]
     assert response["status"] == "completed"
-    again = await api.post("/v1/responses", json={"input": "and?", "previous_response_id": response["id"]})
-    assert again.status_code == 200
+    second = await api.post("/v1/responses", json={"input": "and?", "previous_response_id": response["id"]})
+    assert second.status_code == 200
 
 
 async def test_the_requests_for_a_compaction_have_the_parameters_too(
