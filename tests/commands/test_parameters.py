@@ -1,6 +1,7 @@
 """Every parameter of the official client is listed in docs/clients.md, and what happens to it is what the list says."""
 
 import importlib
+import json
 import pkgutil
 import re
 import types
@@ -14,6 +15,8 @@ import openai.types.responses
 import pytest
 from typing_extensions import is_typeddict
 
+from context.rendering import request_sha256
+from domain.events import ReplyRequested
 from infrastructure.settings import Settings
 from tests.commands.api_client import error_of, events_of, open_api, post_response
 from tests.log import Log
@@ -99,7 +102,7 @@ VALUES: dict[str, Any] = {
 }
 """A value of each parameter that the store does not act on itself."""
 
-REQUIRED = {"moderation": {"model": "m"}, "tool_choice": {"tools": [TOOL]}, "parallel_tool_calls": {"tools": [TOOL]}}
+REQUIRED: dict[str, dict[str, Any]] = {"tool_choice": {"tools": [TOOL]}, "parallel_tool_calls": {"tools": [TOOL]}}
 NOT_REPEATED = ("include", "input", "moderation", "model")
 CHAT_NESTED = {name: value for name, value in FORMAT.items() if name != "type"}
 IN_CHAT: dict[str, tuple[str, Any]] = {
@@ -196,11 +199,9 @@ async def api_of(
 def request_with(name: str) -> dict[str, Any]:
     """A request with a value of this parameter."""
     first, *path = name.split(".")
-    body: dict[str, Any] = {"input": "hi"}
+    body: dict[str, Any] = {"input": "hi", **REQUIRED.get(name, {})}
     if first == "moderation":
         body[first] = {"model": "m"}
-    else:
-        body |= REQUIRED.get(name, {})
     inner = body
     for step, following in zip([first, *path], path, strict=False):
         assert following
@@ -322,8 +323,8 @@ async def test_a_parameter_of_the_wrong_type_is_a_400_that_names_it(api_of: tupl
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-async def test_a_request_with_every_parameter_renders_again_to_its_recorded_hash(
-    api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider
+async def test_a_request_with_every_parameter_is_recorded_with_them_and_with_the_hash_of_what_was_sent(
+    api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider, log: Log
 ) -> None:
     provider_api, api = api_of
     accepted = {
@@ -335,8 +336,11 @@ async def test_a_request_with_every_parameter_renders_again_to_its_recorded_hash
     assert answer.status_code == 200, answer.text
     response = events_of(answer)[-1]["response"]
     assert response["status"] == "completed"
-    second = await api.post("/v1/responses", json={"input": "and?", "previous_response_id": response["id"]})
-    assert second.status_code == 200
+    requested = log.events(response["conversation"]["id"])[1]
+    assert isinstance(requested, ReplyRequested)
+    recorded = json.loads(requested.parameters)
+    assert recorded == {name: value for name, value in accepted.items() if name not in ("input", "model")}
+    assert requested.shown.request_sha256 == request_sha256(provider.requests[-1])
 
 
 async def test_the_requests_for_a_compaction_have_the_parameters_too(
