@@ -4,9 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from commands.item_links import LINKING, linked
 from domain.commands import NewItem
 from domain.events import ContextPolicy
-from domain.items import InvalidItem, as_stored, checked_item, id_prefix
+from domain.items import InvalidItem, as_stored, checked_item, id_prefix, type_of
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import mint
 
@@ -43,12 +44,14 @@ class Policy(Body):
         return ContextPolicy(strategy=self.strategy, budget=self.budget, reserve=self.reserve)
 
 
-def new_items(items: list[Any], param: str = "items") -> tuple[NewItem, ...]:
-    """The items with new ids. Raises ApiError (400, 413) that names the first one that cannot be stored."""
-    return tuple(_new_item(item, f"{param}[{index}]") for index, item in enumerate(items))
+def new_items(items: list[Any]) -> tuple[NewItem, ...]:
+    """The items with new ids, also in the links among them. Raises ApiError (400, 413) that names the first one that cannot be stored."""
+    new = tuple(new_item(item, f"items[{index}]") for index, item in enumerate(items))
+    return linked(new) if any(type_of(item) in LINKING for item in items) else new
 
 
-def _new_item(item: Any, param: str) -> NewItem:
+def new_item(item: Any, param: str) -> NewItem:
+    """The item with a new id. Raises ApiError (400, 413) if it cannot be stored."""
     try:
         checked = checked_item(item)
     except InvalidItem as error:

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from commands.bodies import Body, Instructions
 from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES
+from commands.reply_input import take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.request_options import ImageOptions, PromptCacheOptions, ShortText
 from commands.request_reply import resolve_model
@@ -69,12 +70,14 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     parameters = request.parameters()
     if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, ())) is not None:
         raise ApiError(400, refusal[1], code="unsupported_parameter", param=refusal[0])
-    new_items = request.items()
+    given = request.items()
     target = await find_target(context, request)
     model = await resolve_model(context, request)
+    taken = await take_input(context, target, model, given)
     items = [
         *await _earlier_items(context, target),
-        *((new.item_id, from_stored(new.item)) for new in (*target.carried_items, *new_items)),
+        *((new.item_id, from_stored(new.item)) for new in target.carried_items),
+        *((entry.new.item_id, entry.item) for entry in taken),
     ]
     written = await _summarize(context, model, [item for _, item in items], body.instructions, parameters)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()

@@ -9,6 +9,7 @@ from commands.answers import conversation_answer
 from commands.bodies import Body, Items, new_items
 from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES_OF_ITEMS
+from commands.path_links import linked_to_conversation
 from domain.commands import AppendItems, RetractItem
 from domain.events import ItemAppended
 from domain.items import as_output
@@ -28,7 +29,8 @@ class AddItems(Body):
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_ITEMS_BODY_BYTES)
 async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
     """Appends all the items or none. Answers with their list. An empty list adds nothing."""
-    command = AppendItems(items=new_items(body.items), author=context.principal.subject)
+    items = await linked_to_conversation(context, conversation_id, body.items, new_items(body.items))
+    command = AppendItems(items=items, author=context.principal.subject)
     return await context.execute(conversation_id, command, _added)
 
 

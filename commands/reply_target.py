@@ -9,6 +9,7 @@ from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
+from commands.item_links import linked
 from commands.response_body import CreateResponse
 from context.conversation_settings import settings_at
 from context.history_backwards import RecentItems
@@ -195,10 +196,15 @@ async def _last_item(reader: EventReader, conversation_id: str, version: int) ->
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the output of a reply that did not complete, as new items. Empty messages and other cut-off items of the output are left out."""
-    input_items = [from_stored(stored.item) for stored in record.requested.input]
-    output_items = filter(_is_usable, (from_stored(stored.item) for stored in record.output))
-    return tuple(NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)) for item in (*input_items, *output_items))
+    """The input and the output of a reply that did not complete, as new items. Empty messages and other cut-off items of the output are left out.
+
+    They keep the ids that they had there, so that a client can name them by these.
+    """
+    pairs = [(stored.item_id, from_stored(stored.item)) for stored in record.requested.input]
+    pairs += [(stored.item_id, item) for stored in record.output if _is_usable(item := from_stored(stored.item))]
+    return linked(
+        [NewItem(item_id=mint(id_prefix(item)), item=as_stored({**item, "id": item_id})) for item_id, item in pairs]
+    )
 
 
 def _is_usable(item: Item) -> bool:

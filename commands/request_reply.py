@@ -1,12 +1,15 @@
 """Requests a reply: finds where it goes, assembles its context, appends the request to the log and starts the reply."""
 
 import asyncio
+import re
+from collections.abc import Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
+from commands.reply_input import TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.rolling_summary import context_with_summary
@@ -15,7 +18,7 @@ from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
-from domain.commands import NewItem, RequestReply
+from domain.commands import RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
@@ -59,16 +62,17 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
     """Requests the reply at its target. If another request was faster, requests it at the target's fallback."""
-    items = body.items()
+    given = body.items()
     model = await resolve_model(context, body)
     target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))
     target = replace(target, snapshot=snapshot)
+    taken = await take_input(context, target, model, given)
     try:
-        return await _request_at(context, body, target, model, items)
+        return await _request_at(context, body, target, model, taken)
     except (HeadHasMoved, ConversationLocked):
         if target.fallback is None:
             raise
-        return await _request_at(context, body, target.after_head_moved(), model, items)
+        return await _request_at(context, body, target.after_head_moved(), model, taken)
 
 
 async def _read_snapshot(context: CommandContext, body: CreateResponse, model: str) -> RecentItems | UnsetType | None:
@@ -91,9 +95,9 @@ async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
 
 
 async def _request_at(
-    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, new_items: tuple[NewItem, ...]
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
 ) -> RunningReply | RecordedReply:
-    reply_request = make_reply_request(context, body, target, model, new_items)
+    reply_request = make_reply_request(context, body, target, model, taken)
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
     if target.source is None or target.at is None or target.fork or not body.stored:
@@ -111,7 +115,10 @@ async def _request_at(
         response_id=mint(RESPONSE),
         model=model,
         parameters=msgspec.json.encode(reply_request.parameters),
-        input=tuple(InputItem(item_id=new.item_id, item=new.item) for new in (*target.carried_items, *new_items)),
+        input=tuple(
+            InputItem(item_id=new.item_id, item=new.item)
+            for new in (*target.carried_items, *(entry.new for entry in taken))
+        ),
         shown=model_context.shown,
         start=target.start,
         expected_head=target.expected_head,
@@ -147,20 +154,28 @@ def _start(
 
 
 def make_reply_request(
-    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, new_items: tuple[NewItem, ...]
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
 ) -> ReplyRequest:
     """The ReplyRequest that the context is assembled for. Raises ApiError: 400 for what the provider's API cannot express, 413 for too much input."""
-    items = (*target.carried_items, *new_items)
+    items = (*target.carried_items, *(entry.new for entry in taken))
     if target.carried_items and sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_INPUT_BYTES:
         message = f"`input` and the input of the previous response are larger than {MAX_INPUT_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="previous_response_id")
-    parameters, new_input = body.parameters(), [from_stored(new.item) for new in new_items]
+    parameters, new_input = body.parameters(), [entry.item for entry in taken]
     if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, new_input)) is not None:
         param, message = refusal
-        raise ApiError(400, message, code="unsupported_parameter", param=param)
+        raise ApiError(400, message, code="unsupported_parameter", param=_given_param(param, taken))
+    carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
     return ReplyRequest(
-        model=model, parameters=parameters, input=[(new.item_id, from_stored(new.item)) for new in items]
+        model=model,
+        parameters=parameters,
+        input=[*carried, *((entry.new.item_id, entry.item) for entry in taken)],
     )
+
+
+def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
+    """The path in the request's `input` of what has this path in the items that were taken."""
+    return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 
 async def assemble_context(context: CommandContext, target: ReplyTarget, reply_request: ReplyRequest) -> Context:
@@ -172,8 +187,11 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
-    """Raises ApiError (400) if the input has a tool output whose call is not sent."""
+    """Raises ApiError (400) if the input has a tool output whose call is not sent, or if nothing at all is sent."""
     for item_id, item in reply_request.input:
         if is_output(item) and call_key(item) is not None and item_id not in model_context.sent_ids:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")
+    if reply_request.input and not model_context.sent_ids:
+        message = "Nothing of `input` can be shown to the model by itself: a call needs its output, and reasoning what follows it."
+        raise ApiError(400, message, code="invalid_value", param="input")

@@ -9,7 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from commands.bodies import Body, Instructions, Metadata, new_items
+from commands.bodies import Body, Instructions, Metadata
+from commands.given_items import GivenItem, given_items
 from commands.other_apis import OTHER_NAMES
 from commands.request_options import OptionsBody, ShortText
 from commands.response_schemas import RequestSchema
@@ -137,10 +138,10 @@ class CreateResponse(OptionsBody, Body):
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
         return {name: parameters[name] for name in _STORED if name in parameters}
 
-    def items(self) -> tuple[NewItem, ...]:
-        """The input as items with new ids. Raises ApiError."""
+    def items(self) -> tuple[GivenItem, ...]:
+        """The input as items with new ids, and references. Raises ApiError."""
         if isinstance(self.input, str):
-            return new_items([{"type": "message", "role": "user", "content": self.input}], "input")
+            return given_items([{"type": "message", "role": "user", "content": self.input}])
         continues = self.conversation is not None or self.previous_response_id is not None
         if self.input is None and not continues:
             raise ApiError(400, "`input` is missing.", code="missing_required_parameter", param="input")
@@ -149,9 +150,9 @@ class CreateResponse(OptionsBody, Body):
             raise ApiError(400, f"`input` has more than {MAX_INPUT_ITEMS} items.", code="invalid_value", param="input")
         if not input_items and not continues:
             raise ApiError(400, "`input` is empty.", code="invalid_value", param="input")
-        items = new_items(input_items, "input")
+        items = given_items(input_items)
         # The size of the items as the views hold them, which may be larger than what was sent.
-        if sum(len(as_output(new.item_id, new.item)) for new in items) > MAX_REQUEST_BYTES:
+        if sum(len(as_output(new.item_id, new.item)) for new in items if isinstance(new, NewItem)) > MAX_REQUEST_BYTES:
             raise ApiError(
                 413, f"`input` is larger than {MAX_REQUEST_BYTES} bytes.", code="request_too_large", param="input"
             )

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
 
 from commands.command_route import CommandContext, command_route
+from commands.reply_input import take_input
 from commands.reply_target import find_target
 from commands.request_reply import (
     assemble_context,
@@ -67,7 +68,8 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     await check_body(context, body)
     target = await find_target(context, body)
     model = await resolve_model(context, body)
-    reply_request = make_reply_request(context, body, target, model, body.items())
+    taken = await take_input(context, target, model, body.items())
+    reply_request = make_reply_request(context, body, target, model, taken)
     model_context = await assemble_context(context, target, reply_request)
     check_outputs(reply_request, model_context)
     return shapes.json_response({"object": "response.input_tokens", "input_tokens": model_context.shown.tokens})

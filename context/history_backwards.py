@@ -1,7 +1,8 @@
 """Reads a conversation's newest items from the log, backwards from the head, until there are enough."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from itertools import takewhile
 
 from msgspec import Struct
 
@@ -127,7 +128,6 @@ class _BackwardRead:
         self._above_depth = above_depth
         self._counts = counts
         self._tokens = 0
-        self._retracted: set[str] = set()
 
     async def read(
         self,
@@ -138,46 +138,57 @@ class _BackwardRead:
         first_page: Sequence[Recorded] | None = None,
     ) -> None:
         """Reads page by page from `until` down. `first_page`: the page that ends at `until`, if it was read already."""
-        while until > 0:
-            page = first_page or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
-            first_page = None
-            if not page:
-                break
-            if await self._add(page, max_depth):
+        async for appended in path_backwards(reader, conversation_id, until, max_depth, first_page):
+            if await self._add(appended):
                 return
-            until = page[-1].version - 1
-            oldest = page[-1].event
-            if isinstance(oldest, ConversationStarted) and (fork := oldest.forked_from) is not None:
-                conversation_id, until = fork.conversation_id, fork.version
-                max_depth = fork.depth if max_depth is None else min(max_depth, fork.depth)
-                if max_depth <= self._above_depth:
-                    break
         self.reaches_start = True
 
-    async def _add(self, page: Sequence[Recorded], max_depth: int | None) -> bool:
+    async def _add(self, page: Sequence[ItemAppended]) -> bool:
         """Adds a page's items. Returns whether there are enough now."""
-        appended: list[ItemAppended] = []
-        at_summary = False
-        for recorded in page:
-            match recorded.event:
-                case ItemRetracted():
-                    self._retracted.add(recorded.event.item_id)
-                case ItemAppended(depth=depth) if max_depth is None or depth <= max_depth:
-                    if depth <= self._above_depth:
-                        at_summary = True
-                        break
-                    if recorded.event.item_id not in self._retracted:
-                        appended.append(recorded.event)
-                case _:
-                    pass
+        appended = list(takewhile(lambda event: event.depth > self._above_depth, page))
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):
             for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
                 self.newest_first.append(item)
                 self._tokens += item.tokens
                 if self._tokens > self._limit:
                     return True
-        self.reaches_start = at_summary
-        return at_summary
+        self.reaches_start = len(appended) < len(page)
+        return self.reaches_start
+
+
+async def path_backwards(
+    reader: Reader,
+    conversation_id: str,
+    until: int,
+    max_depth: int | None = None,
+    first_page: Sequence[Recorded] | None = None,
+) -> AsyncIterator[list[ItemAppended]]:
+    """The unretracted items of a path, newest first, page by page: from version `until` down, and on in a fork's origin.
+
+    `max_depth`: leave out deeper items. `first_page`: the page that ends at `until`, if it was read already.
+    """
+    retracted: set[str] = set()
+    while until > 0:
+        page = first_page or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
+        first_page = None
+        if not page:
+            return
+        appended: list[ItemAppended] = []
+        for recorded in page:
+            match recorded.event:
+                case ItemRetracted():
+                    retracted.add(recorded.event.item_id)
+                case ItemAppended(item_id=item_id, depth=depth) if max_depth is None or depth <= max_depth:
+                    if item_id not in retracted:
+                        appended.append(recorded.event)
+                case _:
+                    pass
+        yield appended
+        until = page[-1].version - 1
+        oldest = page[-1].event
+        if isinstance(oldest, ConversationStarted) and (fork := oldest.forked_from) is not None:
+            conversation_id, until = fork.conversation_id, fork.version
+            max_depth = fork.depth if max_depth is None else min(max_depth, fork.depth)
 
 
 async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:

@@ -1,7 +1,7 @@
 """Every event of a conversation, in one file. Topics and field names are frozen: a test compares stored bytes.
 
 An event's version, its time and who caused it are columns of the stored row, not fields. `item` fields hold an item as it was
-sent, without the client's `id`, as JSON text in UTF-8.
+sent, as JSON text in UTF-8. Its `id` there is the client's; `item_id` is ours. Older events do not hold the client's id.
 """
 
 from typing import ClassVar, Literal

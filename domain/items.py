@@ -39,6 +39,9 @@ ID_PREFIXES = {
 }
 OTHER_ID_PREFIX = "item"
 
+MAX_GIVEN_ID_LENGTH = 256
+"""A longer id of a client is not kept."""
+
 _TEXT_PARTS = {"input_text", "output_text", "text", "summary_text", "reasoning_text"}
 _REQUIRED_STRINGS = {
     "function_call": ("call_id", "name", "arguments"),
@@ -108,8 +111,16 @@ def _check_message(item: Item) -> None:
 
 
 def as_stored(item: Item) -> bytes:
-    """The JSON text that an event holds: the item as sent, without the client's `id`."""
-    return msgspec.json.encode({name: value for name, value in item.items() if name != "id"})
+    """The JSON text that an event holds: the item as sent. The client's `id` is kept in it if it is a text of usual length."""
+    if "id" in item and given_id(item) is None:
+        item = {name: value for name, value in item.items() if name != "id"}
+    return msgspec.json.encode(item)
+
+
+def given_id(item: Mapping[str, Any]) -> str | None:
+    """The id that the client gave to the item, or that the item had in another conversation. Items of old events have none."""
+    item_id = item.get("id")
+    return item_id if isinstance(item_id, str) and 0 < len(item_id) <= MAX_GIVEN_ID_LENGTH else None
 
 
 def from_stored(stored: bytes) -> Item:
@@ -129,10 +140,10 @@ def output_item(item_id: str, item: Item) -> Item:
     A call or output of a function or custom tool gets a status.
     """
     item_type = type_of(item)
+    output: Item = {"id": "", "type": item_type, **item}
+    output["id"] = item_id
     if item_type == "message":
-        status = item.get("status") or "completed"
-        return {"id": item_id, "type": item_type, **item, "content": content_parts(item), "status": status}
-    output: Item = {"id": item_id, "type": item_type, **item}
+        return output | {"content": content_parts(item), "status": item.get("status") or "completed"}
     if item_type in _REQUIRED_STRINGS and "status" not in item:
         output["status"] = "completed"
     return output

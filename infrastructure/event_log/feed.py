@@ -50,8 +50,8 @@ _BATCH = sql.SQL(
         where="notification_id > %s AND notification_id <= coalesce(%s, notification_id)", order="notification_id"
     )
 )
-_COLUMNS = sql.SQL(COLUMNS)
-_PAGE_COLUMNS = sql.SQL(COLUMNS_OF_SUBQUERY)
+COLUMNS_SQL = sql.SQL(COLUMNS)
+PAGE_COLUMNS_SQL = sql.SQL(COLUMNS_OF_SUBQUERY)
 _INCARNATION = sql.SQL(INCARNATION)
 _END = sql.SQL(
     "SELECT coalesce(notification_id, 0), chain_hash, {} FROM (SELECT) AS log LEFT JOIN LATERAL"
@@ -113,7 +113,7 @@ class OrderedReader:
         return await self._page(_BATCH, (position, until, limit), max_bytes)
 
     async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
-        page = statement.format(columns=_COLUMNS, page_columns=_PAGE_COLUMNS)
+        page = statement.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
         rows = await self._rows(page, (*parameters, max_bytes))
         logged: list[Logged] = []
         size = 0
@@ -125,7 +125,7 @@ class OrderedReader:
         return logged
 
     async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...] | dict[str, object]) -> list[Recorded]:
-        return [recorded_of(row) for row in await self._rows(statement.format(_COLUMNS), parameters)]
+        return [recorded_of(row) for row in await self._rows(statement.format(COLUMNS_SQL), parameters)]
 
     async def _rows(
         self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]

@@ -9,8 +9,9 @@ from psycopg import sql
 
 from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
-from infrastructure.event_log.feed import PAGE, OrderedReader
-from infrastructure.event_log.recorded import Logged, Recorded, readable
+from infrastructure.event_log.codec import decoded_size
+from infrastructure.event_log.feed import COLUMNS_SQL, PAGE, PAGE_COLUMNS_SQL, OrderedReader
+from infrastructure.event_log.recorded import Logged, Recorded, readable, recorded_of
 from infrastructure.event_log.version_lookup import LOOKUP_TIMEOUT_SECONDS, Head, VersionLookup
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
@@ -49,6 +50,10 @@ SETTINGS_EVENTS = sql.SQL(
 _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
     " ORDER BY originator_version"
+)
+ITEMS_OF_TENANT = sql.SQL(
+    "SELECT {page_columns} FROM (SELECT {columns}, sum(octet_length(state)) OVER () AS bytes FROM events"
+    " WHERE tenant_id = %s AND item_id = ANY(%s)) AS found WHERE bytes <= %s ORDER BY originator_id, originator_version"
 )
 
 
@@ -164,6 +169,19 @@ class EventReader(OrderedReader):
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until))
+
+    async def items_of_tenant(self, tenant: str, item_ids: Sequence[str], max_bytes: int) -> list[Recorded] | None:
+        """Every event of the tenant whose row key is one of these ids, ascending within a conversation. None: they have more than `max_bytes`."""
+        rows = await self._rows(
+            ITEMS_OF_TENANT.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL),
+            (tenant, list(item_ids), max_bytes),
+        )
+        if rows:
+            return (
+                [recorded_of(row) for row in rows] if sum(decoded_size(row[8]) for row in rows) <= max_bytes else None
+            )
+        exists = sql.SQL("SELECT FROM events WHERE tenant_id = %s AND item_id = ANY(%s) LIMIT 1")
+        return None if await self._rows(exists, (tenant, list(item_ids))) else []
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.

@@ -6,7 +6,8 @@ from psycopg import sql
 from context.conversation_settings import instructions_and_policy
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.reader import SETTINGS_EVENTS, EventReader
+from infrastructure.event_log.feed import COLUMNS_SQL, PAGE_COLUMNS_SQL
+from infrastructure.event_log.reader import ITEMS_OF_TENANT, MAX_PAGE_BYTES, SETTINGS_EVENTS, EventReader
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from tests.projections.conftest import write
@@ -99,3 +100,24 @@ async def test_given_pins_in_other_conversations_when_settings_are_read_then_onl
     text = "\n".join(str(row[0]) for row in plan)
     assert "events_item_idx" in text
     assert "Removed by Filter" not in text
+
+
+async def test_given_many_items_when_some_are_looked_up_by_id_then_only_their_index_entries_are_read(
+    write: Writer, reader: EventReader, settings: Settings
+) -> None:
+    found = [await write.append(await write.start(), *["x"] * 50) for _ in range(20)]
+    wanted = [item_ids[7] for item_ids in found]
+    rows = await reader.items_of_tenant("default", wanted, MAX_PAGE_BYTES)
+    assert rows is not None
+    assert sorted(recorded.event.row_key or "" for recorded in rows) == sorted(wanted)
+    assert await reader.items_of_tenant("other", wanted, MAX_PAGE_BYTES) == []
+    assert await reader.items_of_tenant("default", wanted, 100) is None
+    async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
+        await connection.execute("ANALYZE events")
+        explain = sql.SQL("EXPLAIN (ANALYZE) ") + ITEMS_OF_TENANT.format(
+            columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL
+        )
+        plan = await (await connection.execute(explain, ("default", wanted, MAX_PAGE_BYTES))).fetchall()
+    text = "\n".join(str(row[0]) for row in plan)
+    assert "events_item_idx" in text
+    assert "Rows Removed by Filter" not in text

@@ -1,0 +1,124 @@
+"""Links between items: an item may name another one by its id. Items get new ids, so the links are changed with them. Pure.
+
+    mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
+    outputs of calls                   `call_id`: the call's `call_id`; a client may send the call's `id` instead
+    local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
+
+A stored link holds our id of the item, or the `call_id` of the call. A client's id is found too, because stored items keep it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
+
+from context.rendering.orphans import CALLS, call_key
+from domain.commands import NewItem
+from domain.items import Item, as_stored, from_stored, given_id, type_of
+from infrastructure.ids import is_id
+
+_APPROVAL_FIELD = "approval_request_id"
+_APPROVED = ("mcp_approval_response", "mcp_call")
+_CALL_FIELD = "call_id"
+_OUTPUTS = tuple(f"{call}_output" for call in CALLS)
+_TARGETS = frozenset(("mcp_approval_request", *CALLS))
+LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
+"""Types of items that have a link, or that get what one needs."""
+
+
+class Link(Struct, frozen=True):
+    """The item's field `field` names an item of type `target_type`. `given`: the id or call id that it holds."""
+
+    field: str
+    target_type: str
+    given: str
+
+    def leads_to(self, item_id: str, item: Item) -> bool:
+        """Whether the item with this id is meant."""
+        return type_of(item) == self.target_type and self.given in _names(item_id, item)
+
+    def changed(self, item: Item, target_id: str, target: Item) -> Item:
+        """The item with a link to the target that everything after this understands."""
+        if self.field == _APPROVAL_FIELD:
+            return {**item, self.field: target_id}
+        return {**item, self.field: target.get(_CALL_FIELD) or target_id}
+
+
+def link_of(item: Item) -> Link | None:
+    """The item's link; None if it has none."""
+    kind = type_of(item)
+    if kind in _APPROVED:
+        given = item.get(_APPROVAL_FIELD)
+        return Link(_APPROVAL_FIELD, "mcp_approval_request", given) if isinstance(given, str) else None
+    if kind in _OUTPUTS:
+        key = call_key(item)
+        assert key is not None
+        return Link(_CALL_FIELD, key[0], key[1]) if key[1] else None
+    return None
+
+
+def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
+    """The items with the links among themselves changed to their new ids."""
+    pairs = [(new.item_id, from_stored(new.item)) for new in items]
+    links = link(pairs)
+    return tuple(
+        new if item is before else NewItem(item_id=item_id, item=as_stored(item))
+        for new, (_, before), (item_id, item) in zip(items, pairs, links, strict=True)
+    )
+
+
+def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
+    """As `linked`, for (id, item). An item that does not change stays the same object."""
+    targets = _Targets()
+    done: list[tuple[str, Item]] = []
+    for item_id, item in items:
+        changed = _with_call_id(item)
+        if (item_link := link_of(item)) is not None and (target := targets.find(item_link)) is not None:
+            changed = item_link.changed(item, *target)
+        targets.add(item_id, changed)
+        done.append((item_id, changed))
+    return done
+
+
+def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
+    """By index, the links of items that lead to none of the items before them, and that must be looked up on the path.
+
+    An output that has a `call_id` needs no look-up: it is the call's, unless it has the form of one of our ids.
+    """
+    targets = _Targets()
+    links: dict[int, Link] = {}
+    for index, (item_id, item) in enumerate(items):
+        if (item_link := link_of(item)) is not None and targets.find(item_link) is None:
+            if item_link.field == _APPROVAL_FIELD or not item.get(_CALL_FIELD) or is_id(item_link.given):
+                links[index] = item_link
+        targets.add(item_id, item)
+    return links
+
+
+class _Targets:
+    """The items that links may lead to. Of several with one name, the last."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[tuple[str, str], tuple[str, Item]] = {}
+
+    def add(self, item_id: str, item: Item) -> None:
+        kind = type_of(item)
+        if kind in _TARGETS:
+            self._by_name |= {(kind, name): (item_id, item) for name in _names(item_id, item)}
+
+    def find(self, item_link: Link) -> tuple[str, Item] | None:
+        return self._by_name.get((item_link.target_type, item_link.given))
+
+
+def _names(item_id: str, item: Item) -> Iterator[str]:
+    """What a link to this item may hold."""
+    yield item_id
+    for name in (given_id(item), item.get(_CALL_FIELD)):
+        if isinstance(name, str):
+            yield name
+
+
+def _with_call_id(item: Item) -> Item:
+    """A call without a `call_id` gets the client's id as its own, so that its output can name it."""
+    if type_of(item) in CALLS and not item.get(_CALL_FIELD) and (item_id := given_id(item)) is not None:
+        return {**item, _CALL_FIELD: item_id}
+    return item

@@ -1,0 +1,37 @@
+"""Links of new items to earlier items of their conversation (`item_links.py` has those among the new items)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from commands.command_route import CommandContext
+from commands.item_links import LINKING, link, open_links
+from context.history_forwards import PathSegment
+from context.path_history import PathHistory
+from domain.commands import NewItem
+from domain.items import Item, as_stored, from_stored, type_of
+
+
+async def linked_to_conversation(
+    context: CommandContext, conversation_id: str, sent: Sequence[Any], new: tuple[NewItem, ...]
+) -> tuple[NewItem, ...]:
+    """The new items with their links changed to the ids of the items that they lead to. `sent`: the same items as the client sent them."""
+    if not any(type_of(item) in LINKING for item in sent):
+        return new
+    items = [(one.item_id, from_stored(one.item)) for one in new]
+    reader = context.dependencies.reader
+    head = await reader.head(conversation_id) if open_links(items) else None
+    if head is None or head.deleted or head.tenant != context.principal.tenant:
+        return new
+    history = PathHistory(reader, PathSegment(conversation_id, head.version, None))
+    linked = await linked_to_path(history, items)
+    return tuple(NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in linked)
+
+
+async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
+    """The (id, item) with their links changed to the ids of the items that they lead to, among these or on the path."""
+    linked = link(items)
+    for index, item_link in open_links(linked).items():
+        if (target := await history.find(item_link.leads_to)) is not None:
+            item_id, item = linked[index]
+            linked[index] = item_id, item_link.changed(item, *target)
+    return linked

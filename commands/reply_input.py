@@ -1,0 +1,135 @@
+"""What of a request's `input` is taken: references become items, items that the history has are left out, links get our ids.
+
+- A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
+- A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the first id as its client's id.
+- An item whose `id` is that of an item on the path is left out, and so is what `context/repeated_history.py` finds.
+"""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET, Struct
+
+from commands.command_route import CommandContext
+from commands.given_items import GivenItem, ItemReference
+from commands.item_links import LINKING
+from commands.path_links import linked_to_path
+from commands.readable_items import find_readable
+from commands.reply_target import ReplyTarget
+from commands.response_body import MAX_INPUT_BYTES
+from context.history_forwards import PathSegment
+from context.path_history import PathHistory
+from context.repeated_history import has_outputs, needs_older, repeated
+from domain.commands import NewItem
+from domain.events import ItemAppended
+from domain.items import Item, as_output, as_stored, from_stored, given_id, id_prefix, type_of
+from infrastructure.event_log.recorded import Recorded
+from infrastructure.http.errors import ApiError
+from infrastructure.ids import is_id, mint
+
+
+class TakenItem(Struct, frozen=True):
+    """An item that is taken, also decoded. `position`: its index in the request's `input`."""
+
+    new: NewItem
+    item: Item
+    position: int
+
+
+async def take_input(
+    context: CommandContext, target: ReplyTarget, model: str, given: Sequence[GivenItem]
+) -> list[TakenItem]:
+    """The items to show and to store. Raises ApiError: 404 for a reference to nothing that the caller may read, 413 if what the references name
+    is too large, 400 if all of `given` is left out."""
+    entries = [
+        item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
+        for position, item in enumerate(given)
+    ]
+    taken = [entry for entry in entries if isinstance(entry, TakenItem)]
+    if len(taken) == len(entries) and not any(_needs_history(entry.item) for entry in taken):
+        return taken
+    history = await _history(context, target, model)
+    taken = await _without_known_ids(context, history, entries)
+    taken = await _without_repeated(history, taken)
+    if not taken and entries:
+        message = "Every item of `input` is already in the conversation: send something new, or leave `input` out."
+        raise ApiError(400, message, code="input_already_in_conversation", param="input")
+    _check_size(taken)
+    items = await linked_to_path(history, [(entry.new.item_id, entry.item) for entry in taken])
+    return [_changed(entry, item) for entry, (_, item) in zip(taken, items, strict=True)]
+
+
+def _needs_history(item: Item) -> bool:
+    return type_of(item) in LINKING or _our_id(item) is not None
+
+
+def _our_id(item: Item) -> str | None:
+    """The item's given id if it has the form of ours: clients use ids of their own for several items."""
+    item_id = given_id(item)
+    return item_id if item_id is not None and is_id(item_id) else None
+
+
+async def _history(context: CommandContext, target: ReplyTarget, model: str) -> PathHistory:
+    """The path that the input continues."""
+    reader = context.dependencies.reader
+    carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
+    if target.fork is not None and target.fork.forked_from is not None:
+        origin = target.fork.forked_from
+        end = PathSegment(origin.conversation_id, origin.version, origin.depth)
+        return PathHistory(reader, end, newer=carried)
+    if target.source is None or target.at is None:
+        return PathHistory(reader, None, newer=carried)
+    snapshot = target.snapshot
+    if snapshot is UNSET:
+        snapshot = await context.dependencies.contexts.snapshot(context.principal.tenant, target.source, model)
+    recent = snapshot if snapshot is not None and snapshot.is_at(target.at) else None
+    return PathHistory(reader, PathSegment(target.source, target.version, None), recent, carried)
+
+
+async def _without_known_ids(
+    context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
+) -> list[TakenItem]:
+    """Without the items that are on the path; all ids are looked up at once. A reference to another item becomes a copy of it."""
+    ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
+    found = await find_readable(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
+    on_path = {item_id for item_id, appended in found.items() if await history.has(appended)}
+    on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
+    taken: list[TakenItem] = []
+    for position, entry in enumerate(entries):
+        if isinstance(entry, TakenItem):
+            if _our_id(entry.item) not in on_path:
+                taken.append(entry)
+        elif entry.item_id not in on_path and await history.find_given(entry.item_id) is None:
+            taken.append(_copy(entry, found.get(entry.item_id), position))
+            on_path.add(entry.item_id)  # a second reference to it adds nothing
+    return taken
+
+
+def _copy(reference: ItemReference, appended: Recorded | None, position: int) -> TakenItem:
+    if appended is None:
+        message = f"Item with id {reference.item_id[:64]!r} not found."
+        raise ApiError(404, message, code="item_not_found", param=f"{reference.param}.id")
+    assert isinstance(appended.event, ItemAppended)
+    item = {**from_stored(appended.event.item), "id": reference.item_id}
+    return TakenItem(NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)), item, position)
+
+
+async def _without_repeated(history: PathHistory, taken: list[TakenItem]) -> list[TakenItem]:
+    items = [entry.item for entry in taken]
+    if not has_outputs(items):
+        return taken
+    while needs_older([item for _, item in history.newest_first], items) and await history.read_older():
+        pass
+    left_out = repeated([item for _, item in history.newest_first], items)
+    return [entry for index, entry in enumerate(taken) if index not in left_out]
+
+
+def _check_size(taken: Sequence[TakenItem]) -> None:
+    if sum(len(as_output(entry.new.item_id, entry.new.item)) for entry in taken) > MAX_INPUT_BYTES:
+        message = f"`input` is larger than {MAX_INPUT_BYTES} bytes, with the items that it refers to."
+        raise ApiError(413, message, code="request_too_large", param="input")
+
+
+def _changed(entry: TakenItem, item: Item) -> TakenItem:
+    if item is entry.item:
+        return entry
+    return TakenItem(NewItem(item_id=entry.new.item_id, item=as_stored(item)), item, entry.position)

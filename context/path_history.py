@@ -1,0 +1,95 @@
+"""The items of a path, newest first, read from the snapshot and then from the log as far as they are needed."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from context.conversation_settings import Reader
+from context.history_backwards import RecentItems, path_backwards
+from context.history_forwards import PathSegment, path_segments
+from domain.events import ItemAppended
+from domain.items import Item, from_stored, given_id
+from infrastructure.event_log.recorded import Recorded
+
+MAX_READ_ITEMS = 2_000
+MAX_READ_BYTES = 16 * 1024 * 1024
+"""How far back in the log a request is compared with its conversation: what is older counts as not there."""
+
+
+class PathHistory:
+    """The path that ends at `end`; without `end`, one that has no items yet. `recent`: its newest items, if a snapshot has them. `newer`: items to follow it."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        end: PathSegment | None,
+        recent: RecentItems | None = None,
+        newer: Sequence[tuple[str, Item]] = (),
+    ) -> None:
+        self._reader = reader
+        self._end = end
+        self._reaches_start = end is None
+        self._known_from = None if recent is None or not recent.items else recent.items[0].depth
+        self._pages: AsyncIterator[list[ItemAppended]] | None = None
+        self._read_items = self._read_bytes = 0
+        self._segments: list[PathSegment] | None = None
+        self.newer = newer
+        self.newest_first: list[tuple[str, Item]] = list(reversed(newer))
+        if recent is not None:
+            self.newest_first += [(item.item_id, item.item) for item in reversed(recent.items)]
+
+    async def read_older(self) -> bool:
+        """Adds a page to `newest_first`. Returns False at the path's start, and after MAX_READ_ITEMS or MAX_READ_BYTES."""
+        is_enough = self._read_items >= MAX_READ_ITEMS or self._read_bytes >= MAX_READ_BYTES
+        if self._end is None or self._reaches_start or is_enough:
+            return False
+        if self._pages is None:
+            end = self._end
+            self._pages = path_backwards(self._reader, end.conversation_id, end.until, end.max_depth)
+        page = await anext(self._pages, None)
+        if page is None:
+            self._reaches_start = True
+            return False
+        self._read_items += len(page)
+        self._read_bytes += sum(len(event.item) for event in page)
+        self.newest_first += [
+            (event.item_id, from_stored(event.item))
+            for event in page
+            if self._known_from is None or event.depth < self._known_from
+        ]
+        return True
+
+    async def find(self, matches: Callable[[str, Item], bool]) -> tuple[str, Item] | None:
+        """The last (id, item) that matches. None if there is none within the maxima."""
+        index = 0
+        while True:
+            while index < len(self.newest_first):
+                if matches(*self.newest_first[index]):
+                    return self.newest_first[index]
+                index += 1
+            if not await self.read_older():
+                return None
+
+    async def find_given(self, item_id: str) -> tuple[str, Item] | None:
+        """The last (id, item) to which a client gave this id, or which is a copy of the item with this id."""
+        return await self.find(lambda _, item: given_id(item) == item_id)
+
+    async def has(self, appended: Recorded) -> bool:
+        """Whether this ItemAppended is on the path. Whether it is retracted is not checked."""
+        event = appended.event
+        assert isinstance(event, ItemAppended)
+        return any(
+            appended.conversation_id == segment.conversation_id
+            and appended.version <= segment.until
+            and (segment.max_depth is None or event.depth <= segment.max_depth)
+            for segment in await self._read_segments(appended.conversation_id)
+        )
+
+    async def _read_segments(self, conversation_id: str) -> list[PathSegment]:
+        """The segments of the path. Those in other conversations are read only for an item of another conversation."""
+        if self._end is None:
+            return []
+        if conversation_id == self._end.conversation_id:
+            return [self._end]
+        if self._segments is None:
+            segments = await path_segments(self._reader, self._end.conversation_id, self._end.until)
+            self._segments = [*segments[:-1], self._end]
+        return self._segments

@@ -1,0 +1,144 @@
+"""Finds what of a request's input only repeats the history: some clients send earlier items again beside a conversation. Pure.
+
+Only this is left out:
+
+- an output whose call is already answered on the path;
+- before such an output: items that equal the end of the path. From that output on, the input and the path are compared backwards. What only
+  the path has may be missing in the input (calls, outputs, answers, reasoning), because clients do not send all of it. A message of a user or a
+  developer may not: the first one that differs ends the comparison.
+
+A message that merely equals an earlier one is new: a user may say "yes" twice.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from context.rendering.orphans import call_key, is_output
+from domain.items import Item, content_parts, type_of
+
+_TEXT_PARTS = ("input_text", "output_text", "text")
+_NOT_COMPARED = frozenset({"id", "status", "phase"})
+"""The store or the API adds these fields, and clients do not always send them back."""
+
+_CallKey = tuple[str, str]
+
+
+def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[int]:
+    """The indices of input items that are left out. `newest_first`: the path's items, as far as `needs_older` asks for them."""
+    answered = dict(_answered(newest_first, input_items))
+    left_out = set(answered)
+    position: int | None = None
+    for index in reversed(range(len(input_items))):
+        item = input_items[index]
+        if index in answered:
+            position = answered[index]
+        elif position is not None and not _is_output(item):
+            position = _position_of(item, newest_first, position + 1)
+            if position is not None:
+                left_out.add(index)
+    return left_out
+
+
+def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bool:
+    """Whether items of the path before these are needed: an output's call was not found, or more of the input may be repeated.
+
+    A call in the input that repeats one of the path is found only among the first items that were read: most such calls are new.
+    """
+    if not newest_first:
+        return has_outputs(input_items)
+    ends = _ends_of_calls(newest_first)
+    if any(key not in ends for key in _outputs_without_call(input_items)):
+        return True
+    answered = [position for _, position in _answered(newest_first, input_items)]
+    if not answered:
+        return False
+    older = newest_first[max(0, *answered) :]
+    return sum(map(_ends_comparison, older)) < len(input_items)
+
+
+def has_outputs(input_items: Sequence[Item]) -> bool:
+    """Whether there is an output, so that some of the items may be repeated."""
+    return any(map(_is_output, input_items))
+
+
+def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
+    """(index in the input, index in the path) of each output whose call is answered on the path; (index, -1) if it is answered in the input."""
+    ends = _ends_of_calls(newest_first)
+    open_calls: set[_CallKey] = set()
+    answered: set[_CallKey] = set()
+    for index, item in enumerate(input_items):
+        if (key := call_key(item)) is None:
+            continue
+        position = ends.get(key)
+        if not is_output(item):
+            if position is None or not _answers_equal_call(newest_first, position, item):
+                open_calls.add(key)
+                answered.discard(key)
+        elif key in answered:
+            yield index, -1
+        elif position is not None and key not in open_calls:
+            yield index, position
+        elif key in open_calls or key in ends:
+            answered.add(key)
+
+
+def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None]:
+    """For the last call with each key: where its output is, None if it has none."""
+    ends: dict[_CallKey, int | None] = {}
+    for index, item in enumerate(newest_first):
+        key = call_key(item)
+        if key is not None and key not in ends:
+            ends[key] = index if is_output(item) else None
+    return ends
+
+
+def _outputs_without_call(input_items: Sequence[Item]) -> Iterator[_CallKey]:
+    """The keys of the outputs whose call is not in the input."""
+    calls: set[_CallKey] = set()
+    for item in input_items:
+        if (key := call_key(item)) is None:
+            continue
+        if not is_output(item):
+            calls.add(key)
+        elif key not in calls:
+            yield key
+
+
+def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item) -> bool:
+    """Whether the output at `position` of the path answers a call that equals this one."""
+    key = call_key(call)
+    calls = (item for item in newest_first[position:] if call_key(item) == key and not is_output(item))
+    return _compared(next(calls, {})) == _compared(call)
+
+
+def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
+    """Where the path, read backwards from `start`, has an equal item. None if a user's or developer's message that differs comes first."""
+    compared = _compared(item)
+    for position in range(start, len(newest_first)):
+        if _compared(newest_first[position]) == compared:
+            return position
+        if _ends_comparison(newest_first[position]):
+            return None
+    return None
+
+
+def _ends_comparison(item: Item) -> bool:
+    return type_of(item) == "message" and item.get("role") != "assistant"
+
+
+def _is_output(item: Item) -> bool:
+    return call_key(item) is not None and is_output(item)
+
+
+def _compared(item: Item) -> dict[str, Any]:
+    """What two items must have in common to be equal."""
+    compared = {name: value for name, value in item.items() if name not in _NOT_COMPARED and value is not None}
+    if item and type_of(item) == "message":
+        compared |= {"type": "message", "content": [_compared_part(part) for part in content_parts(item)]}
+    return compared
+
+
+def _compared_part(part: Any) -> Any:
+    if isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
+        return part.get("text")
+    return part

@@ -1,0 +1,214 @@
+"""Items of the input that only name another item: of the conversation, of another one, or of none."""
+
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from domain.events import ItemAppended, ReplyRequested
+from infrastructure.ids import mint, uuid_of
+from infrastructure.settings import Settings
+from tests.commands.api_client import (
+    create_conversation,
+    create_response,
+    error_of,
+    events_of,
+    message,
+    output_text,
+    post_response,
+    sent_messages,
+)
+from tests.log import Log
+from tests.scripted_provider import ScriptedProvider
+
+WITH_PROVIDER = {"model_window": 100_000}
+
+
+def reference(item_id: str) -> dict[str, str]:
+    return {"type": "item_reference", "id": item_id}
+
+
+async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, Any]) -> list[str]:
+    """Appends the items; returns their ids."""
+    answer = await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
+    assert answer.status_code == 200, answer.text
+    return [item["id"] for item in answer.json()["data"]]
+
+
+def texts(provider: ScriptedProvider) -> list[str]:
+    return [content for _, content in sent_messages(provider.requests[-1])]
+
+
+def appended(log: Log, conversation_id: str) -> list[ItemAppended]:
+    return [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+
+
+async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_as_an_item_of_the_new_one(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, "one")
+    answer_id = first["output"][0]["id"]
+    question = (await api.post("/v1/responses/input_tokens", json={"input": "one"})).json()["input_tokens"]
+    request = [message("one"), reference(answer_id), message("two")]
+    counted = await api.post("/v1/responses/input_tokens", json={"input": request})
+    assert counted.json()["input_tokens"] > question
+    second = await create_response(api, request)
+    assert texts(provider) == ["one", "Hello, world!", "two"]
+    assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
+    stored = appended(log, second["conversation"]["id"])
+    assert len(stored) == 4
+    assert answer_id not in {event.item_id for event in stored}
+    # A third turn names both answers: that of the first conversation and that of the second. `id` alone is a reference too.
+    third = [message("one"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
+    await create_response(api, third)
+    assert texts(provider) == ["one", "Hello, world!", "two", "Hello, world!", "three"]
+    # What was just appended is found: nothing waits for a view.
+    [item_id] = await add(api, await create_conversation(api), message("just now"))
+    before = log.count()
+    alone = await create_response(api, [reference(item_id), reference(item_id)], store=False)
+    assert output_text(alone) == "Hello, world!"
+    assert texts(provider) == ["just now"]
+    assert log.count() == before
+
+
+@pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
+async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_one_to_another_item_a_copy(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
+) -> None:
+    [elsewhere] = await add(api, await create_conversation(api), message("elsewhere"))
+    conversation_id = await create_conversation(api)
+    first = await create_response(api, "one", **({"conversation": conversation_id} if way == "conversation" else {}))
+    conversation_id = first["conversation"]["id"]
+    answer_id = first["output"][0]["id"]
+
+    def continued(response: dict[str, Any]) -> dict[str, Any]:
+        return {way: conversation_id if way == "conversation" else response["id"]}
+
+    second = await create_response(api, [reference(answer_id), message("two")], **continued(first))
+    assert texts(provider) == ["one", "Hello, world!", "two"]
+    assert len(appended(log, conversation_id)) == 4
+    third = await create_response(
+        api, [reference(elsewhere), reference(answer_id), message("three")], **continued(second)
+    )
+    assert texts(provider)[4:] == ["elsewhere", "three"]
+    # The copy is on the path now. So is the item with its full text and its id.
+    whole = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
+    await create_response(api, [reference(elsewhere), whole, message("four")], **continued(third))
+    assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]
+    events = log.events(conversation_id)
+    requested = [event for event in events if isinstance(event, ReplyRequested)]
+    assert [len(request.input) for request in requested] == [1, 1, 2, 1]
+    assert len(appended(log, conversation_id)) == 9
+
+
+async def test_in_a_fork_the_items_of_its_origin_are_on_the_path_and_later_ones_are_not(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    first = await create_response(api, "one")
+    second = await create_response(api, "two", previous_response_id=first["id"])
+    answers = [reference(response["output"][0]["id"]) for response in (first, second)]
+    fork = await create_response(api, [*answers, message("other")], previous_response_id=first["id"])
+    assert texts(provider) == ["one", "Hello, world!", "Hello, world!", "other"]
+    await create_response(api, [*answers, message("more")], previous_response_id=fork["id"])
+    assert texts(provider) == ["one", "Hello, world!", "Hello, world!", "other", "Hello, world!", "more"]
+    assert len(appended(log, fork["conversation"]["id"])) == 5
+
+
+async def test_a_reference_to_nothing_that_the_caller_may_read_is_a_404_that_names_it_and_leaves_no_event(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, settings: Settings
+) -> None:
+    kept, deleted, foreign = [await create_conversation(api) for _ in range(3)]
+    [retracted], [in_deleted], [of_another_tenant] = [
+        await add(api, conversation_id, message("secret")) for conversation_id in (kept, deleted, foreign)
+    ]
+    reply = await create_response(api, "one", conversation=kept)
+    await api.delete(f"/v1/conversations/{kept}/items/{retracted}")
+    await api.delete(f"/v1/conversations/{deleted}")
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("UPDATE events SET tenant_id = 'other' WHERE originator_id = %s", [uuid_of(foreign)])
+    before, requests = log.count(), len(provider.requests)
+    for item_id in (
+        retracted,
+        of_another_tenant,
+        in_deleted,
+        mint("msg"),
+        reply["id"],
+        "msg_unknown",
+        "pins",
+        "x" * 300,
+    ):
+        for way in ({}, {"conversation": kept}, {"previous_response_id": reply["id"]}, {"store": False}):
+            refused = await post_response(api, [message("one"), reference(item_id)], **way)
+            assert error_of(refused) == (404, "item_not_found", "input[1].id"), (item_id, way, refused.text)
+            assert item_id[:64] in refused.json()["error"]["message"]
+            assert "secret" not in refused.text
+    for malformed in ({"type": "item_reference"}, {"type": "item_reference", "id": 7}, {"id": ""}, {"id": None}):
+        refused = await post_response(api, [malformed])
+        assert error_of(refused) == (400, "invalid_value", "input[0].id"), refused.text
+    for path in (f"/v1/conversations/{kept}/items", "/v1/conversations"):
+        refused = await api.post(path, json={"items": [reference(reply["output"][0]["id"])]})
+        assert error_of(refused) == (400, "invalid_value", "items[0].type")
+    assert log.count() == before
+    assert len(provider.requests) == requests
+
+
+async def test_a_reference_alone_is_shown_unless_it_is_shown_already_or_cannot_stand_alone(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(api)
+    call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+    item_id, call_id = await add(api, conversation_id, message("one"), call)
+    await create_response(api, [reference(item_id)])
+    assert texts(provider) == ["one"]
+    before = log.count()
+    on_path = await post_response(api, [reference(item_id)], conversation=conversation_id)
+    assert error_of(on_path) == (400, "input_already_in_conversation", "input")
+    without_output = await post_response(api, [reference(call_id)])
+    assert error_of(without_output) == (400, "invalid_value", "input")
+    assert log.count() == before
+    # Together with its output, the call is shown.
+    output = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
+    await create_response(api, [message("Weather?"), reference(call_id), output])
+    assert [sent["role"] for sent in provider.requests[-1]["messages"]] == ["user", "assistant", "tool"]
+
+
+async def test_referenced_items_count_for_the_size_of_the_input(api: httpx.AsyncClient, log: Log) -> None:
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{'A' * 1_000_000}"}
+    conversation_id = await create_conversation(api)
+    ids = [
+        item_id
+        for _ in range(3)
+        for item_id in await add(api, conversation_id, *[{"role": "user", "content": [image]}] * 3)
+    ]
+    before = log.count()
+    refused = await post_response(api, [reference(item_id) for item_id in ids])
+    assert error_of(refused) == (413, "request_too_large", "input")
+    assert log.count() == before
+
+
+async def test_the_error_for_a_referenced_item_that_the_provider_cannot_take_names_its_place_in_the_input(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    conversation_id = await create_conversation(api)
+    first = await create_response(api, "one", conversation=conversation_id)
+    search = {"type": "web_search_call", "status": "completed", "action": {"type": "search", "query": "q"}}
+    [elsewhere] = await add(api, await create_conversation(api), search)
+    request = [reference(first["output"][0]["id"]), message("two"), reference(elsewhere)]
+    refused = await post_response(api, request, conversation=conversation_id)
+    assert error_of(refused) == (400, "unsupported_parameter", "input[2].type")
+
+
+async def test_after_a_failed_reply_its_input_and_partial_output_can_be_named_by_their_ids(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    def breaks_off(exchange: Any) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk("half of")
+
+    working, provider.script = provider.script, breaks_off
+    failed = events_of(await post_response(api, "one", stream=True))[-1]["response"]
+    provider.script = working
+    [partial] = failed["output"]
+    await create_response(api, [reference(partial["id"]), message("go on")], previous_response_id=failed["id"])
+    assert texts(provider) == ["one", "half of", "go on"]

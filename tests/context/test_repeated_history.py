@@ -1,0 +1,171 @@
+"""What of an input only repeats the history, and what does not although it looks so.
+
+scripts/test tests/context/test_repeated_history.py -m endless     ten thousand random histories
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from context.rendering.orphans import call_key, is_output, pairs
+from context.repeated_history import needs_older, repeated
+from domain.items import Item, type_of
+
+
+def user(text: str) -> Item:
+    return {"type": "message", "role": "user", "content": text}
+
+
+def said(text: str) -> Item:
+    return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
+
+
+def call(call_id: str, arguments: str = "{}") -> Item:
+    return {"type": "function_call", "call_id": call_id, "name": "look", "arguments": arguments}
+
+
+def output(call_id: str, text: str = "rain") -> Item:
+    return {"type": "function_call_output", "call_id": call_id, "output": text}
+
+
+def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
+    """What is left of the input after this path. The path is read only as far as it is asked for: item by item, or as one page if the input has calls."""
+    newest_first: list[Item] = []
+    older = list(path)
+    while needs_older(newest_first, input_items) and older:
+        newest_first.append(older.pop())
+        if any(item.get("type") == "function_call" for item in input_items):
+            newest_first += older[::-1]
+            older = []
+    left_out = repeated(newest_first, input_items)
+    assert left_out == repeated(path[::-1], input_items) or not older
+    return [item for index, item in enumerate(input_items) if index not in left_out]
+
+
+OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "kept"),
+    [
+        # The trial: the question and an answered output are sent again in front of the new output.
+        (OPEN_LOOP, [user("Q"), output("a"), output("b")], [output("b")]),
+        (OPEN_LOOP, [user("Q"), call("a"), output("a"), call("b"), output("b")], [call("b"), output("b")]),
+        (OPEN_LOOP, [output("a"), output("b"), user("Q")], [output("b"), user("Q")]),
+        (OPEN_LOOP, [output("b")], [output("b")]),
+        (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
+        (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
+        # The output need not be equal, and other spellings of a message are equal.
+        (OPEN_LOOP, [output("a", "sun"), output("b")], [output("b")]),
+        (
+            OPEN_LOOP,
+            [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
+            [output("b")],
+        ),
+        # A second "yes" is kept, also behind what is repeated.
+        ([user("yes"), said("ok")], [user("yes")], [user("yes")]),
+        ([user("yes"), call("a"), output("a"), said("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
+        ([user("yes"), said("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
+        ([user("no"), said("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
+        # Several turns with answered outputs.
+        (
+            [user("1"), call("a"), output("a"), said("A"), user("2"), call("b"), output("b"), call("c")],
+            [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],
+            [output("c"), user("3")],
+        ),
+        # Models that use one call id again and again: the last call counts.
+        ([call("a"), output("a"), said("A"), call("a")], [output("a")], [output("a")]),
+        ([call("a"), output("a")], [call("a", '{"new":1}'), output("a", "new")], [call("a", '{"new":1}'), output("a", "new")]),
+        # One output for each call of the input.
+        ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
+        ([], [call("a"), output("a"), output("a")], [call("a"), output("a")]),
+        ([], [user("Q"), output("lost")], [user("Q"), output("lost")]),
+    ],
+)  # fmt: skip
+def test_only_answered_outputs_and_what_repeats_the_path_before_them_is_left_out(
+    path: list[Item], sent: list[Item], kept: list[Item]
+) -> None:
+    assert taken(path, *sent) == kept
+
+
+texts = st.sampled_from(["yes", "no", "go on"])
+turns = st.builds(lambda text, calls, answer: (text, calls, answer), texts, st.lists(texts, max_size=3), st.booleans())
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Item]:
+    """A path of turns: a user's message, calls with their outputs, and mostly an answer. The last call may be open."""
+    path: list[Item] = []
+    for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
+        path.append(user(text))
+        for call_number, argument in enumerate(arguments):
+            path += [call(f"c{number}.{call_number}", argument), output(f"c{number}.{call_number}", argument)]
+        if answers:
+            path.append(said(text))
+    return path[:-1] if draw(st.booleans()) and is_an_output(path[-1]) else path
+
+
+def is_an_output(item: Item) -> bool:
+    return call_key(item) is not None and is_output(item)
+
+
+def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
+    """The client sends the history again, some of the model's items left out, and then something new: only that is taken."""
+    answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
+    again = [
+        item
+        for index, item in enumerate(path[: answered + 1])
+        if index == answered or is_an_output(item) or is_from_user(item) or keeps[index % len(keeps)]
+    ]
+    open_calls = {call_key(item) for item in path if call_key(item)} - {
+        call_key(path[index]) for _, index in pairs(path)
+    }
+    new = [output(key[1], "new") for key in sorted(filter(None, open_calls))] + [user(text)]
+    assert taken(path, *again, *new) == new
+
+
+def check_messages(path: list[Item], sent: list[Item]) -> None:
+    """Without an answered output nothing is left out; with one, never an item behind the last of them."""
+    answered = {call_key(path[index]) for _, index in pairs(path)}
+    left_out = repeated(path[::-1], sent)
+    outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
+    assert all(index <= outputs[-1] for index in left_out) if outputs else not left_out
+    for index in left_out:
+        assert is_an_output(sent[index]) or sent[index] in path
+
+
+def is_from_user(item: Item) -> bool:
+    return type_of(item) == "message" and item["role"] == "user"
+
+
+inputs: st.SearchStrategy[list[Any]] = st.lists(
+    st.one_of(texts.map(user), texts.map(said), st.sampled_from(["c0.0", "c1.0", "c2.1"]).map(output)), max_size=6
+)
+
+
+@given(histories(), st.lists(st.booleans(), min_size=1, max_size=7), texts)
+@settings(max_examples=150, deadline=None)
+def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: list[bool], text: str) -> None:
+    check_repeats(path, keeps, text)
+
+
+@given(histories(), inputs)
+@settings(max_examples=150, deadline=None)
+def test_nothing_behind_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
+    # An output that answers an open call makes a later one a repetition: such inputs are in the table above.
+    keys = [call_key(item) for item in sent if is_an_output(item)]
+    if len(keys) == len(set(keys)):
+        check_messages(path, sent)
+
+
+@pytest.mark.endless
+@given(histories(), st.lists(st.booleans(), min_size=1, max_size=7), texts, inputs)
+@settings(max_examples=10_000, deadline=None)
+def test_ten_thousand_histories_sent_again(path: list[Item], keeps: list[bool], text: str, sent: list[Item]) -> None:
+    check_repeats(path, keeps, text)
+    keys = [call_key(item) for item in sent if is_an_output(item)]
+    if len(keys) == len(set(keys)):
+        check_messages(path, sent)
