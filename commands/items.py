@@ -8,11 +8,12 @@ from starlette.responses import Response
 from commands.answers import conversation_answer
 from commands.bodies import Body, Items, new_items
 from commands.command_route import CommandContext, command_route
+from commands.item_links import LINKING
 from commands.other_apis import OTHER_NAMES_OF_ITEMS
 from commands.path_links import linked_to_conversation
 from domain.commands import AppendItems, RetractItem
 from domain.events import ItemAppended
-from domain.items import as_output
+from domain.items import as_output, type_of
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
@@ -29,7 +30,9 @@ class AddItems(Body):
 @command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_ITEMS_BODY_BYTES)
 async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
     """Appends all the items or none. Answers with their list. An empty list adds nothing."""
-    items = await linked_to_conversation(context, conversation_id, body.items, new_items(body.items))
+    items = new_items(body.items)
+    if any(type_of(item) in LINKING for item in body.items):
+        items = await linked_to_conversation(context, conversation_id, items)
     command = AppendItems(items=items, author=context.principal.subject)
     return await context.execute(conversation_id, command, _added)
 

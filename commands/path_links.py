@@ -1,22 +1,19 @@
 """Links of new items to earlier items of their conversation (`item_links.py` has those among the new items)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from commands.command_route import CommandContext
-from commands.item_links import LINKING, link, open_links
+from commands.item_links import link, open_links
 from context.history_forwards import PathSegment
 from context.path_history import PathHistory
 from domain.commands import NewItem
-from domain.items import Item, as_stored, from_stored, type_of
+from domain.items import Item, as_stored, from_stored
 
 
 async def linked_to_conversation(
-    context: CommandContext, conversation_id: str, sent: Sequence[Any], new: tuple[NewItem, ...]
+    context: CommandContext, conversation_id: str, new: tuple[NewItem, ...]
 ) -> tuple[NewItem, ...]:
-    """The new items with their links changed to the ids of the items that they lead to. `sent`: the same items as the client sent them."""
-    if not any(type_of(item) in LINKING for item in sent):
-        return new
+    """The new items with their links changed to the ids of the items that they lead to."""
     items = [(one.item_id, from_stored(one.item)) for one in new]
     reader = context.dependencies.reader
     head = await reader.head(conversation_id) if open_links(items) else None

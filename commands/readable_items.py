@@ -31,10 +31,10 @@ async def find_readable(context: CommandContext, item_ids: Collection[str]) -> d
             case _:
                 pass
     conversations = list({recorded.conversation_id for recorded in found.values()})
-    heads = await reader.head_of_each(conversations) if conversations else []
+    last_events = await reader.head_of_each(conversations) if conversations else []
     exist = {
         conversation
-        for conversation, head in zip(conversations, heads, strict=True)
+        for conversation, head in zip(conversations, last_events, strict=True)
         if head is not None and not head.deleted and head.tenant == tenant
     }
     return {item_id: recorded for item_id, recorded in found.items() if recorded.conversation_id in exist}

@@ -93,8 +93,8 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_one_to_anothe
     )
     assert texts(provider)[4:] == ["elsewhere", "three"]
     # The copy is on the path now. So is the item with its full text and its id.
-    whole = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
-    await create_response(api, [reference(elsewhere), whole, message("four")], **continued(third))
+    changed = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
+    await create_response(api, [reference(elsewhere), changed, message("four")], **continued(third))
     assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]
     events = log.events(conversation_id)
     requested = [event for event in events if isinstance(event, ReplyRequested)]

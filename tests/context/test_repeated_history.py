@@ -19,7 +19,7 @@ def user(text: str) -> Item:
     return {"type": "message", "role": "user", "content": text}
 
 
-def said(text: str) -> Item:
+def answer(text: str) -> Item:
     return {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": text}]}
 
 
@@ -66,18 +66,18 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [output("b")],
         ),
         # A second "yes" is kept, also behind what is repeated.
-        ([user("yes"), said("ok")], [user("yes")], [user("yes")]),
-        ([user("yes"), call("a"), output("a"), said("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
-        ([user("yes"), said("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
-        ([user("no"), said("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
+        ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
+        ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
+        ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
+        ([user("no"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
         # Several turns with answered outputs.
         (
-            [user("1"), call("a"), output("a"), said("A"), user("2"), call("b"), output("b"), call("c")],
+            [user("1"), call("a"), output("a"), answer("A"), user("2"), call("b"), output("b"), call("c")],
             [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],
             [output("c"), user("3")],
         ),
         # Models that use one call id again and again: the last call counts.
-        ([call("a"), output("a"), said("A"), call("a")], [output("a")], [output("a")]),
+        ([call("a"), output("a"), answer("A"), call("a")], [output("a")], [output("a")]),
         ([call("a"), output("a")], [call("a", '{"new":1}'), output("a", "new")], [call("a", '{"new":1}'), output("a", "new")]),
         # One output for each call of the input.
         ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
@@ -92,7 +92,9 @@ def test_only_answered_outputs_and_what_repeats_the_path_before_them_is_left_out
 
 
 texts = st.sampled_from(["yes", "no", "go on"])
-turns = st.builds(lambda text, calls, answer: (text, calls, answer), texts, st.lists(texts, max_size=3), st.booleans())
+turns = st.builds(
+    lambda text, calls, answers: (text, calls, answers), texts, st.lists(texts, max_size=3), st.booleans()
+)
 
 
 @st.composite
@@ -104,7 +106,7 @@ def histories(draw: st.DrawFn) -> list[Item]:
         for call_number, argument in enumerate(arguments):
             path += [call(f"c{number}.{call_number}", argument), output(f"c{number}.{call_number}", argument)]
         if answers:
-            path.append(said(text))
+            path.append(answer(text))
     return path[:-1] if draw(st.booleans()) and is_an_output(path[-1]) else path
 
 
@@ -115,7 +117,7 @@ def is_an_output(item: Item) -> bool:
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
     """The client sends the history again, some of the model's items left out, and then something new: only that is taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
-    again = [
+    repeats = [
         item
         for index, item in enumerate(path[: answered + 1])
         if index == answered or is_an_output(item) or is_from_user(item) or keeps[index % len(keeps)]
@@ -124,7 +126,7 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
         call_key(path[index]) for _, index in pairs(path)
     }
     new = [output(key[1], "new") for key in sorted(filter(None, open_calls))] + [user(text)]
-    assert taken(path, *again, *new) == new
+    assert taken(path, *repeats, *new) == new
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
@@ -142,7 +144,7 @@ def is_from_user(item: Item) -> bool:
 
 
 inputs: st.SearchStrategy[list[Any]] = st.lists(
-    st.one_of(texts.map(user), texts.map(said), st.sampled_from(["c0.0", "c1.0", "c2.1"]).map(output)), max_size=6
+    st.one_of(texts.map(user), texts.map(answer), st.sampled_from(["c0.0", "c1.0", "c2.1"]).map(output)), max_size=6
 )
 
 

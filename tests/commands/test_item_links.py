@@ -1,0 +1,115 @@
+"""Items that name other items by id: the links lead to our ids in what is listed, and to the same items in what a provider is sent."""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.events import ItemAppended
+from domain.items import as_output
+from tests.commands.api_client import create_conversation, create_response, message
+from tests.log import Log
+from tests.scripted_provider import ScriptedProvider
+
+WITH_PROVIDER = {"model_window": 100_000, "model_api": "responses"}
+
+REQUEST = {"type": "mcp_approval_request", "arguments": "{}", "name": "look", "server_label": "s"}
+RESPONSE = {"type": "mcp_approval_response", "approve": True}
+EXEC = {"type": "exec", "command": ["ls"], "env": {}}
+SHELL = {"type": "local_shell_call", "action": EXEC, "status": "completed"}
+PATCH = {"type": "apply_patch_call", "status": "completed", "operation": {"type": "delete_file", "path": "a"}}
+SCREEN = {"type": "computer_screenshot", "image_url": "data:image/png;base64,AA=="}
+COMPUTER = {"type": "computer_call", "pending_safety_checks": [], "status": "completed", "action": {"type": "wait"}}
+IMAGE = {"type": "image_generation_call", "status": "completed", "result": "AA=="}
+
+
+@pytest.fixture(autouse=True)
+def answering(provider: ScriptedProvider) -> None:
+    content = [{"type": "output_text", "text": "ok", "annotations": []}]
+    answer = {"id": "msg_theirs", "type": "message", "role": "assistant", "content": content}
+    provider.script = lambda exchange: exchange.stream_items(answer)
+
+
+async def add(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, Any]) -> list[dict[str, Any]]:
+    answer = await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
+    assert answer.status_code == 200, answer.text
+    added: list[dict[str, Any]] = answer.json()["data"]
+    return added
+
+
+def listed(log: Log, conversation_id: str) -> list[dict[str, Any]]:
+    """The items as they are listed, newest first."""
+    appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    return [json.loads(as_output(event.item_id, event.item)) for event in reversed(appended)]
+
+
+def of_type(items: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
+    """The first item of this type."""
+    return next(item for item in items if item["type"] == kind)
+
+
+PAIRS = [
+    # (first item, second item, the second one's field, the first one's field that it must be equal to)
+    ({**REQUEST, "id": "mcpr_a"}, {**RESPONSE, "approval_request_id": "mcpr_a"}, "approval_request_id", "id"),
+    (
+        {**REQUEST, "id": "mcpr_a"},
+        {**REQUEST, "type": "mcp_call", "approval_request_id": "mcpr_a"},
+        "approval_request_id",
+        "id",
+    ),
+    (
+        {**SHELL, "id": "lsh_a", "call_id": "call_a"},
+        {"type": "local_shell_call_output", "id": "call_a", "output": "{}"},
+        "call_id",
+        "call_id",
+    ),
+    (
+        {**SHELL, "id": "lsh_a", "call_id": "call_a"},
+        {"type": "local_shell_call_output", "id": "lsh_a", "output": "{}"},
+        "call_id",
+        "call_id",
+    ),
+    ({**SHELL, "id": "lsh_a"}, {"type": "local_shell_call_output", "id": "lsh_a", "output": "{}"}, "call_id", "call_id"),
+    (
+        {**COMPUTER, "id": "cu_a", "call_id": "call_a"},
+        {"type": "computer_call_output", "call_id": "call_a", "output": SCREEN},
+        "call_id",
+        "call_id",
+    ),
+    ({**COMPUTER, "id": "cu_a"}, {"type": "computer_call_output", "call_id": "cu_a", "output": SCREEN}, "call_id", "call_id"),
+    ({**PATCH, "id": "apc_a"}, {"type": "apply_patch_call_output", "call_id": "apc_a", "status": "completed"}, "call_id", "call_id"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["together", "apart", "far apart", "in replies", "imported", "created with"])
+async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_provider_is_sent(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
+) -> None:
+    for first, second, field, target_field in PAIRS:
+        conversation_id = await create_conversation(api)
+        earlier = {**first, "name": "earlier"}  # has the same id of the client: the last one is meant
+        match way:
+            case "together":
+                await add(api, conversation_id, message("Q"), earlier, first, second)
+            case "created with":
+                conversation_id = await create_conversation(api, items=[message("Q"), earlier, first, second])
+            case "imported":
+                line = {"items": [message("Q"), earlier, first, second], "title": "imported"}
+                assert (await api.post("/v1/import", json=line)).json()["conversations"] == 1
+                [(stream,)] = log.rows("SELECT originator_id FROM events ORDER BY notification_id DESC LIMIT 1")
+                conversation_id = f"conv_{stream.hex}"
+            case "in replies":
+                await create_response(api, [message("Q"), earlier, first], conversation=conversation_id)
+                await create_response(api, [second], conversation=conversation_id)
+            case _:
+                await add(api, conversation_id, message("Q"), earlier, first)
+                for _ in range(15 if way == "far apart" and first is PAIRS[0][0] else 0):
+                    await add(api, conversation_id, *[message("more", "assistant")] * 20)
+                await add(api, conversation_id, second)
+        source = of_type(listed(log, conversation_id), first["type"])
+        link = of_type(listed(log, conversation_id), second["type"])
+        assert link[field] == source[target_field], (way, first, second)
+        assert source["id"] != first["id"]
+        assert link["id"] not in (first["id"], second.get("id"))
