@@ -50,7 +50,7 @@ def of_type(items: Iterable[dict[str, Any]], kind: str) -> dict[str, Any]:
     return next(item for item in items if item["type"] == kind)
 
 
-PAIRS = [
+PAIRS: list[tuple[dict[str, Any], dict[str, Any], str, str]] = [
     # (first item, second item, the second one's field, the first one's field that it must be equal to)
     ({**REQUEST, "id": "mcpr_a"}, {**RESPONSE, "approval_request_id": "mcpr_a"}, "approval_request_id", "id"),
     (
