@@ -1,7 +1,7 @@
 """Fixtures for every test. The servers are real; the first test that needs them starts them, once for the session.
 
 urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
-settings    Settings with the URLs of empty databases that no other test uses meanwhile
+settings    Settings with the URLs of empty databases that no other test uses at the same time
 model_url   the base URL of the session's local model
 system      starts the whole system with `scripts/up` (see tests/system.py)
 """
@@ -38,7 +38,7 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that starts pytest in the background makes it ignore SIGINT. Its child processes would inherit that, and tests interrupt some of them.
+    # A shell that starts pytest in the background makes it ignore SIGINT. Its child processes would ignore SIGINT too, but some tests stop them with it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):

@@ -1,4 +1,4 @@
-"""Ways in which a Redis that answers refuses to work. Each is a context manager on a server that no other test uses."""
+"""Redis faults: the server answers, but refuses to work. Each fault is a context manager that changes a whole server, which no other test may use."""
 
 import asyncio
 import os
@@ -15,12 +15,12 @@ from redis.exceptions import RedisError
 from tests import servers
 
 Fault = Callable[[Redis], AbstractAsyncContextManager[None]]
-"""Begins when it is entered, ends when it is left. The client must have a connection of its own."""
+"""The fault lasts as long as the block. Its client must not be one that the code under test uses."""
 
 
 @asynccontextmanager
 async def own_valkey() -> AsyncIterator[str]:
-    """The URL of a Valkey of this test worker, empty and as the store starts it."""
+    """The URL of an empty Valkey that only this test worker uses. It is configured as the store's own Valkey is."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "alone")
     url = await asyncio.to_thread(lambda: servers.shared_urls(f"valkey_{worker}", "REDIS_URL")["REDIS_URL"])
     async with Redis.from_url(url) as client:
@@ -43,7 +43,7 @@ async def out_of_memory(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
-    """A replica of a server that is down: it keeps what it has."""
+    """READONLY: a replica of a server that is down. It keeps its data and refuses writes."""
     await redis.replicaof("127.0.0.1", 1)
     try:
         yield
@@ -53,7 +53,7 @@ async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def too_few_replicas(redis: Redis) -> AsyncIterator[None]:
-    """NOREPLICAS."""
+    """NOREPLICAS: a write needs a replica, and there is none."""
     await redis.config_set("min-replicas-to-write", 1)
     try:
         yield
@@ -92,7 +92,7 @@ async def no_permission(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def busy_script(redis: Redis) -> AsyncIterator[None]:
-    """BUSY: somebody's script does not end."""
+    """BUSY: a script of another client does not end."""
     await redis.config_set("busy-reply-threshold", 20)
     async with Redis.from_url(_url(redis), socket_timeout=None) as other:
         running = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))  # type: ignore[no-untyped-call]

@@ -36,7 +36,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.raw(status, json.dumps(body).encode(), "application/json", **headers)
 
     def raw(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
-        """`headers` are named with `_` for `-`."""
+        """In the names of `headers`, `_` stands for `-`."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -83,7 +83,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.end_stream()
 
     def stream_items(self, *items: dict[str, Any], status: str = "completed", **response: Any) -> None:
-        """A complete answer of `/responses`: these items one after the other, text in deltas of a word."""
+        """A complete answer of `/responses`: these items, one after the other. Each delta of a text is one word."""
         self.begin_stream()
         self.event("response.created", response={"id": "resp_theirs", "status": "in_progress"})
         for index, item in enumerate(items):

@@ -19,7 +19,7 @@ from tests.servers import ROOT, is_alive, wait_until
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# Variables that would make `scripts/up` use the servers of the shell.
+# With one of these variables, `scripts/up` would use that server and not start its own.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
@@ -110,7 +110,7 @@ class System:
         wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to answer 200")
 
     def processes(self) -> list[psutil.Process]:
-        """All its running processes: those with its mark in their environment, or with a working directory in its data."""
+        """All its running processes: those with its mark in their environment, or with a working directory in its data directory."""
         return [process for process in psutil.process_iter() if is_alive(process) and self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""Traces one append from its HTTP route to the item's document: it runs code in the files that docs/architecture.md lists, and in no others.
+"""An append runs code in the files that docs/architecture.md lists, and in no others. It is traced from its HTTP route to the item's document.
 
 The command API and a projector of the MongoDB views run in this process. A profile function notes the file of each of our functions
 that is called from the request until the document exists. A file counts only if each of several appends passes it.
@@ -41,7 +41,7 @@ TIMERS = {
     "replies/leases.py",
     "replies/orphaned_replies.py",
 }
-"""Files that run about once a second, whether or not anything is appended. On a slow machine that is during every append."""
+"""Files that run about once a second, whether or not anything is appended. On a slow machine they may run during every append."""
 
 PACKAGES = ("domain", "infrastructure", "context", "replies", "projections", "commands", "queries")
 

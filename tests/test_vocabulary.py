@@ -1,7 +1,7 @@
 """One concept has one name. Names that were replaced do not come back.
 
-The names below come from the time when this code had words of its own for things that the field has words for: a "lane", a "bell",
-a "tail". Each line says what to write instead, and the test fails with the file and line of each use.
+The names below are from the time when this code used words of its own ("lane", "bell", "tail") where the field has common words.
+Each line says what to write instead, and the test fails with the file and line of each use.
 
 A name is compared exactly, without underscores at its ends. Four tables, by where a name is replaced:
 

@@ -30,13 +30,13 @@ MODEL = "scripted"
 
 
 class Store(Struct):
-    """A client of the command API, and a CommandContext to call functions that no route calls alone."""
+    """A client of the command API, and a CommandContext for functions that have no route of their own."""
 
     api: httpx.AsyncClient
     context: CommandContext
 
     async def assemble(self, conversation_id: str, text: str = "And now?", **parameters: Any) -> tuple[int, Context]:
-        """(version, context) of a request with this input, after a summary if one is needed."""
+        """(version, context) of a request with this input. A summary is written first if one is needed."""
         head = await self.context.dependencies.reader.head(conversation_id)
         assert head is not None
         reply_request = ReplyRequest(model=MODEL, parameters=parameters, input=[(mint("msg"), message(text))])
@@ -58,7 +58,7 @@ class Store(Struct):
 
 
 async def stay_connected() -> None:
-    """`disconnected` of a client that never disconnects."""
+    """For `CommandContext.disconnected`: a client that never disconnects."""
     await asyncio.Event().wait()
 
 
@@ -83,12 +83,12 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
 
 
 def write_summary(exchange: Exchange) -> None:
-    """A script for the provider: answers with a summary that has a number."""
+    """A provider's script: answers with a numbered summary."""
     exchange.stream_text(f"Summary {len(exchange.provider.requests)}: they talked. Ann likes tea.")
 
 
 def talk(turns: int, words: int = 40) -> list[Item]:
-    """Messages of so many turns: one of the user and one of the assistant in each."""
+    """The messages of this many turns. Each turn has one message of the user and one of the assistant."""
     return [
         {"type": "message", "role": role, "content": f"{role} {turn} " + "word " * words}
         for turn in range(turns)

@@ -1,4 +1,4 @@
-"""Invalid requests: each is answered with a 4xx error in the shape of the OpenAI API that names the field, and appends no event."""
+"""Invalid requests: each gets a 4xx error in the shape of the OpenAI API. The error names the field, and no event is appended."""
 
 import json
 from typing import Any
@@ -195,7 +195,7 @@ async def test_two_idempotency_keys_are_a_400(api: httpx.AsyncClient, log: Log) 
     assert log.count() == 0
 
 
-async def test_two_headers_if_match_are_one_list(api: httpx.AsyncClient) -> None:
+async def test_two_if_match_headers_are_one_list(api: httpx.AsyncClient) -> None:
     path = f"/v1/conversations/{await create_conversation(api)}/items"
     for versions, status in ((("1", "9"), 200), (("8", "9"), 412)):
         headers = [("If-Match", f'"{version}"') for version in versions]

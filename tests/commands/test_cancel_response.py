@@ -10,7 +10,7 @@ from tests.log import Log
 WITH_PROVIDER = {"model_window": 2_000}
 
 
-async def test_when_a_reply_completes_while_it_is_cancelled_then_each_client_is_answered_as_the_log_has_it(
+async def test_when_a_reply_completes_while_it_is_cancelled_then_each_answer_agrees_with_the_log(
     apis: list[httpx.AsyncClient], log: Log
 ) -> None:
     async def cancel_while_it_completes(number: int) -> None:

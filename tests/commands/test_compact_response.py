@@ -1,4 +1,4 @@
-"""POST /v1/responses/compact: summarizes an input or a chain of responses. One that is too long is refused before the model is called."""
+"""POST /v1/responses/compact: summarizes an input or a chain of responses. An input that is too long is refused before the model is called."""
 
 import httpx
 
@@ -13,7 +13,7 @@ WITH_PROVIDER = {"model_window": 1_000}
 async def test_given_turns_that_fill_more_than_eight_portions_then_it_is_a_400_and_the_model_is_not_called(
     api: httpx.AsyncClient, provider: ScriptedProvider
 ) -> None:
-    # A portion has room for some 470 tokens: one turn of these, and half of another.
+    # A portion has room for about 470 tokens: one and a half of these turns.
     turns = [
         {"role": role, "content": "word " * words}
         for _ in range(11)

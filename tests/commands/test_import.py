@@ -95,7 +95,7 @@ async def test_a_line_that_is_too_long_is_refused_before_it_ends(api: httpx.Asyn
 
 
 @pytest.mark.parametrize("content", [b"\n" * 1_000_000, b"x\n" * 20_000], ids=["blank", "bad"])
-async def test_others_are_served_between_lines(api: httpx.AsyncClient, content: bytes) -> None:
+async def test_other_requests_are_served_between_lines(api: httpx.AsyncClient, content: bytes) -> None:
     importing = asyncio.create_task(send(api, content, chunk_bytes=len(content)))
     turns, longest = 0, 0.0
     while not importing.done():

@@ -26,7 +26,7 @@ async def until_ready_is(api: httpx.AsyncClient, status: int, body: object, seco
 
 @contextmanager
 def read_only(settings: Settings) -> Iterator[None]:
-    """Postgres is read-only for everybody who does not ask otherwise, as when a provider's disk is nearly full."""
+    """Makes Postgres read-only for every session that does not choose otherwise. Hosting providers do this when a disk is nearly full."""
     options = "-c default_transaction_read_only=off"
     with psycopg.connect(settings.postgres_url, autocommit=True, options=options) as connection:
         database = sql.Identifier(connection.info.dbname)
@@ -52,7 +52,7 @@ async def test_while_postgres_is_read_only_the_command_api_is_not_ready(
     await until_ready_is(api, 200, READY, 10)
 
 
-async def test_an_append_that_postgres_refuses_to_write_counts_until_one_succeeds(
+async def test_after_an_append_that_postgres_refused_the_command_api_is_not_ready_until_one_succeeds(
     api: httpx.AsyncClient, settings: Settings
 ) -> None:
     await until_ready_is(api, 200, READY, 5)

@@ -1,4 +1,4 @@
-"""Requests for a reply that are repeated with the same idempotency key: they get the first request's reply."""
+"""A request for a reply that is repeated with the same idempotency key gets the first request's reply."""
 
 import asyncio
 from typing import Any

@@ -47,7 +47,9 @@ EVENT_ORDER = [
 ]
 
 
-async def test_a_reply_joins_its_conversation_together_with_its_input(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_reply_is_appended_to_its_conversation_together_with_its_input(
+    api: httpx.AsyncClient, log: Log
+) -> None:
     conversation_id = await create_conversation(api)
     answer = await post_response(api, "hi", conversation=conversation_id)
     body = answer.json()
@@ -68,7 +70,7 @@ async def test_a_reply_joins_its_conversation_together_with_its_input(api: httpx
     assert answer.headers["etag"] == '"5"'
 
 
-async def test_the_second_reply_is_sent_the_first_turn_and_the_log_records_it(
+async def test_the_request_for_the_second_reply_has_the_first_turn_and_the_log_records_it(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, instructions="Be brief.")

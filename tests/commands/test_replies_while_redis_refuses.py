@@ -1,4 +1,4 @@
-"""Redis answers but refuses to write while replies run. Their live events may be lost, their record is not; cancel and follow go on."""
+"""Redis answers but refuses to write while replies run. Live events may be lost, records are not. Clients can still cancel and follow replies."""
 
 import asyncio
 import threading
@@ -58,7 +58,7 @@ class SteppedAnswer:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_given_a_redis_that_refuses_when_a_reply_runs_then_its_client_and_a_follower_get_all_of_it_once(
+async def test_given_a_redis_that_refuses_when_a_reply_runs_then_its_client_and_a_follower_get_each_event_once(
     fault: Fault, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -131,7 +131,7 @@ async def test_given_a_running_reply_then_a_follower_in_another_process_gets_eac
 
 
 @pytest.mark.parametrize("kind", ["string", "list"])
-async def test_given_a_stream_key_of_another_type_when_the_reply_goes_on_then_its_follower_gets_all_of_it_once(
+async def test_given_a_stream_key_of_another_type_when_the_reply_goes_on_then_its_follower_gets_each_event_once(
     kind: str, api: httpx.AsyncClient, reads: httpx.AsyncClient, provider: ScriptedProvider, admin: Redis
 ) -> None:
     provider.script = answer = SteppedAnswer()
@@ -163,5 +163,5 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 def requests_or_none(provider: ScriptedProvider, count: int) -> int | None:
-    """How many requests the provider got, once that is `count`."""
+    """How many requests the provider got; None while there are fewer than `count`."""
     return len(provider.requests) if len(provider.requests) >= count else None

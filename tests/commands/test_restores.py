@@ -1,4 +1,4 @@
-"""The event store is restored, or loses rows, under a running command API: commands answer 200 or 503, and replies end with a clear error."""
+"""The event store is restored, or loses rows, while the command API runs. Commands answer 200 or 503. A reply that is lost ends with a clear error."""
 
 import asyncio
 import threading
@@ -24,7 +24,7 @@ WITH_PROVIDER = {"model_timeout": 30.0}
 
 
 class SlowProvider:
-    """A provider that answers when `release` is called. `requested`: it has received a request."""
+    """A provider that answers when `release` is called. `requested` is set when it has received a request."""
 
     def __init__(self, provider: ScriptedProvider) -> None:
         self.requested, self._released = threading.Event(), threading.Event()
@@ -50,7 +50,7 @@ def slow_provider(provider: ScriptedProvider) -> Iterator[SlowProvider]:
 async def reply_without_its_request(
     api: httpx.AsyncClient, settings: Settings, slow_provider: SlowProvider, **body: object
 ) -> AsyncIterator[tuple[str, "asyncio.Task[httpx.Response]"]]:
-    """A reply that runs while its request is removed from the log. Yields its conversation, and its answer once the provider has answered."""
+    """Removes the request of a running reply from the log, then lets the provider answer. Yields the conversation's id and the task that waits for the answer."""
     conversation_id = await create_conversation(api)
     answering = asyncio.create_task(post_response(api, "hi", conversation=conversation_id, **body))
     assert await asyncio.to_thread(slow_provider.requested.wait, 20)
@@ -131,7 +131,7 @@ async def test_given_a_restore_under_commands_then_each_is_answered_with_200_or_
         assert versions == list(range(1, len(versions) + 1))
 
 
-async def test_given_rows_of_a_conversation_removed_then_a_reply_is_not_made_from_what_it_held(
+async def test_given_rows_of_a_conversation_that_were_removed_then_a_reply_is_not_made_from_them(
     api: httpx.AsyncClient, settings: Settings, provider: ScriptedProvider, log: Log
 ) -> None:
     conversation_id = await create_conversation(api)

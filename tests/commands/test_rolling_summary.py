@@ -1,6 +1,6 @@
 """Rolling summaries: items that exceed the budget are summarized and stay readable, and the summary can be undone.
 
-The longest conversation of the chitchat dataset, 2,895 messages, continues for fifty turns within a budget.
+One test continues the longest conversation of the chitchat dataset (2,895 messages) for fifty turns within a budget.
 """
 
 import asyncio
@@ -34,7 +34,9 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 TURNS = 50
 
 
-async def test_items_over_the_budget_are_summarized_and_the_rest_fills_half_of_it(store: Store, log: Log) -> None:
+async def test_items_over_the_budget_are_summarized_and_the_rest_fills_half_of_the_budget(
+    store: Store, log: Log
+) -> None:
     conversation_id = await create_rolling(store)
     ids = await store.append(conversation_id, *talk(20))
     version, context = await store.assemble(conversation_id)
@@ -50,7 +52,7 @@ async def test_items_over_the_budget_are_summarized_and_the_rest_fills_half_of_i
     assert context.shown.ranges[0].first == ids[compacted.count]
     assert [left_out.reason for left_out in context.shown.left_out] == ["summarized"]
     assert 250 < context.shown.tokens <= 750
-    # The next request makes no other summary.
+    # The next request makes no further summary.
     assert (await store.assemble(conversation_id))[0] == version
 
 

@@ -1,6 +1,6 @@
 """Random conversations: what a model is shown fits in the budget, cuts no turn, and is the same each time.
 
-scripts/test tests/context/test_selection_properties.py -m endless     ten thousand of them
+scripts/test tests/context/test_selection_properties.py -m endless     ten thousand conversations
 """
 
 from functools import partial

@@ -1,4 +1,4 @@
-"""Token counts: exact where they can be, bounded where they cannot, and no crash whatever people paste."""
+"""Token counts are exact where that is possible. Elsewhere their error is bounded. No text makes the count fail."""
 
 import asyncio
 import string
@@ -79,7 +79,7 @@ def test_a_million_equal_characters_neither_crash_nor_take_quadratic_time(text: 
     assert time.perf_counter() - started_at < 20
 
 
-def test_the_pieces_of_a_text_are_the_text() -> None:
+def test_the_pieces_of_a_text_together_are_the_text() -> None:
     text = ("word " * 3_000) + " " * 30_000 + "x" * 30_000
     parts = list(split(text))
     assert "".join(parts) == text

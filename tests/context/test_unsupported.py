@@ -1,4 +1,4 @@
-"""What the provider's API does not have is refused before anything is recorded, and the error names it."""
+"""`first_unsupported` finds the first parameter or input item that the provider's API does not have, and names it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The deployment's files, which are the compose file and what it mounts, agree with the code and with each other."""
+"""The deployment's files (the compose file and the files that it mounts) agree with the code and with each other."""
 
 import json
 import re
@@ -189,7 +189,7 @@ def test_the_dashboard_and_the_alerts_use_only_metrics_that_exist() -> None:
     assert used - exposed_names() == set()
     own = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used if name.startswith("conversation_store_")}
     metrics = {metric.name for metric in Metrics().registry.collect() if metric.name.startswith("conversation_store_")}
-    assert own == metrics  # so every metric of ours is shown
+    assert own == metrics  # so every metric of ours is used
 
 
 def test_the_labels_in_the_dashboard_are_those_of_the_metrics() -> None:
@@ -226,7 +226,9 @@ def test_filebeat_ships_our_services_and_reads_their_lines_as_json(services: dic
     assert len(versions) == 1
 
 
-@pytest.mark.skipif(PROMTOOL is None, reason="no promtool on PATH: .ci/run takes it from Debian where apt can")
+@pytest.mark.skipif(
+    PROMTOOL is None, reason="no promtool on PATH (.ci/run takes it from a Debian package, if apt can download that)"
+)
 def test_prometheus_accepts_its_configuration_and_the_alerts_fire_when_they_should() -> None:
     assert PROMTOOL is not None
     alerts = Path(__file__).parent / "alerts_test.yml"

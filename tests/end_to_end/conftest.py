@@ -19,7 +19,7 @@ def provider() -> Iterator[ScriptedProvider]:
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[System]:
     """A running system. A module may set UP (the arguments of `scripts/up`), ENVIRONMENT, and WITH_PROVIDER.
 
-    WITH_PROVIDER: the system sends its model requests to the fixture `provider`, not to the local model.
+    With `WITH_PROVIDER = True` the system sends its model requests to the fixture `provider`, not to the local model.
     """
     arguments = getattr(request.module, "UP", ())
     environment = getattr(request.module, "ENVIRONMENT", {})

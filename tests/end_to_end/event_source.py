@@ -1,4 +1,4 @@
-"""Small clients of the streams of replies and events, so that a test can have thousands of them in one process."""
+"""Small clients that follow the streams of replies and of events. A test can have thousands of them in one process."""
 
 import asyncio
 import json

@@ -107,7 +107,7 @@ class FaultInjector:
                     process.resume()
 
     async def _disconnect(self, name: str) -> None:
-        """Ends every connection, ten times within a second. Of MongoDB it ends every session instead."""
+        """Ends every connection, ten times within a second. For MongoDB it ends every session instead."""
         disconnect = {
             "postgres": self._disconnect_postgres,
             "mongod": self._disconnect_mongod,
@@ -170,7 +170,7 @@ class FaultInjector:
                     await connection.execute(definition.encode())
             await self._wait_for_appends()
             notified = [notify async for notify in connection.notifies(timeout=0.1)]
-            assert notified != [], "this connection does not receive NOTIFY: the test shows nothing"
+            assert notified != [], "this connection does not receive NOTIFY, so the test proves nothing"
 
     async def _wait_for_appends(self) -> None:
         for api in APIS:
@@ -181,7 +181,7 @@ class FaultInjector:
 
 
 async def catch_up(stores: Stores) -> float:
-    """Waits until every view shows the present end of the log. Returns the seconds it took; TimeoutError has the positions."""
+    """Waits until every view shows the log up to its present end. Returns the seconds that this took. The TimeoutError names the positions."""
     started = time.monotonic()
     end: int | None = None
     shown: dict[str, int] = {}

@@ -31,7 +31,7 @@ TABLES_BESIDE_LOG = (SNAPSHOTS, RESPONSES, KEYS)
 
 
 class History:
-    """Call `run` for one step after the other, and at last for `finish`. `steps` says what was done so far."""
+    """Call `run` for one step after the other, and last for `finish`. `steps` lists what was done so far."""
 
     def __init__(self, store: StoreProcesses, moves: LogMoves, http: httpx.AsyncClient, name: str) -> None:
         self._store = store
@@ -66,7 +66,7 @@ class History:
         await self._move("remove rows", partial(self._moves.remove_rows, random.Random(self._rng.random())))
 
     async def fail_over(self) -> None:
-        """To a standby that lacks the newest requests."""
+        """Fails over to a standby that lacks the newest requests."""
         self._begin("fail over", moves=True)
         postgres = self._store.postgres
         postgres.start_standby()
@@ -98,7 +98,7 @@ class History:
         await self._check(None)
 
     async def stop_some(self) -> None:
-        """They stay stopped until `start_all`. One api keeps running."""
+        """Stops some processes, which stay stopped until `start_all`. One api keeps running."""
         stopped = self._rng.sample(
             [*self._store.projectors, self._rng.choice(self._store.apis)], self._rng.randint(1, 3)
         )
@@ -119,7 +119,7 @@ class History:
         await self._check(None)
 
     async def finish(self) -> None:
-        """All processes run: every conversation takes items and replies, all reads are current, `verify` finds nothing."""
+        """Starts all processes. Then every conversation must take items and replies, all reads must be current, and `verify` must find nothing."""
         self._begin("finish", moves=False)
         await self._start(self._store.all)
         await asyncio.gather(
@@ -137,7 +137,7 @@ class History:
         assert not unexplained, "\n".join(unexplained)
 
     async def _move(self, name: str, move: Move) -> None:
-        """Moves the log, with none or some of the processes stopped, with or without requests meanwhile."""
+        """Moves the log. At random, some processes are stopped, and clients send requests meanwhile."""
         apis, projectors = self._store.apis, self._store.projectors
         choices: Sequence[Sequence[StoreProcess]] = ((), projectors, apis, self._store.all, (apis[0], projectors[0]))
         [stopped] = self._rng.choices(choices, weights=(5, 3, 1, 1, 1))
@@ -161,7 +161,7 @@ class History:
         await self._check(None)
 
     async def _check(self, base: Rows | None) -> None:
-        """Checks the log, the answers of this step, and the reads. `base`: the rows that the log must still have; None: all."""
+        """Checks the log, the answers of this step, and the reads. `base`: the rows that the log must still have; None: all that it had."""
         log = LogCopy.read(self._store.settings.postgres_url)
         faults = faults_of_log(log, self._log.rows if base is None else base, self._sender)
         faults += faults_of_requests(self._sender.sent, self._log, base, log, dangling=self._moves.dangling)
@@ -173,9 +173,9 @@ class History:
     async def _is_free(self, conversation_id: str, rng: random.Random) -> None:
         """Appends and asks for a reply until both succeed."""
         async with asyncio.timeout(FREE_TIMEOUT_SECONDS):
-            while (await self._sender.append(conversation_id, 1, rng)).status != 200:  # noqa: ASYNC110 - nothing tells when
+            while (await self._sender.append(conversation_id, 1, rng)).status != 200:  # noqa: ASYNC110 - no event says when
                 await asyncio.sleep(PAUSE_SECONDS)
-            while (await self._sender.reply("reply", conversation_id, rng)).status != 200:  # noqa: ASYNC110 - nothing tells when
+            while (await self._sender.reply("reply", conversation_id, rng)).status != 200:  # noqa: ASYNC110 - no event says when
                 await asyncio.sleep(PAUSE_SECONDS)
 
     async def _send(self, count: int) -> None:
@@ -208,7 +208,7 @@ class History:
 
     @asynccontextmanager
     async def _followers(self) -> AsyncIterator[Sequence[EventFollower]]:
-        """Follow the events of a few conversations until the end of the block."""
+        """Clients that follow the events of a few conversations until the end of the block."""
         names = self._rng.sample(sorted(self._log.conversations), min(FOLLOWERS, len(self._log.conversations)))
         followers = [EventFollower(url, name) for name, url in zip(names, cycle(self._api_urls()), strict=False)]
         tasks = [asyncio.create_task(follower.follow(self._http)) for follower in followers]
@@ -223,7 +223,7 @@ class History:
         await asyncio.gather(*(asyncio.to_thread(process.stop, signum) for process in processes))
 
     async def _start(self, processes: Sequence[StoreProcess]) -> None:
-        """Returns when they serve."""
+        """Starts the processes. Returns when all of them serve."""
         for process in processes:
             process.start()
         await asyncio.gather(*(asyncio.to_thread(process.wait_until_serving) for process in processes))

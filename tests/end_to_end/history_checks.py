@@ -34,9 +34,9 @@ def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
 def faults_of_requests(
     requests: Sequence[Request], before: LogCopy, base: Rows | None, log: LogCopy, *, dangling: bool
 ) -> list[str]:
-    """Answers that are not allowed, and what was acknowledged and is not in the log, or only in part.
+    """Answers that are not allowed, and acknowledged requests that are missing in the log or are only partly there.
 
-    An answer given before the move had ended may have been lost. `base`: what the move left; None: there was no move.
+    What was acknowledged before the move had ended may be lost. `base`: the rows that the move left; None: there was no move.
     """
     faults: list[str] = []
     left = before if base is None else LogCopy(base)

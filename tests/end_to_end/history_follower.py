@@ -25,11 +25,11 @@ class EventFollower:
                     if line.startswith("data: "):
                         self.events.append(json.loads(line.removeprefix("data: ")))
         except httpx.TransportError:
-            pass  # its api was stopped
+            pass  # the api was stopped
         return self
 
     def faults(self, base: Rows, log: LogCopy) -> list[str]:
-        """Gaps, and a stream that goes on in the log after the move although it has shown what the move has lost.
+        """Gaps, and a stream that shows events from after the move although it has shown events that the move lost.
 
         `base`: the rows that the move left.
         """

@@ -36,7 +36,7 @@ class Findings(Struct):
 
 
 class Reads:
-    """Reads of what was ever acknowledged: also of what the log has lost."""
+    """Reads everything that the log ever had, also what it has lost since."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
@@ -49,7 +49,7 @@ class Reads:
         self.responses |= dict.fromkeys(log.responses)
 
     async def check(self, postgres_url: str, urls: Sequence[str], *, wait: bool) -> LogCopy:
-        """Reads until every answer is current, or with `wait` unset once. No answer may be wrong meanwhile.
+        """Reads everything until every answer is current. If `wait` is False, answers may be late. No answer may be wrong.
 
         Returns the log that the answers were compared with: it did not change while they were read.
         """
@@ -65,7 +65,7 @@ class Reads:
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def compare(self, log: LogCopy, urls: Sequence[str]) -> Findings:
-        """Asks every question once, at one api after the other."""
+        """Asks every question once. The apis take turns."""
         findings = Findings([], [])
         permits = asyncio.Semaphore(AT_ONCE)
 
@@ -73,7 +73,7 @@ class Reads:
             async with permits:
                 try:
                     answer = await self._http.get(f"{url}{question.path}")
-                except (httpx.NetworkError, httpx.RemoteProtocolError) as error:  # the api starts
+                except (httpx.NetworkError, httpx.RemoteProtocolError) as error:  # the api is still starting
                     findings.late.append(f"{url}: {type(error).__name__}")
                     return
             if answer.status_code == 503 or "unverified" in answer.headers.get("x-consistency", ""):
@@ -121,7 +121,7 @@ def _fault(question: Question, answer: httpx.Response, log: LogCopy) -> str | No
 
 
 def _context(log: LogCopy, name: str) -> Any:
-    """(version, the ids of the conversation's own items, whether it is a fork)."""
+    """(version, the id and text of each of the conversation's own items, whether it is a fork); None: 404."""
     items = log.items(name)
     if items is None:
         return None

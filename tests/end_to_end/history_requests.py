@@ -72,7 +72,7 @@ class RequestSender:
         self.move_is_over = not moves
 
     async def send_any(self, rng: random.Random, log: LogCopy) -> None:
-        """One request, on what the log had when the step started and on what was created since."""
+        """Sends one request. It is about something that the log had when the step started, or that was created since."""
         conversations = [
             *log.conversations,
             *(request.conversation_id for request in self.sent if request.kind == "create"),
@@ -185,7 +185,7 @@ class RequestSender:
         return await self._send(request, "POST", path, rng)
 
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
-        """The answer if it is a 200. Raises TimeoutException when there is none in time: nothing may hang."""
+        """The answer if it is a 200, else None. Raises TimeoutException when no answer comes in time: no request may hang."""
         headers = {} if request.key is None else {"idempotency-key": request.key}
         content: Any = json.dumps(request.body) if method == "POST" else None
         urls = self._urls()
@@ -206,7 +206,7 @@ class RequestSender:
 
 
 def answer_by_number(numbers: Callable[[], int]) -> Callable[[Exchange], None]:
-    """A provider's script: each answer has a number of its own. Slow ones take about two seconds."""
+    """A provider's script: each answer has a number of its own. Slow answers take about two seconds."""
 
     def script(exchange: Exchange) -> None:
         number = numbers()

@@ -52,7 +52,7 @@ class LogCopy:
 
     @cached_property
     def streams(self) -> dict[str, Stream]:
-        """Each conversation, its rows checked: versions, hashes, times."""
+        """The stream of each conversation. Versions, hashes and times of its rows are checked."""
         streams: dict[str, Stream] = {}
         for row in self.rows.values():
             stream = streams.setdefault(conversation_id_of(row.originator_id), Stream(row))

@@ -40,9 +40,9 @@ class Dump(Struct, frozen=True):
 
 
 class LogMoves:
-    """Moves the log of one pair of servers. `dumps`: those of this history.
+    """Moves the log of one pair of servers. `dumps`: the dumps of this history.
 
-    `dangling`: whether rows were removed by hand that other tables still name. `verify` then names them.
+    `dangling`: whether other tables still name rows that were removed by hand. `verify` then reports them.
     """
 
     def __init__(self, postgres: PostgresPair, directory: Path) -> None:
@@ -76,12 +76,12 @@ class LogMoves:
         return dump.log.rows
 
     def cut_off_standby(self) -> Rows:
-        """The standby must have been started. Its log ends here."""
+        """The standby gets nothing more of the log. It must have been started."""
         self._postgres.cut_off_standby()
         return LogCopy.read(self._postgres.other.url).rows
 
     def remove_rows(self, rng: random.Random) -> Rows:
-        """Removes the last rows of some streams, or the last rows of the log. Never half a command, nor the end of a reply alone."""
+        """Removes the last rows of some streams, or the last rows of the log. It never removes half of a command, or the end of a reply without its request."""
         with psycopg.connect(self._postgres.url) as connection:
             connection.execute("LOCK TABLE append_turn IN EXCLUSIVE MODE")
             log = LogCopy.read(self._postgres.url)
@@ -99,7 +99,7 @@ class LogMoves:
         return {key: row for key, row in log.rows.items() if key[1] <= last.get(key[0], key[1])}
 
     def _dump(self, name: str) -> Dump:
-        """A dump of a moment at which the log did not change, so that it is known what the dump has."""
+        """Dumps the log while it does not change. So it is known what the dump has."""
         file = self._directory / f"{name}.dump"
         while True:
             log = LogCopy.read(self._postgres.url)
@@ -117,7 +117,7 @@ class LogMoves:
         }
 
     def _last_of_log(self, log: LogCopy, rng: random.Random) -> dict[str, int]:
-        """The same, for a position after which everything is removed."""
+        """The same, when the log loses everything after one position."""
         cuts = {
             name: {0, *_versions_to_cut_at(stream), stream.events[-1].version} for name, stream in log.streams.items()
         }
@@ -131,7 +131,7 @@ class LogMoves:
 
 
 def _versions_to_cut_at(stream: Stream) -> Sequence[int]:
-    """The versions after which the stream may be cut. The first event may be cut off too: 0."""
+    """The versions after which the stream may be cut. 0: the whole stream is cut off."""
     versions = [0]
     open_replies: set[str] = set()
     for event, following in zip(stream.events, stream.events[1:], strict=False):

@@ -34,14 +34,14 @@ class PostgresClock:
         self._offset_file = offset_file
 
     async def step(self, seconds: int) -> None:
-        """From now on its clock is wrong by `seconds`."""
+        """From now on the clock of Postgres is wrong by `seconds`."""
         self._write(seconds)
         assert abs(await self._error() - seconds) < MAX_ERROR_SECONDS, (
-            "libfaketime has no effect: the test shows nothing"
+            "libfaketime has no effect, so the test proves nothing"
         )
 
     async def restart(self, seconds: int) -> None:
-        """Kills it. When it serves again, its clock is wrong by `seconds`."""
+        """Kills Postgres. When it serves again, its clock is wrong by `seconds`."""
         os.kill(int(self._directory.pid_file("postgres").read_text()), signal.SIGKILL)
         self._write(seconds)
         async with asyncio.timeout(30):
@@ -68,7 +68,7 @@ class PostgresClock:
 
 @asynccontextmanager
 async def postgres_with_clock() -> AsyncIterator[PostgresClock]:
-    """Starts it, with a clock that is right. It is restarted when it ends, and stopped at the end of the block."""
+    """Starts Postgres with a clock that is right. It is restarted when it ends, and stopped at the end of the block."""
     with TemporaryDirectory(prefix="conversation-store-clock-") as path:
         os.chmod(path, 0o755)  # noqa: PTH101 - Postgres may run as another user
         directory, offset_file = DataDirectory(Path(path, "data")), Path(path, "offset")

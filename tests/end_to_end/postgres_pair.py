@@ -1,4 +1,4 @@
-"""Two Postgres servers, a primary and its standby, in data directories and on ports of their own: dumped, restored, failed over.
+"""Two Postgres servers, a primary and its standby, each with its own data directory and port. Tests dump, restore and fail over.
 
 Both are embedded servers (`infrastructure/embedded/postgres.py`). `url` names both ports: libpq connects to the one that is the primary.
 """
@@ -69,7 +69,7 @@ class PostgresServer:
 
 
 class PostgresPair:
-    """A primary, and room for a standby."""
+    """A primary, and a server that can become its standby."""
 
     def __init__(self, path: Path) -> None:
         secret = os.urandom(16).hex()
@@ -86,7 +86,7 @@ class PostgresPair:
         _run("pg_dump", "--format=custom", "--no-owner", f"--file={file}", self.primary.url)
 
     def restore(self, file: Path) -> None:
-        """Replaces what the dump has, in one transaction. Other processes may be connected."""
+        """Replaces everything that the dump has, in one transaction. Other processes may be connected."""
         flags = ("--clean", "--if-exists", "--single-transaction", "--no-owner")
         _run("pg_restore", *flags, f"--dbname={self.primary.url}", str(file))
 
@@ -110,7 +110,7 @@ class PostgresPair:
         standby = self.other
         standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
         standby.execute("SELECT pg_reload_conf()")
-        # The received WAL can end in half a record, so the positions of what was received and replayed need not become equal.
+        # The received WAL can end in the middle of a record. So the standby may never replay all that it has received.
         idle = (
             "SELECT NOT EXISTS (SELECT FROM pg_stat_wal_receiver) AND EXISTS (SELECT FROM pg_stat_activity"
             " WHERE backend_type = 'startup' AND wait_event = 'RecoveryRetrieveRetryInterval')"
@@ -118,7 +118,7 @@ class PostgresPair:
         wait_until(lambda: standby.execute(idle) == [(True,)], START_TIMEOUT_SECONDS, "the cut", standby.log)
 
     def fail_over(self) -> None:
-        """The primary crashes for good, and the standby takes its place."""
+        """Crashes the primary and promotes the standby, which takes its place."""
         self.primary.stop(signal.SIGQUIT)
         self.other.execute("SELECT pg_promote()")
         self.primary, self.other = self.other, self.primary

@@ -15,7 +15,7 @@ from scripts.http_connection import Answer, Connection
 MAX_ITEMS = 3
 MAX_ITEMS_OF_EXCLUSIVE_CLIENT = 20
 ATTEMPT_TIMEOUT_SECONDS = 0.5
-"""Short, so that clients retry at another process. The process that replaces a killed one answers the requests that wait for the killed one."""
+"""Short, so that clients retry at another process. Otherwise they would wait until the process that replaces a killed one answers."""
 
 ACKNOWLEDGE_TIMEOUT_SECONDS = 60.0
 
@@ -85,7 +85,7 @@ class AcknowledgementCounter:
 class SharingClient:
     """Appends to random conversations, which other clients also use, through random processes.
 
-    `urls`: of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the appends in order;
+    `urls`: the URLs of the processes, by name. `pause_seconds`: the wait before each attempt. `acknowledged` has the appends in order;
     `retries` counts the errors that led to a retry.
     """
 
@@ -220,7 +220,7 @@ class ExclusiveClient:
         self._conversation_id = None
 
     async def _request(self, method: str, path: str, body: object = None) -> Answer:
-        """The acknowledgement. Repeats the request, with its key, at one process after the other."""
+        """Repeats the request, with its key, at one process after the other. Returns the acknowledgement."""
         headers = {"idempotency-key": self._random.randbytes(16).hex()}
         content = b"" if body is None else msgspec.json.encode(body)
         async with asyncio.timeout(ACKNOWLEDGE_TIMEOUT_SECONDS):

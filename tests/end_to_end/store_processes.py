@@ -1,6 +1,6 @@
 """A store whose processes a test starts, stops and kills one by one: two apis, two projectors, two Postgres servers, MongoDB and Valkey.
 
-No supervisor restarts what ended. MongoDB and Valkey run for the whole life of the object; each process can be started again.
+No supervisor restarts a process that has ended. MongoDB and Valkey run for the whole life of the object; each process can be started again.
 """
 
 import os
@@ -46,7 +46,7 @@ class StoreProcess:
         return True
 
     def wait_until_serving(self) -> None:
-        """Returns when it answers requests. It may not be ready."""
+        """Returns when it answers requests. It may not be ready yet."""
         url = f"{self.url}/health/live"
         wait_until(
             lambda: self.is_running and answers_http(url, frozenset({200})), START_TIMEOUT_SECONDS, self.name, self.log
@@ -94,7 +94,7 @@ class StoreProcesses:
         return [*self.apis, *self.projectors]
 
     def start(self) -> None:
-        """Starts what does not run. Returns when all apis and projectors serve."""
+        """Starts the processes that do not run. Returns when all apis and projectors serve."""
         for process in self.all:
             process.start()
         for process in self.all:
@@ -118,7 +118,7 @@ class StoreProcesses:
 
 
 def _start_stores(directory: Path) -> subprocess.Popen[bytes]:
-    """MongoDB and Valkey, once they serve."""
+    """Starts MongoDB and Valkey. Returns when they serve."""
     command = [sys.executable, "-P", "-m", "infrastructure.embedded", "--data", str(directory)]
     log = directory.with_name("stores.log")
     with log.open("ab") as output:

@@ -1,4 +1,4 @@
-"""The session of the OpenAI Agents SDK (`openai-agents`): OpenAIConversationsSession, unchanged."""
+"""The session class of the OpenAI Agents SDK (`openai-agents`), OpenAIConversationsSession, works without changes."""
 
 from collections.abc import AsyncIterator
 

@@ -1,4 +1,4 @@
-"""A client disconnects during a reply, or the api process is stopped: the provider is stopped, and the reply's end is recorded."""
+"""A client disconnects during a reply, or the api process is stopped: the request to the provider is ended, and the reply's end is recorded."""
 
 import json
 import signal
@@ -82,7 +82,7 @@ def test_when_a_client_disconnects_before_its_request_is_recorded_no_reply_is_le
     provider.script = usual
 
 
-def test_an_idempotency_key_does_not_keep_a_reply_running_that_is_not_stored(
+def test_when_a_client_of_an_unstored_reply_disconnects_an_idempotency_key_does_not_keep_the_reply_running(
     running: System, client: OpenAI, provider: ScriptedProvider
 ) -> None:
     usual, provider.script = provider.script, endless_answer

@@ -1,6 +1,6 @@
 """Clients that ask for the largest pages and for streams, and read nothing: memory stays bounded, and others are served.
 
-scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 of them, and the p99 of another client
+scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500 clients, and the p99 of another client
 """
 
 import asyncio
@@ -44,7 +44,7 @@ async def test_memory_is_bounded_and_another_client_is_served(
     figures = (
         f"p99 {p99(before):.4f} s before, {p99(during):.4f} s during; memory {memory[0]} before, {max(memory)} at most"
     )
-    print(figures)  # noqa: T201 - for who runs the large dose
+    print(figures)  # noqa: T201 - for the person who runs 500 clients
     assert max(memory) < MAX_MEMORY_BYTES, figures
     if compares:
         assert p99(during) <= 3 * p99(before), figures
@@ -72,7 +72,7 @@ async def start_conversations(store: System) -> tuple[str, str]:
 
 
 def silent_client(port: int, conversation_id: str, request: str) -> socket.socket:
-    """A connection that has sent a request. Nobody will read its answer."""
+    """A connection that has sent a request and does not read the answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
@@ -83,7 +83,7 @@ def silent_client(port: int, conversation_id: str, request: str) -> socket.socke
 
 
 async def latencies(store: System, conversation_id: str, seconds: float) -> list[float]:
-    """How long each read of one client took, one after the other, in seconds. Each must succeed."""
+    """One client reads again and again. Returns how long each read took, in seconds. Each must succeed."""
     connection = await Connection.open(store.base_url)
     taken: list[float] = []
     until = time.monotonic() + seconds

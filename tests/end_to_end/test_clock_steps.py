@@ -1,9 +1,9 @@
-"""Steps of Postgres's clock, while it runs and across its restart, end no living reply and hold no view up for longer than a lease.
+"""Postgres's clock is changed, while Postgres runs and while it restarts. No living reply ends, and no view waits for longer than a lease.
 
     scripts/test tests/end_to_end/test_clock_steps.py               a few steps, as in CI
     scripts/test tests/end_to_end/test_clock_steps.py -m endless    every step: ±1 s, ±60 s, ±2 h, ±1 day, running and across a restart
 
-Two api processes and two projectors run, and a reply in each api.
+Two api processes and two projectors run. Each api runs a reply.
 """
 
 import asyncio
@@ -27,11 +27,11 @@ from tests.system import System
 
 pytestmark = pytest.mark.skipif(
     LIBFAKETIME is None,
-    reason="no libfaketime: .ci/run takes it from Debian where apt can; or set LIBFAKETIME to its path",
+    reason="no libfaketime: set LIBFAKETIME to its path (.ci/run takes it from a Debian package, if apt can download that)",
 )
 
 SLOW_MACHINE_SECONDS = 4.0
-"""What a read may take on a busy machine, besides the lease of a projector."""
+"""How much longer than a projector's lease a read may take on a busy machine."""
 
 RECONNECT_SECONDS = 10.0
 """How long appends and views may stand still after Postgres was killed."""
@@ -43,7 +43,7 @@ STEPS = [sign * size for size in (1, 60, 2 * HOUR, DAY) for sign in (1, -1)]
 
 
 def is_verified(answer: httpx.Response) -> bool:
-    """Whether it is what was committed. After a restart of Postgres an api may answer from the views alone for a moment, also with a 404."""
+    """Whether the answer shows what was committed. For a moment after a restart of Postgres, an api may answer from the views alone, even with a 404."""
     return answer.status_code == 200 and "x-consistency" not in answer.headers
 
 
@@ -58,7 +58,7 @@ class Store:
         self._http = http
 
     async def post(self, url: str, body: object) -> dict[str, object]:
-        """Repeats the request while the store is unavailable: it must not be refused otherwise."""
+        """Repeats the request while the answer is a 503. Any other refusal is a failure."""
         async with asyncio.timeout(30):
             while True:
                 answer = await self._http.post(url, json=body)
@@ -80,7 +80,7 @@ class Store:
         return any(isinstance(event, REPLY_ENDS) for event in self.log.events(conversation))
 
     async def longest_delay(self, seconds: float) -> float:
-        """Appends items and reads them through the other api, for so many seconds. Returns the longest time until an item was read."""
+        """For this many seconds, appends items and reads them through the other api. Returns the longest time until an item was read."""
         longest, number, started = 0.0, 0, time.monotonic()
         path = f"/v1/conversations/{(await self.post(f'{self.urls[0]}/v1/conversations', {}))['id']}/items"
         while time.monotonic() - started < seconds:
@@ -120,7 +120,10 @@ async def test_when_the_clock_of_postgres_steps_then_living_replies_go_on_and_de
     assert await store.longest_delay(API_ALIVE_SECONDS + 1) < RECONNECT_SECONDS
     assert not any(map(store.has_ended, conversations))
 
-    for name in ("projector", "api"):  # what they wrote while the clock was ahead must not count as alive for two hours
+    for name in (
+        "projector",
+        "api",
+    ):  # a lease written while the clock was two hours ahead must not keep its process alive for two hours
         store.system.wait_restarted(name, store.system.kill(name))
     dead, alive = conversations
     delay = asyncio.create_task(store.longest_delay(1))
@@ -138,7 +141,7 @@ async def test_steps_of_every_size_and_direction(store: Store) -> None:
             (store.clock.step, PROJECTOR_ALIVE_SECONDS + SLOW_MACHINE_SECONDS),
             (store.clock.restart, RECONNECT_SECONDS),
         ):
-            for offset in (seconds, 0):  # there and back
+            for offset in (seconds, 0):  # the change, and back
                 conversations = await store.start_replies()
                 await change(offset)
                 delay = await store.longest_delay(API_ALIVE_SECONDS + 1)

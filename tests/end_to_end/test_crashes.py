@@ -125,7 +125,7 @@ async def test_when_each_process_is_killed_under_load_nothing_is_lost_or_stored_
         await wait_for_more_appends(client)
 
     client = await load(running.base_url, kill_each)
-    assert client.retries > 0, "no client noticed a kill: the test shows nothing"
+    assert client.retries > 0, "no client noticed a kill, so the test proves nothing"
     assert_log_is_what_was_acknowledged(running, client)
     assert_views_equal_the_log(running)
 

@@ -175,7 +175,7 @@ async def test_after_every_fault_under_load_the_views_catch_up_by_themselves_and
 
 
 def plan_rounds(rounds: int, seed: int, min_freeze_seconds: float) -> list[Round]:
-    """First each kind of fault once, then every other fault before one is repeated; sometimes two faults together."""
+    """First each kind of fault once, then every other fault once, before any is repeated. Some rounds have two faults."""
     rng = random.Random(seed)
     drawn = [rng.choice([fault for fault in FAULTS if fault.kind == kind]) for kind in KINDS]
     rng.shuffle(drawn)

@@ -1,7 +1,7 @@
-"""Postgres is killed under load again and again: appends stand still no longer than it takes to start, and a second.
+"""Postgres is killed under load again and again. Appends stop for at most one second longer than Postgres takes to start.
 
     scripts/test tests/end_to_end/test_killed_postgres.py                  a few kills, as in CI
-    scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred
+    scripts/test tests/end_to_end/test_killed_postgres.py -m endless       a hundred kills
 
 SIGQUIT makes Postgres end at once, in the middle of its transactions: each connection gets a last message and is closed.
 """
@@ -68,7 +68,7 @@ class Writer:
             self._connection.close()
 
     async def _acknowledged(self, path: str, body: object) -> Answer:
-        """Repeats the request, with its key, until it is answered with 200. A refusal in between is part of the time it takes."""
+        """Repeats the request, with its key, until it is answered with 200. The time of refused attempts counts too."""
         key = {"idempotency-key": uuid.uuid4().hex}
         while True:
             if self._connection is None or not self._connection.is_open:
@@ -118,7 +118,7 @@ def appends_since(writers: list[Writer], moment: float) -> list[Finished]:
 
 
 async def wait_for_appends(writers: list[Writer], count: int, *, since: float | None = None) -> None:
-    """Returns when each writer has finished `count` appends that started after `since` (now)."""
+    """Returns when each writer has finished `count` appends that started after `since` (if None: after this call)."""
     start = time.monotonic() if since is None else since
 
     def finished(writer: Writer) -> bool:
@@ -131,7 +131,7 @@ async def wait_for_appends(writers: list[Writer], count: int, *, since: float | 
 
 
 async def kill_postgres(running: System) -> tuple[float, float]:
-    """Sends SIGQUIT. Returns when that was, and when the new Postgres answered its first statement (monotonic seconds)."""
+    """Sends SIGQUIT. Returns two monotonic times in seconds: of the signal, and of the new Postgres's first answer."""
     url = running.env["POSTGRES_URL"]
     before = await start_time(url)
     killed = time.monotonic()

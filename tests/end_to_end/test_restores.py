@@ -1,7 +1,7 @@
-"""Random histories of what operators do: the log loses its end under running processes, and nothing else goes wrong.
+"""Random histories of what operators do. The log loses its newest events while processes run, and nothing else goes wrong.
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
-    scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer ones
+    scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories
     HISTORIES=20 HISTORY_SEED=7 scripts/test tests/end_to_end/test_restores.py -m endless     twenty, from seed 7 on
 
 Each history has its own seed, which the test's id names. The same seed gives the same steps; their timing is not the same.
@@ -28,7 +28,7 @@ from tests.end_to_end.store_processes import StoreProcesses
 from tests.scripted_provider import ScriptedProvider
 
 SEED = int(os.environ.get("HISTORY_SEED", "1"))
-FEW, STEPS = (5, 11), 6  # with each kind of move
+FEW, STEPS = (5, 11), 6  # these two have each kind of move
 MANY, MANY_STEPS = int(os.environ.get("HISTORIES", "200")), 12
 
 WEIGHTS: Mapping[Callable[[History], Awaitable[None]], int] = {
@@ -53,7 +53,7 @@ logger = logging.getLogger(__name__)
 
 
 class Stores:
-    """The processes that the histories of this module share. After a failed history they are made anew."""
+    """The processes that the histories of this module share. After a failed history new ones are started."""
 
     def __init__(self, path: Path, provider_url: str) -> None:
         self._path = path

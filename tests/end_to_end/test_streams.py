@@ -1,4 +1,4 @@
-"""Streams lose their connection, or Redis is emptied, or thousands follow: each client gets every event once, and the text that is stored.
+"""Streams lose their connection, Redis is emptied, or thousands of clients follow. Each client gets every event once, and the text that is stored.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
 scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred; 1,000 followers of replies and 2,000 of events
@@ -102,12 +102,12 @@ def count_slowly(pause_seconds: float) -> Script:
 
 
 @pytest.mark.parametrize(
-    "dose", [(60, 60, 0.05), pytest.param((1_000, 2_000, 0.5), marks=pytest.mark.endless)], ids=["a few", "thousands"]
+    "load", [(60, 60, 0.05), pytest.param((1_000, 2_000, 0.5), marks=pytest.mark.endless)], ids=["a few", "thousands"]
 )
-async def test_none_of_many_followers_is_refused_or_misses_an_event_and_reads_beside_them_are_verified(
-    http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, dose: tuple[int, int, float]
+async def test_none_of_many_followers_is_refused_or_misses_an_event_and_other_reads_are_verified(
+    http: httpx.AsyncClient, urls: list[str], provider: ScriptedProvider, load: tuple[int, int, float]
 ) -> None:
-    of_replies, of_events, pause_seconds = dose
+    of_replies, of_events, pause_seconds = load
     provider.script = count_slowly(pause_seconds)
     conversation_ids = [
         (await http.post(f"{urls[0]}/v1/conversations", json={})).json()["id"]

@@ -43,7 +43,7 @@ async def send_concurrently(
     """Posts all (path, body) at the same time, to the `urls` alternately. Returns the answers in the order of the requests."""
     connections = await asyncio.gather(*(Connection.open(urls[n % len(urls)]) for n in range(len(requests))))
     try:
-        # A connection that has had an answer is accepted: the requests below arrive at the same time.
+        # After this the server has accepted every connection. So the requests below arrive at the same time.
         await asyncio.gather(*(connection.request("GET", "/health/live") for connection in connections))
         posts = zip(connections, requests, strict=True)
         return await asyncio.gather(

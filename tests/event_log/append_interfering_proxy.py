@@ -17,7 +17,7 @@ _SYNC = b"S\0\0\0\4"
 
 class Interference(Enum):
     """`READY_IS_LOST`: the answer arrives without its last message, ReadyForQuery. `READY_IS_GARBLED`: an invalid message arrives instead.
-    `READY_COMES_TWICE`: a second ReadyForQuery answers nothing. `SYNC_IS_LOST`: the server never gets Sync, at which the append commits.
+    `READY_COMES_TWICE`: a second ReadyForQuery follows, which answers no request. `SYNC_IS_LOST`: the server never gets Sync, at which the append commits.
     `LATE`: the client is disconnected, and the server gets the append when `release` is set.
     """
 

@@ -27,11 +27,11 @@ class EndingProxy:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._servers: dict[socket.socket, socket.socket] = {}
         """The server's end of each connection, by the client's end."""
-        # One thread: no other one may be inside `recv`, which would keep a connection open that `end` closes.
+        # There is only one thread: a second one inside `recv` would keep open a connection that `end` closes.
         threading.Thread(target=self._forward, daemon=True).start()
 
     def end(self, last_bytes: bytes, *, reset: bool) -> None:
-        """Sends these bytes to each client and closes its connection. `reset`: as a server does that had more to read from it."""
+        """Sends these bytes to each client and closes its connection. `reset`: with a TCP reset, as a server that had not read all that the client sent."""
         with self._lock:
             for client in list(self._servers):
                 client.sendall(last_bytes)

@@ -14,7 +14,7 @@ from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 class Counts(Struct):
     """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that were appended in those.
 
-    `reads`: statements that read the rows of streams. `streams`: how many streams those read together.
+    `reads`: statements that read the rows of streams. `streams`: how many streams these statements read, in total.
     """
 
     locked: int = 0

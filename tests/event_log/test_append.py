@@ -199,7 +199,7 @@ async def test_given_a_command_that_postgres_rejects_then_it_fails_alone(events:
     assert texts(log, conversation_id) == ["a", "c"]
 
 
-async def test_given_a_full_queue_then_more_are_refused_at_once_and_those_queued_are_appended(
+async def test_given_a_full_queue_then_more_commands_are_refused_at_once_and_queued_ones_are_appended(
     events: EventLog, log: Log
 ) -> None:
     conversation_id = await start(events)
@@ -229,7 +229,7 @@ async def test_given_a_batch_of_eight_megabytes_then_it_is_appended(events: Even
     assert log.versions(conversation_id) == list(range(1, 22))
 
 
-async def test_given_equal_commands_in_one_batch_when_the_first_changes_all_then_the_others_have_its_position(
+async def test_given_equal_commands_in_one_batch_when_only_the_first_changes_something_then_the_others_have_its_position(
     events: EventLog,
 ) -> None:
     conversation_id = await start(events)

@@ -180,7 +180,7 @@ class FailsOneLookUp(ConversationRecorder):
         return super().positions_of(curs, rows)
 
 
-async def test_given_a_batch_in_doubt_when_its_look_up_fails_then_its_commands_are_not_decided_again_one_by_one(
+async def test_given_a_batch_of_unknown_outcome_when_its_look_up_fails_then_its_commands_are_not_decided_again_one_by_one(
     settings: Settings, log: Log
 ) -> None:
     with cutting_proxy(settings.postgres_url) as proxy:

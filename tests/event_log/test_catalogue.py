@@ -210,7 +210,7 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
         "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647390aa6f75747075745f69647390a5757361676581b263616368655f77726974655f746f6b656e7308ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ac736572766963655f74696572a764656661756c74",
     ),
 )
-"""Written on 2026-11-22 by the first version. If a line changes, stored events of that type can no longer be read."""
+"""`FROZEN` was written on 2026-11-22, by the first version. If a line of either changes, stored events of that type can no longer be read."""
 
 
 def test_every_event_has_an_example_and_its_own_topic() -> None:

@@ -120,7 +120,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
             shared, own = await start(slow), await start(fast)
             first = append_texts("first")
             await slow.append(request(shared, first))
-            # RetractItem is decided under the lock, because the item must be looked up there: it commits with COMMIT.
+            # RetractItem is decided under the lock, because the item must be looked up there. So it commits with COMMIT.
             command = append_texts("late") if kind == "at once" else RetractItem(item_id=first.items[0].item_id)
             before = log.count()
             proxy.delay(part, lose=lose)
@@ -156,7 +156,7 @@ async def test_given_a_commit_that_takes_a_second_then_followers_of_the_log_miss
 async def test_given_inserts_without_the_append_lock_then_followers_do_miss_events(
     settings: Settings, log: Log
 ) -> None:
-    """Shows that the test above can fail: transactions that insert without the lock, through the same proxy."""
+    """Shows that the test above can fail. Here transactions insert without the lock, through the same proxy."""
     with (
         delaying_proxy(settings.postgres_url) as proxy,
         psycopg.connect(proxy.url) as slow,

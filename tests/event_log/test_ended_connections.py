@@ -1,4 +1,4 @@
-"""When Postgres ends its connections, our clients notice at once. They run on uvloop here, as in the processes.
+"""When Postgres ends its connections, our clients notice at once. They run on uvloop here, as in production.
 
 The end of a connection arrives together with the server's last message.
 """

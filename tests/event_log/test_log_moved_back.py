@@ -1,6 +1,6 @@
 """The log moves back under running processes: a backup is restored, or rows are removed by hand. Appends go on from what the log says.
 
-No version is skipped or given twice, and each event has the hash of the one before it that the log has.
+No version is skipped or given twice, and each event is chained to the last one that the log still has.
 """
 
 import asyncio
@@ -81,7 +81,7 @@ async def test_given_a_restored_backup_then_appends_go_on_without_a_gap(
 
 @pytest.mark.parametrize("restored", [False, True], ids=["rows removed", "restored"])
 @pytest.mark.parametrize("grown", [1, 2, 4], ids=["less", "exactly", "more"])
-async def test_given_a_log_that_has_grown_again_by_what_was_lost_then_the_stream_is_read_again(
+async def test_given_a_log_that_has_grown_again_after_it_lost_rows_then_the_stream_is_read_again(
     settings: Settings, log: Log, tmp_path: Path, grown: int, restored: bool
 ) -> None:
     async with open_log(settings.postgres_url) as one, open_log(settings.postgres_url) as other:
@@ -218,7 +218,7 @@ async def test_given_an_append_whose_answer_and_rows_are_lost_then_it_is_appende
     settings: Settings, log: Log
 ) -> None:
     class RemovesRows(ConversationRecorder):
-        """Removes the rows in doubt, before it looks them up for the first time."""
+        """Removes the rows whose outcome is unknown, before it looks them up for the first time."""
 
         removed: Sequence[Row] = ()
 
@@ -277,7 +277,9 @@ async def test_given_a_key_whose_events_are_lost_then_it_counts_as_new(settings:
     assert log.rows("SELECT count(*) FROM idempotency_keys") == [(1,)]
 
 
-async def test_given_rows_being_removed_then_an_append_waits_until_they_are(settings: Settings, log: Log) -> None:
+async def test_given_rows_that_are_being_removed_then_an_append_waits_for_that_transaction(
+    settings: Settings, log: Log
+) -> None:
     async with open_log(settings.postgres_url) as events:
         conversation_id = await start(events)
         await append(events, conversation_id, "lost")

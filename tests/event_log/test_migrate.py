@@ -22,7 +22,9 @@ def test_given_a_migrated_database_then_superseded_forms_of_append_at_once_are_g
     assert "rows append_row[]" in arguments
 
 
-def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_of_both(settings: Settings) -> None:
+def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_found_and_the_newest_known(
+    settings: Settings,
+) -> None:
     unknown = ["9998_next.sql", "9999_after_next.sql"]
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("INSERT INTO migrations (name) SELECT unnest(%s::text[])", [unknown])
@@ -36,11 +38,11 @@ def test_given_migrations_that_this_code_does_not_know_then_it_names_the_newest_
     check_migrations(settings.postgres_url)
 
 
-def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_the_epoch_is_kept_again(
+def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_a_migration_restores_the_epoch(
     settings: Settings, log: Log
 ) -> None:
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
-        # As after `pg_restore --clean` of a dump that does not know of the epoch: it drops no more than it restores.
+        # The state after `pg_restore --clean` of a dump that is older than the epoch: pg_restore drops only what it restores.
         connection.execute("DROP TRIGGER begin_log_epoch ON events")
         connection.execute("DROP TRIGGER begin_log_epoch_at_truncate ON events")
         connection.execute("DELETE FROM migrations WHERE name = '0011_log_epoch.sql'")

@@ -1,4 +1,4 @@
-"""PostgresPipeline: calls over one connection, each sent without waiting for the answer to the one before, each its own transaction."""
+"""PostgresPipeline: calls over one connection. Each call is its own transaction, and is sent without waiting for the answer to the one before."""
 
 import asyncio
 import time

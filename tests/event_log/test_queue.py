@@ -108,7 +108,7 @@ def test_given_commands_and_ends_of_batches_in_any_order_then_each_command_is_in
                 await run_ready_tasks()
             tasks.check()
             assert tasks.in_flight or all(future.done() for future in futures), (
-                "a caller waits though no batch is in flight"
+                "a caller waits although no batch is in flight"
             )
         queue.close()
         while tasks.in_flight:
@@ -197,7 +197,7 @@ async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_t
 
 
 def one_batch_waits_for_the_lock(log: Log) -> bool:
-    """Whether a batch waits for the append lock. By then another was sent after it, over the same connection."""
+    """Whether a batch waits for the append lock. By then another batch was sent after it, over the same connection."""
     statement = "SELECT count(*) FROM pg_locks WHERE relation = 'append_turn'::regclass AND NOT granted"
     return log.rows(statement) == [(1,)]
 

@@ -1,4 +1,4 @@
-"""Reads of one conversation: pages are bounded in bytes and leave nothing out; its settings are found by index."""
+"""Reads of one conversation: pages are bounded in bytes and leave nothing out. The conversation's settings are found with an index."""
 
 import psycopg
 from psycopg import sql
@@ -81,7 +81,7 @@ async def test_given_many_changes_of_the_description_when_settings_are_read_then
         assert instructions_and_policy(events) == (instructions, ContextPolicy(budget=budget))
 
 
-async def test_given_pins_in_other_conversations_when_settings_are_read_then_only_this_conversations_index_entries_are(
+async def test_given_pins_in_other_conversations_when_settings_are_read_then_only_index_entries_of_this_conversation_are_read(
     write: Writer, settings: Settings
 ) -> None:
     without_pins = await write.start("one")

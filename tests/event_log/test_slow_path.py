@@ -1,4 +1,4 @@
-"""Which commands of a batch are decided under the append lock, and how conversations that are not cached are looked up. By counts, not times."""
+"""Which commands of a batch are decided under the append lock, and how conversations that are not cached are looked up. The tests check counts, not times."""
 
 import asyncio
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tests.event_log.counting_recorder import Counts, counting_recorder
 from tests.log import Log
 
 OTHERS = 5
-"""Together with as many again, they fit into one batch."""
+"""Twice this many commands still fit into one batch."""
 
 
 async def append_all(events: EventLog, requests: Sequence[AppendRequest]) -> list[Appended | BaseException]:
@@ -58,7 +58,7 @@ async def test_given_one_command_that_needs_the_lock_then_only_that_one_takes_it
     assert all(texts(log, conversation_id) == ["yes"] for conversation_id in others)
 
 
-async def test_given_a_refused_command_then_all_of_its_conversation_are_decided_in_their_order(
+async def test_given_a_refused_command_then_all_commands_of_its_conversation_are_decided_in_their_order(
     settings: Settings, log: Log
 ) -> None:
     recorder, counts = counting_recorder()
@@ -81,7 +81,7 @@ async def test_given_a_refused_command_then_all_of_its_conversation_are_decided_
     assert texts(log, other) == ["x"]
 
 
-async def test_given_a_refused_command_then_those_with_its_key_are_decided_with_it(
+async def test_given_a_refused_command_then_other_commands_with_its_key_are_decided_with_it(
     settings: Settings, log: Log
 ) -> None:
     recorder, counts = counting_recorder()
@@ -138,7 +138,7 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # One for the batch; and for the unknown ones, as they are not cached, one before the lock and one under it.
+    # One read for the batch. The unknown ones are not cached, so there are two more: before the lock and under it.
     assert (counts.locked, counts.inserted, counts.reads) == (1, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)

@@ -1,4 +1,4 @@
-"""Connections: how long a client may keep one waiting, and what is no HTTP request. A real server, with short times."""
+"""Connections: how long the server waits for a client, and what is not an HTTP request. The server is real, its time limits are short."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ LARGE = b"x" * 30_000_000
 
 
 class Server:
-    """The app under test. It notes the requests that it has seen, and the errors that they ended with."""
+    """A server with an app of its own. `ended` has the requests that did not end normally: `disconnected` or `stream`."""
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
@@ -58,7 +58,7 @@ class Server:
         yield
 
     async def take_turn(self) -> None:
-        """Returns once a large answer could be made."""
+        """Returns when it is this caller's turn to make a large answer."""
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(take_turn(self.connections), self.loop))
 
     async def echo(self, request: Request) -> Response:
@@ -73,7 +73,7 @@ class Server:
         )
 
     async def slow(self, request: Request) -> Response:
-        """Reads the body's first chunk, and the others when the test says so."""
+        """Reads the first chunk of the body, and the others when `reads_on` is set."""
         size = 0
         async for chunk in request.stream():
             size += len(chunk)

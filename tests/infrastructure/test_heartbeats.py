@@ -1,4 +1,4 @@
-"""A process is dead when another one has looked at its beat several times, for long enough by its own clock, and found it unchanged."""
+"""A process counts as dead when another one has read its beat several times, over a long enough time by its own clock, and the beat has not changed."""
 
 from collections.abc import Callable
 

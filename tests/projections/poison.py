@@ -1,4 +1,4 @@
-"""Makes events unreadable, event parks their conversation."""
+"""Makes events unreadable, so that their conversations are parked."""
 
 from typing import Any, cast
 

@@ -149,9 +149,7 @@ async def test_given_a_snapshot_from_the_middle_of_a_batch_when_the_batch_is_app
     assert await _read(world, conversation) == await snapshot_from_log(world.reader, conversation, 4)
 
 
-async def test_given_a_long_conversation_then_the_newest_items_are_kept_from_the_depth_first_on(
-    write: Writer, world: World
-) -> None:
+async def test_given_a_long_conversation_then_only_its_newest_items_are_kept(write: Writer, world: World) -> None:
     conversation = await write.start(*("x" for _ in range(300)))
     await _project(world)
     after = await world.reader.last_position()
@@ -203,7 +201,7 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 
 
 async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snapshot:
-    """Asserts that the snapshot is what the log says, and so are its newest items for each of these rooms (in tokens)."""
+    """Asserts that the snapshot is what the log says. So must be the newest items that are read from it for each of these rooms (in tokens)."""
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
     assert head is not None

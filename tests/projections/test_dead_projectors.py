@@ -1,4 +1,4 @@
-"""When a projector counts as dead: other projectors judge by their own clocks, never by Postgres's. And what `/health/ready` says meanwhile."""
+"""When a projector counts as dead: other projectors decide this by their own clocks, never by Postgres's. Also: when a projector is ready."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -70,7 +70,7 @@ async def test_given_a_lost_lease_table_and_a_clock_that_went_back_then_the_hold
 ) -> None:
     await write.start("one")
     await world.catch_up()
-    far_ahead = 2**52  # of the year 2112, in milliseconds
+    far_ahead = 2**52  # far above the clock's milliseconds
     await world.database[POSITIONS_COLLECTION].update_many({}, {"$set": {"lease": far_ahead}, "$inc": {"epoch": 1}})
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")
@@ -93,7 +93,7 @@ async def test_a_projector_that_should_hold_partitions_and_holds_none_is_not_rea
     await running
 
 
-async def test_a_projector_that_no_partition_is_left_for_is_ready(world: World) -> None:
+async def test_a_projector_is_ready_when_no_partition_is_left_for_it(world: World) -> None:
     all_leases = [Leases(world.pool, mint_uuid()) for _ in range(PARTITIONS)]
     await renew_all(all_leases)
     stop = asyncio.Event()

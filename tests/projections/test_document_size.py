@@ -1,4 +1,4 @@
-"""What would make a document larger than MongoDB's 16 MB is shortened. Nothing is parked, and the log keeps the whole."""
+"""What would make a document larger than MongoDB's 16 MB is shortened. Nothing is parked, and the log keeps all of it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -39,7 +39,7 @@ def stored(text: str) -> InputItem:
 
 
 def cut_off(text: str) -> InputItem:
-    """An output item as the provider left it."""
+    """An output item whose text the provider did not finish."""
     content = [{"type": "output_text", "text": text, "annotations": []}]
     item = {"type": "message", "role": "assistant", "content": content, "status": "incomplete"}
     return InputItem(item_id=mint("msg"), item=msgspec.json.encode(item))
@@ -61,7 +61,7 @@ async def get(api: httpx.AsyncClient, path: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "interrupted"])
-async def test_given_a_failed_reply_of_control_characters_taken_up_with_large_tools_when_it_ends_early_again_then_it_is_shortened(
+async def test_given_a_reply_with_large_input_tools_and_output_when_it_ends_early_then_its_document_is_shortened(
     end: str, write: Writer, world: World
 ) -> None:
     conversation = await write.start("one")
@@ -88,7 +88,7 @@ async def test_given_a_failed_reply_of_control_characters_taken_up_with_large_to
         inputs = (await get(api, f"/v1/responses/{response_id}/input_items"))["data"]
         assert [len(item["content"][0]["text"]) for item in inputs] == [1_500_000, 990_000], "the input fits"
         streamed = await api.get(f"/v1/responses/{response_id}?stream=true")
-        assert streamed.text.count("\\u0001") >= 990_000, "the log has it whole"
+        assert streamed.text.count("\\u0001") >= 990_000, "the log has all of it"
         assert (await get(api, f"/v1/conversations/{conversation}/items"))["data"][0]["content"][0]["text"] == "later"
     assert (await verify(Stores(world.settings, world.pool, world.reader, world.database, world.redis), _ignore)).ok
     rebuilt = await rebuild_of(world).run()
@@ -195,4 +195,4 @@ def test_a_list_is_never_larger_than_its_maximum(count: int, max_bytes: int) -> 
 
 
 def _ignore(_done: int, _total: int) -> None:
-    """The progress of a verification."""
+    """Ignores the progress of a verification."""

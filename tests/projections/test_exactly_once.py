@@ -164,7 +164,7 @@ async def test_given_two_projectors_that_start_a_view_over_when_one_is_slow_then
     assert await world.documents() == await world.expected_documents()
 
 
-async def test_given_positions_that_moved_when_a_batch_is_applied_then_it_fails_for_that_and_not_for_its_duplicate_documents(
+async def test_given_positions_that_moved_when_a_batch_is_applied_then_the_error_is_position_moved_and_not_duplicate_documents(
     write: Writer, world: World
 ) -> None:
     await write_everything(write)

@@ -1,4 +1,4 @@
-"""Several projectors share the partitions. Others take over those of a dead or frozen projector. If that one continues, it writes nothing."""
+"""Several projectors share the partitions. Others take over the partitions of a dead or frozen one. If a frozen one continues, it writes nothing."""
 
 import asyncio
 import signal

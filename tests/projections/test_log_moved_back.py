@@ -1,6 +1,6 @@
-"""A log that moved back (a backup was restored, or rows were removed) while projectors and readers run, or before they start again.
+"""The log moves back (a backup is restored, or rows are removed) while projectors and readers run, or before they start again.
 
-Views and snapshots that show events which the log no longer has are not read, and are made again.
+Views and snapshots that show lost events are not read, and are made again.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ async def remove_rows(world: World, where: str, *parameters: object) -> None:
 
 
 async def texts(api: httpx.AsyncClient, conversation_id: str) -> list[str]:
-    """The texts of its items, oldest first; the status alone of another answer than 200."""
+    """The texts of the conversation's items, oldest first; or only the status, if it is not 200."""
     answer = await api.get(f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
     assert "x-consistency" not in answer.headers
     if answer.status_code != 200:

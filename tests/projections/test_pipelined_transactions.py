@@ -1,4 +1,4 @@
-"""Transactions whose commands are sent together: all of it is written or nothing, whatever fails, and the session can be used again."""
+"""Transactions whose commands are sent together. Whatever fails, everything or nothing is written, and the session can be used again."""
 
 import asyncio
 import inspect

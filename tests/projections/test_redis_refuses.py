@@ -25,14 +25,14 @@ from tests.redis_faults import FAULTS, Fault, config, out_of_memory, own_valkey,
 
 @pytest.fixture
 async def settings(settings: Settings) -> AsyncIterator[Settings]:
-    """With a Valkey of its own."""
+    """Settings with a Valkey that no other test uses."""
     async with own_valkey() as url:
         yield settings.model_copy(update={"redis_url": url})
 
 
 @pytest.fixture
 async def admin(settings: Settings) -> AsyncIterator[Redis]:
-    """A client for the faults. It gets text."""
+    """A client that injects the faults. It decodes answers to text."""
     async with Redis.from_url(settings.redis_url, decode_responses=True) as client:
         yield client
 
@@ -160,7 +160,7 @@ async def test_given_redis_out_of_memory_then_a_snapshot_made_from_the_log_is_re
                 await refill(world.reader, world.redis, "default", conversation, 3)
 
 
-async def test_given_a_full_redis_that_may_evict_then_snapshots_go_and_contexts_stay_right(
+async def test_given_a_full_redis_that_may_evict_then_snapshots_are_evicted_and_contexts_stay_right(
     write: Writer, live: World, admin: Redis
 ) -> None:
     await live.until(live.caught_up)

@@ -1,6 +1,6 @@
-"""Redis refuses for a while under load: nothing is parked, reads are right, and contexts are soon as fast as before.
+"""Redis refuses for a while under load: nothing is parked, reads are right, and soon all snapshots are current again.
 
-scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s      a minute of each, with the figures (`redis_refused`)
+scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s      a minute of each fault; the log line `redis_refused` has the figures
 """
 
 import asyncio
@@ -33,7 +33,7 @@ FIRST_ITEMS = 20
 WRITERS = 4
 READERS = 2
 BACK_SECONDS = 10.0
-"""Within this time every context is read from its snapshot again. Its time is logged, not checked: the machine does other work too."""
+"""Within this time every snapshot is current again. How long reads take is logged, not checked: the machine does other work too."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ async def settings(settings: Settings) -> AsyncIterator[Settings]:
 
 
 class Load:
-    """Appends numbered messages to conversations, and reads contexts, which must show all that were acknowledged."""
+    """Appends numbered messages to conversations, and reads contexts, which must show all acknowledged messages."""
 
     def __init__(self, write: Writer, api: httpx.AsyncClient, conversations: list[str]) -> None:
         self._write = write
@@ -69,7 +69,7 @@ class Load:
         assert acknowledged - 1 <= shown[-1] <= self.acknowledged[conversation]
 
     async def snapshots_are_current(self, world: World) -> bool:
-        """Whether each conversation has a snapshot that shows what had been acknowledged when it was looked for."""
+        """Whether each conversation has a snapshot with all messages that were acknowledged when this call began."""
         for conversation, acknowledged in list(self.acknowledged.items()):
             try:
                 snapshot = await read_snapshot(world.redis, "default", conversation)
@@ -99,7 +99,7 @@ class Load:
 
 @asynccontextmanager
 async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
-    """Somebody sets the keys of snapshots to strings and lists, again and again."""
+    """Another client sets the keys of snapshots to strings and lists, again and again."""
 
     ended = asyncio.Event()
 
@@ -121,7 +121,7 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("seconds", [3.0, pytest.param(60.0, marks=pytest.mark.endless)])
-async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_soon_as_fast_as_before(
+async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right_and_soon_all_snapshots_are_current(
     seconds: float, write: Writer, live: World
 ) -> None:
     texts = [numbered(number) for number in range(FIRST_ITEMS)]

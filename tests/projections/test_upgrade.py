@@ -1,4 +1,4 @@
-"""A projector rebuilds the views that code of a lower version built."""
+"""A projector rebuilds each view that was built in a lower version."""
 
 import asyncio
 

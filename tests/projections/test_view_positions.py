@@ -81,7 +81,7 @@ async def test_given_two_projectors_and_a_lost_position_then_the_view_starts_ove
     await second
 
 
-async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_mends_the_view(
+async def test_given_a_lost_position_when_no_projector_runs_then_a_rebuild_restores_the_view(
     write: Writer, world: World, tmp_path: Path
 ) -> None:
     await write_everything(write)

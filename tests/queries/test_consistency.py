@@ -1,4 +1,4 @@
-"""Read-your-writes: an answer shows what was committed before its request, or says that it may not."""
+"""Read-your-writes: an answer shows everything that was committed before its request, or it is refused or marked as unverified."""
 
 import asyncio
 import time
@@ -210,7 +210,7 @@ async def test_a_busy_event_loop_does_not_make_lookups_time_out(settings: Settin
         ]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        time.sleep(LOOKUP_TIMEOUT_SECONDS + 0.2)  # noqa: ASYNC251 - as thousands of requests at once would
+        time.sleep(LOOKUP_TIMEOUT_SECONDS + 0.2)  # noqa: ASYNC251 - blocks the event loop, as thousands of requests at once would
         await asyncio.gather(*lookups)
 
 

@@ -1,4 +1,4 @@
-"""What a model would be sent: which items, which are left out, and that no request waits long for a hanging Postgres."""
+"""GET …/context: which items a model would be sent, and which are left out. No request waits long for a Postgres that hangs."""
 
 import asyncio
 import time

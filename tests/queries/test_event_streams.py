@@ -109,7 +109,7 @@ async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_mea
         watch = ConversationWatch(log.head_of_each, shutdown)
 
         async def read(pages: StreamPages) -> list[bytes]:
-            """Reads both streams at once, a slice of each in turn. With little memory each takes the other's page away."""
+            """Reads both streams at once, a slice of each in turn. With little memory each one evicts the other's page."""
             streams = [
                 EventStreams(log, watch, pages, event_json, shutdown).follow(
                     conversation_id, await log.existing_head("default", conversation_id), 0
@@ -183,7 +183,7 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
         lines = answer.aiter_lines()
         assert await ids_until(lines, 3) == [1, 2, 3]
         with psycopg.connect(settings.postgres_url) as connection:
-            # As a log that moved back and went on: the versions are the same, the events are not.
+            # Like a log that moved back and grew again: the versions are the same, the events are not.
             stream = (uuid_of(conversation_id),)
             connection.execute(
                 "CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM events WHERE originator_id = %s", stream

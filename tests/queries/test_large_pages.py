@@ -17,7 +17,7 @@ ITEM_BYTES = 900_000
 
 
 async def start_large(write: Writer, projector: ManualProjector) -> tuple[str, list[str]]:
-    """A conversation with ITEMS items of ITEM_BYTES each, some of them small. Returns its id and theirs."""
+    """A conversation with ITEMS items. Every fourth is small, the others have ITEM_BYTES each. Returns the ids of the conversation and of the items."""
     conversation_id = await write.start()
     ids: list[str] = []
     for number in range(ITEMS):

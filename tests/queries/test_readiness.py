@@ -51,7 +51,7 @@ async def log_access(settings: Settings) -> AsyncIterator[LogAccess]:
 
 
 def hold(settings: Settings, projector: UUID, beat: int) -> None:
-    """This projector holds all partitions, and raised its beat to this."""
+    """Writes that this projector holds all partitions and has this beat."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM projectors")
         connection.execute("INSERT INTO projectors VALUES (%s, %s)", (projector, beat))

@@ -59,7 +59,7 @@ class Writer:
         return await self._log.append(request)
 
     async def start(self, *texts: str, **fields: Any) -> str:
-        """A new conversation with these messages. Returns its id."""
+        """Starts a conversation with these messages. Returns its id."""
         conversation_id = mint("conv")
         start = {"owner": "someone", "items": new_items(texts), **fields}
         await self.execute(
@@ -141,7 +141,7 @@ class Writer:
         return output
 
     async def reply(self, conversation_id: str) -> None:
-        """A question and its answer."""
+        """Appends a question and its answer."""
         response_id, input_items = await self.request_reply(conversation_id, "?")
         await self.complete_reply(conversation_id, response_id, input_items, "!")
 

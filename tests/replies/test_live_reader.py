@@ -113,7 +113,7 @@ async def test_two_hundred_clients_of_silent_replies_share_a_few_connections(
     await asyncio.gather(*waiting, return_exceptions=True)
 
 
-async def test_a_client_that_is_behind_reads_on_where_it_is(reader: LiveReader, client: Redis) -> None:
+async def test_a_client_that_is_behind_continues_after_its_last_event(reader: LiveReader, client: Redis) -> None:
     large = "x" * SLICE_BYTES
     for number in range(4):
         await client.xadd(stream_key("resp_1"), {"d": encoded(number, large)}, id=f"1-{number}")
@@ -122,7 +122,7 @@ async def test_a_client_that_is_behind_reads_on_where_it_is(reader: LiveReader, 
         assert (await next_page(reader, "resp_1", 2)).body == encoded(3, large)
 
 
-async def test_a_client_for_whom_events_are_missing_is_told(reader: LiveReader, client: Redis) -> None:
+async def test_a_client_whose_next_events_are_missing_gets_an_error(reader: LiveReader, client: Redis) -> None:
     for number in (5, 6):
         await client.xadd(stream_key("resp_1"), {"d": encoded(number)}, id=f"1-{number}")
     with pytest.raises(MissingEntries):

@@ -1,4 +1,4 @@
-"""The stream made from a reply's record has the same events as the live one, however it was split into deltas and however it ended."""
+"""The stream made from a reply's record has the same events as the live one, however the reply was split into deltas and however it ended."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""When the process of a reply counts as dead: others judge by their own clocks, never by Postgres's."""
+"""When the process of a reply counts as dead: other processes decide this by their own clocks, never by Postgres's."""
 
 from collections.abc import AsyncIterator
 
@@ -33,7 +33,7 @@ async def test_a_process_is_dead_when_its_beat_stays_the_same_for_several_looks(
     clock, owner = ManualClock(), mint_uuid()
     leases, observer = ReplyLeases(pool, owner), ReplyLeases(pool, mint_uuid(), clock)
     await leases.renew()
-    for _ in range(3):  # it was frozen for an hour, and so was the other one, which renews a little later
+    for _ in range(3):  # both processes were frozen for an hour, and the owner renews a little later
         assert (await observer.renew()).dead == set()
         clock.seconds += 3600
         await leases.renew()
@@ -81,7 +81,9 @@ async def test_the_lease_that_a_dead_process_left_behind_is_deleted(settings: Se
     assert log.rows("SELECT FROM api_processes") == []
 
 
-async def test_orphans_that_cannot_be_ended_hide_no_others(settings: Settings, pool: Pool, log: Log) -> None:
+async def test_orphaned_replies_that_cannot_be_ended_do_not_keep_others_running(
+    settings: Settings, pool: Pool, log: Log
+) -> None:
     owner = mint_uuid()
     *unreadable, last = await request_replies(settings, owner, 3)
     async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
