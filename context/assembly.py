@@ -131,6 +131,7 @@ class Contexts:
             summary=summary.text if summary else None,
             items=[sent.item for sent in choice.selection.sent],
             parameters=reply_request.parameters,
+            item_ids=[sent.item_id for sent in choice.selection.sent],
         )
         shown = Shown(
             version=choice.recent.version,

@@ -74,6 +74,7 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
         summary=summary.text if summary else None,
         items=[item for _, item in sent],
         parameters=parameters,
+        item_ids=[item_id for item_id, _ in sent],
     )
     tokens = await counts.of(sent, shown.encoding)
     [summary_text_tokens] = await count_off_loop([summary.text if summary else ""], shown.encoding)

@@ -43,8 +43,9 @@ def render(
     summary: str | None,
     items: Sequence[Item],
     parameters: Mapping[str, Any],
+    item_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out.
+    """The body of the request, which always asks for a streamed answer. The `unsendable` items are left out. `item_ids`: those of `items`.
 
     Raises ValueError for an unknown renderer.
     """
@@ -58,7 +59,7 @@ def render(
         case 4:
             return renderer_4_chat.render(model, instructions, summary, items, parameters)
         case 5:
-            return renderer_5_responses.render(model, instructions, summary, items, parameters)
+            return renderer_5_responses.render(model, instructions, summary, items, parameters, item_ids=item_ids)
     raise ValueError(f"No renderer {renderer}")
 
 

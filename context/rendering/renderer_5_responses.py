@@ -1,4 +1,4 @@
-"""Renderer 5: `/responses` as in renderer 3, with the parameters that it lacks.
+"""Renderer 5: `/responses` as in renderer 3, with the parameters that it lacks, and with the ids of items that other items name or that the API demands.
 
 Shapes: `openai/types/responses/response_create_params.py` of the official SDK. It lacks `client_metadata`, which Codex sends to the API, and
 the penalties, which the Open Responses specification has.
@@ -19,6 +19,21 @@ _ADDED_PARAMETERS = (
     "moderation",
     "presence_penalty",
 )
+_WITH_ID = frozenset(
+    {
+        "code_interpreter_call",
+        "computer_call",
+        "file_search_call",
+        "image_generation_call",
+        "local_shell_call",
+        "mcp_approval_request",
+        "mcp_call",
+        "mcp_list_tools",
+        "web_search_call",
+    }
+)
+"""Types whose `id` is required on the way in. They are sent with our ids: stored links name those, and they have the prefixes that the API checks."""
+
 _EMPTY = (None, 0)
 """A penalty of 0 changes nothing, and not every provider knows it."""
 
@@ -29,11 +44,26 @@ def render(
     summary: str | None,
     items: Sequence[Item],
     parameters: Mapping[str, Any],
+    *,
+    item_ids: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The body of the request. It asks for a streamed answer that the provider does not store."""
+    """The body of the request. It asks for a streamed answer that the provider does not store. `item_ids`: those of `items`, if they are known."""
     body = renderer_3_responses.render(model, instructions, summary, items, parameters)
     body |= {name: parameters[name] for name in _ADDED_PARAMETERS if parameters.get(name) not in _EMPTY}
     body |= sent_cache_options(parameters)
     if (obfuscation := (parameters.get("stream_options") or {}).get("include_obfuscation")) is not None:
         body["stream_options"] = {"include_obfuscation": obfuscation}
+    if item_ids:
+        left_out = renderer_3_responses.unsendable(items)
+        sent_ids = [item_id for index, item_id in enumerate(item_ids) if index not in left_out]
+        summaries = len(body["input"]) - len(sent_ids)  # the summary comes before the items
+        body["input"][summaries:] = map(_with_id, sent_ids, body["input"][summaries:])
     return body
+
+
+def _with_id(item_id: str, item: Item) -> Item:
+    if item["type"] in _WITH_ID:
+        return {"type": item["type"], "id": item_id, **item}
+    if item["type"] == "local_shell_call_output" and item.get("call_id"):
+        return {**item, "id": item["call_id"]}  # by its type it names its call in `id`, by the API's guide in `call_id`
+    return item

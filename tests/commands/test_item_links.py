@@ -9,7 +9,7 @@ import pytest
 
 from domain.events import ItemAppended
 from domain.items import as_output
-from tests.commands.api_client import create_conversation, create_response, message
+from tests.commands.api_client import create_conversation, create_response, error_of, events_of, message, post_response
 from tests.log import Log
 from tests.scripted_provider import ScriptedProvider
 
@@ -113,3 +113,79 @@ async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_pro
         assert link[field] == source[target_field], (way, first, second)
         assert source["id"] != first["id"]
         assert link["id"] not in (first["id"], second.get("id"))
+        await create_response(api, "and?", conversation=conversation_id)
+        sent = provider.requests[-1]["input"][::-1]
+        assert of_type(sent, second["type"])[field] == of_type(sent, first["type"])[target_field], (way, first, second)
+        assert of_type(sent, first["type"]).get("id") in (None, source["id"])
+
+
+async def test_an_image_can_be_named_by_its_id_alone(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    provider.script = lambda exchange: exchange.stream_items({**IMAGE, "id": "ig_theirs"})
+    first = await create_response(api, "Draw.")
+    [image] = first["output"]
+    only_id = {"type": "image_generation_call", "id": image["id"]}
+    await create_response(api, [message("Once more."), only_id], previous_response_id=first["id"])
+    kinds = [item["type"] for item in provider.requests[-1]["input"]]
+    assert kinds == ["message", "image_generation_call", "message"]
+    await create_response(api, [only_id, message("Once more.")])
+    sent = provider.requests[-1]["input"]
+    assert sent[0]["result"] == "AA=="
+    assert sent[0]["id"] not in (image["id"], "ig_theirs")
+    # With the client's own id it is found in its conversation.
+    conversation_id = await create_conversation(api)
+    await add(api, conversation_id, message("Draw."), {**IMAGE, "id": "mine"}, message("Here", "assistant"))
+    await create_response(
+        api, [{"type": "image_generation_call", "id": "mine"}, message("Once more.")], conversation=conversation_id
+    )
+    assert [item["type"] for item in provider.requests[-1]["input"]].count("image_generation_call") == 1
+    before = log.count()
+    refused = await post_response(api, [message("x"), {"type": "image_generation_call", "id": "ig_none"}])
+    assert error_of(refused) == (404, "item_not_found", "input[1].id")
+    assert log.count() == before
+
+
+async def test_an_approval_of_what_the_provider_asked_for_reaches_it_with_the_id_that_it_was_sent(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    working = provider.script
+    provider.script = lambda exchange: exchange.stream_items({**REQUEST, "id": "mcpr_theirs"})
+    first = await create_response(api, "Do it.")
+    asked = first["output"][0]["id"]
+    provider.script = working
+    approval = {**RESPONSE, "approval_request_id": asked}
+    second = await create_response(api, [approval], previous_response_id=first["id"])
+    sent = provider.requests[-1]["input"]
+    assert sent[1]["id"] == sent[2]["approval_request_id"] == asked
+    # In another conversation the request is a copy, with its own id. The approval leads to the copy.
+    copied = await create_response(
+        api, [message("Do it."), {"type": "item_reference", "id": asked}, approval, message("Go on.")]
+    )
+    sent = provider.requests[-1]["input"]
+    assert sent[1]["id"] == sent[2]["approval_request_id"] != asked
+    await create_response(api, [approval, message("Again?")], conversation=copied["conversation"]["id"])
+    newest = provider.requests[-1]["input"][-2]
+    assert newest["approval_request_id"] == sent[1]["id"]
+    # What a failed reply asked for, or was given, is sent again with new ids: the links lead to those.
+    provider.script = lambda exchange: exchange.begin_stream()
+    request = [{**REQUEST, "id": "mcpr_mine"}, {**RESPONSE, "approval_request_id": "mcpr_mine"}]
+    failed = events_of(await post_response(api, request, stream=True))[-1]["response"]
+    provider.script = working
+    await create_response(api, "Go on.", previous_response_id=failed["id"])
+    sent = provider.requests[-1]["input"]
+    assert sent[0]["id"] == sent[1]["approval_request_id"]
+    assert second["status"] == "completed"
+
+
+async def test_items_of_old_events_have_no_id_of_a_client_and_are_listed_and_sent_as_before(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(api, items=[message("Q"), {**REQUEST, "id": None}])
+    added = await add(api, conversation_id, {**RESPONSE, "approval_request_id": "mcpr_of_old"})
+    assert added[0]["approval_request_id"] == "mcpr_of_old"
+    for unusual in (7, "", "x" * 257, ["a"]):
+        [kept] = await add(api, conversation_id, {**message("x"), "id": unusual})
+        assert kept["id"].startswith("msg_")
+    events = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    assert not any(b'"id"' in event.item for event in events)

@@ -308,6 +308,32 @@ def test_unsendable_items_do_not_change_what_is_sent() -> None:
         assert body == expected
 
 
+def test_the_client_s_ids_in_stored_items_are_not_sent() -> None:
+    with_ids = [{**item, "id": f"client_{index}"} for index, item in enumerate(ITEMS)]
+    for renderer in (1, 2, 3, 4, 5):
+        body = render(renderer, model="m", instructions=["a", "b"], summary="S", items=with_ids, parameters=PARAMETERS)
+        assert body == rendered(renderer)
+
+
+def test_renderer_5_sends_our_ids_of_the_items_that_need_them() -> None:
+    items: list[dict[str, Any]] = [
+        {"type": "message", "role": "user", "content": "Q", "id": "client"},
+        {"type": "function_call_output", "call_id": "lost", "output": ""},
+        {"type": "mcp_approval_request", "arguments": "{}", "name": "n", "server_label": "s", "id": "client"},
+        {"type": "mcp_approval_response", "approve": True, "approval_request_id": "item_2"},
+        {"type": "local_shell_call", "call_id": "c", "action": {}, "status": "completed"},
+        {"type": "local_shell_call_output", "call_id": "c", "output": ""},
+        {"type": "image_generation_call", "status": "completed", "result": "AA=="},
+    ]
+    ids = [f"item_{index}" for index in range(len(items))]
+    for summary in (None, "S"):
+        body = render(5, model="m", instructions=[], summary=summary, items=items, parameters={}, item_ids=ids)
+        sent = body["input"][summary is not None :]
+        assert [item.get("id") for item in sent] == [None, "item_2", None, "item_4", "c", "item_6"]
+        assert {**sent[1], "id": None} == {**items[2], "id": None}
+        assert sent[0] == {"type": "message", "role": "user", "content": "Q"}
+
+
 def call(call_id: str, kind: str = "function_call") -> dict[str, Any]:
     return {"type": kind, "call_id": call_id, "name": "f", "arguments": "", "input": ""}
 
