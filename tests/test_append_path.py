@@ -1,7 +1,7 @@
 """An append runs code in the files that docs/architecture.md lists, and in no others. It is traced from its HTTP route to the item's document.
 
 The command API and a projector of the MongoDB views run in this process. A profile function notes the file of each of our functions
-that is called from the request until the document exists. A file counts only if each of several appends passes it.
+that is called between the request and the moment when the document exists. A file counts only if each of several appends passes it.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """README and docs: their commands and code run, and the files and variables they name exist.
 
-A ```bash or ```python block is run; a ```text block is not. A block that names a file of `tests/clients` equals it, and runs there. These parts of a block are replaced: ports, the paths of the checkout's
-scripts and of its Python. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped: the store already runs.
+A ```bash or ```python block is run; a ```text block is not. In a block, ports and the paths of the checkout's scripts and of its Python
+are replaced. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped: the store already runs.
+A block that names a file of `tests/clients` must equal that file, and is run by the tests there.
 """
 
 import os

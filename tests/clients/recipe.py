@@ -41,7 +41,7 @@ class Recipe:
         self._command = [str(interpreter), source.name]
 
     def install(self) -> None:
-        """Installs its packages. Raises CannotInstall if there is no Node, or if the packages' index is not reached."""
+        """Installs its packages. Raises CannotInstall if there is no Node, or if the package index cannot be reached."""
         if self._is_python:
             uv = (sys.executable, "-P", "-m", "uv")
             self._install(*uv, "venv", "--quiet", "--python", sys.executable, "environment")

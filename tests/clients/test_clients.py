@@ -1,7 +1,7 @@
 """Client libraries: each recipe of docs/clients.md runs twice, and between its runs the whole store is killed and started again.
 
-A recipe has three turns: an answer, a stream with reasoning, a call of a tool. Its last line is what the conversation continues from:
-the second run is given it. Afterwards the store must have each message once and in order.
+A recipe has three turns: an answer, a stream with reasoning, a call of a tool. The last line that it prints is the id of the conversation
+or of its last response. The second run continues from this id. Afterwards the store must have each message once and in order.
 """
 
 import base64

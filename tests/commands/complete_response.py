@@ -1,4 +1,4 @@
-"""The shape of a Response in which no field is missing, as Open Responses demands it: each field is required, whatever its value.
+"""The shape of a Response in which no field is missing. Open Responses demands this: each field is required, whatever its value.
 
 The official SDK's types are laxer: most of their fields may be missing.
 """
@@ -59,7 +59,7 @@ class FunctionTool(Strict):
 
 
 class CompleteResponse(Strict):
-    """A Response of whose tools all are functions."""
+    """A Response whose tools are all functions."""
 
     id: str
     object: Literal["response"]

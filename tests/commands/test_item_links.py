@@ -1,4 +1,4 @@
-"""Items that name other items by id: the links lead to our ids in what is listed, and to the same items in what a provider is sent."""
+"""Items that name other items by id. In lists these links have our ids, and in requests to a provider they lead to the same items."""
 
 import json
 from collections.abc import Iterable
@@ -89,7 +89,7 @@ async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_pro
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        earlier = {**first, "name": "earlier"}  # has the same id of the client: the last one is meant
+        earlier = {**first, "name": "earlier"}  # has the same id from the client: a link means the last item with it
         match way:
             case "together":
                 await add(api, conversation_id, message("Q"), earlier, first, second)

@@ -1,4 +1,4 @@
-"""Items of the input that only name another item: of the conversation, of another one, or of none."""
+"""References: input items that only name another item. That item is in the same conversation, in another one, or in none."""
 
 from typing import Any
 
@@ -59,11 +59,11 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_as_a
     stored = appended(log, second["conversation"]["id"])
     assert len(stored) == 4
     assert answer_id not in {event.item_id for event in stored}
-    # A third turn names both answers: that of the first conversation and that of the second. `id` alone is a reference too.
+    # A third turn refers to the answers of both conversations. An item that has only an `id` is a reference too.
     third = [message("one"), {"id": answer_id}, message("two"), reference(second["output"][0]["id"]), message("three")]
     await create_response(api, third)
     assert texts(provider) == ["one", "Hello, world!", "two", "Hello, world!", "three"]
-    # What was just appended is found: nothing waits for a view.
+    # An item that was just appended is found: a reference does not wait for a view.
     [item_id] = await add(api, await create_conversation(api), message("just now"))
     before = log.count()
     alone = await create_response(api, [reference(item_id), reference(item_id)], store=False)
@@ -73,7 +73,7 @@ async def test_without_a_conversation_a_referenced_item_is_shown_and_stored_as_a
 
 
 @pytest.mark.parametrize("way", ["conversation", "previous_response_id"])
-async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_one_to_another_item_a_copy(
+async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_to_another_item_adds_a_copy(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider, way: str
 ) -> None:
     [elsewhere] = await add(api, await create_conversation(api), message("elsewhere"))
@@ -92,7 +92,7 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_one_to_anothe
         api, [reference(elsewhere), reference(answer_id), message("three")], **continued(second)
     )
     assert texts(provider)[4:] == ["elsewhere", "three"]
-    # The copy is on the path now. So is the item with its full text and its id.
+    # The copy is on the path now, so it is not added again. Nor is an item of the path that is sent in full, with its id.
     changed = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
     await create_response(api, [reference(elsewhere), changed, message("four")], **continued(third))
     assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]
@@ -167,7 +167,7 @@ async def test_a_reference_alone_is_shown_unless_it_is_shown_already_or_cannot_s
     without_output = await post_response(api, [reference(call_id)])
     assert error_of(without_output) == (400, "invalid_value", "input")
     assert log.count() == before
-    # Together with its output, the call is shown.
+    # The call is shown when it is sent together with its output.
     output = {"type": "function_call_output", "call_id": "c1", "output": "rain"}
     await create_response(api, [message("Weather?"), reference(call_id), output])
     assert [sent["role"] for sent in provider.requests[-1]["messages"]] == ["user", "assistant", "tool"]

@@ -50,7 +50,7 @@ CREATE: dict[str, dict[str, Any]] = {
 async def api(
     settings: Settings, provider: ScriptedProvider, request: pytest.FixtureRequest
 ) -> AsyncIterator[httpx.AsyncClient]:
-    """An API in front of the scripted assistant, over each of the provider's APIs."""
+    """The command API whose provider is the scripted assistant, once for each of the provider's APIs."""
     provider.script = assistant
     with_provider = {"openai_base_url": provider.url, "model_api": request.param, "model_window": 100_000}
     async with open_api(settings.model_copy(update=with_provider)) as client:

@@ -1,4 +1,4 @@
-"""Every parameter of the official client is listed in docs/clients.md, and what happens to it is what the list says."""
+"""docs/clients.md lists every parameter of the official client, and the store treats each parameter as this list says."""
 
 import importlib
 import json
@@ -38,7 +38,7 @@ CALLS = {
     "item_list_params": "GET /v1/conversations/{id}/items",
     "item_retrieve_params": "GET /v1/conversations/{id}/items/{item}",
 }
-"""The package's module of parameters -> our call."""
+"""Module of parameters in the `openai` package -> the call that takes them."""
 
 TOOL = {"type": "function", "name": "f", "description": None, "parameters": {"type": "object"}, "strict": True}
 FORMAT = {"type": "json_schema", "name": "n", "description": "d", "schema": {"type": "object"}, "strict": True}
@@ -152,7 +152,7 @@ def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
 
 
 def official_fields() -> dict[str, set[str]]:
-    """By module of parameters: the fields of its types."""
+    """The fields of the types in each module of parameters, by the module's name."""
     found: dict[str, set[str]] = {}
     for package in (openai.types.responses, openai.types.conversations):
         for module_info in pkgutil.iter_modules(package.__path__):

@@ -1,4 +1,4 @@
-"""Requests whose input repeats what the conversation has: only what is new is taken. `tests/context/test_repeated_history.py` has all the kinds."""
+"""Requests whose input repeats items of the conversation: only new items are taken. `tests/context/test_repeated_history.py` has all the cases."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ def output(call_id: str, text: str = "rain") -> dict[str, str]:
 
 
 def sent(provider: ScriptedProvider) -> list[str]:
-    """The role of each message that the provider was sent, and what it has."""
+    """The role of each message that the provider was sent, and its text or call id."""
     return [
         f"{message['role']} {message.get('tool_call_id') or message['content'] or message['tool_calls'][0]['id']}"
         for message in provider.requests[-1]["messages"]
@@ -79,7 +79,7 @@ async def test_answered_outputs_and_the_question_before_them_are_taken_once(
         5,
         6,
     ]
-    # A second "yes" is kept, and so is one behind everything that is repeated.
+    # A second "yes" is kept. So is a "yes" after everything that is repeated.
     fourth = await create_response(api, "yes", **continued(third))
     fifth = await create_response(api, "yes", **continued(fourth))
     await create_response(api, [*request, message("yes")], **continued(fifth))
@@ -94,7 +94,7 @@ async def test_answered_outputs_and_the_question_before_them_are_taken_once(
     assert log.count() == before
 
 
-async def test_what_was_said_long_ago_is_recognized_behind_a_window_that_does_not_show_it(
+async def test_old_items_are_recognized_even_if_they_are_no_longer_in_the_window(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(api, context_policy={"budget": 300})

@@ -203,7 +203,7 @@ HASHES_WITH_ADDED_PARAMETERS = [
     "9c1fb289e1d8250da08684f393c45afdb25c0a0bd83849dc127d882c49c55f38",
     "842fc550355252c53f54fb97f50463ba94a4cc2258f67753cd9107ab66f87917",
 ]
-"""Of renderers 2 to 5."""
+"""SHA-256 of the request body, for renderers 2 to 5."""
 
 
 def rendered(renderer: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What of an input only repeats the history, and what does not although it looks so.
+"""Which items of an input only repeat the history, and which do not although they look so.
 
 scripts/test tests/context/test_repeated_history.py -m endless     ten thousand random histories
 """
@@ -32,7 +32,7 @@ def output(call_id: str, text: str = "rain") -> Item:
 
 
 def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
-    """What is left of the input after this path. The path is read only as far as it is asked for: item by item, or as one page if the input has calls."""
+    """The input items that are taken after this path. The path is read only as far as needed: item by item, or as one page if the input has calls."""
     newest_first: list[Item] = []
     older = list(path)
     while needs_older(newest_first, input_items) and older:
@@ -51,7 +51,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
 @pytest.mark.parametrize(
     ("path", "sent", "kept"),
     [
-        # The trial: the question and an answered output are sent again in front of the new output.
+        # The question and an answered output are sent again before the new output.
         (OPEN_LOOP, [user("Q"), output("a"), output("b")], [output("b")]),
         (OPEN_LOOP, [user("Q"), call("a"), output("a"), call("b"), output("b")], [call("b"), output("b")]),
         (OPEN_LOOP, [output("a"), output("b"), user("Q")], [output("b"), user("Q")]),
@@ -65,7 +65,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A second "yes" is kept, also behind what is repeated.
+        # A second "yes" is kept, also after what is repeated.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
@@ -115,7 +115,7 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """The client sends the history again, some of the model's items left out, and then something new: only that is taken."""
+    """The client sends the history again, without some of the model's items, and then something new. Only the new is taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -130,7 +130,7 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """Without an answered output nothing is left out; with one, never an item behind the last of them."""
+    """Without an answered output, nothing is left out. With answered outputs, no item after the last of them is left out."""
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)
     outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
@@ -156,8 +156,8 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
-def test_nothing_behind_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # An output that answers an open call makes a later one a repetition: such inputs are in the table above.
+def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
+    # If an output answers an open call, a second output for that call is a repetition. Such inputs are in the table above.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

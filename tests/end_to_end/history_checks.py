@@ -34,7 +34,7 @@ def faults_of_log(log: LogCopy, base: Rows, sender: RequestSender) -> list[str]:
 def faults_of_requests(
     requests: Sequence[Request], before: LogCopy, base: Rows | None, log: LogCopy, *, dangling: bool
 ) -> list[str]:
-    """Answers that are not allowed, and acknowledged requests that are missing in the log or are only partly there.
+    """Answers that are not allowed, and acknowledged requests that are missing from the log or are only partly there.
 
     What was acknowledged before the move had ended may be lost. `base`: the rows that the move left; None: there was no move.
     """

@@ -1,6 +1,6 @@
 """What operators do to the log: they dump it, restore a dump, fail over to a standby that lagged, remove rows by hand.
 
-Each move returns the rows that the log must still have afterwards. Call `prepare` first, in the main thread.
+Each move returns the rows that the log must still have afterwards. A standby must be started in the main thread, before it is cut off.
 """
 
 import random

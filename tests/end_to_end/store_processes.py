@@ -1,6 +1,6 @@
 """A store whose processes a test starts, stops and kills one by one: two apis, two projectors, two Postgres servers, MongoDB and Valkey.
 
-No supervisor restarts a process that has ended. MongoDB and Valkey run for the whole life of the object; each process can be started again.
+No supervisor restarts a process that has ended. MongoDB and Valkey run for the whole life of the object; every other process can be started again.
 """
 
 import os

@@ -1,7 +1,7 @@
 """What one api process wrote is read at once from the other, with the official SDK. A read is current, or it is refused.
 
 scripts/test tests/end_to_end/test_read_your_writes.py                    a few hundred pairs, as in CI
-scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand
+scripts/test tests/end_to_end/test_read_your_writes.py -m endless         ten thousand pairs
 READ_PAIRS=2000 scripts/test tests/end_to_end/test_read_your_writes.py    another number of pairs
 """
 

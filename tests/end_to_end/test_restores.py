@@ -2,7 +2,7 @@
 
     scripts/test tests/end_to_end/test_restores.py                                       a few histories, as in CI
     scripts/test tests/end_to_end/test_restores.py -m endless                            two hundred longer histories
-    HISTORIES=20 HISTORY_SEED=7 scripts/test tests/end_to_end/test_restores.py -m endless     twenty, from seed 7 on
+    HISTORIES=20 HISTORY_SEED=7 scripts/test tests/end_to_end/test_restores.py -m endless     twenty of these, from seed 7 on
 
 Each history has its own seed, which the test's id names. The same seed gives the same steps; their timing is not the same.
 A history mixes requests, dumps, restores, fail-overs to a standby that lagged, rows removed by hand, and processes that stop and start.

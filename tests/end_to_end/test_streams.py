@@ -1,7 +1,7 @@
 """Streams lose their connection, Redis is emptied, or thousands of clients follow. Each client gets every event once, and the text that is stored.
 
 scripts/test tests/end_to_end/test_streams.py                                 a few streams, as in CI
-scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred; 1,000 followers of replies and 2,000 of events
+scripts/test tests/end_to_end/test_streams.py -m endless                      two hundred streams; 1,000 followers of replies and 2,000 of events
 CUT_STREAMS=50 CUT_SEED=7 scripts/test tests/end_to_end/test_streams.py       other streams
 """
 

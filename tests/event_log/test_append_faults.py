@@ -54,7 +54,7 @@ def chain_is_valid(log: Log) -> bool:
 
 
 @pytest.mark.parametrize("late", ["positions", "nothing, because the stream moved", "an error"])
-async def test_given_an_append_without_its_last_message_when_more_follow_then_none_gets_its_late_answer(
+async def test_given_an_answer_without_its_last_message_when_more_appends_follow_then_none_of_them_gets_that_answer(
     settings: Settings, log: Log, late: str
 ) -> None:
     with interfering_proxy(settings.postgres_url) as proxy:

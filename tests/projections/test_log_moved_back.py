@@ -186,7 +186,7 @@ async def test_given_positions_that_earlier_code_wrote_then_they_are_read_and_co
     assert await world.is_exact()
 
 
-async def test_given_batches_that_are_kept_when_the_log_moves_back_then_its_end_is_looked_up_and_they_are_read_again(
+async def test_given_batches_that_the_feed_keeps_when_the_log_moves_back_then_its_end_is_looked_up_and_they_are_read_again(
     write: Writer, world: World
 ) -> None:
     kept, lost = await write.start("kept"), await write.start("lost")

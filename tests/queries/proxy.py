@@ -22,7 +22,7 @@ class Proxy:
         return self._parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
 
     async def restore(self) -> None:
-        """Accepts and forwards connections, at first and after `cut` or `freeze`."""
+        """Accepts and forwards connections. Call it first, and after `cut` or `freeze`."""
         self._forwarding.set()
         if self._server is None:
             self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
