@@ -135,6 +135,7 @@ def command_route(
             if request.scope["query_string"]:
                 check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)
+            arguments: list[Any] = [*path_ids(request, names)]
             context = CommandContext(
                 dependencies=request.app.state.dependencies,
                 principal=DEFAULT,
@@ -143,7 +144,6 @@ def command_route(
                 idempotency=idempotency_key(request, raw),
                 disconnected=partial(_disconnected, request),
             )
-            arguments: list[Any] = [*path_ids(request.path_params, names)]
             if body is not None:
                 arguments.append(validate_body(body, raw) if raw or body_required else None)
             if streamed:

@@ -1,8 +1,9 @@
 """POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
-they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. With an
-`Idempotency-Key`, a repeat adds only what the first import did not add. When the client disconnects, no further line is begun.
+they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. An import of which nothing
+could be imported is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. When the client
+disconnects, no further line is begun.
 """
 
 import asyncio
@@ -49,28 +50,51 @@ class ImportedConversation(Body):
 
 
 class Report(Struct):
-    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all."""
+    """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all. `failure` decides the status if no line was
+    imported: a failure of this store, or else the error that all lines have in common.
+    """
 
     conversations: int = 0
     items: int = 0
     failed: int = 0
     errors: list[dict[str, Any]] = []
+    failure: ApiError | None = None
 
     def refuse(self, line_number: int, error: Exception) -> None:
         """Counts a line that was not imported."""
+        api_error = as_api_error(error)
         self.failed += 1
         if len(self.errors) < MAX_ERRORS:
-            self.errors.append({"line": line_number, **as_api_error(error).body()})
+            self.errors.append({"line": line_number, **api_error.body()})
+        if self.failure is None or _severity(api_error) > _severity(self.failure):
+            self.failure = api_error
+        elif api_error.status < 500 and api_error.status != self.failure.status < 500:
+            self.failure = ApiError(400, "")
 
-    def body(self) -> bytes:
+    def answer(self) -> Response:
+        """200 with the counts and errors. If no line was imported, an error with the same fields beside it."""
         errors = sorted(self.errors, key=lambda error: int(error["line"]))
         counts = {"conversations": self.conversations, "items": self.items, "failed": self.failed}
-        return shapes.encode({"object": "import", **counts, "errors": errors})
+        report = {"object": "import", **counts, "errors": errors}
+        if self.failure is None or self.conversations:
+            return shapes.json_response(report)
+        line, reason = errors[0]["line"], errors[0]["error"]["message"]
+        message = f"No line was imported; {self.failed} failed. Line {line}: {reason}"
+        code = self.failure.code if self.failure.status >= 500 else "nothing_imported"
+        return ApiError(self.failure.status, message, code=code, retry=self.failure.retry).response(report)
+
+
+def _severity(error: ApiError) -> int:
+    """Which error decides the status: an unknown outcome, else a failure of this store, else a refusal."""
+    return 0 if error.status < 500 else 1 if error.retry else 2
 
 
 @command_route(router, "POST", "/v1/import", streamed=True)
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
-    """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`."""
+    """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`.
+
+    If no line could be imported, the answer is a 4xx with the same fields beside `error`; if that was a failure of this store, a 5xx.
+    """
     report = Report()
     importing: dict[asyncio.Task[None], int] = {}
 
@@ -99,7 +123,7 @@ async def import_conversations(context: CommandContext, body: AsyncIterator[byte
     finally:
         await asyncio.gather(*importing)  # also after an error: no conversation may stay half imported
         log.info("import_ended", conversations=report.conversations, items_added=report.items, failed=report.failed)
-    return shapes.json_response(report.body())
+    return report.answer()
 
 
 def _is_full(importing: Collection[int], size: int) -> bool:

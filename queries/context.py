@@ -37,6 +37,7 @@ class ContextQuery(QueryParameters):
 @query_route(router, "/v1/conversations/{conversation_id}/context", ContextQuery)
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
     """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
+    await context.check_modified(conversation_id)
     contexts = context.dependencies.contexts
     model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)

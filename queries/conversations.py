@@ -31,6 +31,7 @@ _FIELDS = ("id", "metadata", "status", "title", "instructions", "version")
 @query_route(router, "/v1/conversations/{conversation_id}")
 async def get_conversation(context: QueryContext, conversation_id: str) -> Response:
     """The Conversation; its version is the `ETag`."""
+    await context.check_modified(conversation_id)
     read = await context.read_conversation(conversation_id, "conversations")
     document = await context.find_document(read, "conversations", conversation_id, *_FIELDS)
     if document is None:  # deleted after the read started

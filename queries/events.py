@@ -61,6 +61,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     headers = {"etag": etag(head.version)}
     request = context.request
     if _STREAM not in request.headers.get("accept", ""):
+        await context.check_modified(conversation_id)
         read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
         page, is_large = await read(max_bytes=MAX_SMALL_PAGE_BYTES)
         if is_large:

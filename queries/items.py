@@ -29,6 +29,8 @@ class ItemsQuery(IncludeQuery, PageQuery):
 @query_route(router, "/v1/conversations/{conversation_id}/items", ItemsQuery)
 async def list_items(context: QueryContext, conversation_id: str, query: ItemsQuery) -> Response:
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted or not."""
+    if query.is_first_page and query.as_of is None:
+        await context.check_modified(conversation_id)
     # An item's depth never changes, so it can be read before the view has caught up.
     read, known_depths = await asyncio.gather(
         context.read_conversation(conversation_id, "items"), _depths_in_view(context, conversation_id, query)

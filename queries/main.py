@@ -25,6 +25,7 @@ from infrastructure.stores import mongodb, redis
 from infrastructure.stores.postgres import make_pool
 from queries import (
     context,
+    conversation_responses,
     conversations,
     events,
     health,
@@ -44,7 +45,18 @@ from replies.following import ReplyStreams
 from replies.live_reader import LiveReader
 from replies.provider.provider import ModelProvider
 
-RESOURCES = (conversations, items, events, context, response_context, responses, models, usage, projections_status)
+RESOURCES = (
+    conversations,
+    items,
+    conversation_responses,
+    events,
+    context,
+    response_context,
+    responses,
+    models,
+    usage,
+    projections_status,
+)
 
 STREAM_CONNECTIONS = 3
 log = structlog.get_logger(__name__)

@@ -61,6 +61,11 @@ class PageQuery(QueryParameters):
         return self.order == "asc"
 
     @property
+    def is_first_page(self) -> bool:
+        """Whether the page has no cursor."""
+        return self.after is None and self.before is None
+
+    @property
     def is_backwards(self) -> bool:
         """Whether the page is the one just before `before`."""
         return self.before is not None and self.after is None

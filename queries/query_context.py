@@ -12,13 +12,15 @@ from context.assembly import Contexts
 from context.models import Models
 from infrastructure.access.principal import Principal
 from infrastructure.http.connections import Connections
+from infrastructure.http.headers import etag, is_unmodified
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.views.catalog import MongoView
 from projections.views.writes import Document, document_key
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.event_stream import EventStreams
-from queries.log_access import LogAccess
+from queries.log_access import LogAccess, PostgresUnavailable
+from queries.not_modified import HEADER, NotModified
 from queries.partition_watch import PartitionWatch
 from queries.view_positions import positions_from, with_positions
 from replies.following import ReplyStreams
@@ -92,6 +94,21 @@ class QueryContext(Struct, frozen=True):
         return await self.dependencies.consistency.read_tenant(
             self.principal.tenant, *views, min_position=self.min_position
         )
+
+    async def check_modified(self, conversation_id: str) -> None:
+        """Raises NotModified if the client has the conversation's version. For answers that the version and the URL decide alone.
+
+        No view is read for it. Raises ConversationNotFound. Does nothing while Postgres is unavailable.
+        """
+        if HEADER not in self.request.headers or self.min_position:
+            return
+        try:
+            head = await self.dependencies.log.existing_head(self.principal.tenant, conversation_id)
+        except PostgresUnavailable:
+            return
+        tag = etag(head.version)
+        if is_unmodified(self.request.headers, tag):
+            raise NotModified(tag)
 
     def collection(self, read: Read, view: MongoView) -> AsyncCollection[Document]:
         """The view's collection when the read started. It stays complete for this read, even if a rebuilt one replaces it.

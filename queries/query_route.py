@@ -17,11 +17,15 @@ from infrastructure.http.headers import single_header
 from infrastructure.http.openapi import parameters
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import check_names
+from queries.not_modified import NotModified, not_modified, unless_unmodified
 from queries.query_context import MAX_POSITION, QueryContext
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-_HEADERS = {"X-Min-Position": "A position of the log that the answer must show at least."}
+_HEADERS = {
+    "X-Min-Position": "A position of the log that the answer must show at least.",
+    "If-None-Match": "Entity tags of answers that the client has, or `*`. If the answer has one of them, it is a 304 without a body.",
+}
 
 
 class QueryParameters(BaseModel):
@@ -65,13 +69,16 @@ def query_route(
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            arguments: list[Any] = [*path_ids(request.path_params, names)]
+            arguments: list[Any] = [*path_ids(request, names)]
             context = QueryContext(request.app.state.dependencies, DEFAULT, min_position(request.headers), request)
             if query is None:
                 check_names(request, lambda _: False)
             else:
                 arguments.append(query.from_request(request))
-            return await handler(context, *arguments)
+            try:
+                return unless_unmodified(request, await handler(context, *arguments))
+            except NotModified as error:
+                return not_modified(error.tag)
 
         router.add_api_route(
             path,

@@ -1,5 +1,6 @@
 """GET /v1/responses/{id} and …/input_items, from the view `responses`; with `stream=true`, from the log and Redis."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -53,9 +54,8 @@ async def get_response(context: QueryContext, response_id: str, query: ResponseQ
     if query.starting_after is not None:
         raise ApiError(400, "`starting_after` requires `stream`.", code="invalid_value", param="starting_after")
     read, document = await _read_response(context, response_id)
-    output = [item.encode() for item in document["output"]]
-    output = output or await _output_items(context, read, document["output_ids"])
-    return shapes.json_response(_response_json(document, output), headers=read.headers)
+    output = await output_of(context, read, document)
+    return shapes.json_response(response_json(document, output), headers=read.headers)
 
 
 async def _stream(context: QueryContext, response_id: str, after: int) -> Response:
@@ -137,18 +137,22 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
     return document
 
 
-async def _output_items(context: QueryContext, read: Read, item_ids: list[str]) -> list[bytes]:
-    """The JSON of a reply's output items, in order, from the view `items`."""
+async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
+    """The JSON of a reply's output items, in order: its partial output, or else items of its conversation, from the view `items`."""
+    if document["output"]:
+        return [item.encode() for item in document["output"]]
+    item_ids: list[str] = document["output_ids"]
     keys = [document_key(context.principal.tenant, item_id) for item_id in item_ids]
     items = context.collection(read, "items").find({"_id": {"$in": keys}})
     item_json = {document["_id"]: document["item"].encode() async for document in items}
     if len(item_json) < len(keys):
         await context.dependencies.consistency.check(read)
-        raise ResponseNotFound(item_ids[0])  # the conversation was deleted during the read
+        raise ResponseNotFound(document["id"])  # the conversation was deleted during the read
     return [item_json[key] for key in keys]
 
 
-def _response_json(document: Document, output: list[bytes]) -> bytes:
+def response_json(document: Document, output: Sequence[bytes]) -> bytes:
+    """The Response of a document, with these items as its output."""
     parameters: dict[str, Any] = msgspec.json.decode(document["parameters"])
     completed_at: int | None = document["completed_at"]
     usage = document["usage"]

@@ -1,6 +1,6 @@
 """Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods to the command side. With Docker, nginx does this.
 
-The gateway itself answers OPTIONS, the OpenAPI document of both sides, and a readiness check that covers both.
+The gateway itself answers the OpenAPI document of both sides, and a readiness check that covers both.
 """
 
 import asyncio
@@ -28,11 +28,10 @@ from infrastructure.settings import Settings
 from queries import main as queries
 
 _READS = ("GET", "HEAD")
-_ALLOW = {"allow": "GET, HEAD, POST, DELETE, OPTIONS"}
 
 
 class Gateway:
-    """Sends each request to the side for its method. The gateway answers OPTIONS and a few paths itself."""
+    """Sends each request to the side for its method. The gateway answers a few paths itself."""
 
     def __init__(self, command_app: ASGIApp, query_app: ASGIApp, own_app: Starlette) -> None:
         self._command_app = command_app
@@ -41,14 +40,8 @@ class Gateway:
         self._own_paths = {route.path for route in own_app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (
-            scope["type"] == "lifespan"
-            or scope["method"] == "OPTIONS"
-            or (scope["method"] in _READS and scope["path"] in self._own_paths)
-        ):
-            # `OPTIONS *` asks about the whole server.
-            path = "/" if scope.get("path") == "*" else scope.get("path")
-            await self._own_app({**scope, "path": path} if path else scope, receive, send)
+        if scope["type"] == "lifespan" or (scope["method"] in _READS and scope["path"] in self._own_paths):
+            await self._own_app(scope, receive, send)
         elif scope["method"] in _READS:
             await self._query_app(scope, receive, send)
         else:
@@ -61,8 +54,6 @@ def create_app(settings: Settings, shutdown: threading.Event, connections: Conne
     command_app = commands.create_app(settings, metrics, shutdown)
     query_app = queries.create_app(settings, metrics, shutdown, connections)
     own_app = _own_app(command_app, query_app, metrics)
-    for app in (command_app, query_app):
-        app.state.served_routes = [*command_app.routes, *query_app.routes, *own_app.routes]
     return Gateway(command_app, query_app, own_app)
 
 
@@ -74,9 +65,6 @@ def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> 
                 await stack.enter_async_context(app.router.lifespan_context(app))
             yield
 
-    async def options(_: Request) -> Response:
-        return Response(status_code=204, headers=_ALLOW)
-
     async def ready(_: Request) -> Response:
         return combined_readiness(await asyncio.gather(_readiness_of(command_app), _readiness_of(query_app)))
 
@@ -84,7 +72,6 @@ def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> 
     routes = [
         *documentation_routes(document),
         Route("/health/ready", ready),
-        Route("/{path:path}", options, methods=["OPTIONS"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(RequestMiddleware, metrics=metrics)])
 

@@ -16,12 +16,13 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Route
 
-from infrastructure.http.errors import answer_error
+from infrastructure.http.errors import ApiError, answer_error
 from infrastructure.http.openapi import docs_page
 from infrastructure.http.readiness import Check, readiness, run_checks
 from infrastructure.http.request_middleware import RequestMiddleware
+from infrastructure.http.served_paths import allowed_methods, not_served
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
 
@@ -46,23 +47,25 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
     )
     app.router.redirect_slashes = False
     app.state.openapi = document
-    app.state.served_routes = app.routes
     return app
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:
-    """The answer to an error that has a status. A path that is served for other methods is a 405 with all of them in `Allow`.
-
-    `app.state.served_routes`: the routes that clients reach at this app's address, so behind a gateway also those of other apps.
-    """
+    """The answer to an error that has a status. What the app does not serve is an answer to OPTIONS, a 405 or a 404."""
     if type(error) is HTTPException and error.status_code in (404, 405):
-        matching = [
-            route for route in request.app.state.served_routes if route.matches(request.scope)[0] is not Match.NONE
-        ]
-        methods = {method for route in matching if isinstance(route, Route) for method in route.methods or ()}
-        if methods - {"OPTIONS"}:  # a gateway answers OPTIONS on every path
-            error = HTTPException(405, headers={"allow": ", ".join(sorted(methods))})
+        return _answer_unserved(request)
     return await answer_error(request, error)
+
+
+def _answer_unserved(request: Request) -> Response:
+    path = request.scope["path"]
+    allowed = allowed_methods(path)
+    if not allowed:
+        return ApiError(404, not_served(path), code="unknown_url").response()
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"allow": allowed})
+    message = f"The path does not allow this method. It allows {allowed}."
+    return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed}).response()
 
 
 def documentation_routes(document: Mapping[str, Any]) -> list[Route]:

@@ -86,12 +86,13 @@ class ApiError(HTTPException):
             }
         }
 
-    def response(self) -> Response:
+    def response(self, beside: Mapping[str, Any] | None = None) -> Response:
+        """The answer. `beside`: further fields of its body."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
         # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
-        return Response(json.encode(self.body()), self.status, headers, "application/json")
+        return Response(json.encode({**self.body(), **(beside or {})}), self.status, headers, "application/json")
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table

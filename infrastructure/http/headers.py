@@ -1,4 +1,4 @@
-"""The headers of conversations and commands: `ETag`, `If-Match`, `X-Position`, `Idempotency-Key`, `Idempotent-Replayed`."""
+"""The headers of conversations and commands: `ETag`, `If-Match`, `If-None-Match`, `X-Position`, `Idempotency-Key`, `Idempotent-Replayed`."""
 
 import hashlib
 import re
@@ -10,7 +10,7 @@ from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
 
 MAX_KEY_BYTES = 255
-_TAG = re.compile(r'(?:W/)?"([^"]*)"')
+_TAG = re.compile(r'(?:W/)?"[^"]*"')
 _MAX_VERSION = 2**63 - 1
 
 
@@ -34,20 +34,33 @@ def command_headers(appended: Appended) -> dict[str, str]:
 
 def if_match(headers: Headers) -> frozenset[int] | None:
     """The versions that `If-Match` names. None if it is absent or `*`, which any existing conversation matches."""
-    lines = headers.getlist("if-match")
-    tags = ", ".join(lines)
-    if not lines or tags.strip() == "*":
+    tags = _entity_tags(headers, "If-Match")
+    if tags is None or tags == ["*"]:
         return None
-    versions: set[int] = set()
-    for tag in (part.strip() for part in tags.split(",")):
-        match = _TAG.fullmatch(tag)
-        if match is None:
-            message = "`If-Match` must be `*` or a list of entity tags in double quotes."
-            raise ApiError(400, message, code="invalid_header", param="If-Match")
-        # A weak tag, or one that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
-        if tag.startswith('"') and re.fullmatch(r"[1-9][0-9]{0,18}", match[1]) and int(match[1]) <= _MAX_VERSION:
-            versions.add(int(match[1]))
-    return frozenset(versions)
+    # A weak tag, or one that cannot be a version, is well-formed but never matches (RFC 9110, 13.1.1).
+    versions = (int(match[1]) for tag in tags if (match := re.fullmatch(r'"([1-9][0-9]{0,18})"', tag)))
+    return frozenset(version for version in versions if version <= _MAX_VERSION)
+
+
+def is_unmodified(headers: Headers, tag: str) -> bool:
+    """Whether `If-None-Match` names this tag, or is `*`. A weak tag equals a strong one here (RFC 9110, 13.1.2)."""
+    tags = _entity_tags(headers, "If-None-Match")
+    return tags is not None and (tags == ["*"] or tag in (sent.removeprefix("W/") for sent in tags))
+
+
+def _entity_tags(headers: Headers, name: str) -> list[str] | None:
+    """The entity tags in a header; `["*"]` for any; None if the header is absent. Raises ApiError (400)."""
+    lines = headers.getlist(name)
+    text = ", ".join(lines).strip(" \t")
+    if not lines or text == "*":
+        return ["*"] if lines else None
+    tags: list[str] = _TAG.findall(text)
+    # A tag may contain commas. Empty elements of the list are ignored (RFC 9110, 5.6.1).
+    elements = {element.strip(" \t") for element in _TAG.sub("\0", text).split(",")}
+    if not tags or elements - {"", "\0"}:
+        message = f"`{name}` must be `*` or a list of entity tags in double quotes."
+        raise ApiError(400, message, code="invalid_header", param=name)
+    return tags
 
 
 def single_header(headers: Headers, name: str) -> str | None:

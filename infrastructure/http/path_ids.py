@@ -1,23 +1,40 @@
 """Ids in a path, in a body or in a parameter: a malformed one is a 400, before anything is looked up."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 
 from infrastructure.http.errors import ApiError
+from infrastructure.http.served_paths import template_of
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id
 
 _PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
 """The id prefix for each path parameter. None: an item's prefix depends on its type."""
 
+_NAMES = frozenset({"model_id"})
+"""Path parameters that may have any text: they are not ids of this store."""
+
 
 def id_names(path: str) -> list[str]:
     """The names of the ids in a route's path, in order: `["conversation_id"]` of `/v1/conversations/{conversation_id}`."""
-    return re.findall(r"{(\w+)}", path)
+    return re.findall(r"{(\w+)(?::path)?}", path)
 
 
-def path_ids(path_params: Mapping[str, str], names: Sequence[str]) -> list[str]:
-    """The ids of these names. Raises ApiError (400) for the first that is malformed."""
-    return [check_id(path_params[name], _PREFIXES[name], name) for name in names]
+def path_ids(request: Request, names: Sequence[str]) -> list[str]:
+    """The ids of these names in the request's path. Raises ApiError (400) for the first that is malformed."""
+    try:
+        return [_path_id(request.path_params[name], name) for name in names]
+    except ApiError:
+        if "{" not in (template_of(request.scope["path"]) or "{"):
+            # A path of its own, served for other methods: `/v1/responses/compact` is not a response.
+            raise HTTPException(405) from None
+        raise
+
+
+def _path_id(text: str, name: str) -> str:
+    return text if name in _NAMES else check_id(text, _PREFIXES[name], name)
 
 
 def check_id(text: str, prefix: str | None, param: str) -> str:

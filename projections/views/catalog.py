@@ -33,6 +33,6 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
-    "responses": ((("tenant", 1), ("conversation_id", 1), ("id", 1)),),
+    "responses": ((("tenant", 1), ("conversation_id", 1), ("version", 1)),),
     "usage": ((("tenant", 1), ("date", 1), ("model", 1)),),
 }

@@ -42,17 +42,22 @@ class ModelList:
                 raise self._failure
             return self._models
 
+    async def find(self, name: str) -> dict[str, Any] | None:
+        """The listed model of this name. The list is fetched again if it does not have it. Raises ModelFailed."""
+        models = await self.models()
+        found = _find(name, models)
+        if found is None and models:
+            found = _find(name, await self.models(REFRESH_SECONDS))
+        return found
+
     async def has(self, name: str) -> bool:
         """Whether the provider lists the model. Also true where its list is empty or cannot be fetched."""
-        if _is_in(name, self._models):  # without the lock: does not wait while another caller fetches
+        if _find(name, self._models) is not None:  # without the lock: does not wait while another caller fetches
             return True
         try:
-            models = await self.models()
-            if models and not _is_in(name, models):
-                models = await self.models(REFRESH_SECONDS)
+            return await self.find(name) is not None or not self._models
         except ModelFailed:
             return True
-        return not models or _is_in(name, models)
 
     async def _fetch(self) -> list[dict[str, Any]]:
         try:
@@ -71,6 +76,8 @@ class ModelList:
             raise as_failure(error) from error
 
 
-def _is_in(name: str, models: list[dict[str, Any]]) -> bool:
-    """Whether the model is listed. Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
-    return any(model["id"] == name or model["id"].endswith(f"/{name}") for model in models)
+def _find(name: str, models: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The model of this name. Some providers list a model with a path before its name, which requests leave out: `models/gemini-2.5-pro`."""
+    named = (model for model in models if model["id"] == name)
+    below_a_path = (model for model in models if model["id"].endswith(f"/{name}"))
+    return next(named, None) or next(below_a_path, None)

@@ -105,6 +105,10 @@ class ModelProvider:
             raise _not_configured()
         return await self._list.models()
 
+    async def find_model(self, name: str) -> dict[str, Any] | None:
+        """The provider's model of this name; None without a provider, or if the provider does not list it. Raises ModelFailed."""
+        return None if self._list is None else await self._list.find(name)
+
     async def stream(self, body: Mapping[str, Any]) -> AsyncIterator[StreamPart]:
         """The parts of the answer to a request body of `Models.renderer`. Retried until the response begins, never after.
 

@@ -219,10 +219,10 @@ async def test_an_unknown_query_parameter_is_a_400_and_those_of_official_clients
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "TRACE", "PROPFIND"])
-async def test_a_405_names_all_methods_of_the_path(api: httpx.AsyncClient, method: str) -> None:
+async def test_a_405_names_all_methods_of_the_path_on_both_sides(api: httpx.AsyncClient, method: str) -> None:
     answer = await api.request(method, f"/v1/conversations/{UNKNOWN}")
     assert_openai_error(answer, 405)
-    assert answer.headers["allow"] == "DELETE, POST"
+    assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, POST"
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ import pytest
 from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 
-from commands.import_conversations import _lines
+from commands.import_conversations import Report, _lines
 from commands.main import create_app
 from domain.events import ConversationStarted, ItemAppended
+from infrastructure.event_log.append_request import LogBusy, LogUnavailable
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
+from infrastructure.http.errors import ApiError
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.api_client import message
@@ -27,7 +29,7 @@ def line(items: int, **fields: Any) -> bytes:
 
 
 async def send(
-    api: httpx.AsyncClient, *lines: bytes, key: str | None = None, chunk_bytes: int = 1000
+    api: httpx.AsyncClient, *lines: bytes, key: str | None = None, chunk_bytes: int = 1000, status: int = 200
 ) -> dict[str, Any]:
     content = b"".join(lines)
 
@@ -37,7 +39,7 @@ async def send(
 
     headers = {"Idempotency-Key": key} if key else {}
     answer = await api.post("/v1/import", content=chunks(), headers=headers)
-    assert answer.status_code == 200, answer.text
+    assert answer.status_code == status, answer.text
     return dict(answer.json())
 
 
@@ -70,6 +72,43 @@ async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.As
     assert log.count() == 5
 
 
+async def test_an_import_of_which_no_line_could_be_imported_is_a_4xx_that_says_which_lines_and_why(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    bad = [b"\n", b"{not json\n", line(1, surprise=1), b'{"items": [{"role": "robot", "content": "x"}]}\n']
+    report = await send(api, *bad, status=400)
+    assert (report["object"], report["conversations"], report["items"], report["failed"]) == ("import", 0, 0, 3)
+    assert [error["line"] for error in report["errors"]] == [2, 3, 4]
+    assert (report["error"]["code"], report["error"]["type"]) == ("nothing_imported", "invalid_request_error")
+    assert "Line 2: The body is not valid JSON" in report["error"]["message"]
+    assert log.count() == 0
+    long = b'{"items": [' + b" " * MAX_ITEMS_BODY_BYTES + b"]}\n"
+    assert (await send(api, long, long, status=413, chunk_bytes=100_000))["failed"] == 2
+    assert (await send(api, long, b"x", status=400, chunk_bytes=100_000))["failed"] == 2
+    assert (await send(api, b"", status=200))["failed"] == 0
+
+
+@pytest.mark.parametrize(
+    ("errors", "status", "code", "retry"),
+    [
+        ([LogBusy("busy")], 503, "event_store_busy", "true"),
+        ([ApiError(400, "a"), LogBusy("busy"), ApiError(413, "b")], 503, "event_store_busy", "true"),
+        ([LogUnavailable(outcome_unknown=True), LogBusy("busy")], 503, "event_store_timeout", "false"),
+        ([ApiError(413, "a"), ApiError(413, "b")], 413, "nothing_imported", "false"),
+        ([ApiError(413, "a"), ApiError(400, "b"), ApiError(413, "c")], 400, "nothing_imported", "false"),
+    ],
+)
+def test_if_nothing_was_imported_a_failure_of_the_store_decides_the_status_or_else_what_all_lines_have_in_common(
+    errors: list[Exception], status: int, code: str, retry: str
+) -> None:
+    report = Report()
+    for number, error in enumerate(errors, 1):
+        report.refuse(number, error)
+    answer = report.answer()
+    error = json.loads(bytes(answer.body))["error"]
+    assert (answer.status_code, error["code"], answer.headers["x-should-retry"]) == (status, code, retry)
+
+
 async def test_a_line_that_is_too_long_is_refused(api: httpx.AsyncClient) -> None:
     long = b'{"items": [' + b" " * 20_000_000 + b"]}\n"
     report = await send(api, long, line(1), chunk_bytes=100_000)
@@ -94,9 +133,11 @@ async def test_a_line_that_is_too_long_is_refused_before_it_ends(api: httpx.Asyn
     assert [line async for line in lines] == []
 
 
-@pytest.mark.parametrize("content", [b"\n" * 1_000_000, b"x\n" * 20_000], ids=["blank", "bad"])
-async def test_other_requests_are_served_between_lines(api: httpx.AsyncClient, content: bytes) -> None:
-    importing = asyncio.create_task(send(api, content, chunk_bytes=len(content)))
+@pytest.mark.parametrize(
+    ("content", "status"), [(b"\n" * 1_000_000, 200), (b"x\n" * 20_000, 400)], ids=["blank", "bad"]
+)
+async def test_other_requests_are_served_between_lines(api: httpx.AsyncClient, content: bytes, status: int) -> None:
+    importing = asyncio.create_task(send(api, content, chunk_bytes=len(content), status=status))
     turns, longest = 0, 0.0
     while not importing.done():
         started_at = time.thread_time()

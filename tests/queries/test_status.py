@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator
 from threading import Event
+from urllib.parse import quote
 
 import httpx
+import openai
 import pytest
 from openai import AsyncOpenAI
 
@@ -32,6 +34,37 @@ async def test_the_models_are_those_of_the_provider(settings: Settings, model_pr
         models = (await client.models.list()).data
 
     assert [(model.id, model.object, model.owned_by) for model in models] == [("scripted", "model", "us")]
+
+
+async def test_a_model_is_found_by_its_id_which_may_have_slashes(
+    settings: Settings, model_provider: ScriptedProvider
+) -> None:
+    model_provider.models = ["scripted", "org/big model/v2", "models/below-a-path"]
+    async with (
+        served(settings.model_copy(update={"openai_base_url": model_provider.url})) as url,
+        AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        httpx.AsyncClient(base_url=f"{url}/v1/models/") as http,
+    ):
+        listed = {model.id: model for model in (await client.models.list()).data}
+        for name, found in listed.items():
+            assert await client.models.retrieve(name) == found
+        for path in ("org/big%20model/v2", "org%2Fbig%20model%2Fv2"):
+            assert (await http.get(path)).json()["id"] == "org/big model/v2"
+        assert (await http.get("below-a-path")).json()["id"] == "models/below-a-path"
+        assert (await http.head("scripted")).status_code == 200
+        assert model_provider.list_requests == 1
+        for unknown in ("nobody", "org/big model", "x" * 5000, "\0", "%ff", "v2"[:1], ""):
+            answer = await http.get(quote(unknown, safe="/"))
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+            assert f"`{unknown[:256]}`" in error["message"]
+        with pytest.raises(openai.NotFoundError, match="nobody"):
+            await client.models.retrieve("nobody")
+
+
+async def test_no_model_is_found_where_no_provider_is_configured(api: httpx.AsyncClient) -> None:
+    answer = await api.get("/v1/models/any")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 
 
 async def test_the_models_are_an_empty_list_where_no_provider_is_configured(api: httpx.AsyncClient) -> None:

@@ -1,0 +1,145 @@
+"""Every path that the two APIs serve, with its methods, and what a 404 says of a path that neither serves.
+
+Clients reach both APIs at one address. So each app answers for both: `Allow` names the methods of both, and a 404 names paths of both.
+A test compares this table with the routes of the apps.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Final
+
+from starlette.routing import compile_path
+
+_CONVERSATION = "/v1/conversations/{conversation_id}"
+_ITEM = f"{_CONVERSATION}/items/{{item_id}}"
+_RESPONSE = "/v1/responses/{response_id}"
+
+SERVED: Final[Mapping[str, str]] = {
+    "/v1/conversations": "GET POST",
+    _CONVERSATION: "GET POST DELETE",
+    f"{_CONVERSATION}/items": "GET POST",
+    _ITEM: "GET DELETE",
+    f"{_ITEM}/pin": "POST",
+    f"{_ITEM}/unpin": "POST",
+    f"{_CONVERSATION}/responses": "GET",
+    f"{_CONVERSATION}/events": "GET",
+    f"{_CONVERSATION}/context": "GET",
+    f"{_CONVERSATION}/compact": "POST",
+    f"{_CONVERSATION}/compact/undo": "POST",
+    f"{_CONVERSATION}/compact/redo": "POST",
+    f"{_CONVERSATION}/end": "POST",
+    f"{_CONVERSATION}/reopen": "POST",
+    "/v1/responses": "POST",
+    "/v1/responses/compact": "POST",
+    "/v1/responses/input_tokens": "POST",
+    _RESPONSE: "GET DELETE",
+    f"{_RESPONSE}/cancel": "POST",
+    f"{_RESPONSE}/input_items": "GET",
+    f"{_RESPONSE}/context": "GET",
+    "/v1/models": "GET",
+    "/v1/models/{model_id:path}": "GET",
+    "/v1/import": "POST",
+    "/v1/usage": "GET",
+    "/v1/projections": "GET",
+    "/health/live": "GET",
+    "/health/ready": "GET",
+    "/metrics": "GET",
+    "/openapi.json": "GET",
+    "/docs": "GET",
+}
+
+_PROVIDER = "This store does not serve it. Send the request to your model provider."
+_CONVERSATIONS = "Use `/v1/conversations` and `/v1/responses`."
+_ELSEWHERE: Final[Mapping[str, str]] = {
+    "chat": "Chat Completions will be served by a later version. Use `POST /v1/responses`.",
+    "completions": "Use `POST /v1/responses`.",
+    "threads": _CONVERSATIONS,
+    "assistants": _CONVERSATIONS,
+    "files": "Files will be served by a later version. Send a file inside the input, as `file_data` or `file_url`.",
+    **dict.fromkeys(
+        [
+            "audio",
+            "batches",
+            "containers",
+            "embeddings",
+            "evals",
+            "fine_tuning",
+            "images",
+            "moderations",
+            "realtime",
+            "uploads",
+            "vector_stores",
+            "videos",
+        ],
+        _PROVIDER,
+    ),
+}
+"""Parts of the OpenAI API that are not served, and what to use instead."""
+
+_START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
+_NOT_SERVED = "Nothing is served at this path."
+_MAX_STEPS = 16
+
+_PATTERNS = [(template, compile_path(template)[0]) for template in sorted(SERVED, key=lambda path: "{" in path)]
+"""Paths without ids come first: `/v1/responses/compact` is not a response."""
+
+
+def template_of(path: str) -> str | None:
+    """The served path that this one is an instance of."""
+    return next((template for template, pattern in _PATTERNS if pattern.match(path)), None)
+
+
+def allowed_methods(path: str) -> str:
+    """The value of `Allow` for a path; empty if the path is not served. `*` is the whole server."""
+    template = template_of(path)
+    served = " ".join(SERVED.values()) if path == "*" else SERVED.get(template or "", "")
+    methods = {*served.split()}
+    if "GET" in methods:
+        methods.add("HEAD")
+    return ", ".join(sorted({*methods, "OPTIONS"})) if methods else ""
+
+
+def not_served(path: str) -> str:
+    """The message of a 404: what to use instead, or what is served nearby. It never contains the path itself."""
+    steps = [step for step in path.split("/", _MAX_STEPS) if step][:_MAX_STEPS]
+    return f"{_NOT_SERVED} {_use_instead(steps) or _meant(steps) or _subpaths(steps) or _similar(steps) or _START}"
+
+
+def _use_instead(steps: Sequence[str]) -> str | None:
+    if steps[-2:] == ["chat", "completions"]:  # also below the paths that Azure's client uses
+        return _ELSEWHERE["chat"]
+    [name, *_] = [step for step in steps if step not in ("v1", "openai", "api")] or [""]
+    return _ELSEWHERE.get(name)
+
+
+def _meant(steps: Sequence[str]) -> str | None:
+    """For a path that is served without what stands before it, with `/v1`, or without a slash at its end."""
+    for rest in (steps[start:] for start in range(len(steps))):
+        for path in ("/".join(["", *rest]), "/".join(["", "v1", *rest])):
+            if (template := template_of(path)) is not None:
+                return f"Did you mean `{_shown(template)}`?"
+    return None
+
+
+def _subpaths(steps: Sequence[str]) -> str | None:
+    """For a path that begins like a served one: what is served below that."""
+    for end in range(len(steps) - 1, 1, -1):
+        template = template_of("/".join(["", *steps[:end]]))
+        subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []
+        if template is not None and subpaths:
+            return f"Below `{_shown(template)}` are {', '.join(subpaths)}."
+    return None
+
+
+def _paths_under(template: str) -> Iterator[str]:
+    return (path for path in SERVED if path.startswith(f"{template}/") and "{" not in path[len(template) :])
+
+
+def _similar(steps: Sequence[str]) -> str | None:
+    names = {path.split("/")[2]: path for path in reversed([*SERVED]) if path.startswith("/v1/")}
+    last = next((step[:64] for step in steps if step != "v1"), "")
+    return next((f"Did you mean `/v1/{name}`?" for name in get_close_matches(last, names, 1, 0.75)), None)
+
+
+def _shown(template: str) -> str:
+    return template.replace(":path}", "}")

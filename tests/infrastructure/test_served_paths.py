@@ -1,0 +1,72 @@
+"""The table of served paths, and what a 404 says of the others."""
+
+import threading
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from commands.main import create_app as create_command_app
+from infrastructure.http.served_paths import SERVED, allowed_methods, not_served
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from queries.main import create_app as create_query_app
+
+
+def apps() -> list[Starlette]:
+    settings = Settings()
+    return [create(settings, Metrics(), threading.Event()) for create in (create_command_app, create_query_app)]
+
+
+def test_the_table_has_every_route_of_both_apps_and_nothing_else() -> None:
+    routes: dict[str, set[str]] = {}
+    for app in apps():
+        for route in app.routes:
+            assert isinstance(route, Route)
+            routes.setdefault(route.path, set()).update(route.methods or ())
+    table = {path: {*methods.split()} for path, methods in SERVED.items()}
+    assert {path: methods - {"HEAD"} for path, methods in routes.items()} == table, "SERVED lacks a route"
+
+
+def test_head_and_options_are_allowed_where_they_are_answered() -> None:
+    assert allowed_methods("/v1/conversations/conv_1") == "DELETE, GET, HEAD, OPTIONS, POST"
+    assert allowed_methods("/v1/import") == "OPTIONS, POST"
+    assert allowed_methods("/v1/responses/compact") == "OPTIONS, POST"
+    assert allowed_methods("*") == "DELETE, GET, HEAD, OPTIONS, POST"
+    assert allowed_methods("/v1/nothing") == ""
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("/v1/chat/completions", "Chat Completions will be served by a later version. Use `POST /v1/responses`."),
+        ("/v1/chat/completions/chatcmpl-1/messages", "Use `POST /v1/responses`."),
+        ("/openai/deployments/gpt/chat/completions", "Use `POST /v1/responses`."),
+        ("/chat/completions", "Use `POST /v1/responses`."),
+        ("/v1/completions", "Use `POST /v1/responses`."),
+        ("/v1/threads/thread_1/runs", "Use `/v1/conversations` and `/v1/responses`."),
+        ("/v1/assistants", "Use `/v1/conversations` and `/v1/responses`."),
+        ("/v1/embeddings", "This store does not serve it. Send the request to your model provider."),
+        ("/v1/files/file-1/content", "Files will be served by a later version."),
+        ("/responses", "Did you mean `/v1/responses`?"),
+        ("/v1/v1/responses", "Did you mean `/v1/responses`?"),
+        ("/v1/responses/", "Did you mean `/v1/responses`?"),
+        ("/v1//models", "Did you mean `/v1/models`?"),
+        ("/openai/v1/responses/resp_1/cancel", "Did you mean `/v1/responses/{response_id}/cancel`?"),
+        ("/v1/conversation", "Did you mean `/v1/conversations`?"),
+        (
+            "/v1/conversations/conv_1/messages",
+            "Below `/v1/conversations/{conversation_id}` are `/items`, `/responses`,",
+        ),
+        ("/v1/responses/resp_1/items", "Below `/v1/responses/{response_id}` are `/cancel`, `/input_items`"),
+        ("/v1/secret", "The API is at `/v1`"),
+        ("/", "The API is at `/v1`"),
+        ("/" + "secret/" * 20_000, "The API is at `/v1`"),
+    ],
+)
+def test_a_404_says_what_to_use_instead_and_never_repeats_the_path(path: str, hint: str) -> None:
+    message = not_served(path)
+    assert message.startswith("Nothing is served at this path. ")
+    assert hint in message
+    assert "secret" not in message
+    assert len(message) < 250
