@@ -1,4 +1,4 @@
-"""Links of new items to earlier items of their conversation (`item_links.py` has those among the new items)."""
+"""Links of new items to earlier items of their conversation (`item_links.py` has the links among the new items)."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ async def linked_to_conversation(
 
 
 async def linked_to_path(history: PathHistory, items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """The (id, item) with their links changed to the ids of the items that they lead to, among these or on the path."""
+    """Each (id, item), with its links changed to the ids of the items that they lead to, among these items or on the path."""
     linked = link(items)
     for index, item_link in open_links(linked).items():
         if (target := await history.find(item_link.leads_to)) is not None:

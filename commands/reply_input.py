@@ -1,7 +1,7 @@
-"""What of a request's `input` is taken: references become items, items that the history has are left out, links get our ids.
+"""Finds which items of a request's `input` are taken. References become items, items that the history has are left out, links get our ids.
 
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
-- A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the first id as its client's id.
+- A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
 - An item whose `id` is that of an item on the path is left out, and so is what `context/repeated_history.py` finds.
 """
 
@@ -28,7 +28,7 @@ from infrastructure.ids import is_id, mint
 
 
 class TakenItem(Struct, frozen=True):
-    """An item that is taken, also decoded. `position`: its index in the request's `input`."""
+    """An item that is taken, as it is stored and decoded. `position`: its index in the request's `input`."""
 
     new: NewItem
     item: Item
@@ -63,7 +63,7 @@ def _needs_history(item: Item) -> bool:
 
 
 def _our_id(item: Item) -> str | None:
-    """The item's given id if it has the form of ours: clients use ids of their own for several items."""
+    """The id that the client gave, if it has the form of our ids. A client may use an id of its own for several items."""
     item_id = given_id(item)
     return item_id if item_id is not None and is_id(item_id) else None
 
@@ -88,7 +88,7 @@ async def _history(context: CommandContext, target: ReplyTarget, model: str) -> 
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
 ) -> list[TakenItem]:
-    """Without the items that are on the path; all ids are looked up at once. A reference to another item becomes a copy of it."""
+    """The entries that are not on the path. All ids are looked up at once. A reference to another item becomes a copy of it."""
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_readable(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.items() if await history.has(appended)}

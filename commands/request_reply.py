@@ -174,7 +174,7 @@ def make_reply_request(
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """The path in the request's `input` of what has this path in the items that were taken."""
+    """Turns a path in the items that were taken into the path of the same thing in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 
@@ -193,5 +193,5 @@ def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:
             call_id = str(item.get("call_id"))[:64]
             raise ApiError(400, f"No tool call found for tool output with call_id {call_id}.", param="input")
     if reply_request.input and not model_context.sent_ids:
-        message = "Nothing of `input` can be shown to the model by itself: a call needs its output, and reasoning what follows it."
+        message = "Nothing of `input` can be shown to the model by itself: a call needs its output, and a reasoning item needs the item after it."
         raise ApiError(400, message, code="invalid_value", param="input")

@@ -104,8 +104,8 @@ async def summarize(
     limit: int,
     instructions: str | None = None,
 ) -> CompactContext | None:
-    """The command that records a new summary, of the previous summary and the items after it. The newest turns that fit in half of `limit`
-    tokens are not summarized.
+    """The command that records a new summary. It covers the previous summary and the items after it, but not the newest turns that fit in
+    half of `limit` tokens.
 
     None if there is nothing to summarize, no room for a summary, or the model wrote nothing. Raises ModelFailed.
     """

@@ -32,7 +32,7 @@ COUNT_BATCH_ITEMS = 32
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash` and `incarnation`: of the snapshot that they come from; empty if they come from the log. `reaches_start`: only what
+    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: only what
     the summary replaces lies before them. `pins`: the pinned items before them, oldest first. `pinned`: the ids of all pinned items,
     also of those among `items`.
     """

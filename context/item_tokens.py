@@ -21,7 +21,7 @@ PER_FILE_TOKENS = 2_000
 """Tokens of a file: a few pages, since only the provider knows its length. For a text file, the length of the text is added."""
 
 BASE64_CHARACTERS_PER_TOKEN = 5
-"""A token is some 4 characters of text, which are 5 of base64; encrypted text is not shorter than the text."""
+"""A token is about 4 characters of text, or 5 of base64. Encrypted text is not shorter than the text."""
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})

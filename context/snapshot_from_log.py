@@ -39,13 +39,13 @@ _PAGE_EVENTS = 128
 async def refill(reader: EventReader, redis: Redis, tenant: str, conversation_id: str, version: int) -> Snapshot | None:
     """Makes the snapshot at `version` from the log, writes it unless there is a newer one, and returns it.
 
-    Removes it, and returns None, if the log does not have the conversation. `tenant`: the conversation's, which is not checked.
+    Removes it, and returns None, if the log does not have the conversation. `tenant`: the conversation's tenant; it is not checked.
     Raises psycopg.Error and redis.exceptions.RedisError.
     """
     snapshot = await snapshot_from_log(reader, conversation_id, version)
     if snapshot is not None:
         await put_snapshot(redis, tenant, conversation_id, snapshot)
-    # After a restart of Postgres, which changes the incarnation, it may have replaced the tombstone of a later deletion.
+    # A restart of Postgres changes the incarnation. Then this snapshot may have replaced the tombstone of a later deletion.
     head = await reader.head(conversation_id)
     if snapshot is None or head is None or (head.deleted and not snapshot.deleted):
         await redis.unlink(snapshot_key(tenant, conversation_id))

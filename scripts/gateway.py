@@ -49,7 +49,7 @@ class Gateway:
 
 
 def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
-    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the server's."""
+    """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
     metrics = Metrics()
     command_app = commands.create_app(settings, metrics, shutdown)
     query_app = queries.create_app(settings, metrics, shutdown, connections)
