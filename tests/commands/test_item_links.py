@@ -152,22 +152,22 @@ async def test_an_approval_of_what_the_provider_asked_for_reaches_it_with_the_id
     working = provider.script
     provider.script = lambda exchange: exchange.stream_items({**REQUEST, "id": "mcpr_theirs"})
     first = await create_response(api, "Do it.")
-    asked = first["output"][0]["id"]
+    request_id = first["output"][0]["id"]
     provider.script = working
-    approval = {**RESPONSE, "approval_request_id": asked}
+    approval = {**RESPONSE, "approval_request_id": request_id}
     second = await create_response(api, [approval], previous_response_id=first["id"])
     sent = provider.requests[-1]["input"]
-    assert sent[1]["id"] == sent[2]["approval_request_id"] == asked
+    assert sent[1]["id"] == sent[2]["approval_request_id"] == request_id
     # In another conversation the request is a copy, with its own id. The approval leads to the copy.
     copied = await create_response(
-        api, [message("Do it."), {"type": "item_reference", "id": asked}, approval, message("Go on.")]
+        api, [message("Do it."), {"type": "item_reference", "id": request_id}, approval, message("Go on.")]
     )
     sent = provider.requests[-1]["input"]
-    assert sent[1]["id"] == sent[2]["approval_request_id"] != asked
+    assert sent[1]["id"] == sent[2]["approval_request_id"] != request_id
     await create_response(api, [approval, message("Again?")], conversation=copied["conversation"]["id"])
     newest = provider.requests[-1]["input"][-2]
     assert newest["approval_request_id"] == sent[1]["id"]
-    # What a failed reply asked for, or was given, is sent again with new ids: the links lead to those.
+    # The requests and input of a failed reply are sent again with new ids. The links lead to these ids.
     provider.script = lambda exchange: exchange.begin_stream()
     request = [{**REQUEST, "id": "mcpr_mine"}, {**RESPONSE, "approval_request_id": "mcpr_mine"}]
     failed = events_of(await post_response(api, request, stream=True))[-1]["response"]
