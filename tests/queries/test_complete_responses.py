@@ -1,0 +1,310 @@
+"""Every Response is complete and the same everywhere: in the answer, in the events of its stream, when it is read, and after a rebuild.
+
+`RULES` are those of the strict validators that clients use: no field is missing, and each has a value of its type.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from infrastructure.settings import Settings
+from projections.rebuild.rebuild import Rebuild
+from tests.commands.api_client import events_of, open_api
+from tests.commands.provider_scripts import breaks_off
+from tests.projections.world import World
+from tests.queries.conftest import open_api as open_query_api
+from tests.queries.manual_projector import ManualProjector
+from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
+
+Json = dict[str, Any]
+
+
+def is_whole(value: Any) -> bool:
+    return type(value) is int
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
+
+def is_text(value: Any) -> bool:
+    return type(value) is str
+
+
+def is_bool(value: Any) -> bool:
+    return type(value) is bool
+
+
+def is_object(value: Any) -> bool:
+    return type(value) is dict
+
+
+def nullable(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or is_valid(value)
+
+
+def has(**rules: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """An object that has these fields, each of them valid."""
+    return lambda value: is_object(value) and all(name in value and rule(value[name]) for name, rule in rules.items())
+
+
+def one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+def all_of(rule: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: type(value) is list and all(map(rule, value))
+
+
+USAGE = has(
+    input_tokens=is_whole,
+    input_tokens_details=has(cached_tokens=is_whole, cache_write_tokens=is_whole),
+    output_tokens=is_whole,
+    output_tokens_details=has(reasoning_tokens=is_whole),
+    total_tokens=is_whole,
+)
+FUNCTION = has(
+    type=one_of("function"),
+    name=is_text,
+    description=nullable(is_text),
+    parameters=nullable(is_object),
+    strict=is_bool,
+)
+RULES: dict[str, Callable[[Any], bool]] = {
+    "id": is_text,
+    "object": one_of("response"),
+    "created_at": is_whole,
+    "completed_at": nullable(is_whole),
+    "status": one_of("queued", "in_progress", "completed", "failed", "cancelled", "incomplete"),
+    "incomplete_details": nullable(has(reason=is_text)),
+    "model": is_text,
+    "previous_response_id": nullable(is_text),
+    "conversation": nullable(has(id=is_text)),
+    "instructions": nullable(is_text),
+    "output": all_of(has(id=is_text, type=is_text)),
+    "error": nullable(has(code=is_text, message=is_text)),
+    "tools": all_of(FUNCTION),
+    "tool_choice": lambda value: value in ("auto", "none", "required") or is_object(value),
+    "truncation": one_of("auto", "disabled"),
+    "parallel_tool_calls": is_bool,
+    "text": has(
+        format=has(type=one_of("text", "json_object", "json_schema")), verbosity=one_of("low", "medium", "high")
+    ),
+    "top_p": is_number,
+    "presence_penalty": is_number,
+    "frequency_penalty": is_number,
+    "top_logprobs": is_whole,
+    "temperature": is_number,
+    "reasoning": has(effort=nullable(is_text), summary=nullable(is_text)),
+    "usage": nullable(USAGE),
+    "max_output_tokens": nullable(is_whole),
+    "max_tool_calls": nullable(is_whole),
+    "store": is_bool,
+    "background": is_bool,
+    "service_tier": is_text,
+    "metadata": is_object,
+    "safety_identifier": nullable(is_text),
+    "prompt_cache_key": nullable(is_text),
+    "prompt_cache_retention": nullable(is_text),
+    "user": nullable(is_text),
+}
+
+PARAMETERS: Json = {
+    "temperature": 0.5,
+    "tools": [{"type": "function", "name": "f", "parameters": {"type": "object"}}],
+    "reasoning": {"effort": "low"},
+    "safety_identifier": "s",
+    "prompt_cache_key": "k",
+    "user": "u",
+    "metadata": {"a": "b"},
+    "service_tier": "flex",
+    "max_tool_calls": 2,
+    "client_metadata": {"session": "1"},
+}
+REPORTED_USAGE = {
+    "prompt_tokens": 90,
+    "completion_tokens": 20,
+    "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 30},
+    "completion_tokens_details": {"reasoning_tokens": 15},
+}
+USAGE_OF_RESPONSE = {
+    "input_tokens": 90,
+    "input_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 30},
+    "output_tokens": 20,
+    "output_tokens_details": {"reasoning_tokens": 15},
+    "total_tokens": 110,
+}
+
+
+def check(response: Json) -> None:
+    """Asserts the rules, and how the fields depend on each other."""
+    for name, is_valid in RULES.items():
+        assert name in response, name
+        assert is_valid(response[name]), (name, response[name])
+    assert (response["completed_at"] is not None) == (response["status"] == "completed")
+    assert (response["incomplete_details"] is not None) == (response["status"] == "incomplete")
+    assert (response["usage"] is not None) <= (response["status"] in ("completed", "incomplete"))
+    assert (response["status"] == "failed") <= (response["error"] is not None)
+
+
+class Store:
+    """Both APIs on the same servers, a projector that runs, and a scripted provider."""
+
+    def __init__(self, settings: Settings, provider: ScriptedProvider, query: httpx.AsyncClient) -> None:
+        self.settings = settings
+        self.provider = provider
+        self.query = query
+
+    async def get(self, response_id: str) -> Json:
+        answer = await self.query.get(f"/v1/responses/{response_id}")
+        assert answer.status_code == 200, answer.text
+        response: Json = answer.json()
+        check(response)
+        return response
+
+    async def streamed(self, response_id: str) -> list[Json]:
+        """The Responses in the events of its stream."""
+        answer = await self.query.get(f"/v1/responses/{response_id}", params={"stream": "true"})
+        return responses_in(answer)
+
+
+def responses_in(answer: httpx.Response) -> list[Json]:
+    responses = [event["response"] for event in events_of(answer) if "response" in event]
+    for response in responses:
+        check(response)
+    return responses
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture(params=["chat", "responses"])
+async def store(
+    request: pytest.FixtureRequest, settings: Settings, provider: ScriptedProvider, live: ManualProjector
+) -> AsyncIterator[Store]:
+    changes = {"openai_base_url": provider.url, "model_api": request.param, "default_model": "scripted"}
+    settings = settings.model_copy(update=changes)
+    async with open_query_api(settings) as query:
+        yield Store(settings, provider, query)
+
+
+def answers(finish: str, reported_tier: str | None) -> Callable[[Exchange], None]:
+    """A script that speaks both APIs."""
+
+    def script(exchange: Exchange) -> None:
+        tier = {} if reported_tier is None else {"service_tier": reported_tier}
+        if exchange.path.endswith("/responses"):
+            part = {"type": "output_text", "text": "Hello", "annotations": []}
+            details = {"incomplete_details": {"reason": "max_output_tokens"}} if finish == "length" else {}
+            exchange.stream_items(
+                {"id": "msg_1", "type": "message", "role": "assistant", "content": [part]},
+                status="incomplete" if finish == "length" else "completed",
+                usage=USAGE_OF_RESPONSE,
+                **tier,
+                **details,
+            )
+            return
+        exchange.begin_stream()
+        exchange.text_chunk("Hello")
+        exchange.text_chunk(finish_reason=finish)
+        exchange.chunk(choices=[], usage=REPORTED_USAGE, **tier)
+        exchange.end_stream()
+
+    return script
+
+
+class Held:
+    """A script that begins an answer and goes on when it is `released`."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, exchange: Exchange) -> None:
+        exchange.begin_stream()
+        if exchange.path.endswith("/responses"):
+            exchange.event("response.output_item.added", output_index=0, item={"id": "m", "type": "message", "role": "assistant", "content": []})  # fmt: skip
+            exchange.event("response.output_text.delta", item_id="m", output_index=0, content_index=0, delta="par")
+        else:
+            exchange.text_chunk("par")
+        self.begun.set()
+        self.released.wait(10)
+
+
+async def rebuild_responses(settings: Settings) -> None:
+    world = World(settings)
+    await world.pool.open()
+    try:
+        rebuilt = Rebuild(
+            ["responses"],
+            settings=settings,
+            pool=world.pool,
+            database=world.database,
+            make_projector=world.projector,
+            workers=1,
+        )
+        await rebuilt.run()
+    finally:
+        await world.close()
+
+
+async def test_every_response_is_complete_and_the_same_everywhere(store: Store) -> None:
+    ended: list[Json] = []
+    async with open_api(store.settings) as api:
+        for finish, status, tier, effective_tier in (
+            ("stop", "completed", "default", "default"),
+            ("stop", "completed", None, "flex"),
+            ("length", "incomplete", "default", "default"),
+        ):
+            store.provider.script = answers(finish, tier)
+            for parameters in ({}, PARAMETERS):
+                whole = (await api.post("/v1/responses", json={"input": "hi", **parameters})).json()
+                check(whole)
+                assert (whole["status"], whole["usage"]) == (status, USAGE_OF_RESPONSE)
+                ended.append(whole)
+                stream = responses_in(
+                    await api.post("/v1/responses", json={"input": "hi", "stream": True, **parameters})
+                )
+                assert [response["status"] for response in stream] == ["in_progress", "in_progress", status]
+                ended.append(stream[-1])
+            assert ended[-1]["service_tier"] == effective_tier
+            assert {name: ended[-1][name] for name in ("temperature", "user", "client_metadata")} == {
+                name: PARAMETERS[name] for name in ("temperature", "user", "client_metadata")
+            }
+        not_stored = (await api.post("/v1/responses", json={"input": "hi", "store": False, **PARAMETERS})).json()
+        check(not_stored)
+        assert (not_stored["store"], not_stored["conversation"]) == (False, None)
+
+        store.provider.script = breaks_off
+        failed = responses_in(await api.post("/v1/responses", json={"input": "hi", "stream": True, **PARAMETERS}))[-1]
+        assert (failed["status"], failed["service_tier"]) == ("failed", "flex")
+
+        store.provider.script = held = Held()
+        queued = (await api.post("/v1/responses", json={"input": "hi", "background": True, **PARAMETERS})).json()
+        check(queued)
+        await asyncio.to_thread(held.begun.wait, 10)
+        assert (await store.get(queued["id"]))["status"] == "in_progress"
+        cancelled = (await api.post(f"/v1/responses/{queued['id']}/cancel")).json()
+        check(cancelled)
+        assert cancelled["status"] == "cancelled"
+        held.released.set()
+
+        store.provider.script = held = Held()
+        interrupted = (await api.post("/v1/responses", json={"input": "hi", "background": True})).json()
+        await asyncio.to_thread(held.begun.wait, 10)
+    held.released.set()  # the process that ran the reply has ended
+    last = await store.get(interrupted["id"])
+    assert (last["status"], last["incomplete_details"]) == ("incomplete", {"reason": "interrupted"})
+
+    for rebuilt in (False, True):
+        if rebuilt:
+            await rebuild_responses(store.settings)
+        for response in (*ended, failed, cancelled, last):
+            assert await store.get(response["id"]) == response
+            assert (await store.streamed(response["id"]))[-1] == response
