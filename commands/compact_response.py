@@ -57,7 +57,7 @@ class CompactResponse(Body):
     service_tier: ShortText | None = None
 
     def request(self) -> CreateResponse:
-        """The request for a reply that is checked, and whose earlier items are read, as for this one."""
+        """The same fields as a request for a reply: it is checked, and its earlier items are read, in the same way."""
         fields = self.model_dump(exclude={"instructions"}, exclude_none=True)
         return CreateResponse.model_validate(fields)
 

@@ -36,7 +36,7 @@ def _given_item(item: Any, param: str) -> GivenItem:
 
 
 def _is_reference(item: Any) -> bool:
-    """An `item_reference`, whose type may be missing, or an image generation call without its result: so the API is told to use an earlier image."""
+    """An `item_reference` (its type may be missing), or an image generation call without its result, which tells the API to use an earlier image."""
     if not isinstance(item, dict):
         return False
     kind = item.get("type")

@@ -22,7 +22,7 @@ _CALL_FIELD = "call_id"
 _OUTPUTS = tuple(f"{call}_output" for call in CALLS)
 _TARGETS = frozenset(("mcp_approval_request", *CALLS))
 LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
-"""Types of items that have a link, or that get what one needs."""
+"""Types of items that have a link, and of calls, which may get a `call_id` that a link can hold."""
 
 
 class Link(Struct, frozen=True):
@@ -33,11 +33,11 @@ class Link(Struct, frozen=True):
     given: str
 
     def leads_to(self, item_id: str, item: Item) -> bool:
-        """Whether the item with this id is meant."""
+        """Whether the link means the item with this id."""
         return type_of(item) == self.target_type and self.given in _names(item_id, item)
 
     def changed(self, item: Item, target_id: str, target: Item) -> Item:
-        """The item with a link to the target that everything after this understands."""
+        """The item with its link changed to our id of the target, or to the `call_id` of the target."""
         if self.field == _APPROVAL_FIELD:
             return {**item, self.field: target_id}
         return {**item, self.field: target.get(_CALL_FIELD) or target_id}
@@ -82,7 +82,7 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
     """By index, the links of items that lead to none of the items before them, and that must be looked up on the path.
 
-    An output that has a `call_id` needs no look-up: it is the call's, unless it has the form of one of our ids.
+    An output's `call_id` needs no look-up, unless it has the form of our ids: otherwise it is already the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}

@@ -28,7 +28,7 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""Contexts read from the log at a time: one of 128,000 tokens of short messages takes some 17 MB until it is sent."""
+"""Contexts read from the log at a time: one of 128,000 tokens of short messages takes about 17 MB until it is sent."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
 """How long a context waits while MAX_LOG_READS others are read from the log: as long as one of their statements may take."""

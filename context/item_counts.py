@@ -8,7 +8,7 @@ from context.tokens import count_off_loop
 from domain.items import Item
 
 MAX_COUNTS = 50_000
-"""Counts that are kept: some 20 MB."""
+"""Counts that are kept: about 20 MB."""
 
 
 class ItemCounts:

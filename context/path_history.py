@@ -11,7 +11,7 @@ from infrastructure.event_log.recorded import Recorded
 
 MAX_READ_ITEMS = 2_000
 MAX_READ_BYTES = 16 * 1024 * 1024
-"""How far back in the log a request is compared with its conversation: what is older counts as not there."""
+"""How far back in the log a request is compared with its conversation. Older items count as missing."""
 
 
 class PathHistory:

@@ -1,11 +1,11 @@
-"""Finds what of a request's input only repeats the history: some clients send earlier items again beside a conversation. Pure.
+"""Finds the items of a request's input that only repeat the history: some clients send earlier items again, although they name a conversation. Pure.
 
 Only this is left out:
 
 - an output whose call is already answered on the path;
-- before such an output: items that equal the end of the path. From that output on, the input and the path are compared backwards. What only
-  the path has may be missing in the input (calls, outputs, answers, reasoning), because clients do not send all of it. A message of a user or a
-  developer may not: the first one that differs ends the comparison.
+- before such an output: items that equal the end of the path. From that output on, the input and the path are compared backwards. Calls,
+  outputs, answers and reasoning that the path has may be missing from the input, because clients do not send all of them. A message of a user
+  or a developer may not be missing: the first one that differs ends the comparison.
 
 A message that merely equals an earlier one is new: a user may say "yes" twice.
 """
@@ -83,7 +83,7 @@ def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iter
 
 
 def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None]:
-    """For the last call with each key: where its output is, None if it has none."""
+    """For the last call with each key: the position of its output, None if it has none."""
     ends: dict[_CallKey, int | None] = {}
     for index, item in enumerate(newest_first):
         key = call_key(item)

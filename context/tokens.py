@@ -27,7 +27,7 @@ CUT_ERROR: Final = 8
 """Tokens by which one cut inside a run may be wrong. The most ever measured: 4 too many, 1 too few."""
 
 MAX_INLINE_CHARACTERS: Final = 4_096
-"""Texts up to this length together are counted on the event loop: that takes some 2 ms, no more than a thread costs under load."""
+"""Texts up to this length together are counted on the event loop: that takes about 2 ms, no more than a thread costs under load."""
 
 EXACT_CUT: Final = re.compile(
     r"(?<=\S)(?=[ \t\xa0\u3000])"  # between a word and a space: the space joins the next word. Not before a newline: it joins punctuation
@@ -41,7 +41,7 @@ EXACT_CUT: Final = re.compile(
 def count(text: str, encoding: str = DEFAULT_ENCODING) -> int:
     """How many tokens `text` is. Special tokens count as plain text.
 
-    Takes any string, lone surrogates included, in linear time (some 2 MB a second), so on the event loop use it for short texts
+    Takes any string, lone surrogates included, in linear time (about 2 MB a second), so on the event loop use it for short texts
     only. The module's docstring says how exact it is. Raises ValueError for an unknown encoding.
     """
     encode = _encodings().get(encoding).encode_ordinary
