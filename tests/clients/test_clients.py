@@ -7,22 +7,23 @@ or of its last response. The second run continues from this id. Afterwards the s
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psutil
 import pytest
 
-from tests.clients.recipe import CannotInstall, Recipe, names
+from tests.clients.recipe import CannotInstall, Environment, Recipe, names
 from tests.clients.scripted_assistant import assistant
 from tests.scripted_provider import scripted_provider
 from tests.system import System
 
 pytestmark = pytest.mark.clients
 
+Result = TypeVar("Result")
 MODEL = "smollm2-135m"
 AT_ONCE = 2
 FIRST = ["You have not told me.", "I was shown 3 messages.", "The tool says: sunny in Paris."]
@@ -44,29 +45,27 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 @pytest.fixture(scope="module")
 def printed(store: System, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]] | Exception]:
     """What both runs of each recipe printed, or why it was not run."""
-    recipes = {name: Recipe(name, tmp_path_factory.mktemp("recipe"), store.base_url) for name in names()}
-    printed: dict[str, list[list[str]] | Exception] = {}
+    folders = {name: name.split("/")[0] for name in names()}
+    environments = {folder: Environment(folder, tmp_path_factory.mktemp(folder)) for folder in folders.values()}
+    recipes = {name: Recipe(name, environments[folder], store.base_url) for name, folder in folders.items()}
+    installed = _for_each(lambda folder: environments[folder].install(), environments)
 
-    def first_run(name: str) -> list[list[str]]:
-        recipes[name].install()
-        return [recipes[name].run()]
+    def first_run(name: str) -> list[str]:
+        _raise_error(installed[folders[name]])
+        return recipes[name].run()
 
     def second_run(name: str) -> list[list[str]]:
-        outcome = printed[name]
-        if isinstance(outcome, Exception):
-            raise outcome
-        [first] = outcome
-        return [first, recipes[name].run(first[-1])]
+        lines = _raise_error(first[name])
+        return [lines, recipes[name].run(lines[-1])]
 
-    _run_all(first_run, printed)
+    first = _for_each(first_run, names())
     for process in store.processes():
         with suppress(psutil.NoSuchProcess):
             process.kill()
     store.wait()
     store.wait_gone()
     store.start().wait_ready()
-    _run_all(second_run, printed)
-    return printed
+    return _for_each(second_run, names())
 
 
 @pytest.mark.parametrize("name", names())
@@ -128,10 +127,20 @@ def _kind_and_content(item: dict[str, Any]) -> tuple[str, Any]:
             return kind, item["output"]
 
 
-def _run_all(function: Callable[[str], list[list[str]]], printed: dict[str, list[list[str]] | Exception]) -> None:
-    """Calls the function for each recipe, a few at a time, and puts its results or errors into `printed`."""
+def _for_each(function: Callable[[str], Result], names: Iterable[str]) -> dict[str, Result | Exception]:
+    """The function's result, or its error, for each of these names. Runs AT_ONCE at a time."""
+
+    def result(name: str) -> Result | Exception:
+        try:
+            return function(name)
+        except Exception as error:  # noqa: BLE001 - the test of this name raises it
+            return error
+
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        futures = {name: pool.submit(function, name) for name in names()}
-    for name, future in futures.items():
-        error = future.exception()
-        printed[name] = future.result() if error is None else error  # type: ignore[assignment]  # no BaseException
+        return dict(zip(names, pool.map(result, names), strict=True))
+
+
+def _raise_error(result: Result | Exception) -> Result:
+    if isinstance(result, Exception):
+        raise result
+    return result
