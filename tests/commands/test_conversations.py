@@ -40,7 +40,7 @@ async def test_items_are_stored_as_sent_and_answered_with_content_parts_and_new_
     assert data[1]["id"].startswith("fc_")
     assert {**sent[2], "id": data[2]["id"]} == data[2]
     appended = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
-    assert appended[0].item == b'{"role":"user","content":"hi"}'
+    assert appended[0].item == b'{"id":"mine","role":"user","content":"hi"}'
     assert [event.depth for event in appended] == [1, 2, 3]
     assert [event.parent_id for event in appended] == [None, data[0]["id"], data[1]["id"]]
 
