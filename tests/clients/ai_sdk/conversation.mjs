@@ -20,8 +20,14 @@ for await (const text of streamText({ ...turn, prompt: "Think! My name is Ada." 
 }
 console.log();
 
-const tools = { weather };
-console.log(
-  (await generateText({ ...turn, prompt: "How is the weather in Paris?", tools, stopWhen: stepCountIs(5) })).text,
-);
+// The SDK would send the question again with the tool's output.
+const onlyTheOutput = ({ stepNumber, messages }) => (stepNumber > 0 ? { messages: messages.slice(-1) } : {});
+const answer = await generateText({
+  ...turn,
+  prompt: "How is the weather in Paris?",
+  tools: { weather },
+  stopWhen: stepCountIs(5),
+  prepareStep: onlyTheOutput,
+});
+console.log(answer.text);
 console.log(conversation);
