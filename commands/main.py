@@ -45,7 +45,9 @@ log = structlog.get_logger(__name__)
 RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations)
 
 
-def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) -> Starlette:
+def create_app(
+    settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections | None = None
+) -> Starlette:
     """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
 
     When `shutdown` is set, the streams that follow a reply end. The app itself sets `shutdown` if the data is newer than this code.
@@ -116,6 +118,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event) 
         [*(resource.router for resource in RESOURCES), health],
         lifespan=lifespan,
         metrics=metrics,
+        connections=connections,
     )
 
 
@@ -152,7 +155,8 @@ def main() -> None:
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format)
     shutdown = threading.Event()
-    serve(create_app(settings, Metrics(), shutdown), settings, shutdown, Connections())
+    connections = Connections()
+    serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,7 @@ def create_app(
 
     ready = health_router(metrics, lambda: checks, needed=health.REQUIRED)
     routers = [ready, *(resource.router for resource in RESOURCES)]
-    return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics)
+    return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics, connections=connections)
 
 
 async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> None:

@@ -18,10 +18,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from commands import main as commands
-from infrastructure.http.app import documentation_routes
+from infrastructure.http.app import documentation_routes, middleware
 from infrastructure.http.connections import Connections
 from infrastructure.http.openapi import combined
-from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -51,13 +50,13 @@ class Gateway:
 def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
     """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
     metrics = Metrics()
-    command_app = commands.create_app(settings, metrics, shutdown)
+    command_app = commands.create_app(settings, metrics, shutdown, connections)
     query_app = queries.create_app(settings, metrics, shutdown, connections)
-    own_app = _own_app(command_app, query_app, metrics)
+    own_app = _own_app(command_app, query_app, middleware(metrics, connections))
     return Gateway(command_app, query_app, own_app)
 
 
-def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> Starlette:
+def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[Middleware]) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
@@ -73,7 +72,7 @@ def _own_app(command_app: Starlette, query_app: Starlette, metrics: Metrics) -> 
         *documentation_routes(document),
         Route("/health/ready", ready),
     ]
-    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(RequestMiddleware, metrics=metrics)])
+    return Starlette(routes=routes, lifespan=lifespan, middleware=middleware)
 
 
 def combined_readiness(answers: Sequence[tuple[int, dict[str, Any]]]) -> Response:

@@ -18,6 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from infrastructure.http.compression import CompressionMiddleware
+from infrastructure.http.connections import Connections
 from infrastructure.http.errors import ApiError, answer_error
 from infrastructure.http.openapi import docs_page
 from infrastructure.http.readiness import Check, readiness, run_checks
@@ -31,8 +33,15 @@ Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 VERSION = "0.1.0"
 
 
-def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, metrics: Metrics) -> Starlette:
-    """An app with these routes. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
+def make_app(
+    title: str,
+    routers: Sequence[APIRouter],
+    *,
+    lifespan: Lifespan,
+    metrics: Metrics,
+    connections: Connections | None = None,
+) -> Starlette:
+    """An app with these routes. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     document = get_openapi(title=title, version=VERSION, routes=declared)
     app = Starlette(
@@ -40,7 +49,7 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
             *(Route(route.path, route.endpoint, methods=route.methods, name=route.name) for route in declared),
             *documentation_routes(document),
         ],
-        middleware=[Middleware(RequestMiddleware, metrics=metrics)],
+        middleware=middleware(metrics, connections),
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=lifespan,
@@ -48,6 +57,14 @@ def make_app(title: str, routers: Sequence[APIRouter], *, lifespan: Lifespan, me
     app.router.redirect_slashes = False
     app.state.openapi = document
     return app
+
+
+def middleware(metrics: Metrics, connections: Connections | None) -> list[Middleware]:
+    """What is around every request, from the outside in."""
+    return [
+        Middleware(RequestMiddleware, metrics=metrics),
+        Middleware(CompressionMiddleware, connections=connections or Connections()),
+    ]
 
 
 async def answer_http_error(request: Request, error: Exception) -> Response:

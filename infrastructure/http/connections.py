@@ -9,7 +9,8 @@ A connection is closed when its client keeps it waiting
   clients together have more than `max_unread_bytes` to read
 
 What an application has sent stays in memory until the client has read it. So a large answer is read from the stores only
-when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read.
+when it gets a turn (`large_answer`). No turn begins while clients have more than `max_unread_bytes` to read, counting what waits to be
+compressed (`compression`).
 """
 
 import asyncio
@@ -61,6 +62,8 @@ class Connections:
         self._timer: asyncio.TimerHandle | None = None
         self._turns = asyncio.Semaphore(self.limits.large_answers)
         self._unread_changed = asyncio.Event()
+        self._compression_turn = asyncio.Semaphore(1)
+        self._uncompressed_bytes = 0
 
     def add(self, connection: Connection) -> None:
         self._open.add(connection)
@@ -75,8 +78,8 @@ class Connections:
             self._timer = None
 
     def unread_bytes(self) -> int:
-        """How much of what was sent is still in this process's memory, because clients have not read it."""
-        return sum(connection.unread_bytes for connection in self._open)
+        """How much of what was made for clients is still in this process's memory: they have not read it, or it waits to be compressed."""
+        return self._uncompressed_bytes + sum(connection.unread_bytes for connection in self._open)
 
     def client_has_read(self) -> None:
         """Call when a client has read most of what was sent to it. Large answers that wait for room then check again."""
@@ -96,6 +99,17 @@ class Connections:
                 )
                 raise ApiError(503, message, code="too_many_large_answers") from error
             yield
+
+    @asynccontextmanager
+    async def compression(self, size: int) -> AsyncIterator[None]:
+        """A turn to compress an answer of this size. One is compressed at a time, and until then it counts as unread."""
+        self._uncompressed_bytes += size
+        try:
+            async with self._compression_turn:
+                yield
+        finally:
+            self._uncompressed_bytes -= size
+            self._unread_changed.set()
 
     async def _wait_for_room(self) -> None:
         while self.unread_bytes() > self.limits.max_unread_bytes:

@@ -1,5 +1,6 @@
 """The gateway: nginx with our configuration in front of two small servers that answer with their names."""
 
+import gzip
 import http.client
 import json
 import re
@@ -166,6 +167,12 @@ def test_what_the_gateway_does_not_serve_itself_is_a_404_in_our_shape(gateway: G
     assert body["error"] | {"message": ""} == ApiError(404, "", code="unknown_url").body()["error"]
     assert (headers["x-request-id"], headers["x-should-retry"]) == ("req_1", "false")
     assert gateway.queries.requests + gateway.commands.requests == []
+
+
+def test_the_document_is_compressed_for_clients_that_accept_gzip(gateway: Gateway) -> None:
+    plain, response = gateway.open("GET", "/openapi.json"), gateway.open("GET", "/openapi.json", Accept_Encoding="gzip")
+    assert (response.getheader("Content-Encoding"), response.getheader("Vary")) == ("gzip", "Accept-Encoding")
+    assert gzip.decompress(response.read()) == plain.read()
 
 
 def test_the_gateway_is_live_even_when_both_sides_are_not_ready(gateway: Gateway) -> None:

@@ -4,7 +4,9 @@ scripts/test tests/end_to_end/test_clients_that_do_not_read.py -m endless    500
 """
 
 import asyncio
+import base64
 import json
+import random
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -38,7 +40,8 @@ async def test_memory_is_bounded_and_another_client_is_served(
     memory = [psutil.Process(store.pid("api")).memory_info().rss]
     with ExitStack() as clients:
         for number in range(connections):
-            clients.enter_context(silent_client(store.port, large, REQUESTS[number % len(REQUESTS)]))
+            encoding = "gzip" if number % 8 < 4 else "identity"
+            clients.enter_context(silent_client(store.port, large, REQUESTS[number % len(REQUESTS)], encoding))
         async with sampled(memory, store.pid("api")):
             during = await latencies(store, small, seconds)
     figures = (
@@ -57,7 +60,10 @@ async def start_conversations(store: System) -> tuple[str, str]:
     for count, size in ((ITEMS, ITEM_BYTES), (1, 100)):
         answer = await connection.request("POST", "/v1/conversations", b"{}")
         ids.append(answer.json()["id"])
-        item = {"role": "user", "content": "x" * size}
+        text = base64.b64encode(
+            random.Random(size).randbytes(size * 3 // 4)
+        ).decode()  # gzip leaves three quarters of it
+        item = {"role": "user", "content": text}
         for _ in range(count):
             path = f"/v1/conversations/{ids[-1]}/items"
             answer = await connection.request("POST", path, json.dumps({"items": [item]}).encode())
@@ -71,14 +77,15 @@ async def start_conversations(store: System) -> tuple[str, str]:
     return ids[0], ids[1]
 
 
-def silent_client(port: int, conversation_id: str, request: str) -> socket.socket:
+def silent_client(port: int, conversation_id: str, request: str, encoding: str) -> socket.socket:
     """A connection that has sent a request and does not read the answer."""
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect(("127.0.0.1", port))
     accept = "text/event-stream" if request == "stream" else "*/*"
     path = f"/v1/conversations/{conversation_id}/{'events' if request == 'stream' else request}"
-    client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\n\r\n".encode())
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: {accept}\r\nAccept-Encoding: {encoding}\r\n\r\n"
+    client.sendall(head.encode())
     return client
 
 

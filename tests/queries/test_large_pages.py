@@ -134,6 +134,21 @@ async def test_large_input_items_come_in_pages_that_end_early(
     assert len(pages) == 2
 
 
+async def test_a_large_page_is_compressed_for_clients_that_accept_gzip_and_has_the_same_etag(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id, ids = await start_large(write, projector)
+    path = f"/v1/conversations/{conversation_id}/items"
+    plain = await api.get(path, headers={"Accept-Encoding": "identity"})
+    compressed = await api.get(path, headers={"Accept-Encoding": "gzip"})
+    assert (compressed.headers["content-encoding"], compressed.json()) == ("gzip", plain.json())
+    assert int(compressed.headers["content-length"]) < len(plain.content) / 10
+    assert compressed.headers["etag"] == plain.headers["etag"]
+    assert (await api.get(path, headers={"If-None-Match": compressed.headers["etag"]})).status_code == 304
+    small = await api.get(path, params={"limit": 1, "order": "asc", "after": ids[2]})
+    assert "content-encoding" not in small.headers
+
+
 async def test_a_large_page_waits_for_its_turn_and_a_small_one_does_not(
     settings: Settings, write: Writer, projector: ManualProjector
 ) -> None:
