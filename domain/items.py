@@ -49,6 +49,13 @@ _REQUIRED_STRINGS = {
     "custom_tool_call": ("call_id", "name", "input"),
     "custom_tool_call_output": ("call_id",),
 }
+_NOT_IN_MESSAGES = {
+    "tool_calls": "function_call",
+    "function_call": "function_call",
+    "tool_call_id": "function_call_output",
+}
+"""Fields of a message of the Chat Completions API, and the type of items that replaces them here."""
+
 _NOT_STORABLE = ("item_reference", "compaction_trigger")
 
 
@@ -96,6 +103,11 @@ def checked_item(item: object) -> Item:
 
 
 def _check_message(item: Item) -> None:
+    for name, instead in _NOT_IN_MESSAGES.items():
+        if item.get(name):
+            raise InvalidItem(name, f"A message has no `{name}`: send items of type {instead}.")
+    if item.get("role") == "tool":
+        raise InvalidItem("role", "The output of a tool is not a message: send an item of type function_call_output.")
     if item.get("role") not in ROLES:
         raise InvalidItem("role", f"A message's `role` must be one of {', '.join(ROLES)}.")
     content = item.get("content")

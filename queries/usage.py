@@ -1,7 +1,7 @@
 """GET /v1/usage: the tokens and costs of the tenant's replies and summaries by day (UTC) and model, as counted by the providers.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
-reasoning_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
+reasoning_tokens, cache_write_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
 """
 
 from datetime import UTC, date, datetime, timedelta

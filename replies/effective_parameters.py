@@ -53,10 +53,10 @@ def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) ->
     return effective
 
 
-def effective_tier(parameters: Mapping[str, Any], reported: str | None, *, completed: bool) -> str:
-    """The tier that the provider reports. Otherwise the requested one; for a completed reply `auto` then means `default`."""
+def effective_tier(parameters: Mapping[str, Any], reported: str | None, *, finished: bool) -> str:
+    """The tier that the provider reports. Otherwise the requested one; `auto` is `default` once the provider has finished."""
     tier = reported or parameters.get("service_tier") or "auto"
-    return "default" if completed and tier == "auto" else str(tier)
+    return "default" if finished and tier == "auto" else str(tier)
 
 
 def _with_defaults(defaults: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def response_object(
         incomplete_details=_incomplete_details(finish_reason) if status == "incomplete" else None,
         usage=None if usage is None else usage_object(usage),
         cost_usd=None if cost is None else cost / 1_000_000_000,
-        service_tier=effective_tier(parameters, service_tier, completed=is_completed),
+        service_tier=effective_tier(parameters, service_tier, finished=finish_reason is not None),
         shortened_from=UNSET if shortened_from is None else shortened_from,
         output=[Raw(item) for item in output],
         **effective_parameters(parameters, renderer),

@@ -1,4 +1,4 @@
-"""Renderer 5: `/responses` as in renderer 3, with the parameters that it lacks, and with the ids of items that other items name or that the API demands.
+"""Renderer 5: `/responses` as in renderer 3, with the parameters that it lacks, with breakpoints of the prompt cache, and with the ids of items that other items name or that the API demands.
 
 Shapes: `openai/types/responses/response_create_params.py` of the official SDK. It lacks `client_metadata`, which Codex sends to the API, and
 the penalties, which the Open Responses specification has.
@@ -34,6 +34,8 @@ _WITH_ID = frozenset(
 )
 """Types whose `id` is required on the way in. They are sent with our ids: stored links name those, and they have the prefixes that the API checks."""
 
+BREAKPOINT = "prompt_cache_breakpoint"
+
 _EMPTY = (None, 0)
 """A penalty of 0 changes nothing, and not every provider knows it."""
 
@@ -53,12 +55,25 @@ def render(
     body |= sent_cache_options(parameters)
     if (obfuscation := (parameters.get("stream_options") or {}).get("include_obfuscation")) is not None:
         body["stream_options"] = {"include_obfuscation": obfuscation}
-    if item_ids:
-        left_out = renderer_3_responses.unsendable(items)
-        sent_ids = [item_id for index, item_id in enumerate(item_ids) if index not in left_out]
-        summaries = len(body["input"]) - len(sent_ids)  # the summary comes before the items
-        body["input"][summaries:] = map(_with_id, sent_ids, body["input"][summaries:])
+    left_out = renderer_3_responses.unsendable(items)
+    sent_indexes = [index for index in range(len(items)) if index not in left_out]
+    summaries = len(body["input"]) - len(sent_indexes)  # the summary comes before the items
+    for position, index in enumerate(sent_indexes, summaries):
+        sent = _with_breakpoints(items[index], body["input"][position])
+        body["input"][position] = _with_id(item_ids[index], sent) if item_ids else sent
     return body
+
+
+def _with_breakpoints(item: Item, sent: Item) -> Item:
+    """`sent` with the breakpoints of the prompt cache that the text parts of `item` have: renderer 3 leaves them out."""
+    parts = item.get("content")
+    if sent["type"] != "message" or not isinstance(parts, list) or not any(BREAKPOINT in part for part in parts):
+        return sent
+    return {**sent, "content": [_with_breakpoint(*pair) for pair in zip(parts, sent["content"], strict=True)]}
+
+
+def _with_breakpoint(part: Item, sent: Item) -> Item:
+    return {**sent, BREAKPOINT: part[BREAKPOINT]} if isinstance(part.get(BREAKPOINT), dict) else sent
 
 
 def _with_id(item_id: str, item: Item) -> Item:

@@ -13,6 +13,9 @@ _TOOLS = ("function", "custom")
 _FORMATS = ("text", "json_schema", "json_object")
 _CHOICES = ("auto", "none", "required")
 _NOT_IN_CHAT = ("top_logprobs", "prompt")
+_OUR_PARTS = {"image_url": "input_image", "image": "input_image", "file": "input_file", "document": "input_file"}
+"""The types of parts in other APIs' messages, and their names here."""
+
 _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
     "access_programs": {"cyber": ("standard",)},
     "image": {"context_compression": ("auto", "disabled")},
@@ -68,7 +71,9 @@ def _item_type(items: Sequence[Item], index: int) -> Refusal:
 def _in_parts(path: str, role: str, parts: Sequence[Any]) -> Iterator[Refusal]:
     for index, part in enumerate(parts):
         if not isinstance(part, dict) or not renderer_2_chat.can_send_part(role, part):
-            yield f"{path}[{index}]", "This model provider's API cannot take a part of this type here."
+            kind = part.get("type") if isinstance(part, dict) else None
+            use = f" Use {_OUR_PARTS[kind]}." if isinstance(kind, str) and kind in _OUR_PARTS else ""
+            yield f"{path}[{index}]", f"This model provider's API cannot take a part of this type here.{use}"
 
 
 def _in_tools(parameters: Mapping[str, Any]) -> Iterator[Refusal]:

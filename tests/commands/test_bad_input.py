@@ -28,6 +28,17 @@ MALFORMED: list[tuple[str, bytes, str | None]] = [
     ("a type of the wrong type", b'{"items": [{"type": 7}]}', "items[0].type"),
     ("unknown role", json.dumps(item(role="robot")).encode(), "items[0].role"),
     ("role of the wrong type", json.dumps(item(role=["user"])).encode(), "items[0].role"),
+    (
+        "an output of Chat Completions",
+        json.dumps(item(role="tool", tool_call_id="c")).encode(),
+        "items[0].tool_call_id",
+    ),
+    ("an output without its call", json.dumps(item(role="tool")).encode(), "items[0].role"),
+    (
+        "calls of Chat Completions",
+        json.dumps(item(role="assistant", tool_calls=[{"id": "c"}])).encode(),
+        "items[0].tool_calls",
+    ),
     ("no content", b'{"items": [{"role": "user"}]}', "items[0].content"),
     ("content of the wrong type", json.dumps(item(content=5)).encode(), "items[0].content"),
     ("a part without text", json.dumps(item(content=[{"type": "input_text"}])).encode(), "items[0].content[0].text"),

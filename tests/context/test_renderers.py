@@ -275,6 +275,21 @@ def test_the_parameters_that_renderers_4_and_5_add_are_sent_as_each_api_has_them
     assert [request_sha256(bodies[renderer]).hex() for renderer in (2, 3, 4, 5)] == HASHES_WITH_ADDED_PARAMETERS
 
 
+def test_a_breakpoint_of_the_prompt_cache_is_sent_with_its_part_to_the_responses_api() -> None:
+    end = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    parts: list[dict[str, Any]] = [
+        {"type": "input_text", "text": "a", **end},
+        {"type": "text", "text": "b", "prompt_cache_breakpoint": "x"},
+        {"type": "input_image", "image_url": "https://example.org/y.png", **end},
+    ]
+    items = [ITEMS[2], {"role": "user", "content": parts}, {"role": "user", "content": "c"}]
+    body = render(RESPONSES, model="m", instructions=[], summary="S", items=items, parameters={})
+    assert body["input"][1:] == [
+        {"type": "message", "role": "user", "content": [parts[0], {"type": "input_text", "text": "b"}, parts[2]]},
+        {"type": "message", "role": "user", "content": "c"},
+    ]
+
+
 def test_a_penalty_of_zero_is_not_sent() -> None:
     for renderer in (CHAT, RESPONSES):
         parameters = {"presence_penalty": 0.0, "frequency_penalty": 0.0}

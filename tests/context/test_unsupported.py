@@ -77,3 +77,11 @@ def test_an_input_item_that_an_api_does_not_have_is_named(
     for renderer, field in ((CHAT, in_chat), (RESPONSES, in_responses)):
         refused = first_unsupported(renderer, {}, [ITEMS[3], item])
         assert (refused and refused[0]) == (field and f"input[1].{field}")
+
+
+def test_a_part_of_another_api_is_refused_with_the_name_of_ours() -> None:
+    for kind, ours in (("image_url", "input_image"), ("file", "input_file"), ("audio_of_tomorrow", None)):
+        refused = first_unsupported(CHAT, {}, [user({"type": kind, kind: {}})])
+        assert refused is not None
+        assert ("Use" in refused[1]) is (ours is not None)
+        assert (ours or "") in refused[1]

@@ -176,16 +176,18 @@ def test_a_function_is_strict_by_default_in_the_responses_api_only() -> None:
 
 
 def test_the_service_tier_is_the_one_that_the_provider_reports() -> None:
-    for requested, reported, status, effective in (
-        (None, None, "in_progress", "auto"),
-        (None, None, "completed", "default"),
-        ("auto", "flex", "completed", "flex"),
-        ("flex", "default", "completed", "default"),
-        ("flex", None, "completed", "flex"),
-        ("flex", None, "failed", "flex"),
+    for requested, reported, finish_reason, effective in (
+        (None, None, None, "auto"),
+        (None, None, "stop", "default"),
+        (None, None, "length", "default"),
+        ("auto", "flex", "stop", "flex"),
+        ("flex", "default", "stop", "default"),
+        ("flex", None, "stop", "flex"),
+        ("flex", None, None, "flex"),
     ):
         parameters = {"service_tier": requested}
-        assert body(parameters=parameters, service_tier=reported, status=status)["service_tier"] == effective
+        response = body(parameters=parameters, service_tier=reported, finish_reason=finish_reason)
+        assert response["service_tier"] == effective
 
 
 def test_only_a_completed_response_has_a_time_of_completion() -> None:
