@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fastapi import APIRouter
 from msgspec import Struct
 from pydantic import BaseModel
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
+from commands.open_sockets import OpenSockets
 from commands.response_schemas import SchemaChecker
+from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts
 from context.models import Models
 from domain.commands import Command
@@ -53,6 +55,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     active_replies: ActiveReplies
     schema_checker: SchemaChecker
     reply_streams: ReplyStreams
+    sockets: OpenSockets
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
@@ -63,8 +66,10 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     request_id: str
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
-    disconnected: Callable[[], Awaitable[None]]
+    disconnected: Callable[[], Awaitable[object]]
     """Returns when the client has disconnected. Call it only after the body was read."""
+    unstored: UnstoredReply | None = None
+    """The last reply of the client's socket, if it was not stored."""
 
     async def append(
         self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
@@ -105,6 +110,24 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         return await self.dependencies.reader.first_answer(self.principal.tenant, self.idempotency, since=since)
 
 
+def command_context(
+    connection: HTTPConnection,
+    body: bytes,
+    disconnected: Callable[[], Awaitable[object]],
+    unstored: UnstoredReply | None = None,
+) -> CommandContext:
+    """The context of a request, or of a message on a WebSocket. `body`: that of the request or message. Raises ApiError."""
+    return CommandContext(
+        dependencies=connection.app.state.dependencies,
+        principal=DEFAULT,
+        request_id=connection.state.request_id,
+        if_match=if_match(connection.headers),
+        idempotency=idempotency_key(connection, body),
+        disconnected=disconnected,
+        unstored=unstored,
+    )
+
+
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
 _HEADERS = {
@@ -136,14 +159,7 @@ def command_route(
                 check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
-            context = CommandContext(
-                dependencies=request.app.state.dependencies,
-                principal=DEFAULT,
-                request_id=request.state.request_id,
-                if_match=if_match(request.headers),
-                idempotency=idempotency_key(request, raw),
-                disconnected=partial(_disconnected, request),
-            )
+            context = command_context(request, raw, partial(_disconnected, request))
             if body is not None:
                 arguments.append(validate_body(body, raw) if raw or body_required else None)
             if streamed:

@@ -10,8 +10,18 @@ from datetime import timedelta
 import structlog
 from starlette.applications import Starlette
 
-from commands import compact_response, compaction, conversations, import_conversations, items, pins, responses
+from commands import (
+    compact_response,
+    compaction,
+    conversations,
+    import_conversations,
+    items,
+    pins,
+    response_socket,
+    responses,
+)
 from commands.command_route import Dependencies
+from commands.open_sockets import OpenSockets, SocketLimits
 from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models
@@ -46,11 +56,15 @@ RESOURCES = (conversations, items, pins, compaction, responses, compact_response
 
 
 def create_app(
-    settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections | None = None
+    settings: Settings,
+    metrics: Metrics,
+    shutdown: threading.Event,
+    connections: Connections | None = None,
+    socket_limits: SocketLimits | None = None,
 ) -> Starlette:
     """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
 
-    When `shutdown` is set, the streams that follow a reply end. The app itself sets `shutdown` if the data is newer than this code.
+    When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
 
@@ -80,6 +94,8 @@ def create_app(
         pages = StreamPages()
         live_reader = LiveReader(following_redis, pages)
         watch = ConversationWatch(reader.head_of_each, shutdown)
+        sockets = OpenSockets(metrics, shutdown, socket_limits)
+        sockets.open()
         app.state.dependencies = Dependencies(
             log=events_log,
             reader=reader,
@@ -93,6 +109,7 @@ def create_app(
             active_replies=active_replies,
             schema_checker=SchemaChecker(schema_threads),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
+            sockets=sockets,
         )
         checks.update(_checks(reader, events_log, active_replies, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
@@ -100,6 +117,7 @@ def create_app(
             yield
         finally:
             migrating.cancel()
+            sockets.close()
             await active_replies.close()
             await live_reader.close()
             await watch.close()
@@ -116,6 +134,7 @@ def create_app(
     return make_app(
         "Conversation Store: commands",
         [*(resource.router for resource in RESOURCES), health],
+        sockets=response_socket.sockets,
         lifespan=lifespan,
         metrics=metrics,
         connections=connections,

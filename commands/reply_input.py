@@ -93,6 +93,7 @@ async def _without_known_ids(
     found = await find_readable(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
+    on_path |= {item_id for item_id, _ in history.newer}  # items of replies that were not stored have only this id
     taken: list[TakenItem] = []
     for position, entry in enumerate(entries):
         if isinstance(entry, TakenItem):

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext
 from commands.item_links import linked
 from commands.response_body import CreateResponse
+from commands.unstored_replies import UnstoredReply
 from context.conversation_settings import settings_at
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
@@ -34,8 +35,8 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
     The model is sent the context of the conversation `source` at version `at`; both are None if there is no earlier conversation. `start`
     creates a new conversation for the reply. Without `start` the reply goes into `source`; if `expected_head` is set, only while that is
-    the head. `fallback` is used as `start` if another request has changed `source` or locked it. `carried_items`: items of a previous
-    reply that did not complete; they are sent before the input. `snapshot`: that of `source`, None if it has none, UNSET if not read yet.
+    the head. `fallback` is used as `start` if another request has changed `source` or locked it. `carried_items`: items of previous
+    replies that did not complete or were not stored; they are sent before the input. `snapshot`: that of `source`, None if it has none, UNSET if not read yet.
     """
 
     source: str | None
@@ -72,6 +73,8 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
 
     Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409).
     """
+    if context.unstored is not None and context.unstored.response_id == body.previous_response_id:
+        return await _after_unstored(context, context.unstored)
     if body.previous_response_id is not None:
         return await _after_response(context, await _previous_reply(context, body.previous_response_id))
     if body.conversation_id is None:
@@ -81,6 +84,14 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
     if head is None or head.deleted or head.tenant != context.principal.tenant:
         raise ConversationNotFound(conversation_id)
     return ReplyTarget(source=conversation_id, at=head.stream_version)
+
+
+async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> ReplyTarget:
+    """The target after the stored response that the chain continues from. What came since then is sent before the input."""
+    if reply.after is None:
+        return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context), carried_items=reply.items)
+    target = await _after_response(context, await _previous_reply(context, reply.after))
+    return replace(target, carried_items=reply.items)
 
 
 async def _previous_reply(context: CommandContext, response_id: str) -> Record:
@@ -196,18 +207,19 @@ async def _last_item(reader: EventReader, conversation_id: str, version: int) ->
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the output of a reply that did not complete, as new items. Empty messages and other cut-off items of the output are left out.
+    """The input and the output of a reply that did not complete, as new items.
 
     They keep the ids that they had there, so that a client can name them by these.
     """
     pairs = [(stored.item_id, from_stored(stored.item)) for stored in record.requested.input]
-    pairs += [(stored.item_id, item) for stored in record.output if _is_usable(item := from_stored(stored.item))]
+    pairs += [(stored.item_id, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
     return linked(
         [NewItem(item_id=mint(id_prefix(item)), item=as_stored({**item, "id": item_id})) for item_id, item in pairs]
     )
 
 
-def _is_usable(item: Item) -> bool:
+def is_usable(item: Item) -> bool:
+    """Whether an output item is shown to the model again: empty messages and other cut-off items are not."""
     if type_of(item) == "message":
         return any(part.get("text") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)

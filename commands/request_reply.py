@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -25,6 +25,7 @@ from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import Appended, VersionMismatch
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
+from replies.client_disconnect import stream_for_client
 from replies.recorded_reply import RecordedReply, ReplyReference
 from replies.running_reply import RunningReply
 
@@ -46,6 +47,20 @@ async def request_reply(context: CommandContext, body: CreateResponse) -> Runnin
         if (recorded := await _first_reply(context, body)) is None:
             raise
         return recorded
+
+
+def keeps_running(context: CommandContext, body: CreateResponse) -> bool:
+    """Whether the reply goes on when its client disconnects."""
+    return bool(body.background) or (context.idempotency is not None and body.stored)
+
+
+async def stream_of(
+    context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
+) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
+    """The reply's server-sent events as they come, and the headers of their stream."""
+    if isinstance(reply, RecordedReply):
+        return await reply.stream()
+    return stream_for_client(reply, keep_running=keeps_running(context, body)), reply.headers
 
 
 async def _first_reply(context: CommandContext, body: CreateResponse) -> RecordedReply | None:

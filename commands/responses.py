@@ -12,9 +12,11 @@ from commands.request_reply import (
     assemble_context,
     check_body,
     check_outputs,
+    keeps_running,
     make_reply_request,
     request_reply,
     resolve_model,
+    stream_of,
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from domain.commands import DeleteReply
@@ -24,7 +26,7 @@ from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import position_headers
-from replies.client_disconnect import response_for_client, stream_for_client
+from replies.client_disconnect import response_for_client
 from replies.following import until_ended
 from replies.record import find_record
 from replies.recorded_reply import RecordedReply
@@ -43,18 +45,16 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
     """Requests a reply. Answers with the Response when the reply has ended. With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response."""
     await check_body(context, body)
     reply = await request_reply(context, body)
+    if body.stream:
+        return _stream(*await stream_of(context, body, reply))
     if isinstance(reply, RecordedReply):
-        if body.stream:
-            events, headers = await reply.stream()
-            return _stream(events, headers)
         response, headers = await (reply.current_response() if body.background else reply.response())
         return shapes.json_response(response, headers=headers)
-    keep_running = bool(body.background) or (context.idempotency is not None and body.stored)
-    if body.stream:
-        return _stream(stream_for_client(reply, keep_running=keep_running), reply.headers)
     if body.background:
         return shapes.json_response(reply.queued_response(), headers=reply.headers)
-    response, headers = await response_for_client(reply, context.disconnected, keep_running=keep_running)
+    response, headers = await response_for_client(
+        reply, context.disconnected, keep_running=keeps_running(context, body)
+    )
     return shapes.json_response(response, headers=headers)
 
 

@@ -1,13 +1,13 @@
 """A client that disconnects stops the reply it waits for, unless the reply is to keep running."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 from replies.running_reply import RunningReply
 
 
 async def response_for_client(
-    reply: RunningReply, disconnected: Callable[[], Awaitable[None]], *, keep_running: bool
+    reply: RunningReply, disconnected: Callable[[], Awaitable[object]], *, keep_running: bool
 ) -> tuple[bytes, dict[str, str]]:
     """What `reply.response` returns or raises. `disconnected` returns when the client has gone."""
     response = asyncio.ensure_future(reply.response())
@@ -22,7 +22,7 @@ async def response_for_client(
         gone.cancel()
 
 
-async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncIterator[bytes]:
+async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> AsyncGenerator[bytes, None]:
     """What `reply.stream` yields. The server closes this generator when the client has gone."""
     complete = False
     try:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
 from contextlib import aclosing
 
 import psycopg
@@ -75,7 +75,7 @@ class ReplyStreams:
         self._pages = pages
         self._shutdown = shutdown
 
-    async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncIterator[bytes]:
+    async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncGenerator[bytes, None]:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
         While there are no events, comments keep the connection alive.

@@ -1,6 +1,6 @@
 """The reply that a repeated request gets: the one of the first request, as a Response or as the same stream of events."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from msgspec import Struct
 
@@ -48,7 +48,7 @@ class RecordedReply:
             raise ModelFailed(failure.code, failure.message, timed_out=failure.code == "model_timeout")
         return record.response(), _headers(record)
 
-    async def stream(self) -> tuple[AsyncIterator[bytes], dict[str, str]]:
+    async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
         """The events of the first request, in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
         return self._streams.follow(record, self.record, -1), _headers(record)

@@ -16,7 +16,7 @@ from context.models import Models
 from context.tokens import count_off_loop
 from domain.commands import RequestReply
 from domain.errors import ConversationNotFound, ModelFailed, ReplyIsOver, ReplyLost, ResponseNotFound
-from domain.events import ReplyRequested, Timing, Usage
+from domain.events import InputItem, ReplyRequested, Timing, Usage
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
@@ -98,6 +98,16 @@ class RunningReply:
         self._ending = False
         self._response: tuple[bytes, dict[str, str]] | None = None
         self._failure: Exception | None = None
+
+    @property
+    def input(self) -> tuple[InputItem, ...]:
+        """Its input, with the items that were carried over from earlier replies."""
+        return self._command.input
+
+    @property
+    def output(self) -> tuple[InputItem, ...]:
+        """Its output so far."""
+        return self._output.items()
 
     @property
     def seconds(self) -> float:

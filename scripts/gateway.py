@@ -1,4 +1,6 @@
-"""Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods to the command side. With Docker, nginx does this.
+"""Both APIs behind one port, in one process: GET and HEAD go to the query side, other methods and WebSockets to the command side.
+
+With Docker, nginx does this.
 
 The gateway itself answers the OpenAPI document of both sides, and a readiness check that covers both.
 """
@@ -39,7 +41,9 @@ class Gateway:
         self._own_paths = {route.path for route in own_app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or (scope["method"] in _READS and scope["path"] in self._own_paths):
+        if scope["type"] == "websocket":
+            await self._command_app(scope, receive, send)
+        elif scope["type"] == "lifespan" or (scope["method"] in _READS and scope["path"] in self._own_paths):
             await self._own_app(scope, receive, send)
         elif scope["method"] in _READS:
             await self._query_app(scope, receive, send)

@@ -32,6 +32,7 @@ MAX_STEPS = 12
 APPENDS = 8
 VISIBLE_SECONDS = 30.0
 TIMERS = {
+    "commands/open_sockets.py",
     "infrastructure/stores/heartbeats.py",
     "projections/leases.py",
     "projections/position_loader.py",

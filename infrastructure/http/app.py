@@ -14,9 +14,10 @@ from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from infrastructure.http.compression import CompressionMiddleware
 from infrastructure.http.connections import Connections
@@ -37,17 +38,20 @@ def make_app(
     title: str,
     routers: Sequence[APIRouter],
     *,
+    sockets: Sequence[WebSocketRoute] = (),
     lifespan: Lifespan,
     metrics: Metrics,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
+    """An app with these routes, and `sockets`. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
     document = get_openapi(title=title, version=VERSION, routes=declared)
     app = Starlette(
         routes=[
             *(Route(route.path, route.endpoint, methods=route.methods, name=route.name) for route in declared),
             *documentation_routes(document),
+            *sockets,
+            WebSocketRoute("/{path:path}", _refuse_socket),
         ],
         middleware=middleware(metrics, connections),
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
@@ -67,19 +71,28 @@ def middleware(metrics: Metrics, connections: Connections | None) -> list[Middle
     ]
 
 
-async def answer_http_error(request: Request, error: Exception) -> Response:
+async def _refuse_socket(_: WebSocket) -> None:
+    """Starlette would answer a WebSocket at an unknown path with 403."""
+    raise HTTPException(404)
+
+
+async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
     """The answer to an error that has a status. What the app does not serve is an answer to OPTIONS, a 405 or a 404."""
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)
 
 
-def _answer_unserved(request: Request) -> Response:
+def _answer_unserved(request: HTTPConnection) -> Response:
     path = request.scope["path"]
     allowed = allowed_methods(path)
+    if request.scope["type"] == "websocket":
+        return ApiError(
+            404, "No WebSocket is served at this path. There is one at `/v1/responses`.", code="unknown_url"
+        ).response()
     if not allowed:
         return ApiError(404, not_served(path), code="unknown_url").response()
-    if request.method == "OPTIONS":
+    if request.scope["method"] == "OPTIONS":
         return Response(status_code=204, headers={"allow": allowed})
     message = f"The path does not allow this method. It allows {allowed}."
     return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed}).response()

@@ -48,8 +48,13 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 def validate_body(model: type[Model], body: bytes) -> Model:
     """Parses the body as this model. Raises ApiError (400) if it is not JSON or does not fit the model."""
+    return validate(model, parse_json(body))
+
+
+def validate(model: type[Model], value: Any) -> Model:
+    """This JSON value as the model. Raises ApiError (400) if it does not fit."""
     try:
-        return model.model_validate(parse_json(body))
+        return model.model_validate(value)
     except ValidationError as error:
         raise invalid(error, getattr(model, "OTHER_NAMES", {})) from error
 

@@ -34,6 +34,25 @@ class Connection(Protocol):
     def check(self, now: float, write_seconds: float) -> None: ...
 
 
+class ReadWatch:
+    """Measures for how long a client has read nothing of what was sent to it. Times are the loop's, in seconds."""
+
+    def __init__(self, now: float) -> None:
+        self._read_at = now
+        self._unread_before = 0
+
+    def client_has_read(self, now: float) -> None:
+        """Call when the client has read something."""
+        self._read_at = now
+
+    def seconds_without_reading(self, unread_bytes: int, now: float) -> float:
+        """0 while the client has read everything, or something since the last call."""
+        if unread_bytes == 0 or unread_bytes < self._unread_before:
+            self._read_at = now
+        self._unread_before = unread_bytes
+        return now - self._read_at
+
+
 class Limits(Struct, frozen=True, kw_only=True):
     """Times in seconds, sizes in bytes."""
 

@@ -1,6 +1,8 @@
 """Every error that a client can see, in the shape of the OpenAI API, with one table of status codes. None contains a traceback or content.
 
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
+
+On a WebSocket an error is a message: {"type": "error", "status", "error": {…}}.
 """
 
 from collections.abc import Mapping
@@ -17,7 +19,7 @@ from pydantic import ValidationError
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from domain.errors import (
@@ -85,6 +87,13 @@ class ApiError(HTTPException):
                 "code": self.code,
             }
         }
+
+    def socket_event(self) -> bytes:
+        """The error as a message of a WebSocket, with its status. Open Responses requires a `code`."""
+        error = self.body()["error"]
+        return json.encode(
+            {"type": "error", "status": self.status, "error": {**error, "code": self.code or error["type"]}}
+        )
 
     def response(self, beside: Mapping[str, Any] | None = None) -> Response:
         """The answer. `beside`: further fields of its body."""
@@ -172,9 +181,14 @@ def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProx
     return ApiError(400, message, code="invalid_value", param=param or None)
 
 
-async def answer_error(_: Request, error: Exception) -> Response:
-    """The answer to any exception. Logs each 5xx that was not raised as an ApiError; for an unexpected error (500), also its frames."""
+def reported(error: Exception) -> ApiError:
+    """What the client receives. Logs each 5xx that was not raised as an ApiError; for an unexpected error (500), also its frames."""
     api_error = as_api_error(error)
     if api_error.status >= 500 and not isinstance(error, ApiError):
         log.error("request_failed", error_type=type(error).__name__, exc_info=api_error.status == 500)
-    return api_error.response()
+    return api_error
+
+
+async def answer_error(_: HTTPConnection, error: Exception) -> Response:
+    """The answer to any exception."""
+    return reported(error).response()

@@ -4,7 +4,7 @@ import hashlib
 import re
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http.errors import ApiError
@@ -71,18 +71,18 @@ def single_header(headers: Headers, name: str) -> str | None:
     return values[0] if values else None
 
 
-def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
-    """The request's key, with a fingerprint of its method, path and body. None when it has no key.
+def idempotency_key(connection: HTTPConnection, body: bytes) -> IdempotencyKey | None:
+    """The request's key, with a fingerprint of its method, path and body. None when it has no key. A message on a WebSocket has that of its handshake.
 
     A key may have any bytes except control characters, so UTF-8 too. Keys are compared byte by byte, without Unicode normalization.
     """
-    key = single_header(request.headers, "Idempotency-Key")
+    key = single_header(connection.headers, "Idempotency-Key")
     if key is None:
         return None
     sent = key.encode("latin-1")  # as Starlette decoded it
     if not 0 < len(sent) <= MAX_KEY_BYTES or any(byte < 0x20 or byte == 0x7F for byte in sent):
         message = f"`Idempotency-Key` must be 1 to {MAX_KEY_BYTES} bytes without control characters."
         raise ApiError(400, message, code="invalid_header", param="Idempotency-Key")
-    digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
+    digest = hashlib.sha256(f"{connection.scope.get('method', 'GET')} {connection.url.path}\n".encode())
     digest.update(body)
     return IdempotencyKey(key, digest.digest())

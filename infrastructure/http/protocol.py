@@ -1,6 +1,7 @@
 """HTTP/1.1 with limits: uvicorn's protocol, which also closes connections whose clients keep it waiting (`connections.py`).
 
-A request that asks for an upgrade, such as `Upgrade: h2c`, is served as if it did not ask: RFC 9110, 7.8 allows that.
+A GET with `Upgrade: websocket` passes the connection on to `websocket_protocol.py`. A request that asks for another upgrade, such as
+`Upgrade: h2c`, is served as if it did not ask: RFC 9110, 7.8 allows that.
 """
 
 import asyncio
@@ -8,16 +9,14 @@ import math
 import re
 import socket
 import sys
-from http import HTTPStatus
 from typing import Literal
 
 import httptools
-import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from infrastructure.http.connections import Connections
-from infrastructure.ids import mint
+from infrastructure.http.connections import Connections, ReadWatch
+from infrastructure.http.refusals import Refused, refusal_answer
 
 log = structlog.get_logger(__name__)
 
@@ -29,16 +28,6 @@ TCP_NOTSENT_LOWAT = 25
 """The number of this socket option on Linux."""
 
 _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31} ")
-
-
-class _Refused(Exception):
-    """A request that is refused before the application sees it."""
-
-    def __init__(self, status: int, message: str, code: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-        self.code = code
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -54,11 +43,8 @@ class BoundedProtocol(HttpToolsProtocol):
     """Bytes of the current head, without those of the chunk in which it began."""
 
     _head_began_in_chunk = False
-    _unread_before = 0
-    _read_at = 0.0
-    """When the client last read something, as far as this process knows, in the loop's time."""
-
-    _refused: _Refused | None = None
+    _read_watch: ReadWatch
+    _refused: Refused | None = None
 
     # Called by the event loop
 
@@ -66,7 +52,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         _limit_unsent(transport)
         self.parser = _Parser(self)  # type: ignore[assignment]  # it has the methods that the parent calls
-        self._read_at = self.loop.time()
+        self._read_watch = ReadWatch(self.loop.time())
         self._wait_for("request")
         self.server_connections.add(self)
 
@@ -84,7 +70,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._read_at = self.loop.time()
+        self._read_watch.client_has_read(self.loop.time())
         self.server_connections.client_has_read()
 
     # Called by the parser
@@ -97,13 +83,15 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self.parser.get_method() == b"CONNECT":
-            raise self._refusal(_Refused(501, "This server does not open tunnels.", "method_not_implemented"))
-        if self.parser.should_upgrade():
+            raise self._refusal(Refused(501, "This server does not open tunnels.", "method_not_implemented"))
+        if self.parser.should_upgrade() and not self.asks_for_websocket():
             return  # the parser will begin again without the upgrade
         if len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers) > MAX_HEAD_BYTES:
             raise self._refusal(_head_too_large())
         if not self.url.startswith(b"/"):
             self.url = self._origin_form()
+        if self.parser.should_upgrade():
+            return  # the parser will pass the connection on
         self._wait_for("body")
         super().on_headers_complete()
 
@@ -129,20 +117,41 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers bytes that are not an HTTP request, or are refused, and closes the connection."""
-        self._refuse(self._refused or _Refused(400, msg, "malformed_request"))
+        self._refuse(self._refused or Refused(400, msg, "malformed_request"))
 
     # Called by `_Parser`
 
+    def asks_for_websocket(self) -> bool:
+        """Whether the head that was just parsed opens a WebSocket. Behind a request that is still being answered it does not."""
+        return (
+            self.ws_protocol_class is not None
+            and self.parser.get_method() == b"GET"
+            and self.parser.get_http_version() == "1.1"
+            and [value.lower() for name, value in self.headers if name == b"upgrade"] == [b"websocket"]
+            and (self.cycle is None or self.cycle.response_complete)
+        )
+
+    def become_websocket(self, rest: bytes) -> None:
+        """Passes the connection on, with the head that was just parsed and the bytes that came after it."""
+        self._waits_for, self._deadline = "request", math.inf
+        self.server_connections.remove(self)
+        self.connections.discard(self)
+        assert self.ws_protocol_class is not None
+        protocol = self.ws_protocol_class(  # type: ignore[call-arg]  # the arguments that uvicorn gives its protocols
+            config=self.config, server_state=self.server_state, app_state=self.app_state
+        )
+        protocol.connection_made(self.transport)
+        self.transport.set_protocol(protocol)
+        protocol.data_received(self._head(self.headers) + rest)
+
     def head_without_upgrade(self) -> bytes:
         """The head that was just parsed, without the header `Upgrade`."""
-        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        lines += [b"%s: %s" % header for header in self.headers if header[0] != b"upgrade"]
-        return b"\r\n".join([*lines, b"", b""])
+        return self._head([header for header in self.headers if header[0] != b"upgrade"])
 
     def note_invalid_method(self, start: bytes) -> None:
         """`start`: the bytes that the parser does not accept as a method. If they look like one, the answer will be 501."""
         if _METHOD.match(start):
-            self._refusal(_Refused(501, "This server does not know the method.", "method_not_implemented"))
+            self._refusal(Refused(501, "This server does not know the method.", "method_not_implemented"))
 
     # Called by `Connections`
 
@@ -152,14 +161,10 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def check(self, now: float, write_seconds: float) -> None:
         """Closes the connection if its client has kept it waiting too long."""
-        unread = self.unread_bytes
-        if unread == 0 or unread < self._unread_before:
-            self._read_at = now
-        elif now - self._read_at >= write_seconds:
-            log.info("connection_aborted", reason="answer_not_read", unread_bytes=unread)
+        if self._read_watch.seconds_without_reading(self.unread_bytes, now) >= write_seconds:
+            log.info("connection_aborted", reason="answer_not_read", unread_bytes=self.unread_bytes)
             self.transport.abort()
             return
-        self._unread_before = unread
         if now >= self._deadline:
             self._end_wait()
 
@@ -177,7 +182,7 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._wait_for("body")  # it is the application that does not read
             case part:
                 log.info("connection_closed", reason=f"{part}_not_received")
-                self._refuse(_Refused(408, f"The request's {part} did not arrive in time.", "request_timeout"))
+                self._refuse(Refused(408, f"The request's {part} did not arrive in time.", "request_timeout"))
 
     def _wait_for(self, part: Literal["request", "head", "body"]) -> None:
         limits = self.server_connections.limits
@@ -185,32 +190,37 @@ class BoundedProtocol(HttpToolsProtocol):
         self._waits_for = part
         self._deadline = self.loop.time() + seconds
 
-    def _refusal(self, refused: _Refused) -> _Refused:
+    def _refusal(self, refused: Refused) -> Refused:
         """Stores the error for `send_400_response`, which does not receive it: the parser replaces what a callback raises with its own error."""
         self._refused = refused
         return refused
 
-    def _refuse(self, refused: _Refused) -> None:
+    def _refuse(self, refused: Refused) -> None:
         """Sends the error, unless an answer has already begun, and closes the connection."""
         self._deadline = math.inf
         if self.transport.is_closing():
             return
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
-            self.transport.write(_error_response(refused))
+            self.transport.write(refusal_answer(refused))
         self.transport.close()
+
+    def _head(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        lines += [b"%s: %s" % header for header in headers]
+        return b"\r\n".join([*lines, b"", b""])
 
     def _origin_form(self) -> bytes:
         """The path and query of a request target that is an absolute URL. `*`, which goes with OPTIONS, stays."""
         if self.url == b"*":
             if self.parser.get_method() == b"OPTIONS":
                 return self.url
-            raise self._refusal(_Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
+            raise self._refusal(Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
         parts = httptools.parse_url(self.url)
         return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
 
 
 class _Parser:
-    """httptools' parser, which here also reads requests that ask for an upgrade. httptools itself stops after the head of such a request.
+    """httptools' parser, which here also reads requests that ask for another upgrade than WebSocket. httptools itself stops after their heads.
 
     So a new parser gets the same head without `Upgrade`, and then reads the body like that of any other request.
     """
@@ -227,6 +237,9 @@ class _Parser:
                 self._parser.feed_data(rest)
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]  # documented: the offset of the data that is not HTTP
+                if self._protocol.asks_for_websocket():
+                    self._protocol.become_websocket(bytes(rest))
+                    return
                 head = self._protocol.head_without_upgrade()
                 self._parser = _new_parser(self._protocol)
                 self._parser.feed_data(head)
@@ -268,20 +281,6 @@ def bounded_protocol(connections: Connections) -> type[BoundedProtocol]:
     return type("BoundedProtocol", (BoundedProtocol,), {"server_connections": connections})
 
 
-def _head_too_large() -> _Refused:
+def _head_too_large() -> Refused:
     message = f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes."
-    return _Refused(400, message, "malformed_request")
-
-
-def _error_response(refused: _Refused) -> bytes:
-    error = {"message": refused.message, "type": "invalid_request_error", "param": None, "code": refused.code}
-    body = msgspec.json.encode({"error": error})
-    head = (
-        f"HTTP/1.1 {refused.status} {HTTPStatus(refused.status).phrase}\r\n"
-        "content-type: application/json\r\n"
-        f"content-length: {len(body)}\r\n"
-        f"x-request-id: {mint('req')}\r\n"
-        f"x-should-retry: {'true' if refused.status == 408 else 'false'}\r\n"
-        "connection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    return Refused(400, message, "malformed_request")

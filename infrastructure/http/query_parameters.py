@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 
 from infrastructure.http.errors import ApiError
 
@@ -10,7 +10,7 @@ ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
 """What official clients send with requests of any kind. Every answer is complete without `include`; Azure's client sends `api-version`."""
 
 
-def check_names(request: Request, is_served: Callable[[str], bool]) -> None:
+def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> None:
     """Raises ApiError (400) that names the first parameter that is neither served nor accepted everywhere."""
     for name in request.query_params:
         if name not in ACCEPTED_EVERYWHERE and not is_served(name):

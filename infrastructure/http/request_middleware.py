@@ -1,10 +1,10 @@
-"""The middleware around every request: its request id, its log line, its metrics, and the answer to an error."""
+"""The middleware around every request and every WebSocket: its request id, its log line, its metrics, and the answer to an error."""
 
 import re
 import time
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.http.errors import answer_error
@@ -15,6 +15,8 @@ log = structlog.get_logger(__name__)
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 _NOT_LOGGED = ("/health", "/metrics")
+_ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+"""The messages that begin an answer. The last refuses a WebSocket with an answer like that of a request."""
 
 
 class RequestMiddleware:
@@ -28,7 +30,7 @@ class RequestMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         request_id = _request_id(scope)
@@ -39,8 +41,8 @@ class RequestMiddleware:
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            if message["type"] in _ANSWERS:
+                status = message.get("status", 101)
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -50,22 +52,21 @@ class RequestMiddleware:
             if status:  # The status line is already sent: only a broken connection can still report the error.
                 log.exception("request_failed", path=scope["path"])
                 raise
-            response = await answer_error(Request(scope), error)
+            response = await answer_error(HTTPConnection(scope), error)
             await response(scope, receive, send_with_id)
         finally:
-            self._record(scope, status, time.perf_counter() - started)
+            route = getattr(scope.get("route"), "path", None)
+            # A WebSocket is opened with a GET. It is recorded when it ends.
+            method = scope.get("method", "GET")
+            seconds = time.perf_counter() - started
+            record_request(self._metrics, method, scope["path"], route, status=status, seconds=seconds)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", None)
-        self._metrics.observe_request(scope["method"], route, status, seconds)
-        if not scope["path"].startswith(_NOT_LOGGED):
-            log.info(
-                "request",
-                method=scope["method"],
-                path=scope["path"],
-                status=status,
-                duration_ns=round(seconds * 1_000_000_000),
-            )
+
+def record_request(metrics: Metrics, method: str, path: str, route: str | None, *, status: int, seconds: float) -> None:
+    """Counts and logs an answered request. `route` is the path's template; None when no route matched."""
+    metrics.observe_request(method, route, status, seconds)
+    if not path.startswith(_NOT_LOGGED):
+        log.info("request", method=method, path=path, status=status, duration_ns=round(seconds * 1_000_000_000))
 
 
 def _request_id(scope: Scope) -> str:

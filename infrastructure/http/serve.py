@@ -12,8 +12,10 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 from infrastructure.http.connections import Connections
 from infrastructure.http.protocol import bounded_protocol
+from infrastructure.http.websocket_protocol import PING_SECONDS, bounded_websocket
 from infrastructure.settings import Settings
 
 BACKLOG = 2048
@@ -42,7 +44,10 @@ def serve(
         port=settings.port,
         http=bounded_protocol(connections),
         loop="uvloop",
-        ws="none",
+        ws=bounded_websocket(connections),
+        ws_max_size=MAX_ITEMS_BODY_BYTES,
+        ws_ping_interval=PING_SECONDS,
+        ws_ping_timeout=PING_SECONDS,
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -27,7 +27,8 @@ BATCH_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 REPLY_BUCKETS: Final = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 60, 120, 300)
 LAG_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "WEBSOCKET"})
+"""`WEBSOCKET`: a message on an open WebSocket."""
 
 
 class Metrics:
@@ -52,6 +53,7 @@ class Metrics:
             buckets=REQUEST_BUCKETS,
             **common,
         )
+        self.open_sockets = Gauge("open_sockets", "WebSockets that are open.", **common)
         self.events_appended = Counter("events_appended_total", "Events committed to the log.", ["type"], **common)
         self.append_batch_events = Histogram(
             "append_batch_events", "Events in one committed transaction.", buckets=BATCH_BUCKETS, **common

@@ -51,6 +51,8 @@ class _Answer(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/stream":
             self._stream()
+        elif self.headers.get("Upgrade") == "websocket":
+            self._echo()
         elif self.path == "/drop":
             self.close_connection = True
         elif self.path == "/health/ready":
@@ -82,6 +84,16 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.server.stream_continues.wait(5)
         self.wfile.write(b"0\r\n\r\n")
+
+    def _echo(self) -> None:
+        """Accepts the upgrade, and sends back what it receives."""
+        self.send_response(101)
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Connection", "Upgrade")
+        self.end_headers()
+        while data := self.connection.recv(1000):
+            self.connection.sendall(data)
+        self.close_connection = True
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the parent's name
         """Logs nothing."""
@@ -151,6 +163,35 @@ def test_head_goes_to_the_query_side_and_has_no_body(gateway: Gateway) -> None:
     status, headers, body = gateway.request("HEAD", "/v1/conversations/conv_1")
     assert (status, body, int(headers["content-length"]) > 0) == (200, None, True)
     assert (gateway.queries.requests, gateway.commands.requests) == (["HEAD /v1/conversations/conv_1"], [])
+
+
+def test_a_websocket_is_opened_with_the_command_side_and_bytes_go_both_ways(gateway: Gateway) -> None:
+    with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as client:
+        client.sendall(
+            b"GET /v1/responses HTTP/1.1\r\nHost: here\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n"
+        )
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            answer += client.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        for data in (b"\x81\x85from", b"the client"):
+            client.sendall(data)
+            assert client.recv(1000) == data
+    assert (gateway.commands.requests, gateway.queries.requests) == (["GET /v1/responses"], [])
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "side"),
+    [
+        ("GET", {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c"}, "queries"),
+        ("GET", {"Upgrade": "websocket"}, "queries"),  # without `Connection: Upgrade` it asks for nothing
+        ("POST", {"Connection": "Upgrade", "Upgrade": "websocket"}, "commands"),
+    ],
+)
+def test_no_other_upgrade_is_passed_on(gateway: Gateway, method: str, headers: dict[str, str], side: str) -> None:
+    status, _, body = gateway.request(method, "/v1/responses", None, **headers)
+    assert (status, body["side"]) == (200, side)
+    assert "upgrade" not in body["headers"]
 
 
 def test_the_documentation_page_comes_from_the_query_side_and_the_document_covers_both_sides(gateway: Gateway) -> None:

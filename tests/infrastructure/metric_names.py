@@ -3,6 +3,7 @@
 METRICS = {
     "http_requests": ("method", "route", "status"),
     "http_request_seconds": ("method", "route"),
+    "open_sockets": (),
     "events_appended": ("type",),
     "append_batch_events": (),
     "append_seconds": (),

@@ -1,0 +1,189 @@
+"""Responses over a WebSocket, as Open Responses specifies it: each message `response.create` is answered with the events of its reply.
+
+A message is served by the code that serves a POST. What differs: one reply at a time, and a reply with `store: false` is remembered
+until the next one, so that `previous_response_id` can name it. An error is a message too; the socket stays open.
+"""
+
+import asyncio
+import time
+from contextlib import aclosing, suppress
+
+from starlette.routing import WebSocketRoute
+from starlette.types import Message
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from commands.command_route import CommandContext, Dependencies, command_context
+from commands.open_sockets import EndReason, OpenSocket
+from commands.reply_target import is_usable
+from commands.request_reply import check_body, request_reply, stream_of
+from commands.response_body import CreateResponse
+from commands.socket_messages import create_parameters, parse_message
+from commands.unstored_replies import UnstoredReply
+from domain.commands import NewItem
+from domain.items import from_stored
+from infrastructure.http.errors import ApiError, as_api_error, reported
+from infrastructure.http.query_parameters import check_names
+from infrastructure.http.request_middleware import record_request
+from replies.event_data import event_data
+from replies.recorded_reply import RecordedReply
+from replies.running_reply import RunningReply
+
+PATH = "/v1/responses"
+
+_CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
+    "stopping": (1001, "The server is stopping. Connect again."),
+    "too_old": (1000, "The connection has reached its maximum age."),
+    "unused": (1000, "The connection was not used."),
+}
+
+
+async def response_socket(websocket: WebSocket) -> None:
+    """Serves one socket until it is closed."""
+    if websocket.scope["query_string"]:
+        check_names(websocket, lambda _: False)
+    dependencies: Dependencies = websocket.app.state.dependencies
+    with dependencies.sockets.opened() as socket:
+        await websocket.accept()
+        await _ResponseSocket(websocket, socket, dependencies).serve()
+
+
+sockets = (WebSocketRoute(PATH, response_socket),)
+
+
+class _ResponseSocket:
+    def __init__(self, websocket: WebSocket, socket: OpenSocket, dependencies: Dependencies) -> None:
+        self._websocket = websocket
+        self._socket = socket
+        self._unstored = dependencies.sockets.unstored
+        self._metrics = dependencies.reply_services.metrics
+        self._answering: asyncio.Task[None] | None = None
+        self._is_streaming = False
+        self._gone = asyncio.Event()
+
+    async def serve(self) -> None:
+        receiving = asyncio.create_task(self._websocket.receive())
+        try:
+            while self._answering is not None or not self._socket.end.done():
+                await asyncio.wait(
+                    {receiving, self._answering or self._socket.end}, return_when=asyncio.FIRST_COMPLETED
+                )
+                if self._answering is not None and self._answering.done():
+                    self._answering = None
+                if receiving.done():
+                    message = receiving.result()
+                    if message["type"] == "websocket.disconnect":
+                        return
+                    receiving = asyncio.create_task(self._websocket.receive())
+                    await self._take(message)
+            await self._close(self._socket.end.result())
+        except WebSocketDisconnect:
+            pass  # it went while something was sent to it
+        except asyncio.CancelledError:  # the server stops, and a reply did not end in time
+            await self._close("stopping")
+            raise
+        finally:
+            self._gone.set()
+            receiving.cancel()
+            await self._stop_answering()
+
+    async def _take(self, message: Message) -> None:
+        """Begins to answer a message, or refuses it while another is being answered."""
+        self._socket.used_at = time.monotonic()
+        if self._answering is not None:
+            error = "A reply is running on this connection. Wait for its end, or open another connection."
+            await self._send(ApiError(409, error, code="response_in_progress").socket_event())
+            return
+        self._is_streaming = False
+        self._answering = asyncio.create_task(self._answer(message))
+
+    async def _answer(self, message: Message) -> None:
+        """Answers one message, with the events of a reply or with an error. Counts and logs it like a request."""
+        self._socket.begin_answer()
+        started, status = time.perf_counter(), 200
+        try:
+            await self._create_response(message)
+        except WebSocketDisconnect:
+            pass
+        except Exception as error:  # noqa: BLE001 - every error is answered
+            api_error = reported(error)
+            status = api_error.status
+            with suppress(WebSocketDisconnect):
+                await self._send(api_error.socket_event())
+        finally:
+            self._socket.end_answer()
+            seconds = time.perf_counter() - started
+            record_request(self._metrics, "WEBSOCKET", PATH, PATH, status=status, seconds=seconds)
+
+    async def _create_response(self, message: Message) -> None:
+        text = message.get("text")
+        if text is None:
+            raise ApiError(400, "Send text messages: this one is binary.", code="invalid_value")
+        raw = text.encode()
+        fields = parse_message(raw)
+        unstored = self._unstored.get(self._socket)
+        if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
+            # If this reply fails, the next one cannot continue from the remembered one either: Open Responses wants it so.
+            self._unstored.forget(self._socket)
+        body = create_parameters(fields)
+        context = command_context(self._websocket, raw, self._gone.wait, unstored)
+        await check_body(context, body)
+        reply = await request_reply(context, body)
+        last_event = await self._send_events(context, body, reply)
+        if last_event != "response.failed":
+            self._remember(reply, body, unstored)
+
+    async def _send_events(
+        self, context: CommandContext, body: CreateResponse, reply: RunningReply | RecordedReply
+    ) -> str:
+        """Sends the reply's events. Returns the last one's type."""
+        stream, _ = await stream_of(context, body, reply)
+        kind = ""
+        async with aclosing(event_data(stream)) as events:
+            async for kind, data in events:
+                self._is_streaming = True
+                if kind == "error":
+                    raise await _failure_of(reply)
+                await self._send(data)
+        return kind
+
+    def _remember(
+        self, reply: RunningReply | RecordedReply, body: CreateResponse, previous: UnstoredReply | None
+    ) -> None:
+        """The next reply may continue from this one. One that was stored is found in the log."""
+        self._unstored.forget(self._socket)
+        if isinstance(reply, RecordedReply) or reply.stored:
+            return
+        after = body.previous_response_id
+        if previous is not None and previous.response_id == after:
+            after = previous.after
+        output = (stored for stored in reply.output if is_usable(from_stored(stored.item)))
+        items = tuple(NewItem(item_id=stored.item_id, item=stored.item) for stored in (*reply.input, *output))
+        self._unstored.keep(self._socket, UnstoredReply(response_id=reply.response_id, after=after, items=items))
+
+    async def _send(self, event: bytes) -> None:
+        """Raises WebSocketDisconnect."""
+        await self._websocket.send_text(event.decode())
+
+    async def _close(self, reason: EndReason) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed already
+            if reason == "too_old":
+                message = "The connection has been open for as long as one may be. Open another one."
+                await self._send(ApiError(400, message, code="websocket_connection_limit_reached").socket_event())
+            code, text = _CLOSE_CODES[reason]
+            await self._websocket.close(code, text)
+
+    async def _stop_answering(self) -> None:
+        """The client has gone. A request that is being appended is not cut off: its reply is stopped when its first event is sent."""
+        if self._answering is not None:
+            if self._is_streaming:
+                self._answering.cancel()
+            await asyncio.wait({self._answering})
+
+
+async def _failure_of(reply: RunningReply | RecordedReply) -> ApiError:
+    """The error behind an `error` event, with its status."""
+    try:
+        await reply.response()
+    except Exception as error:  # noqa: BLE001 - it is answered
+        return as_api_error(error)
+    return ApiError(500, "The reply's events broke off.", code="internal_error")

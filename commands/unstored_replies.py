@@ -1,0 +1,58 @@
+"""The replies with `store: false` that sockets remember, each socket its last one: a next reply on that socket continues from it.
+
+They are only in this process's memory. All together have at most `max_bytes`: the one that was used least recently is forgotten first.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+
+from msgspec import Struct
+
+from domain.commands import NewItem
+
+
+class UnstoredReply(Struct, frozen=True, kw_only=True):
+    """A reply that is not in the log.
+
+    `after`: the stored response that its chain continues from; None if there is none. `items`: what came after that response: the input
+    and the output of this reply and of the unstored ones before it.
+    """
+
+    response_id: str
+    after: str | None
+    items: tuple[NewItem, ...]
+
+    @property
+    def size(self) -> int:
+        """The bytes of its items."""
+        return sum(len(new.item) for new in self.items)
+
+
+class UnstoredReplies:
+    """What the sockets of a process remember, by socket."""
+
+    def __init__(self, max_bytes: int, max_bytes_each: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_bytes_each = max_bytes_each
+        self._replies: OrderedDict[Hashable, UnstoredReply] = OrderedDict()
+        self._bytes = 0
+
+    def keep(self, socket: Hashable, reply: UnstoredReply) -> None:
+        """Remembers it in place of the socket's last one. One of more than `max_bytes_each` is not kept: nothing could continue from it."""
+        self.forget(socket)
+        if reply.size > self._max_bytes_each:
+            return
+        self._replies[socket] = reply
+        self._bytes += reply.size
+        while self._bytes > self._max_bytes:
+            self.forget(next(iter(self._replies)))
+
+    def get(self, socket: Hashable) -> UnstoredReply | None:
+        """The socket's last reply; None if it was stored, failed, or is forgotten."""
+        if socket in self._replies:
+            self._replies.move_to_end(socket)
+        return self._replies.get(socket)
+
+    def forget(self, socket: Hashable) -> None:
+        if (reply := self._replies.pop(socket, None)) is not None:
+            self._bytes -= reply.size

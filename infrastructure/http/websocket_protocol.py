@@ -1,0 +1,188 @@
+"""WebSockets with limits: uvicorn's protocol for them. Its errors are JSON, and it is closed when its client keeps it waiting.
+
+A socket is closed when its client
+
+- reads nothing of what was sent for `write_seconds` (`connections.py`), or answers no ping for PING_SECONDS
+- sends a message of more than `ws_max_size` bytes: an error, then close code 1009
+- sends half of a message and then nothing for `body_seconds`: close code 1002
+- breaks the protocol: close code 1002, or 1007 for a text that is not UTF-8
+
+Messages are not compressed: a client that offers compression is answered without it.
+"""
+
+import asyncio
+from typing import Any
+
+import structlog
+from uvicorn.config import Config
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.server import ServerState
+from websockets.datastructures import Headers
+from websockets.exceptions import PayloadTooBig
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import Event
+from websockets.server import ServerProtocol
+from websockets.typing import StatusLike
+
+from infrastructure.http.connections import Connections, ReadWatch
+from infrastructure.http.errors import ApiError
+from infrastructure.http.refusals import Refused, refusal_answer, refusal_body, refusal_headers
+
+log = structlog.get_logger(__name__)
+
+PING_SECONDS = 20.0
+"""A ping is sent this long after the last answer to one. The socket is closed if none comes for as long again."""
+
+QUIET_SECONDS = 0.5
+"""A socket that has failed is closed once its client has sent nothing for this long: then it has read why."""
+
+VERSION = "13"
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """A socket. Made by `bounded_websocket`."""
+
+    server_connections: Connections
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.conn: _Frames = _Frames(max_size=config.ws_max_size)
+        self._read_watch = ReadWatch(self.loop.time())
+        self._received_at = self._part_at = self.loop.time()
+        """When the last bytes came, and when the last part of a message came."""
+
+        self._has_failed = False
+
+    # Called by the event loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.server_connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.server_connections.remove(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._received_at = self.loop.time()
+        super().data_received(data)
+        if not self.conn.only_control_frames:
+            self._part_at = self._received_at
+        if not self.handshake_initiated:  # its head is not valid HTTP, or larger than the library reads
+            self._refuse(Refused(400, "The head of this WebSocket handshake cannot be read.", "malformed_request"))
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._read_watch.client_has_read(self.loop.time())
+        self.server_connections.client_has_read()
+
+    # Called by the parent
+
+    def handle_connect(self, event: Request) -> None:
+        if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
+            super().handle_connect(event)
+            return
+        message = f"WebSockets of version {VERSION} only: `Sec-WebSocket-Version` names another."
+        self.handshake_initiated = True
+        self._refuse(Refused(426, message, "invalid_handshake", {"sec-websocket-version": VERSION}))
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not _is_utf8(b"".join(self.frames)):
+            self._fail(CloseCode.INVALID_DATA, "A text message is not UTF-8.")
+            return
+        super().send_receive_event_to_app()
+
+    def handle_parser_exception(self) -> None:
+        """Says why, and closes. What the client still sends is read and dropped: if it were not, the client might not get the reason."""
+        sent = self.conn.close_sent
+        if self.close_sent or sent is None:
+            return
+        self.frames = []
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": sent.code, "reason": sent.reason})
+        if isinstance(self.conn.parser_exc, PayloadTooBig):
+            message = f"The message is larger than {self.config.ws_max_size} bytes."
+            error = ApiError(413, message, code="request_too_large").socket_event()
+            self.transport.write(Frame(Opcode.TEXT, error).serialize(mask=False))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = self._has_failed = True
+        self.transport.resume_reading()
+        self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    # Called by uvicorn's server
+
+    def shutdown(self) -> None:
+        """The application closes an accepted socket, once its last answer has ended."""
+        if not self.handshake_complete:
+            super().shutdown()
+
+    # Called by `Connections`
+
+    @property
+    def unread_bytes(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def check(self, now: float, write_seconds: float) -> None:
+        """Closes the socket if its client has kept it waiting too long."""
+        if self._read_watch.seconds_without_reading(self.unread_bytes, now) >= write_seconds:
+            log.info("connection_aborted", reason="messages_not_read", unread_bytes=self.unread_bytes)
+            self.transport.abort()
+            return
+        if self._has_failed:
+            if now - self._received_at >= QUIET_SECONDS:
+                self.transport.close()
+            return
+        is_in_message = bool(self.frames) or not self.conn.ended_a_frame
+        if is_in_message and now - self._part_at >= self.server_connections.limits.body_seconds:
+            log.info("connection_closed", reason="message_not_received")
+            self._fail(CloseCode.PROTOCOL_ERROR, "The rest of a message did not arrive in time.")
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
+
+    def _refuse(self, refused: Refused) -> None:
+        self.transport.write(refusal_answer(refused))
+        self.transport.close()
+
+
+class _Frames(ServerProtocol):
+    """The library's parser. It refuses a handshake with our JSON error, and says what came last: whether it ended a frame, and which."""
+
+    ended_a_frame = True
+    only_control_frames = False
+
+    def events_received(self) -> list[Event]:
+        events = super().events_received()
+        self.ended_a_frame = bool(events)
+        self.only_control_frames = self.ended_a_frame and all(
+            isinstance(event, Frame) and event.opcode in (Opcode.PING, Opcode.PONG) for event in events
+        )
+        return events
+
+    def reject(self, status: StatusLike, text: str) -> Response:
+        refused = Refused(int(status), text.partition("\n")[0], "invalid_handshake")
+        body = refusal_body(refused)
+        return Response(
+            refused.status, super().reject(status, "").reason_phrase, Headers(refusal_headers(refused, body)), body
+        )
+
+
+def bounded_websocket(connections: Connections) -> type[BoundedWebSocket]:
+    """The protocol of a server with these connections, as `uvicorn.Config(ws=…)` wants it."""
+    return type("BoundedWebSocket", (BoundedWebSocket,), {"server_connections": connections})
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
