@@ -73,7 +73,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     given = request.items()
     target = await find_target(context, request)
     model = await resolve_model(context, request)
-    taken = await take_input(context, target, model, given)
+    taken = await take_input(context, target, given)
     items = [
         *await _earlier_items(context, target),
         *((new.item_id, from_stored(new.item)) for new in target.carried_items),

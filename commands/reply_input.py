@@ -7,7 +7,7 @@
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
@@ -35,9 +35,7 @@ class TakenItem(Struct, frozen=True):
     position: int
 
 
-async def take_input(
-    context: CommandContext, target: ReplyTarget, model: str, given: Sequence[GivenItem]
-) -> list[TakenItem]:
+async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> list[TakenItem]:
     """The items to show and to store. Raises ApiError: 404 for a reference to nothing that the caller may read, 413 if what the references name
     is too large, 400 if all of `given` is left out."""
     entries = [
@@ -47,7 +45,7 @@ async def take_input(
     taken = [entry for entry in entries if isinstance(entry, TakenItem)]
     if len(taken) == len(entries) and not any(_needs_history(entry.item) for entry in taken):
         return taken
-    history = await _history(context, target, model)
+    history = _history(context, target)
     taken = await _without_known_ids(context, history, entries)
     taken = await _without_repeated(history, taken)
     if not taken and entries:
@@ -68,7 +66,7 @@ def _our_id(item: Item) -> str | None:
     return item_id if item_id is not None and is_id(item_id) else None
 
 
-async def _history(context: CommandContext, target: ReplyTarget, model: str) -> PathHistory:
+def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
     """The path that the input continues."""
     reader = context.dependencies.reader
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
@@ -78,9 +76,7 @@ async def _history(context: CommandContext, target: ReplyTarget, model: str) -> 
         return PathHistory(reader, end, newer=carried)
     if target.source is None or target.at is None:
         return PathHistory(reader, None, newer=carried)
-    snapshot = target.snapshot
-    if snapshot is UNSET:
-        snapshot = await context.dependencies.contexts.snapshot(context.principal.tenant, target.source, model)
+    snapshot = target.snapshot or None
     recent = snapshot if snapshot is not None and snapshot.is_at(target.at) else None
     return PathHistory(reader, PathSegment(target.source, target.version, None), recent, carried)
 

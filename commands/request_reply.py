@@ -80,8 +80,10 @@ async def _request_reply(context: CommandContext, body: CreateResponse) -> Runni
     given = body.items()
     model = await resolve_model(context, body)
     target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))
+    if snapshot is UNSET and target.source is not None and target.fork is None:
+        snapshot = await context.dependencies.contexts.snapshot(context.principal.tenant, target.source, model)
     target = replace(target, snapshot=snapshot)
-    taken = await take_input(context, target, model, given)
+    taken = await take_input(context, target, given)
     try:
         return await _request_at(context, body, target, model, taken)
     except (HeadHasMoved, ConversationLocked):
@@ -198,6 +200,9 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
     contexts = context.dependencies.contexts
     if target.fork is not None:
         return await contexts.assemble_fork(target.fork, reply_request)
+    if target.snapshot is not UNSET:
+        choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
+        return contexts.render(reply_request, choice)
     return await contexts.assemble(context.principal.tenant, target.source, target.at, reply_request)
 
 

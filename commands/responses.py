@@ -68,7 +68,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     await check_body(context, body)
     target = await find_target(context, body)
     model = await resolve_model(context, body)
-    taken = await take_input(context, target, model, body.items())
+    taken = await take_input(context, target, body.items())
     reply_request = make_reply_request(context, body, target, model, taken)
     model_context = await assemble_context(context, target, reply_request)
     check_outputs(reply_request, model_context)

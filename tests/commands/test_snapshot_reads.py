@@ -79,3 +79,16 @@ async def test_when_a_reply_continues_from_another_a_missing_snapshot_is_looked_
     first = await create_response(api, "hi")
     await create_response(api, "and?", previous_response_id=first["id"])
     assert snapshots.lookups == 1
+
+
+@pytest.mark.parametrize("store", [True, False])
+async def test_when_an_input_is_compared_with_the_history_a_missing_snapshot_is_looked_up_once(
+    api: httpx.AsyncClient, snapshots: NoSnapshots, store: bool
+) -> None:
+    call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": "rain"}
+    first = await create_response(api, [message("hi"), call, output])
+    snapshots.lookups = 0
+    repeats = [message("hi"), output, message("and?")]
+    await create_response(api, repeats, previous_response_id=first["id"], store=store)
+    assert snapshots.lookups == 1
