@@ -9,6 +9,7 @@ from domain.commands import NewItem
 from domain.events import ContextPolicy
 from domain.items import InvalidItem, as_stored, checked_item, id_prefix, type_of
 from infrastructure.http.errors import ApiError
+from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.ids import mint
 
 MAX_ITEMS = 20
@@ -24,13 +25,20 @@ MetadataValue = Annotated[str, StringConstraints(max_length=512)]
 Metadata = Annotated[dict[MetadataKey, MetadataValue], Field(max_length=MAX_METADATA_PAIRS)]
 Title = Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT_LENGTH)]
 Instructions = Annotated[str, StringConstraints(max_length=MAX_INSTRUCTIONS_LENGTH)]
-Items = Annotated[list[Any], Field(max_length=MAX_ITEMS, description="Items of the Responses API, at most 20.")]
+Items = Annotated[
+    list[InputItemJson], Field(max_length=MAX_ITEMS, description="Items of the Responses API, at most 20.")
+]
 
 
 class Body(BaseModel):
     """A request's body. Wrong types and unknown fields are refused; nothing is converted."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
+
+
+def examples(*bodies: dict[str, Any]) -> ConfigDict:
+    """The `model_config` of a body that the OpenAPI document shows with these examples."""
+    return ConfigDict(json_schema_extra={"examples": [*bodies]})
 
 
 class Policy(Body):

@@ -4,9 +4,10 @@ The handler makes a command, appends it through the context, and returns the Res
 """
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
@@ -29,7 +30,8 @@ from infrastructure.event_log.reader import EventReader, FirstAnswer
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
-from infrastructure.http.openapi import parameters, request_body
+from infrastructure.http.openapi import DescribedRoute
+from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import check_names
 from infrastructure.ids import mint_uuid
@@ -130,10 +132,15 @@ def command_context(
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-_HEADERS = {
+REQUEST_HEADERS = {
     "If-Match": "Entity tags of conversation versions, or `*`. If the conversation has another version, the answer is 412.",
     "Idempotency-Key": "A repeat with the same key is answered with the first answer.",
 }
+APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
+"""The headers of the answer to a command that was appended."""
+
+ERRORS = (400, 409, 412, 413, 422, 500, 503)
+"""The errors that every command can be answered with."""
 
 
 def command_route(
@@ -145,11 +152,18 @@ def command_route(
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
+    body_media: str = JSON,
+    answer: type,
+    events: type | None = None,
+    answer_headers: tuple[str, ...] = APPEND_HEADERS,
+    errors: tuple[int, ...] = (),
+    error_bodies: Mapping[int, type] = MappingProxyType({}),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a command.
+    """Registers the handler of a command. The arguments from `body_media` on are for the OpenAPI document, see Operation.
 
     The handler is called with the CommandContext, each id in the path, and the body if the route has one. With `body_required=False`,
-    an empty body is passed as None. With `streamed`, the body is an iterator over its chunks.
+    an empty body is passed as None. With `streamed`, the body is an iterator over its chunks; `body` only describes it.
+    `errors`: those besides ERRORS.
     """
     names = id_names(path)
 
@@ -160,23 +174,33 @@ def command_route(
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
             context = command_context(request, raw, partial(_disconnected, request))
-            if body is not None:
-                arguments.append(validate_body(body, raw) if raw or body_required else None)
             if streamed:
                 arguments.append(request.stream())
+            elif body is not None:
+                arguments.append(validate_body(body, raw) if raw or body_required else None)
             return await handler(context, *arguments)
 
-        openapi: dict[str, Any] = {"parameters": parameters(names, _HEADERS)}
-        if body is not None:
-            openapi["requestBody"] = request_body(body, required=body_required)
-        router.add_api_route(
-            path,
-            endpoint,
-            methods=[method],
-            name=handler.__name__,
-            tags=[_tag(path)],
-            description=inspect.getdoc(handler),
-            openapi_extra=openapi,
+        operation = Operation(
+            parameters=(*path_parameters(names), *header_parameters(REQUEST_HEADERS)),
+            body=body,
+            body_required=body_required,
+            body_media=body_media,
+            answer=answer,
+            events=events,
+            answer_headers=answer_headers,
+            error_bodies=error_bodies,
+            errors=tuple(sorted({*ERRORS, *((404,) if names else ()), *errors})),
+        )
+        router.routes.append(
+            DescribedRoute(
+                path,
+                endpoint,
+                method=method,
+                name=handler.__name__,
+                tag=_tag(path),
+                description=inspect.getdoc(handler),
+                operation=operation,
+            )
         )
         return handler
 

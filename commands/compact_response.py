@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 import msgspec
 from fastapi import APIRouter
+from msgspec import Raw, Struct
 from starlette.responses import Response
 
-from commands.bodies import Body, Instructions
+from commands.bodies import Body, Instructions, examples
 from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES
 from commands.reply_input import take_input
@@ -24,8 +25,10 @@ from context.summaries import PROMPT
 from domain.items import Item, from_stored, output_item
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
+from infrastructure.http.item_schemas import InputItemJson, ItemJson
 from infrastructure.ids import RESPONSE, mint
 from replies.response_object import usage_object
+from replies.response_shape import UsageObject
 from replies.summary_writer import (
     MAX_MODEL_CALLS,
     MIN_PORTION_TOKENS,
@@ -42,12 +45,13 @@ MAX_SUMMARY_TOKENS = 1_024
 
 
 class CompactResponse(Body):
-    """The last five are sent with the requests for the summary."""
+    """`model` writes the summary; `instructions` are added to its prompt. The last five are sent with the requests for the summary."""
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
+    model_config = examples({"model": "gpt-5-mini", "input": "Hello!"})
 
     model: Name
-    input: str | list[Any] | None = None
+    input: str | list[InputItemJson] | None = None
     previous_response_id: str | None = None
     instructions: Instructions | None = None
     image: ImageOptions | None = None
@@ -62,7 +66,25 @@ class CompactResponse(Body):
         return CreateResponse.model_validate(fields)
 
 
-@command_route(router, "POST", "/v1/responses/compact", CompactResponse, max_bytes=MAX_REQUEST_BYTES)
+class CompactedResponse(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.compaction"):
+    """The user messages, and an item of type `compaction`."""
+
+    id: str
+    created_at: int
+    output: list[ItemJson]
+    usage: UsageObject
+
+
+@command_route(
+    router,
+    "POST",
+    "/v1/responses/compact",
+    CompactResponse,
+    max_bytes=MAX_REQUEST_BYTES,
+    answer=CompactedResponse,
+    answer_headers=(),
+    errors=(404, 502, 504),
+)
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the user messages and an item of type `compaction`, which holds the summary of everything. Both can be sent as input."""
     request = body.request()
@@ -82,13 +104,13 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     written = await _summarize(context, model, [item for _, item in items], body.instructions, parameters)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()
     user_messages = [output_item(item_id, item) for item_id, item in items if begins_turn(item)]
-    answer = {
-        "id": mint(RESPONSE),
-        "object": "response.compaction",
-        "created_at": int(time.time()),
-        "output": [*user_messages, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": encoded}],
-        "usage": usage_object(written.usage),
-    }
+    output = [*user_messages, {"id": mint(COMPACTION), "type": "compaction", "encrypted_content": encoded}]
+    answer = CompactedResponse(
+        id=mint(RESPONSE),
+        created_at=int(time.time()),
+        output=[Raw(shapes.encode(item)) for item in output],
+        usage=usage_object(written.usage),
+    )
     return shapes.json_response(answer)
 
 

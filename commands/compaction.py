@@ -6,11 +6,12 @@ After a compaction, models are sent a summary in place of the older turns, and t
 from typing import Annotated
 
 from fastapi import APIRouter
+from msgspec import Struct, field
 from pydantic import StringConstraints
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
-from commands.bodies import Body, Instructions
+from commands.bodies import Body, Instructions, examples
 from commands.command_route import CommandContext, command_route
 from commands.rolling_summary import summarize
 from context.choice import ReplyRequest
@@ -20,6 +21,7 @@ from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.headers import position_headers
+from infrastructure.http.shapes import Conversation
 
 router = APIRouter()
 
@@ -27,11 +29,34 @@ router = APIRouter()
 class CompactConversation(Body):
     """`model` writes the summary; `instructions` are added to its prompt."""
 
+    model_config = examples({"model": "gpt-5-mini", "instructions": "Keep all dates."})
+
     model: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = None
     instructions: Instructions | None = None
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact", CompactConversation, body_required=False)
+class ConversationCompaction(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.compaction"):
+    """A summary that stands for `count` items, from the item `from` to the item `to`. Tokens: of those items, and of the summary."""
+
+    id: str
+    summary: str
+    first: str = field(name="from")
+    to: str
+    count: int
+    tokens_before: int
+    tokens_after: int
+    model: str
+
+
+@command_route(
+    router,
+    "POST",
+    "/v1/conversations/{conversation_id}/compact",
+    CompactConversation,
+    body_required=False,
+    answer=ConversationCompaction,
+    errors=(502, 504),
+)
 async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
@@ -60,27 +85,26 @@ def _compaction(appended: Appended) -> bytes:
     [event] = appended.events
     assert isinstance(event, ContextCompacted)
     return shapes.encode(
-        {
-            "object": "conversation.compaction",
-            "id": event.compaction_id,
-            "summary": event.summary,
-            "from": event.first,
-            "to": event.last,
-            "count": event.count,
-            "tokens_before": event.tokens_before,
-            "tokens_after": event.tokens_after,
-            "model": event.model,
-        }
+        ConversationCompaction(
+            id=event.compaction_id,
+            summary=event.summary,
+            first=event.first,
+            to=event.last,
+            count=event.count,
+            tokens_before=event.tokens_before,
+            tokens_after=event.tokens_after,
+            model=event.model,
+        )
     )
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/undo")
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/undo", answer=Conversation)
 async def undo_compaction(context: CommandContext, conversation_id: str) -> Response:
     """Restores the previous summary, or the items themselves where there was none. Answers with the Conversation."""
     return await context.execute(conversation_id, UndoCompaction(), conversation_answer)
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/redo")
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/compact/redo", answer=Conversation)
 async def redo_compaction(context: CommandContext, conversation_id: str) -> Response:
     """Restores the summary that was undone last. Answers with the Conversation."""
     return await context.execute(conversation_id, RedoCompaction(), conversation_answer)

@@ -1,14 +1,24 @@
 """The life cycle of conversations: create, update, end, reopen, delete."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from fastapi import APIRouter
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from pydantic import StringConstraints
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
-from commands.bodies import MAX_SHORT_TEXT_LENGTH, Body, Instructions, Items, Metadata, Policy, Title, new_items
+from commands.bodies import (
+    MAX_SHORT_TEXT_LENGTH,
+    Body,
+    Instructions,
+    Items,
+    Metadata,
+    Policy,
+    Title,
+    examples,
+    new_items,
+)
 from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES_OF_CONVERSATIONS
 from domain import commands
@@ -16,13 +26,23 @@ from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
+from infrastructure.http.shapes import Conversation
 from infrastructure.ids import CONVERSATION, mint
 
 router = APIRouter()
 
 
 class CreateConversation(Body):
+    """All fields may be left out. `items` are the first ones."""
+
     OTHER_NAMES: ClassVar = OTHER_NAMES_OF_CONVERSATIONS
+    model_config = examples(
+        {
+            "title": "A trip to Oslo",
+            "metadata": {"customer": "4711"},
+            "items": [{"type": "message", "role": "user", "content": "When is the best time to visit Oslo?"}],
+        }
+    )
 
     items: Items | None = None
     metadata: Metadata | None = None
@@ -31,7 +51,9 @@ class CreateConversation(Body):
     context_policy: Policy | None = None
 
 
-@command_route(router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_ITEMS_BODY_BYTES)
+@command_route(
+    router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_ITEMS_BODY_BYTES, answer=Conversation
+)
 async def create_conversation(context: CommandContext, body: CreateConversation) -> Response:
     """Creates a conversation, with its first items if any are given. Answers with the Conversation."""
     conversation_id = mint(CONVERSATION)
@@ -51,13 +73,15 @@ async def create_conversation(context: CommandContext, body: CreateConversation)
 class UpdateConversation(Body):
     """A field that is absent stays as it is; null clears it. `metadata` replaces all pairs."""
 
+    model_config = examples({"title": "A trip to Bergen"})
+
     metadata: Metadata | None = None
     title: Title | None = None
     instructions: Instructions | None = None
     context_policy: Policy | None = None
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}", UpdateConversation)
+@command_route(router, "POST", "/v1/conversations/{conversation_id}", UpdateConversation, answer=Conversation)
 async def update_conversation(context: CommandContext, conversation_id: str, body: UpdateConversation) -> Response:
     """Changes the fields that the body has. Answers with the Conversation."""
     present = body.model_fields_set
@@ -72,27 +96,40 @@ async def update_conversation(context: CommandContext, conversation_id: str, bod
 
 
 class EndConversation(Body):
+    """`reason` is recorded."""
+
+    model_config = examples({"reason": "solved"})
+
     reason: Annotated[str, StringConstraints(max_length=MAX_SHORT_TEXT_LENGTH)] | None = None
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False)
+@command_route(
+    router, "POST", "/v1/conversations/{conversation_id}/end", EndConversation, body_required=False, answer=Conversation
+)
 async def end_conversation(context: CommandContext, conversation_id: str, body: EndConversation | None) -> Response:
     """Ends the conversation: new items are refused until it is reopened. Answers with the Conversation. Ending an ended one changes nothing."""
     command = commands.EndConversation(reason=body.reason if body else None)
     return await context.execute(conversation_id, command, conversation_answer)
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/reopen")
+@command_route(router, "POST", "/v1/conversations/{conversation_id}/reopen", answer=Conversation)
 async def reopen_conversation(context: CommandContext, conversation_id: str) -> Response:
     """Makes an ended conversation active again. Answers with the Conversation. Reopening an active one changes nothing."""
     return await context.execute(conversation_id, commands.ReopenConversation(), conversation_answer)
 
 
-@command_route(router, "DELETE", "/v1/conversations/{conversation_id}")
+class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.deleted"):
+    """The receipt of a deletion."""
+
+    id: str
+    deleted: Literal[True]
+
+
+@command_route(router, "DELETE", "/v1/conversations/{conversation_id}", answer=ConversationDeleted)
 async def delete_conversation(context: CommandContext, conversation_id: str) -> Response:
     """Deletes the conversation: every later request for it is answered with 404. Answers with a receipt."""
     return await context.execute(conversation_id, commands.DeleteConversation(), _receipt)
 
 
 def _receipt(appended: Appended) -> bytes:
-    return shapes.encode({"id": appended.conversation.id, "object": "conversation.deleted", "deleted": True})
+    return shapes.encode(ConversationDeleted(id=appended.conversation.id, deleted=True))

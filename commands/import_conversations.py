@@ -8,23 +8,23 @@ disconnects, no further line is begun.
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterator
-from typing import Any
 
 import structlog
 from fastapi import APIRouter
-from msgspec import Struct
+from msgspec import Struct, structs
 from msgspec.structs import replace
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from commands.bodies import Body, Instructions, Metadata, Policy, Title, new_items
+from commands.bodies import Body, Instructions, Metadata, Policy, Title, examples, new_items
 from commands.command_route import CommandContext, command_route
 from domain.commands import AppendItems, NewItem, StartConversation
 from domain.events import ContextPolicy
 from infrastructure.event_log.append_request import Appended, IdempotencyKey
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
-from infrastructure.http.errors import ApiError, as_api_error
+from infrastructure.http.errors import ApiError, ErrorDetail, as_api_error
+from infrastructure.http.item_schemas import InputItemJson
 from infrastructure.ids import CONVERSATION, mint
 
 log = structlog.get_logger(__name__)
@@ -42,14 +42,40 @@ LINES_PER_TURN = 500
 
 
 class ImportedConversation(Body):
-    items: list[Any] | None = None
+    """A line: one conversation, with any number of items."""
+
+    model_config = examples({"title": "Oslo", "items": [{"role": "user", "content": "Hello!"}]})
+
+    items: list[InputItemJson] | None = None
     metadata: Metadata | None = None
     title: Title | None = None
     instructions: Instructions | None = None
     context_policy: Policy | None = None
 
 
-class Report(Struct):
+class LineError(Struct, frozen=True):
+    """A line that was not imported, counted from 1, and why."""
+
+    line: int
+    error: ErrorDetail
+
+
+class ImportReport(Struct, frozen=True, kw_only=True, tag_field="object", tag="import"):
+    """How many conversations and items were imported, and how many lines were not. `errors`: the first of these, at most 100."""
+
+    conversations: int
+    items: int
+    failed: int
+    errors: list[LineError]
+
+
+class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", tag="import"):
+    """No line was imported, and why."""
+
+    error: ErrorDetail
+
+
+class Progress(Struct):
     """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all. `failure` decides the status if no line was
     imported: a failure of this store, or else the error that all lines have in common.
     """
@@ -57,7 +83,7 @@ class Report(Struct):
     conversations: int = 0
     items: int = 0
     failed: int = 0
-    errors: list[dict[str, Any]] = []
+    errors: list[LineError] = []
     failure: ApiError | None = None
 
     def refuse(self, line_number: int, error: Exception) -> None:
@@ -65,7 +91,7 @@ class Report(Struct):
         api_error = as_api_error(error)
         self.failed += 1
         if len(self.errors) < MAX_ERRORS:
-            self.errors.append({"line": line_number, **api_error.body()})
+            self.errors.append(LineError(line_number, api_error.body().error))
         if self.failure is None or _severity(api_error) > _severity(self.failure):
             self.failure = api_error
         elif api_error.status < 500 and api_error.status != self.failure.status < 500:
@@ -73,15 +99,14 @@ class Report(Struct):
 
     def answer(self) -> Response:
         """200 with the counts and errors. If no line was imported, an error with the same fields beside it."""
-        errors = sorted(self.errors, key=lambda error: int(error["line"]))
-        counts = {"conversations": self.conversations, "items": self.items, "failed": self.failed}
-        report = {"object": "import", **counts, "errors": errors}
+        errors = sorted(self.errors, key=lambda error: error.line)
+        report = ImportReport(conversations=self.conversations, items=self.items, failed=self.failed, errors=errors)
         if self.failure is None or self.conversations:
             return shapes.json_response(report)
-        line, reason = errors[0]["line"], errors[0]["error"]["message"]
-        message = f"No line was imported; {self.failed} failed. Line {line}: {reason}"
+        message = f"No line was imported; {self.failed} failed. Line {errors[0].line}: {errors[0].error.message}"
         code = self.failure.code if self.failure.status >= 500 else "nothing_imported"
-        return ApiError(self.failure.status, message, code=code, retry=self.failure.retry).response(report)
+        error = ApiError(self.failure.status, message, code=code, retry=self.failure.retry)
+        return error.response(FailedImport(**structs.asdict(report), error=error.body().error))
 
 
 def _severity(error: ApiError) -> int:
@@ -89,13 +114,23 @@ def _severity(error: ApiError) -> int:
     return 0 if error.status < 500 else 1 if error.retry else 2
 
 
-@command_route(router, "POST", "/v1/import", streamed=True)
+@command_route(
+    router,
+    "POST",
+    "/v1/import",
+    ImportedConversation,
+    streamed=True,
+    body_media="application/x-ndjson",
+    answer=ImportReport,
+    answer_headers=(),
+    error_bodies=dict.fromkeys((400, 409, 413, 422, 500, 503), FailedImport),
+)
 async def import_conversations(context: CommandContext, body: AsyncIterator[bytes]) -> Response:
     """Answers when everything is durable: `{object: "import", conversations, items, failed, errors: [{line, error}]}`.
 
     If no line could be imported, the answer is a 4xx with the same fields beside `error`; if that was a failure of this store, a 5xx.
     """
-    report = Report()
+    report = Progress()
     importing: dict[asyncio.Task[None], int] = {}
 
     async def import_and_report(line_number: int, line: bytes) -> None:

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from commands.answers import conversation_answer
-from commands.bodies import Body, Items, new_items
+from commands.bodies import Body, Items, examples, new_items
 from commands.command_route import CommandContext, command_route
 from commands.item_links import LINKING
 from commands.other_apis import OTHER_NAMES_OF_ITEMS
@@ -17,17 +17,32 @@ from domain.items import as_output, type_of
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
+from infrastructure.http.item_schemas import ItemList
+from infrastructure.http.shapes import Conversation
 
 router = APIRouter()
 
 
 class AddItems(Body):
+    """Items to append, in this order."""
+
     OTHER_NAMES: ClassVar = OTHER_NAMES_OF_ITEMS
+    model_config = examples(
+        {"items": [{"type": "message", "role": "user", "content": "And in winter?"}]},
+        {"items": [{"type": "function_call_output", "call_id": "call_1", "output": "-3 °C"}]},
+    )
 
     items: Items
 
 
-@command_route(router, "POST", "/v1/conversations/{conversation_id}/items", AddItems, max_bytes=MAX_ITEMS_BODY_BYTES)
+@command_route(
+    router,
+    "POST",
+    "/v1/conversations/{conversation_id}/items",
+    AddItems,
+    max_bytes=MAX_ITEMS_BODY_BYTES,
+    answer=ItemList,
+)
 async def add_items(context: CommandContext, conversation_id: str, body: AddItems) -> Response:
     """Appends all the items or none. Answers with their list. An empty list adds nothing."""
     items = new_items(body.items)
@@ -43,7 +58,7 @@ def _added(appended: Appended) -> bytes:
     return shapes.item_list(bodies, [event.item_id for event in added], has_more=False)
 
 
-@command_route(router, "DELETE", "/v1/conversations/{conversation_id}/items/{item_id}")
+@command_route(router, "DELETE", "/v1/conversations/{conversation_id}/items/{item_id}", answer=Conversation)
 async def delete_item(context: CommandContext, conversation_id: str, item_id: str) -> Response:
     """Hides the item from readers and models; the log keeps it. Answers with the Conversation, as the OpenAI API does."""
     return await context.execute(conversation_id, RetractItem(item_id=item_id), conversation_answer)

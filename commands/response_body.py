@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from commands.bodies import Body, Instructions, Metadata
+from commands.bodies import Body, Instructions, Metadata, examples
 from commands.given_items import GivenItem, given_items
 from commands.other_apis import OTHER_NAMES
 from commands.request_options import OptionsBody, ShortText
@@ -17,6 +17,7 @@ from commands.response_schemas import RequestSchema
 from domain.commands import NewItem
 from domain.items import as_output
 from infrastructure.http.errors import ApiError
+from infrastructure.http.item_schemas import InputItemJson
 
 MAX_INPUT_ITEMS = 200
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
@@ -95,7 +96,12 @@ class CreateResponse(OptionsBody, Body):
 
     OTHER_NAMES: ClassVar = OTHER_NAMES
 
-    input: Annotated[str | list[Any], Field(description="Text, or items of the Responses API.")] | None = None
+    model_config = examples(
+        {"model": "gpt-5-mini", "input": "When is the best time to visit Oslo?"},
+        {"model": "gpt-5-mini", "conversation": "conv_019af3c5d2e07c31a7b1f0c1d2e3f405", "input": "And in winter?"},
+    )
+
+    input: Annotated[str | list[InputItemJson], Field(description="Text, or items of the Responses API.")] | None = None
     conversation: str | ConversationRef | None = None
     previous_response_id: str | None = None
     model: Name | None = None

@@ -1,8 +1,10 @@
 """Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
 from collections.abc import AsyncIterator
+from typing import Literal
 
 from fastapi import APIRouter
+from msgspec import Struct
 from starlette.responses import Response, StreamingResponse
 
 from commands.command_route import CommandContext, command_route
@@ -30,6 +32,7 @@ from replies.client_disconnect import response_for_client
 from replies.following import until_ended
 from replies.record import find_record
 from replies.recorded_reply import RecordedReply
+from replies.response_shape import ResponseEvent, ResponseObject
 
 CANCEL_TIMEOUT_SECONDS = 10.0
 """How long a cancel waits for the reply to end. If the reply's process died, another process ends the reply sooner than this."""
@@ -40,7 +43,16 @@ _STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 router = APIRouter()
 
 
-@command_route(router, "POST", "/v1/responses", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
+@command_route(
+    router,
+    "POST",
+    "/v1/responses",
+    CreateResponse,
+    max_bytes=MAX_REQUEST_BYTES,
+    answer=ResponseObject,
+    events=ResponseEvent,
+    errors=(404, 502, 504),
+)
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
     """Requests a reply. Answers with the Response when the reply has ended. With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response."""
     await check_body(context, body)
@@ -62,7 +74,22 @@ def _stream(events: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
     return StreamingResponse(events, media_type=_SSE, headers={**headers, **_STREAM_HEADERS})
 
 
-@command_route(router, "POST", "/v1/responses/input_tokens", CreateResponse, max_bytes=MAX_REQUEST_BYTES)
+class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_tokens"):
+    """What a request would send, in tokens."""
+
+    input_tokens: int
+
+
+@command_route(
+    router,
+    "POST",
+    "/v1/responses/input_tokens",
+    CreateResponse,
+    max_bytes=MAX_REQUEST_BYTES,
+    answer=InputTokens,
+    answer_headers=(),
+    errors=(404, 502, 504),
+)
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
     """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
     await check_body(context, body)
@@ -72,10 +99,10 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     reply_request = make_reply_request(context, body, target, model, taken)
     model_context = await assemble_context(context, target, reply_request)
     check_outputs(reply_request, model_context)
-    return shapes.json_response({"object": "response.input_tokens", "input_tokens": model_context.shown.tokens})
+    return shapes.json_response(InputTokens(input_tokens=model_context.shown.tokens))
 
 
-@command_route(router, "POST", "/v1/responses/{response_id}/cancel")
+@command_route(router, "POST", "/v1/responses/{response_id}/cancel", answer=ResponseObject)
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply in whichever process it runs; its partial output stays with the Response.
 
@@ -92,7 +119,14 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
     return shapes.json_response(record.response(), headers=headers)
 
 
-@command_route(router, "DELETE", "/v1/responses/{response_id}")
+class ResponseDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag="response"):
+    """The receipt of a deletion."""
+
+    id: str
+    deleted: Literal[True]
+
+
+@command_route(router, "DELETE", "/v1/responses/{response_id}", answer=ResponseDeleted)
 async def delete_response(context: CommandContext, response_id: str) -> Response:
     """Deletes the Response: every later request for it is answered with 404. The items that the reply added to its conversation stay there.
 
@@ -103,7 +137,7 @@ async def delete_response(context: CommandContext, response_id: str) -> Response
         raise ResponseNotFound(response_id)
 
     def receipt(_: Appended) -> bytes:
-        return shapes.encode({"id": response_id, "object": "response", "deleted": True})
+        return shapes.encode(ResponseDeleted(id=response_id, deleted=True))
 
     try:
         return await context.execute(conversation_id, DeleteReply(response_id=response_id), receipt)

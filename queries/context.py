@@ -2,10 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from fastapi import APIRouter
-from msgspec import Raw
+from msgspec import UNSET, Raw, Struct, UnsetType, field
 from pydantic import Field
 from pymongo.errors import PyMongoError
 from starlette.responses import Response
@@ -17,15 +16,57 @@ from domain.events import LeftOut
 from domain.items import output_item_json
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
-from infrastructure.http.shapes import json_array, json_response
+from infrastructure.http.item_schemas import ItemJson
+from infrastructure.http.shapes import json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.query_context import QueryContext
-from queries.query_route import QueryParameters, query_route
+from queries.query_route import CONVERSATION_HEADERS, QueryParameters, query_route
 from queries.view_positions import position_at
 
 router = APIRouter(tags=["conversations"])
+
+
+class SentItem(Struct, frozen=True):
+    """An item that a model is sent, and the tokens that it takes of the budget."""
+
+    id: str
+    tokens: int
+    item: ItemJson
+    pinned: bool | UnsetType = UNSET
+
+
+class LeftOutItems(Struct, frozen=True):
+    """The items from `from` to `to`, which a model is not sent, and why. Fields are null where the items were not read."""
+
+    first: str | None = field(name="from")
+    to: str | None
+    count: int | None
+    reason: str
+
+
+class SentSummary(Struct, frozen=True, kw_only=True):
+    """The summary that is sent before the items. It stands for the `count` items from `from` to `to`."""
+
+    id: str
+    text: str
+    tokens: int
+    first: str = field(name="from")
+    to: str
+    count: int
+
+
+class ConversationContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.context"):
+    """What a model would be sent, in tokens and items."""
+
+    version: int
+    model: str
+    budget: int
+    tokens: int
+    items: list[SentItem]
+    left_out: list[LeftOutItems]
+    summary: SentSummary | None
 
 
 class ContextQuery(QueryParameters):
@@ -34,7 +75,14 @@ class ContextQuery(QueryParameters):
     )
 
 
-@query_route(router, "/v1/conversations/{conversation_id}/context", ContextQuery)
+@query_route(
+    router,
+    "/v1/conversations/{conversation_id}/context",
+    ContextQuery,
+    answer=ConversationContext,
+    answer_headers=CONVERSATION_HEADERS,
+    errors=(502, 504),
+)
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
     """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
     await context.check_modified(conversation_id)
@@ -46,42 +94,39 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
         contexts.snapshot(context.principal.tenant, conversation_id, model),
     )
     choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
-    body = {
-        "object": "conversation.context",
-        "version": at.version,
-        "model": model,
-        "budget": choice.budget,
-        "tokens": choice.tokens,
-        "items": Raw(json_array([_item(item) for item in choice.selection.sent])),
-        "left_out": left_out_shape(choice.selection.left_out),
-        "summary": summary_shape(choice.recent.summary, choice.summary_tokens),
-    }
+    body = ConversationContext(
+        version=at.version,
+        model=model,
+        budget=choice.budget,
+        tokens=choice.tokens,
+        items=[_item(item) for item in choice.selection.sent],
+        left_out=left_out_shape(choice.selection.left_out),
+        summary=summary_shape(choice.recent.summary, choice.summary_tokens),
+    )
     return json_response(body, headers=headers)
 
 
-def _item(item: ContextItem) -> bytes:
-    pinned = "true" if item.pinned else "false"
-    body = output_item_json(item.item_id, item.item)
-    return f'{{"id":"{item.item_id}","tokens":{item.tokens},"pinned":{pinned},"item":{body}}}'.encode()
+def _item(item: ContextItem) -> SentItem:
+    return SentItem(item.item_id, item.tokens, Raw(output_item_json(item.item_id, item.item)), pinned=item.pinned)
 
 
-def left_out_shape(left_out: Sequence[LeftOut]) -> list[dict[str, Any]]:
+def left_out_shape(left_out: Sequence[LeftOut]) -> list[LeftOutItems]:
     """Ranges of items that were left out. `from` and `count` are null if the first items were not read."""
-    return [{"from": part.first, "to": part.last, "count": part.count, "reason": part.reason} for part in left_out]
+    return [LeftOutItems(part.first, part.last, part.count, part.reason) for part in left_out]
 
 
-def summary_shape(summary: Summary | None, tokens: int) -> dict[str, Any] | None:
+def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
     """The summary that is sent before the items; it takes `tokens` of the budget."""
     if summary is None:
         return None
-    return {
-        "id": summary.compaction_id,
-        "text": summary.text,
-        "tokens": tokens,
-        "from": summary.first,
-        "to": summary.last,
-        "count": summary.count,
-    }
+    return SentSummary(
+        id=summary.compaction_id,
+        text=summary.text,
+        tokens=tokens,
+        first=summary.first,
+        to=summary.last,
+        count=summary.count,
+    )
 
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:

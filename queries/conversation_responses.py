@@ -7,9 +7,11 @@ response that was deleted is left out. A response of a fork belongs to the fork.
 from collections.abc import Mapping
 
 from fastapi import APIRouter
+from msgspec import Struct
 from starlette.responses import Response
 
 from infrastructure.http import shapes
+from infrastructure.http.item_schemas import ItemJson
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
 from queries.paging import (
@@ -22,8 +24,9 @@ from queries.paging import (
     unknown_cursor,
 )
 from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
-from queries.query_route import query_route
+from queries.query_route import CONVERSATION_HEADERS, query_route
 from queries.responses import output_of, response_json
+from replies.response_shape import ResponseObject
 
 router = APIRouter(tags=["responses"])
 
@@ -31,11 +34,32 @@ BATCH_DOCUMENTS = 8
 """How many documents of a large page MongoDB sends at a time. A batch has at most 16 MB, or one document."""
 
 
+class ListedResponse(ResponseObject, frozen=True, kw_only=True, tag_field="object", tag="response"):
+    """A Response with its input items."""
+
+    input: list[ItemJson]
+
+
+class ResponseList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """A page of responses."""
+
+    data: list[ListedResponse]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
 class ConversationResponsesQuery(IncludeQuery, PageQuery):
     """A page, and `include[]`."""
 
 
-@query_route(router, "/v1/conversations/{conversation_id}/responses", ConversationResponsesQuery)
+@query_route(
+    router,
+    "/v1/conversations/{conversation_id}/responses",
+    ConversationResponsesQuery,
+    answer=ResponseList,
+    answer_headers=CONVERSATION_HEADERS,
+)
 async def list_responses(context: QueryContext, conversation_id: str, query: ConversationResponsesQuery) -> Response:
     """A page of the conversation's responses, newest first: running, completed, failed, cancelled and incomplete ones.
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.datastructures import QueryParams
@@ -19,16 +19,26 @@ from queries.consistency import Read
 from queries.log_access import PostgresUnavailable
 from queries.paging import CursorParam, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
-from queries.query_route import query_route
+from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["conversations"])
 
 MAX_METADATA_KEYS = 16
 _METADATA_PARAMETER = re.compile(r"metadata\[(.+)\]", re.DOTALL)
+METADATA = {
+    "name": "metadata",
+    "in": "query",
+    "style": "deepObject",
+    "explode": True,
+    "description": "`metadata[key]=value`, any number of them: only conversations whose metadata has all these pairs.",
+    "schema": {"type": "object", "maxProperties": MAX_METADATA_KEYS, "additionalProperties": {"type": "string"}},
+}
 _FIELDS = ("id", "metadata", "status", "title", "instructions", "version")
 
 
-@query_route(router, "/v1/conversations/{conversation_id}")
+@query_route(
+    router, "/v1/conversations/{conversation_id}", answer=shapes.Conversation, answer_headers=CONVERSATION_HEADERS
+)
 async def get_conversation(context: QueryContext, conversation_id: str) -> Response:
     """The Conversation; its version is the `ETag`."""
     await context.check_modified(conversation_id)
@@ -63,7 +73,7 @@ def metadata_filter(query: QueryParams) -> Mapping[str, str]:
     return pairs
 
 
-@query_route(router, "/v1/conversations", ConversationsQuery)
+@query_route(router, "/v1/conversations", ConversationsQuery, parameters=(METADATA,), answer=shapes.ConversationList)
 async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
     """A page of the listed conversations, newest first. Filters: `status`, `owner` and any number of `metadata[key]=value`."""
     metadata = metadata_filter(context.request.query_params)
@@ -86,7 +96,7 @@ async def list_conversations(context: QueryContext, query: ConversationsQuery) -
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
 
 
-def _shape(document: Document) -> dict[str, Any]:
+def _shape(document: Document) -> shapes.Conversation:
     return shapes.conversation(
         document["id"],
         metadata=dict(document["metadata"]),

@@ -42,6 +42,26 @@ _HASHES = frozenset({"request_sha256"})
 _STREAM = "text/event-stream"
 
 
+class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event"):
+    """An event of the audit trail. `type`: its topic. `actor`: the subject who caused it. `data`: its fields, with items as JSON."""
+
+    version: int
+    position: int
+    type: str
+    recorded_at: str
+    actor: str
+    data: dict[str, Any]
+
+
+class LogEventList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """A page of events, in ascending order. `first_id` and `last_id` are versions."""
+
+    data: list[LogEvent]
+    first_id: int | None
+    last_id: int | None
+    has_more: bool
+
+
 class EventsQuery(QueryParameters):
     after: int = Field(0, ge=0, le=MAX_POSITION, description="The version that the page begins after.")
     limit: int = Field(100, ge=1, le=MAX_LIMIT)
@@ -52,6 +72,9 @@ class EventsQuery(QueryParameters):
     "/v1/conversations/{conversation_id}/events",
     EventsQuery,
     headers={"Last-Event-ID": "For a stream: the version of the last event that was received."},
+    answer=LogEventList,
+    events=LogEvent,
+    answer_headers=("ETag",),
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
     """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream."""
@@ -140,15 +163,14 @@ def _parse_version(text: str) -> int:
 def event_json(recorded: Recorded) -> bytes:
     """One event of the audit trail as JSON."""
     return msgspec.json.encode(
-        {
-            "object": "event",
-            "version": recorded.version,
-            "position": recorded.position,
-            "type": recorded.event.topic,
-            "recorded_at": recorded.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"),
-            "actor": recorded.subject,
-            "data": _fields(recorded.event),
-        }
+        LogEvent(
+            version=recorded.version,
+            position=recorded.position,
+            type=recorded.event.topic,
+            recorded_at=recorded.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"),
+            actor=recorded.subject,
+            data=_fields(recorded.event),
+        )
     )
 
 

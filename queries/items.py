@@ -10,11 +10,12 @@ from starlette.responses import Response
 from domain.errors import ItemNotFound
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
+from infrastructure.http.item_schemas import Item, ItemList
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
 from queries.paging import CursorParam, IncludeQuery, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
-from queries.query_route import query_route
+from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["items"])
 
@@ -26,7 +27,13 @@ class ItemsQuery(IncludeQuery, PageQuery):
     as_of: int | None = Field(None, ge=1, description="The version to read at. Default: the newest.")
 
 
-@query_route(router, "/v1/conversations/{conversation_id}/items", ItemsQuery)
+@query_route(
+    router,
+    "/v1/conversations/{conversation_id}/items",
+    ItemsQuery,
+    answer=ItemList,
+    answer_headers=CONVERSATION_HEADERS,
+)
 async def list_items(context: QueryContext, conversation_id: str, query: ItemsQuery) -> Response:
     """A page of the conversation's items, newest first. A cursor is any item of the conversation, retracted or not."""
     if query.is_first_page and query.as_of is None:
@@ -59,7 +66,13 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
 
 
-@query_route(router, "/v1/conversations/{conversation_id}/items/{item_id}", IncludeQuery)
+@query_route(
+    router,
+    "/v1/conversations/{conversation_id}/items/{item_id}",
+    IncludeQuery,
+    answer=Item,
+    answer_headers=CONVERSATION_HEADERS,
+)
 async def get_item(context: QueryContext, conversation_id: str, item_id: str, _: IncludeQuery) -> Response:
     """The item. 404 when it was retracted or belongs to another conversation."""
     read = await context.read_conversation(conversation_id, "items")

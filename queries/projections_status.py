@@ -16,10 +16,10 @@ While Postgres is unavailable, `head` and `lag_seconds` are null, and the answer
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from fastapi import APIRouter
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 from starlette.responses import Response
 
 from infrastructure.event_log.incarnation import LogMoved
@@ -37,17 +37,37 @@ MAX_HEALTHY_LAG_SECONDS: Final = 10.0
 """A view that is further behind is not healthy."""
 
 
+class PartitionReport(Struct, frozen=True, kw_only=True):
+    """One partition of a view; `bucket` is its number."""
+
+    partition: int = field(name="bucket")
+    position: int
+    state: str
+
+
+class ParkedConversation(Struct, frozen=True, kw_only=True):
+    """A conversation that a view leaves out, and the event that could not be applied."""
+
+    conversation_id: str
+    version: int
+    position: int
+    type: str
+    error: str
+    message: str | None
+    at: str
+
+
 class ViewReport(Struct, frozen=True, kw_only=True):
     """One view in the answer of GET /v1/projections."""
 
     name: str
-    version: int = 1
+    version: int
     state: str
     position: int
-    head: int | None = None
-    lag_seconds: float | None = None
-    partitions: tuple[Any, ...] = ()
-    parked: tuple[Any, ...] = ()
+    head: int | None
+    lag_seconds: float | None
+    partitions: tuple[PartitionReport, ...]
+    parked: tuple[ParkedConversation, ...]
 
     @property
     def is_healthy(self) -> bool:
@@ -55,13 +75,18 @@ class ViewReport(Struct, frozen=True, kw_only=True):
         return self.state == "live" and self.lag_seconds is not None and self.lag_seconds <= MAX_HEALTHY_LAG_SECONDS
 
 
-@query_route(router, "/v1/projections")
+class ViewReportList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """All views."""
+
+    data: Sequence[ViewReport]
+
+
+@query_route(router, "/v1/projections", answer=ViewReportList)
 async def list_projections(context: QueryContext) -> Response:
     """The status of each view."""
     reports = await view_reports(context.dependencies, context.principal.tenant)
     unverified = any(report.head is None for report in reports)
-    body = {"object": "list", "data": [structs.asdict(report) for report in reports]}
-    return json_response(body, headers={"x-consistency": "unverified"} if unverified else {})
+    return json_response(ViewReportList(data=reports), headers={"x-consistency": "unverified"} if unverified else {})
 
 
 async def view_reports(dependencies: Dependencies, tenant: str | None = None) -> Sequence[ViewReport]:
@@ -90,25 +115,27 @@ def _report(positions: Sequence[ViewPosition], tenant: str | None) -> ViewReport
         version=status.version,
         state=status.state,
         position=status.position,
+        head=None,
+        lag_seconds=None,
         partitions=tuple(
-            {"bucket": position.partition, "position": max(0, position.position), "state": position.state}
+            PartitionReport(partition=position.partition, position=max(0, position.position), state=position.state)
             for position in positions
         ),
         parked=tuple(_parked(conversation, entry) for conversation, entry in sorted(parked.items())),
     )
 
 
-def _parked(conversation_id: str, entry: Parked) -> dict[str, Any]:
+def _parked(conversation_id: str, entry: Parked) -> ParkedConversation:
     parked_at = datetime.fromtimestamp(entry.at / 1_000_000, UTC)
-    return {
-        "conversation_id": conversation_id,
-        "version": entry.version,
-        "position": entry.position,
-        "type": entry.topic,
-        "error": entry.error,
-        "message": entry.message,
-        "at": parked_at.isoformat(timespec="microseconds"),
-    }
+    return ParkedConversation(
+        conversation_id=conversation_id,
+        version=entry.version,
+        position=entry.position,
+        type=entry.topic,
+        error=entry.error,
+        message=entry.message,
+        at=parked_at.isoformat(timespec="microseconds"),
+    )
 
 
 async def _lag(log: LogAccess, position: int, head: int) -> float:

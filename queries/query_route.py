@@ -14,7 +14,8 @@ from starlette.responses import Response
 from infrastructure.access.principal import DEFAULT
 from infrastructure.http.errors import ApiError, invalid
 from infrastructure.http.headers import single_header
-from infrastructure.http.openapi import parameters
+from infrastructure.http.openapi import DescribedRoute
+from infrastructure.http.operations import Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import check_names
 from queries.not_modified import NotModified, not_modified, unless_unmodified
@@ -22,10 +23,15 @@ from queries.query_context import MAX_POSITION, QueryContext
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
-_HEADERS = {
-    "X-Min-Position": "A position of the log that the answer must show at least.",
+REQUEST_HEADERS = {"X-Min-Position": "A position of the log that the answer must show at least."}
+IF_NONE_MATCH = {
     "If-None-Match": "Entity tags of answers that the client has, or `*`. If the answer has one of them, it is a 304 without a body.",
 }
+CONVERSATION_HEADERS = ("ETag", "X-Consistency")
+"""The headers of the answer to a read of one conversation."""
+
+ERRORS = (400, 500, 503)
+"""The errors that every query can be answered with."""
 
 
 class QueryParameters(BaseModel):
@@ -60,8 +66,16 @@ def query_route(
     query: type[QueryParameters] | None = None,
     *,
     headers: Mapping[str, str] | None = None,
+    parameters: tuple[dict[str, Any], ...] = (),
+    answer: type,
+    events: type | None = None,
+    answer_headers: tuple[str, ...] = ("X-Consistency",),
+    errors: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a GET, which also serves HEAD. `headers`: descriptions of the headers that it reads itself.
+
+    The arguments from `headers` on are for the OpenAPI document, see Operation. `parameters`: those that are no field of `query`. `errors`:
+    those besides ERRORS.
 
     The handler is called with the QueryContext, each id in the path, and the query parameters if it declares any.
     """
@@ -80,13 +94,30 @@ def query_route(
             except NotModified as error:
                 return not_modified(error.tag)
 
-        router.add_api_route(
-            path,
-            endpoint,
-            methods=["GET"],
-            name=handler.__name__,
-            description=inspect.getdoc(handler),
-            openapi_extra={"parameters": parameters(names, {**_HEADERS, **(headers or {})}, query)},
+        has_tag = "ETag" in answer_headers
+        operation = Operation(
+            parameters=(
+                *path_parameters(names),
+                *(query_parameters(query) if query is not None else ()),
+                *parameters,
+                *header_parameters({**REQUEST_HEADERS, **(IF_NONE_MATCH if has_tag else {}), **(headers or {})}),
+            ),
+            answer=answer,
+            events=events,
+            answer_headers=answer_headers,
+            may_be_unmodified=has_tag,
+            errors=tuple(sorted({*ERRORS, *((404,) if names else ()), *errors})),
+        )
+        router.routes.append(
+            DescribedRoute(
+                path,
+                endpoint,
+                method="GET",
+                name=handler.__name__,
+                tag=str(router.tags[0]),
+                description=inspect.getdoc(handler),
+                operation=operation,
+            )
         )
         return handler
 

@@ -1,39 +1,56 @@
 """GET /v1/responses/{id}/context: what the model was sent for a reply, rendered again from the log at any later time."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from fastapi import APIRouter
+from msgspec import Raw, Struct
 from starlette.responses import Response
 
 from domain.errors import ResponseNotFound
 from domain.events import ReplyRequested
-from domain.items import output_item
+from domain.items import output_item_json
 from infrastructure.http.shapes import json_response
-from queries.context import left_out_shape, summary_shape
+from queries.context import LeftOutItems, SentItem, SentSummary, left_out_shape, summary_shape
 from queries.query_context import QueryContext
 from queries.query_route import query_route
 
 router = APIRouter(tags=["responses"])
 
 
-@query_route(router, "/v1/responses/{response_id}/context")
+class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
+    """What a model was sent for a reply. `request`: the body of the request, rendered again."""
+
+    version: int
+    model: str
+    budget: int
+    tokens: int
+    items: list[SentItem]
+    left_out: list[LeftOutItems]
+    summary: SentSummary | None
+    request: Mapping[str, Any]
+    request_sha256_matches: bool
+
+
+@query_route(router, "/v1/responses/{response_id}/context", answer=ResponseContext, answer_headers=())
 async def get_response_context(context: QueryContext, response_id: str) -> Response:
     """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log."""
     requested = await context.dependencies.log.reply_requested(context.principal.tenant, response_id)
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
     rerendered = await context.dependencies.contexts.rerender(requested.conversation_id, requested)
-    body = {
-        "object": "response.context",
-        "version": request.shown.version,
-        "model": request.model,
-        "budget": request.shown.budget,
-        "tokens": request.shown.tokens,
-        "items": [
-            {"id": item.item_id, "tokens": item.tokens, "item": output_item(item.item_id, item.item)}
+    body = ResponseContext(
+        version=request.shown.version,
+        model=request.model,
+        budget=request.shown.budget,
+        tokens=request.shown.tokens,
+        items=[
+            SentItem(item.item_id, item.tokens, Raw(output_item_json(item.item_id, item.item)))
             for item in rerendered.items
         ],
-        "left_out": left_out_shape(request.shown.left_out),
-        "summary": summary_shape(rerendered.summary, rerendered.summary_tokens),
-        "request": rerendered.body,
-        "request_sha256_matches": rerendered.matches,
-    }
+        left_out=left_out_shape(request.shown.left_out),
+        summary=summary_shape(rerendered.summary, rerendered.summary_tokens),
+        request=rerendered.body,
+        request_sha256_matches=rerendered.matches,
+    )
     return json_response(body)

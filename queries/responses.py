@@ -14,16 +14,18 @@ from domain.events import ReplyCompleted, Usage
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import position_headers
+from infrastructure.http.item_schemas import ItemList
 from infrastructure.ids import minted_seconds
 from projections.views.writes import Document, document_key
 from queries.consistency import Read
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.paging import IncludeQuery, PageQuery, page_of
 from queries.query_context import QueryContext
-from queries.query_route import query_route
+from queries.query_route import CONVERSATION_HEADERS, query_route
 from replies.record import Record, find_record, read_record
 from replies.recorded_stream import RecordedStream
 from replies.response_object import response_object
+from replies.response_shape import ResponseEvent, ResponseObject
 
 router = APIRouter(tags=["responses"])
 
@@ -46,7 +48,14 @@ class ResponseQuery(IncludeQuery):
     include_obfuscation: bool = Field(False, description="Accepted; nothing is obfuscated here.")
 
 
-@query_route(router, "/v1/responses/{response_id}", ResponseQuery)
+@query_route(
+    router,
+    "/v1/responses/{response_id}",
+    ResponseQuery,
+    answer=ResponseObject,
+    events=ResponseEvent,
+    answer_headers=("X-Position", *CONVERSATION_HEADERS),
+)
 async def get_response(context: QueryContext, response_id: str, query: ResponseQuery) -> Response:
     """The Response, also while it is running."""
     if query.stream:
@@ -90,7 +99,13 @@ class InputItemsQuery(IncludeQuery, PageQuery):
     """A page, and `include[]`."""
 
 
-@query_route(router, "/v1/responses/{response_id}/input_items", InputItemsQuery)
+@query_route(
+    router,
+    "/v1/responses/{response_id}/input_items",
+    InputItemsQuery,
+    answer=ItemList,
+    answer_headers=CONVERSATION_HEADERS,
+)
 async def list_input_items(context: QueryContext, response_id: str, query: InputItemsQuery) -> Response:
     """A page of the response's input items, newest first."""
     read, document = await _read_response(context, response_id)

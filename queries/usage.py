@@ -8,6 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Final
 
 from fastapi import APIRouter
+from msgspec import Struct
 from pydantic import Field
 from starlette.responses import Response
 
@@ -26,13 +27,34 @@ AMOUNTS: Final = ("replies", "summaries", *Usage.__struct_fields__, "cost")
 NANODOLLARS: Final = 1_000_000_000
 
 
+class UsageRow(Struct, frozen=True, kw_only=True, tag_field="object", tag="usage"):
+    """The tokens and the cost of a model on a day."""
+
+    date: str
+    model: str
+    replies: int
+    summaries: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    cache_write_tokens: int
+    cost_usd: float
+
+
+class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """Rows, by day and model."""
+
+    data: list[UsageRow]
+
+
 class UsageQuery(QueryParameters):
     start: date | None = Field(None, description="The first day. Default: 31 days up to `end`.")
     end: date | None = Field(None, description="The last day. Default: today.")
     model: str | None = Field(None, description="Only this model.")
 
 
-@query_route(router, "/v1/usage", UsageQuery)
+@query_route(router, "/v1/usage", UsageQuery, answer=UsageList)
 async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     """Tokens and costs by day and model."""
     last = query.end or datetime.now(UTC).date()

@@ -1,11 +1,13 @@
-"""The fields of a Response, typed. Pure.
+"""The fields of a Response and of the events of its stream, typed. Pure.
 
 Shape: `openai/types/responses/response.py` of the official SDK, and `ResponseResource` of the Open Responses specification. A field that is UNSET is left out.
 """
 
 from typing import Any, Literal
 
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType
+
+from infrastructure.http.item_schemas import ItemJson
 
 Status = Literal["queued", "in_progress", "completed", "failed", "cancelled", "incomplete"]
 
@@ -46,11 +48,10 @@ class UsageObject(Struct, frozen=True):
     total_tokens: int
 
 
-class ResponseObject(Struct, frozen=True, kw_only=True):
+class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag="response"):
     """A Response. Times in seconds since 1970. `cost_usd`, `context_management` and `shortened_from` are this store's own fields."""
 
     id: str
-    object: Literal["response"] = "response"
     created_at: int
     completed_at: int | None
     status: Status
@@ -95,4 +96,24 @@ class ResponseObject(Struct, frozen=True, kw_only=True):
     user: str | None
 
     shortened_from: int | UnsetType = UNSET
-    output: list[Raw]
+    output: list[ItemJson]
+
+
+class ResponseEvent(Struct, frozen=True, kw_only=True):
+    """An event of a Response's stream, for the OpenAPI document; `stream_events.py` makes them. `type` says which of the other fields it has.
+
+    As in the OpenAI API, some types have further fields. `error` has `code`, `message` and `param`.
+    """
+
+    type: str
+    sequence_number: int
+    response: ResponseObject | UnsetType = UNSET
+    item: dict[str, Any] | UnsetType = UNSET
+    item_id: str | UnsetType = UNSET
+    output_index: int | UnsetType = UNSET
+    content_index: int | UnsetType = UNSET
+    part: dict[str, Any] | UnsetType = UNSET
+    delta: str | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    code: str | None | UnsetType = UNSET
+    message: str | UnsetType = UNSET

@@ -7,8 +7,9 @@ The gateway itself answers the OpenAPI document of both sides, and a readiness c
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -71,7 +72,10 @@ def _own_app(command_app: Starlette, query_app: Starlette, middleware: Sequence[
     async def ready(_: Request) -> Response:
         return combined_readiness(await asyncio.gather(_readiness_of(command_app), _readiness_of(query_app)))
 
-    document = combined(command_app.state.openapi, query_app.state.openapi)
+    @cache
+    def document() -> Mapping[str, Any]:
+        return combined(command_app.state.openapi(), query_app.state.openapi())
+
     routes = [
         *documentation_routes(document),
         Route("/health/ready", ready),

@@ -20,7 +20,7 @@ def rendered() -> str:
     """The text of the file. Making it needs no stores."""
     settings = Settings()
     apps = [side.create_app(settings, Metrics(), threading.Event()) for side in (commands, queries)]
-    document = combined(*(app.state.openapi for app in apps))
+    document = combined(*(app.state.openapi() for app in apps))
     return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 

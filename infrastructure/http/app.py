@@ -4,12 +4,13 @@ A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI 
 endpoint takes the request and returns a response. With FastAPI's own serving, an append took 1.5 times the CPU.
 """
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from functools import cache
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -21,17 +22,17 @@ from starlette.websockets import WebSocket
 
 from infrastructure.http.compression import CompressionMiddleware
 from infrastructure.http.connections import Connections
+from infrastructure.http.docs_page import docs_routes
 from infrastructure.http.errors import ApiError, answer_error
-from infrastructure.http.openapi import docs_page
-from infrastructure.http.readiness import Check, readiness, run_checks
+from infrastructure.http.openapi import TITLE, DescribedRoute, document_of
+from infrastructure.http.operations import Operation
+from infrastructure.http.readiness import Check, Liveness, Readiness, readiness, run_checks
 from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.served_paths import allowed_methods, not_served
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
-
-VERSION = "0.1.0"
 
 
 def make_app(
@@ -43,9 +44,13 @@ def make_app(
     metrics: Metrics,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes, and `sockets`. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi` is the OpenAPI document."""
+    """An app with these routes, and `sockets`. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi()` makes the OpenAPI document."""
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
-    document = get_openapi(title=title, version=VERSION, routes=declared)
+
+    @cache
+    def document() -> Mapping[str, Any]:
+        return document_of(title, declared)
+
     app = Starlette(
         routes=[
             *(Route(route.path, route.endpoint, methods=route.methods, name=route.name) for route in declared),
@@ -98,29 +103,47 @@ def _answer_unserved(request: HTTPConnection) -> Response:
     return ApiError(405, message, code="method_not_allowed", headers={"allow": allowed}).response()
 
 
-def documentation_routes(document: Mapping[str, Any]) -> list[Route]:
-    """`/openapi.json`, and the page that shows it."""
+def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Route]:
+    """`/openapi.json`, and the page that shows it. `document` is called at each request: it should keep what it made."""
 
     async def openapi(_: Request) -> Response:
-        return json_response(document)
+        return json_response(document())
 
-    async def docs(_: Request) -> Response:
-        return docs_page()
-
-    return [Route("/openapi.json", openapi), Route("/docs", docs)]
+    return [Route("/openapi.json", openapi), *docs_routes(TITLE)]
 
 
 def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
     """`/health/live`, `/health/ready` and `/metrics`. `/health/ready` answers 200 while every check named in `needed` passes."""
-    router = APIRouter(tags=["health"])
+    router = APIRouter()
 
-    @router.get("/health/live")
     async def live(_: Request) -> Response:
-        return json_response({"status": "live"})
+        """Answers while the process runs."""
+        return json_response(Liveness(status="live"))
 
-    @router.get("/health/ready")
     async def ready(_: Request) -> Response:
+        """The checks of the stores and the views. 503 while requests cannot be served."""
         return readiness(await run_checks(checks()), needed)
+
+    for path, endpoint, name, operation in (
+        ("/health/live", live, "get_liveness", Operation(answer=Liveness)),
+        (
+            "/health/ready",
+            ready,
+            "get_readiness",
+            Operation(answer=Readiness, errors=(503,), error_bodies={503: Readiness}),
+        ),
+    ):
+        router.routes.append(
+            DescribedRoute(
+                path,
+                endpoint,
+                method="GET",
+                name=name,
+                tag="health",
+                description=inspect.getdoc(endpoint),
+                operation=operation,
+            )
+        )
 
     @router.get("/metrics", include_in_schema=False)
     async def metrics_page(_: Request) -> Response:

@@ -8,11 +8,10 @@ On a WebSocket an error is a message: {"type": "error", "status", "error": {…}
 from collections.abc import Mapping
 from math import ceil
 from types import MappingProxyType
-from typing import Any
 
 import structlog
 from eventsourcing.persistence import PersistenceError
-from msgspec import json
+from msgspec import Struct, json, structs
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
@@ -56,6 +55,21 @@ _TYPES = {
 _RETRY_MAY_HELP = {408, 429, 500, 503}
 
 
+class ErrorDetail(Struct, frozen=True):
+    """What is wrong. `param`: the wrong field, such as `items[3].role`. `code`: for programs, such as `conversation_not_found`."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorResponse(Struct, frozen=True):
+    """The body of every error."""
+
+    error: ErrorDetail
+
+
 class ApiError(HTTPException):
     """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help."""
 
@@ -78,30 +92,24 @@ class ApiError(HTTPException):
         self.param = param
         self.retry = status in _RETRY_MAY_HELP if retry is None else retry
 
-    def body(self) -> dict[str, Any]:
-        return {
-            "error": {
-                "message": self.message,
-                "type": _TYPES.get(self.status, "invalid_request_error"),
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+    def body(self) -> ErrorResponse:
+        error_type = _TYPES.get(self.status, "invalid_request_error")
+        return ErrorResponse(ErrorDetail(self.message, error_type, self.param, self.code))
 
     def socket_event(self) -> bytes:
         """The error as a message of a WebSocket, with its status. Open Responses requires a `code`."""
-        error = self.body()["error"]
+        error = structs.asdict(self.body().error)
         return json.encode(
             {"type": "error", "status": self.status, "error": {**error, "code": self.code or error["type"]}}
         )
 
-    def response(self, beside: Mapping[str, Any] | None = None) -> Response:
-        """The answer. `beside`: further fields of its body."""
+    def response(self, body: Struct | None = None) -> Response:
+        """The answer. `body`: another one that also has `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
         # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
         if self.status == 503 and self.retry:
             headers.setdefault("retry-after", "1")
-        return Response(json.encode({**self.body(), **(beside or {})}), self.status, headers, "application/json")
+        return Response(json.encode(body or self.body()), self.status, headers, "application/json")
 
 
 def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 - it is a table

@@ -1,52 +1,62 @@
-"""The OpenAPI document: what routes add to it, and the documents of both APIs as one.
+"""The OpenAPI documents: of the routes of one API, and of both APIs as one.
 
 The gateway serves the combined document; `scripts.openapi` writes it to the file that nginx serves.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from fastapi.openapi.docs import get_swagger_ui_html
-from pydantic import BaseModel
-from starlette.responses import HTMLResponse
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from infrastructure.http.operations import Operation, components
 
 TITLE = "Conversation Store"
+VERSION = "0.1.0"
+DESCRIPTION = (
+    "An event-sourced store for conversations with language models. The resources and shapes are those of the OpenAI Conversations and "
+    "Responses APIs, so that official clients work when their base URL is changed. What this store adds is on the same resources."
+)
+SERVERS = [{"url": "/", "description": "The server that this document comes from."}]
+
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def parameters(
-    path: Iterable[str], headers: Mapping[str, str], query: type[BaseModel] | None = None
-) -> list[dict[str, Any]]:
-    """An operation's parameters: names in the path, headers with their descriptions, and the fields of a query model."""
-    string = {"type": "string"}
-    properties = _inlined(query.model_json_schema())["properties"] if query is not None else {}
-    return [
-        *({"name": name, "in": "path", "required": True, "schema": string} for name in path),
-        *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in properties.items()),
-        *(
-            {"name": name, "in": "header", "schema": string, "description": description}
-            for name, description in headers.items()
-        ),
-    ]
+class DescribedRoute(APIRoute):
+    """A route with its Operation. FastAPI describes it; it never serves it, see `app.py`."""
+
+    def __init__(
+        self,
+        path: str,
+        endpoint: Endpoint,
+        *,
+        method: str,
+        name: str,
+        tag: str,
+        description: str | None,
+        operation: Operation,
+    ) -> None:
+        super().__init__(
+            path,
+            endpoint,
+            methods=[method],
+            name=name,
+            operation_id=name,
+            tags=[tag],
+            description=description,
+            response_class=Response,
+            openapi_extra=operation.described(),
+        )
+        self.operation = operation
 
 
-def request_body(model: type[BaseModel], *, required: bool) -> dict[str, Any]:
-    """An operation's JSON body."""
-    return {"required": required, "content": {"application/json": {"schema": _inlined(model.model_json_schema())}}}
-
-
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema with every `$ref` replaced by its definition, since an operation cannot contain definitions."""
-    definitions = schema.pop("$defs", {})
-
-    def inline(value: Any) -> Any:
-        if isinstance(value, dict):
-            if (name := value.get("$ref")) is not None:
-                return inline(definitions[name.rpartition("/")[2]])
-            return {key: inline(inner) for key, inner in value.items()}
-        return [inline(inner) for inner in value] if isinstance(value, list) else value
-
-    inlined: dict[str, Any] = inline(schema)
-    return inlined
+def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
+    """The document of these routes."""
+    document = get_openapi(title=title, version=VERSION, description=DESCRIPTION, servers=SERVERS, routes=routes)
+    operations = [route.operation for route in routes if isinstance(route, DescribedRoute)]
+    return {**document, "components": components(operations)}
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,11 +67,6 @@ def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:
             merged = {**document, "info": {**document["info"], "title": TITLE}, "paths": {}, "components": {}}
         for path, operations in document["paths"].items():
             merged["paths"].setdefault(path, {}).update(operations)
-        for component_type, components in document.get("components", {}).items():
-            merged["components"].setdefault(component_type, {}).update(components)
+        for component_type, of_type in document.get("components", {}).items():
+            merged["components"].setdefault(component_type, {}).update(of_type)
     return merged
-
-
-def docs_page() -> HTMLResponse:
-    """The HTML page that shows the document."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title=TITLE)

@@ -22,6 +22,11 @@ def id_names(path: str) -> list[str]:
     return re.findall(r"{(\w+)(?::path)?}", path)
 
 
+def id_pattern(name: str) -> str | None:
+    """The form of this path parameter, as a regular expression; None if it may have any text."""
+    return None if name in _NAMES else f"^{_PREFIXES[name] or '[a-z]{1,12}'}_[0-9a-f]{{32}}$"
+
+
 def path_ids(request: Request, names: Sequence[str]) -> list[str]:
     """The ids of these names in the request's path. Raises ApiError (400) for the first that is malformed."""
     try:

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal
 
+from msgspec import Struct
 from starlette.responses import Response
 
 from infrastructure.http.shapes import json_response
@@ -10,6 +12,19 @@ from infrastructure.http.shapes import json_response
 Check = Callable[[], Awaitable[bool]]
 
 CHECK_TIMEOUT_SECONDS = 2
+
+
+class Liveness(Struct, frozen=True):
+    """The process runs."""
+
+    status: Literal["live"]
+
+
+class Readiness(Struct, frozen=True):
+    """Whether requests can be served. `degraded`: some cannot. `checks`: by name."""
+
+    status: Literal["ready", "degraded", "unavailable"]
+    checks: Mapping[str, Literal["ok", "failed"]]
 
 
 async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
@@ -27,8 +42,10 @@ async def run_checks(checks: Mapping[str, Check]) -> dict[str, bool]:
 
 
 def readiness(passed: Mapping[str, bool], needed: frozenset[str]) -> Response:
-    """`{status: ready|degraded|unavailable, checks}`: 200 while every needed check passes, else 503."""
+    """A Readiness: 200 while every needed check passes, else 503."""
     serving = all(passed.get(name, False) for name in needed)
-    status = "unavailable" if not serving else "ready" if all(passed.values()) else "degraded"
-    body = {"status": status, "checks": {name: "ok" if ok else "failed" for name, ok in passed.items()}}
+    status: Literal["ready", "degraded", "unavailable"] = "ready" if all(passed.values()) else "degraded"
+    body = Readiness(
+        status if serving else "unavailable", {name: "ok" if ok else "failed" for name, ok in passed.items()}
+    )
     return json_response(body, 200 if serving else 503, {} if serving else {"retry-after": "1"})

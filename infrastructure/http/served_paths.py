@@ -46,6 +46,9 @@ SERVED: Final[Mapping[str, str]] = {
     "/metrics": "GET",
     "/openapi.json": "GET",
     "/docs": "GET",
+    "/docs/swagger-ui-bundle.js": "GET",
+    "/docs/swagger-ui.css": "GET",
+    "/docs/favicon.png": "GET",
 }
 
 _PROVIDER = "This store does not serve it. Send the request to your model provider."

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Annotated
 
 import msgspec
+from msgspec import Struct
 from starlette.responses import Response
 
 from infrastructure.ids import minted_seconds
@@ -13,11 +14,36 @@ JSON = "application/json"
 
 
 def json_response(
-    body: bytes | Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+    body: bytes | Mapping[str, object] | Struct, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """A response with a JSON body. Bytes are sent unchanged: they must be JSON text."""
     content = body if isinstance(body, bytes) else msgspec.json.encode(body)
     return Response(content, status, headers, JSON)
+
+
+Seconds = Annotated[int, msgspec.Meta(description="Seconds since 1970, UTC.", examples=[1767225600])]
+ConversationId = Annotated[str, msgspec.Meta(examples=["conv_019af3c5d2e07c31a7b1f0c1d2e3f405"])]
+
+
+class Conversation(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation"):
+    """A Conversation of the OpenAI API, with this store's own fields last. `version` counts its events and is its entity tag."""
+
+    id: ConversationId
+    created_at: Seconds
+    metadata: Mapping[str, str]
+    status: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["active", "ended"]})]
+    title: str | None
+    instructions: str | None
+    version: int
+
+
+class ConversationList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """A page of conversations."""
+
+    data: list[Conversation]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
 
 
 def conversation(
@@ -28,18 +54,17 @@ def conversation(
     title: str | None,
     instructions: str | None,
     version: int,
-) -> dict[str, Any]:
-    """A Conversation of the OpenAI API, with this store's own fields last. `created_at` (seconds) comes from the id."""
-    return {
-        "id": conversation_id,
-        "object": "conversation",
-        "created_at": minted_seconds(conversation_id),
-        "metadata": metadata,
-        "status": status,
-        "title": title,
-        "instructions": instructions,
-        "version": version,
-    }
+) -> Conversation:
+    """The Conversation. `created_at` comes from the id."""
+    return Conversation(
+        id=conversation_id,
+        created_at=minted_seconds(conversation_id),
+        metadata=metadata,
+        status=status,
+        title=title,
+        instructions=instructions,
+        version=version,
+    )
 
 
 def item_list(items: Sequence[bytes], ids: Sequence[str], *, has_more: bool) -> bytes:

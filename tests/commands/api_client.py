@@ -12,6 +12,7 @@ import httpx
 from commands.main import create_app
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.documented_answers import checked_answers
 
 
 @asynccontextmanager
@@ -19,7 +20,10 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     app = create_app(settings, Metrics(), Event())
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
+        hooks = checked_answers("commands", app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://store", timeout=60, event_hooks=hooks
+        ) as client:
             yield client
 
 

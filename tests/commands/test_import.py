@@ -12,7 +12,7 @@ import pytest
 from starlette.types import ASGIApp
 from structlog.testing import capture_logs
 
-from commands.import_conversations import Report, _lines
+from commands.import_conversations import Progress, _lines
 from commands.main import create_app
 from domain.events import ConversationStarted, ItemAppended
 from infrastructure.event_log.append_request import LogBusy, LogUnavailable
@@ -101,7 +101,7 @@ async def test_an_import_of_which_no_line_could_be_imported_is_a_4xx_that_says_w
 def test_if_nothing_was_imported_a_failure_of_the_store_decides_the_status_or_else_what_all_lines_have_in_common(
     errors: list[Exception], status: int, code: str, retry: str
 ) -> None:
-    report = Report()
+    report = Progress()
     for number, error in enumerate(errors, 1):
         report.refuse(number, error)
     answer = report.answer()

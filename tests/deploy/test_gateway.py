@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from infrastructure.http.body import MAX_READ_BYTES
@@ -205,7 +206,7 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
 def test_what_the_gateway_does_not_serve_itself_is_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
     status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
     assert status == 404
-    assert body["error"] | {"message": ""} == ApiError(404, "", code="unknown_url").body()["error"]
+    assert body["error"] | {"message": ""} == msgspec.to_builtins(ApiError(404, "", code="unknown_url").body().error)
     assert (headers["x-request-id"], headers["x-should-retry"]) == ("req_1", "false")
     assert gateway.queries.requests + gateway.commands.requests == []
 
@@ -249,7 +250,7 @@ def test_when_a_side_is_down_its_requests_are_a_503_with_retry_after_and_the_oth
 ) -> None:
     getattr(gateway, down).close()
     status, headers, body = gateway.request(method, "/v1/conversations", X_Request_ID="req_1")
-    assert (status, body["error"]["type"]) == (503, ApiError(503, "").body()["error"]["type"])
+    assert (status, body["error"]["type"]) == (503, ApiError(503, "").body().error.type)
     assert headers["x-should-retry"] == "true"
     assert (headers["retry-after"], headers["x-request-id"], headers["content-type"]) == (
         "1",
@@ -312,7 +313,7 @@ def test_a_body_above_every_limit_is_refused_by_the_gateway_with_our_error_shape
     response = connection.getresponse()
     assert (response.status, response.getheader("X-Should-Retry")) == (413, "false")
     error = json.loads(response.read())["error"]
-    assert error | {"message": ""} == ApiError(413, "", code="request_too_large").body()["error"]
+    assert error | {"message": ""} == msgspec.to_builtins(ApiError(413, "", code="request_too_large").body().error)
     assert gateway.commands.requests == []
 
 

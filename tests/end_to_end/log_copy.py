@@ -168,7 +168,9 @@ def _id(document: Document) -> str:
 def _conversation_json(document: Document) -> Json:
     names = ("status", "title", "instructions", "version")
     fields = {name: document[name] for name in names}
-    return shapes.conversation(document["id"], metadata=dict(document["metadata"]), **fields)
+    conversation = shapes.conversation(document["id"], metadata=dict(document["metadata"]), **fields)
+    shown: Json = msgspec.to_builtins(conversation)
+    return shown
 
 
 def _records(conversation_id: str, stream: Stream) -> Iterator[Record]:

@@ -52,7 +52,7 @@ async def test_a_route_is_served_for_get_and_head(api: httpx.AsyncClient) -> Non
 
 async def test_a_route_is_described_in_the_openapi_document(app: Starlette, api: httpx.AsyncClient) -> None:
     document = (await api.get("/openapi.json")).json()
-    assert document == app.state.openapi
+    assert document == app.state.openapi()
     assert {path: set(operations) for path, operations in document["paths"].items()} == {"/things/{thing_id}": {"get"}}
     assert document["paths"]["/things/{thing_id}"]["get"]["tags"] == ["things"]
 

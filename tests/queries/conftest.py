@@ -22,6 +22,7 @@ from infrastructure.http.connections import Connections
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
+from tests.documented_answers import checked_answers
 from tests.queries.manual_projector import ManualProjector
 from tests.queries.proxy import Proxy
 from tests.queries.writer import Writer
@@ -32,7 +33,10 @@ async def open_api(settings: Settings, connections: Connections | None = None) -
     app = create_app(settings, Metrics(), Event(), connections)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
+        hooks = checked_answers("queries", app)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://store", timeout=30, event_hooks=hooks
+        ) as client:
             yield client
 
 

@@ -1,0 +1,214 @@
+"""What the OpenAPI document says of one route: parameters, body, answers, errors, and headers. The routes themselves validate and answer.
+
+Schemas come from the types in the code: pydantic models (bodies, and answers that are joined from JSON texts) and msgspec structs (all other
+answers). An operation names them; `components` has them all, once for a document.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+from msgspec import Struct
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from infrastructure.http.errors import ErrorResponse
+from infrastructure.http.path_ids import id_pattern
+
+JSON: Final = "application/json"
+EVENT_STREAM: Final = "text/event-stream"
+_SCHEMA: Final = "#/components/schemas/"
+
+Schema = dict[str, Any]
+
+ERRORS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("BadRequest", "The request is malformed, or a rule refuses it. `param` names the wrong field."),
+    404: ("NotFound", "It does not exist, or it was deleted."),
+    409: ("Conflict", "The state does not allow it."),
+    412: (
+        "PreconditionFailed",
+        "The conversation has another version than `If-Match` names. The `ETag` has the current one.",
+    ),
+    413: ("ContentTooLarge", "The body, or an item, is too large."),
+    422: ("KeyReused", "The `Idempotency-Key` was used for another request."),
+    500: ("ServerError", "An error of the store. The logs have it under the answer's `x-request-id`."),
+    502: ("ModelFailed", "The provider of the model failed."),
+    503: ("Unavailable", "A store is unavailable, or the read models are behind."),
+    504: ("ModelTimedOut", "The provider of the model did not answer in time."),
+}
+"""By status: the name of the answer in the document, and its description."""
+
+HEADERS: Final[Mapping[str, str]] = {
+    "X-Request-ID": "The request's id, which is also in the logs. A client may send its own.",
+    "X-Position": "The position of the log that the answer shows.",
+    "ETag": "The conversation's version, as an entity tag.",
+    "Idempotent-Replayed": "`true` if this is the first answer to the `Idempotency-Key` again.",
+    "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
+    "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
+    "Retry-After": "Seconds to wait before a retry.",
+}
+"""The headers of answers. How a header is meant does not depend on the route."""
+
+_ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
+    412: ("ETag",),
+    502: ("Retry-After",),
+    503: ("Retry-After",),
+    504: ("Retry-After",),
+}
+
+
+class Operation(Struct, frozen=True, kw_only=True):
+    """One operation. `answer` and `events`: the types of a JSON answer and of a stream's events. `errors`: the statuses of its errors."""
+
+    answer: type | None = None
+    events: type | None = None
+    answer_headers: tuple[str, ...] = ()
+    errors: tuple[int, ...] = ()
+    parameters: tuple[Schema, ...] = ()
+    body: type[BaseModel] | None = None
+    body_required: bool = True
+    body_media: str = JSON
+    """The media type of the body. For JSON lines, `body` is the type of a line."""
+    error_bodies: Mapping[int, type] = MappingProxyType({})
+    """By status: the type of a body that is sent instead of an ErrorResponse."""
+    may_be_unmodified: bool = False
+    """Whether the answer to `If-None-Match` can be a 304."""
+
+    @property
+    def models(self) -> set[type]:
+        """The types whose schemas the operation names."""
+        return {
+            model for model in (self.answer, self.events, self.body, *self.error_bodies.values()) if model is not None
+        }
+
+    def described(self) -> Schema:
+        """The operation as the document has it."""
+        operation: Schema = {"parameters": list(self.parameters), "responses": self._responses()}
+        if self.body is not None:
+            content = {self.body_media: {"schema": reference(self.body)}}
+            operation["requestBody"] = {"required": self.body_required, "content": content}
+        return operation
+
+    def _responses(self) -> Schema:
+        content: Schema = {}
+        if self.answer is not None:
+            content[JSON] = {"schema": reference(self.answer)}
+        if self.events is not None:
+            content[EVENT_STREAM] = {"itemSchema": _server_sent_event(self.events)}
+        headers = {name: _header_reference(name) for name in ("X-Request-ID", *self.answer_headers)}
+        responses = {
+            "200": {"description": "Success", "headers": headers, "content": content},
+            **{str(status): {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in self.errors},
+            **{str(status): _error(status, body) for status, body in self.error_bodies.items()},
+        }
+        if self.may_be_unmodified:
+            headers = {name: _header_reference(name) for name in ("X-Request-ID", "ETag")}
+            responses["304"] = {"description": "The client has the answer already.", "headers": headers, "content": {}}
+        return responses
+
+
+def reference(model: type) -> Schema:
+    """A reference to the schema of a type."""
+    return {"$ref": _SCHEMA + model.__name__}
+
+
+def _header_reference(name: str) -> Schema:
+    return {"$ref": f"#/components/headers/{name}"}
+
+
+def _server_sent_event(data: type) -> Schema:
+    """A server-sent event whose data is JSON, as OpenAPI 3.2 (4.14.3) describes one."""
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "event": {"type": "string"},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": JSON, "contentSchema": reference(data)},
+        },
+    }
+
+
+def path_parameters(names: Iterable[str]) -> Iterable[Schema]:
+    """The ids in a path."""
+    return ({"name": name, "in": "path", "required": True, "schema": _path_schema(id_pattern(name))} for name in names)
+
+
+def _path_schema(pattern: str | None) -> Schema:
+    return {"type": "string", "minLength": 1} if pattern is None else {"type": "string", "pattern": pattern}
+
+
+def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
+    """A parameter for each field of a query model. A field that is null by default can be absent; it cannot be sent as null."""
+    schema = query.model_json_schema()
+    for name, field in _without_titles(schema.get("properties", {})).items():
+        described = _without_null(field)
+        description = described.pop("description", None)
+        parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": described}
+        yield parameter if description is None else {**parameter, "description": description}
+
+
+def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
+    """Headers of the request, with their descriptions."""
+    return (
+        {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+        for name, description in headers.items()
+    )
+
+
+def _without_null(field: Schema) -> Schema:
+    """The schema of a parameter's values, when it is not absent."""
+    described = {name: value for name, value in field.items() if value is not None or name != "default"}
+    options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
+    return described | options[0] if options else described
+
+
+def components(operations: Iterable[Operation]) -> Schema:
+    """The components that operations refer to: schemas, errors and headers."""
+    operations = list(operations)
+    statuses = {status for operation in operations for status in operation.errors}
+    bodies = {operation.body for operation in operations if operation.body is not None}
+    answers = {model for operation in operations for model in operation.models - bodies} | {ErrorResponse}
+    return {
+        "schemas": {**_schemas(bodies, answers)},
+        "responses": {ERRORS[status][0]: _error(status) for status in sorted(statuses)},
+        "headers": {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in HEADERS},
+    }
+
+
+def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Schema:
+    models = [(model, "validation") for model in bodies]
+    models += [(model, "serialization") for model in answers if issubclass(model, BaseModel)]
+    _, of_models = models_json_schema(models, ref_template=_SCHEMA + "{model}")  # type: ignore[arg-type]  # a mode is a str here
+    structs = [model for model in answers if not issubclass(model, BaseModel)]
+    _, of_structs = msgspec.json.schema_components(structs, ref_template=_SCHEMA + "{name}")
+    schemas: Schema = {**of_models.get("$defs", {}), **of_structs}
+    for schema in schemas.values():
+        if "description" in schema:  # the docstring of a type
+            schema["description"] = inspect.cleandoc(schema["description"])
+    return {name: _without_titles(schemas[name]) for name in sorted(schemas)}
+
+
+def _without_titles(schema: Any) -> Any:
+    """The schema without the titles that pydantic makes from names. A property `title` stays: its value is not a string."""
+    if isinstance(schema, dict):
+        return {
+            name: _without_titles(value)
+            for name, value in schema.items()
+            if name != "title" or not isinstance(value, str)
+        }
+    return [_without_titles(member) for member in schema] if isinstance(schema, list) else schema
+
+
+def _error(status: int, body: type | None = None) -> Schema:
+    """An error. `body`: a type that it may have instead of ErrorResponse."""
+    names = ("X-Request-ID", "X-Should-Retry", *_ERROR_HEADERS.get(status, ()))
+    error = reference(ErrorResponse)
+    schema = error if body is None else {"anyOf": [reference(body), error]}
+    return {
+        "description": ERRORS[status][1],
+        "headers": {name: _header_reference(name) for name in names},
+        "content": {JSON: {"schema": schema}},
+    }

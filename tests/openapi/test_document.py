@@ -1,0 +1,98 @@
+"""The OpenAPI document of both APIs: complete, consistent, and with short names. Whether answers fit it, the test clients of both APIs check."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+
+from scripts.openapi import rendered
+
+DOCUMENT: dict[str, Any] = msgspec.json.decode(rendered())
+SCHEMAS = DOCUMENT["components"]["schemas"]
+OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].values() for operation in path.values()}
+
+
+def resolved(described: Any) -> Any:
+    """What a reference stands for."""
+    while "$ref" in described:
+        value: Any = DOCUMENT
+        for step in described["$ref"].removeprefix("#/").split("/"):
+            value = value[step]
+        described = value
+    return described
+
+
+def references(value: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(value, dict):
+        if isinstance(value.get("$ref"), str):
+            yield value
+        for inner in value.values():
+            yield from references(inner)
+    if isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_every_reference_has_a_target_and_every_schema_is_referred_to() -> None:
+    targets = {reference["$ref"] for reference in references(DOCUMENT)}
+    for target in targets:
+        resolved({"$ref": target})
+    assert {f"#/components/schemas/{name}" for name in SCHEMAS} <= targets
+
+
+def test_every_schema_is_a_json_schema_with_named_fields() -> None:
+    for name, schema in SCHEMAS.items():
+        Draft202012Validator.check_schema(schema)
+        assert schema.get("properties") or schema.get("anyOf"), name
+
+
+@pytest.mark.parametrize("name", sorted(OPERATIONS))
+def test_every_answer_and_every_error_of_an_operation_has_a_schema(name: str) -> None:
+    responses = {status: resolved(answer) for status, answer in OPERATIONS[name]["responses"].items()}
+    answer = responses.pop("200")
+    unmodified = responses.pop("304", {})
+    assert "properties" in resolved(answer["content"]["application/json"]["schema"]) or name == "get_item"
+    for error in responses.values():
+        schema = error["content"]["application/json"]["schema"]
+        assert {"$ref": "#/components/schemas/ErrorResponse"} in (schema, *schema.get("anyOf", ()))
+        assert "X-Request-ID" in error["headers"]
+    assert bool(unmodified) == ("ETag" in answer["headers"] and name.startswith(("get_", "list_")))
+
+
+def test_an_operation_is_named_as_its_handler() -> None:
+    names = {"create_response", "list_conversations", "add_items", "get_item", "import_conversations", "get_readiness"}
+    assert names <= set(OPERATIONS)
+
+
+def test_streams_name_the_schema_of_their_events() -> None:
+    streams = {
+        name: content["itemSchema"]["properties"]["data"]["contentSchema"]["$ref"].rpartition("/")[2]
+        for name, operation in OPERATIONS.items()
+        if (content := operation["responses"]["200"]["content"].get("text/event-stream")) is not None
+    }
+    assert streams == {"create_response": "ResponseEvent", "get_response": "ResponseEvent", "list_events": "LogEvent"}
+
+
+def test_the_body_of_an_import_is_described_by_its_line() -> None:
+    [(media_type, content)] = OPERATIONS["import_conversations"]["requestBody"]["content"].items()
+    assert (media_type, resolved(content["schema"])["properties"].keys() >= {"items", "title"}) == (
+        "application/x-ndjson",
+        True,
+    )
+
+
+def test_parameters_in_brackets_are_described() -> None:
+    of_list = {parameter["name"]: parameter for parameter in OPERATIONS["list_conversations"]["parameters"]}
+    assert (of_list["metadata"]["style"], of_list["metadata"]["schema"]["type"]) == ("deepObject", "object")
+    of_items = {parameter["name"]: parameter for parameter in OPERATIONS["list_items"]["parameters"]}
+    assert of_items["include[]"]["schema"]["type"] == "array"
+
+
+def test_examples_fit_their_schemas() -> None:
+    examples = [(schema, example) for schema in SCHEMAS.values() for example in schema.get("examples", ())]
+    assert examples
+    for schema, example in examples:
+        errors = list(Draft202012Validator({**schema, "components": DOCUMENT["components"]}).iter_errors(example))
+        assert not errors
