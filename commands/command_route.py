@@ -58,6 +58,8 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     schema_checker: SchemaChecker
     reply_streams: ReplyStreams
     sockets: OpenSockets
+    comment_seconds: float
+    """After this long without an event, a stream sends a comment."""
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):

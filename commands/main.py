@@ -110,6 +110,7 @@ def create_app(
             schema_checker=SchemaChecker(schema_threads),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             sockets=sockets,
+            comment_seconds=settings.comment_seconds,
         )
         checks.update(_checks(reader, events_log, active_replies, provider))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))

@@ -22,8 +22,8 @@ from domain.commands import RequestReply
 from domain.errors import ConversationLocked, HeadHasMoved, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
-from infrastructure.event_log.append_request import Appended, VersionMismatch
-from infrastructure.http.errors import ApiError
+from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
+from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
 from replies.client_disconnect import stream_for_client
 from replies.recorded_reply import RecordedReply, ReplyReference
@@ -143,7 +143,12 @@ async def _request_at(
     if not body.stored:
         return _start(context, command, model_context)
     reference = msgspec.json.encode(ReplyReference(target.conversation_id, command.response_id))
-    requested = await context.append(target.conversation_id, command, lambda _: reference)
+    try:
+        requested = await context.append(target.conversation_id, command, lambda _: reference)
+    except LogUnavailable as error:
+        if not error.outcome_unknown:
+            raise
+        raise as_api_error(error).on_record_as(command.response_id, is_certain=False) from error
     if requested.replayed:
         assert requested.answer is not None
         return _recorded_reply(context, requested.answer)

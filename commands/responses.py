@@ -1,11 +1,10 @@
 """Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
-from collections.abc import AsyncIterator
 from typing import Literal
 
 from fastapi import APIRouter
 from msgspec import Struct
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from commands.command_route import CommandContext, command_route
 from commands.reply_input import take_input
@@ -27,6 +26,7 @@ from domain.events import ReplyCancelled
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
+from infrastructure.http.event_streams import EventStream
 from infrastructure.http.headers import position_headers
 from replies.client_disconnect import response_for_client
 from replies.following import until_ended
@@ -36,9 +36,6 @@ from replies.response_shape import ResponseEvent, ResponseObject
 
 CANCEL_TIMEOUT_SECONDS = 10.0
 """How long a cancel waits for the reply to end. If the reply's process died, another process ends the reply sooner than this."""
-
-_SSE = "text/event-stream; charset=utf-8"
-_STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 router = APIRouter()
 
@@ -58,7 +55,8 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
     await check_body(context, body)
     reply = await request_reply(context, body)
     if body.stream:
-        return _stream(*await stream_of(context, body, reply))
+        events, headers = await stream_of(context, body, reply)
+        return EventStream(events, headers, context.dependencies.comment_seconds)
     if isinstance(reply, RecordedReply):
         response, headers = await (reply.current_response() if body.background else reply.response())
         return shapes.json_response(response, headers=headers)
@@ -68,10 +66,6 @@ async def create_response(context: CommandContext, body: CreateResponse) -> Resp
         reply, context.disconnected, keep_running=keeps_running(context, body)
     )
     return shapes.json_response(response, headers=headers)
-
-
-def _stream(events: AsyncIterator[bytes], headers: dict[str, str]) -> Response:
-    return StreamingResponse(events, media_type=_SSE, headers={**headers, **_STREAM_HEADERS})
 
 
 class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_tokens"):

@@ -72,6 +72,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="Hours for which a repeated `Idempotency-Key` is answered with the first answer.",
     )
+    comment_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="Seconds after which a stream that has no events sends a comment. Set it below the time after which a proxy "
+        "closes a silent connection.",
+    )
     auth_mode: Literal["none"] = Field(
         "none", description="`none`: no authentication, one fixed principal; the process listens on loopback only."
     )

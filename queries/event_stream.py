@@ -8,7 +8,6 @@ when the log has lost events that were sent.
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
@@ -20,10 +19,10 @@ from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
+from infrastructure.http.event_streams import on_one_line
 from infrastructure.http.stream_pages import PAGE_BYTES, Page, StreamPages, StreamPosition
 from queries.log_access import LogAccess, PostgresUnavailable
 
-HEARTBEAT_SECONDS: Final = 15.0
 RETRY_SECONDS: Final = 1.0
 """The pause after a read that failed because Postgres was unavailable.
 
@@ -31,7 +30,6 @@ The stream must not end then: its client would reconnect, get a 503, and not try
 """
 
 PAGE_EVENTS: Final = 100
-STILL_HERE: Final = b": still here\n\n"
 
 Render = Callable[[Recorded], bytes]
 
@@ -54,14 +52,12 @@ class EventStreams:
         self._render = render
         self._shutdown = shutdown
 
-    async def follow(
-        self, conversation_id: str, head: Head, after: int, heartbeat_seconds: float = HEARTBEAT_SECONDS
-    ) -> AsyncIterator[bytes]:
+    async def follow(self, conversation_id: str, head: Head, after: int) -> AsyncIterator[bytes]:
         """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
 
-        `head`: the conversation's end, looked up before. After each `heartbeat_seconds` without an event, yields a comment.
+        `head`: the conversation's end, looked up before.
         """
-        position, sent, sent_at = StreamPosition(after), _log_position(head, after), time.monotonic()
+        position, sent = StreamPosition(after), _log_position(head, after)
         end: Head | None = head
         while not self._shutdown.is_set() and end is not None:
             page: _EventPage | None = None
@@ -75,8 +71,7 @@ class EventStreams:
                 elif position.after > end.version:  # the last page had events that are newer than `end`
                     end = await self._log.head(conversation_id)
                 elif position.after == end.version:
-                    seconds = sent_at + heartbeat_seconds - time.monotonic()
-                    end = await self._wait_for_change(conversation_id, end, seconds)
+                    end = await self._wait_for_change(conversation_id, end)
                 else:
                     page = await self._page(conversation_id, position.after, end.incarnation)
                     if page.body and page.end.incarnation != end.incarnation:
@@ -90,20 +85,16 @@ class EventStreams:
                 if position.after == page.last:
                     sent = page.end
                 ends, page = page.ends and position.after == page.last, None
-                sent_at = time.monotonic()
                 if chunk:
                     yield chunk
                 if ends:
                     return
-            elif time.monotonic() - sent_at >= heartbeat_seconds and position.offset == 0:
-                sent_at = time.monotonic()
-                yield STILL_HERE
 
-    async def _wait_for_change(self, conversation_id: str, head: Head, seconds: float) -> Head | None:
-        """The conversation's end once it has changed; `head` after `seconds` and at the shutdown. None: the log no longer has the conversation."""
+    async def _wait_for_change(self, conversation_id: str, head: Head) -> Head | None:
+        """The conversation's end once it has changed; `head` at the shutdown. None: the log no longer has the conversation."""
         with self._watch.change(conversation_id, head) as change:
-            await asyncio.wait({change}, timeout=max(0.0, seconds))
-            return change.result() if change.done() and not change.cancelled() else head
+            await asyncio.wait({change})
+            return head if change.cancelled() else change.result()
 
     async def _page(self, conversation_id: str, after: int, incarnation: str) -> _EventPage:
         """The events after version `after`. Its body is empty if there are none."""
@@ -134,5 +125,5 @@ def _has(check: LogCheck, sent: LogPosition) -> bool:
 
 def _sse(recorded: Recorded, body: bytes) -> bytes:
     # In JSON a line break can only be between tokens, where a space means the same.
-    line = body.replace(b"\r", b" ").replace(b"\n", b" ")
+    line = on_one_line(body.replace(b"\r", b" ").replace(b"\n", b" "))
     return f"id: {recorded.version}\nevent: {recorded.event.topic}\ndata: ".encode() + line + b"\n\n"

@@ -17,13 +17,14 @@ from fastapi import APIRouter
 from msgspec import UNSET, Struct
 from pydantic import Field
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from domain.events import Event
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
+from infrastructure.http.event_streams import EVENT_STREAM, EventStream, head_of_stream
 from infrastructure.http.headers import etag, single_header
 from infrastructure.http.shapes import json_array, json_response
 from queries.log_access import LogAccess
@@ -39,7 +40,6 @@ _CHUNK_BYTES = 1024 * 1024
 """What is read from the log at a time, in bytes of decompressed states."""
 
 _HASHES = frozenset({"request_sha256"})
-_STREAM = "text/event-stream"
 
 
 class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event"):
@@ -83,7 +83,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     head = await log.existing_head(context.principal.tenant, conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
-    if _STREAM not in request.headers.get("accept", ""):
+    if EVENT_STREAM not in request.headers.get("accept", ""):
         await context.check_modified(conversation_id)
         read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
         page, is_large = await read(max_bytes=MAX_SMALL_PAGE_BYTES)
@@ -91,12 +91,11 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
             async with dependencies.connections.large_answer():
                 page, _ = await read()
         return json_response(page, headers=headers)
-    headers |= {"cache-control": "no-cache", "x-accel-buffering": "no"}
     start = _start_of_stream(request, query.after, head)
     if request.method == "HEAD":
-        return Response(headers=headers, media_type=_STREAM)
+        return head_of_stream(headers)
     events = dependencies.event_streams.follow(conversation_id, head, start)
-    return StreamingResponse(events, headers=headers, media_type=_STREAM)
+    return EventStream(events, headers, dependencies.comment_seconds)
 
 
 async def read_page(

@@ -116,6 +116,7 @@ async def open_dependencies(
             event_streams=EventStreams(stream_log, watch, pages, events.event_json, shutdown),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             connections=connections or Connections(),
+            comment_seconds=settings.comment_seconds,
         )
 
 

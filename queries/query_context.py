@@ -57,7 +57,7 @@ class Dependencies(Struct, frozen=True):
     """What the queries of this process share. `main.py` makes it.
 
     `write_pool` is for the readiness check alone. `stream_log`: the log for streams, with connections of its own. `connections`: where
-    large answers wait for their turn.
+    large answers wait for their turn. `comment_seconds`: after this long without an event, a stream sends a comment.
     """
 
     log: LogAccess
@@ -73,6 +73,7 @@ class Dependencies(Struct, frozen=True):
     event_streams: EventStreams
     reply_streams: ReplyStreams
     connections: Connections
+    comment_seconds: float
 
 
 class QueryContext(Struct, frozen=True):

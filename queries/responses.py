@@ -7,12 +7,13 @@ import msgspec
 from fastapi import APIRouter
 from msgspec import Struct
 from pydantic import Field
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ReplyCompleted, Usage
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
+from infrastructure.http.event_streams import EventStream, head_of_stream
 from infrastructure.http.headers import position_headers
 from infrastructure.http.item_schemas import ItemList
 from infrastructure.ids import minted_seconds
@@ -30,7 +31,6 @@ from replies.response_shape import ResponseEvent, ResponseObject
 router = APIRouter(tags=["responses"])
 
 _MICROSECONDS = 1_000_000
-_SSE = "text/event-stream; charset=utf-8"
 
 
 class _WithId(Struct):
@@ -84,15 +84,11 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
             code="invalid_value",
             param="starting_after",
         )
-    headers = {
-        **position_headers(record.last.position, record.last.version),
-        "cache-control": "no-cache",
-        "x-accel-buffering": "no",
-    }
+    headers = position_headers(record.last.position, record.last.version)
     if context.request.method == "HEAD":
-        return Response(media_type=_SSE, headers=headers)
+        return head_of_stream(headers)
     events = dependencies.reply_streams.follow(record, read_again, after)
-    return StreamingResponse(events, media_type=_SSE, headers=headers)
+    return EventStream(events, headers, dependencies.comment_seconds)
 
 
 class InputItemsQuery(IncludeQuery, PageQuery):

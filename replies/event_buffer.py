@@ -35,11 +35,10 @@ class EventBuffer:
         self.ended = True
         self._notify()
 
-    def end_with_error(self, code: str | None, message: str) -> None:
+    def end_with_error(self, error: StreamEvent) -> None:
         """Ends the streams with an `error` event, which is not one of the reply's own."""
-        event: StreamEvent = {"type": "error", "code": code, "message": message, "param": None}
         # It repeats the last event's number: a client that resumes after it gets the events that follow.
-        self._error_event = stream_events.encode(event, max(0, len(self._events) - 1))
+        self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()
 
     async def wait_for_end(self) -> None:

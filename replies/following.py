@@ -27,9 +27,6 @@ MAX_PAUSE_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 """How long a client's stream waits after Redis or the log failed. After Redis failed, a change of the conversation ends the wait early."""
 
-HEARTBEAT_SECONDS = 15.0
-STILL_HERE = b": still here\n\n"
-
 log = structlog.get_logger(__name__)
 
 ReadRecord = Callable[[], Awaitable[Record]]
@@ -49,7 +46,6 @@ class _Client(Struct):
     read: ReadRecord
     head: Head | None
     position: StreamPosition
-    sent_at: float
     recorded: Hashable = None
     finished: bool = False
 
@@ -60,7 +56,6 @@ class _Client(Struct):
         """The next slice of a page."""
         chunk = self.position.take(page)
         self.finished = page.ends and self.position.after == page.last and self.position.offset == 0
-        self.sent_at = time.monotonic()
         return chunk
 
 
@@ -78,12 +73,9 @@ class ReplyStreams:
     async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncGenerator[bytes, None]:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
-        While there are no events, comments keep the connection alive.
         `record` is what `read` returned last. If the reply is deleted meanwhile, an `error` event ends the stream.
         """
-        client = _Client(
-            record.conversation_id, record.response_id, read, record.head, StreamPosition(after), time.monotonic()
-        )
+        client = _Client(record.conversation_id, record.response_id, read, record.head, StreamPosition(after))
         if record.end is not None:
             self._use(client, RecordedStream(record))
         del record  # it may be large, and clients may be many
@@ -110,14 +102,14 @@ class ReplyStreams:
             # A large event may be sent in part. Then the record is not needed before the rest is sent.
             while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
                 waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
-                seconds = max(0.0, client.sent_at + HEARTBEAT_SECONDS - time.monotonic())
+                seconds: float | None = None
                 try:
                     page = await self._live.page(client.response_id, client.position.after)
                 except (MissingEntries, RedisError, OSError) as error:
                     log.debug("live_events_lost", response_id=client.response_id, error_type=type(error).__name__)
-                    page, waiting, seconds = None, {change}, min(seconds, RETRY_SECONDS)
+                    page, waiting, seconds = None, {change}, RETRY_SECONDS
                 if page is not None and page.ends and client.position.offset == 0 and await self._end_is_lost(client):
-                    page, waiting, seconds = None, {change}, min(seconds, RETRY_SECONDS)
+                    page, waiting, seconds = None, {change}, RETRY_SECONDS
                 if page is not None:
                     chunk = client.take(page)
                     del page
@@ -127,9 +119,6 @@ class ReplyStreams:
                 if change.done():
                     break
                 await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-                if time.monotonic() - client.sent_at >= HEARTBEAT_SECONDS and client.position.offset == 0:
-                    client.sent_at = time.monotonic()
-                    yield STILL_HERE
             if change.done() and not change.cancelled():
                 client.head = change.result()
 
@@ -198,6 +187,4 @@ async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:
 
 def _error_event(error: NotFound, after: int) -> bytes:
     """An `error` event, which is not one of the reply's own. It repeats the last event's number."""
-    api_error = as_api_error(error)
-    event = {"type": "error", "code": api_error.code, "message": api_error.message, "param": None}
-    return stream_events.encode(event, max(0, after))
+    return stream_events.encode(stream_events.failed(as_api_error(error)), max(0, after))

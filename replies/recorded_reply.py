@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from domain.errors import ModelFailed
 from domain.events import ReplyFailed
-from infrastructure.http.errors import ApiError
+from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.http.headers import position_headers
 from replies.following import ReplyStreams, until_ended
 from replies.record import Reader, Record, read_record
@@ -39,13 +39,15 @@ class RecordedReply:
         return record.response(), _headers(record)
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises ModelFailed as the first request did, ApiError 503 after a timeout."""
+        """The Response once it has ended, and its headers. Raises the ApiError that the first request got, or one with status 503 after a timeout."""
         record = await until_ended(self._reader, await self.record(), FIRST_REQUEST_TIMEOUT_SECONDS)
         if record.end is None:
-            raise ApiError(503, "The first request with this key is still running.", code="response_in_progress")
+            message = "The first request with this key is still running."
+            raise ApiError(503, message, code="response_in_progress").on_record_as(record.response_id)
         if isinstance(record.end, ReplyFailed):
-            failure = record.end
-            raise ModelFailed(failure.code, failure.message, timed_out=failure.code == "model_timeout")
+            end = record.end
+            failure = ModelFailed(end.code, end.message, timed_out=end.code == "model_timeout")
+            raise as_api_error(failure).on_record_as(record.response_id)
         return record.response(), _headers(record)
 
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:

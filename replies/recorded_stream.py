@@ -6,7 +6,7 @@ A stream of 200,000 deltas is not made at once. It is made in pages, and none ne
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 
 from msgspec import Struct
 
@@ -17,16 +17,18 @@ from replies import stream_events
 from replies.output import CUT_OFF
 from replies.record import Record
 from replies.response_from_events import opening_events
-from replies.stream_events import StreamEvent, text_of_output
+from replies.stream_events import PartPosition, StreamEvent, is_streamed, new_part, parts_of
 
 
 class _Deltas(Struct, frozen=True):
-    """The deltas of one output item: those with the numbers `first` to `first + count - 1` of all the reply's deltas."""
+    """The deltas of one part of an output item: those with the numbers `first` to `first + count - 1` of all the reply's deltas.
 
-    item_id: str
-    index: int
-    item: Item
+    `start`: where the part's text starts in the text of all parts together.
+    """
+
+    position: PartPosition
     text: str
+    start: int
     first: int
     count: int
 
@@ -45,7 +47,7 @@ class RecordedStream:
         self.count = 0
         """How many events it has."""
         self._delta_ends = array("q", accumulate(record.end.delta_lengths if record.end is not None else ()))
-        """Where each delta ends in the text of all output items together."""
+        """Where each delta ends in the text of all parts together."""
         self._add(opening_events(record.requested, record.conversation_id))
         if record.end is not None:
             self._add_output([(stored.item_id, from_stored(stored.item)) for stored in record.output])
@@ -85,35 +87,47 @@ class RecordedStream:
         self.count += segment.count if isinstance(segment, _Deltas) else len(segment)
 
     def _add_output(self, items: Sequence[tuple[str, Item]]) -> None:
-        first_delta = 0
-        for index, (item_id, item) in enumerate(items):
-            text = text_of_output(item)
-            deltas = _Deltas(item_id, index, item, text, first_delta, self._count_deltas(first_delta, len(text)))
-            first_delta += deltas.count
-            self._add(list(stream_events.added(item_id, index, item)))
-            self._add(deltas)
-            is_cut_off = self._can_be_longer and index == len(items) - 1 and item.get("status") == CUT_OFF
-            if not is_cut_off:  # an item that was cut off has no closing events
-                self._add(list(stream_events.done(item_id, index, item)))
+        parts = [parts_of(item) for _, item in items]
+        without_summaries = sum(len(part.text) for part in chain(*parts) if part.kind != "summary_text")
+        # Earlier versions of the store did not stream summaries, so their deltas are not in the record.
+        has_summary_deltas = bool(self._delta_ends) and self._delta_ends[-1] > without_summaries
+        start = 0
+        for index, ((item_id, item), item_parts) in enumerate(zip(items, parts, strict=True)):
+            is_last = index == len(items) - 1
+            # An item that was cut off has no closing events, nor a part that had no text yet.
+            is_cut_off = self._can_be_longer and is_last and is_streamed(item) and item.get("status") == CUT_OFF
+            streamed = [part for part in item_parts if part.text or not is_cut_off]
+            last_with_text = max((number for number, part in enumerate(streamed) if part.text), default=-1)
+            self._add([stream_events.added(item_id, index, item)])
+            for number, part in enumerate(streamed):
+                position = PartPosition(item_id, index, part.kind, part.index)
+                has_deltas = part.kind != "summary_text" or has_summary_deltas
+                self._add(list(stream_events.part_added(position)))
+                self._add(self._deltas_of(position, part.text, start, has_deltas))
+                start += len(part.text) if has_deltas else 0
+                if number < last_with_text:  # as it was when the next part started
+                    self._add(list(stream_events.part_done(position, new_part(part.kind, part.text))))
+                elif not is_cut_off:
+                    self._add(list(stream_events.part_done(position, part.part)))
+            if not is_cut_off:
+                self._add([stream_events.done(item_id, index, item)])
 
-    def _count_deltas(self, first: int, length: int) -> int:
-        """How many deltas from number `first` on make a text of this length. The last may be longer, or not recorded."""
-        if length == 0:
-            return 0
-        return bisect_left(self._delta_ends, self._start_of(first) + length, first) - first + 1
-
-    def _start_of(self, delta: int) -> int:
-        """Where this delta starts in the text of all output items together."""
-        before = min(delta, len(self._delta_ends))
-        return self._delta_ends[before - 1] if before else 0
+    def _deltas_of(self, position: PartPosition, text: str, start: int, is_recorded: bool) -> _Deltas:
+        """The deltas of a part's text. If they are not recorded, the text is one delta."""
+        if not is_recorded or not text:
+            return _Deltas(position, text, start, 0, min(1, len(text)))
+        first = bisect_right(self._delta_ends, start)
+        return _Deltas(
+            position, text, start, first, bisect_left(self._delta_ends, start + len(text), first) - first + 1
+        )
 
     def _deltas(self, deltas: _Deltas, skipped: int) -> Iterator[StreamEvent]:
         ends = self._delta_ends
-        base = self._start_of(deltas.first)
-        start = self._start_of(deltas.first + skipped) - base
+        start = ends[deltas.first + skipped - 1] - deltas.start if skipped else 0
         for number in range(deltas.first + skipped, deltas.first + deltas.count):
-            end = ends[number] - base if number < len(ends) else len(deltas.text)
-            yield stream_events.delta(deltas.item_id, deltas.index, deltas.item, deltas.text[start:end])
+            is_last = number == deltas.first + deltas.count - 1
+            end = len(deltas.text) if is_last else ends[number] - deltas.start
+            yield stream_events.delta(deltas.position, deltas.text[start:end])
             start = end
 
     def _memory_bytes(self, record: Record) -> int:

@@ -87,7 +87,7 @@ def partial_output(end: ReplyFailed | ReplyCancelled | ReplyInterrupted) -> tupl
     """The output of a reply that did not complete."""
     if isinstance(end, ReplyFailed) and end.partial_output and not end.output:
         # Old events hold only the text, without an item id. The item's id is made from the response's id.
-        item = stream_events.with_text(MESSAGE, end.partial_output, CUT_OFF)
+        item = stream_events.with_parts(MESSAGE, [("output_text", end.partial_output)], CUT_OFF)
         item_id = f"msg_{end.response_id.rpartition('_')[2]}"
         return (InputItem(item_id=item_id, item=msgspec.json.encode(item)),)
     return end.output

@@ -22,7 +22,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
-from infrastructure.http.errors import as_api_error
+from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
 from infrastructure.observability.metrics import Metrics
@@ -98,6 +98,7 @@ class RunningReply:
         self._ending = False
         self._response: tuple[bytes, dict[str, str]] | None = None
         self._failure: Exception | None = None
+        self._on_record = self.stored
 
     @property
     def input(self) -> tuple[InputItem, ...]:
@@ -132,10 +133,10 @@ class RunningReply:
         return response_of(self._requested, self._conversation_id, "queued")
 
     async def response(self) -> tuple[bytes, dict[str, str]]:
-        """The Response once it has ended, and its headers. Raises ModelFailed if it failed, or what kept the end from being appended."""
+        """The Response once it has ended, and its headers. Raises ApiError if it failed, or if its end could not be appended."""
         await self._events.wait_for_end()
         if self._failure is not None:
-            raise self._failure
+            raise self._error(self._failure) from self._failure
         assert self._response is not None
         return self._response
 
@@ -248,6 +249,7 @@ class RunningReply:
             # The conversation was deleted, or another process ended the reply because this one seemed dead. That end stays.
             # Or the log has lost the reply's request. Then nothing of the reply is stored.
             log.warning("reply_end_refused", response_id=self.response_id, code=refused.code)
+            self._on_record = isinstance(refused, ReplyIsOver)
             self._end_with_error(refused)
             return
         if isinstance(appended, Record):
@@ -270,9 +272,12 @@ class RunningReply:
 
     def _end_with_error(self, error: Exception) -> None:
         """Ends the streams of this process's clients with an `error` event. Followers of the record see the end recorded there."""
-        api_error = as_api_error(error)
         self._failure = self._failure or error
-        self._events.end_with_error(api_error.code, api_error.message)
+        self._events.end_with_error(stream_events.failed(self._error(error)))
+
+    def _error(self, error: Exception) -> ApiError:
+        api_error = as_api_error(error)
+        return api_error.on_record_as(self.response_id) if self._on_record else api_error
 
     async def _count_usage(self) -> Usage:
         """Our own count, for a provider that reports none."""

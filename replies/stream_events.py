@@ -1,20 +1,30 @@
-"""The server-sent events of a reply, as the Responses API names and orders them. Pure.
+"""The events of a reply's stream, as the Responses API names and orders them, and their form as server-sent events. Pure.
 
 Types: `openai/types/responses/response_*_event.py` of the official SDK. `encode` adds the `sequence_number`, which counts from 0.
 The events of an item depend only on the item and the lengths of its deltas: so the same events can be made again from the log.
+
+    response.output_item.added
+        response.content_part.added              for each part of a message's or reasoning's content
+        response.output_text.delta …             or refusal, reasoning_text
+        response.output_text.done
+        response.content_part.done
+        response.reasoning_summary_part.added    for each part of a reasoning's summary, the same with reasoning_summary_text
+        …
+        response.function_call_arguments.delta … for a call; custom_tool_call_input for one of a custom tool
+    response.output_item.done
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from domain.items import Item, type_of
+from infrastructure.http.errors import ApiError
+from infrastructure.http.event_streams import on_one_line
 
 StreamEvent = dict[str, Any]
-
-STREAMED_TYPES = ("message", "function_call", "custom_tool_call", "reasoning")
-"""The types of items that are streamed in deltas. An item of any other type is sent when it is complete."""
 
 TERMINAL = ("completed", "incomplete", "failed")
 """A stream's last event is `response.` and one of these. A cancelled reply ends as `incomplete`: the API has no event for it."""
@@ -22,12 +32,71 @@ TERMINAL = ("completed", "incomplete", "failed")
 _TERMINAL_HEADS = tuple(f"event: response.{kind}\n".encode() for kind in TERMINAL)
 
 
+class _PartKind(Struct, frozen=True):
+    """How parts of one kind are streamed.
+
+    events        what the names of the events of their text begin with
+    text          the field of the part that has the text
+    field         the field of the item that holds the parts; "" where the item has the text itself
+    part_events   what the names of the events around the text begin with; "" where there are none
+    index         the field of the events that says which part they are about
+    """
+
+    events: str
+    text: str
+    field: str = ""
+    part_events: str = ""
+    index: str = ""
+
+
+_CONTENT = ("content", "response.content_part", "content_index")
+_SUMMARY = ("summary", "response.reasoning_summary_part", "summary_index")
+_KINDS = {
+    "output_text": _PartKind("response.output_text", "text", *_CONTENT),
+    "refusal": _PartKind("response.refusal", "refusal", *_CONTENT),
+    "reasoning_text": _PartKind("response.reasoning_text", "text", *_CONTENT),
+    "summary_text": _PartKind("response.reasoning_summary_text", "text", *_SUMMARY),
+    "arguments": _PartKind("response.function_call_arguments", "arguments"),
+    "input": _PartKind("response.custom_tool_call_input", "input"),
+}
+_KINDS_OF_TYPES = {
+    "message": ("output_text", "refusal"),
+    "reasoning": ("reasoning_text", "summary_text"),
+    "function_call": ("arguments",),
+    "custom_tool_call": ("input",),
+}
+"""The types of items that are streamed in deltas, with the kinds of their parts. An item of any other type is sent when it is complete."""
+
+
+class PartPosition(Struct, frozen=True):
+    """Which part an event is about: part `index` of the `content`, or of the `summary`, of output item `output_index`."""
+
+    item_id: str
+    output_index: int
+    kind: str
+    index: int
+
+    def fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = {"item_id": self.item_id, "output_index": self.output_index}
+        if index := _KINDS[self.kind].index:
+            fields[index] = self.index
+        return fields
+
+
+class ItemPart(Struct, frozen=True):
+    """A part of an output item: its kind, its index in the item's field, its text, and the part as the item has it."""
+
+    kind: str
+    index: int
+    text: str
+    part: Item
+
+
 def encode(event: StreamEvent, sequence: int) -> bytes:
     """The event as a server-sent event."""
     kind: str = event["type"]
-    return (
-        b"event: " + kind.encode() + b"\ndata: " + msgspec.json.encode({**event, "sequence_number": sequence}) + b"\n\n"
-    )
+    data = msgspec.json.encode({**event, "sequence_number": sequence})
+    return b"event: " + kind.encode() + b"\ndata: " + on_one_line(data) + b"\n\n"
 
 
 def is_terminal(encoded: bytes) -> bool:
@@ -35,9 +104,14 @@ def is_terminal(encoded: bytes) -> bool:
     return encoded.startswith(_TERMINAL_HEADS)
 
 
+def data_of(encoded: bytes) -> bytes:
+    """The JSON text of the event, with its `sequence_number`."""
+    return encoded[encoded.index(b"\ndata: ") + 7 : -2]
+
+
 def decode(encoded: bytes) -> StreamEvent:
     """The event that `encode` was given, with its `sequence_number`."""
-    event: StreamEvent = msgspec.json.decode(encoded[encoded.index(b"\ndata: ") + 7 : -2])
+    event: StreamEvent = msgspec.json.decode(data_of(encoded))
     return event
 
 
@@ -54,12 +128,14 @@ def opened(response: bytes, queued: bytes | None) -> list[StreamEvent]:
     return [*created, {"type": "response.in_progress", "response": in_progress}]
 
 
-def added(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
+def added(item_id: str, index: int, item: Item) -> StreamEvent:
     """The output item `index` has started; it has no text yet."""
     started: Item = {"id": item_id, "type": type_of(item), "status": "in_progress"}
     match type_of(item):
         case "message":
             started |= {"role": "assistant", "content": []}
+            if "phase" in item:
+                started["phase"] = item["phase"]
         case "function_call":
             started |= {"call_id": item["call_id"], "name": item["name"], "arguments": ""}
         case "custom_tool_call":
@@ -68,49 +144,42 @@ def added(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
             started |= {"summary": []}
         case _:
             started = {**item, **started}
-    yield {"type": "response.output_item.added", "output_index": index, "item": started}
-    if type_of(item) == "message":
-        yield {"type": "response.content_part.added", **_part_position(item_id, index), "part": part("")}
+    return {"type": "response.output_item.added", "output_index": index, "item": started}
 
 
-def delta(item_id: str, index: int, item: Item, text: str) -> StreamEvent:
-    """The next part of the item's text."""
-    match type_of(item):
-        case "function_call":
-            kind, position = "response.function_call_arguments.delta", {"item_id": item_id, "output_index": index}
-        case "custom_tool_call":
-            kind, position = "response.custom_tool_call_input.delta", {"item_id": item_id, "output_index": index}
-        case "reasoning":
-            kind, position = "response.reasoning_text.delta", _part_position(item_id, index)
-        case _:
-            return {
-                "type": "response.output_text.delta",
-                **_part_position(item_id, index),
-                "delta": text,
-                "logprobs": [],
-            }
-    return {"type": kind, **position, "delta": text}
+def part_added(position: PartPosition) -> Iterator[StreamEvent]:
+    """The part has started; it has no text yet."""
+    if events := _KINDS[position.kind].part_events:
+        yield {"type": f"{events}.added", **position.fields(), "part": new_part(position.kind, "")}
 
 
-def done(item_id: str, index: int, item: Item) -> Iterator[StreamEvent]:
+def delta(position: PartPosition, text: str) -> StreamEvent:
+    """The next piece of the part's text."""
+    event = {"type": f"{_KINDS[position.kind].events}.delta", **position.fields(), "delta": text}
+    if position.kind == "output_text":
+        event["logprobs"] = []
+    return event
+
+
+def part_done(position: PartPosition, part: Item) -> Iterator[StreamEvent]:
+    """The part is complete. `part`: as in ItemPart."""
+    kind = _KINDS[position.kind]
+    fields = position.fields()
+    event = {"type": f"{kind.events}.done", **fields, kind.text: part[kind.text]}
+    match position.kind:
+        case "output_text":
+            event["logprobs"] = []
+            part = {**part, "annotations": part.get("annotations") or []}
+        case "arguments":
+            event["name"] = part["name"]
+    yield event
+    if kind.part_events:
+        yield {"type": f"{kind.part_events}.done", **fields, "part": part}
+
+
+def done(item_id: str, index: int, item: Item) -> StreamEvent:
     """The item is complete."""
-    text = text_of_output(item)
-    match type_of(item):
-        case "message":
-            position = _part_position(item_id, index)
-            yield {"type": "response.output_text.done", **position, "text": text, "logprobs": []}
-            yield {"type": "response.content_part.done", **position, "part": part(text)}
-        case "function_call":
-            fields = {"item_id": item_id, "output_index": index, "name": item["name"], "arguments": text}
-            yield {"type": "response.function_call_arguments.done", **fields}
-        case "custom_tool_call":
-            fields = {"item_id": item_id, "output_index": index, "input": text}
-            yield {"type": "response.custom_tool_call_input.done", **fields}
-        case "reasoning" if text:
-            yield {"type": "response.reasoning_text.done", **_part_position(item_id, index), "text": text}
-        case _:
-            pass
-    yield {"type": "response.output_item.done", "output_index": index, "item": {"id": item_id, **item}}
+    return {"type": "response.output_item.done", "output_index": index, "item": {"id": item_id, **item}}
 
 
 def ended(status: str, response: bytes) -> StreamEvent:
@@ -119,42 +188,89 @@ def ended(status: str, response: bytes) -> StreamEvent:
     return {"type": f"response.{kind}", "response": msgspec.Raw(response)}
 
 
-def part(text: str) -> dict[str, Any]:
-    """The one part of a model's message."""
-    return {"type": "output_text", "text": text, "annotations": []}
+def failed(error: ApiError) -> StreamEvent:
+    """The stream cannot go on. This is not one of the reply's own events."""
+    event: StreamEvent = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
+    return event if error.response_id is None else {**event, "response_id": error.response_id}
 
 
-def with_text(item: Item, text: str, status: str) -> Item:
-    """An output item as it is stored: with its text, if its type has one, and its status."""
+def is_streamed(item: Item) -> bool:
+    """Whether the stream has events for the item before it is complete."""
+    return type_of(item) in _KINDS_OF_TYPES
+
+
+def usual_kind(item: Item) -> str:
+    """The kind of the item's text where nothing else is said. The item's type must be one that is streamed."""
+    return _KINDS_OF_TYPES[type_of(item)][0]
+
+
+def may_have(item: Item, kind: str) -> bool:
+    """Whether items of this type have parts of this kind that are streamed."""
+    return kind in _KINDS_OF_TYPES.get(type_of(item), ())
+
+
+def field_of(kind: str) -> str:
+    """The field of an item that holds the parts of this kind."""
+    return _KINDS[kind].field
+
+
+def text_field(kind: str) -> str:
+    """The field of a part of this kind that has its text."""
+    return _KINDS[kind].text
+
+
+def new_part(kind: str, text: str) -> Item:
+    """A part with this text."""
+    part: Item = {"type": kind, _KINDS[kind].text: text}
+    return {**part, "annotations": []} if kind == "output_text" else part
+
+
+def parts_of(item: Item) -> list[ItemPart]:
+    """The parts of an output item that are streamed, in the order in which they are: that of the item's fields, and in each field that of its parts."""
+    kinds = _KINDS_OF_TYPES.get(type_of(item), ())
+    if kinds and not _KINDS[kinds[0]].field:
+        return [ItemPart(kinds[0], 0, str(item.get(kinds[0]) or ""), item)]
+    fields = {_KINDS[kind].field for kind in kinds}
+    return [
+        ItemPart(part["type"], index, str(part.get(_KINDS[part["type"]].text) or ""), part)
+        for name, parts in item.items()
+        if name in fields and isinstance(parts, list)
+        for index, part in enumerate(parts)
+        if isinstance(part, dict) and part.get("type") in kinds
+    ]
+
+
+def text_of_output(item: Item) -> str:
+    """The text of all parts of an output item."""
+    return "".join(part.text for part in parts_of(item))
+
+
+def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Item:
+    """An output item as it is stored: with its parts, each a kind and a text, if its type has any, and its status."""
     match type_of(item):
         case "message":
-            content = item.get("content") if text_of_output(item) == text else None
-            return {**item, "status": status, "content": content or [part(text)]}
-        case "function_call":
-            return {**item, "arguments": text, "status": status}
-        case "custom_tool_call":
-            return {**item, "input": text, "status": status}
-        case "reasoning" if text:
-            return {"summary": [], **item, "content": [{"type": "reasoning_text", "text": text}], "status": status}
+            return {**item, "status": status, "content": _content(item, parts)}
         case "reasoning":
-            return {"summary": [], **item, "status": status}
+            # The fields are in the order in which their parts were streamed.
+            fields: dict[str, list[Item]] = {}
+            for kind, text in parts:
+                fields.setdefault(_KINDS[kind].field, []).append(new_part(kind, text))
+            fields.setdefault("summary", [])
+            other = {name: value for name, value in item.items() if name not in ("content", "summary")}
+            return {**other, **fields, "status": status}
+        case "function_call" | "custom_tool_call":
+            return {**item, usual_kind(item): "".join(text for _, text in parts), "status": status}
         case _:
             return {**item, "status": status if status == "incomplete" else item.get("status", status)}
 
 
-def text_of_output(item: Item) -> str:
-    """The text of an output item that is streamed in deltas; empty for types without one."""
-    match type_of(item):
-        case "message" | "reasoning":
-            parts = item.get("content") or ()
-            return "".join(str(member.get("text") or member.get("refusal") or "") for member in parts)
-        case "function_call":
-            return str(item.get("arguments", ""))
-        case "custom_tool_call":
-            return str(item.get("input", ""))
-        case _:
-            return ""
-
-
-def _part_position(item_id: str, index: int) -> dict[str, Any]:
-    return {"item_id": item_id, "output_index": index, "content_index": 0}
+def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
+    """The content of a message: its parts as it has them, with their annotations, if their texts are those that were streamed."""
+    streamed = [part for part in parts_of(message) if part.text]
+    if [(part.kind, part.text) for part in streamed] == list(parts):
+        content = [part.part for part in streamed]
+    else:
+        content = [new_part(kind, text) for kind, text in parts]
+    # Parts of other kinds are not streamed. They come last, so that the others have the indexes that their events had.
+    other = [part for part in message.get("content") or () if part.get("type") not in _KINDS_OF_TYPES["message"]]
+    return [*(content or [new_part("output_text", "")]), *other]

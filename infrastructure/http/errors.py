@@ -3,15 +3,17 @@
 {"error": {"message", "type", "param", "code"}}      and the headers `x-request-id` and `x-should-retry`
 
 On a WebSocket an error is a message: {"type": "error", "status", "error": {…}}.
+An error of a reply that is on record also has `response_id`.
 """
 
 from collections.abc import Mapping
 from math import ceil
 from types import MappingProxyType
+from typing import Self
 
 import structlog
 from eventsourcing.persistence import PersistenceError
-from msgspec import Struct, json, structs
+from msgspec import UNSET, Struct, UnsetType, json, to_builtins
 from psycopg import Error as PostgresError
 from psycopg_pool import PoolTimeout
 from pydantic import ValidationError
@@ -56,12 +58,16 @@ _RETRY_MAY_HELP = {408, 429, 500, 503}
 
 
 class ErrorDetail(Struct, frozen=True):
-    """What is wrong. `param`: the wrong field, such as `items[3].role`. `code`: for programs, such as `conversation_not_found`."""
+    """What is wrong. `param`: the wrong field, such as `items[3].role`. `code`: for programs, such as `conversation_not_found`.
+
+    `response_id`: the response that is on record, or may be, although the request for it failed.
+    """
 
     message: str
     type: str
     param: str | None
     code: str | None
+    response_id: str | UnsetType = UNSET
 
 
 class ErrorResponse(Struct, frozen=True):
@@ -91,14 +97,22 @@ class ApiError(HTTPException):
         self.code = code
         self.param = param
         self.retry = status in _RETRY_MAY_HELP if retry is None else retry
+        self.response_id: str | UnsetType = UNSET
+
+    def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
+        """The same error, which also names the response that is on record."""
+        self.response_id = response_id
+        verb = "is" if is_certain else "may be"
+        self.message = f"{self.message} The response {verb} on record as {response_id}."
+        return self
 
     def body(self) -> ErrorResponse:
         error_type = _TYPES.get(self.status, "invalid_request_error")
-        return ErrorResponse(ErrorDetail(self.message, error_type, self.param, self.code))
+        return ErrorResponse(ErrorDetail(self.message, error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
         """The error as a message of a WebSocket, with its status. Open Responses requires a `code`."""
-        error = structs.asdict(self.body().error)
+        error = to_builtins(self.body().error)
         return json.encode(
             {"type": "error", "status": self.status, "error": {**error, "code": self.code or error["type"]}}
         )

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from domain.events import Usage
 from replies.provider.failures import incomplete_answer, invalid_answer, reported_failure
+from replies.provider.json_text import clean, decode_json
 from replies.provider.ordered_items import OrderedItems
 from replies.provider.stream_parts import Finished, StreamPart, known_tier, token_count
 
@@ -56,7 +57,7 @@ class _Chunk(Struct):
     error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Chunk).decode
+_decoder = msgspec.json.Decoder(_Chunk)
 
 
 class _StartedCall(Struct):
@@ -95,6 +96,8 @@ class ChatAnswer:
         self._items = OrderedItems()
         self._open_text: tuple[str, int] | None = None
         self._text_items = 0
+        self._open_part: tuple[str, int] | None = None
+        self._text_parts = 0
         self._calls: list[_StartedCall] = []
         self._call_ids: set[str] = set()
         self._finish_reason: str | None = None
@@ -104,7 +107,7 @@ class ChatAnswer:
 
     def parse(self, data: bytes) -> list[StreamPart]:
         """The parts of one event. Raises ModelFailed, and ValueError for data that is not a chunk."""
-        chunk = _decode(data)
+        chunk = decode_json(_decoder, data)
         if chunk.error is not None:
             raise reported_failure(chunk.error)
         self._usage = chunk.usage or self._usage
@@ -118,10 +121,10 @@ class ChatAnswer:
         delta = choice.delta or _Delta()
         for reasoning in (delta.reasoning_content, delta.reasoning):
             if reasoning and isinstance(reasoning, str):
-                self._add_text("reasoning", reasoning)
+                self._add_text("reasoning", "reasoning_text", reasoning)
                 break  # where a provider sends both fields, they are equal
-        self._add_text("message", delta.content)
-        self._add_text("message", delta.refusal)
+        self._add_text("message", "output_text", delta.content)
+        self._add_text("message", "refusal", delta.refusal)
         for call in delta.tool_calls or ():
             self._add_call(call)
         self._finish_reason = choice.finish_reason or self._finish_reason
@@ -148,7 +151,7 @@ class ChatAnswer:
         for call in self._calls:
             if not self._items.has_type(call.key):
                 raise invalid_answer()
-            fields = None if call.custom_input is None else {"input": "".join(call.custom_input)}
+            fields = None if call.custom_input is None else {"input": clean("".join(call.custom_input))}
             self._items.end(call.key, fields)
         for key in self._items.open_keys():
             self._items.end(key)
@@ -163,24 +166,30 @@ class ChatAnswer:
                 reasoning_tokens=token_count(self._usage, "completion_tokens_details", "reasoning_tokens"),
             )
         reason = reason if reason in _KNOWN_FINISH_REASONS else "stop"
-        return [*self._items.take_parts(), Finished(reason, usage, self._model, self._service_tier)]
+        model = None if self._model is None else clean(self._model)
+        return [*self._items.take_parts(), Finished(reason, usage, model, self._service_tier)]
 
-    def _add_text(self, kind: str, text: str | None) -> None:
-        """Text of a message or of reasoning. Consecutive texts of one kind are one item."""
+    def _add_text(self, item_type: str, kind: str, text: str | None) -> None:
+        """Text of a message or of reasoning. Consecutive texts of one type are one item, and in it those of one kind are one part."""
         if not text:
             return
-        if self._open_text is None or self._open_text[0] != kind:
+        if self._open_text is None or self._open_text[0] != item_type:
             self._end_text()
             self._text_items += 1
-            self._open_text = (kind, self._text_items)
-            item = {"type": "message", "role": "assistant"} if kind == "message" else {"type": "reasoning"}
+            self._open_text = (item_type, self._text_items)
+            item = {"type": "message", "role": "assistant"} if item_type == "message" else {"type": "reasoning"}
             self._items.start(self._open_text, item)
-        self._items.add_text(self._open_text, text)
+        if self._open_part is None or self._open_part[0] != kind:
+            if self._open_part is not None:
+                self._items.end_part(self._open_text, self._open_part)
+            self._text_parts += 1
+            self._open_part = (kind, self._text_parts)
+        self._items.add_text(self._open_text, text, self._open_part, kind)
 
     def _end_text(self) -> None:
         if self._open_text is not None:
             self._items.end(self._open_text)
-            self._open_text = None
+            self._open_text = self._open_part = None
 
     def _add_call(self, delta: _CallDelta) -> None:
         function = delta.function or delta.custom or _FunctionDelta()
@@ -196,7 +205,7 @@ class ChatAnswer:
             self._items.start(call.key)
         if function.name and not self._items.has_type(call.key):
             item_type = "function_call" if call.custom_input is None else "custom_tool_call"
-            name = function.name.replace("\0", "")
+            name = clean(function.name)
             call.name = function.name
             self._items.start(call.key, {"type": item_type, "call_id": self._call_id(call.id), "name": name})
         if call.custom_input is None:
@@ -204,7 +213,7 @@ class ChatAnswer:
             call.arguments.append(function.arguments or "")
         else:
             self._items.add_length(len(function.input or ""))
-            call.custom_input.append((function.input or "").replace("\0", ""))
+            call.custom_input.append(function.input or "")
 
     def _find_call(self, delta: _CallDelta, function: _FunctionDelta) -> _StartedCall | None:
         """The call that this delta continues; None if it starts one. Some providers give every call the index 0 and its own id."""
@@ -224,7 +233,7 @@ class ChatAnswer:
 
     def _call_id(self, provider_id: str | None) -> str:
         """The provider's id of a call, or a new one where it sent none or one that it used before."""
-        call_id = (provider_id or "").replace("\0", "")
+        call_id = clean(provider_id or "")
         if not call_id or call_id in self._call_ids:
             call_id = f"call_{uuid.uuid4().hex}"
         self._call_ids.add(call_id)

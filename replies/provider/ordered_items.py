@@ -1,31 +1,98 @@
-"""Puts output items in sequence: a provider may stream several at the same time, but their parts are passed on item by item."""
+"""Puts output items in sequence: a provider may stream several at the same time, but their parts are passed on item by item, and part by part."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator, Sequence
 
 from msgspec import Struct
 
 from domain.items import Item
 from replies.provider.failures import answer_too_long
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
+from replies.provider.json_text import clean, split_half
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
+from replies.stream_events import field_of, usual_kind
 
 MAX_ANSWER_CHARACTERS = 1_000_000
 """Text, names and call ids of all items. No useful answer is longer."""
 
+PartText = tuple[str, str]
+"""The kind and the text of a part."""
+
+
+class _OpenPart(Struct, eq=False):
+    """A part of an item; `kind` is None for the item's usual one.
+
+    `waiting`: the text that is not passed on yet. `length`: of all its text. `half`: the first half of a surrogate pair at its end.
+    """
+
+    kind: str | None
+    waiting: list[str] = []
+    length: int = 0
+    half: str = ""
+    is_first: bool = False
+    started: bool = False
+    ended: bool = False
+
+    def add(self, text: str) -> None:
+        text, self.half = split_half(self.half + text.replace("\0", ""))
+        if text:
+            text = clean(text)
+            self.waiting.append(text)
+            self.length += len(text)
+
+    def end(self) -> None:
+        if self.half:
+            self.half = ""
+            self.add("\ufffd")
+        self.ended = True
+
 
 class _OpenItem(Struct):
-    """`item` is None until its type is known. `text`: what is not in a part yet. `started`: its ItemStarted was made."""
+    """`item` is None until its type is known. `started`: its ItemStarted was made. `parts`: all; `open`: those of which something may still be passed on."""
 
     item: Item | None
-    text: list[str] = []
+    parts: list[_OpenPart] = []
+    open: list[_OpenPart] = []
+    by_key: dict[Hashable, _OpenPart] = {}
     fields: Item = {}
     started: bool = False
     ended: bool = False
+
+    def part(self, key: Hashable, kind: str | None) -> _OpenPart:
+        """The part with this key. One that has ended is not continued: another one starts."""
+        part = self.by_key.get(key)
+        if part is None or part.ended:
+            part = self.by_key[key] = _OpenPart(kind, is_first=not self.parts)
+            self.parts.append(part)
+            self.open.append(part)
+        return part
+
+    def kind_of(self, part: _OpenPart) -> str:
+        assert self.item is not None
+        return part.kind or usual_kind(self.item)
+
+    def take_parts(self) -> Iterator[StreamPart]:
+        """What can be passed on: the parts of the field that came first, one after the other; those of another field when the item has ended."""
+        assert self.item is not None
+        in_turn = self.open
+        if len(in_turn) > 1:
+            first_field = field_of(self.kind_of(self.parts[0]))
+            other = [part for part in in_turn if field_of(self.kind_of(part)) != first_field]
+            in_turn = [part for part in in_turn if part not in other] + (other if self.ended else [])
+        for part in in_turn:
+            if part.waiting:
+                if not part.started and not (part.is_first and self.kind_of(part) == usual_kind(self.item)):
+                    yield PartStarted(self.kind_of(part))
+                part.started = True
+                yield ItemDelta("".join(part.waiting))
+                part.waiting.clear()
+            if not part.ended:
+                return
+            self.open.remove(part)
 
 
 class OrderedItems:
     """Makes the parts of the oldest item that has not ended. The text of the others waits until it is their turn.
 
-    Callers choose the keys. `take_parts` returns the parts made since the last call.
+    Callers choose the keys of items, and of their parts. `take_parts` returns the stream parts made since the last call.
     """
 
     def __init__(self) -> None:
@@ -52,12 +119,22 @@ class OrderedItems:
     def has_type(self, key: Hashable) -> bool:
         return self._items[key].item is not None
 
-    def add_text(self, key: Hashable, text: str) -> None:
-        """Adds text to an item. Raises ModelFailed, as `add_length` does."""
+    def add_text(self, key: Hashable, text: str, part: Hashable = 0, kind: str | None = None) -> None:
+        """Adds text to a part of an item; `kind` None: what the item usually consists of. Raises ModelFailed, as `add_length` does."""
         self.add_length(len(text))
-        text = text.replace("\0", "")  # Postgres cannot store NUL
         if text:
-            self._items[key].text.append(text)
+            self._items[key].part(part, kind).add(text)
+            self._make_parts()
+
+    def end_part(self, key: Hashable, part: Hashable, kind: str | None = None, text: str = "") -> None:
+        """The part is complete. `text`: all its text; what was not added before is added now."""
+        open_item = self._items[key]
+        open_part = open_item.by_key.get(part)
+        if open_part is None and text:
+            open_part = open_item.part(part, kind)
+        if open_part is not None and not open_part.ended:
+            self._add_rest(open_part, text)
+            open_part.end()
             self._make_parts()
 
     def add_length(self, characters: int) -> None:
@@ -66,8 +143,20 @@ class OrderedItems:
         if self._characters > MAX_ANSWER_CHARACTERS:
             raise answer_too_long()
 
-    def end(self, key: Hashable, fields: Item | None = None) -> None:
+    def end(self, key: Hashable, fields: Item | None = None, complete: Sequence[PartText] = ()) -> None:
+        """The item is complete. `complete`: its parts, field after field; text of them that was not added before is added now."""
         open_item = self._items[key]
+        for field in dict.fromkeys(field_of(kind) for kind, _ in complete):
+            in_field = [part for part in complete if field_of(part[0]) == field]
+            added = [part for part in open_item.parts if field_of(open_item.kind_of(part)) == field]
+            for number, (kind, text) in enumerate(in_field):
+                if number >= len(added):
+                    self.add_text(key, text, (field, "complete", number), kind)
+                elif open_item.kind_of(added[number]) == kind and not added[number].ended:
+                    self._add_rest(added[number], text)
+        for part in open_item.parts:
+            if not part.ended:
+                part.end()
         open_item.ended = True
         open_item.fields = fields or {}
         self._make_parts()
@@ -75,6 +164,13 @@ class OrderedItems:
     def take_parts(self) -> list[StreamPart]:
         parts, self._parts = self._parts, []
         return parts
+
+    def _add_rest(self, part: _OpenPart, complete_text: str) -> None:
+        """Adds what the part lacks of its complete text."""
+        if rest := complete_text[part.length :]:
+            part.half = ""
+            self.add_length(len(rest))
+            part.add(rest)
 
     def _make_parts(self) -> None:
         while self._items:
@@ -85,9 +181,7 @@ class OrderedItems:
             if not open_item.started:
                 self._parts.append(ItemStarted(open_item.item))
                 open_item.started = True
-            if open_item.text:
-                self._parts.append(ItemDelta("".join(open_item.text)))
-                open_item.text.clear()
+            self._parts += open_item.take_parts()
             if not open_item.ended:
                 return
             if open_item.fields:

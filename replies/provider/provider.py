@@ -18,7 +18,7 @@ from replies.provider.client_errors import as_failure
 from replies.provider.model_list import ModelList
 from replies.provider.responses import ResponsesAnswer
 from replies.provider.server_sent_events import read_events
-from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, StreamPart
+from replies.provider.stream_parts import AnswerText, Finished, ItemDelta, ItemStarted, PartStarted, StreamPart
 
 MAX_RETRIES = 2
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -157,21 +157,23 @@ class ModelProvider:
         return cast("httpx2.Response", response)  # the client's types do not say that `cast_to` wins over `stream_cls`
 
     async def complete_text(self, body: Mapping[str, Any]) -> AnswerText:
-        """The text of the answer's messages; "" where a content filter cut it off. Raises ModelFailed."""
+        """The text of the answer's messages; "" where the model refused or a content filter cut it off. Raises ModelFailed."""
         text: list[str] = []
-        in_message = False
+        in_message = refused = False
         finished = Finished("stop")
         async for part in self.stream(body):
             match part:
                 case ItemStarted():
                     in_message = part.item["type"] == "message"
+                case PartStarted():
+                    refused = refused or part.kind == "refusal"
                 case ItemDelta() if in_message:
                     text.append(part.text)
                 case Finished():
                     finished = part
                 case _:
                     pass
-        if finished.finish_reason == "content_filter":
+        if refused or finished.finish_reason == "content_filter":
             text.clear()
         return AnswerText("".join(text), finished.usage)
 

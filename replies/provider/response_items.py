@@ -8,23 +8,27 @@ import msgspec
 
 from domain.items import Item, checked_item, type_of
 from replies.provider.failures import invalid_answer
+from replies.provider.json_text import clean_value
+from replies.provider.ordered_items import PartText
+from replies.stream_events import may_have, new_part, parts_of, text_field
 
 
 def storable_item(provider_item: Any) -> Item:
-    """The item without its id and without NUL, which Postgres cannot store. Raises ModelFailed, or ValueError."""
+    """The item without its id and without what cannot be stored (`clean`). Raises ModelFailed, or ValueError."""
     if not isinstance(provider_item, dict):
         raise invalid_answer()
-    item: Item = _without_nul({name: value for name, value in provider_item.items() if name != "id"})
+    item: Item = clean_value({name: value for name, value in provider_item.items() if name != "id"})
     if type_of(item) == "message":
         item["role"] = "assistant"
-        item["content"] = item.get("content") or []
+        content = item.get("content") or []
+        item["content"] = [new_part("output_text", content)] if isinstance(content, str) else content
     elif type_of(item) == "function_call":
         call_id = item.get("call_id")
         item["call_id"] = call_id if isinstance(call_id, str) and call_id else f"call_{uuid.uuid4().hex}"
         item["arguments"] = item.get("arguments") or ""
     elif type_of(item) == "custom_tool_call":
         item["input"] = item.get("input") or ""
-    encoded_size(checked_item(item))  # raises for what is not JSON text, such as half a surrogate pair
+    encoded_size(checked_item(item))  # raises for a number that cannot be stored
     return item
 
 
@@ -58,46 +62,43 @@ def at_start(item: Item) -> Item:
             return item
 
 
-def text_and_fields(item: Item) -> tuple[str, Item]:
-    """A complete item's whole text, and the fields of its ItemDone. Raises ModelFailed."""
-    return _BY_TYPE.get(type_of(item), _any_item)(item)
+def parts_and_fields(item: Item) -> tuple[list[PartText], Item]:
+    """A complete item's parts that have text, and the fields of its ItemDone. Raises ModelFailed."""
+    fields = _BY_TYPE.get(type_of(item), _any_item)(item)
+    if not may_have(item, "input"):  # the input of a custom tool is a field of its ItemDone
+        return [(part.kind, part.text) for part in parts_of(item) if part.text], fields
+    return [], fields
 
 
-def _message(item: Item) -> tuple[str, Item]:
-    """The fields have `content` only where it is more than a plain text: several parts, annotations, or a refusal."""
+def _message(item: Item) -> Item:
+    """`content` only where it is more than a plain text: several parts, annotations, or a refusal."""
     content = item.get("content")
     parts = content if isinstance(content, list) else []
-    if not all(isinstance(part, dict) and isinstance(_text(part), str) for part in parts):
+    if not all(isinstance(part, dict) for part in parts):
         raise invalid_answer()
-    text = "".join(map(_text, parts))
+    if not all(isinstance(part.part.get(text_field(part.kind)), str) for part in parts_of(item)):
+        raise invalid_answer()
     plain = len(parts) <= 1 and all(part.get("type") == "output_text" and not part.get("annotations") for part in parts)
-    fields: Item = {} if plain else {"content": parts}
-    if isinstance(item.get("phase"), str):
-        fields["phase"] = item["phase"]
-    return text, fields
+    return {} if plain else {"content": parts}
 
 
-def _function_call(item: Item) -> tuple[str, Item]:
-    arguments = item.get("arguments")
-    if not isinstance(arguments, str):
+def _function_call(item: Item) -> Item:
+    if not isinstance(item.get("arguments"), str):
         raise invalid_answer()
-    return arguments, _without(item, "arguments", "call_id", "name", "status")
+    return _without(item, "arguments", "call_id", "name", "status")
 
 
-def _reasoning(item: Item) -> tuple[str, Item]:
-    """The fields are the summary and, where it is not empty, `encrypted_content`."""
-    content = item.get("content")
-    parts = content if isinstance(content, list) else []
-    text = "".join(str(part.get("text") or "") for part in parts if isinstance(part, dict))
+def _reasoning(item: Item) -> Item:
+    """Where it is not empty, `encrypted_content`."""
     empty = () if item.get("encrypted_content") else ("encrypted_content",)
-    return text, _without(item, "content", "status", *empty)
+    return _without(item, "content", "summary", "status", *empty)
 
 
-def _any_item(item: Item) -> tuple[str, Item]:
-    return "", _without(item)
+def _any_item(item: Item) -> Item:
+    return _without(item)
 
 
-_BY_TYPE: dict[str, Callable[[Item], tuple[str, Item]]] = {
+_BY_TYPE: dict[str, Callable[[Item], Item]] = {
     "message": _message,
     "function_call": _function_call,
     "reasoning": _reasoning,
@@ -106,19 +107,3 @@ _BY_TYPE: dict[str, Callable[[Item], tuple[str, Item]]] = {
 
 def _without(item: Item, *names: str) -> Item:
     return {name: value for name, value in item.items() if value is not None and name not in ("type", *names)}
-
-
-def _text(part: Item) -> Any:
-    return part.get("refusal") if part.get("type") == "refusal" else part.get("text")
-
-
-def _without_nul(value: Any) -> Any:
-    match value:
-        case str():
-            return value.replace("\0", "")
-        case dict():
-            return {_without_nul(name): _without_nul(member) for name, member in value.items()}
-        case list():
-            return [_without_nul(member) for member in value]
-        case _:
-            return value

@@ -12,31 +12,46 @@ from msgspec import Struct
 from domain.events import Usage
 from domain.items import Item, type_of
 from replies.provider.failures import answer_too_long, incomplete_answer, invalid_answer, reported_failure
+from replies.provider.json_text import clean, decode_json
 from replies.provider.ordered_items import OrderedItems
-from replies.provider.response_items import at_start, encoded_size, id_of, storable_item, text_and_fields
+from replies.provider.response_items import at_start, encoded_size, id_of, parts_and_fields, storable_item
 from replies.provider.stream_parts import Finished, StreamPart, known_tier, token_count
+from replies.stream_events import field_of, may_have
 
 MAX_ITEMS_BYTES = 4 * 1024 * 1024
 """JSON text of all of an answer's items. An image alone may take a megabyte or two."""
 
-_DELTAS = frozenset(
-    {
-        "response.output_text.delta",
-        "response.refusal.delta",
-        "response.function_call_arguments.delta",
-        "response.reasoning_text.delta",
-    }
-)
+_DELTAS = {
+    "response.output_text.delta": "output_text",
+    "response.refusal.delta": "refusal",
+    "response.function_call_arguments.delta": "arguments",
+    "response.reasoning_text.delta": "reasoning_text",
+    "response.reasoning_summary_text.delta": "summary_text",
+}
+"""The events with the next text of a part, and the kind of the part."""
+
+_PART_ENDS = {
+    "response.output_text.done": "output_text",
+    "response.refusal.done": "refusal",
+    "response.reasoning_text.done": "reasoning_text",
+    "response.reasoning_summary_text.done": "summary_text",
+}
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed", "response.cancelled"})
 _FINISH_REASONS = {"max_output_tokens": "length", "max_tokens": "length", "content_filter": "content_filter"}
 _CALLS = ("function_call", "custom_tool_call")
 
 
 class _Event(Struct):
-    type: str
-    item_id: str | None = None
-    output_index: int | None = None
+    """An event. Only those of the kinds that are read need fields of the right types."""
+
+    type: str = ""
+    item_id: Any = None
+    output_index: Any = None
+    content_index: Any = None
+    summary_index: Any = None
     delta: Any = None
+    text: Any = None
+    refusal: Any = None
     item: Any = None
     response: Any = None
     error: Any = None
@@ -44,7 +59,7 @@ class _Event(Struct):
     message: Any = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decoder = msgspec.json.Decoder(_Event)
 
 _Key = str | int
 """An item's id from the provider; its index where it has no id."""
@@ -57,7 +72,6 @@ class ResponsesAnswer:
         self._items = OrderedItems()
         self._started: dict[_Key, Item] = {}
         self._key_at_index: dict[int, _Key] = {}
-        self._text_lengths: dict[_Key, int] = {}
         self._ended: set[_Key] = set()
         self._bytes = 0
         self._deltas = 0
@@ -65,12 +79,14 @@ class ResponsesAnswer:
 
     def parse(self, data: bytes) -> list[StreamPart]:
         """The parts of one event. Raises ModelFailed, and ValueError for data that is not an event."""
-        event = _decode(data)
+        event = decode_json(_decoder, data)
         if event.delta:
             self._deltas += 1
-        if event.type in _DELTAS:
-            self._add_text(self._key(event.item_id, event.output_index), event.delta)
-        elif event.type == "response.output_item.added":
+        if (kind := _DELTAS.get(event.type)) is not None:
+            self._add_text(kind, event)
+        elif (kind := _PART_ENDS.get(event.type)) is not None:
+            self._end_part(kind, event)
+        elif event.type == "response.output_item.added" and event.item is not None:
             item = storable_item(event.item)
             key = id_of(event.item) or self._key(None, event.output_index)
             if event.output_index is not None:
@@ -90,7 +106,7 @@ class ResponsesAnswer:
     def progress(self) -> object:
         """A value that changes with each event that starts an item, ends an item or the answer, or has a non-empty delta of any type.
 
-        Some deltas, such as those of a reasoning summary, make no part: their text comes again with the end of the item.
+        Some deltas, such as those of a web search's query, make no part: their text comes again with the end of the item.
         """
         return len(self._started), len(self._ended), self._deltas, self._response is not None
 
@@ -137,8 +153,10 @@ class ResponsesAnswer:
             return _FINISH_REASONS.get(reason, "length") if isinstance(reason, str) else "length"
         return "tool_calls" if any(type_of(item) in _CALLS for item in self._started.values()) else "stop"
 
-    def _key(self, item_id: str | None, index: int | None) -> _Key:
+    def _key(self, item_id: Any, index: Any) -> _Key:
         """The key of the item that an event is about. Without id and index: the item that started last."""
+        if not isinstance(item_id, str | None) or not isinstance(index, int | None):
+            raise invalid_answer()
         if item_id in self._started:
             return item_id
         if index is not None and (key := self._key_at_index.get(index)) is not None and key not in self._ended:
@@ -155,14 +173,25 @@ class ResponsesAnswer:
         if key in self._started:
             return
         self._started[key] = at_start(item)
-        self._text_lengths[key] = 0
         self._items.start(key, self._started[key])
 
-    def _add_text(self, key: _Key, text: Any) -> None:
-        if not isinstance(text, str) or key not in self._started or key in self._ended:
+    def _add_text(self, kind: str, event: _Event) -> None:
+        if kind == "summary_text" and not self._started:
+            return  # the summary comes again in the complete item
+        key = self._key(event.item_id, event.output_index)
+        if not isinstance(event.delta, str) or key not in self._started or key in self._ended:
             raise invalid_answer()
-        self._text_lengths[key] += len(text.replace("\0", ""))
-        self._items.add_text(key, text)
+        if may_have(self._started[key], kind):
+            self._items.add_text(key, event.delta, _part_key(kind, event), kind)
+
+    def _end_part(self, kind: str, event: _Event) -> None:
+        """The text in the event is complete, and clients see that before the item is. Ignored where it does not fit: the item's end has all texts too."""
+        text = event.refusal if kind == "refusal" else event.text
+        if not self._started or not isinstance(text, str):
+            return
+        key = self._key(event.item_id, event.output_index)
+        if key in self._started and key not in self._ended and may_have(self._started[key], kind):
+            self._items.end_part(key, _part_key(kind, event), kind, clean(text))
 
     def _end(self, key: _Key, item: Item) -> None:
         if key in self._ended:
@@ -174,16 +203,20 @@ class ResponsesAnswer:
         self._bytes += encoded_size(item)
         if self._bytes > MAX_ITEMS_BYTES:
             raise answer_too_long()
-        text, fields = text_and_fields(item)
-        self._items.add_text(key, text[self._text_lengths[key] :])  # the text that came in no delta
-        self._items.end(key, fields)
+        parts, fields = parts_and_fields(item)
+        self._items.end(key, fields, parts)
+
+
+def _part_key(kind: str, event: _Event) -> tuple[str, int]:
+    index = event.summary_index if kind == "summary_text" else event.content_index
+    return field_of(kind), index if isinstance(index, int) else 0
 
 
 def _model(response: Item) -> str | None:
     model = response.get("model")
     if model is not None and not isinstance(model, str):
         raise invalid_answer()
-    return model
+    return model and clean(model)
 
 
 def _usage(usage: Any) -> Usage | None:

@@ -35,19 +35,15 @@ async def read_events(
     if comments and empty events come; httpx2.HTTPError; ModelFailed.
     """
     data: list[bytes] = []
-    line_parts: list[bytes] = []
+    lines = _Lines()
     size = 0
     chunks = response.aiter_bytes()
     last_progress_at = time.monotonic()
     async for chunk in chunks:
-        end_of_line, *next_lines = chunk.split(b"\n")
-        line_parts.append(end_of_line)
         size += len(chunk)
         if size > MAX_EVENT_BYTES:
             raise answer_too_long()
-        for next_line in next_lines:
-            line = b"".join(line_parts).removesuffix(b"\r").removeprefix(_BYTE_ORDER_MARK)
-            line_parts = [next_line]
+        for line in lines.add(chunk):
             if line.startswith(b"data:"):
                 data.append(line[5:].removeprefix(b" "))
                 size += LINE_OVERHEAD_BYTES
@@ -59,7 +55,7 @@ async def read_events(
                 if not event.strip():  # some providers send empty data to keep the connection alive
                     data = []
                     continue
-                if event == b"[DONE]":
+                if event.strip() == b"[DONE]":
                     await _drain(chunks)
                     return
                 before = progress()
@@ -72,11 +68,37 @@ async def read_events(
                     last_progress_at = time.monotonic()
         if time.monotonic() - last_progress_at > timeout:
             raise TimeoutError
-    last_line = b"".join(line_parts).rstrip()
+    last_line = lines.rest().rstrip()
     if last_line.startswith(b"data:"):  # some providers leave out the blank line after the last event
         data.append(last_line[5:].removeprefix(b" "))
     if data and data != [b"[DONE]"]:
         yield b"\n".join(data)
+
+
+class _Lines:
+    """Splits bytes into lines. A line ends with LF, CR LF or CR, and CR LF may come in two chunks."""
+
+    def __init__(self) -> None:
+        self._rest: list[bytes] = []
+        self._after_cr = False
+
+    def add(self, chunk: bytes) -> list[bytes]:
+        """The lines that are complete with this chunk."""
+        received, chunk = chunk, chunk[1:] if self._after_cr and chunk.startswith(b"\n") else chunk
+        self._after_cr = received.endswith(b"\r")
+        if b"\r" in chunk:
+            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        end_of_line, *next_lines = chunk.split(b"\n")
+        self._rest.append(end_of_line)
+        if not next_lines:
+            return []
+        lines = [b"".join(self._rest), *next_lines[:-1]]
+        self._rest = [next_lines[-1]]
+        return [line.removeprefix(_BYTE_ORDER_MARK) for line in lines]
+
+    def rest(self) -> bytes:
+        """The last line, without an end."""
+        return b"".join(self._rest)
 
 
 async def _drain(chunks: AsyncIterator[bytes]) -> None:

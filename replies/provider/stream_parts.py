@@ -20,14 +20,23 @@ class ItemStarted(Struct, frozen=True):
     item: Item
 
 
+class PartStarted(Struct, frozen=True):
+    """A part of the item that started last begins, and the one before it is complete. `kind`: `output_text`, `refusal`, `reasoning_text` or `summary_text`.
+
+    Left out where an item begins with what it usually consists of: a message with `output_text`, reasoning with `reasoning_text`.
+    """
+
+    kind: str
+
+
 class ItemDelta(Struct, frozen=True):
-    """More text of the item that started last: of a message, a function call's arguments, or reasoning. Never empty."""
+    """More text of the item that started last: of a part of a message or of reasoning, or of a call's arguments. Never empty."""
 
     text: str
 
 
 class ItemDone(Struct, frozen=True):
-    """The item that started last is complete. `fields`: what it has besides its text, such as `encrypted_content` or `summary`."""
+    """The item that started last is complete. `fields`: what it has besides its text, such as `encrypted_content`."""
 
     fields: Item
 
@@ -44,7 +53,7 @@ class Finished(Struct, frozen=True):
     service_tier: str | None = None
 
 
-StreamPart = ItemStarted | ItemDelta | ItemDone | Finished
+StreamPart = ItemStarted | PartStarted | ItemDelta | ItemDone | Finished
 
 
 class AnswerText(Struct, frozen=True):

@@ -166,13 +166,10 @@ async def test_a_stream_ends_after_the_conversations_deletion(settings: Settings
 
 async def test_a_stream_without_new_events_sends_comments(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start()
-    async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(5):
-        head = await dependencies.log.existing_head("default", conversation_id)
-        stream = dependencies.event_streams.follow(conversation_id, head, 0, heartbeat_seconds=0.3)
-        first, second = await anext(stream), await anext(stream)
-
-    assert first.startswith(b"id: 1\nevent: conversation.started\n")
-    assert second.startswith(b":")
+    often = settings.model_copy(update={"comment_seconds": 0.2})
+    async with served(often) as url, stream_of(url, conversation_id) as lines, asyncio.timeout(5):
+        await read_events(lines, 1)
+        assert [await anext(lines) for _ in range(4)] == [": still here", ""] * 2
 
 
 async def test_a_disconnected_client_leaves_no_task_running(settings: Settings, write: Writer) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from pydantic import TypeAdapter
 
 from domain.events import (
     Event,
+    InputItem,
     ReplyCancelled,
     ReplyCompleted,
     ReplyEnd,
@@ -28,19 +30,44 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.ids import mint
 from replies import stream_events
 from replies.output import Output, output_of_events
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
 from replies.record import Record
 from replies.recorded_stream import RecordedStream
 from replies.response_from_events import opening_events, partial_output
+from tests.replies.strict_client import StrictClient
 
 CONVERSATION = mint("conv")
 TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 SHOWN = Shown(version=1, ranges=(), budget=9, tokens=1, encoding="o200k_base", renderer=2, request_sha256=b"\0" * 32)
 REQUESTED = ReplyRequested(response_id=mint("resp"), model="m", parameters=b"{}", input=(), shown=SHOWN)
 
+MESSAGE = {"type": "message", "role": "assistant"}
+CITED = {
+    "type": "output_text",
+    "annotations": [{"type": "url_citation", "url": "https://x", "title": "X", "start_index": 0, "end_index": 1}],
+}
+
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
 deltas = st.lists(texts.map(ItemDelta), max_size=5)
-messages = st.tuples(st.just(ItemStarted({"type": "message", "role": "assistant"})), deltas, st.none())
+
+
+def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
+    """Parts of these kinds in any number, each with its deltas."""
+    part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas).map(lambda part: [part[0], *part[1]])
+    return st.lists(part, max_size=3).map(lambda parts: list(chain(*parts)))
+
+
+message_parts = st.tuples(deltas, parts_of_kinds("output_text", "refusal")).map(lambda parts: [*parts[0], *parts[1]])
+messages = st.tuples(
+    st.sampled_from([MESSAGE, {**MESSAGE, "phase": "commentary"}]).map(ItemStarted),
+    message_parts,
+    st.none() | st.just(ItemDone({"content": [{"type": "output_text", "text": ""}]})),
+)
+cited = st.tuples(
+    st.just(ItemStarted(MESSAGE)),
+    texts.map(lambda text: [ItemDelta(text)]),
+    st.none(),
+).map(lambda parts: (parts[0], parts[1], ItemDone({"content": [{**CITED, "text": parts[1][0].text}]})))
 functions = st.tuples(
     st.just(ItemStarted({"type": "function_call", "call_id": "call_1", "name": "f"})), deltas, st.none()
 )
@@ -51,7 +78,9 @@ customs: st.SearchStrategy[Any] = st.tuples(
 )
 reasonings = st.tuples(
     st.just(ItemStarted({"type": "reasoning"})),
-    deltas,
+    st.tuples(deltas, parts_of_kinds("reasoning_text"), parts_of_kinds("summary_text"), st.booleans()).map(
+        lambda parts: [*parts[2], *parts[1]] if parts[3] else [*parts[0], *parts[1], *parts[2]]
+    ),
     st.none() | st.just(ItemDone({"encrypted_content": "x", "summary": [{"type": "summary_text", "text": "s"}]})),
 )
 searches: st.SearchStrategy[Any] = st.tuples(
@@ -59,7 +88,7 @@ searches: st.SearchStrategy[Any] = st.tuples(
     st.just([]),
     st.just(ItemDone({"status": "completed", "action": {"type": "search", "query": "q"}})),
 )
-answers = st.lists(st.one_of(messages, functions, customs, reasonings, searches), max_size=4).map(
+answers = st.lists(st.one_of(messages, cited, functions, customs, reasonings, searches), max_size=4).map(
     lambda items: [part for started, deltas, done in items for part in (started, *deltas, done) if part is not None]
 )
 
@@ -77,7 +106,11 @@ def recorded(event: Event, version: int) -> Recorded:
     )
 
 
-def record(end: ReplyEnd, output: Output) -> Record:
+def stored(item: dict[str, Any]) -> InputItem:
+    return InputItem(item_id="item_1", item=msgspec.json.encode(item))
+
+
+def record(end: ReplyEnd, items: tuple[InputItem, ...]) -> Record:
     return Record(
         conversation_id=CONVERSATION,
         head=Head(tenant="default", version=2, position=2, deleted=False, chain_hash="", incarnation=""),
@@ -85,7 +118,7 @@ def record(end: ReplyEnd, output: Output) -> Record:
         requested=REQUESTED,
         end_event=recorded(end, 2),
         end=end,
-        output=output.items(),
+        output=items,
     )
 
 
@@ -121,15 +154,18 @@ def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[Strea
         timing=Timing(first_ms=1, total_ms=2),
         delta_lengths=output.delta_lengths,
     )
-    from_record = record(end, output)
+    from_record = record(end, output.items())
     events = encoded([*stream, stream_events.ended("completed", from_record.response())])
     recorded_stream = RecordedStream(from_record)
     assert recorded_stream.count == len(events)
     for after in range(-1, len(events)):
         assert encoded_after(recorded_stream, after) == events[after + 1 :]
         assert pages_after(recorded_stream, after) == b"".join(events[after + 1 :])
-    for event in events:
-        TYPED.validate_python(stream_events.decode(event))
+    decoded = [stream_events.decode(event) for event in events]
+    for event in decoded:
+        TYPED.validate_python(event)
+    client = StrictClient().read(decoded)
+    assert client.complete == set(range(len(output.items())))
 
 
 @given(answers, st.integers(0, 30))
@@ -147,11 +183,12 @@ def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: lis
         ReplyInterrupted(code="process_died", **facts),
     )
     for end in ends:
-        from_record = record(end, output)
+        from_record = record(end, output.items())
         recorded_stream = RecordedStream(from_record)
         events = encoded([*stream, stream_events.ended(from_record.status, from_record.response())])
         assert encoded_after(recorded_stream, -1) == events
         assert pages_after(recorded_stream, -1) == b"".join(events)
+        StrictClient().read(map(stream_events.decode, events))
         beyond = recorded_stream.page(len(events) + 3)
         assert (beyond.last, beyond.ends) == (len(events) + 4, True)
         assert stream_events.decode(beyond.body)["sequence_number"] == len(events) + 4
@@ -168,6 +205,64 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
         read_item, stored_item = msgspec.json.decode(read.item), msgspec.json.decode(stored.item)
         assert stream_events.text_of_output(read_item) == stream_events.text_of_output(stored_item)
         assert read_item["type"] == stored_item["type"]
+
+
+@given(answers, st.data())
+def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
+    parts: list[StreamPart], data: st.DataObject
+) -> None:
+    """Wherever its events broke off. An event that says that something is complete, or that a part starts, may be missing at the end."""
+    stream = live_events(parts, Output())
+    cut = data.draw(st.integers(2, len(stream)))
+    seen = [stream_events.decode(event) for event in encoded(stream)[:cut]]
+    items, lengths = output_of_events(seen)
+    end = ReplyInterrupted(response_id=REQUESTED.response_id, code="process_died", output=items, delta_lengths=lengths)
+    made = [
+        stream_events.decode(stream_events.encode(event, number))
+        for number, event in RecordedStream(record(end, items)).events()
+    ]
+    common = min(len(made) - 1, len(seen))
+    assert made[:common] == seen[:common]
+    unrecorded = [event["type"] for event in seen[common:]]
+    assert all(kind.endswith((".added", ".done")) for kind in unrecorded)
+
+
+def test_summaries_that_an_earlier_version_did_not_stream_are_one_delta_each() -> None:
+    summary = [{"type": "summary_text", "text": text} for text in ("first", "second")]
+    items = (
+        stored({"type": "reasoning", "summary": summary, "content": [{"type": "reasoning_text", "text": "so"}]}),
+        stored({**MESSAGE, "status": "completed", "content": [stream_events.new_part("output_text", "yes!")]}),
+    )
+    stream = RecordedStream(record(ReplyCancelled(response_id="r", output=items, delta_lengths=(1, 1, 3, 1)), items))
+    events = [event for _, event in stream.events()]
+    deltas = [(event["type"].split(".")[1], event["delta"]) for event in events if "delta" in event]
+    assert deltas == [
+        ("reasoning_summary_text", "first"),
+        ("reasoning_summary_text", "second"),
+        ("reasoning_text", "s"),
+        ("reasoning_text", "o"),
+        ("output_text", "yes"),
+        ("output_text", "!"),
+    ]
+    for after in range(-1, stream.count):
+        assert [event for _, event in stream.events(after + 1)] == events[after + 1 :]
+
+
+def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_apart() -> None:
+    content = [stream_events.new_part("output_text", "Well: "), stream_events.new_part("refusal", "no.")]
+    items = (stored({**MESSAGE, "status": "completed", "content": content}),)
+    end = ReplyCancelled(response_id="r", output=items, delta_lengths=(9,))
+    events = [stream_events.decode(event) for event in encoded_after(RecordedStream(record(end, items)), -1)]
+    assert StrictClient().read(events).complete == {0}
+    assert [event["delta"] for event in events if "delta" in event] == ["Well: ", "no."]
+
+
+def test_parts_of_a_kind_that_is_not_streamed_come_in_the_complete_item_after_the_others() -> None:
+    output = Output()
+    odd, text = {"type": "odd", "data": 1}, stream_events.new_part("output_text", "yes")
+    parts = [ItemStarted(MESSAGE), ItemDelta("yes"), ItemDone({"content": [odd, text]})]
+    *_, done = live_events(parts, output)
+    assert done["item"]["content"] == [text, odd]
 
 
 def test_a_failure_recorded_before_items_were_kept_has_its_text() -> None:
@@ -194,5 +289,5 @@ def test_a_partial_output_has_the_events_it_was_streamed_with(kind: str, complet
         parts.append(ItemDone({"status": "completed"} if kind == "web_search_call" else {}))
     streamed = [event for part in parts for event in output.add(part)]
     end = ReplyCancelled(response_id=REQUESTED.response_id, output=output.items(), delta_lengths=output.delta_lengths)
-    events = [event for _, event in RecordedStream(record(end, output)).events()]
+    events = [event for _, event in RecordedStream(record(end, output.items())).events()]
     assert events[len(opening_events(REQUESTED, CONVERSATION)) : -1] == streamed

@@ -7,7 +7,7 @@ import pytest
 from domain.errors import ModelFailed
 from infrastructure.settings import Settings
 from replies.provider.provider import ModelProvider
-from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, StreamPart
+from replies.provider.stream_parts import ItemDelta, ItemDone, ItemStarted, PartStarted, StreamPart
 from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
 
 BODY = {"model": "scripted", "stream": True}
@@ -73,12 +73,17 @@ def write(*chunks: bytes) -> Callable[[Exchange], None]:
 
 
 def joined(parts: list[StreamPart]) -> list[tuple[dict[str, object], str]]:
-    """Each item with its text: (the item with the fields of its ItemDone, the text). Fails if the parts are out of order."""
+    """Each item with its text: (the item with the fields of its ItemDone, the text). Fails if the parts are out of order.
+
+    A part of an unusual kind, or a further one, is preceded by its kind in brackets.
+    """
     items: list[tuple[dict[str, object], str]] = []
     for part in parts:
         match part:
             case ItemStarted():
                 items.append((part.item, ""))
+            case PartStarted():
+                items[-1] = (items[-1][0], f"{items[-1][1]}[{part.kind}]")
             case ItemDelta():
                 assert part.text
                 items[-1] = (items[-1][0], items[-1][1] + part.text)

@@ -60,7 +60,12 @@ async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
         ([{"content": ""}, {"content": None}, {"role": "assistant"}, {"tool_calls": []}], []),
         ([{"content": "\0"}], [(MESSAGE, "")]),
         ([{"content": "a\0b"}, {"content": "é😀"}], [(MESSAGE, "abé😀")]),
-        ([{"refusal": "No"}, {"refusal": "."}], [(MESSAGE, "No.")]),
+        ([{"refusal": "No"}, {"refusal": "."}], [(MESSAGE, "[refusal]No.")]),
+        (
+            [{"content": "Well"}, {"content": ": "}, {"refusal": "No"}, {"content": "But"}],
+            [(MESSAGE, "Well: [refusal]No[output_text]But")],
+        ),
+        ([{"content": "a", "refusal": "b"}], [(MESSAGE, "a[refusal]b")]),
         (
             [{"reasoning_content": "h"}, {"reasoning_content": "m", "content": ""}, {"content": "yes"}],
             [({"type": "reasoning"}, "hm"), (MESSAGE, "yes")],

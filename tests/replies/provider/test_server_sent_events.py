@@ -21,6 +21,10 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         (b"data: " + CHUNK.replace(b",", b",\ndata: ") + b"\n\n",),
         tuple(bytes([byte]) for byte in b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"),
         (b"data: " + CHUNK + b"\n\ndata: [DONE]\n\ndata: {not json\n\n",),
+        (b"data: " + CHUNK + b"\r\rdata: [DONE]\r\r",),
+        tuple(bytes([byte]) for byte in b": x\r\rdata: " + CHUNK + b"\r\n\r\ndata: [DONE] \r\n\r\n"),
+        (b"\xef\xbb\xbfdata: " + CHUNK.replace(b",", b",\rdata:") + b"\r\r",),
+        (b"data: " + CHUNK.replace(b'"a"', '"\u2028\u2029\x85"'.encode()) + b"\n\n",),
     ],
 )
 async def test_every_form_that_the_standard_allows_is_read(
