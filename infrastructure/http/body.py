@@ -3,6 +3,8 @@
 JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type is ignored.
 """
 
+import json
+import re
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +24,10 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 
 MAX_DEPTH = 64
 """Levels of nested objects and lists."""
+
+_HALF_PAIR = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -70,12 +76,26 @@ def parse_json(body: bytes) -> Any:
     except RecursionError as error:
         raise _too_deep() from error
     except (msgspec.MsgspecError, ValueError) as error:
+        if _has_half_pairs(body):
+            message = "The body has half of a surrogate pair: an escape such as `\\ud83d` without its other half."
+            raise ApiError(400, message, code="invalid_json") from error
         raise ApiError(400, f"The body is not valid JSON: {_reason(error)}.", code="invalid_json") from error
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     if b"\\u0000" in body and (path := _find_nul(value)) is not None:
         raise ApiError(400, f"`{path}` contains a NUL character.", code="invalid_value", param=path)
     return value
+
+
+def _has_half_pairs(body: bytes) -> bool:
+    """Whether a half of a surrogate pair is what is wrong with JSON text that was refused."""
+    if _HALF_PAIR.search(body) is None:
+        return False
+    try:
+        json.loads(body)  # takes halves
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from domain.events import Usage
 from domain.items import Item
+from replies.provider.json_text import clean
 
 MAX_TIER_LENGTH = 64
 
@@ -72,4 +73,4 @@ def token_count(usage: Any, *path: str) -> int:
 
 def known_tier(tier: Any) -> str | None:
     """The `service_tier` that a provider reports; None where it is not a short text."""
-    return tier if isinstance(tier, str) and 0 < len(tier) <= MAX_TIER_LENGTH and "\0" not in tier else None
+    return tier if isinstance(tier, str) and 0 < len(tier) <= MAX_TIER_LENGTH and clean(tier) == tier else None

@@ -52,6 +52,7 @@ MALFORMED: list[tuple[str, bytes, str | None]] = [
     ("high surrogate before text", b'{"items": [{"role": "user", "content": "\\ud83d and more"}]}', None),
     ("a surrogate in UTF-8", b'{"items": [{"role": "user", "content": "\xed\xa0\xbd"}]}', None),
     ("half an emoji in UTF-8", b'{"items": [{"role": "user", "content": "\xf0\x9f\x98"}]}', None),
+    ("a lone surrogate in a name", b'{"items": [{"type": "x", "\\ud83d": 1}]}', None),
     ("UTF-16", '{"items": []}'.encode("utf-16"), None),
     ("NaN", b'{"items": [{"type": "x", "n": NaN}]}', None),
     ("a number too large", b'{"items": [{"type": "x", "n": 1e999}]}', None),
@@ -279,3 +280,21 @@ async def test_an_invalid_request_id_is_replaced_and_a_valid_one_is_returned(api
     assert with_invalid_id.headers["x-request-id"].startswith("req_")
     with_valid_id = await api.post("/v1/conversations", json={}, headers={"X-Request-ID": "mine-1"})
     assert with_valid_id.headers["x-request-id"] == "mine-1"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"input": "\ud83d"}',
+        rb'{"input": "x", "instructions": "\ude42\ud83d"}',
+        rb'{"input": [{"type": "function_call", "call_id": "c", "name": "f", "arguments": "\uDE42"}]}',
+        rb'{"input": "\ud83d\ude42", "metadata": {"\ud83d\ud83d": "x"}}',
+    ],
+)
+async def test_half_of_a_surrogate_pair_in_a_request_is_named_as_what_is_wrong(
+    api: httpx.AsyncClient, log: Log, body: bytes
+) -> None:
+    answer = await api.post("/v1/responses", content=body)
+    assert_openai_error(answer, 400)
+    assert "half of a surrogate pair" in answer.json()["error"]["message"]
+    assert log.count() == 0

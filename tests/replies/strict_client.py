@@ -1,6 +1,7 @@
 """A client that reads a reply's events as strictly as openai-node's `responses.stream()` does, and compares what the deltas add up to with the items."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any
 
 from replies.stream_events import StreamEvent
@@ -25,7 +26,7 @@ class StrictClient:
         self.last: StreamEvent = {}
 
     def read(self, events: Iterable[StreamEvent]) -> "StrictClient":
-        for number, event in enumerate(events):
+        for number, event in enumerate(deepcopy(list(events))):
             assert event["sequence_number"] == number
             self.last = event
             name, _, step = event["type"].rpartition(".")

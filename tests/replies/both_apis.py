@@ -1,0 +1,46 @@
+"""Both APIs in this process behind one app, as the gateway serves them, and clients of it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Event
+
+import httpx
+import httpx2
+from msgspec import Struct
+from openai import AsyncOpenAI
+from starlette.types import Receive, Scope, Send
+
+import commands.main
+import queries.main
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.queries.manual_projector import ManualProjector
+
+
+class BothApis(Struct, frozen=True):
+    """`http` sends requests as they are; `sdk` is the official client, without retries."""
+
+    http: httpx.AsyncClient
+    sdk: AsyncOpenAI
+    projector: ManualProjector
+
+
+@asynccontextmanager
+async def open_both_apis(settings: Settings) -> AsyncIterator[BothApis]:
+    command_app = commands.main.create_app(settings, Metrics(), Event())
+    query_app = queries.main.create_app(settings, Metrics(), Event())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (query_app if scope["method"] == "GET" else command_app)(scope, receive, send)
+
+    projector = ManualProjector(settings)
+    async with (
+        command_app.router.lifespan_context(command_app),
+        query_app.router.lifespan_context(query_app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store", timeout=30) as http,
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), timeout=30) as transport,
+    ):
+        await projector.open()
+        sdk = AsyncOpenAI(base_url="http://store/v1", api_key="any", max_retries=0, http_client=transport)
+        yield BothApis(http, sdk, projector)
+        await projector.close()

@@ -1,0 +1,206 @@
+"""Parts of replies over HTTP: what the official SDK makes of them, the same stream again from the log, and what is stored, listed and sent back."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+from openai.types.responses import ResponseStreamEvent
+from pydantic import BaseModel, TypeAdapter
+
+from infrastructure.settings import Settings
+from replies import stream_events
+from tests.replies.both_apis import BothApis, open_both_apis
+from tests.replies.strict_client import StrictClient
+from tests.scripted_provider import Exchange, Script, ScriptedProvider, scripted_provider
+
+TYPED: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+
+OUTPUT_TEXT = {"type": "output_text", "text": "Well: ", "annotations": []}
+REFUSAL = {"type": "refusal", "refusal": "I cannot."}
+
+
+class Answer(BaseModel):
+    number: int
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture
+async def chat(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[BothApis]:
+    async with open_both_apis(settings.model_copy(update={"openai_base_url": provider.url})) as store:
+        yield store
+
+
+@pytest.fixture
+async def responses(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[BothApis]:
+    changed = {"openai_base_url": provider.url, "model_api": "responses", "comment_seconds": 0.1}
+    async with open_both_apis(settings.model_copy(update=changed)) as store:
+        yield store
+
+
+def deltas(*deltas: dict[str, Any]) -> Script:
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        for delta in deltas:
+            exchange.delta(**delta)
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+    return script
+
+
+def message(*parts: dict[str, Any]) -> dict[str, Any]:
+    return {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed", "content": list(parts)}
+
+
+def reasoning(*texts: str, summary: tuple[str, ...] = ()) -> dict[str, Any]:
+    return {
+        "id": "rs_1",
+        "type": "reasoning",
+        "summary": [{"type": "summary_text", "text": text} for text in summary],
+        "content": [{"type": "reasoning_text", "text": text} for text in texts],
+    }
+
+
+def items(*items: dict[str, Any]) -> Script:
+    return lambda exchange: exchange.stream_items(*items)
+
+
+def summarized(exchange: Exchange) -> None:
+    """A reasoning whose summary is streamed as OpenAI does."""
+    item = reasoning(summary=("one two", "three"))
+    position = {"output_index": 0, "item_id": "rs_1"}
+    exchange.begin_stream()
+    exchange.event("response.output_item.added", output_index=0, item={**item, "summary": []})
+    for index, part in enumerate(item["summary"]):
+        part_position = {**position, "summary_index": index}
+        exchange.event("response.reasoning_summary_part.added", **part_position, part={**part, "text": ""})
+        for word in part["text"].split(" "):
+            exchange.event("response.reasoning_summary_text.delta", **part_position, delta=word)
+        exchange.event("response.reasoning_summary_text.done", **part_position, text=part["text"].replace(" ", ""))
+        exchange.event("response.reasoning_summary_part.done", **part_position, part=part)
+    done = {**item, "summary": [{**part, "text": part["text"].replace(" ", "")} for part in item["summary"]]}
+    exchange.event("response.output_item.done", output_index=0, item=done)
+    exchange.event("response.completed", response={"status": "completed", "output": [done]})
+
+
+CHAT: list[tuple[Script, list[Any]]] = [
+    (deltas({"refusal": "I "}, {"refusal": "cannot."}), [[REFUSAL]]),
+    (deltas({"content": "Well: "}, {"refusal": "I cannot."}), [[OUTPUT_TEXT, REFUSAL]]),
+    (deltas({"refusal": "I cannot."}, {"content": "Well: "}), [[REFUSAL, OUTPUT_TEXT]]),
+    (deltas({"reasoning_content": "h"}, {"reasoning_content": "m"}, {"content": "Well: "}), ["hm", [OUTPUT_TEXT]]),
+    (deltas({"reasoning": "\u2028\u2029\x85\ud83d"}, {"reasoning": "\ude42"}), ["\u2028\u2029\x85🙂"]),
+    (deltas(), [[{**OUTPUT_TEXT, "text": ""}]]),
+]
+RESPONSES: list[tuple[Script, list[Any]]] = [
+    (items(message(REFUSAL)), [[REFUSAL]]),
+    (items(reasoning("hm"), message(OUTPUT_TEXT)), ["hm", [OUTPUT_TEXT]]),
+    (items(reasoning(summary=("hm",)), message(OUTPUT_TEXT)), [("hm",), [OUTPUT_TEXT]]),
+    (summarized, [("onetwo", "three")]),
+]
+
+
+def content_of(item: dict[str, Any]) -> Any:
+    """A message's content, without what the SDK adds; a reasoning's text, or the texts of its summary."""
+    if item["type"] == "message":
+        return [{name: value for name, value in part.items() if name != "parsed"} for part in item["content"]]
+    if item["summary"]:
+        return tuple(part["text"] for part in item["summary"])
+    return "".join(part["text"] for part in item["content"])
+
+
+def events_of(body: bytes) -> list[dict[str, Any]]:
+    # As a client that ends lines wherever Python does.
+    return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
+
+
+async def check(store: BothApis, output: list[Any]) -> None:
+    body = {"input": "?", "stream": True}
+    posted = (await store.http.post("/v1/responses", json=body)).content
+    events = events_of(posted)
+    client = StrictClient().read(events)
+    for event in events:
+        TYPED.validate_python(event)
+    response = events[-1]["response"]
+    assert client.items == [{**item, "status": "completed"} for item in response["output"]]
+    assert [content_of(item) for item in response["output"]] == output
+    path = f"/v1/responses/{response['id']}"
+    assert (await store.http.get(path, params={"stream": "true"})).content == posted
+    for after in range(len(events)):
+        rest = await store.http.get(path, params={"stream": "true", "starting_after": after})
+        assert events_of(rest.content) == events[after + 1 :]
+    async with store.sdk.responses.stream(input="?", model="scripted") as stream:
+        types = [event.type async for event in stream]
+        final = await stream.get_final_response()
+    assert types == [event["type"] for event in events]
+    assert [content_of(item.to_dict()) for item in final.output] == output
+    await store.projector.catch_up()
+    assert (await store.http.get(path)).json()["output"] == response["output"]
+    listed = await store.http.get(f"/v1/conversations/{response['conversation']['id']}/items", params={"order": "asc"})
+    assert listed.json()["data"][1:] == response["output"]
+
+
+async def test_every_part_of_a_chat_answer_has_its_events(chat: BothApis, provider: ScriptedProvider) -> None:
+    for script, output in CHAT:
+        provider.script = script
+        await check(chat, output)
+
+
+async def test_every_part_of_an_answer_of_the_responses_api_has_its_events(
+    responses: BothApis, provider: ScriptedProvider
+) -> None:
+    for script, output in RESPONSES:
+        provider.script = script
+        await check(responses, output)
+
+
+async def test_a_refusal_can_be_parsed_and_is_shown_to_the_model_in_the_next_turn(
+    chat: BothApis, responses: BothApis, provider: ScriptedProvider
+) -> None:
+    for store, script in ((chat, deltas({"refusal": "I cannot."})), (responses, items(message(REFUSAL)))):
+        provider.script = script
+        parsed = await store.sdk.responses.parse(input="?", model="scripted", text_format=Answer)
+        assert parsed.output_parsed is None
+        assert parsed.output_text == ""
+        [answer] = parsed.output
+        assert answer.to_dict()["content"] == [REFUSAL]
+        await store.http.post("/v1/responses", json={"input": "Why?", "previous_response_id": parsed.id})
+        sent = provider.requests[-1]
+        messages = sent["messages"] if "messages" in sent else sent["input"]
+        assert [message["role"] for message in messages] == ["user", "assistant", "user"]
+        assert "I cannot." in json.dumps(messages[1])
+    assert messages[1]["content"] == [REFUSAL]
+
+
+async def test_a_stream_sends_comments_while_the_provider_is_silent(
+    responses: BothApis, provider: ScriptedProvider
+) -> None:
+    release = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def silent(exchange: Exchange) -> None:
+        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
+        exchange.stream_items(message(OUTPUT_TEXT))
+
+    provider.script = silent
+    started = await responses.http.post("/v1/responses", json={"input": "?", "background": True})
+    response_id = started.json()["id"]
+    posting = asyncio.create_task(responses.http.post("/v1/responses", json={"input": "?", "stream": True}))
+    getting = asyncio.create_task(responses.http.get(f"/v1/responses/{response_id}", params={"stream": "true"}))
+    await asyncio.sleep(0.35)
+    release.set()
+    for stream in await asyncio.gather(posting, getting):
+        blocks = stream.content.split(b"\n\n")
+        assert blocks.count(b": still here") >= 2
+        assert b"response.in_progress" in blocks[blocks.index(b": still here") - 1]
+        assert events_of(stream.content)[-1]["type"] == "response.completed"
+
+
+def test_the_events_of_a_reply_are_the_json_of_its_server_sent_events() -> None:
+    encoded = stream_events.encode({"type": "response.odd", "text": "a\nb"}, 7)
+    assert json.loads(stream_events.data_of(encoded)) == {"type": "response.odd", "text": "a\nb", "sequence_number": 7}
