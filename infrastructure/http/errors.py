@@ -102,8 +102,8 @@ class ApiError(HTTPException):
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
         """The same error, which also names the response that is on record."""
         self.response_id = response_id
-        verb = "is" if is_certain else "may be"
-        self.message = f"{self.message} The response {verb} on record as {response_id}."
+        is_or_may_be = "is" if is_certain else "may be"
+        self.message = f"{self.message} The response {is_or_may_be} on record as {response_id}."
         return self
 
     def body(self) -> ErrorResponse:

@@ -21,6 +21,8 @@ _HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 def on_one_line(json_text: bytes) -> bytes:
     """JSON text for a `data:` line. Escapes the characters at which some clients wrongly end a line: U+2028, U+2029 and U+0085."""
+    if json_text.isascii():
+        return json_text
     return (
         json_text.replace(b"\xe2\x80\xa8", b"\\u2028")
         .replace(b"\xe2\x80\xa9", b"\\u2029")

@@ -26,7 +26,8 @@ def decode_json(decoder: msgspec.json.Decoder[T], data: bytes) -> T:
 
 def clean(text: str) -> str:
     """The text as it can be stored: without NUL, the halves of surrogate pairs joined, and halves that stand alone replaced by U+FFFD."""
-    text = text.replace("\0", "")
+    if "\0" in text:
+        text = text.replace("\0", "")
     if text.isascii() or _SURROGATE.search(text) is None:
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")

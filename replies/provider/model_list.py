@@ -10,6 +10,7 @@ from openai import AsyncOpenAI
 
 from domain.errors import ModelFailed
 from replies.provider.client_errors import as_failure
+from replies.provider.json_text import clean, clean_value
 
 LIST_TIMEOUT_SECONDS = 5.0
 MAX_AGE_SECONDS = 30.0
@@ -64,10 +65,10 @@ class ModelList:
             page = await self._client.models.list()
             return [
                 {
-                    "id": model.id,
+                    "id": clean(model.id),
                     "object": "model",
                     "created": model.created or 0,
-                    "owned_by": model.owned_by or "unknown",
+                    "owned_by": clean_value(model.owned_by or "unknown"),
                 }
                 for model in page.data
                 if isinstance(model.id, str)

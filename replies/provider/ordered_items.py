@@ -32,9 +32,10 @@ class _OpenPart(Struct, eq=False):
     ended: bool = False
 
     def add(self, text: str) -> None:
-        text, self.half = split_half(self.half + text.replace("\0", ""))
-        if text:
+        if self.half or not text.isascii() or "\0" in text:
+            text, self.half = split_half(self.half + text.replace("\0", ""))
             text = clean(text)
+        if text:
             self.waiting.append(text)
             self.length += len(text)
 

@@ -1,28 +1,32 @@
 """Both APIs in this process behind one app, as the gateway serves them, and clients of it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from threading import Event
 
 import httpx
 import httpx2
+import uvicorn
 from msgspec import Struct
 from openai import AsyncOpenAI
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 import commands.main
 import queries.main
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.queries.conftest import eventually
 from tests.queries.manual_projector import ManualProjector
 
 
 class BothApis(Struct, frozen=True):
-    """`http` sends requests as they are; `sdk` is the official client, without retries."""
+    """`http` sends requests as they are; `sdk` is the official client, without retries. Both get a stream when it has ended."""
 
     http: httpx.AsyncClient
     sdk: AsyncOpenAI
     projector: ManualProjector
+    app: ASGIApp
 
 
 @asynccontextmanager
@@ -42,5 +46,18 @@ async def open_both_apis(settings: Settings) -> AsyncIterator[BothApis]:
     ):
         await projector.open()
         sdk = AsyncOpenAI(base_url="http://store/v1", api_key="any", max_retries=0, http_client=transport)
-        yield BothApis(http, sdk, projector)
+        yield BothApis(http, sdk, projector, app)
         await projector.close()
+
+
+@asynccontextmanager
+async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app over a connection, which gets a stream as it comes."""
+    server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve())
+    await eventually(lambda: server.started)
+    url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        yield client
+    server.should_exit = True
+    await serving

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -53,8 +52,16 @@ deltas = st.lists(texts.map(ItemDelta), max_size=5)
 
 def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
     """Parts of these kinds in any number, each with its deltas."""
-    part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas).map(lambda part: [part[0], *part[1]])
-    return st.lists(part, max_size=3).map(lambda parts: list(chain(*parts)))
+    part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas)
+
+    def flat(parts: list[tuple[PartStarted, list[ItemDelta]]]) -> list[StreamPart]:
+        stream_parts: list[StreamPart] = []
+        for started, deltas in parts:
+            stream_parts.append(started)
+            stream_parts.extend(deltas)
+        return stream_parts
+
+    return st.lists(part, max_size=3).map(flat)
 
 
 message_parts = st.tuples(deltas, parts_of_kinds("output_text", "refusal")).map(lambda parts: [*parts[0], *parts[1]])
@@ -217,12 +224,12 @@ def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
     seen = [stream_events.decode(event) for event in encoded(stream)[:cut]]
     items, lengths = output_of_events(seen)
     end = ReplyInterrupted(response_id=REQUESTED.response_id, code="process_died", output=items, delta_lengths=lengths)
-    made = [
+    from_record = [
         stream_events.decode(stream_events.encode(event, number))
         for number, event in RecordedStream(record(end, items)).events()
     ]
-    common = min(len(made) - 1, len(seen))
-    assert made[:common] == seen[:common]
+    common = min(len(from_record) - 1, len(seen))
+    assert from_record[:common] == seen[:common]
     unrecorded = [event["type"] for event in seen[common:]]
     assert all(kind.endswith((".added", ".done")) for kind in unrecorded)
 
@@ -260,7 +267,7 @@ def test_parts_that_an_earlier_version_streamed_as_one_text_are_streamed_apart()
 def test_parts_of_a_kind_that_is_not_streamed_come_in_the_complete_item_after_the_others() -> None:
     output = Output()
     odd, text = {"type": "odd", "data": 1}, stream_events.new_part("output_text", "yes")
-    parts = [ItemStarted(MESSAGE), ItemDelta("yes"), ItemDone({"content": [odd, text]})]
+    parts: list[StreamPart] = [ItemStarted(MESSAGE), ItemDelta("yes"), ItemDone({"content": [odd, text]})]
     *_, done = live_events(parts, output)
     assert done["item"]["content"] == [text, odd]
 

@@ -1,7 +1,7 @@
 """Parts of replies over HTTP: what the official SDK makes of them, the same stream again from the log, and what is stored, listed and sent back."""
 
-import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from infrastructure.settings import Settings
 from replies import stream_events
-from tests.replies.both_apis import BothApis, open_both_apis
+from tests.replies.both_apis import BothApis, open_both_apis, served
 from tests.replies.strict_client import StrictClient
 from tests.scripted_provider import Exchange, Script, ScriptedProvider, scripted_provider
 
@@ -38,7 +38,7 @@ async def chat(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[
 
 @pytest.fixture
 async def responses(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[BothApis]:
-    changed = {"openai_base_url": provider.url, "model_api": "responses", "comment_seconds": 0.1}
+    changed = {"openai_base_url": provider.url, "model_api": "responses"}
     async with open_both_apis(settings.model_copy(update=changed)) as store:
         yield store
 
@@ -177,28 +177,43 @@ async def test_a_refusal_can_be_parsed_and_is_shown_to_the_model_in_the_next_tur
     assert messages[1]["content"] == [REFUSAL]
 
 
-async def test_a_stream_sends_comments_while_the_provider_is_silent(
-    responses: BothApis, provider: ScriptedProvider
+async def test_a_stream_sends_comments_while_the_provider_has_sent_nothing(
+    settings: Settings, provider: ScriptedProvider
 ) -> None:
-    release = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    release = threading.Event()
 
-    def silent(exchange: Exchange) -> None:
-        asyncio.run_coroutine_threadsafe(release.wait(), loop).result(10)
-        exchange.stream_items(message(OUTPUT_TEXT))
+    def waits(exchange: Exchange) -> None:
+        release.wait(30)
+        exchange.stream_text("At last.")
 
-    provider.script = silent
-    started = await responses.http.post("/v1/responses", json={"input": "?", "background": True})
-    response_id = started.json()["id"]
-    posting = asyncio.create_task(responses.http.post("/v1/responses", json={"input": "?", "stream": True}))
-    getting = asyncio.create_task(responses.http.get(f"/v1/responses/{response_id}", params={"stream": "true"}))
-    await asyncio.sleep(0.35)
-    release.set()
-    for stream in await asyncio.gather(posting, getting):
-        blocks = stream.content.split(b"\n\n")
-        assert blocks.count(b": still here") >= 2
-        assert b"response.in_progress" in blocks[blocks.index(b": still here") - 1]
-        assert events_of(stream.content)[-1]["type"] == "response.completed"
+    async def until_second_comment(lines: AsyncIterator[str]) -> list[str]:
+        seen: list[str] = []
+        async for line in lines:
+            seen.append(line)
+            if seen.count(": still here") == 2:
+                break
+        return seen
+
+    provider.script = waits
+    changed = {"openai_base_url": provider.url, "comment_seconds": 0.1}
+    body = {"input": "?", "stream": True}
+    async with (
+        open_both_apis(settings.model_copy(update=changed)) as store,
+        served(store.app) as client,
+        client.stream("POST", "/v1/responses", json=body) as posted,
+    ):
+        posted_lines = posted.aiter_lines()
+        seen = await until_second_comment(posted_lines)
+        response_id = events_of("\n".join(seen).encode())[0]["response"]["id"]
+        async with client.stream("GET", f"/v1/responses/{response_id}", params={"stream": "true"}) as followed:
+            followed_lines = followed.aiter_lines()
+            assert [line for line in await until_second_comment(followed_lines) if "data:" in line] == [
+                line for line in seen if "data:" in line
+            ]
+            release.set()
+            for lines in (posted_lines, followed_lines):
+                rest = "\n".join([line async for line in lines])
+                assert events_of(rest.encode())[-1]["type"] == "response.completed"
 
 
 def test_the_events_of_a_reply_are_the_json_of_its_server_sent_events() -> None:

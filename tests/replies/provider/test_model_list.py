@@ -86,3 +86,10 @@ async def test_a_lookup_of_a_listed_model_does_not_wait_while_others_fetch_the_l
     slow.released.set()
     assert not any(await asyncio.gather(*others))
     assert provider.list_requests == 2
+
+
+async def test_half_of_a_surrogate_pair_in_a_models_name_is_replaced(
+    make_client: MakeClient, provider: ScriptedProvider
+) -> None:
+    provider.models = ["a\ud83d", "🙂"]
+    assert [model["id"] for model in await make_client().list_models()] == ["a\ufffd", "🙂"]

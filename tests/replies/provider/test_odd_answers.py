@@ -84,13 +84,13 @@ async def test_halves_of_surrogate_pairs_are_joined_and_lone_ones_replaced(
         *({"tool_calls": [{"index": 0, "id": "c", "function": {"name": "f", "arguments": text}}]} for text in texts)
     )
     assert text_of(await parts_of(chat)) == expected
-    whole = "".join(texts)
+    complete_text = "".join(texts)
     for kind, item, complete in (
-        ("output_text", "message", {"content": [{"type": "output_text", "text": whole}]}),
-        ("refusal", "message", {"content": [{"type": "refusal", "refusal": whole}]}),
-        ("reasoning_text", "reasoning", {"content": [{"type": "reasoning_text", "text": whole}]}),
-        ("reasoning_summary_text", "reasoning", {"summary": [{"type": "summary_text", "text": whole}]}),
-        ("function_call_arguments", "function_call", {"call_id": "c", "name": "f", "arguments": whole}),
+        ("output_text", "message", {"content": [{"type": "output_text", "text": complete_text}]}),
+        ("refusal", "message", {"content": [{"type": "refusal", "refusal": complete_text}]}),
+        ("reasoning_text", "reasoning", {"content": [{"type": "reasoning_text", "text": complete_text}]}),
+        ("reasoning_summary_text", "reasoning", {"summary": [{"type": "summary_text", "text": complete_text}]}),
+        ("function_call_arguments", "function_call", {"call_id": "c", "name": "f", "arguments": complete_text}),
     ):
         deltas = [delta(kind, text) for text in texts]
         provider.script = events(
