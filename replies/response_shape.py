@@ -102,7 +102,8 @@ class ResponseObject(Struct, frozen=True, kw_only=True, tag_field="object", tag=
 class ResponseEvent(Struct, frozen=True, kw_only=True):
     """An event of a Response's stream, for the OpenAPI document; `stream_events.py` makes them. `type` says which of the other fields it has.
 
-    As in the OpenAI API, some types have further fields. `error` has `code`, `message` and `param`.
+    As in the OpenAI API, some types have further fields. `error` has `code`, `message` and `param`,
+    and `response_id` if the response is on record.
     """
 
     type: str
@@ -112,8 +113,11 @@ class ResponseEvent(Struct, frozen=True, kw_only=True):
     item_id: str | UnsetType = UNSET
     output_index: int | UnsetType = UNSET
     content_index: int | UnsetType = UNSET
+    summary_index: int | UnsetType = UNSET
     part: dict[str, Any] | UnsetType = UNSET
     delta: str | UnsetType = UNSET
     text: str | UnsetType = UNSET
+    refusal: str | UnsetType = UNSET
     code: str | None | UnsetType = UNSET
     message: str | UnsetType = UNSET
+    response_id: str | UnsetType = UNSET
