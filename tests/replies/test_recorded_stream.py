@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.responses import ResponseStreamEvent
 from pydantic import TypeAdapter
@@ -46,8 +46,9 @@ CITED = {
     "annotations": [{"type": "url_citation", "url": "https://x", "title": "X", "start_index": 0, "end_index": 1}],
 }
 
+sixty = settings(max_examples=60, deadline=None)
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=8)
-deltas = st.lists(texts.map(ItemDelta), max_size=5)
+deltas = st.lists(texts.map(ItemDelta), max_size=3)
 
 
 def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
@@ -61,7 +62,7 @@ def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
             stream_parts.extend(deltas)
         return stream_parts
 
-    return st.lists(part, max_size=3).map(flat)
+    return st.lists(part, max_size=2).map(flat)
 
 
 message_parts = st.tuples(deltas, parts_of_kinds("output_text", "refusal")).map(lambda parts: [*parts[0], *parts[1]])
@@ -95,7 +96,7 @@ searches: st.SearchStrategy[Any] = st.tuples(
     st.just([]),
     st.just(ItemDone({"status": "completed", "action": {"type": "search", "query": "q"}})),
 )
-answers = st.lists(st.one_of(messages, cited, functions, customs, reasonings, searches), max_size=4).map(
+answers = st.lists(st.one_of(messages, cited, functions, customs, reasonings, searches), max_size=3).map(
     lambda items: [part for started, deltas, done in items for part in (started, *deltas, done) if part is not None]
 )
 
@@ -147,6 +148,7 @@ def pages_after(stream: RecordedStream, after: int) -> bytes:
     return page.body if page.ends else page.body + pages_after(stream, page.last)
 
 
+@sixty
 @given(answers)
 def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[StreamPart]) -> None:
     output = Output()
@@ -175,6 +177,7 @@ def test_a_completed_reply_has_the_same_stream_from_its_record(parts: list[Strea
     assert client.complete == set(range(len(output.items())))
 
 
+@sixty
 @given(answers, st.integers(0, 30))
 def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: list[StreamPart], cut: int) -> None:
     output = Output()
@@ -201,6 +204,7 @@ def test_a_reply_that_ended_early_has_the_same_stream_from_its_record(parts: lis
         assert stream_events.decode(beyond.body)["sequence_number"] == len(events) + 4
 
 
+@sixty
 @given(answers, st.integers(0, 30))
 def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[StreamPart], cut: int) -> None:
     output = Output()
@@ -214,6 +218,7 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
         assert read_item["type"] == stored_item["type"]
 
 
+@sixty
 @given(answers, st.data())
 def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
     parts: list[StreamPart], data: st.DataObject
