@@ -1,0 +1,72 @@
+"""Random items with links: each link leads to the last item before it that has the name, by our id, the client's id or the call id."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from commands.item_links import link, linked, open_links
+from domain.commands import NewItem
+from domain.items import Item, as_stored, from_stored
+
+names = st.sampled_from(["a", "b", "c"])
+
+
+def optional(**fields: Any) -> Item:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+requests = names.map(lambda name: {"type": "mcp_approval_request", "id": name})
+approvals = names.map(lambda name: {"type": "mcp_approval_response", "approval_request_id": name})
+calls = st.builds(
+    lambda item_id, call_id: optional(type="local_shell_call", id=item_id, call_id=call_id), names, st.none() | names
+)
+outputs = st.builds(
+    lambda item_id, call_id: optional(type="local_shell_call_output", id=item_id, call_id=call_id),
+    names,
+    st.none() | names,
+)
+others = names.map(lambda name: {"type": "message", "role": "user", "content": name, "id": name})
+sequences = st.lists(st.one_of(requests, approvals, calls, outputs, others), max_size=12)
+
+
+def expected(items: list[tuple[str, Item]], index: int) -> Any:
+    """What the link of the item at `index` must hold. Written anew, item by item."""
+    item = items[index][1]
+    if item["type"] == "mcp_approval_response":
+        named = [
+            own
+            for own, earlier in items[:index]
+            if earlier.get("id") == item["approval_request_id"] and earlier["type"] == "mcp_approval_request"
+        ]
+        return named[-1] if named else item["approval_request_id"]
+    name = item.get("call_id") or item["id"]
+    found = [
+        earlier.get("call_id") or earlier["id"]
+        for _, earlier in items[:index]
+        if earlier["type"] == "local_shell_call" and name in (earlier["id"], earlier.get("call_id"))
+    ]
+    return found[-1] if found else item.get("call_id")
+
+
+@given(sequences)
+def test_each_link_leads_to_the_last_item_before_it_that_has_the_name(sequence: list[Item]) -> None:
+    items = [(f"ours_{index}", item) for index, item in enumerate(sequence)]
+    result = link(items)
+    fields = {"mcp_approval_response": "approval_request_id", "local_shell_call_output": "call_id"}
+    for index, (item_id, item) in enumerate(result):
+        before = sequence[index]
+        field = fields.get(before["type"])
+        assert item_id == items[index][0]
+        if field is not None:
+            assert item.get(field) == expected(items, index)
+        unlinked = {name: value for name, value in item.items() if name not in ("call_id", field)}
+        assert unlinked == {name: value for name, value in before.items() if name not in ("call_id", field)}
+    # A second pass changes nothing, and what is stored is the same.
+    assert link(result) == result
+    new = [NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in items]
+    assert [(one.item_id, from_stored(one.item)) for one in linked(new)] == result
+    open_ones = {index for index, item in enumerate(sequence) if item["type"] in fields} & open_links(result).keys()
+    for index in open_ones:
+        field = fields[sequence[index]["type"]]
+        assert result[index][1].get(field) == sequence[index].get(field)
