@@ -73,7 +73,7 @@ class ImageOptions(Body):
 
 
 class OptionsBody(Body):
-    """The parameters that are objects, and `generate`, which stands for one of their fields."""
+    """The parameters that are objects. `generate: false` asks for no answer, as `prompt_cache_options.prewarm` does."""
 
     reasoning: Reasoning | None = None
     text: Text | None = None

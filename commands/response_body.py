@@ -140,8 +140,10 @@ class CreateResponse(OptionsBody, Body):
         return self.store is not False
 
     def parameters(self) -> dict[str, Any]:
-        """The parameters that the client set and that are stored."""
+        """The parameters that the client set and that are stored. Providers need the `mode` of allowed tools, which clients may leave out."""
         parameters = self.model_dump(mode="json", include=set(_STORED), exclude_none=True)
+        if isinstance(self.tool_choice, dict) and self.tool_choice.get("type") == "allowed_tools":
+            parameters["tool_choice"] = {"mode": "auto", **self.tool_choice}
         return {name: parameters[name] for name in _STORED if name in parameters}
 
     def items(self) -> tuple[GivenItem, ...]:

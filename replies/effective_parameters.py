@@ -48,8 +48,6 @@ def effective_parameters(parameters: Mapping[str, Any], renderer: int | None) ->
     effective["reasoning"] = {**_REASONING, **(parameters.get("reasoning") or {})}
     effective["text"] = _text(parameters.get("text") or {})
     effective["tools"] = [_tool(tool, renderer) for tool in effective["tools"]]
-    if isinstance(choice := effective["tool_choice"], dict) and choice.get("type") == "allowed_tools":
-        effective["tool_choice"] = {"mode": "auto", **choice}
     return effective
 
 

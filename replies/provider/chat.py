@@ -5,6 +5,7 @@ Shapes: `openai/types/chat/chat_completion_chunk.py` of the official SDK, and th
 """
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +19,16 @@ from replies.provider.stream_parts import Finished, StreamPart, known_tier, toke
 
 _FINISH_REASONS = {"function_call": "tool_calls", "max_tokens": "length"}
 _KNOWN_FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "content_filter"})
+
+
+_CACHED = (
+    ("prompt_tokens_details", "cached_tokens"),
+    ("prompt_cache_hit_tokens",),
+    ("cache_read_input_tokens",),
+    ("cached_tokens",),
+)
+_CACHE_WRITES = (("prompt_tokens_details", "cache_write_tokens"), ("cache_creation_input_tokens",))
+"""Where a usage object may have these counts: OpenAI's place first, then those of DeepSeek, Anthropic through a proxy, and Moonshot."""
 
 
 class _FunctionDelta(Struct):
@@ -87,6 +98,11 @@ def _is_object(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _first_count(usage: Any, paths: Sequence[tuple[str, ...]]) -> int:
+    """The first of these counts that is not 0."""
+    return next((count for path in paths if (count := token_count(usage, *path))), 0)
 
 
 class ChatAnswer:
@@ -161,8 +177,8 @@ class ChatAnswer:
             usage = Usage(
                 input_tokens=token_count(self._usage, "prompt_tokens"),
                 output_tokens=token_count(self._usage, "completion_tokens"),
-                cached_tokens=token_count(self._usage, "prompt_tokens_details", "cached_tokens"),
-                cache_write_tokens=token_count(self._usage, "prompt_tokens_details", "cache_write_tokens"),
+                cached_tokens=_first_count(self._usage, _CACHED),
+                cache_write_tokens=_first_count(self._usage, _CACHE_WRITES),
                 reasoning_tokens=token_count(self._usage, "completion_tokens_details", "reasoning_tokens"),
             )
         reason = reason if reason in _KNOWN_FINISH_REASONS else "stop"

@@ -268,6 +268,18 @@ async def test_values_that_ask_for_nothing_special_are_accepted(api_of: tuple[st
         assert (await post_response(api, "hi", **body)).status_code == 200, body
 
 
+async def test_allowed_tools_without_a_mode_have_the_mode_auto(
+    api_of: tuple[str, httpx.AsyncClient], provider: ScriptedProvider
+) -> None:
+    provider_api, api = api_of
+    choice = {"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}]}
+    answer = await post_response(api, "hi", tools=[TOOL], tool_choice=choice)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["tool_choice"] == {**choice, "mode": "auto"}
+    sent = provider.requests[-1]["tool_choice"]
+    assert (sent["allowed_tools"] if provider_api == "chat" else sent)["mode"] == "auto"
+
+
 async def test_an_error_about_a_parameter_of_another_api_names_ours(
     api_of: tuple[str, httpx.AsyncClient], log: Log
 ) -> None:

@@ -53,6 +53,28 @@ async def test_text_is_passed_on_as_it_arrives_and_the_last_part_has_the_usage(
     assert provider.paths == ["/v1/chat/completions"]
 
 
+async def test_cached_and_written_tokens_and_the_service_tier_are_found_where_providers_report_them(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    for usage, tier, cached, written, known_tier in (
+        ({"prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2}}, "flex", 3, 2, "flex"),
+        ({"prompt_tokens_details": {"cached_tokens": 0}, "prompt_cache_hit_tokens": 4}, None, 4, 0, None),
+        ({"cache_read_input_tokens": 5, "cache_creation_input_tokens": 6}, 7, 5, 6, None),
+        ({"cached_tokens": 8}, "t" * 65, 8, 0, None),
+    ):
+
+        def script(exchange: Exchange, usage: dict[str, Any] = usage, tier: Any = tier) -> None:
+            exchange.begin_stream()
+            exchange.text_chunk("hi")
+            exchange.text_chunk(finish_reason="stop")
+            exchange.chunk(choices=[], usage={"prompt_tokens": 9, "completion_tokens": 1, **usage}, service_tier=tier)
+            exchange.end_stream()
+
+        provider.script = script
+        expected = Usage(input_tokens=9, output_tokens=1, cached_tokens=cached, cache_write_tokens=written)
+        assert (await parts_of(chat))[-1] == Finished("stop", expected, "scripted", known_tier)
+
+
 @pytest.mark.parametrize(
     ("deltas", "items"),
     [
