@@ -1,4 +1,7 @@
-"""How soon the first word of a reply arrives while many conversations stream, compared with direct requests to the same provider."""
+"""How soon the first word of a reply arrives while many conversations stream, compared with direct requests to the same provider.
+
+Also compared with the same replies over WebSockets.
+"""
 
 import asyncio
 import time
@@ -17,6 +20,7 @@ from scripts.benchmarks.floor_server import FloorServer
 from scripts.benchmarks.requests import RequestFailed, start_conversations
 
 FLOOR_P50, FLOOR_P99 = "the provider itself, p50", "the provider itself, p99"
+SOCKET_P50, SOCKET_P99 = "over a WebSocket, p50", "over a WebSocket, p99"
 
 
 class Question(Struct, frozen=True):
@@ -52,29 +56,42 @@ class Stream(Benchmark):
         p50, p99 = uvloop.run(_first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds))
         name = f"first word of a reply, {self.sizes.streams} streams"
         return [
-            Measurement(f"{name}, p50", p50, "ms", (FLOOR_P50,)),
-            Measurement(f"{name}, p99", p99, "ms", (FLOOR_P99,)),
+            Measurement(f"{name}, p50", p50, "ms", (FLOOR_P50, SOCKET_P50)),
+            Measurement(f"{name}, p99", p99, "ms", (FLOOR_P99, SOCKET_P99)),
         ]
 
     def floors(self, store: BenchStore, floor: FloorServer) -> Mapping[str, float]:  # noqa: ARG002 - the provider is the floor
+        socket_p50, socket_p99 = uvloop.run(
+            _first_words(self._questions[store], self.sizes.reply_seconds, self.sizes.seconds, over_sockets=True)
+        )
         body = {"model": "even", "stream": True, "messages": [{"role": "user", "content": "Go on."}]}
         question = Question(f"{store.env['OPENAI_BASE_URL']}/chat/completions", body, b'"content":', b"data: [DONE]")
         p50, p99 = uvloop.run(
             _first_words([question] * self.sizes.streams, self.sizes.reply_seconds, self.sizes.seconds)
         )
-        return {FLOOR_P50: p50, FLOOR_P99: p99}
+        return {FLOOR_P50: p50, FLOOR_P99: p99, SOCKET_P50: socket_p50, SOCKET_P99: socket_p99}
 
 
-async def _first_words(questions: list[Question], reply_seconds: float, seconds: float) -> tuple[float, float]:
-    """p50 and p99 in milliseconds. Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`."""
+async def _first_words(
+    questions: list[Question], reply_seconds: float, seconds: float, *, over_sockets: bool = False
+) -> tuple[float, float]:
+    """p50 and p99 in milliseconds. Asks all questions at the same time, each repeatedly. Their starts are spread over `reply_seconds`.
+
+    `over_sockets`: each on a WebSocket of its own, which stays open.
+    """
     started = time.perf_counter()
     end = started + reply_seconds + seconds
 
     async def repeat(number: int, question: Question) -> list[float]:
         await asyncio.sleep(started + reply_seconds * number / len(questions) - time.perf_counter())
         times = []
-        while time.perf_counter() < end:
-            times.append(await _first_word(session, question))
+        if not over_sockets:
+            while time.perf_counter() < end:
+                times.append(await _first_word(session, question))
+            return times
+        async with session.ws_connect(question.url) as socket:
+            while time.perf_counter() < end:
+                times.append(await _first_word_of_message(socket, question))
         return times
 
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
@@ -98,3 +115,19 @@ async def _first_word(session: aiohttp.ClientSession, question: Question) -> flo
     if first_word_at is None or question.end not in received:
         raise RequestFailed(f"{question.url}: {answer.status} {received[:300].decode(errors='replace')}")
     return (first_word_at - started) * 1000
+
+
+async def _first_word_of_message(socket: aiohttp.ClientWebSocketResponse, question: Question) -> float:
+    """As `_first_word`, over a WebSocket."""
+    started = time.perf_counter()
+    first_word_at: float | None = None
+    body = {name: value for name, value in question.body.items() if name != "stream"}
+    await socket.send_json({"type": "response.create", **body})
+    while True:
+        event = await socket.receive_json()
+        if first_word_at is None and event["type"].encode() == question.first:
+            first_word_at = time.perf_counter()
+        if event["type"] == "response.completed" and first_word_at is not None:
+            return (first_word_at - started) * 1000
+        if event["type"] in ("error", "response.failed"):
+            raise RequestFailed(f"{question.url}: {event}")
