@@ -48,7 +48,7 @@ async def take_input(context: CommandContext, target: ReplyTarget, given: Sequen
     history = _history(context, target)
     taken = await _without_known_ids(context, history, entries)
     taken = await _without_repeated(history, taken)
-    if not taken and entries:
+    if not taken and entries and not target.carried_items:
         message = "Every item of `input` is already in the conversation: send something new, or leave `input` out."
         raise ApiError(400, message, code="input_already_in_conversation", param="input")
     _check_size(taken)

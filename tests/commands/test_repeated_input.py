@@ -7,7 +7,7 @@ import pytest
 
 from domain.events import ItemAppended, ReplyRequested
 from domain.items import from_stored
-from tests.commands.api_client import create_conversation, create_response, error_of, message, post_response
+from tests.commands.api_client import create_conversation, create_response, error_of, events_of, message, post_response
 from tests.log import Log
 from tests.scripted_provider import Exchange, ScriptedProvider
 
@@ -120,6 +120,19 @@ async def test_a_repeated_request_with_a_key_still_gets_the_first_answer(
     assert answers[0].json() == answers[1].json()
     assert answers[1].headers["idempotent-replayed"] == "true"
     assert len(provider.requests) == 2
+
+
+async def test_after_a_failed_reply_the_same_input_can_be_sent_again(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    working, provider.script = provider.script, calls("a")
+    first = await create_response(api, "Weather?")
+    provider.script = lambda exchange: exchange.begin_stream()
+    failed = events_of(await post_response(api, [output("a")], previous_response_id=first["id"], stream=True))
+    provider.script = working
+    for previous in (failed[-1]["response"]["id"], first["id"]):
+        await create_response(api, [output("a")], previous_response_id=previous)
+        assert sent(provider) == ["user Weather?", "assistant a", "tool a"]
 
 
 async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: Log) -> None:
