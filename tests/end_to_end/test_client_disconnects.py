@@ -4,6 +4,7 @@ import json
 import signal
 import threading
 import time
+from typing import Any
 
 import httpx2
 import psycopg
@@ -18,6 +19,12 @@ from tests.servers import wait_until
 from tests.system import System
 
 WITH_PROVIDER = True
+
+
+def responses_of(client: OpenAI, conversation_id: str) -> list[Any]:
+    """Every response of the conversation, newest first, with what was asked."""
+    page: Any = client.get(f"/conversations/{conversation_id}/responses", cast_to=object)
+    return list(page["data"])
 
 
 def interruption(running: System, conversation_id: str) -> ReplyInterrupted | None:
@@ -46,6 +53,11 @@ def test_when_a_client_disconnects_from_a_stream_the_provider_is_stopped_and_the
     provider.script = usual
     reply = client.responses.create(input="again", conversation=conversation.id)
     assert reply.output_text == "Hello, world!"
+    listed = responses_of(client, conversation.id)
+    assert [(response["status"], response["input"][0]["content"][0]["text"]) for response in listed] == [
+        ("completed", "again"),
+        ("incomplete", "go"),
+    ]
 
 
 def test_when_a_client_disconnects_before_an_answer_without_a_stream_the_provider_is_stopped(

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from domain.commands import CancelReply, DeleteReply, InterruptReply
-from domain.events import InputItem
+from domain.events import Fork, InputItem
 from infrastructure.http.connections import Connections, Limits
 from infrastructure.ids import mint
 from infrastructure.settings import Settings
@@ -119,6 +119,19 @@ async def test_pages_follow_the_order_of_the_requests(
     foreign = (await responses_of(api, other))["first_id"]
     unknown = await api.get(f"/v1/conversations/{conversation_id}/responses", params={"before": foreign})
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (400, "invalid_cursor")
+
+
+async def test_the_responses_of_a_fork_are_listed_with_the_fork(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
+    conversation_id = await write.start("hello")
+    first, input_items = await write.request_reply(conversation_id, "one")
+    [item] = await write.complete_reply(conversation_id, first, input_items, "!")
+    origin = Fork(conversation_id=conversation_id, item_id=item.item_id, version=5, depth=3)
+    fork = await write.start(forked_from=origin, family=conversation_id, listed=False)
+    in_fork, _ = await write.request_reply(fork, "instead")
+    assert ids_of(await responses_of(api, conversation_id)) == [first]
+    assert ids_of(await responses_of(api, fork)) == [in_fork]
 
 
 async def test_a_conversation_without_replies_has_an_empty_list_and_an_unknown_or_deleted_one_is_not_found(
