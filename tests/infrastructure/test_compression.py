@@ -83,7 +83,15 @@ async def test_head_has_the_headers_of_get(api: httpx.AsyncClient) -> None:
     assert head.headers == got.headers
 
 
-@pytest.mark.parametrize("query", [f"size={MIN_BYTES - 1}", f"size={MIN_BYTES}&type=image/png", "size=90000&encoded=1"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"size={MIN_BYTES - 1}",
+        f"size={MIN_BYTES}&type=image/png",
+        "size=9000&type=text/event-stream",
+        "size=90000&encoded=1",
+    ],
+)
 async def test_a_small_answer_and_one_that_is_compressed_already_are_sent_as_they_are(
     api: httpx.AsyncClient, query: str
 ) -> None:
