@@ -48,9 +48,11 @@ class CompressionMiddleware:
                 return
             if head is not None:
                 started, head = head, None
-                body: bytes = message["body"]
+                body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                if not message.get("more_body", False) and accepts_gzip(scope["headers"]):
+                # A file comes in several messages, and has no body for HEAD: it is sent as it is.
+                is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
+                if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)
                     encoding = [(b"content-encoding", b"gzip"), (b"content-length", str(len(body)).encode())]
                 await send({**started, "headers": _with_encoding(started["headers"], encoding)})

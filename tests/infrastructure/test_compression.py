@@ -6,13 +6,14 @@ import json
 import random
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx
 import pytest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from infrastructure.http.compression import MIN_BYTES, MIN_THREAD_BYTES, CompressionMiddleware, accepts_gzip
@@ -22,6 +23,8 @@ from infrastructure.http.errors import ApiError
 WORDS = [f"word{number}" for number in range(2000)]
 TEXT = " ".join(random.Random(7).choices(WORDS, k=1_100_000))
 """8 MB."""
+
+FILE = Path(__file__).parents[2] / "infrastructure" / "deploy" / "openapi.json"
 
 
 async def text(request: Request) -> Response:
@@ -49,7 +52,11 @@ def connections() -> Connections:
 @pytest.fixture
 async def api(connections: Connections) -> AsyncIterator[httpx.AsyncClient]:
     app = Starlette(
-        routes=[Route("/text", text), Route("/stream", stream)],
+        routes=[
+            Route("/text", text),
+            Route("/stream", stream),
+            Route("/file", lambda _: FileResponse(FILE, media_type="text/javascript")),
+        ],
         middleware=[Middleware(CompressionMiddleware, connections=connections)],
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://things") as client:
@@ -105,6 +112,14 @@ async def test_a_small_answer_and_one_that_is_compressed_already_are_sent_as_the
 async def test_other_texts_are_compressed_too(api: httpx.AsyncClient, media_type: str) -> None:
     answer = await get(api, f"/text?size={MIN_BYTES}&type={media_type}")
     assert answer.headers["content-encoding"] == "gzip"
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_file_is_sent_as_it_is(api: httpx.AsyncClient, method: str) -> None:
+    answer = await get(api, "/file", method=method)
+    assert "content-encoding" not in answer.headers
+    assert int(answer.headers["content-length"]) == FILE.stat().st_size
+    assert answer.extensions["sent"] == (FILE.read_bytes() if method == "GET" else b"")
 
 
 async def test_a_stream_is_never_compressed(api: httpx.AsyncClient) -> None:
