@@ -221,5 +221,5 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
 def is_usable(item: Item) -> bool:
     """Whether an output item is shown to the model again: empty messages and other cut-off items are not."""
     if type_of(item) == "message":
-        return any(part.get("text") for part in item.get("content") or ())
+        return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)

@@ -191,7 +191,7 @@ def ended(status: str, response: bytes) -> StreamEvent:
 def failed(error: ApiError) -> StreamEvent:
     """The stream cannot go on. This is not one of the reply's own events."""
     event: StreamEvent = {"type": "error", "code": error.code, "message": error.message, "param": error.param}
-    return event if error.response_id is None else {**event, "response_id": error.response_id}
+    return event if error.response_id is msgspec.UNSET else {**event, "response_id": error.response_id}
 
 
 def is_streamed(item: Item) -> bool:

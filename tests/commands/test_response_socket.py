@@ -229,6 +229,35 @@ async def test_a_second_request_on_a_connection_is_refused_while_the_first_runs(
     assert topics(log).count("reply.requested") == 1
 
 
+async def test_a_reply_that_cannot_be_recorded_ends_with_an_error_that_has_a_status(
+    served: ServedApi, provider: ScriptedProvider
+) -> None:
+    provider.script = script = Paused()
+    conversation = await create_conversation(served.http)
+    async with served.socket() as client:
+        await client.send(json.dumps({"type": "response.create", "input": "hi", "conversation": conversation}))
+        await asyncio.to_thread(script.has_begun.wait)
+        assert (await served.http.delete(f"/v1/conversations/{conversation}")).status_code == 200
+        script.go_on.set()
+        assert socket_error((await answer_of(client))[-1])[:2] == (404, "not_found")
+        await response_to(client, "the socket still works", store=False)
+
+
+async def test_a_refusal_is_part_of_a_chain_that_is_not_stored(served: ServedApi, provider: ScriptedProvider) -> None:
+    def refuses(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.delta(refusal="I will not.")
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+    answers, provider.script = provider.script, refuses
+    async with served.socket() as client:
+        refused = await response_to(client, "one", store=False)
+        provider.script = answers
+        await response_to(client, "two", store=False, previous_response_id=refused["id"])
+    assert [role for role, _ in sent_messages(provider.requests[-1])] == ["user", "assistant", "user"]
+
+
 async def test_a_reply_stops_when_its_client_goes_away_unless_a_repeat_could_ask_for_it(
     served: ServedApi, provider: ScriptedProvider, log: Log
 ) -> None:
