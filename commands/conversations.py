@@ -1,6 +1,6 @@
 """The life cycle of conversations: create, update, end, reopen, delete."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from fastapi import APIRouter
 from msgspec import UNSET, Struct
@@ -122,7 +122,7 @@ class ConversationDeleted(Struct, frozen=True, kw_only=True, tag_field="object",
     """The receipt of a deletion."""
 
     id: str
-    deleted: Literal[True]
+    deleted: bool
 
 
 @command_route(router, "DELETE", "/v1/conversations/{conversation_id}", answer=ConversationDeleted)

@@ -25,6 +25,7 @@ from infrastructure.http import shapes
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES, validate_body
 from infrastructure.http.errors import ApiError, ErrorDetail, as_api_error
 from infrastructure.http.item_schemas import InputItemJson
+from infrastructure.http.operations import JSON_LINES
 from infrastructure.ids import CONVERSATION, mint
 
 log = structlog.get_logger(__name__)
@@ -120,7 +121,7 @@ def _severity(error: ApiError) -> int:
     "/v1/import",
     ImportedConversation,
     streamed=True,
-    body_media="application/x-ndjson",
+    body_media=JSON_LINES,
     answer=ImportReport,
     answer_headers=(),
     error_bodies=dict.fromkeys((400, 409, 413, 422, 500, 503), FailedImport),

@@ -1,7 +1,5 @@
 """Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
-from typing import Literal
-
 from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
@@ -117,7 +115,7 @@ class ResponseDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag
     """The receipt of a deletion."""
 
     id: str
-    deleted: Literal[True]
+    deleted: bool
 
 
 @command_route(router, "DELETE", "/v1/responses/{response_id}", answer=ResponseDeleted)

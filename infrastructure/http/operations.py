@@ -18,6 +18,7 @@ from infrastructure.http.errors import ErrorResponse
 from infrastructure.http.path_ids import id_pattern
 
 JSON: Final = "application/json"
+JSON_LINES: Final = "application/x-ndjson"
 EVENT_STREAM: Final = "text/event-stream"
 _SCHEMA: Final = "#/components/schemas/"
 
@@ -50,6 +51,18 @@ HEADERS: Final[Mapping[str, str]] = {
     "Retry-After": "Seconds to wait before a retry.",
 }
 """The headers of answers. How a header is meant does not depend on the route."""
+
+_TAG: Final = r'(W/)?"[^"]*"'
+_TAGS: Final = {"type": "string", "pattern": rf"^(\*|{_TAG}(, *{_TAG})*)$"}
+_POSITION: Final = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
+_REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
+    "If-Match": _TAGS,
+    "If-None-Match": _TAGS,
+    "Idempotency-Key": {"type": "string", "minLength": 1, "maxLength": 255},
+    "X-Min-Position": _POSITION,
+    "Last-Event-ID": _POSITION,
+}
+"""The schemas of the headers that requests may have."""
 
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     412: ("ETag",),
@@ -87,8 +100,10 @@ class Operation(Struct, frozen=True, kw_only=True):
         """The operation as the document has it."""
         operation: Schema = {"parameters": list(self.parameters), "responses": self._responses()}
         if self.body is not None:
-            content = {self.body_media: {"schema": reference(self.body)}}
-            operation["requestBody"] = {"required": self.body_required, "content": content}
+            content = {"schema": reference(self.body)}
+            if self.body_media == JSON_LINES:  # as OpenAPI 3.2 (4.14.3) describes them
+                content = {"schema": {"type": "string", "format": "binary"}, "itemSchema": reference(self.body)}
+            operation["requestBody"] = {"required": self.body_required, "content": {self.body_media: content}}
         return operation
 
     def _responses(self) -> Schema:
@@ -143,7 +158,7 @@ def _path_schema(pattern: str | None) -> Schema:
 def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
     """A parameter for each field of a query model. A field that is null by default can be absent; it cannot be sent as null."""
     schema = query.model_json_schema()
-    for name, field in _without_titles(schema.get("properties", {})).items():
+    for name, field in schema.get("properties", {}).items():
         described = _without_null(field)
         description = described.pop("description", None)
         parameter = {"name": name, "in": "query", "required": name in schema.get("required", ()), "schema": described}
@@ -153,14 +168,14 @@ def query_parameters(query: type[BaseModel]) -> Iterable[Schema]:
 def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
     """Headers of the request, with their descriptions."""
     return (
-        {"name": name, "in": "header", "schema": {"type": "string"}, "description": description}
+        {"name": name, "in": "header", "schema": {**_REQUEST_HEADERS[name]}, "description": description}
         for name, description in headers.items()
     )
 
 
 def _without_null(field: Schema) -> Schema:
     """The schema of a parameter's values, when it is not absent."""
-    described = {name: value for name, value in field.items() if value is not None or name != "default"}
+    described = {name: value for name, value in field.items() if value is not None and name != "title"}
     options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
     return described | options[0] if options else described
 
@@ -188,18 +203,27 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
     for schema in schemas.values():
         if "description" in schema:  # the docstring of a type
             schema["description"] = inspect.cleandoc(schema["description"])
-    return {name: _without_titles(schemas[name]) for name in sorted(schemas)}
+    return {name: _plain(schemas[name]) for name in sorted(schemas)}
 
 
-def _without_titles(schema: Any) -> Any:
-    """The schema without the titles that pydantic makes from names. A property `title` stays: its value is not a string."""
-    if isinstance(schema, dict):
-        return {
-            name: _without_titles(value)
-            for name, value in schema.items()
-            if name != "title" or not isinstance(value, str)
-        }
-    return [_without_titles(member) for member in schema] if isinstance(schema, list) else schema
+def _plain(schema: Any) -> Any:
+    """The schema without the titles that pydantic makes from names, and without defaults, since generators require a field that has one.
+
+    The `object` of msgspec's structs becomes a constant. A property of the name `title` or `default` stays: its value is a schema.
+    """
+    match schema:
+        case {"enum": [str(constant)]} if len(schema) == 1:
+            return {"type": "string", "const": constant}
+        case dict():
+            return {
+                name: _plain(value)
+                for name, value in schema.items()
+                if name not in ("title", "default") or isinstance(value, dict)
+            }
+        case list():
+            return [_plain(member) for member in schema]
+        case _:
+            return schema
 
 
 def _error(status: int, body: type | None = None) -> Schema:

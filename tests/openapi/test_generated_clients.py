@@ -1,0 +1,67 @@
+"""Clients that are generated from the OpenAPI document are typed and usable: openapi-python-client, and openapi-typescript with openapi-fetch.
+
+Each program in the folders beside this file creates a conversation, appends, lists, and gets an error; its types are checked first.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.openapi import FILE
+from tests.clients.recipe import CannotInstall, Environment
+from tests.system import System
+
+pytestmark = pytest.mark.clients
+
+HERE = Path(__file__).parent
+PRINTED = "Oslo 2 not_found"
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    system = System(tmp_path_factory.mktemp("generated") / "data", "--no-model")
+    yield system.start()
+    system.stop()
+
+
+def installed(folder: str, directory: Path) -> Environment:
+    """The environment of a folder beside this file. Skips the test if the packages cannot be had here."""
+    environment = Environment(str(HERE / folder), directory)
+    try:
+        environment.install()
+    except CannotInstall as error:
+        pytest.skip(str(error))
+    for file in (HERE / folder).iterdir():
+        if file.is_file():
+            (directory / file.name).write_bytes(file.read_bytes())
+    (directory / "openapi.json").write_bytes(FILE.read_bytes())
+    return environment
+
+
+def run(directory: Path, *command: str) -> str:
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_python_client_is_typed_and_usable(store: System, tmp_path: Path) -> None:
+    programs = installed("python_client", tmp_path).directory / "environment" / "bin"
+    generate = ("generate", "--path", "openapi.json", "--config", "config.yml", "--meta", "none")
+    output = run(
+        tmp_path, str(programs / "openapi-python-client"), *generate, "--output-path", "conversation_store_client"
+    )
+    assert "Endpoint will not be generated" not in output
+    assert "Unable to process schema" not in output
+    mypy = (sys.executable, "-P", "-m", "mypy", "--strict", "--disable-error-code=redundant-cast", "--config-file=")
+    run(tmp_path, *mypy, f"--python-executable={programs / 'python'}", "use.py")
+    assert run(tmp_path, str(programs / "python"), "use.py", store.base_url).strip() == PRINTED
+
+
+def test_the_typescript_client_is_typed_and_usable(store: System, tmp_path: Path) -> None:
+    programs = installed("typescript_client", tmp_path).directory / "node_modules" / ".bin"
+    run(tmp_path, str(programs / "openapi-typescript"), "openapi.json", "--output", "schema.d.ts")
+    run(tmp_path, str(programs / "tsc"), "--project", "tsconfig.json", "--noEmitOnError")
+    assert run(tmp_path, "node", "use.js", store.base_url).strip() == PRINTED
