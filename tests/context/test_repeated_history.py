@@ -56,6 +56,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         (OPEN_LOOP, [user("Q"), call("a"), output("a"), call("b"), output("b")], [call("b"), output("b")]),
         (OPEN_LOOP, [output("a"), output("b"), user("Q")], [output("b"), user("Q")]),
         (OPEN_LOOP, [output("b")], [output("b")]),
+        (OPEN_LOOP, [user("Q"), output("b"), output("a")], [output("b")]),
         (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
         (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
         # The output need not be equal, and other spellings of a message are equal.
@@ -70,6 +71,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
         ([user("no"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], [user("yes")]),
+        ([user("yes"), answer("ok"), user("no"), call("a"), output("a")], [user("yes"), output("a")], [user("yes")]),
         # Several turns with answered outputs.
         (
             [user("1"), call("a"), output("a"), answer("A"), user("2"), call("b"), output("b"), call("c")],
@@ -82,6 +84,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         # One output for each call of the input.
         ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
         ([], [call("a"), output("a"), output("a")], [call("a"), output("a")]),
+        ([], [call("a"), output("a"), call("a"), output("a")], [call("a"), output("a"), call("a"), output("a")]),
         ([], [user("Q"), output("lost")], [user("Q"), output("lost")]),
     ],
 )  # fmt: skip
