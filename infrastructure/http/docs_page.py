@@ -5,7 +5,7 @@ from typing import Final
 
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 _ASSETS: Final = {
@@ -36,7 +36,7 @@ def docs_routes(title: str) -> list[Route]:
 
 def _asset_route(name: str, media_type: str) -> Route:
     async def asset(_: Request) -> Response:
-        path = str(files("fastapi_offline") / "static" / name)
-        return FileResponse(path, media_type=media_type, headers=_CACHE)
+        content = (files("fastapi_offline") / "static" / name).read_bytes()
+        return Response(content, media_type=media_type, headers=_CACHE)
 
     return Route(f"/docs/{name}", asset)
