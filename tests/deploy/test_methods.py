@@ -117,6 +117,18 @@ async def test_a_path_that_neither_side_serves_is_a_404_for_every_method(server:
                 assert "POST /v1/responses" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("server", ["gateway", "nginx"])
+async def test_a_gateway_passes_on_what_an_app_has_compressed(server: str, tmp_path: Path) -> None:
+    async with client_of(server, tmp_path) as client:
+        path = "/docs/swagger-ui.css"
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+        compressed = await client.get(path, headers={"Accept-Encoding": "gzip"})
+        assert (compressed.headers["content-encoding"], compressed.content) == ("gzip", plain.content)
+        assert "content-encoding" not in plain.headers
+        assert int(compressed.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+        assert compressed.headers["vary"] == plain.headers["vary"] == "Accept-Encoding"
+
+
 async def test_options_of_the_whole_server_names_every_method() -> None:
     with served(create_gateway(Settings(), threading.Event(), Connections())) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
