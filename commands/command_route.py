@@ -76,9 +76,15 @@ class CommandContext(Struct, frozen=True, kw_only=True):
     """The last reply of the client's socket, if it was not stored."""
 
     async def append(
-        self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes] | None = None
+        self,
+        conversation_id: str,
+        command: Command,
+        answer: Callable[[Appended], bytes] | None = None,
+        *,
+        only_at: int | None = None,
     ) -> Appended:
         """Appends the events of the command, and returns when they are durable. `answer` renders the body that is stored for a repeat of the request.
+        `only_at`: the only version at which the command may be appended, if there is no If-Match.
 
         Raises what EventLog.append raises. With If-Match or an idempotency key, LogUnavailable has `outcome_unknown=False`: the client can
         repeat the request safely.
@@ -90,14 +96,14 @@ class CommandContext(Struct, frozen=True, kw_only=True):
             command_id=mint_uuid(),
             correlation_id=self.request_id,
             size=command_bytes(command),
-            if_match=self.if_match,
+            if_match=frozenset({only_at}) if self.if_match is None and only_at is not None else self.if_match,
             idempotency=self.idempotency if answer is not None else None,
             answer=answer,
         )
         try:
             return await self.dependencies.log.append(request)
         except LogUnavailable as error:
-            repeatable = request.if_match is not None or request.idempotency is not None
+            repeatable = self.if_match is not None or request.idempotency is not None
             raise LogUnavailable(outcome_unknown=error.outcome_unknown and not repeatable) from error
 
     async def execute(self, conversation_id: str, command: Command, answer: Callable[[Appended], bytes]) -> Response:

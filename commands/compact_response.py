@@ -99,7 +99,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     items = [
         *await _earlier_items(context, target),
         *((new.item_id, from_stored(new.item)) for new in target.carried_items),
-        *((entry.new.item_id, entry.item) for entry in taken),
+        *((entry.new.item_id, entry.item) for entry in taken.items),
     ]
     written = await _summarize(context, model, [item for _, item in items], body.instructions, parameters)
     encoded = base64.b64encode(msgspec.json.encode({"summary": written.text})).decode()

@@ -95,18 +95,23 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The items that links may lead to. Of several with one name, the last."""
+    """The items that links may lead to. Of several with one name, the last. A call's `call_id` comes before another call's id."""
 
     def __init__(self) -> None:
-        self._by_name: dict[tuple[str, str], tuple[str, Item]] = {}
+        self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}
+        self._by_id: dict[tuple[str, str], tuple[str, Item]] = {}
 
     def add(self, item_id: str, item: Item) -> None:
         kind = type_of(item)
-        if kind in _TARGETS:
-            self._by_name |= {(kind, name): (item_id, item) for name in _names(item_id, item)}
+        if kind not in _TARGETS:
+            return
+        for name in _names(item_id, item):
+            by_name = self._by_call_id if name == item.get(_CALL_FIELD) else self._by_id
+            by_name[kind, name] = (item_id, item)
 
     def find(self, item_link: Link) -> tuple[str, Item] | None:
-        return self._by_name.get((item_link.target_type, item_link.given))
+        name = (item_link.target_type, item_link.given)
+        return self._by_call_id.get(name) or self._by_id.get(name)
 
 
 def _names(item_id: str, item: Item) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
-- An item whose `id` is that of an item on the path is left out, and so is what `context/repeated_history.py` finds.
+- An item is left out if its `id` has the form of our ids and is that of an item on the path, or the id that a client gave for one there. So
+  is what `context/repeated_history.py` finds.
 """
 
 from collections.abc import Sequence
@@ -35,7 +36,14 @@ class TakenItem(Struct, frozen=True):
     position: int
 
 
-async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> list[TakenItem]:
+class TakenInput(Struct, frozen=True):
+    """The items that are taken. `is_compared`: whether they depend on what the path had."""
+
+    items: list[TakenItem]
+    is_compared: bool
+
+
+async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> TakenInput:
     """The items to show and to store. Raises ApiError: 404 for a reference to nothing that the caller may read, 413 if what the references name
     is too large, 400 if all of `given` is left out."""
     entries = [
@@ -44,7 +52,7 @@ async def take_input(context: CommandContext, target: ReplyTarget, given: Sequen
     ]
     taken = [entry for entry in entries if isinstance(entry, TakenItem)]
     if len(taken) == len(entries) and not any(_needs_history(entry.item) for entry in taken):
-        return taken
+        return TakenInput(taken, is_compared=False)
     history = _history(context, target)
     taken = await _without_known_ids(context, history, entries)
     taken = await _without_repeated(history, taken)
@@ -53,7 +61,8 @@ async def take_input(context: CommandContext, target: ReplyTarget, given: Sequen
         raise ApiError(400, message, code="input_already_in_conversation", param="input")
     _check_size(taken)
     items = await linked_to_path(history, [(entry.new.item_id, entry.item) for entry in taken])
-    return [_changed(entry, item) for entry, (_, item) in zip(taken, items, strict=True)]
+    changed = [_changed(entry, item) for entry, (_, item) in zip(taken, items, strict=True)]
+    return TakenInput(changed, is_compared=True)
 
 
 def _needs_history(item: Item) -> bool:
@@ -92,10 +101,12 @@ async def _without_known_ids(
     on_path |= {item_id for item_id, _ in history.newer}  # items of replies that were not stored have only this id
     taken: list[TakenItem] = []
     for position, entry in enumerate(entries):
+        item_id = entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item)
+        if item_id is not None and (item_id in on_path or await history.find_given(item_id) is not None):
+            continue
         if isinstance(entry, TakenItem):
-            if _our_id(entry.item) not in on_path:
-                taken.append(entry)
-        elif entry.item_id not in on_path and await history.find_given(entry.item_id) is None:
+            taken.append(entry)
+        else:
             taken.append(_copy(entry, found.get(entry.item_id), position))
             on_path.add(entry.item_id)  # a second reference to it adds nothing
     return taken

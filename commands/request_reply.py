@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
 from commands.command_route import CommandContext
-from commands.reply_input import TakenItem, take_input
+from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
 from commands.rolling_summary import context_with_summary
@@ -28,6 +28,8 @@ from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint
 from replies.client_disconnect import stream_for_client
 from replies.recorded_reply import RecordedReply, ReplyReference
 from replies.running_reply import RunningReply
+
+MAX_COMPARISONS = 10
 
 
 async def check_body(context: CommandContext, body: CreateResponse) -> None:
@@ -76,6 +78,18 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
+    """Requests the reply. If the input was compared with a conversation that has changed since, compares it again."""
+    for _ in range(MAX_COMPARISONS):
+        try:
+            return await _request_at_target(context, body)
+        except VersionMismatch:
+            if context.if_match is not None:
+                raise
+    message = "The conversation changed again and again while the request was compared with it. Try again."
+    raise ApiError(409, message, code="conversation_changed", retry=True)
+
+
+async def _request_at_target(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
     """Requests the reply at its target. If another request was faster, requests it at the target's fallback."""
     given = body.items()
     model = await resolve_model(context, body)
@@ -112,11 +126,12 @@ async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
 
 
 async def _request_at(
-    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: Sequence[TakenItem]
+    context: CommandContext, body: CreateResponse, target: ReplyTarget, model: str, taken: TakenInput
 ) -> RunningReply | RecordedReply:
-    reply_request = make_reply_request(context, body, target, model, taken)
+    reply_request = make_reply_request(context, body, target, model, taken.items)
     if context.if_match is not None and target.version not in context.if_match:
         raise VersionMismatch(target.version)
+    only_at = None
     if target.source is None or target.at is None or target.fork or not body.stored:
         model_context = await assemble_context(context, target, reply_request)
     else:
@@ -127,6 +142,10 @@ async def _request_at(
             context = replace(
                 context, if_match=frozenset({version})
             )  # only the new summary came after the version in If-Match
+        elif taken.is_compared and target.expected_head is UNSET:
+            if version > target.version + 1:  # more than a new summary
+                raise VersionMismatch(version)
+            only_at = version
     check_outputs(reply_request, model_context)
     command = RequestReply(
         response_id=mint(RESPONSE),
@@ -134,7 +153,7 @@ async def _request_at(
         parameters=msgspec.json.encode(reply_request.parameters),
         input=tuple(
             InputItem(item_id=new.item_id, item=new.item)
-            for new in (*target.carried_items, *(entry.new for entry in taken))
+            for new in (*target.carried_items, *(entry.new for entry in taken.items))
         ),
         shown=model_context.shown,
         start=target.start,
@@ -144,7 +163,7 @@ async def _request_at(
         return _start(context, command, model_context)
     reference = msgspec.json.encode(ReplyReference(target.conversation_id, command.response_id))
     try:
-        requested = await context.append(target.conversation_id, command, lambda _: reference)
+        requested = await context.append(target.conversation_id, command, lambda _: reference, only_at=only_at)
     except LogUnavailable as error:
         if not error.outcome_unknown:
             raise

@@ -88,7 +88,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     target = await find_target(context, body)
     model = await resolve_model(context, body)
     taken = await take_input(context, target, body.items())
-    reply_request = make_reply_request(context, body, target, model, taken)
+    reply_request = make_reply_request(context, body, target, model, taken.items)
     model_context = await assemble_context(context, target, reply_request)
     check_outputs(reply_request, model_context)
     return shapes.json_response(InputTokens(input_tokens=model_context.shown.tokens))

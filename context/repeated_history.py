@@ -2,7 +2,9 @@
 
 Only this is left out:
 
-- an output whose call is already answered on the path;
+- an output whose call is already answered on the path. If the input has the call too, both outputs must be equal: some models use one call id
+  again and again;
+- all but the last of several outputs of one call;
 - before such an output: items that equal the end of the path. From that output on, the input and the path are compared backwards. Calls,
   outputs, answers and reasoning that the path has may be missing from the input, because clients do not send all of them. A message of a user
   or a developer may not be missing: the first one that differs ends the comparison.
@@ -12,6 +14,8 @@ A message that merely equals an earlier one is new: a user may say "yes" twice.
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from context.rendering.orphans import call_key, is_output
 from domain.items import Item, content_parts, type_of
@@ -27,13 +31,19 @@ def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[i
     """The indices of input items that are left out. `newest_first`: the path's items, as far as `needs_older` asks for them."""
     answered = dict(_answered(newest_first, input_items))
     left_out = set(answered)
+    ends = _ends_of_calls(newest_first)
+    newly_answered: set[_CallKey | None] = set()
     position: int | None = None
     for index in reversed(range(len(input_items))):
         item = input_items[index]
+        key = call_key(item)
         if index in answered:
             position = answered[index]
-        elif position is not None and not _is_output(item):
-            position = _position_of(item, newest_first, position + 1)
+        elif _is_output(item):
+            newly_answered.add(key)
+        elif position is not None:
+            is_new = key is not None and key in newly_answered and ends.get(key) is not None
+            position = None if is_new else _position_of(item, newest_first, position + 1)
             if position is not None:
                 left_out.add(index)
     return left_out
@@ -62,24 +72,28 @@ def has_outputs(input_items: Sequence[Item]) -> bool:
 
 
 def _answered(newest_first: Sequence[Item], input_items: Sequence[Item]) -> Iterator[tuple[int, int]]:
-    """(index in the input, index in the path) of each output whose call is answered on the path; (index, -1) if it is answered in the input."""
+    """(index in the input, index in the path) of each output whose call is answered on the path; (index, -1) if a later output of the input answers it."""
     ends = _ends_of_calls(newest_first)
-    open_calls: set[_CallKey] = set()
-    answered: set[_CallKey] = set()
+    new_calls: set[_CallKey] = set()
+    equal_calls: set[_CallKey] = set()
+    last_outputs: dict[_CallKey, int] = {}
     for index, item in enumerate(input_items):
         if (key := call_key(item)) is None:
             continue
         position = ends.get(key)
         if not is_output(item):
-            if position is None or not _answers_equal_call(newest_first, position, item):
-                open_calls.add(key)
-                answered.discard(key)
-        elif key in answered:
-            yield index, -1
-        elif position is not None and key not in open_calls:
+            is_equal = position is not None and _answers_equal_call(newest_first, position, item)
+            (equal_calls if is_equal else new_calls).add(key)
+            last_outputs.pop(key, None)
+            continue
+        if position is not None and key in equal_calls and _compared(newest_first[position]) != _compared(item):
+            new_calls.add(key)
+        if position is not None and key not in new_calls:
             yield index, position
-        elif key in open_calls or key in ends:
-            answered.add(key)
+        elif key in new_calls or key in ends:
+            if key in last_outputs:
+                yield last_outputs[key], -1
+            last_outputs[key] = index
 
 
 def _ends_of_calls(newest_first: Sequence[Item]) -> Mapping[_CallKey, int | None]:
@@ -133,9 +147,19 @@ def _is_output(item: Item) -> bool:
 def _compared(item: Item) -> dict[str, Any]:
     """What two items must have in common to be equal."""
     compared = {name: value for name, value in item.items() if name not in _NOT_COMPARED and value is not None}
+    if isinstance(arguments := item.get("arguments"), str):
+        compared["arguments"] = _compared_json(arguments)
     if item and type_of(item) == "message":
         compared |= {"type": "message", "content": [_compared_part(part) for part in content_parts(item)]}
     return compared
+
+
+def _compared_json(text: str) -> bytes | str:
+    """The same for texts that differ only in spaces and in the order of names: some clients decode a call's arguments and encode them again."""
+    try:
+        return msgspec.json.encode(msgspec.json.decode(text), order="deterministic")
+    except (msgspec.DecodeError, RecursionError):
+        return text
 
 
 def _compared_part(part: Any) -> Any:

@@ -189,3 +189,17 @@ async def test_items_of_old_events_have_no_id_of_a_client_and_are_listed_and_sen
         assert kept["id"].startswith("msg_")
     events = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     assert not any(b'"id"' in event.item for event in events)
+
+
+async def test_an_output_goes_to_the_call_with_its_call_id_not_to_one_whose_id_is_the_same_text(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    conversation_id = await create_conversation(api)
+    items = [
+        {"type": "function_call", "id": "1", "call_id": "2", "name": "look", "arguments": "{}"},
+        {"type": "function_call", "id": "2", "call_id": "3", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "2", "output": "first"},
+        {"type": "function_call_output", "call_id": "3", "output": "second"},
+    ]
+    added = await add(api, conversation_id, *items)
+    assert [item["call_id"] for item in added] == ["2", "3", "2", "3"]

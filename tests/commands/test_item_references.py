@@ -212,3 +212,20 @@ async def test_after_a_failed_reply_its_input_and_partial_output_can_be_named_by
     [partial] = failed["output"]
     await create_response(api, [reference(partial["id"]), message("go on")], previous_response_id=failed["id"])
     assert texts(provider) == ["one", "half of", "go on"]
+
+
+async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_left_out(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    [elsewhere] = await add(api, await create_conversation(api), message("elsewhere"))
+    conversation_id = await create_conversation(api)
+    await create_response(api, [reference(elsewhere), message("one")], conversation=conversation_id)
+    with_id = {**message("elsewhere"), "id": elsewhere}
+    await create_response(api, [with_id, message("two")], conversation=conversation_id)
+    assert texts(provider) == ["elsewhere", "one", "Hello, world!", "two"]
+    # The same with an item that a client has from a reply that was not stored. A client's own id may be used again.
+    unstored = {**message("unstored", "assistant"), "id": mint("msg")}
+    own = {**message("own"), "id": "mine"}
+    for text in ("three", "four"):
+        await create_response(api, [unstored, own, message(text)], conversation=conversation_id)
+    assert texts(provider)[4:] == ["Hello, world!", "unstored", "own", "three", "Hello, world!", "own", "four"]

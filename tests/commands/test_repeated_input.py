@@ -1,5 +1,6 @@
 """Requests whose input repeats items of the conversation: only new items are taken. `tests/context/test_repeated_history.py` has all the cases."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -143,3 +144,27 @@ async def test_appending_items_leaves_nothing_out(api: httpx.AsyncClient, log: L
         answer = await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
         assert len(answer.json()["data"]) == 3
     assert log.topics(conversation_id).count("item.appended") == 6
+
+
+async def test_of_equal_requests_at_once_only_the_first_stores_what_they_repeat(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    # The first one's items are appended while the others compare their input with the conversation.
+    [elsewhere] = await added(api, await create_conversation(api), message("elsewhere"))
+    call = {"type": "function_call", "call_id": "a", "name": "look", "arguments": "{}"}
+    request = [{"type": "item_reference", "id": elsewhere}, output("a"), message("go")]
+    for _ in range(8):
+        conversation_id = await create_conversation(api)
+        await added(api, conversation_id, message("Weather?"), call)
+        answers = await asyncio.gather(*(post_response(api, request, conversation=conversation_id) for _ in range(6)))
+        codes = [answer.json()["error"]["code"] for answer in answers if answer.status_code != 200]
+        assert set(codes) <= {"conversation_locked"}
+        items = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+        assert [item["type"] for item in items].count("function_call_output") == 1
+        assert [item.get("content") for item in items].count("elsewhere") == 1
+        assert [item.get("content") for item in items].count("go") == 6 - len(codes)
+
+
+async def added(api: httpx.AsyncClient, conversation_id: str, *items: dict[str, Any]) -> list[str]:
+    answer = await api.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
+    return [item["id"] for item in answer.json()["data"]]

@@ -85,6 +85,41 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
         ([], [call("a"), output("a"), output("a")], [call("a"), output("a")]),
         ([], [call("a"), output("a"), call("a"), output("a")], [call("a"), output("a"), call("a"), output("a")]),
+        ([user("Q"), call("a")], [output("a", "wait"), output("a")], [output("a")]),
+        (
+            [call("a"), output("a", "old"), answer("A"), call("a")],
+            [output("a", "old"), output("a", "new")],
+            [output("a", "new")],
+        ),
+        # A call with an id and arguments that were used before is new if its output is.
+        (
+            [user("1"), call("a"), output("a", "old"), answer("A")],
+            [user("2"), call("a"), output("a", "new"), user("3")],
+            [user("2"), call("a"), output("a", "new"), user("3")],
+        ),
+        (
+            [user("1"), call("a"), output("a"), call("b"), output("b")],
+            [user("2"), call("a"), output("a", "new"), output("b")],
+            [user("2"), call("a"), output("a", "new")],
+        ),
+        # Calls of one answer, of which one is answered.
+        (
+            [user("Q"), call("a"), call("b"), output("a")],
+            [user("Q"), call("a"), call("b"), output("a"), output("b")],
+            [output("b")],
+        ),
+        # The same arguments, encoded again.
+        (
+            [user("Q"), call("a", '{"x": 1, "y": [2]}'), output("a")],
+            [user("Q"), call("a", '{"y":[2],"x":1}'), output("a"), user("next")],
+            [user("next")],
+        ),
+        (
+            [user("Q"), call("a", '{"x": 1}'), output("a", "old")],
+            [call("a", '{"x": true}'), output("a", "new")],
+            [call("a", '{"x": true}'), output("a", "new")],
+        ),
+        ([user("Q"), call("a", '{"x": '), output("a")], [call("a", '{"x": '), output("a"), user("next")], [user("next")]),
         ([], [user("Q"), output("lost")], [user("Q"), output("lost")]),
     ],
 )  # fmt: skip
