@@ -4,12 +4,13 @@
 reasoning_tokens, cache_write_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
 """
 
+import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter
 from msgspec import Struct
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from starlette.responses import Response
 
 from domain.events import Usage
@@ -48,9 +49,19 @@ class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list
     data: list[UsageRow]
 
 
+def _day(text: str) -> date:
+    """Raises ValueError."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:  # fromisoformat takes weeks too
+        raise ValueError("it must be a day, such as 2026-01-31")
+    return date.fromisoformat(text)
+
+
+Day = Annotated[date, BeforeValidator(_day)]
+
+
 class UsageQuery(QueryParameters):
-    start: date | None = Field(None, description="The first day. Default: 31 days up to `end`.")
-    end: date | None = Field(None, description="The last day. Default: today.")
+    start: Day | None = Field(None, description="The first day. Default: 31 days up to `end`.")
+    end: Day | None = Field(None, description="The last day. Default: today.")
     model: str | None = Field(None, description="Only this model.")
 
 

@@ -5,7 +5,6 @@ Each program in the folders beside this file creates a conversation, appends, li
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,6 @@ pytestmark = pytest.mark.clients
 
 HERE = Path(__file__).parent
 PRINTED = "Oslo 2 not_found"
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    system = System(tmp_path_factory.mktemp("generated") / "data", "--no-model")
-    yield system.start()
-    system.stop()
 
 
 def installed(folder: str, directory: Path) -> Environment:

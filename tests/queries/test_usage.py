@@ -75,7 +75,13 @@ async def test_the_usage_of_a_summary_is_counted(
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"start": "2026-02-02", "end": "2026-02-01"}, {"start": "2020-01-01", "end": "2026-01-01"}, {"end": "never"}],
+    [
+        {"start": "2026-02-02", "end": "2026-02-01"},
+        {"start": "2020-01-01", "end": "2026-01-01"},
+        {"end": "never"},
+        {"end": "0"},
+        {"start": "2026-W01-1"},
+    ],
 )
 async def test_invalid_days_are_a_400(api: httpx.AsyncClient, parameters: dict[str, str]) -> None:
     answer = await api.get("/v1/usage", params=parameters)

@@ -1,0 +1,27 @@
+"""A store for the tests of this folder; its provider is the scripted assistant."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clients.scripted_assistant import assistant
+from tests.scripted_provider import scripted_provider
+from tests.system import System
+
+MODELS = ("smollm2-135m", "gpt-5-mini")
+"""The first is the default. The examples of the OpenAPI document name the second."""
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    for provider in scripted_provider():
+        provider.script = assistant
+        provider.models = [*MODELS]
+        environment = {
+            "OPENAI_BASE_URL": provider.url,
+            "MODELS": json.dumps({model: {"window": 100_000} for model in MODELS}),
+        }
+        system = System(tmp_path_factory.mktemp("openapi") / "data", "--no-model", environment=environment)
+        yield system.start()
+        system.stop()

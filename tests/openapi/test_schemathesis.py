@@ -1,0 +1,52 @@
+"""schemathesis sends what the OpenAPI document allows, and what it forbids, and checks every answer against the document.
+
+All of its checks are on: no 5xx, no status, header or shape that the document lacks, no wrong `Allow`, no forbidden input that is accepted. What
+its configuration (`schemathesis/schemathesis.toml`) says is allowed is explained there.
+"""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.clients.recipe import CannotInstall, Environment
+from tests.system import System
+
+HERE = Path(__file__).parent / "schemathesis"
+DOSE_SECONDS = 20
+ENDLESS_SECONDS = 600
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """A directory with schemathesis and its configuration. Skips the test if it cannot be installed here."""
+    try:
+        Environment(str(HERE), tmp_path).install()
+    except CannotInstall as error:
+        pytest.skip(str(error))
+    for file in HERE.glob("*.*"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def run(store: System, directory: Path, seconds: int, *arguments: str) -> None:
+    program = directory / "environment" / "bin" / "st"
+    done = subprocess.run(
+        (str(program), "run", f"{store.base_url}/openapi.json", "--max-time", str(seconds), *arguments),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=seconds + 120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.clients
+def test_a_dose_of_requests_is_answered_as_the_document_says(store: System, directory: Path) -> None:
+    run(store, directory, DOSE_SECONDS, "--seed", "1", "--max-examples", "2", "--no-shrink")
+
+
+@pytest.mark.endless
+def test_ten_minutes_of_requests_are_answered_as_the_document_says(store: System, directory: Path) -> None:
+    run(store, directory, ENDLESS_SECONDS, "--max-examples", "100")
