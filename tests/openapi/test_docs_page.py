@@ -1,6 +1,8 @@
 """`/docs` works offline: the page and all that it loads come from this store."""
 
 import re
+import shutil
+import subprocess
 from collections.abc import AsyncIterator
 from threading import Event
 
@@ -12,6 +14,9 @@ from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
 from scripts import gateway
+from tests.system import System
+
+BROWSER = shutil.which("chromium")
 
 
 @pytest.fixture(params=["gateway", "queries"])
@@ -43,3 +48,16 @@ async def test_the_script_and_the_style_load_nothing_from_elsewhere(api: httpx.A
     script = await api.get("/docs/swagger-ui-bundle.js")
     assert script.headers["content-type"].startswith("text/javascript")
     assert "SwaggerUIBundle" in script.text
+
+
+@pytest.mark.clients
+@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+def test_a_browser_without_a_network_shows_every_operation(store: System) -> None:
+    assert BROWSER is not None
+    offline = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
+    options = ("--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=20000", offline, "--dump-dom")
+    command = (BROWSER, *options, f"{store.base_url}/docs")
+    page = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    paths = httpx.get(f"{store.base_url}/openapi.json").json()["paths"]
+    shown = re.findall(r'data-path="([^"]+)"', page)
+    assert sorted(shown) == sorted(path for path, operations in paths.items() for _ in operations)
