@@ -1,5 +1,6 @@
 """Parts of replies over HTTP: what the official SDK makes of them, the same stream again from the log, and what is stored, listed and sent back."""
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -201,6 +202,7 @@ async def test_a_stream_sends_comments_while_the_provider_has_sent_nothing(
         open_both_apis(settings.model_copy(update=changed)) as store,
         served(store.app) as client,
         client.stream("POST", "/v1/responses", json=body) as posted,
+        asyncio.timeout(10),
     ):
         posted_lines = posted.aiter_lines()
         seen = await until_second_comment(posted_lines)

@@ -10,6 +10,8 @@ from replies.provider.provider import ModelProvider
 from tests.replies.provider.conftest import CHUNK, MESSAGE, failure_of, joined, parts_of, write
 from tests.scripted_provider import Exchange, ScriptedProvider
 
+LINES = b"data: " + CHUNK.replace(b",", b",\r\ndata: ")
+
 
 @pytest.mark.parametrize(
     "chunks",
@@ -22,7 +24,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
         tuple(bytes([byte]) for byte in b"data: " + CHUNK + b"\n\ndata: [DONE]\n\n"),
         (b"data: " + CHUNK + b"\n\ndata: [DONE]\n\ndata: {not json\n\n",),
         (b"data: " + CHUNK + b"\r\rdata: [DONE]\r\r",),
-        tuple(bytes([byte]) for byte in b": x\r\rdata: " + CHUNK + b"\r\n\r\ndata: [DONE] \r\n\r\n"),
+        (b": x\r\r" + LINES + b"\r\n\r\ndata: [DONE] \r\n\r\n",),
         (b"\xef\xbb\xbfdata: " + CHUNK.replace(b",", b",\rdata:") + b"\r\r",),
         (b"data: " + CHUNK.replace(b'"a"', '"\u2028\u2029\x85"'.encode()) + b"\n\n",),
     ],
@@ -32,6 +34,20 @@ async def test_every_form_that_the_standard_allows_is_read(
 ) -> None:
     provider.script = write(*chunks)
     assert len(await parts_of(chat)) == 3
+
+
+async def test_a_line_end_that_comes_in_two_chunks_is_one_line_end(
+    chat: ModelProvider, provider: ScriptedProvider
+) -> None:
+    before, after = LINES.split(b"\n")
+
+    def script(exchange: Exchange) -> None:
+        write(before)(exchange)
+        threading.Event().wait(0.1)
+        exchange.wfile.write(b"\n" + after + b"\r\n\r\n")
+
+    provider.script = script
+    assert joined(await parts_of(chat)) == [(MESSAGE, "a")]
 
 
 async def test_any_line_ending_comments_and_characters_split_between_chunks_are_read(
