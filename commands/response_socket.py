@@ -41,6 +41,7 @@ async def response_socket(websocket: WebSocket) -> None:
     """Serves one socket until it is closed."""
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
+    _check_origin(websocket)
     dependencies: Dependencies = websocket.app.state.dependencies
     with dependencies.sockets.opened() as socket:
         await websocket.accept()
@@ -48,6 +49,14 @@ async def response_socket(websocket: WebSocket) -> None:
 
 
 sockets = (WebSocketRoute(PATH, response_socket),)
+
+
+def _check_origin(websocket: WebSocket) -> None:
+    """Raises ApiError (403) if a web page of another site opens the socket. Browsers keep answers over HTTP from such pages, but not those of a WebSocket."""
+    origin = websocket.headers.get("origin")
+    if origin is not None and origin.partition("://")[2] != websocket.headers.get("host"):
+        message = "A web page of another site may not open a WebSocket: its `Origin` is not the address of this store."
+        raise ApiError(403, message, code="origin_not_allowed", param="Origin")
 
 
 class _ResponseSocket:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from openai import AsyncOpenAI
 from structlog.testing import capture_logs
+from websockets.exceptions import InvalidStatus
 
 from commands.open_sockets import SocketLimits
 from infrastructure.settings import Settings
@@ -292,6 +293,30 @@ async def test_if_match_of_the_handshake_holds_for_each_message(served: ServedAp
         assert await error_to(client, conversation=conversation) == (412, "version_mismatch", None)
     async with served.socket(If_Match="nonsense") as client:
         assert await error_to(client) == (400, "invalid_header", "If-Match")
+
+
+async def test_a_web_page_of_another_site_cannot_open_a_socket(
+    served: ServedApi, provider: ScriptedProvider, log: Log
+) -> None:
+    for origin in (
+        "http://evil.example",
+        "null",
+        "",
+        "http://[",
+        "http://127.0.0.1",
+        f"http://evil.example@{_host(served)}",
+    ):
+        with pytest.raises(InvalidStatus) as refused:
+            await served.socket(Origin=origin)
+        answer = refused.value.response
+        assert (answer.status_code, json.loads(answer.body)["error"]["code"]) == (403, "origin_not_allowed")
+    assert (provider.requests, log.count()) == ([], 0)
+    async with served.socket(Origin=f"http://{_host(served)}") as client:
+        await response_to(client)
+
+
+def _host(served: ServedApi) -> str:
+    return f"{served.http.base_url.host}:{served.http.base_url.port}"
 
 
 async def test_a_connection_ends_when_it_is_too_old_or_unused(
