@@ -14,7 +14,9 @@ import asyncio
 from typing import Any
 
 import structlog
+from uvicorn._types import ASGISendEvent
 from uvicorn.config import Config
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.datastructures import Headers
@@ -38,6 +40,9 @@ QUIET_SECONDS = 0.5
 """A socket that has failed is closed once its client has sent nothing for this long: then it has read why."""
 
 VERSION = "13"
+
+
+_HANDSHAKE_ANSWERS = ("websocket.accept", "websocket.http.response.start", "websocket.http.response.body")
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
@@ -86,6 +91,10 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     # Called by the parent
 
     def handle_connect(self, event: Request) -> None:
+        if not all(key.isascii() for key in event.headers.get_all("Sec-WebSocket-Key")):
+            self.handshake_initiated = True  # the library would take this for an error of its own
+            self._refuse(Refused(400, "Invalid `Sec-WebSocket-Key`.", "invalid_handshake"))
+            return
         if event.headers.get_all("Sec-WebSocket-Version") == [VERSION]:
             super().handle_connect(event)
             return
@@ -102,7 +111,11 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
     def handle_parser_exception(self) -> None:
         """Says why, and closes. What the client still sends is read and dropped: if it were not, the client might not get the reason."""
         sent = self.conn.close_sent
-        if self.close_sent or sent is None:
+        if self.close_sent:
+            return
+        if sent is None:  # frames came before the handshake was answered, and broke the protocol
+            self._has_failed = True
+            self.transport.abort()
             return
         self.frames = []
         self.stop_keepalive()
@@ -115,6 +128,20 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self.close_sent = self._has_failed = True
         self.transport.resume_reading()
         self.close_timer = self.loop.call_later(self.close_timeout, self.transport.close)
+
+    # Called by the application
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Raises ClientDisconnected also while the socket is closing: otherwise an application that sends without end would never stop."""
+        await self.writable.wait()
+        if self._has_failed or self.transport.is_closing():
+            if message["type"] in _HANDSHAKE_ANSWERS:
+                self.handshake_complete = True  # the client went before its handshake was answered
+                return
+            raise ClientDisconnected
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body" and not message.get("more_body", False):
+            self.handshake_complete = True  # it is refused. Otherwise uvicorn would log an error
 
     # Called by uvicorn's server
 
@@ -168,7 +195,8 @@ class _Frames(ServerProtocol):
         return events
 
     def reject(self, status: StatusLike, text: str) -> Response:
-        refused = Refused(int(status), text.partition("\n")[0], "invalid_handshake")
+        message = text.partition("\n")[0].encode("ascii", "replace").decode()
+        refused = Refused(int(status), message, "invalid_handshake")
         body = refusal_body(refused)
         return Response(
             refused.status, super().reject(status, "").reason_phrase, Headers(refusal_headers(refused, body)), body

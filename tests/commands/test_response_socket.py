@@ -286,6 +286,21 @@ async def test_a_reply_stops_when_its_client_goes_away_unless_a_repeat_could_ask
     assert len(provider.requests) == 2
 
 
+async def test_a_client_that_breaks_the_protocol_while_a_reply_runs_is_like_one_that_goes_away(
+    served: ServedApi, provider: ScriptedProvider, log: Log
+) -> None:
+    provider.script = script = Paused()
+    with capture_logs() as logs:
+        client = await served.socket()
+        await client.send(json.dumps({"type": "response.create", "input": "hi"}))
+        await asyncio.to_thread(script.has_begun.wait)
+        client.transport.write(b"\x83\x80mask")
+        assert (await closed_with(client))[0] == 1002
+        script.go_on.set()
+        await eventually(lambda: "reply.interrupted" in topics(log) or None)
+    assert not [line for line in logs if line["log_level"] in ("error", "critical")]
+
+
 async def test_if_match_of_the_handshake_holds_for_each_message(served: ServedApi) -> None:
     conversation = await create_conversation(served.http)
     async with served.socket(If_Match='"1"') as client:

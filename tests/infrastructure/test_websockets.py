@@ -110,7 +110,7 @@ async def closed_with(client: ClientConnection) -> tuple[int, str]:
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
-async def handshake(server: Server, path: str, **changed: str | None) -> httpx.Response:
+async def handshake(server: Server, path: str, **changed: Any) -> httpx.Response:
     headers = UPGRADE | {name.replace("_", "-"): value for name, value in changed.items()}
     sent = {name: value for name, value in headers.items() if value is not None}
     async with httpx.AsyncClient() as client:
@@ -125,6 +125,7 @@ async def handshake(server: Server, path: str, **changed: str | None) -> httpx.R
         ("/echo", {"Sec_WebSocket_Version": None}, 426, "invalid_handshake", "version 13"),
         ("/echo", {"Sec_WebSocket_Key": None}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"Sec_WebSocket_Key": "short"}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
+        ("/echo", {"Sec_WebSocket_Key": b"dGhlIHNhbXBs\xf8SBub25jZQ=="}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"X_Long": "x" * 20_000}, 400, "malformed_request", "head"),
         # No WebSocket is asked for: it is an ordinary GET, and there is none at this path.
         ("/echo", {"Upgrade": "h2c"}, 404, "unknown_url", "served"),
@@ -134,7 +135,9 @@ async def handshake(server: Server, path: str, **changed: str | None) -> httpx.R
 async def test_a_handshake_that_cannot_be_accepted_is_refused_with_an_error(
     server: Server, path: str, changed: dict[str, Any], status: int, code: str, *, says: str
 ) -> None:
-    answer = await handshake(server, path, **changed)
+    with capture_logs() as logs:
+        answer = await handshake(server, path, **changed)
+    assert {line["event"] for line in logs} <= {"request"}
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], set(error)) == (status, code, {"message", "type", "param", "code"})
     assert says in error["message"]
@@ -244,6 +247,32 @@ async def test_a_client_that_answers_no_ping_or_reads_nothing_is_cut_off(server:
             while len(server.ended) < 2:
                 assert server.connections.unread_bytes() < 3_000_000
                 await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("frame", [b"\x88\x80mask", b"\x83\x80mask"], ids=["closes", "breaks the protocol"])
+async def test_an_application_that_sends_without_end_stops_when_its_client_closes(server: Server, frame: bytes) -> None:
+    server.ended.clear()
+    client = await connect(f"{server.url}/flood")
+    client.transport.write(frame)
+    async with asyncio.timeout(10):
+        while not server.ended:  # noqa: ASYNC110 - the server is another thread
+            await asyncio.sleep(0.02)
+    async with connect(f"{server.url}/echo") as other:
+        await other.send("still served")
+        assert await other.recv() == "still served"
+    client.transport.abort()
+
+
+async def test_a_client_that_goes_before_it_was_accepted_is_no_error(server: Server) -> None:
+    head = "".join(f"{name}: {value}\r\n" for name, value in UPGRADE.items())
+    with capture_logs() as logs:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", server.port)) as client:
+                client.sendall(f"GET /flood HTTP/1.1\r\nHost: here\r\n{head}\r\n".encode() + b"\x88\x80mask")
+        async with asyncio.timeout(10):
+            while len(logs) < 20:  # noqa: ASYNC110 - the server is another thread
+                await asyncio.sleep(0.02)
+    assert {line["event"] for line in logs} == {"request"}
 
 
 async def test_an_unknown_path_does_not_open_a_socket(server: Server) -> None:
