@@ -3,7 +3,7 @@
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
 - An item is left out if its `id` has the form of our ids and is that of an item on the path, or the id that a client gave for one there. So
-  is what `context/repeated_history.py` finds.
+  is an item that was retracted from the path: a client that still has it must not bring it back. So is what `context/repeated_history.py` finds.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
 from commands.item_links import LINKING
 from commands.path_links import linked_to_path
-from commands.readable_items import find_readable
+from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import MAX_INPUT_BYTES
 from context.history_forwards import PathSegment
@@ -57,7 +57,7 @@ async def take_input(context: CommandContext, target: ReplyTarget, given: Sequen
     taken = await _without_known_ids(context, history, entries)
     taken = await _without_repeated(history, taken)
     if not taken and entries and not target.carried_items:
-        message = "Every item of `input` is already in the conversation: send something new, or leave `input` out."
+        message = "Every item of `input` is already in the conversation, or was deleted from it: send something new, or leave `input` out."
         raise ApiError(400, message, code="input_already_in_conversation", param="input")
     _check_size(taken)
     items = await linked_to_path(history, [(entry.new.item_id, entry.item) for entry in taken])
@@ -93,10 +93,11 @@ def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
 ) -> list[TakenItem]:
-    """The entries that are not on the path. All ids are looked up at once. A reference to another item becomes a copy of it."""
+    """The entries that are not on the path, and were not retracted from it. All ids are looked up at once. A reference to another item becomes a copy of it."""
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
-    found = await find_readable(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
-    on_path = {item_id for item_id, appended in found.items() if await history.has(appended)}
+    found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
+    on_path = {item_id for item_id, appended in found.readable.items() if await history.has(appended)}
+    retracted = {item_id for item_id, appended in found.retracted.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
     on_path |= {item_id for item_id, _ in history.newer}  # items of replies that were not stored have only this id
     taken: list[TakenItem] = []
@@ -104,11 +105,11 @@ async def _without_known_ids(
         item_id = entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item)
         if item_id is not None and (item_id in on_path or await history.find_given(item_id) is not None):
             continue
-        if isinstance(entry, TakenItem):
-            taken.append(entry)
-        else:
-            taken.append(_copy(entry, found.get(entry.item_id), position))
+        if isinstance(entry, ItemReference):
+            taken.append(_copy(entry, found.readable.get(entry.item_id), position))
             on_path.add(entry.item_id)  # a second reference to it adds nothing
+        elif item_id not in retracted:
+            taken.append(entry)
     return taken
 
 

@@ -19,7 +19,7 @@ from domain.items import as_output
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import InputItemJson
 
-MAX_INPUT_ITEMS = 200
+MAX_INPUT_ITEMS = 1_000
 MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """A response's document in MongoDB holds its input, and MongoDB refuses documents above 16 MB."""
 

@@ -31,6 +31,9 @@ class PathHistory:
         self._pages: AsyncIterator[list[ItemAppended]] | None = None
         self._read_items = self._read_bytes = 0
         self._segments: list[PathSegment] | None = None
+        self._by_given_id: dict[str, tuple[str, Item]] = {}
+        self._indexed = 0
+        """How many of `newest_first` are in `_by_given_id`."""
         self.newer = newer
         self.newest_first: list[tuple[str, Item]] = list(reversed(newer))
         if recent is not None:
@@ -70,7 +73,15 @@ class PathHistory:
 
     async def find_given(self, item_id: str) -> tuple[str, Item] | None:
         """The last (id, item) to which a client gave this id, or which is a copy of the item with this id."""
-        return await self.find(lambda _, item: given_id(item) == item_id)
+        while True:
+            for entry in self.newest_first[self._indexed :]:
+                if (name := given_id(entry[1])) is not None:
+                    self._by_given_id.setdefault(name, entry)
+            self._indexed = len(self.newest_first)
+            if item_id in self._by_given_id:
+                return self._by_given_id[item_id]
+            if not await self.read_older():
+                return None
 
     async def has(self, appended: Recorded) -> bool:
         """Whether this ItemAppended is on the path. Whether it is retracted is not checked."""

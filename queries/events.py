@@ -83,6 +83,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     head = await log.existing_head(context.principal.tenant, conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
+    last_event_id = _last_event_id(request)
     if EVENT_STREAM not in request.headers.get("accept", ""):
         await context.check_modified(conversation_id)
         read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
@@ -91,7 +92,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
             async with dependencies.connections.large_answer():
                 page, _ = await read()
         return json_response(page, headers=headers)
-    start = _start_of_stream(request, query.after, head)
+    start = _start_of_stream(query.after, last_event_id, head)
     if request.method == "HEAD":
         return head_of_stream(headers)
     events = dependencies.event_streams.follow(conversation_id, head, start)
@@ -140,18 +141,21 @@ def _list(bodies: Sequence[bytes], last: int, *, has_more: bool) -> bytes:
     return b'{"object":"list","data":' + json_array(bodies) + b"," + msgspec.json.encode(ends)[1:]
 
 
-def _start_of_stream(request: Request, after: int, head: Head) -> int:
+def _start_of_stream(after: int, last_event_id: int | None, head: Head) -> int:
     """The version that a stream begins after. Raises ApiError (400) if the conversation has no such version yet."""
-    last_event_id = single_header(request.headers, "Last-Event-ID")
     param = "after" if last_event_id is None else "Last-Event-ID"
-    start = after if last_event_id is None else _parse_version(last_event_id)
+    start = after if last_event_id is None else last_event_id
     if start > head.version:
         message = f"`{param}` is greater than the conversation's last version, {head.version}."
         raise ApiError(400, message, code="invalid_value", param=param)
     return start
 
 
-def _parse_version(text: str) -> int:
+def _last_event_id(request: Request) -> int | None:
+    """The version in the header `Last-Event-ID`; None without it. Raises ApiError (400), also if the answer is not a stream."""
+    text = single_header(request.headers, "Last-Event-ID")
+    if text is None:
+        return None
     if re.fullmatch(r"[0-9]{1,19}", text) is None or int(text) > MAX_POSITION:
         raise ApiError(
             400, "`Last-Event-ID` must be a version of the conversation.", code="invalid_header", param="Last-Event-ID"

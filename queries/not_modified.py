@@ -24,6 +24,12 @@ def not_modified(tag: str) -> Response:
     return Response(status_code=304, headers={"etag": tag, "vary": "Accept-Encoding"})
 
 
+def check_header(request: Request) -> None:
+    """Raises ApiError (400) if the header is malformed, also where the answer has no tag."""
+    if HEADER in request.headers:
+        is_unmodified(request.headers, "")
+
+
 def unless_unmodified(request: Request, response: Response) -> Response:
     """The response, or a 304 if the client has it."""
     headers = response.headers

@@ -18,7 +18,7 @@ from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import check_names
-from queries.not_modified import NotModified, not_modified, unless_unmodified
+from queries.not_modified import NotModified, check_header, not_modified, unless_unmodified
 from queries.query_context import MAX_POSITION, QueryContext
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
@@ -89,6 +89,7 @@ def query_route(
                 check_names(request, lambda _: False)
             else:
                 arguments.append(query.from_request(request))
+            check_header(request)
             try:
                 return unless_unmodified(request, await handler(context, *arguments))
             except NotModified as error:

@@ -229,3 +229,34 @@ async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_lef
     for text in ("three", "four"):
         await create_response(api, [unstored, own, message(text)], conversation=conversation_id)
     assert texts(provider)[4:] == ["Hello, world!", "unstored", "own", "three", "Hello, world!", "own", "four"]
+
+
+async def test_a_retracted_item_that_a_client_still_has_does_not_come_back(
+    api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(api)
+    [kept, retracted] = await add(api, conversation_id, message("one"), message("secret"))
+    await api.delete(f"/v1/conversations/{conversation_id}/items/{retracted}")
+    old_copy = [{**message("one"), "id": kept}, {**message("secret"), "id": retracted}]
+    await create_response(api, [*old_copy, message("two")], conversation=conversation_id)
+    assert texts(provider) == ["one", "two"]
+    assert [event.item_id for event in appended(log, conversation_id)][:2] == [kept, retracted]
+    assert len(appended(log, conversation_id)) == 4
+    refused = await post_response(api, old_copy, conversation=conversation_id)
+    assert error_of(refused) == (400, "input_already_in_conversation", "input")
+    # In another conversation it is an item like any other.
+    await create_response(api, old_copy)
+    assert texts(provider) == ["one", "secret"]
+
+
+async def test_an_input_may_have_a_thousand_items_and_name_items_of_many_conversations(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    ids = []
+    for number in range(300):
+        ids += await add(api, await create_conversation(api), message(f"old {number}"))
+    request = [*map(reference, ids), *(message(f"new {number}") for number in range(700))]
+    await create_response(api, request)
+    assert texts(provider) == [f"old {number}" for number in range(300)] + [f"new {number}" for number in range(700)]
+    refused = await post_response(api, [*request, message("one too many")])
+    assert error_of(refused) == (400, "invalid_value", "input")

@@ -52,6 +52,8 @@ async def test_invalid_versions_are_refused(api: httpx.AsyncClient, conversation
         if number not in ("0", ""):
             headers = {"Last-Event-ID": number.replace("\0", "x"), "Accept": "text/event-stream"}
             assert_refused(await api.get(events, headers=headers), "Last-Event-ID")
+            del headers["Accept"]
+            assert_refused(await api.get(events, headers=headers), "Last-Event-ID")
 
 
 @pytest.mark.parametrize("position", ["abc", "-1", "", "9" * 19, "9" * 30, '"1"', "1,2"])

@@ -142,6 +142,8 @@ async def test_a_stream_is_never_a_304(api: httpx.AsyncClient, write: Writer, re
         assert (await api.head(path, headers=headers)).status_code == 200
     streamed = await api.get(stream, headers=headers)
     assert (streamed.status_code, b"response.failed" in streamed.content) == (200, True)
+    malformed = await api.get(stream, headers={**headers, "If-None-Match": "x"})
+    assert (malformed.status_code, malformed.json()["error"]["param"]) == (400, "If-None-Match")
 
 
 async def test_a_minimum_position_is_awaited_before_a_304(api: httpx.AsyncClient, read: Read) -> None:
