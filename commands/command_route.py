@@ -126,7 +126,7 @@ def command_context(
     disconnected: Callable[[], Awaitable[object]],
     unstored: UnstoredReply | None = None,
 ) -> CommandContext:
-    """The context of a request, or of a message on a WebSocket. `body`: that of the request or message. Raises ApiError."""
+    """The context of a request, or of a message on a WebSocket. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
     return CommandContext(
         dependencies=connection.app.state.dependencies,
         principal=DEFAULT,

@@ -61,7 +61,7 @@ class CompactResponse(Body):
     service_tier: ShortText | None = None
 
     def request(self) -> CreateResponse:
-        """The same fields as a request for a reply: it is checked, and its earlier items are read, in the same way."""
+        """These fields as a request for a reply, so that the same code checks them and finds the earlier items."""
         fields = self.model_dump(exclude={"instructions"}, exclude_none=True)
         return CreateResponse.model_validate(fields)
 

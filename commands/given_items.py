@@ -21,7 +21,7 @@ GivenItem = NewItem | ItemReference
 
 
 def given_items(input_items: Sequence[Any]) -> tuple[GivenItem, ...]:
-    """The input's items with new ids, and its references. Raises ApiError (400, 413) that names the first one that cannot be taken."""
+    """The input's items with new ids, and its references. Raises ApiError (400, 413) that names the first item that cannot be accepted."""
     return tuple(_given_item(item, f"input[{index}]") for index, item in enumerate(input_items))
 
 
@@ -36,7 +36,10 @@ def _given_item(item: Any, param: str) -> GivenItem:
 
 
 def _is_reference(item: Any) -> bool:
-    """An `item_reference` (its type may be missing), or an image generation call without its result, which tells the API to use an earlier image."""
+    """Whether the item only names another one: an `item_reference` (its type may be missing), or an image generation call without its result.
+
+    Such a call tells the API to use an earlier image.
+    """
     if not isinstance(item, dict):
         return False
     kind = item.get("type")

@@ -1,8 +1,8 @@
 """POST /v1/import: imports any number of conversations from JSON lines, under the same rules as all commands.
 
 A line is `{"metadata", "title", "instructions", "context_policy", "items": [...]}`, with any number of items. Lines are read as
-they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. An import of which nothing
-could be imported is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. When the client
+they arrive; a bounded number is imported at a time. A refused line is reported and the import continues. If no line could be
+imported, the answer is an error. With an `Idempotency-Key`, a repeat adds only what the first import did not add. When the client
 disconnects, no further line is begun.
 """
 
@@ -78,7 +78,7 @@ class FailedImport(ImportReport, frozen=True, kw_only=True, tag_field="object", 
 
 class Progress(Struct):
     """The progress of an import. `errors` has the first MAX_ERRORS errors; `failed` counts all. `failure` decides the status if no line was
-    imported: a failure of this store, or else the error that all lines have in common.
+    imported: the most severe failure of this store, or else the status of all refusals; 400 if they differ.
     """
 
     conversations: int = 0

@@ -22,7 +22,7 @@ _CALL_FIELD = "call_id"
 _OUTPUTS = tuple(f"{call}_output" for call in CALLS)
 _TARGETS = frozenset(("mcp_approval_request", *CALLS))
 LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
-"""Types of items that have a link, and of calls, which may get a `call_id` that a link can hold."""
+"""Types of items that have a link, and types of calls: a call may get a `call_id`, which links can then hold."""
 
 
 class Link(Struct, frozen=True):
@@ -80,9 +80,9 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 
 
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
-    """By index, the links of items that lead to none of the items before them, and that must be looked up on the path.
+    """The links that must be looked up on the path, by the index of their item. They lead to none of the items before it.
 
-    An output's `call_id` needs no look-up, unless it has the form of our ids: otherwise it is already the `call_id` of the call.
+    An output's `call_id` is looked up only if it has the form of our ids. Any other is already the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}
@@ -95,7 +95,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The items that links may lead to. Of several with one name, the last. A call's `call_id` comes before another call's id."""
+    """The items that links may lead to. If several have the same name, the last one is found; a `call_id` is looked for before an id."""
 
     def __init__(self) -> None:
         self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}

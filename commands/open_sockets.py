@@ -20,13 +20,13 @@ EndReason = Literal["stopping", "too_old", "unused"]
 
 class SocketLimits(Struct, frozen=True, kw_only=True):
     max_seconds: float = 60 * 60.0
-    """As Open Responses specifies. A reply that runs then may end first."""
+    """How long a socket may be open, as Open Responses specifies. If a reply is running then, the socket is closed after the reply's end."""
 
     unused_seconds: float = 15 * 60.0
     """How long a socket may be open without a message and without a running reply."""
 
     unstored_bytes: int = 64 * 1024 * 1024
-    """The items of all replies with `store: false` that sockets remember."""
+    """How many bytes the items of all remembered replies with `store: false` may have together."""
 
 
 class OpenSocket:

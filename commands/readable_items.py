@@ -1,4 +1,4 @@
-"""Finds items by their ids, whatever their conversation: the one place that says which of them a caller may read."""
+"""Finds items by their ids in all conversations. For items that `input` names, only this module decides which ones the caller may read."""
 
 from collections.abc import Collection, Mapping
 
@@ -13,14 +13,14 @@ from infrastructure.http.errors import ApiError
 
 
 class FoundItems(Struct, frozen=True):
-    """The ItemAppended of each item, by the item's id: of those that the caller may read, and of those that were retracted."""
+    """The recorded ItemAppended of each item, by item id. `readable`: items that the caller may read. `retracted`: items that were retracted."""
 
     readable: Mapping[str, Recorded]
     retracted: Mapping[str, Recorded]
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Those of these items that are the caller's tenant's, in conversations that exist. A retracted item may not be read.
+    """Finds the items that belong to the caller's tenant and are in conversations that were not deleted. Retracted items are returned separately.
 
     Reads the log, so it finds what was just appended. Raises ApiError (413) if the items are too large together.
     """
@@ -48,7 +48,7 @@ async def find_items(context: CommandContext, item_ids: Collection[str]) -> Foun
 
 
 async def _existing(context: CommandContext, conversations: list[str]) -> set[str]:
-    """Those of these conversations that the caller's tenant has, and that were not deleted."""
+    """The conversations among these that belong to the caller's tenant and were not deleted."""
     reader, tenant = context.dependencies.reader, context.principal.tenant
     existing: set[str] = set()
     for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):

@@ -2,8 +2,9 @@
 
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
-- An item is left out if its `id` has the form of our ids and is that of an item on the path, or the id that a client gave for one there. So
-  is an item that was retracted from the path: a client that still has it must not bring it back. So is what `context/repeated_history.py` finds.
+- An item whose `id` has the form of our ids is left out if an item on the path has this id, or was given it by a client.
+- It is also left out if the item with this id was retracted from the path: a client that still has it must not bring it back.
+- Items that `context/repeated_history.py` finds are left out too.
 """
 
 from collections.abc import Sequence
@@ -44,8 +45,11 @@ class TakenInput(Struct, frozen=True):
 
 
 async def take_input(context: CommandContext, target: ReplyTarget, given: Sequence[GivenItem]) -> TakenInput:
-    """The items to show and to store. Raises ApiError: 404 for a reference to nothing that the caller may read, 413 if what the references name
-    is too large, 400 if all of `given` is left out."""
+    """The items to show and to store.
+
+    Raises ApiError: 404 for a reference to an item that does not exist or that the caller may not read, 413 if the items that the
+    references name are too large, 400 if all of `given` is left out.
+    """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
         for position, item in enumerate(given)
@@ -93,7 +97,10 @@ def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
 ) -> list[TakenItem]:
-    """The entries that are not on the path, and were not retracted from it. All ids are looked up at once. A reference to another item becomes a copy of it."""
+    """The entries that are not on the path, and were not retracted from it. A reference to an item that is not on the path becomes a copy.
+
+    All ids are looked up together. Raises ApiError (404) for a reference to an item that does not exist or that the caller may not read.
+    """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.readable.items() if await history.has(appended)}

@@ -33,10 +33,13 @@ PAGE_EVENTS = 50
 class ReplyTarget(Struct, frozen=True, kw_only=True):
     """Where a reply goes.
 
-    The model is sent the context of the conversation `source` at version `at`; both are None if there is no earlier conversation. `start`
-    creates a new conversation for the reply. Without `start` the reply goes into `source`; if `expected_head` is set, only while that is
-    the head. `fallback` is used as `start` if another request has changed `source` or locked it. `carried_items`: items of previous
-    replies that did not complete or were not stored; they are sent before the input. `snapshot`: that of `source`, None if it has none, UNSET if not read yet.
+    source         the conversation whose context the model is sent; None if there is no earlier conversation
+    at             the version of `source` at which the context is taken; None without `source`
+    start          creates a new conversation for the reply. Without it, the reply goes into `source`
+    fallback       is used as `start` if another request has moved the head of `source`, or runs a reply there
+    expected_head  the id that the last item of `source` must have when the request is appended; None: no items; UNSET: not checked
+    carried_items  items of previous replies that did not complete or were not stored. They are sent before the input
+    snapshot       the snapshot of `source`; None if there is none, UNSET if it was not read yet
     """
 
     source: str | None
@@ -87,7 +90,7 @@ async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTar
 
 
 async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> ReplyTarget:
-    """The target after the stored response that the chain continues from. What came since then is sent before the input."""
+    """The target after an unstored reply: that of the stored response before it, if there is one. The items of the unstored replies are sent before the input."""
     if reply.after is None:
         return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context), carried_items=reply.items)
     target = await _after_response(context, await _previous_reply(context, reply.after))
@@ -169,7 +172,7 @@ async def _after_empty_start(
     at: StreamVersion,
     carried_items: tuple[NewItem, ...],
 ) -> ReplyTarget:
-    """The target after a response that no items precede, so that there is no item to fork from."""
+    """The target after a response that has no items before it: there is no item to fork from."""
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     new_conversation = _unlisted_conversation(context)
     head = await reader.head(conversation_id)
@@ -209,7 +212,7 @@ async def _last_item(reader: EventReader, conversation_id: str, version: int) ->
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
     """The input and the output of a reply that did not complete, as new items.
 
-    They keep the ids that they had there, so that a client can name them by these.
+    Each has a new id, and its old id as the `id` that a client gave. So a client can still refer to it by the old id.
     """
     pairs = [(stored.item_id, from_stored(stored.item)) for stored in record.requested.input]
     pairs += [(stored.item_id, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
@@ -219,7 +222,7 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
 
 
 def is_usable(item: Item) -> bool:
-    """Whether an output item is shown to the model again: empty messages and other cut-off items are not."""
+    """Whether an output item is shown to the model again. A message needs text or a refusal. Any other item must not be cut off."""
     if type_of(item) == "message":
         return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)

@@ -39,7 +39,7 @@ async def check_body(context: CommandContext, body: CreateResponse) -> None:
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Starts a reply, or finds the one that the first request with this idempotency key started. Nothing is recorded if it is refused."""
+    """Starts a reply, or finds the reply that the first request with this idempotency key started. A refused request records nothing."""
     if (recorded := await _first_reply(context, body)) is not None:
         return recorded
     try:
@@ -215,7 +215,7 @@ def make_reply_request(
 
 
 def _given_param(param: str, taken: Sequence[TakenItem]) -> str:
-    """Turns a path in the items that were taken into the path of the same thing in the request's `input`."""
+    """Turns a `param` whose index counts the taken items into the `param` with the index in the request's `input`."""
     return re.sub(r"^input\[(\d+)\]", lambda match: f"input[{taken[int(match[1])].position}]", param)
 
 

@@ -86,7 +86,7 @@ class _ResponseSocket:
                     await self._take(message)
             await self._close(self._socket.end.result())
         except WebSocketDisconnect:
-            pass  # it went while something was sent to it
+            pass  # the client disconnected while something was sent to it
         except asyncio.CancelledError:  # the server stops, and a reply did not end in time
             await self._close("stopping")
             raise
@@ -131,7 +131,7 @@ class _ResponseSocket:
         fields = parse_message(raw)
         unstored = self._unstored.get(self._socket)
         if unstored is not None and fields.get("previous_response_id") == unstored.response_id:
-            # If this reply fails, the next one cannot continue from the remembered one either: Open Responses wants it so.
+            # If this reply fails, the next one cannot continue from the remembered one either: Open Responses requires this.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, raw, self._gone.wait, unstored)
@@ -158,7 +158,7 @@ class _ResponseSocket:
     def _remember(
         self, reply: RunningReply | RecordedReply, body: CreateResponse, previous: UnstoredReply | None
     ) -> None:
-        """The next reply may continue from this one. One that was stored is found in the log."""
+        """Remembers an unstored reply, so that the next one may continue from it. A stored reply is found in the log."""
         self._unstored.forget(self._socket)
         if isinstance(reply, RecordedReply) or reply.stored:
             return

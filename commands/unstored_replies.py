@@ -1,6 +1,6 @@
-"""The replies with `store: false` that sockets remember, each socket its last one: a next reply on that socket continues from it.
+"""The replies with `store: false` that sockets remember. Each socket remembers its last one: the next reply on the socket may continue from it.
 
-They are only in this process's memory. All together have at most `max_bytes`: the one that was used least recently is forgotten first.
+They are only in this process's memory. Together they have at most `max_bytes`: the reply that was used least recently is forgotten first.
 """
 
 from collections import OrderedDict
@@ -38,7 +38,7 @@ class UnstoredReplies:
         self._bytes = 0
 
     def keep(self, socket: Hashable, reply: UnstoredReply) -> None:
-        """Remembers it in place of the socket's last one. One of more than `max_bytes_each` is not kept: nothing could continue from it."""
+        """Remembers the reply in place of the socket's last one. A reply larger than `max_bytes_each` is not kept: its items would exceed the limit of a next request."""
         self.forget(socket)
         if reply.size > self._max_bytes_each:
             return

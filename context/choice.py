@@ -64,7 +64,8 @@ class ContextChooser:
     async def choose(
         self, recent: RecentItems, conversation_id: str | None, reply_request: ReplyRequest
     ) -> ContextChoice:
-        """Which items of `recent` are shown. `conversation_id`: where the other halves of pinned calls are looked up; None for a new one.
+        """Which items of `recent` are shown. `conversation_id`: where the outputs of pinned calls, and the calls of pinned outputs, are looked
+        up; None for a new conversation.
 
         Raises ContextTooLong, and psycopg.Error when the log is needed but unavailable.
         """
@@ -106,7 +107,7 @@ class ContextChooser:
         )
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
-        """Tokens that may be sent: the window less what the answer may take, or the policy's budget if that is less."""
+        """The tokens that may be sent: the model's window minus the tokens kept free for the answer, but never more than the policy's budget."""
         window = self._models.window(reply_request.model)
         requested = reply_request.parameters.get("max_output_tokens")
         answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)

@@ -32,8 +32,8 @@ COUNT_BATCH_ITEMS = 32
 class RecentItems(Struct, frozen=True, kw_only=True):
     """A conversation's newest items at a version, oldest first, with their tokens in `o200k_base`.
 
-    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: only what
-    the summary replaces lies before them. `pins`: the pinned items before them, oldest first. `pinned`: the ids of all pinned items,
+    `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
+    lie before them, except what the summary replaces. `pins`: the pinned items before them, oldest first. `pinned`: the ids of all pinned items,
     also of those among `items`.
     """
 
@@ -213,7 +213,7 @@ async def _items_by_id(
 async def partners_of_pins(
     reader: Reader, conversation_id: str, recent: RecentItems, counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """The other halves of pinned calls and outputs that are not among the recent items, if they are within PAGE_EVENTS of the pin."""
+    """The outputs of pinned calls, and the calls of pinned outputs, that are not among the recent items but within PAGE_EVENTS of the pin."""
     if not recent.pinned:
         return ()
     items = [*recent.pins, *recent.items]

@@ -1,8 +1,8 @@
 """Chooses which part of a conversation a model is shown. Pure: token counts come from outside.
 
 A turn starts with a user's message and runs to the next one. The newest whole turns that fit are shown: a turn is never cut, and a
-call is never separated from its output. Pinned items of older turns are shown too, each with its other half if it is a call or an
-output. What the renderer cannot send is not counted, and is named in `left_out`.
+call is never separated from its output. Pinned items of older turns are shown too: a pinned call with its output, and a
+pinned output with its call. What the renderer cannot send is not counted, and is named in `left_out`.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -40,8 +40,8 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     """What there is to choose from, each list oldest first.
 
     path           consecutive items up to the path's last
-    reaches_start  whether only summarized items lie before `path`; if not, its first items may be the rest of a turn
-    pins           pinned items before `path`, and their other halves
+    reaches_start  whether no items lie before `path`, except summarized ones. If false, `path` may begin within a turn
+    pins           pinned items before `path`, and the calls and outputs that belong to them
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools
     summarized     what the summary replaces
@@ -60,8 +60,8 @@ class ContextInput(Struct, frozen=True, kw_only=True):
 class Selection(Struct, frozen=True, kw_only=True):
     """What is shown: `pins` of older turns, then `window`, the end of the path.
 
-    `sent`: the items of both and of the input without the unsendable ones. `left_out`: what is not sent, and why. `tokens`: of all
-    that is sent.
+    `sent`: the items of `pins`, `window` and the input, without those that cannot be sent. `left_out`: what is not sent, and why.
+    `tokens`: those of `sent`, and `base_tokens`.
     """
 
     pins: tuple[ContextItem, ...]
@@ -79,8 +79,8 @@ def begins_turn(item: Item) -> bool:
 def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
     """The newest whole turns that fit in `budget` tokens, `base_tokens` included.
 
-    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input, and if that has no user's message, also the
-    turn of the path that it continues.
+    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, it
+    continues the last turn of the path, which then belongs to the newest turn.
     """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     items = [context_item.item for context_item in everything]
@@ -97,12 +97,12 @@ def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> 
     start = len(context_input.pins)
     for start in _window_starts(context_input, items, calls, always_sent):
         if total - saved[start] <= budget:
-            # If all items can be sent and there are no pairs, a part of them has no unpaired call either.
+            # If every item can be sent and there are no calls and outputs, no window can separate a call from its output: no check is needed.
             check = unsendable if unsent or calls else _all_sendable
             selection = _selection(context_input, start, always_sent, unsent, check)
             if selection.tokens <= budget:
                 return selection
-    # Without any possible start, the newest turn began before `path`, and `path` alone has more than fits.
+    # If the window can start nowhere, the newest turn began before `path`, and `path` alone is larger than the budget.
     raise ContextTooLong(max(total - saved[start], budget + 1), budget)
 
 
@@ -117,14 +117,14 @@ def window_starts(context_input: ContextInput, unsendable: Unsendable) -> list[i
 
 
 def _sent_pairs(items: Sequence[Item], unsent: Mapping[int, str]) -> list[tuple[int, int]]:
-    """The indices (call, output) of pairs of which both are sent."""
+    """The indices (call, output) of each pair whose call and output are both sent."""
     return [pair for pair in pairs(items) if not unsent.keys() & set(pair)]
 
 
 def _always_sent(
     everything: Sequence[ContextItem], calls: Sequence[tuple[int, int]], unsent: Collection[int]
 ) -> frozenset[int]:
-    """The indices of items that are sent wherever the window starts: pinned ones, and the other half of each."""
+    """The indices of items that are sent wherever the window starts: pinned items, and the calls and outputs that belong to them."""
     indices = {index for index, item in enumerate(everything) if item.pinned and index not in unsent}
     for pair in calls:
         if indices & set(pair):
@@ -141,7 +141,7 @@ def _window_starts(
     """The indices in `items` at which the window may start, ascending. Lazy: `select` mostly takes one of the first few."""
     first = len(context_input.pins)
     end = first + len(context_input.path)
-    # splits[start]: how many pairs would be split, their call left out and their output sent, if the window starts at `start`.
+    # splits[start]: how many pairs a window that starts at `start` would split: the call is left out, the output is sent.
     changes = [0] * (end + 2)
     for call, output in calls:
         if call not in always_sent and call < end:

@@ -2,17 +2,17 @@
 
     context:{tenant}:{conversation_id}   HASH
         version            of the conversation; every event changes it
-        chain_hash         of that version's event: if the log has another one there, or none, the snapshot is not used
-        incarnation        of the log that the snapshot was made from; versions are compared only within one
+        chain_hash         of the event at `version`: the snapshot is used only if the log has this hash at this version
+        incarnation        of the log that the snapshot was made from; versions of different incarnations are not compared
         instructions       absent if there are none
         policy             JSON of the ContextPolicy
         branch head depth  of the path's last item; without items, head is absent and depth is 0
-        first              the snapshot has every item from this depth on that is not retracted; in a fork, never those of its origin
+        first              the snapshot has every item from this depth on that is not retracted. A fork's snapshot has no items of its origin
         count bytes        number of items, and bytes of their JSON
         i:{branch}:{block} the items of BLOCK_DEPTHS depths, from depth block * BLOCK_DEPTHS on. The first line is "{count} {tokens}",
                            their number and the sum of their tokens. A line for each item follows, by depth: JSON {"tokens", "depth",
-                           "item_id", "item"}, in this order; the item as stored; tokens in o200k_base of its `counted_text`, plus its
-                           `fixed_tokens`
+                           "item_id", "item"}, in this order. `item`: as stored. `tokens`: those of its `counted_text` in o200k_base,
+                           plus its `fixed_tokens`
         made               SNAPSHOT_FORMAT; a snapshot with another value is ignored
         heavy              "1" if the pinned items are too large for the snapshot: then contexts are read from the log
         pins               JSON of the ids of the pinned items; absent if there are none
@@ -20,8 +20,8 @@
         summary            JSON of the active Summary; absent if there is none
         deleted            "1" on a tombstone, which has only this, version and incarnation, and expires after a day
 
-At most the newest 512 items and 1 MB of them, and 1 MB of pinned items. Items are grouped in blocks because Redis takes longer over
-many small fields. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
+A snapshot has the newest items: at most 512, and at most 1 MB of them. It has at most 1 MB of pinned items. Items are grouped in blocks
+because many small fields take Redis longer. `snapshot_store.py` reads and writes snapshots, `snapshot_from_log.py` makes them.
 """
 
 from collections import Counter
@@ -39,7 +39,7 @@ from domain.items import from_stored
 MAX_ITEMS = 512
 MAX_BYTES = 1_000_000
 SNAPSHOT_TTL_SECONDS = 30 * 24 * 3600
-"""How long a snapshot outlives the last event of its conversation: Redis need not hold every conversation."""
+"""A snapshot expires this long after it was last written, so that Redis does not keep every conversation. Every event writes it."""
 
 TOMBSTONE_TTL_SECONDS = 24 * 3600
 
@@ -47,7 +47,7 @@ BLOCK_DEPTHS = 16
 """Depths in one block. An append rewrites its block. Smaller blocks would mean more fields to read."""
 
 SNAPSHOT_FORMAT = "6"
-"""Raise it when what a snapshot holds or how it is counted changes."""
+"""Raise it when the content of snapshots changes, or how tokens are counted."""
 
 KEY_PREFIX = "context:"
 ITEM_PREFIX = "i:"
@@ -96,7 +96,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
 
 
 def make_recent_items(snapshot: Snapshot, items: Sequence[ContextItem], *, reaches_start: bool) -> RecentItems:
-    """RecentItems of `items`, some of the snapshot's, oldest first, and of its settings and pins."""
+    """RecentItems with these items of the snapshot, oldest first, and with its settings and pins."""
     ids = {item.item_id for item in items} if snapshot.pins else set()
     return RecentItems(
         version=snapshot.version,
@@ -118,7 +118,7 @@ def snapshot_key(tenant: str, conversation_id: str) -> str:
 
 
 def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
-    """The hash of a snapshot. Values are str, not bytes: MessagePack in Lua has only one type of strings."""
+    """The hash of a snapshot. Values are str, not bytes: MessagePack in Lua has only one string type."""
     if snapshot.deleted:
         return {"version": snapshot.version, "incarnation": snapshot.incarnation, "deleted": 1}
     pins = {f"{PIN_PREFIX}{pin.item_id}": msgspec.json.encode(pin).decode() for pin in snapshot.pins}
@@ -176,7 +176,7 @@ def pins_from_json(values: Iterable[str]) -> tuple[SnapshotItem, ...]:
 
 
 def _to_blocks(branch: int, items: Iterable[SnapshotItem]) -> dict[str, str]:
-    """The fields for a branch's items, which come by depth."""
+    """The fields for a branch's items. `items` must be ordered by depth."""
     lines: dict[str, list[str]] = {}
     tokens: Counter[str] = Counter()
     for item in items:

@@ -20,7 +20,7 @@ class NotModified(Exception):
 
 
 def not_modified(tag: str) -> Response:
-    """A 304, with the headers of the 200 that decide which stored answer it is about."""
+    """A 304. It has the headers of the 200 from which a cache finds the answer that it stored."""
     return Response(status_code=304, headers={"etag": tag, "vary": "Accept-Encoding"})
 
 

@@ -23,7 +23,7 @@ from queries.query_route import QueryParameters
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100
 MAX_PAGE_BYTES = 8_000_000
-"""A page ends before the entry that would make it larger. A single larger entry is a page."""
+"""A page is at most this large, unless its only entry is larger."""
 
 MAX_SMALL_PAGE_BYTES = 256 * 1024
 """A larger page waits for its turn before it is read: see `Connections.large_answer`."""

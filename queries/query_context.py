@@ -137,7 +137,7 @@ class QueryContext(Struct, frozen=True):
     async def read_while(
         self, read: Read, view: MongoView, pipeline: Sequence[Document], take: Callable[[Document], bool]
     ) -> bool:
-        """Calls `take` with each of the pipeline's documents, until it returns False. Returns whether there were no more.
+        """Calls `take` with each of the pipeline's documents, until it returns False. Returns True if `take` accepted all of them.
 
         At most BATCH_DOCUMENTS are read after the one that it refused. Raises as `Consistency.check` does.
         """

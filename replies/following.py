@@ -38,7 +38,7 @@ class _Client(Struct):
 
     head        the conversation's last event when the record was read last
     recorded    the key of the reply's RecordedStream; None while the reply runs
-    finished    it was sent everything
+    finished    whether the client was sent everything
     """
 
     conversation_id: str

@@ -226,7 +226,7 @@ def new_part(kind: str, text: str) -> Item:
 
 
 def parts_of(item: Item) -> list[ItemPart]:
-    """The parts of an output item that are streamed, in the order in which they are: that of the item's fields, and in each field that of its parts."""
+    """The parts of an output item that are streamed, in the order of streaming: field after field, as the item has them, and part after part."""
     kinds = _KINDS_OF_TYPES.get(type_of(item), ())
     if kinds and not _KINDS[kinds[0]].field:
         return [ItemPart(kinds[0], 0, str(item.get(kinds[0]) or ""), item)]
@@ -246,7 +246,7 @@ def text_of_output(item: Item) -> str:
 
 
 def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Item:
-    """An output item as it is stored: with its parts, each a kind and a text, if its type has any, and its status."""
+    """An output item as it is stored, with this status. `parts`: the kind and the text of each; not used if the item's type has no parts."""
     match type_of(item):
         case "message":
             return {**item, "status": status, "content": _content(item, parts)}
@@ -265,7 +265,7 @@ def with_parts(item: Item, parts: Sequence[tuple[str, str]], status: str) -> Ite
 
 
 def _content(message: Item, parts: Sequence[tuple[str, str]]) -> list[Item]:
-    """The content of a message: its parts as it has them, with their annotations, if their texts are those that were streamed."""
+    """The content of a message. If the streamed texts are those of its own parts, these parts are kept, with their annotations."""
     streamed = [part for part in parts_of(message) if part.text]
     if [(part.kind, part.text) for part in streamed] == list(parts):
         content = [part.part for part in streamed]

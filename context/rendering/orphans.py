@@ -55,7 +55,7 @@ def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
 
 
 def orphans(items: Sequence[Item]) -> dict[int, str]:
-    """The calls and outputs without their other half, by index: `orphaned_call` or `orphaned_output`."""
+    """By index: `orphaned_call` for a call without an output, `orphaned_output` for an output without a call."""
     in_pairs = {index for pair in pairs(items) for index in pair}
     return {
         index: "orphaned_output" if is_output(item) else "orphaned_call"

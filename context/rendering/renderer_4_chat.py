@@ -21,7 +21,7 @@ _ADDED_PARAMETERS = (
     "user",
 )
 _EMPTY = (None, 0)
-"""A penalty of 0 changes nothing, and not every provider knows it."""
+"""Values that are not sent. A penalty of 0 changes nothing, and not every provider knows the penalties."""
 
 
 def render(

@@ -44,7 +44,10 @@ def make_app(
     metrics: Metrics,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes, and `sockets`. `connections`: those of the server, if there is one. `lifespan` puts what they need on `app.state`. `app.state.openapi()` makes the OpenAPI document."""
+    """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`.
+
+    `connections`: those of the server, if there is one. `app.state.openapi()` makes the OpenAPI document.
+    """
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
     @cache
@@ -69,7 +72,7 @@ def make_app(
 
 
 def middleware(metrics: Metrics, connections: Connections | None) -> list[Middleware]:
-    """What is around every request, from the outside in."""
+    """The middleware around every request, the outermost first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics),
         Middleware(CompressionMiddleware, connections=connections or Connections()),
@@ -77,12 +80,12 @@ def middleware(metrics: Metrics, connections: Connections | None) -> list[Middle
 
 
 async def _refuse_socket(_: WebSocket) -> None:
-    """Starlette would answer a WebSocket at an unknown path with 403."""
+    """Answers a WebSocket at an unknown path with 404. Starlette would answer with 403."""
     raise HTTPException(404)
 
 
 async def answer_http_error(request: HTTPConnection, error: Exception) -> Response:
-    """The answer to an error that has a status. What the app does not serve is an answer to OPTIONS, a 405 or a 404."""
+    """The answer to an error that has a status. A request that is not served gets a 404, a 405, or the answer to OPTIONS."""
     if type(error) is HTTPException and error.status_code in (404, 405):
         return _answer_unserved(request)
     return await answer_error(request, error)

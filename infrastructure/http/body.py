@@ -88,11 +88,11 @@ def parse_json(body: bytes) -> Any:
 
 
 def _has_half_pairs(body: bytes) -> bool:
-    """Whether a half of a surrogate pair is what is wrong with JSON text that was refused."""
+    """Whether this JSON text was refused because it contains half of a surrogate pair."""
     if _HALF_PAIR.search(body) is None:
         return False
     try:
-        json.loads(body)  # takes halves
+        json.loads(body)  # accepts halves of pairs
     except (ValueError, RecursionError):
         return False
     return True

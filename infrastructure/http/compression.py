@@ -1,7 +1,8 @@
 """gzip for large answers, to clients that accept it. Never for streams.
 
-The level and the sizes come from pages of real conversations: level 1 makes them 0.2 to 0.4 times as large at 40 MB a second; level 6, the
-usual one, makes them a tenth smaller still in nine times the time. An answer below MIN_BYTES is sent as fast as it would be compressed.
+The level and the sizes were measured with pages of real conversations. Level 1 makes them 0.2 to 0.4 times as large, at 40 MB a second.
+Level 6, the default of zlib, makes them a tenth smaller than level 1, and takes nine times as long. An answer below MIN_BYTES is not
+compressed: that would take as long as it takes to send the answer.
 
 The `ETag` is the same for both codings: it is the conversation's version, which `If-Match` compares. `Vary` tells caches that there are two.
 """
@@ -50,7 +51,7 @@ class CompressionMiddleware:
                 started, head = head, None
                 body: bytes = message.get("body", b"")
                 encoding: list[tuple[bytes, bytes]] = []
-                # A file comes in several messages, and has no body for HEAD: it is sent as it is.
+                # A file comes in several messages, and has no body for HEAD: it is not compressed.
                 is_complete = len(body) >= MIN_BYTES and not message.get("more_body", False)
                 if is_complete and accepts_gzip(scope["headers"]):
                     body = await self._compressed(body)
@@ -69,7 +70,7 @@ class CompressionMiddleware:
 
 
 def accepts_gzip(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether `Accept-Encoding` allows gzip, and does not prefer an answer as it is (RFC 9110, 12.5.3)."""
+    """Whether `Accept-Encoding` allows gzip, and does not prefer an uncompressed answer (RFC 9110, 12.5.3)."""
     sent = b",".join(value for name, value in headers if name == b"accept-encoding").decode("latin-1").lower()
     qualities: dict[str, float] = {}
     for element in sent.split(","):

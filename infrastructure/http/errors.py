@@ -118,7 +118,7 @@ class ApiError(HTTPException):
         )
 
     def response(self, body: Struct | None = None) -> Response:
-        """The answer. `body`: another one that also has `error`."""
+        """The answer. `body` is sent instead of the error alone, and must have the field `error`."""
         headers = {**self.headers, "x-should-retry": "true" if self.retry else "false"}
         # If `retry` is false, the request may be stored already, and a client that looks only at Retry-After would send it again.
         if self.status == 503 and self.retry:

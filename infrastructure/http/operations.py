@@ -50,7 +50,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "Retry-After": "Seconds to wait before a retry.",
 }
-"""The headers of answers. How a header is meant does not depend on the route."""
+"""The headers of answers. A header means the same on every route."""
 
 _TAG: Final = r'(W/)?"[^"]*"'
 _TAGS: Final = {"type": "string", "pattern": rf"^(\*|{_TAG}(, *{_TAG})*)$"}
@@ -174,7 +174,7 @@ def header_parameters(headers: Mapping[str, str]) -> Iterable[Schema]:
 
 
 def _without_null(field: Schema) -> Schema:
-    """The schema of a parameter's values, when it is not absent."""
+    """The schema of the values that a parameter may have. Null is not one: the parameter is left out instead."""
     described = {name: value for name, value in field.items() if value is not None and name != "title"}
     options = [option for option in described.pop("anyOf", ()) if option != {"type": "null"}]
     return described | options[0] if options else described
@@ -207,7 +207,7 @@ def _schemas(bodies: Iterable[type[BaseModel]], answers: Iterable[type]) -> Sche
 
 
 def _plain(schema: Any) -> Any:
-    """The schema without the titles that pydantic makes from names, and without defaults, since generators require a field that has one.
+    """The schema without the titles that pydantic makes from names, and without defaults: code generators require a field that has a default.
 
     The `object` of msgspec's structs becomes a constant. A property of the name `title` or `default` stays: its value is a schema.
     """

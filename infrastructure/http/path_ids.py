@@ -33,7 +33,7 @@ def path_ids(request: Request, names: Sequence[str]) -> list[str]:
         return [_path_id(request.path_params[name], name) for name in names]
     except ApiError:
         if "{" not in (template_of(request.scope["path"]) or "{"):
-            # A path of its own, served for other methods: `/v1/responses/compact` is not a response.
+            # This text is not an id but the end of another path, which serves other methods: `/v1/responses/compact`.
             raise HTTPException(405) from None
         raise
 

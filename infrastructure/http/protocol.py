@@ -122,7 +122,7 @@ class BoundedProtocol(HttpToolsProtocol):
     # Called by `_Parser`
 
     def asks_for_websocket(self) -> bool:
-        """Whether the head that was just parsed opens a WebSocket. Behind a request that is still being answered it does not."""
+        """Whether the head that was just parsed opens a WebSocket. It does not while an earlier request is being answered."""
         return (
             self.ws_protocol_class is not None
             and self.parser.get_method() == b"GET"

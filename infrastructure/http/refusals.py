@@ -32,7 +32,7 @@ def refusal_headers(refused: Refused, body: bytes) -> dict[str, str]:
 
 
 def refusal_body(refused: Refused) -> bytes:
-    """The error in the shape of every other (`errors.py`)."""
+    """The error in the same shape as all other errors (`errors.py`)."""
     error = {"message": refused.message, "type": "invalid_request_error", "param": None, "code": refused.code}
     return msgspec.json.encode({"error": error})
 

@@ -116,7 +116,7 @@ def _use_instead(steps: Sequence[str]) -> str | None:
 
 
 def _meant(steps: Sequence[str]) -> str | None:
-    """For a path that is served without what stands before it, with `/v1`, or without a slash at its end."""
+    """The served path that the client probably meant: it sent `/v1` twice, another prefix, no `/v1`, or a slash at the end."""
     for rest in (steps[start:] for start in range(len(steps))):
         for path in ("/".join(["", *rest]), "/".join(["", "v1", *rest])):
             if (template := template_of(path)) is not None:
@@ -125,7 +125,7 @@ def _meant(steps: Sequence[str]) -> str | None:
 
 
 def _subpaths(steps: Sequence[str]) -> str | None:
-    """For a path that begins like a served one: what is served below that."""
+    """What is served below the served path that this path begins with."""
     for end in range(len(steps) - 1, 1, -1):
         template = template_of("/".join(["", *steps[:end]]))
         subpaths = [f"`{path[len(template) :]}`" for path in _paths_under(template)] if template else []

@@ -34,10 +34,10 @@ from infrastructure.http.refusals import Refused, refusal_answer, refusal_body, 
 log = structlog.get_logger(__name__)
 
 PING_SECONDS = 20.0
-"""A ping is sent this long after the last answer to one. The socket is closed if none comes for as long again."""
+"""A ping is sent this long after the last pong. The socket is closed if no pong comes within the same time."""
 
 QUIET_SECONDS = 0.5
-"""A socket that has failed is closed once its client has sent nothing for this long: then it has read why."""
+"""A socket that has failed is closed after its client has sent nothing for this long: the client has then received the reason."""
 
 VERSION = "13"
 
@@ -181,7 +181,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class _Frames(ServerProtocol):
-    """The library's parser. It refuses a handshake with our JSON error, and says what came last: whether it ended a frame, and which."""
+    """The library's parser. It refuses a handshake with our JSON error, and says whether the last bytes ended a frame, and whether they ended only pings and pongs."""
 
     ended_a_frame = True
     only_control_frames = False

@@ -186,7 +186,7 @@ class ChatAnswer:
         return [*self._items.take_parts(), Finished(reason, usage, model, self._service_tier)]
 
     def _add_text(self, item_type: str, kind: str, text: str | None) -> None:
-        """Text of a message or of reasoning. Consecutive texts of one type are one item, and in it those of one kind are one part."""
+        """Adds text of a message or of reasoning. Consecutive texts of the same type make one item. In an item, consecutive texts of the same kind make one part."""
         if not text:
             return
         if self._open_text is None or self._open_text[0] != item_type:

@@ -71,7 +71,10 @@ class _OpenItem(Struct):
         return part.kind or usual_kind(self.item)
 
     def take_parts(self) -> Iterator[StreamPart]:
-        """What can be passed on: the parts of the field that came first, one after the other; those of another field when the item has ended."""
+        """The stream parts that can be passed on now. Parts of the field that came first are passed on one after the other.
+
+        Parts of another field wait until the item has ended.
+        """
         assert self.item is not None
         in_turn = self.open
         if len(in_turn) > 1:
@@ -121,7 +124,7 @@ class OrderedItems:
         return self._items[key].item is not None
 
     def add_text(self, key: Hashable, text: str, part: Hashable = 0, kind: str | None = None) -> None:
-        """Adds text to a part of an item; `kind` None: what the item usually consists of. Raises ModelFailed, as `add_length` does."""
+        """Adds text to a part of an item. `kind`: of the part; None for the usual kind of the item. Raises ModelFailed, as `add_length` does."""
         self.add_length(len(text))
         if text:
             self._items[key].part(part, kind).add(text)

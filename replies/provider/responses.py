@@ -185,7 +185,7 @@ class ResponsesAnswer:
             self._items.add_text(key, event.delta, _part_key(kind, event), kind)
 
     def _end_part(self, kind: str, event: _Event) -> None:
-        """The text in the event is complete, and clients see that before the item is. Ignored where it does not fit: the item's end has all texts too."""
+        """The part is complete: clients are told before its item is complete. An event that does not fit is ignored: the end of the item has all texts."""
         text = event.refusal if kind == "refusal" else event.text
         if not self._started or not isinstance(text, str):
             return

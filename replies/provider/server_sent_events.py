@@ -15,7 +15,7 @@ MAX_EVENT_BYTES = 8 * 1024 * 1024
 """An image in base64 fits."""
 
 LINE_OVERHEAD_BYTES = 64
-"""Counted for each data line, for the memory it takes besides its text: so data lines without text count too."""
+"""Added to the size of each data line, because a line takes memory besides its text. So empty data lines count too."""
 
 DRAIN_TIMEOUT_SECONDS = 0.5
 """How long to wait for the end of the response after its last event. The connection of a response that was read to its end can be reused."""

@@ -28,7 +28,7 @@ ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        yield  # signals are the test's
+        yield  # the test process keeps its own signal handlers
 
 
 class ServedApi:
@@ -46,7 +46,7 @@ class ServedApi:
         self._server.should_exit = True
 
     def socket(self, **headers: str) -> Any:
-        """A WebSocket on `/v1/responses`, for `async with`. `headers` are named with `_` for `-`."""
+        """A WebSocket on `/v1/responses`, for `async with`. In the names of `headers`, write `_` for `-`."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         url = f"{self.base_url}/v1/responses".replace("http", "ws", 1)
         return connect(url, additional_headers=named, max_size=None)

@@ -73,7 +73,7 @@ def test_every_part_that_is_sent_is_counted(items: list[Item], renderer: int) ->
     assert sum(map(count, _strings(read_by_model))) <= counted + TYPE_NAME_TOKENS
 
 
-def test_tools_are_counted_in_the_longer_of_both_apis_shapes() -> None:
+def test_tools_are_counted_in_the_longer_of_the_two_api_shapes() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     tools = [{"type": "function", "name": f"f{n}", "description": "Looks.", "parameters": schema} for n in range(100)]
     parameters = {"tools": tools}

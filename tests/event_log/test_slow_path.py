@@ -81,7 +81,7 @@ async def test_given_a_refused_command_then_all_commands_of_its_conversation_are
     assert texts(log, other) == ["x"]
 
 
-async def test_given_a_refused_command_then_other_commands_with_its_key_are_decided_with_it(
+async def test_given_a_refused_command_then_commands_with_the_same_key_are_decided_with_it(
     settings: Settings, log: Log
 ) -> None:
     recorder, counts = counting_recorder()
@@ -122,7 +122,7 @@ async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_sta
     assert [answer.replayed for answer in answers if isinstance(answer, Appended)] == [False, True, True]
     assert [answer.replayed for answer in replayed if isinstance(answer, Appended)] == [True]
     assert log.count() == 1
-    assert (counts.locked, counts.reads) == (1, 1)  # only for the key that was used before the batch
+    assert (counts.locked, counts.reads) == (1, 1)  # both for the second batch: its key was used before
 
 
 async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the_rows_of_all(
@@ -138,7 +138,7 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # One read for the batch. The unknown ones are not cached, so there are two more: before the lock and under it.
+    # One read for the whole batch. Nothing is cached for an unknown conversation, so it is read again before the lock and under the lock.
     assert (counts.locked, counts.inserted, counts.reads) == (1, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)
@@ -163,7 +163,7 @@ async def test_given_streams_of_more_rows_than_a_page_then_all_are_read(settings
     assert all(texts(log, conversation_id)[-1] == "last" for conversation_id in conversation_ids)
 
 
-async def test_given_a_conversation_that_cannot_be_read_then_the_others_of_its_batch_are_appended_at_once(
+async def test_given_a_conversation_that_cannot_be_read_then_the_others_in_its_batch_are_still_appended(
     settings: Settings, log: Log
 ) -> None:
     async with open_log(settings.postgres_url) as events:

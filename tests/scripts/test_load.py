@@ -58,7 +58,7 @@ def test_chitchat_is_loaded_completely_and_a_second_run_stores_nothing_twice(sys
     assert (second["loaded"]["conversations"], second["loaded"]["already_stored"]) == (0, CONVERSATIONS)
     assert second["checksums"] == first["checksums"]
 
-    # Without its progress file it sends everything again. The store recognises the idempotency keys.
+    # Without its progress file, the load sends everything again. The store recognises the idempotency keys.
     (running.data / "load" / "chitchat.jsonl").unlink()
     status, third, err = Load(running, "chitchat", "--limit", str(CONVERSATIONS)).result()
     assert status == 0, err
@@ -155,7 +155,7 @@ def test_a_bad_line_stops_the_load_unless_bad_lines_are_skipped(system: Start, t
     assert (result["loaded"]["conversations"], result["loaded"]["already_stored"]) == (1, 2)
 
 
-def test_a_source_that_cannot_be_loaded_is_named_with_what_to_do(tmp_path: Path) -> None:
+def test_the_error_for_a_source_that_cannot_be_loaded_says_what_to_do(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_URL")}
     messages = {
         str(tmp_path / "missing.jsonl"): "neither 'chitchat' nor a file",

@@ -81,7 +81,7 @@ async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedPro
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(status: int, provider: ScriptedProvider) -> None:
-    """Not even to another path of the same host."""
+    """A redirect to another path of the same host is not followed either."""
     paths: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
