@@ -176,7 +176,7 @@ class _ResponseSocket:
     async def _close(self, reason: EndReason) -> None:
         with suppress(WebSocketDisconnect, RuntimeError):  # RuntimeError: it is closed already
             if reason == "too_old":
-                message = "The connection has been open for as long as one may be. Open another one."
+                message = "The connection has been open for the maximum time. Open another one."
                 await self._send(ApiError(400, message, code="websocket_connection_limit_reached").socket_event())
             code, text = _CLOSE_CODES[reason]
             await self._websocket.close(code, text)

@@ -10,7 +10,7 @@ _REFUSED = {
     "stream": "A WebSocket always streams: leave it out.",
     "stream_options": "A WebSocket always streams: leave it out.",
     "background": "Over a WebSocket there are no background replies.",
-    "stream_id": "A connection has one stream: open another connection for another one.",
+    "stream_id": "A connection has one stream: open another connection for a second stream.",
 }
 """Parameters that are refused on a WebSocket, and what to do instead."""
 
