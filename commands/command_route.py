@@ -86,8 +86,8 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         """Appends the events of the command, and returns when they are durable. `answer` renders the body that is stored for a repeat of the request.
         `only_at`: the only version at which the command may be appended, if there is no If-Match.
 
-        Raises what EventLog.append raises. With If-Match or an idempotency key, LogUnavailable has `outcome_unknown=False`: the client can
-        repeat the request safely.
+        Raises what EventLog.append raises. With If-Match, or with an idempotency key and `answer`, LogUnavailable has `outcome_unknown=False`: the
+        client can repeat the request safely.
         """
         request = AppendRequest(
             principal=self.principal,

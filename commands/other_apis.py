@@ -1,4 +1,4 @@
-"""What other APIs call the parameters of a request for a reply: an error about such a name says what to send here instead."""
+"""The names that other APIs give to parameters of ours. If a client sends such a name, the error says what to send instead."""
 
 from types import MappingProxyType
 
@@ -26,10 +26,10 @@ OTHER_NAMES = MappingProxyType(
         "web_search_options": "`tools`",
     }
 )
-"""Chat Completions, Assistants, and other providers' APIs."""
+"""For requests for a reply: names of Chat Completions, Assistants and other providers' APIs, and our names."""
 
 OTHER_NAMES_OF_ITEMS = MappingProxyType(dict.fromkeys(("input", "item", "messages"), "`items`"))
-"""In requests that add items to a conversation."""
+"""For requests that add items to a conversation."""
 
 OTHER_NAMES_OF_CONVERSATIONS = MappingProxyType(
     {**OTHER_NAMES_OF_ITEMS, "name": "`title`", "system": "`instructions`", "truncation_strategy": "`context_policy`"}

@@ -2,7 +2,7 @@
 
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
-- An item whose `id` has the form of our ids is left out if an item on the path has this id, or was given it by a client.
+- An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
 - It is also left out if the item with this id was retracted from the path: a client that still has it must not bring it back.
 - Items that `context/repeated_history.py` finds are left out too.
 """
@@ -38,7 +38,7 @@ class TakenItem(Struct, frozen=True):
 
 
 class TakenInput(Struct, frozen=True):
-    """The items that are taken. `is_compared`: whether they depend on what the path had."""
+    """The items that are taken. `is_compared`: they depend on the path. If the path has changed, the input must be compared again."""
 
     items: list[TakenItem]
     is_compared: bool
@@ -48,7 +48,7 @@ async def take_input(context: CommandContext, target: ReplyTarget, given: Sequen
     """The items to show and to store.
 
     Raises ApiError: 404 for a reference to an item that does not exist or that the caller may not read, 413 if the items that the
-    references name are too large, 400 if all of `given` is left out.
+    references name are too large, 400 if all of `given` is left out and `target` carries no items over.
     """
     entries = [
         item if isinstance(item, ItemReference) else TakenItem(item, from_stored(item.item), position)
@@ -74,7 +74,7 @@ def _needs_history(item: Item) -> bool:
 
 
 def _our_id(item: Item) -> str | None:
-    """The id that the client gave, if it has the form of our ids. A client may use an id of its own for several items."""
+    """The id that the client gave, if it has the form of our ids. Other ids are not compared: a client may give one id to several items."""
     item_id = given_id(item)
     return item_id if item_id is not None and is_id(item_id) else None
 
@@ -106,7 +106,8 @@ async def _without_known_ids(
     on_path = {item_id for item_id, appended in found.readable.items() if await history.has(appended)}
     retracted = {item_id for item_id, appended in found.retracted.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
-    on_path |= {item_id for item_id, _ in history.newer}  # items of replies that were not stored have only this id
+    # Output items of replies that were not stored have no given id.
+    on_path |= {item_id for item_id, _ in history.newer}
     taken: list[TakenItem] = []
     for position, entry in enumerate(entries):
         item_id = entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item)

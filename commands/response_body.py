@@ -24,7 +24,10 @@ MAX_REQUEST_BYTES = 4 * 1024 * 1024
 """A response's document in MongoDB holds its input, and MongoDB refuses documents above 16 MB."""
 
 MAX_INPUT_BYTES = 2 * MAX_REQUEST_BYTES
-"""Bytes of the input and of the items carried over from earlier replies that did not complete. Several such replies may follow one another."""
+"""Bytes of the input, the items that it refers to, and the items carried over from earlier replies that did not complete.
+
+If several such replies follow one another, each one also carries over what the earlier ones did.
+"""
 
 MAX_TOOLS = 128
 FUNCTION_NAME = r"^[a-zA-Z0-9_-]{1,64}$"
@@ -192,7 +195,7 @@ class CreateResponse(OptionsBody, Body):
 
     def _check_unsupported(self) -> None:
         if isinstance(self.prompt, str):
-            raise _invalid("prompt", "it is not a text here. Use `input`")
+            raise _invalid("prompt", "it cannot be a text. Send the text in `input`")
         for name, allowed in _UNSUPPORTED.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:

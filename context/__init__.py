@@ -4,6 +4,7 @@ assembly                          `Contexts`: finds the newest items, chooses th
 choice, selection                 counts and budget; which items are shown (pure)
 recorded_selection                what an event records of a selection
 history_backwards, _forwards      items read from the log
+path_history, repeated_history    items read as far as a request is compared with them; items that a request only repeats
 conversation_settings             instructions, policy, pins and summary at a version
 snapshots, snapshot_store, snapshot_from_log   the newest items in Redis: their shape, reading and writing, making them
 models, tokens, encodings, item_tokens, item_counts   windows and prices; counting tokens

@@ -28,10 +28,10 @@ from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.recorded import Recorded
 
 MAX_LOG_READS = 4
-"""Contexts read from the log at a time: one of 128,000 tokens of short messages takes about 17 MB until it is sent."""
+"""How many contexts are read from the log at the same time. One of 128,000 tokens of short messages takes about 17 MB of memory."""
 
 LOG_READ_WAIT_TIMEOUT_SECONDS = 10.0
-"""How long a context waits while MAX_LOG_READS others are read from the log: as long as one of their statements may take."""
+"""How long a context waits while MAX_LOG_READS others are read from the log. It is the time limit of one SQL statement."""
 
 
 class Context(Struct, frozen=True, kw_only=True):
@@ -43,7 +43,7 @@ class Context(Struct, frozen=True, kw_only=True):
 
 
 SnapshotLookup = Callable[[str, str, int], Awaitable[RecentItems | None]]
-"""(tenant, conversation_id, room in tokens) -> the snapshot's newest items, one more than fits in the room, of any version.
+"""(tenant, conversation_id, room in tokens) -> the newest items of the snapshot, whatever its version: those that fit, and one more.
 
 None when there is no usable snapshot or Redis is unavailable.
 """
@@ -106,7 +106,7 @@ class Contexts:
     ) -> ContextChoice:
         """As `choose`, with a snapshot that was looked up before. Reads the log if there is none, or it has another version or too few items.
 
-        Raises LogMoved if the log moved back since `at` was read.
+        Raises LogMoved if the log may have moved back since `at` was read.
         """
         if conversation_id is None or at is None:
             return await self._chooser.choose(EMPTY, None, reply_request)

@@ -21,13 +21,13 @@ from domain.events import ContextPolicy, LeftOut
 from domain.items import Item
 
 DEFAULT_ANSWER_TOKENS = 1_024
-"""Tokens kept free for the answer when neither the request nor the policy says how many."""
+"""Tokens kept free for the answer when neither the request nor the policy says how many. In a small window it is half of the window."""
 
 
 class ReplyRequest(Struct, frozen=True, kw_only=True):
     """A request for a reply: `parameters` as the client sent them, `input` the new items with the ids minted for them.
 
-    `input_unknown`: no reply is requested, so there is no input. The choice is for a compaction, or is only shown to a client.
+    `input_unknown`: the context is chosen for a compaction, or to show it to a client. Then no reply is requested, and there is no input.
     """
 
     model: str
@@ -107,7 +107,7 @@ class ContextChooser:
         )
 
     def _budget(self, policy: ContextPolicy, reply_request: ReplyRequest) -> int:
-        """The tokens that may be sent: the model's window minus the tokens kept free for the answer, but never more than the policy's budget."""
+        """The tokens that may be sent: the window minus the tokens kept free for the answer, times `safety`; at most the policy's budget."""
         window = self._models.window(reply_request.model)
         requested = reply_request.parameters.get("max_output_tokens")
         answer = requested or policy.reserve or min(DEFAULT_ANSWER_TOKENS, window // 2)
@@ -116,7 +116,7 @@ class ContextChooser:
     async def _count_base(
         self, recent: RecentItems, instructions: Sequence[str], parameters: Mapping[str, Any], encoding: str
     ) -> tuple[int, int]:
-        """The tokens of instructions and tools, which are always sent; and those of the summary."""
+        """The tokens of instructions, tools and answer format, which are always sent; and those of the summary."""
         texts = [*instructions, counted_parameters(parameters)]
         summary = recent.summary
         if summary is not None and encoding != DEFAULT_ENCODING:

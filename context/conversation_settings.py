@@ -1,6 +1,6 @@
 """A conversation's settings at a version: instructions, policy, pins and summary.
 
-They are read from a few events that the log finds by index. `Reader` is all that contexts need of the log.
+They are read from a few events, which the log finds with an index. `Reader` is all that contexts need of the log.
 """
 
 from collections.abc import Iterable, Sequence
@@ -71,7 +71,7 @@ class Reader(Protocol):
 
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """A conversation's settings at one version. `compaction`: the ContextCompacted whose summary is active, after its version."""
+    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted."""
 
     instructions: str | None
     policy: ContextPolicy

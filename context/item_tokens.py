@@ -25,7 +25,7 @@ BASE64_CHARACTERS_PER_TOKEN = 5
 
 _TEXT_PARTS = frozenset({"input_text", "output_text", "text", "refusal"})
 _MEDIA_PARTS = frozenset({"input_image", "computer_screenshot", "input_file", "input_audio"})
-"""Types of parts that `fixed_tokens` counts. A part of any other type may be sent unchanged, so its JSON is counted."""
+"""Types of parts that `fixed_tokens` counts. A part that is neither of these nor text may be sent unchanged, so its JSON is counted."""
 
 _IMAGE_FIELDS = {"computer_call_output": ("output",), "image_generation_call": ("result",)}
 

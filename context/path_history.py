@@ -15,7 +15,10 @@ MAX_READ_BYTES = 16 * 1024 * 1024
 
 
 class PathHistory:
-    """The path that ends at `end`; without `end`, one that has no items yet. `recent`: its newest items, if a snapshot has them. `newer`: items to follow it."""
+    """The path that ends at `end`. Without `end`, it has no items yet. `recent`: its newest items, if a snapshot has them.
+
+    `newer`: items that will be appended after the path. They are searched too.
+    """
 
     def __init__(
         self,
@@ -33,7 +36,7 @@ class PathHistory:
         self._segments: list[PathSegment] | None = None
         self._by_given_id: dict[str, tuple[str, Item]] = {}
         self._indexed = 0
-        """How many of `newest_first` are in `_by_given_id`."""
+        """How many items of `newest_first` were searched for given ids, to fill `_by_given_id`."""
         self.newer = newer
         self.newest_first: list[tuple[str, Item]] = list(reversed(newer))
         if recent is not None:
@@ -61,7 +64,7 @@ class PathHistory:
         return True
 
     async def find(self, matches: Callable[[str, Item], bool]) -> tuple[str, Item] | None:
-        """The last (id, item) that matches. None if there is none within the maxima."""
+        """The last (id, item) that matches. None if no item matches as far back as `read_older` reads."""
         index = 0
         while True:
             while index < len(self.newest_first):
@@ -95,7 +98,7 @@ class PathHistory:
         )
 
     async def _read_segments(self, conversation_id: str) -> list[PathSegment]:
-        """The segments of the path. Those in other conversations are read only for an item of another conversation."""
+        """The segments of the path in which an item of this conversation may be. Older segments are read only if the item may be in one of them."""
         if self._end is None:
             return []
         if conversation_id == self._end.conversation_id:

@@ -11,7 +11,8 @@ if current[4] == snapshot.fields.incarnation
     and (version > snapshot.version or (version == snapshot.version and readable)) then
   return 0
 end
--- Redis compares its memory with the limit only before a script's first write, and never refuses DEL. So HSET comes first.
+-- Redis checks its memory limit only before a script's first write, and allows DEL even when the memory is full. So HSET comes first: then the
+-- script fails before it changes anything.
 if not current.err then
   redis.call('HSET', key, 'version', version)
 end

@@ -56,7 +56,7 @@ if text then
   blocks[#blocks] = string.sub(text, start - 1)
 end
 
--- If all of these items fit, older ones may fit too. So there must be none that the snapshot lacks.
+-- If all of these items fit, older ones may fit too. If the snapshot lacks older ones, it cannot be used.
 if tokens <= room and first > summarized + 1 then
   return false
 end

@@ -1,13 +1,13 @@
 """Finds the items of a request's input that only repeat the history: some clients send earlier items again, although they name a conversation. Pure.
 
-Only this is left out:
+Only these items are left out:
 
-- an output whose call is already answered on the path. If the input has the call too, both outputs must be equal: some models use one call id
-  again and again;
-- all but the last of several outputs of one call;
-- before such an output: items that equal the end of the path. From that output on, the input and the path are compared backwards. Calls,
-  outputs, answers and reasoning that the path has may be missing from the input, because clients do not send all of them. A message of a user
-  or a developer may not be missing: the first one that differs ends the comparison.
+- An output whose call already has an output on the path. If the input has the call too, the two calls must be equal, and the two outputs as
+  well: some models use one call id again and again.
+- All but the last of several outputs of one call.
+- Items before such an output that the path has too. Starting at that output, the input and the path are compared from newer to older items.
+  The path may have calls, outputs, answers and reasoning that the input lacks, because clients do not send all of them. But the first message
+  of the path that differs, and is not the assistant's, ends the comparison.
 
 A message that merely equals an earlier one is new: a user may say "yes" twice.
 """
@@ -52,7 +52,7 @@ def repeated(newest_first: Sequence[Item], input_items: Sequence[Item]) -> set[i
 def needs_older(newest_first: Sequence[Item], input_items: Sequence[Item]) -> bool:
     """Whether items of the path before these are needed: an output's call was not found, or more of the input may be repeated.
 
-    A call in the input that repeats one of the path is found only among the first items that were read: most such calls are new.
+    No older items are read to find out whether a call in the input is on the path already: most calls that the input has are new.
     """
     if not newest_first:
         return has_outputs(input_items)
@@ -126,7 +126,7 @@ def _answers_equal_call(newest_first: Sequence[Item], position: int, call: Item)
 
 
 def _position_of(item: Item, newest_first: Sequence[Item], start: int) -> int | None:
-    """Where the path, read backwards from `start`, has an equal item. None if a user's or developer's message that differs comes first."""
+    """Where the path, read backwards from `start`, has an equal item. None if a message that differs, and is not the assistant's, comes first."""
     compared = _compared(item)
     for position in range(start, len(newest_first)):
         if _compared(newest_first[position]) == compared:

@@ -43,7 +43,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     reaches_start  whether no items lie before `path`, except summarized ones. If false, `path` may begin within a turn
     pins           pinned items before `path`, and the calls and outputs that belong to them
     input          the new items of the request
-    base_tokens    tokens of what is sent in any case: instructions, summary, tools
+    base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
     summarized     what the summary replaces
     input_unknown  there is no input yet, so the window may be empty
     """
@@ -79,8 +79,8 @@ def begins_turn(item: Item) -> bool:
 def select(context_input: ContextInput, budget: int, unsendable: Unsendable) -> Selection:
     """The newest whole turns that fit in `budget` tokens, `base_tokens` included.
 
-    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, it
-    continues the last turn of the path, which then belongs to the newest turn.
+    Raises ContextTooLong if the newest turn does not fit. The newest turn is the input. If the input has no user message, the newest
+    turn is the last turn of the path and the input together.
     """
     everything = [*context_input.pins, *context_input.path, *context_input.input]
     items = [context_item.item for context_item in everything]

@@ -4,8 +4,8 @@ tiktoken alone fails on what people paste: the text of a special token raises, a
 `BaseException`), and a megabyte takes more than half a second. So special tokens are counted as plain text, and a long text is
 counted piece by piece.
 
-A piece ends where no token can span: after a word and before its space, after a line, between letters and digits. Then the counts
-of the pieces add up to the count of the text. Only a run of 12,288 characters without such a place (one endless word, a wall of
+A piece ends where no token can continue: between a word and the space after it, after a line, between letters and digits. Then the counts
+of the pieces add up to the count of the text. Only a run of 12,288 characters without such a place (one very long word, or only
 spaces) is cut anyway, and each such cut changes the sum by at most `CUT_ERROR` tokens. So the count of a text of n characters is
 off by at most `CUT_ERROR * (n // 12_288)` tokens.
 """

@@ -100,7 +100,8 @@ end
 for _, value in ipairs({'version', change.after, 'first', first, 'count', count, 'bytes', bytes}) do
   fields[#fields + 1] = value
 end
--- Redis compares its memory with the limit only before a script's first write, and never refuses HDEL. So HSET comes first.
+-- Redis checks its memory limit only before a script's first write, and allows HDEL even when the memory is full. So HSET comes first: then the
+-- script fails before it changes anything.
 redis.call('HSET', key, unpack(fields))
 for _, name in ipairs(change.removed_fields) do
   redis.call('HDEL', key, name)

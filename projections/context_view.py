@@ -1,8 +1,8 @@
 """The view `context`: applies each batch of events to the context snapshots in Redis. Its position is in MongoDB like any view's.
 
-Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot that is missing,
-that does not have the version before the batch, or whose key has another type or content is made from the log. An error that is
-not about one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
+Redis is written before the position, so a batch may be applied twice. The second time it changes nothing. A snapshot is made
+from the log if it is missing, if it does not have the version before the batch, or if its key holds something else. An error that is not
+about one key (out of memory, read-only …) is raised: Redis refuses all snapshots, and the batch waits until it accepts them again.
 """
 
 import asyncio
@@ -124,7 +124,7 @@ class ContextView:
         try:
             return await self._positions.advance(view_positions, new, no_longer_parked)
         except (PositionMoved, PyMongoError):
-            # Another projector may be ahead, and Redis may have lost the snapshots it wrote. Then the older ones written here would stay.
+            # Another projector may be ahead of this one. If Redis lost what that one wrote, the older snapshots written here would stay.
             keys = sorted(self._written_keys)
             for start in range(0, len(keys), _KEYS_PER_CALL):
                 await self._redis.unlink(*keys[start : start + _KEYS_PER_CALL])

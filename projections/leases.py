@@ -24,14 +24,14 @@ ALIVE_SECONDS = 2.5
 RENEW_SECONDS = 0.5
 
 _LOCK = 7_203_914_412
-"""The advisory lock that lets one projector at a time take or release partitions."""
+"""The advisory lock that lets one projector at a time count the others, and take what is free or release what exceeds its share."""
 
 _BEGIN = "SET TRANSACTION READ WRITE; SET LOCAL idle_in_transaction_session_timeout = '1s'"
 """A projector that freezes inside the transaction must not block the others."""
 
 _RENEW = "INSERT INTO projectors (id, beat) VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET beat = excluded.beat"
 
-# A new lease is at least the clock's milliseconds, so leases usually grow after Postgres was restored from an older backup. If they do not,
+# A new lease is at least the clock's milliseconds, so leases usually still grow after Postgres was restored from an older backup. If they do not,
 # because the clock is wrong, the holder finds the newer lease in MongoDB and takes a higher one (`superseded`).
 _TAKE = """
     INSERT INTO projection_leases (bucket, holder, lease)

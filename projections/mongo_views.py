@@ -99,7 +99,7 @@ class MongoViews:
         """Does nothing: each transaction writes the positions too."""
 
     async def apply(self, view_positions: Sequence[ViewPosition], batch: Batch) -> list[ViewPosition]:
-        """Writes the batch into the views of these positions, all at the same event, advances them to its end and returns them.
+        """Writes the batch into the views of these positions, which are all at the same event. Advances them to its end, and returns them.
 
         All or nothing, except for a large deletion: the events before it are committed first, and it is done in steps. Raises
         PositionMoved when a position has moved or may have (the commit's answer was lost), UnreadableEvent, ViewDiverged and PyMongoError.
@@ -206,7 +206,7 @@ def _by_release(
 ) -> list[tuple[list[ViewPosition], Collection[str]]]:
     """The positions in groups, each with the parked conversations that it releases because they were deleted.
 
-    Totals release none: what the conversation used before its deletion still has to be counted.
+    Positions of `usage` release none: what the conversation used before its deletion still has to be counted.
     """
     if not deleted:
         return [([*view_positions], ())]

@@ -11,7 +11,10 @@ from projections.views.view_position import ViewPosition
 
 
 class PositionMoved(Exception):
-    """A view is no longer at the position that was read: another projector advanced it, or it started over. Nothing was written."""
+    """A view is no longer at the position that was read: another projector advanced it, or it started over. Nothing was written.
+
+    Also raised when the answer to a commit was lost. Then it may have been written. In every case, load the positions again.
+    """
 
     def __init__(self, views: Iterable[str], position: int) -> None:
         super().__init__(f"{', '.join(sorted(set(views)))} moved away from position {position}")

@@ -104,7 +104,9 @@ class RetryPolicy:
         self._states[key] = RetryState(limit=1)
 
     def record_success(self, key: str, batch: Batch) -> None:
-        """A batch was written. The next may be twice as large. Forgets the state when batches have the usual size, or one was not full."""
+        """A batch was written. The next may be twice as large. Forgets the state when batches may have their usual size again, or when this batch
+        had fewer events than its limit: then there were no more.
+        """
         state = self._states.get(key)
         if state is None:
             return

@@ -46,7 +46,7 @@ def change_script_sha1() -> str:
 
 
 class SnapshotChange(Struct):
-    """What a batch changes in one conversation's snapshot. `needs_refill`: the batch does not say enough; make it from the log."""
+    """What a batch changes in one conversation's snapshot. `needs_refill`: the batch does not say enough: the snapshot must be made from the log."""
 
     tenant: str
     conversation_id: str

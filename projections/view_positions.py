@@ -54,8 +54,8 @@ class ViewPositions:
     async def prepare(self) -> None:
         """Creates the collection with small pages, if it does not exist.
 
-        Its few documents change a hundred times a second, and MongoDB keeps five minutes of their history. It moves that out of a page
-        that has grown too large. With the usual limit of 10 MB this takes 200 ms, and blocks every write to the page.
+        Its few documents change a hundred times a second, and MongoDB keeps five minutes of their history. When a page has grown too large,
+        MongoDB moves the history out of it. With the usual limit of 10 MB that takes 200 ms, and blocks every write to the page.
         """
         if POSITIONS_COLLECTION in await self._database.list_collection_names(filter={"name": POSITIONS_COLLECTION}):
             return
@@ -101,7 +101,7 @@ class ViewPositions:
         """Removes the build's positions that have the incarnation of this one: the log that they show is gone."""
         incarnations = (
             [view_position.incarnation] if view_position.incarnation else ["", None]
-        )  # None: by code before, without the field
+        )  # None: older code did not write the field
         await self._collection.delete_many({"view": view_position.view, "incarnation": {"$in": incarnations}})
 
     async def confirm(self, view_position: ViewPosition, check: LogCheck, last: int) -> None:

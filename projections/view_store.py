@@ -22,7 +22,7 @@ class ViewStore(Protocol):
     async def start_over(
         self, view: str, target: int, *, only_incomplete: bool = False, only_from: ViewPosition | None = None
     ) -> None:
-        """Empties the view, and rebuilds it from the first event. It is live when it reaches `target`.
+        """Empties the view, and moves its positions to before the first event. It is live again when it has reached `target`.
 
         `only_incomplete`: does nothing if the view has all its positions. `only_from`: does nothing if this position has
         changed since it was read.

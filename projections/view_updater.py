@@ -46,7 +46,7 @@ _UNAVAILABLE = (
     RedisError,
     OSError,
 )
-"""Errors that mean that a store is unavailable. Any Redis error that arrives here is one: `context_view.py` handles those about one key."""
+"""Errors that mean that a store is unavailable. A Redis error about one key does not arrive here: `context_view.py` handles it."""
 
 log = structlog.get_logger(__name__)
 

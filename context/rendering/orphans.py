@@ -13,7 +13,7 @@ CALLS = (
     "shell_call",
     "apply_patch_call",
 )
-"""Types whose items need an output item, of the same type with `_output` appended. Items of other types need none."""
+"""Types of calls. Each call needs an output item, whose type is the call's type followed by `_output`. Items of other types need no output."""
 
 _OUTPUT = "_output"
 
@@ -39,7 +39,7 @@ def is_output(item: Mapping[str, Any]) -> bool:
 def pairs(items: Sequence[Item]) -> list[tuple[int, int]]:
     """The indices (call, output) that belong together, in the order of the outputs.
 
-    An output belongs to the last call with its id before it. Of two calls with one id and no output between them, the first has no
+    An output belongs to the last call before it that has the same id. Of two calls with one id and no output between them, the first has no
     output; of two outputs after one call, the second has no call.
     """
     open_calls: dict[tuple[str, str], int] = {}

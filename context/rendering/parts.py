@@ -39,7 +39,7 @@ def without_nulls(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def sent_cache_options(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """`prompt_cache_options` as a provider is sent it: without the id of a Response of ours, which means nothing there."""
+    """`prompt_cache_options` as it is sent to a provider: without `comparison_response_id`, an id of ours that the provider does not know."""
     sent = ("mode", "ttl")
     options = {name: value for name, value in (parameters.get("prompt_cache_options") or {}).items() if name in sent}
     return {"prompt_cache_options": options} if options else {}

@@ -129,7 +129,7 @@ def _output(item: Item) -> dict[str, Any]:
 
 
 def _content(message: Item) -> str | list[dict[str, Any]]:
-    """A string if it has only text, which every provider accepts; with a user's images or files, a list of parts."""
+    """A list of parts if it is a user's message with images or files; otherwise a string, which every provider accepts."""
     parts = content_parts(message)
     media = [_part(part) if message["role"] == "user" else None for part in parts]
     if not any(media):

@@ -32,7 +32,7 @@ _WITH_ID = frozenset(
         "web_search_call",
     }
 )
-"""Types whose `id` is required on the way in. They are sent with our ids: stored links name those, and they have the prefixes that the API checks."""
+"""Types that the API accepts only with an `id`. Our ids are sent: stored links name our ids, and these have the prefixes that the API checks."""
 
 BREAKPOINT = "prompt_cache_breakpoint"
 
@@ -80,5 +80,6 @@ def _with_id(item_id: str, item: Item) -> Item:
     if item["type"] in _WITH_ID:
         return {"type": item["type"], "id": item_id, **item}
     if item["type"] == "local_shell_call_output" and item.get("call_id"):
-        return {**item, "id": item["call_id"]}  # by its type it names its call in `id`, by the API's guide in `call_id`
+        # The SDK's type has the call's id in `id`, the API's guide has it in `call_id`. So both are sent.
+        return {**item, "id": item["call_id"]}
     return item

@@ -27,7 +27,10 @@ _HONOURED_IN_CHAT: Mapping[str, Mapping[str, tuple[str, ...] | None]] = {
         "mode": ("standard",),
     },
 }
-"""The options of these parameters that are honoured, each with its possible values (None: every value). A summary is not sent; it does not change the answer."""
+"""The options of these parameters that are accepted, each with its possible values (None: every value).
+
+A summary of the reasoning is accepted, although it is not sent: it does not change the answer.
+"""
 
 
 def first_unsupported(renderer: int, parameters: Mapping[str, Any], input_items: Sequence[Item]) -> Refusal | None:

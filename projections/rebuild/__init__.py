@@ -6,8 +6,8 @@
 4. `compare.py` compares the two collections document by document, at that position.
 5. The swap exchanges the two collections in one transaction.
 
-Readers see the live collection until the swap and the new one after it, always current. The old collection is kept for a rollback
+Readers see the live collection until the swap and the new one after it. Both are current. The old collection is kept for a rollback
 until the next rebuild starts. An interrupted rebuild resumes where it was. `rebuild.py` runs the steps; `upgrade.py` runs them when a
-view's version was raised. If no projector has started a view, or it has lost a position, `scripts/rebuild.py` fills the live collection
-itself.
+view's version was raised. If no projector has started a view, or one of its positions is missing, `scripts/rebuild.py` fills the live
+collection itself.
 """

@@ -1,8 +1,8 @@
 """One backfill process: fills new collections of views with the conversations of its partitions, page by page through the log.
 
 Nobody reads the collections yet, so it needs no transactions. Instead, writing a page twice has the same result as writing it once:
-documents that exist stay, and a change that has a position applies only to a document before that position. Other changes only assign
-values. A conversation with an event that cannot be decoded is parked.
+documents that exist stay, and a change that has a position applies only to a document that is at an earlier one. Other changes only
+assign values. A conversation with an event that cannot be decoded is parked.
 
 Run as `python -m projections.rebuild.backfill` it reads a BackfillTask from stdin and prints a BackfillProgress after each page
 (`backfill_workers.py`). It ends when the reader of its output has ended.

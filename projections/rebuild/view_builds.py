@@ -69,7 +69,7 @@ class ViewBuilds:
         self._pages = str(pages)
 
     async def outdated(self) -> list[MongoView]:
-        """The views that code of a lower version built."""
+        """The views that were built by code in which their version was lower."""
         documents = self._positions.find({"view": {"$in": MONGO_VIEWS}})
         versions = {document["view"]: document["version"] async for document in documents}
         return [view for view in MONGO_VIEWS if versions.get(view, VERSIONS[view]) < VERSIONS[view]]
@@ -104,7 +104,8 @@ class ViewBuilds:
                 "state": "filling",
                 "share": number,
                 "pages": self._pages,
-                **fields_of(end),  # `finish_backfill` sets `position` to `target`: this is its hash and incarnation
+                # The chain hash and the incarnation are those of `target`: `finish_backfill` sets `position` to it.
+                **fields_of(end),
                 "position": 0,
                 "target": end.position,
                 "version": VERSIONS[view],
@@ -117,7 +118,8 @@ class ViewBuilds:
         async with self._mongo_views.transaction((view,), 0) as session:
             unused = await self._delete(view, session)
             await self._positions.insert_many(documents, session=session)
-        # Dropped after the commit: a read that began before the last swap trusts its collection while a position still names it.
+        # Drop them only after the commit. A read that began before the last swap may still use such a collection: it accepts what it has read
+        # if a position still names the collection.
         for name in unused:
             await self._database.drop_collection(name)
         return _view_build(view, documents)

@@ -16,9 +16,9 @@ MAX_ITEM_BYTES = 15 * _MB
 MAX_PARAMETERS_BYTES = 5 * _MB // 2
 MAX_INPUT_BYTES = 17 * _MB // 2
 MAX_OUTPUT_BYTES = 9 * _MB // 2
-"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event cannot see what an
-earlier one wrote, so each has a maximum of its own. Requests may have 8 MB of input; a million characters of output are at most 4 MB of UTF-8,
-but more as JSON if they are control characters."""
+"""A response's document has parameters, input and output, and half a megabyte is left for its other fields. An event is applied
+without what earlier events wrote, so each of the three has its own maximum. A request may have 8 MB of input. A million characters of output
+have at most 4 MB in UTF-8, but control characters need more in JSON."""
 
 _ELEMENT_BYTES = 16
 """What BSON adds to each element of a list, at most."""
@@ -41,7 +41,7 @@ _MAXIMA = (_Maximum(65_536, 4_096), _Maximum(4_096, 256), _Maximum(256, 32))
 
 
 def shortened(text: bytes, max_bytes: int) -> bytes:
-    """The JSON object as it is, or shortened to at most `max_bytes`. If that is not enough, only what identifies it."""
+    """The JSON object as it is, or shortened to at most `max_bytes`. If even its shortest form is larger, only the fields that identify it."""
     if len(text) <= max_bytes:
         return text
     full: dict[str, Any] = msgspec.json.decode(text)
@@ -55,7 +55,7 @@ def shortened(text: bytes, max_bytes: int) -> bytes:
 def shortened_list(texts: Sequence[bytes], max_bytes: int) -> list[bytes]:
     """The JSON objects as they are; or, if a list of them would be larger than `max_bytes`, each shortened to its share of that.
 
-    If even then not all fit, the last one stands for all that are left out.
+    If they still do not all fit, some at the end are left out, and the last one in the list stands for these.
     """
     if _size(texts) <= max_bytes:
         return [*texts]

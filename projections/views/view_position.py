@@ -93,7 +93,7 @@ class ViewPosition(Struct, frozen=True):
 
     @property
     def is_live(self) -> bool:
-        """Whether the view shows everything up to `position`, parked conversations excepted."""
+        """Whether the view has reached `target`, the end of the log when it was started or rebuilt."""
         return self.state == "live"
 
     def advanced(self, new: LogPosition, released: Collection[str] = ()) -> "ViewPosition":

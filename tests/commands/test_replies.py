@@ -176,7 +176,7 @@ async def test_turns_that_do_not_fit_in_the_budget_are_left_out(
     assert disabled.json()["error"]["code"] == "context_length_exceeded"
 
 
-async def test_a_parameter_that_is_not_supported_is_a_400_that_names_it(api: httpx.AsyncClient, log: Log) -> None:
+async def test_a_parameter_that_cannot_be_accepted_is_a_400_that_names_it(api: httpx.AsyncClient, log: Log) -> None:
     for name, value in {
         "prompt": {"id": "p"},
         "top_logprobs": 3,
@@ -233,7 +233,7 @@ async def test_an_invalid_answer_of_the_provider_never_becomes_an_unreadable_eve
     assert log.topics(conversation_id)[-1] == ("reply.completed" if status == 200 else "reply.failed")
 
 
-async def test_an_input_that_is_too_large_once_rendered_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
+async def test_an_input_that_becomes_too_large_as_the_views_hold_it_is_a_413(api: httpx.AsyncClient, log: Log) -> None:
     item = '{"type":"x","a":[' + ",".join(["1e15"] * 50_000) + "]}"
     body = '{"input":[' + ",".join([item] * 12) + "]}"
     assert len(body) < 4 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""Checks of one step of a history: the log against the rows that must be left, and against what was acknowledged."""
+"""Checks after one step of a history: the log must still have the rows that remained, and must have what was acknowledged."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,8 @@ def faults_of_requests(
 ) -> list[str]:
     """Answers that are not allowed, and acknowledged requests that are missing from the log or are only partly there.
 
-    What was acknowledged before the move had ended may be lost. `base`: the rows that the move left; None: there was no move.
+    What was acknowledged before the move had ended may be lost. `before`: the log before this step. `base`: the rows that remained after the
+    move; None: there was no move. `dangling`: a replayed answer may be about rows that were removed (`LogMoves.dangling`).
     """
     faults: list[str] = []
     left = before if base is None else LogCopy(base)

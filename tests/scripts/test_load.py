@@ -1,4 +1,4 @@
-"""`scripts.load` as a process of its own, against a running system whose processes are killed."""
+"""`scripts.load` as a process of its own, against a running system. One test kills the load and the API."""
 
 import json
 import os

@@ -33,7 +33,7 @@ def stream_for_ten_seconds(exchange: Exchange) -> None:
 
 async def test_closing_the_stream_closes_the_connection(chat: ModelProvider, provider: ScriptedProvider) -> None:
     provider.script = stream_for_ten_seconds
-    async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # an iterator that is a generator
+    async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # typed as an iterator, but a generator
         assert isinstance(await anext(parts), ItemStarted)
     assert await asyncio.to_thread(provider.disconnected.wait, 1)
 

@@ -29,7 +29,7 @@ LINES = b"data: " + CHUNK.replace(b",", b",\r\ndata: ")
         (b"data: " + CHUNK.replace(b'"a"', '"\u2028\u2029\x85"'.encode()) + b"\n\n",),
     ],
 )
-async def test_every_form_that_the_standard_allows_is_read(
+async def test_every_form_that_the_standard_allows_or_providers_send_is_read(
     chat: ModelProvider, provider: ScriptedProvider, chunks: tuple[bytes, ...]
 ) -> None:
     provider.script = write(*chunks)
@@ -179,7 +179,8 @@ async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_
             for _ in range(6):
                 exchange.event("response.in_progress")
                 threading.Event().wait(0.1)
-            exchange.event("response.reasoning_summary_text.delta", delta="thinking")  # makes no part
+            # This is something new from the model, although it is not a stream part.
+            exchange.event("response.reasoning_summary_text.delta", delta="thinking")
         message = {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": "ok"}]}
         exchange.event("response.completed", response={"status": "completed", "output": [message]})
 
