@@ -6,7 +6,9 @@ The first test that needs a server starts it, for the whole session. The servers
 import asyncio
 import fcntl
 import os
+import random
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from psycopg import sql
 from pymongo import MongoClient
 from redis import Redis
 
+from infrastructure.embedded.directory import EPHEMERAL_RANGE, free_port
 from infrastructure.event_log.migrate import migrate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +55,19 @@ BEGIN
     PERFORM setval(seqrelid, seqstart, false) FROM pg_sequence WHERE pg_sequence_last_value(seqrelid) IS NOT NULL;
 END $$
 """
+
+
+def port_to_keep() -> int:
+    """A free port for a server that is stopped and started again. No other server takes the port meanwhile.
+
+    `free_port` chooses below the kernel's range for outgoing connections. This port is above that range, if there is room.
+    """
+    above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
+    for port in random.sample(range(above, 65_536), 65_536 - above):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
+    return free_port()
 
 
 def begin_session() -> None:

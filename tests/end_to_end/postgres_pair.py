@@ -3,6 +3,7 @@
 Both are embedded servers (`infrastructure/embedded/postgres.py`). `url` names both ports: libpq connects to the one that is the primary.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,7 @@ import psycopg
 from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.postgres import DATABASE, postgres
 from tests.fixtures.postgres_tools import program
-from tests.servers import wait_until
+from tests.servers import port_to_keep, wait_until
 
 START_TIMEOUT_SECONDS = 60.0
 
@@ -27,6 +28,7 @@ class PostgresServer:
         self.directory = DataDirectory(path)
         self.directory.lock()
         write_private(self.directory.path / "secret", secret + "\n")
+        write_private(self.directory.run / "ports.json", json.dumps({"postgres": port_to_keep()}))
         self.data = self.directory.path / "postgres"
         self._service, self.url = postgres(self.directory)
         self.port = self.directory.port("postgres")

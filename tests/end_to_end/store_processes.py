@@ -12,13 +12,12 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from infrastructure.embedded.directory import free_port
 from infrastructure.embedded.logs import last_lines
 from infrastructure.embedded.service import answers_http, launch_command
 from infrastructure.settings import Settings
 from tests.end_to_end.postgres_pair import PostgresPair
 from tests.fixtures.facts import ENVIRONMENT
-from tests.servers import ROOT, wait_until
+from tests.servers import ROOT, port_to_keep, wait_until
 
 START_TIMEOUT_SECONDS = 120.0
 STOP_TIMEOUT_SECONDS = 30.0
@@ -112,7 +111,7 @@ class StoreProcesses:
         return "\n".join(process.log() for process in self.all)
 
     def _process(self, name: str, module: str, port_variable: str) -> StoreProcess:
-        port = free_port()
+        port = port_to_keep()
         environment = {**self._environment, "HOST": "127.0.0.1", port_variable: str(port)}
         return StoreProcess(name, module, f"http://127.0.0.1:{port}", self._path / f"{name}.log", environment)
 
