@@ -15,7 +15,7 @@ from commands.command_route import CommandContext, command_route
 from commands.other_apis import OTHER_NAMES
 from commands.reply_input import take_input
 from commands.reply_target import ReplyTarget, find_target
-from commands.request_options import ImageOptions, PromptCacheOptions, ShortText
+from commands.request_options import ImageOptions, PromptCacheOptions, ServiceTier, ShortText
 from commands.request_reply import resolve_model
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse, Name
 from commands.rolling_summary import COMPACTION
@@ -24,6 +24,7 @@ from context.selection import begins_turn
 from context.summaries import PROMPT
 from domain.items import Item, from_stored, output_item
 from infrastructure.http import shapes
+from infrastructure.http.body import validate
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import InputItemJson, ItemJson
 from infrastructure.ids import RESPONSE, mint
@@ -58,12 +59,12 @@ class CompactResponse(Body):
     prompt_cache_key: ShortText | None = None
     prompt_cache_options: PromptCacheOptions | None = None
     prompt_cache_retention: ShortText | None = None
-    service_tier: ShortText | None = None
+    service_tier: ServiceTier | None = None
 
     def request(self) -> CreateResponse:
-        """These fields as a request for a reply, so that the same code checks them and finds the earlier items."""
-        fields = self.model_dump(exclude={"instructions"}, exclude_none=True)
-        return CreateResponse.model_validate(fields)
+        """These fields as a request for a reply, so that the same code checks them and finds the earlier items. Raises ApiError (400)."""
+        fields = {name: getattr(self, name) for name in self.model_fields_set - {"instructions"}}
+        return validate(CreateResponse, fields)
 
 
 class CompactedResponse(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.compaction"):

@@ -8,6 +8,7 @@ from commands.bodies import Body
 from infrastructure.http.errors import ApiError
 
 ShortText = Annotated[str, StringConstraints(max_length=512)]
+ServiceTier = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class _OpenBody(BaseModel):

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 from commands.bodies import Body, Instructions, Metadata, examples
 from commands.given_items import GivenItem, given_items
 from commands.other_apis import OTHER_NAMES
-from commands.request_options import OptionsBody, ShortText
+from commands.request_options import OptionsBody, ServiceTier, ShortText
 from commands.response_schemas import RequestSchema
 from domain.commands import NewItem
 from domain.items import as_output
@@ -128,7 +128,7 @@ class CreateResponse(OptionsBody, Body):
 
     prompt: Any = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    service_tier: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None = None
+    service_tier: ServiceTier | None = None
     safety_identifier: ShortText | None = None
     prompt_cache_key: ShortText | None = None
     prompt_cache_retention: ShortText | None = None
@@ -195,7 +195,7 @@ class CreateResponse(OptionsBody, Body):
 
     def _check_unsupported(self) -> None:
         if isinstance(self.prompt, str):
-            raise _invalid("prompt", "it cannot be a text. Send the text in `input`")
+            raise _invalid("prompt", "it cannot be a text. Use `input` for a text")
         for name, allowed in _UNSUPPORTED.items():
             value = getattr(self, name)
             if value is not None and value not in allowed:

@@ -55,6 +55,7 @@ async def test_a_request_without_model_or_input_or_with_an_unknown_model_or_resp
         ({"input": "x"}, (400, "invalid_value", "model")),
         ({"model": "scripted"}, (400, "missing_required_parameter", "input")),
         ({"model": "nobody", "input": "x"}, (400, "model_not_found", "model")),
+        ({"model": "scripted", "input": "x", "service_tier": ""}, (400, "invalid_value", "service_tier")),
         ({"model": "scripted", "previous_response_id": mint("resp")}, (400, "previous_response_not_found", "previous_response_id")),
     ):  # fmt: skip
         assert error_of(await api.post("/v1/responses/compact", json=body)) == expected_error
