@@ -158,7 +158,7 @@ async def test_of_equal_requests_at_once_only_the_first_stores_what_they_repeat(
         await added(api, conversation_id, message("Weather?"), call)
         answers = await asyncio.gather(*(post_response(api, request, conversation=conversation_id) for _ in range(6)))
         codes = [answer.json()["error"]["code"] for answer in answers if answer.status_code != 200]
-        assert set(codes) <= {"conversation_locked"}
+        assert set(codes) <= {"conversation_locked", "conversation_changed"}  # SDKs retry both
         items = [from_stored(event.item) for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
         assert [item["type"] for item in items].count("function_call_output") == 1
         assert [item.get("content") for item in items].count("elsewhere") == 1
