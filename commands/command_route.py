@@ -22,13 +22,14 @@ from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts
 from context.models import Models
 from domain.commands import Command
-from infrastructure.access.principal import DEFAULT, Principal
+from infrastructure.access.principal import Principal, Scope
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
+from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters
@@ -122,14 +123,15 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
 def command_context(
     connection: HTTPConnection,
+    scope: Scope,
     body: bytes,
     disconnected: Callable[[], Awaitable[object]],
     unstored: UnstoredReply | None = None,
 ) -> CommandContext:
-    """The context of a request, or of a message on a WebSocket. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
+    """The context of a request, or of a message on a WebSocket. `scope`: what it needs. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
     return CommandContext(
         dependencies=connection.app.state.dependencies,
-        principal=DEFAULT,
+        principal=principal_with(connection, scope),
         request_id=connection.state.request_id,
         if_match=if_match(connection.headers),
         idempotency=idempotency_key(connection, body),
@@ -147,7 +149,7 @@ REQUEST_HEADERS = {
 APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
 """The headers of the answer to a command that was appended."""
 
-ERRORS = (400, 409, 412, 413, 422, 500, 503)
+ERRORS = (400, 401, 403, 409, 412, 413, 422, 500, 503)
 """The errors that every command can be answered with."""
 
 
@@ -157,6 +159,7 @@ def command_route(
     path: str,
     body: type[BaseModel] | None = None,
     *,
+    scope: Scope = "write",
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
@@ -167,7 +170,7 @@ def command_route(
     errors: tuple[int, ...] = (),
     error_bodies: Mapping[int, type] = MappingProxyType({}),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a command. The arguments from `body_media` on are for the OpenAPI document, see Operation.
+    """Registers the handler of a command, which needs `scope`. The arguments from `body_media` on are for the OpenAPI document, see Operation.
 
     The handler is called with the CommandContext, each id in the path, and the body if the route has one. With `body_required=False`,
     an empty body is passed as None. With `streamed`, the body is an iterator over its chunks; `body` only describes it.
@@ -179,9 +182,10 @@ def command_route(
         async def endpoint(request: Request) -> Response:
             if request.scope["query_string"]:
                 check_names(request, lambda _: False)
+            principal_with(request, scope)  # before the body is read
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
-            context = command_context(request, raw, partial(_disconnected, request))
+            context = command_context(request, scope, raw, partial(_disconnected, request))
             if streamed:
                 arguments.append(request.stream())
             elif body is not None:
@@ -208,6 +212,7 @@ def command_route(
                 tag=_tag(path),
                 description=inspect.getdoc(handler),
                 operation=operation,
+                scope=scope,
             )
         )
         return handler

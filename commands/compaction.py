@@ -53,6 +53,7 @@ class ConversationCompaction(Struct, frozen=True, kw_only=True, tag_field="objec
     "POST",
     "/v1/conversations/{conversation_id}/compact",
     CompactConversation,
+    scope="reply",
     body_required=False,
     answer=ConversationCompaction,
     errors=(502, 504),

@@ -32,6 +32,7 @@ from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachabl
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import Authenticator, NoLogin
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
@@ -60,11 +61,13 @@ def create_app(
     metrics: Metrics,
     shutdown: threading.Event,
     connections: Connections | None = None,
+    *,
     socket_limits: SocketLimits | None = None,
+    authenticator: Authenticator | None = None,
 ) -> Starlette:
     """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
 
-    When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
+    `authenticator`: None lets everybody in as ANONYMOUS. When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
 
@@ -139,6 +142,7 @@ def create_app(
         lifespan=lifespan,
         metrics=metrics,
         connections=connections,
+        authenticator=authenticator or NoLogin(),
     )
 
 

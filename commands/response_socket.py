@@ -21,6 +21,8 @@ from commands.socket_messages import create_parameters, parse_message
 from commands.unstored_replies import UnstoredReply
 from domain.commands import NewItem
 from domain.items import from_stored
+from infrastructure.access.principal import Scope
+from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError, as_api_error, reported
 from infrastructure.http.query_parameters import check_names
 from infrastructure.http.request_middleware import record_request
@@ -29,6 +31,7 @@ from replies.recorded_reply import RecordedReply
 from replies.running_reply import RunningReply
 
 PATH = "/v1/responses"
+SCOPE: Scope = "reply"
 
 _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
     "stopping": (1001, "The server is stopping. Connect again."),
@@ -42,6 +45,7 @@ async def response_socket(websocket: WebSocket) -> None:
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
     _check_origin(websocket)
+    principal_with(websocket, SCOPE)
     dependencies: Dependencies = websocket.app.state.dependencies
     with dependencies.sockets.opened() as socket:
         await websocket.accept()
@@ -134,7 +138,7 @@ class _ResponseSocket:
             # If this reply fails, the next one cannot continue from the remembered one either: Open Responses requires this.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
-        context = command_context(self._websocket, raw, self._gone.wait, unstored)
+        context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored)
         await check_body(context, body)
         reply = await request_reply(context, body)
         last_event = await self._send_events(context, body, reply)

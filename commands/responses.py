@@ -43,6 +43,7 @@ router = APIRouter()
     "POST",
     "/v1/responses",
     CreateResponse,
+    scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
     answer=ResponseObject,
     events=ResponseEvent,
@@ -77,6 +78,7 @@ class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_t
     "POST",
     "/v1/responses/input_tokens",
     CreateResponse,
+    scope="reply",
     max_bytes=MAX_REQUEST_BYTES,
     answer=InputTokens,
     answer_headers=(),
@@ -94,7 +96,7 @@ async def count_input_tokens(context: CommandContext, body: CreateResponse) -> R
     return shapes.json_response(InputTokens(input_tokens=model_context.shown.tokens))
 
 
-@command_route(router, "POST", "/v1/responses/{response_id}/cancel", answer=ResponseObject)
+@command_route(router, "POST", "/v1/responses/{response_id}/cancel", scope="reply", answer=ResponseObject)
 async def cancel_response(context: CommandContext, response_id: str) -> Response:
     """Stops a running reply in whichever process it runs; its partial output stays with the Response.
 

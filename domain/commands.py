@@ -5,7 +5,7 @@ The handlers in `commands/` and the replies in `replies/` make them. `decide` tu
 
 from msgspec import UNSET, Struct, UnsetType
 
-from domain.events import ContextPolicy, Fork, InputItem, Shown, Timing, Usage
+from domain.events import ContextPolicy, Fork, InputItem, Share, Shown, Timing, Usage
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
@@ -156,6 +156,18 @@ class UndoCompaction(Command, frozen=True, kw_only=True):
 
 class RedoCompaction(Command, frozen=True, kw_only=True):
     pass
+
+
+class ShareConversation(Command, frozen=True, kw_only=True):
+    """Adds the share, or changes the role of the share with the same subject."""
+
+    share: Share
+
+
+class UnshareConversation(Command, frozen=True, kw_only=True):
+    """`subject` None: withdraws the share with everyone of the tenant."""
+
+    subject: str | None
 
 
 class EndConversation(Command, frozen=True, kw_only=True):

@@ -20,7 +20,9 @@ from domain.events import (
     ConversationDescribed,
     ConversationEnded,
     ConversationReopened,
+    ConversationShared,
     ConversationStarted,
+    ConversationUnshared,
     Event,
     ItemAppended,
     ItemPinned,
@@ -28,6 +30,7 @@ from domain.events import (
     ItemUnpinned,
     ReplyDeleted,
     ReplyRequested,
+    Share,
 )
 
 MAX_UNDO_STEPS = 16
@@ -59,6 +62,7 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     pinned: tuple[str, ...] = ()
     summaries: tuple[int, ...] = ()
     undone: tuple[int, ...] = ()
+    shares: tuple[Share, ...] = ()
 
     @property
     def summary(self) -> int:
@@ -122,6 +126,8 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case CompactionRedone():
             summaries = (*state.summaries, event.active)
             return replace(state, version=version, summaries=summaries, undone=state.undone[1:])
+        case ConversationShared() | ConversationUnshared():
+            return replace(state, version=version, shares=event.shares)
         case ConversationEnded():
             return replace(state, version=version, status="ended")
         case ConversationReopened():

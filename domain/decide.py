@@ -22,9 +22,11 @@ from domain.commands import (
     ReopenConversation,
     RequestReply,
     RetractItem,
+    ShareConversation,
     StartConversation,
     UndoCompaction,
     UnpinItem,
+    UnshareConversation,
 )
 from domain.conversation import Conversation, KnownItem
 from domain.errors import (
@@ -50,7 +52,9 @@ from domain.events import (
     ConversationDescribed,
     ConversationEnded,
     ConversationReopened,
+    ConversationShared,
     ConversationStarted,
+    ConversationUnshared,
     Event,
     InputItem,
     ItemAppended,
@@ -102,6 +106,10 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return _delete_reply(state, command, known_items.get(command.response_id))
         case CompactContext() | UndoCompaction() | RedoCompaction():
             return _change_summary(state, command)
+        case ShareConversation():
+            return _share(state, command)
+        case UnshareConversation():
+            return _unshare(state, command)
         case EndConversation():
             return () if state.status == "ended" else (ConversationEnded(reason=command.reason),)
         case ReopenConversation():
@@ -225,6 +233,18 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
         if (value := getattr(command, name)) is not UNSET and value != getattr(state, name)
     }
     return (ConversationDescribed(**changes),) if changes else ()
+
+
+def _share(state: Conversation, command: ShareConversation) -> tuple[Event, ...]:
+    if command.share in state.shares:
+        return ()
+    others = (share for share in state.shares if share.subject != command.share.subject)
+    return (ConversationShared(shares=(*others, command.share)),)
+
+
+def _unshare(state: Conversation, command: UnshareConversation) -> tuple[Event, ...]:
+    remaining = tuple(share for share in state.shares if share.subject != command.subject)
+    return (ConversationUnshared(shares=remaining),) if remaining != state.shares else ()
 
 
 def _end_reply(

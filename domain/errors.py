@@ -17,6 +17,7 @@
     │   ├── NothingToUndo
     │   ├── NothingToCompact
     │   └── TooManyPins
+    ├── NotAllowed                 (the caller's role in the conversation does not allow it)
     └── ContextTooLong
 
     ReplyLost                      (the event store was restored while it ran)
@@ -136,6 +137,13 @@ class TooManyPins(Conflict):
 
     def __init__(self, max_pins: int) -> None:
         super().__init__(f"A conversation has at most {max_pins} pinned items. Unpin one first.")
+
+
+class NotAllowed(Refused):
+    code = "not_allowed"
+
+    def __init__(self, conversation_id: str, role: str) -> None:
+        super().__init__(f"You are a {role} of conversation {conversation_id}. A {role} may not do this.")
 
 
 class ContextTooLong(Refused):

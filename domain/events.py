@@ -96,6 +96,13 @@ class Timing(Struct, frozen=True, kw_only=True):
     total_ms: int
 
 
+class Share(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Who else may use a conversation: one subject, or everyone of the tenant (`subject` None). A writer may also read."""
+
+    role: Literal["reader", "writer"]
+    subject: str | None = None
+
+
 class Event(Struct, frozen=True, omit_defaults=True, kw_only=True):
     """What every event has: a topic, which never changes, and a row key."""
 
@@ -125,6 +132,9 @@ PINS = "pins"
 
 SUMMARY = "summary"
 """Changes of the active summary. The last row says which it is."""
+
+SHARES = "shares"
+"""Changes of the shares. The last row holds all of them."""
 
 
 class ConversationStarted(Event, frozen=True, kw_only=True):
@@ -381,6 +391,30 @@ class CompactionRedone(Event, frozen=True, kw_only=True):
         return SUMMARY
 
 
+class ConversationShared(Event, frozen=True, kw_only=True):
+    """The conversation was shared, or a share got another role. `shares`: all shares from now on."""
+
+    topic = "conversation.shared"
+
+    shares: tuple[Share, ...]
+
+    @property
+    def row_key(self) -> str:
+        return SHARES
+
+
+class ConversationUnshared(Event, frozen=True, kw_only=True):
+    """A share was withdrawn. `shares`: those that remain."""
+
+    topic = "conversation.unshared"
+
+    shares: tuple[Share, ...]
+
+    @property
+    def row_key(self) -> str:
+        return SHARES
+
+
 class ConversationEnded(Event, frozen=True, kw_only=True):
     topic = "conversation.ended"
 
@@ -411,6 +445,8 @@ EVENTS: tuple[type[Event], ...] = (
     ContextCompacted,
     CompactionUndone,
     CompactionRedone,
+    ConversationShared,
+    ConversationUnshared,
     ConversationEnded,
     ConversationReopened,
     ConversationDeleted,

@@ -15,6 +15,7 @@ from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import Authenticator, NoLogin
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
@@ -121,12 +122,17 @@ async def open_dependencies(
 
 
 def create_app(
-    settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections | None = None
+    settings: Settings,
+    metrics: Metrics,
+    shutdown: threading.Event,
+    connections: Connections | None = None,
+    *,
+    authenticator: Authenticator | None = None,
 ) -> Starlette:
     """The app. Its lifespan opens and closes what the queries share; no store has to be up.
 
     When `shutdown` is set, the streams end; the app sets it if the data is newer than this code. `connections`: those of the server,
-    if there is one.
+    if there is one. `authenticator`: None lets everybody in as ANONYMOUS.
     """
     checks = dict[str, Check]()
 
@@ -141,7 +147,14 @@ def create_app(
 
     ready = health_router(metrics, lambda: checks, needed=health.REQUIRED)
     routers = [ready, *(resource.router for resource in RESOURCES)]
-    return make_app("Conversation Store: queries", routers, lifespan=lifespan, metrics=metrics, connections=connections)
+    return make_app(
+        "Conversation Store: queries",
+        routers,
+        lifespan=lifespan,
+        metrics=metrics,
+        connections=connections,
+        authenticator=authenticator or NoLogin(),
+    )
 
 
 async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> None:

@@ -11,7 +11,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import Scope
+from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError, invalid
 from infrastructure.http.headers import single_header
 from infrastructure.http.openapi import DescribedRoute
@@ -30,7 +31,7 @@ IF_NONE_MATCH = {
 CONVERSATION_HEADERS = ("ETag", "X-Consistency")
 """The headers of the answer to a read of one conversation."""
 
-ERRORS = (400, 500, 503)
+ERRORS = (400, 401, 403, 500, 503)
 """The errors that every query can be answered with."""
 
 
@@ -65,6 +66,7 @@ def query_route(
     path: str,
     query: type[QueryParameters] | None = None,
     *,
+    scope: Scope = "read",
     headers: Mapping[str, str] | None = None,
     parameters: tuple[dict[str, Any], ...] = (),
     answer: type,
@@ -72,7 +74,7 @@ def query_route(
     answer_headers: tuple[str, ...] = ("X-Consistency",),
     errors: tuple[int, ...] = (),
 ) -> Callable[[Handler], Handler]:
-    """Registers the handler of a GET, which also serves HEAD. `headers`: descriptions of the headers that it reads itself.
+    """Registers the handler of a GET, which also serves HEAD. It needs `scope`. `headers`: descriptions of the headers that it reads itself.
 
     The arguments from `headers` on are for the OpenAPI document, see Operation. `parameters`: those that are no field of `query`. `errors`:
     those besides ERRORS.
@@ -84,7 +86,8 @@ def query_route(
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             arguments: list[Any] = [*path_ids(request, names)]
-            context = QueryContext(request.app.state.dependencies, DEFAULT, min_position(request.headers), request)
+            principal = principal_with(request, scope)
+            context = QueryContext(request.app.state.dependencies, principal, min_position(request.headers), request)
             if query is None:
                 check_names(request, lambda _: False)
             else:
@@ -118,6 +121,7 @@ def query_route(
                 tag=str(router.tags[0]),
                 description=inspect.getdoc(handler),
                 operation=operation,
+                scope=scope,
             )
         )
         return handler

@@ -66,7 +66,7 @@ class OrphanedReplies:
             response_id=orphan.response_id, code="process_died", output=output, delta_lengths=lengths
         )
         request = AppendRequest(
-            principal=Principal(orphan.tenant, SUBJECT),
+            principal=Principal(orphan.tenant, SUBJECT, frozenset()),
             conversation_id=orphan.conversation_id,
             command=command,
             command_id=mint_uuid(),

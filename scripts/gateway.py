@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from commands import main as commands
 from infrastructure.http.app import documentation_routes, middleware
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import NoLogin
 from infrastructure.http.openapi import combined
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
@@ -55,9 +56,10 @@ class Gateway:
 def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
     """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
     metrics = Metrics()
-    command_app = commands.create_app(settings, metrics, shutdown, connections)
-    query_app = queries.create_app(settings, metrics, shutdown, connections)
-    own_app = _own_app(command_app, query_app, middleware(metrics, connections))
+    authenticator = NoLogin()
+    command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
+    query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
+    own_app = _own_app(command_app, query_app, middleware(metrics, connections, authenticator))
     return Gateway(command_app, query_app, own_app)
 
 

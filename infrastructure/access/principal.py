@@ -1,14 +1,46 @@
-"""Who sends a request: a tenant, and a subject in it. Every command and every query receives one."""
+"""Who sends a request: a tenant, a subject in it, and what it may do. Every command and every query receives one."""
+
+from typing import Final, Literal
 
 from msgspec import Struct
 
+from domain.access import Actor
+
+Scope = Literal["read", "write", "reply", "audit", "admin", "act_as"]
+"""What a credential allows:
+
+read    read conversations, items, responses, usage and models
+write   create, change and delete them
+reply   ask a model
+audit   see content that was deleted, where the log still has it
+admin   do everything above but `audit`, in every conversation of the tenant; manage API keys
+act_as  name the end user in `X-Subject`
+"""
+
+SCOPES: Final[frozenset[Scope]] = frozenset({"read", "write", "reply", "audit", "admin", "act_as"})
+_OF_ADMIN: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
+
 
 class Principal(Struct, frozen=True):
-    """`tenant` owns the data: every key and index begins with it. `subject` is recorded with every event that it causes."""
+    """`tenant` owns the data: every key and index begins with it. `subject` is recorded with every event that it causes.
+
+    `key_id`: the id of the API key that the request came with, if it came with one.
+    """
 
     tenant: str
     subject: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+
+    def may(self, scope: Scope) -> bool:
+        """Whether one of the scopes allows this."""
+        return scope in self.scopes or ("admin" in self.scopes and scope in _OF_ADMIN)
+
+    @property
+    def actor(self) -> Actor:
+        """The principal, as the rules of a conversation see it."""
+        return Actor(self.subject, is_admin="admin" in self.scopes)
 
 
-DEFAULT = Principal(tenant="default", subject="anonymous")
+ANONYMOUS: Final = Principal("default", "anonymous", SCOPES)
 """The only principal while AUTH_MODE is `none`."""

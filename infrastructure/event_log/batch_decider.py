@@ -10,6 +10,7 @@ from uuid import UUID
 
 from psycopg import Cursor
 
+from domain.access import check_allowed
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
 from domain.errors import ConversationNotFound
@@ -144,6 +145,8 @@ class BatchDecider:
         state = stream.state if stream else None
         if state is not None and state.tenant != request.principal.tenant:
             raise ConversationNotFound(conversation_id)
+        if state is not None:
+            check_allowed(state, request.command, request.principal.actor)
         if state is not None and not _version_matches(request, state):
             raise VersionMismatch(state.version)
         items = {

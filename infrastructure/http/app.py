@@ -23,6 +23,7 @@ from starlette.websockets import WebSocket
 from infrastructure.http.compression import CompressionMiddleware
 from infrastructure.http.connections import Connections
 from infrastructure.http.docs_page import docs_routes
+from infrastructure.http.door import AccessMiddleware, Authenticator
 from infrastructure.http.errors import ApiError, answer_error
 from infrastructure.http.openapi import TITLE, DescribedRoute, document_of
 from infrastructure.http.operations import Operation
@@ -42,9 +43,10 @@ def make_app(
     sockets: Sequence[WebSocketRoute] = (),
     lifespan: Lifespan,
     metrics: Metrics,
+    authenticator: Authenticator,
     connections: Connections | None = None,
 ) -> Starlette:
-    """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`.
+    """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`. `authenticator`: who finds out who sends a request.
 
     `connections`: those of the server, if there is one. `app.state.openapi()` makes the OpenAPI document.
     """
@@ -61,7 +63,7 @@ def make_app(
             *sockets,
             WebSocketRoute("/{path:path}", _refuse_socket),
         ],
-        middleware=middleware(metrics, connections),
+        middleware=middleware(metrics, connections, authenticator),
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=lifespan,
@@ -71,10 +73,11 @@ def make_app(
     return app
 
 
-def middleware(metrics: Metrics, connections: Connections | None) -> list[Middleware]:
+def middleware(metrics: Metrics, connections: Connections | None, authenticator: Authenticator) -> list[Middleware]:
     """The middleware around every request, the outermost first."""
     return [
         Middleware(RequestMiddleware, metrics=metrics),
+        Middleware(AccessMiddleware, authenticator=authenticator),
         Middleware(CompressionMiddleware, connections=connections or Connections()),
     ]
 

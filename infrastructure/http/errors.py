@@ -29,11 +29,13 @@ from domain.errors import (
     ConversationLocked,
     HistoryLost,
     ModelFailed,
+    NotAllowed,
     NotFound,
     Refused,
     ReplyLost,
     SummaryHasChanged,
 )
+from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, NotPermitted
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
 
@@ -131,6 +133,12 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
     match error:
         case ApiError():
             return error
+        case InvalidCredential():
+            return ApiError(401, str(error), code=error.code, headers={"www-authenticate": "Bearer"})
+        case NotPermitted():
+            return ApiError(403, str(error), code=error.code, param=error.param)
+        case CannotCheckCredential():
+            return ApiError(503, str(error), code="credential_not_checked")
         case NotFound():
             return ApiError(404, str(error), code=error.code)
         case HistoryLost() | ReplyLost():
@@ -139,6 +147,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(409, str(error), code=error.code, retry=True)
         case Conflict():
             return ApiError(409, str(error), code=error.code)
+        case NotAllowed():
+            return ApiError(403, str(error), code=error.code)
         case ContextTooLong():
             return ApiError(400, str(error), code=error.code, param="input")
         case Refused():

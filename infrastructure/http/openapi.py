@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from infrastructure.access.principal import Scope
 from infrastructure.http.operations import Operation, components
 
 TITLE = "Conversation Store"
@@ -25,7 +26,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class DescribedRoute(APIRoute):
-    """A route with its Operation. FastAPI describes it; it never serves it, see `app.py`."""
+    """A route with its Operation, and the scope that it needs (None: it is open to all). FastAPI describes it; it never serves it, see `app.py`."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class DescribedRoute(APIRoute):
         tag: str,
         description: str | None,
         operation: Operation,
+        scope: Scope | None = None,
     ) -> None:
         super().__init__(
             path,
@@ -50,6 +52,7 @@ class DescribedRoute(APIRoute):
             openapi_extra=operation.described(),
         )
         self.operation = operation
+        self.scope = scope
 
 
 def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:

@@ -26,6 +26,8 @@ Schema = dict[str, Any]
 
 ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     400: ("BadRequest", "The request is malformed, or a rule refuses it. `param` names the wrong field."),
+    401: ("NoValidCredential", "The request has no credential, or one that is not valid."),
+    403: ("NotAllowed", "The credential's scopes, or the caller's role in the conversation, do not allow it."),
     404: ("NotFound", "It does not exist, or it was deleted."),
     409: ("Conflict", "The state does not allow it."),
     412: (

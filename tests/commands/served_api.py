@@ -56,7 +56,7 @@ class ServedApi:
 async def served_api(settings: Settings, socket_limits: SocketLimits | None = None) -> AsyncIterator[ServedApi]:
     shutdown, metrics, connections = threading.Event(), Metrics(), Connections()
     config = uvicorn.Config(
-        create_app(settings, metrics, shutdown, connections, socket_limits),
+        create_app(settings, metrics, shutdown, connections, socket_limits=socket_limits),
         http=bounded_protocol(connections),
         ws=bounded_websocket(connections),
         ws_max_size=MAX_ITEMS_BODY_BYTES,

@@ -17,7 +17,7 @@ from context.choice import ReplyRequest
 from context.selection import BUDGET
 from domain.events import ContextCompacted
 from domain.items import Item
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -73,7 +73,7 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
             context = CommandContext(
                 dependencies=app.state.dependencies,
-                principal=DEFAULT,
+                principal=ANONYMOUS,
                 request_id="req_test",
                 if_match=None,
                 idempotency=None,

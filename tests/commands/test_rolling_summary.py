@@ -14,7 +14,7 @@ from context.summaries import PROMPT
 from context.tokens import count
 from domain.events import ItemAppended, ReplyRequested
 from domain.items import Item, from_stored
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.incarnation import StreamVersion
 from replies.summary_writer import MAX_MODEL_CALLS
 from scripts.loading.sources import Chitchat, Conversation
@@ -194,7 +194,7 @@ async def at_head(store: Store, conversation_id: str) -> tuple[str, str, StreamV
     head = await store.context.dependencies.reader.head(conversation_id)
     assert head is not None
     return (
-        DEFAULT.tenant,
+        ANONYMOUS.tenant,
         conversation_id,
         head.stream_version,
         ReplyRequest(model=MODEL, parameters={}, input_unknown=True),

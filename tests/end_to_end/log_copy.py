@@ -11,7 +11,7 @@ import psycopg
 
 from domain.events import REPLY_ENDS, ConversationDeleted, InputItem, ItemAppended, ReplyCompleted, ReplyRequested
 from domain.items import from_stored
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http import shapes
@@ -115,7 +115,7 @@ class LogCopy:
     # What the API answers. None: 404.
 
     def conversation(self, conversation_id: str) -> Json | None:
-        document = self.documents["conversations"].get(document_key(DEFAULT.tenant, conversation_id))
+        document = self.documents["conversations"].get(document_key(ANONYMOUS.tenant, conversation_id))
         return None if document is None else _conversation_json(document)
 
     def listed(self) -> list[Json]:
@@ -144,7 +144,7 @@ class LogCopy:
         return None if record is None else dict(msgspec.json.decode(record.response()))
 
     def input_items(self, response_id: str) -> list[Json] | None:
-        document = self.documents["responses"].get(document_key(DEFAULT.tenant, response_id))
+        document = self.documents["responses"].get(document_key(ANONYMOUS.tenant, response_id))
         return None if document is None else [msgspec.json.decode(item) for item in document["input"]]
 
     def usage(self) -> list[Json]:

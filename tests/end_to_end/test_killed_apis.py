@@ -21,7 +21,7 @@ from msgspec import Struct
 from domain.conversation import Conversation, fold
 from domain.events import Event, ItemAppended
 from domain.items import from_stored
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.codec import decode
 from infrastructure.ids import conversation_id as conversation_id_of
 from scripts.http_connection import Connection
@@ -181,8 +181,8 @@ def assert_log_is_what_was_acknowledged(
         assert append.position == positions[append.version]
     assert fold(row.event for row in stored) == Conversation(
         id=conversation_id,
-        tenant=DEFAULT.tenant,
-        owner=DEFAULT.subject,
+        tenant=ANONYMOUS.tenant,
+        owner=ANONYMOUS.subject,
         version=len(expected) + 1,
         family=conversation_id,
         head=expected[-1][1] if expected else None,

@@ -6,14 +6,14 @@ from datetime import datetime
 from typing import Any
 
 from domain.commands import AppendItems, Command, NewItem, StartConversation
-from infrastructure.access.principal import Principal
+from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import AppendRequest, IdempotencyKey
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.ids import mint, mint_uuid
 from infrastructure.observability.metrics import Metrics
 from tests.log import Log
 
-ANN = Principal("acme", "ann")
+ANN = Principal("acme", "ann", SCOPES)
 
 
 @asynccontextmanager

@@ -10,7 +10,7 @@ import pytest
 
 from domain.commands import EndConversation, RetractItem
 from domain.errors import ConversationIsEnded, ConversationNotFound, ItemNotFound
-from infrastructure.access.principal import Principal
+from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, LogBusy, VersionMismatch
 from infrastructure.event_log.chain import GENESIS, chain_hash, length_prefixed
 from infrastructure.event_log.log import EventLog
@@ -179,7 +179,7 @@ async def test_given_a_batch_with_refused_commands_then_the_others_are_appended(
         events.append(request(conversation_id, RetractItem(item_id=mint("msg")))),
         events.append(request(conversation_id, append_texts("late"), if_match=frozenset({77}))),
         events.append(request(conversation_id, append_texts("b"))),
-        events.append(request(conversation_id, append_texts("not mine"), principal=Principal("other", "eve"))),
+        events.append(request(conversation_id, append_texts("not mine"), principal=Principal("other", "eve", SCOPES))),
         return_exceptions=True,
     )
     kinds = [type(answer) for answer in answers]

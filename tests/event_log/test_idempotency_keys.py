@@ -6,7 +6,7 @@ import pytest
 
 from domain.commands import DeleteConversation, EndConversation, ReopenConversation
 from domain.errors import ConversationNotFound
-from infrastructure.access.principal import Principal
+from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.datastore import Datastore
 from infrastructure.event_log.log import EventLog, utc_now
@@ -32,7 +32,7 @@ async def test_given_a_key_when_it_is_repeated_after_a_restart_then_it_gets_the_
             await events.append(
                 request(conversation_id, append_texts("x"), idempotency=IdempotencyKey("k", b"other"), answer=body)
             )
-        other = Principal("other", "eve")
+        other = Principal("other", "eve", SCOPES)
         with pytest.raises(ConversationNotFound):
             await events.append(
                 request(conversation_id, append_texts("a"), idempotency=key, answer=body, principal=other)

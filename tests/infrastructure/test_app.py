@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from infrastructure.http.app import make_app
+from infrastructure.http.door import NoLogin
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
 
@@ -35,7 +36,7 @@ def metrics() -> Metrics:
 def app(metrics: Metrics) -> Starlette:
     router = APIRouter(tags=["things"])
     router.add_api_route("/things/{thing_id}", answer_id, methods=["GET"], name="get_thing")
-    return make_app("Things", [router], lifespan=no_dependencies, metrics=metrics)
+    return make_app("Things", [router], lifespan=no_dependencies, metrics=metrics, authenticator=NoLogin())
 
 
 @pytest.fixture

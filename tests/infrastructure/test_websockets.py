@@ -24,6 +24,7 @@ from websockets.frames import Frame, Opcode
 
 from infrastructure.http.app import make_app
 from infrastructure.http.connections import Connections, Limits
+from infrastructure.http.door import NoLogin
 from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.observability.metrics import Metrics
@@ -47,7 +48,9 @@ class Server:
         self.ended: list[int] = []
         self.metrics = Metrics()
         routes = [WebSocketRoute("/echo", self.echo), WebSocketRoute("/flood", self.flood)]
-        self.app = make_app("Sockets", [APIRouter()], sockets=routes, lifespan=_lifespan, metrics=self.metrics)
+        self.app = make_app(
+            "Sockets", [APIRouter()], sockets=routes, lifespan=_lifespan, metrics=self.metrics, authenticator=NoLogin()
+        )
         self.connections = Connections(SHORT)
 
     async def echo(self, websocket: WebSocket) -> None:

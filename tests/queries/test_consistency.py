@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from starlette.requests import Request
 
-from infrastructure.access.principal import Principal
+from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
@@ -310,7 +310,7 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
     await projector.catch_up()
 
     async with open_dependencies(settings, Event()) as dependencies:
-        context = QueryContext(dependencies, Principal("default", "someone"), 0, Request({"type": "http"}))
+        context = QueryContext(dependencies, Principal("default", "someone", SCOPES), 0, Request({"type": "http"}))
         read = await context.read_conversation(conversation_id, view)
         document_id = conversation_id if view == "conversations" else item_id
         assert await context.find_document(read, view, document_id, "version") is not None

@@ -20,7 +20,7 @@ from domain.commands import (
     StartConversation,
 )
 from domain.events import InputItem, Shown, Timing, Usage
-from infrastructure.access.principal import Principal
+from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid
@@ -50,7 +50,7 @@ class Writer:
 
     async def execute(self, conversation_id: str, command: Command) -> Appended:
         request = AppendRequest(
-            principal=Principal(self._tenant, "someone"),
+            principal=Principal(self._tenant, "someone", SCOPES),
             conversation_id=conversation_id,
             command=command,
             command_id=mint_uuid(),

@@ -10,7 +10,7 @@ import psycopg
 
 from domain.commands import RequestReply, StartConversation
 from domain.events import ReplyInterrupted, Shown
-from infrastructure.access.principal import DEFAULT
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.log import EventLog
 from infrastructure.ids import mint, mint_uuid, uuid_of
@@ -37,10 +37,10 @@ async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> li
             parameters=b"{}",
             input=(),
             shown=Shown(version=0, ranges=(), budget=1, tokens=1, encoding="", renderer=2, request_sha256=b""),
-            start=StartConversation(conversation_id=conversation_id, tenant=DEFAULT.tenant, owner="ann"),
+            start=StartConversation(conversation_id=conversation_id, tenant=ANONYMOUS.tenant, owner="ann"),
         )
         append_request = AppendRequest(
-            principal=DEFAULT,
+            principal=ANONYMOUS,
             conversation_id=conversation_id,
             command=request,
             command_id=mint_uuid(),

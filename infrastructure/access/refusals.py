@@ -1,0 +1,22 @@
+"""Why a credential is refused. `infrastructure/http/errors.py` has the answers. None contains the credential or a part of it."""
+
+
+class InvalidCredential(Exception):
+    """There is no credential, or it is not valid: 401. `code` is for programs, the message for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class NotPermitted(Exception):
+    """The credential is valid, but does not allow what the request asks for: 403. `param`: the header that asks for it."""
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.param = param
+
+
+class CannotCheckCredential(Exception):
+    """The credential cannot be checked now, because a server does not answer: 503."""

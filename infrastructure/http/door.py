@@ -1,0 +1,63 @@
+"""The one door: every request and every WebSocket passes it before its route, and leaves with a Principal or is refused."""
+
+from typing import Final, Protocol
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from infrastructure.access import principal
+from infrastructure.access.principal import ANONYMOUS, Principal
+from infrastructure.access.refusals import NotPermitted
+
+OPEN_PATHS: Final = frozenset(
+    {
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/openapi.json",
+        "/docs",
+        "/docs/swagger-ui-bundle.js",
+        "/docs/swagger-ui.css",
+        "/docs/favicon.png",
+    }
+)
+"""The paths that need no credential. A path is open only if it equals one of these, byte for byte."""
+
+
+class Authenticator(Protocol):
+    """Finds out who sends a request."""
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        """Raises what `infrastructure/access/refusals.py` has."""
+
+
+class NoLogin:
+    """With AUTH_MODE=none, everybody is ANONYMOUS."""
+
+    async def authenticate(self, _: HTTPConnection) -> Principal:
+        return ANONYMOUS
+
+
+class AccessMiddleware:
+    """ASGI middleware, inside the one that answers errors. It puts the principal into `request.state.principal`."""
+
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
+        self._app = app
+        self._authenticator = authenticator
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket") and not _is_open(scope):
+            scope["state"]["principal"] = await self._authenticator.authenticate(HTTPConnection(scope))
+        await self._app(scope, receive, send)
+
+
+def principal_with(connection: HTTPConnection, scope: principal.Scope) -> Principal:
+    """The request's principal. Raises NotPermitted if its scopes do not allow `scope`."""
+    sender: Principal = connection.state.principal
+    if not sender.may(scope):
+        raise NotPermitted("missing_scope", f"This needs the scope `{scope}`, which the credential does not have.")
+    return sender
+
+
+def _is_open(scope: Scope) -> bool:
+    return scope["type"] == "http" and (scope["method"] == "OPTIONS" or scope["path"] in OPEN_PATHS)
