@@ -62,11 +62,27 @@ class LogCopy:
     @property
     def faults(self) -> list[str]:
         """Gaps, broken chains, unreadable events, texts that were stored twice."""
-        texts = Counter(self.texts.values())
+        texts = Counter(
+            (recorded.conversation_id if text in self.not_completed else "", text)
+            for recorded in self.events
+            if isinstance(recorded.event, ItemAppended)
+            for text in [text_of(from_stored(recorded.event.item))]
+        )
         return [
             *(str(difference) for stream in self.streams.values() for difference in stream.differences),
-            *(f"stored {count} times: {text}" for text, count in texts.items() if count > 1),
+            *(f"stored {count} times: {text}" for (_, text), count in texts.items() if count > 1),
         ]
+
+    @cached_property
+    def not_completed(self) -> set[str]:
+        """The texts of replies that did not complete. Each conversation that continues from such a reply has a copy of its items."""
+        records = [record for name, stream in self.streams.items() for record in _records(name, stream)]
+        return {
+            text_of(from_stored(stored.item))
+            for record in records
+            if record.end is not None and not isinstance(record.end, ReplyCompleted)
+            for stored in (*record.requested.input, *record.output)
+        }
 
     @cached_property
     def events(self) -> list[Recorded]:
