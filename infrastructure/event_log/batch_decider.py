@@ -5,6 +5,7 @@ Under the lock, a batch reads from Postgres in a few round trips, however many c
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +23,7 @@ from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import UnreadableEvent, decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
-from infrastructure.event_log.stream_loader import StreamsLost, read_on
+from infrastructure.event_log.stream_loader import LoadedStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import Write
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -65,8 +66,10 @@ class BatchDecider:
         self._keys = BatchKeys(recorder, keys_valid_since)
         self._unreadable: Mapping[str, UnreadableEvent] = {}
 
-    def decide_optimistically(self, batch: Sequence[AppendRequest]) -> BatchPlan | None:
-        """Decides on cached streams alone. The plan leaves out the requests that need the log; None if all of them do.
+    def decide_optimistically(
+        self, batch: Sequence[AppendRequest], loaded: Mapping[str, Stream] = MappingProxyType({})
+    ) -> BatchPlan | None:
+        """Decides on cached and `loaded` streams alone. The plan leaves out the requests that need the log; None if all of them do.
 
         A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
         because the cached stream may be old. Requests that depend on such a request are left out with it.
@@ -75,24 +78,23 @@ class BatchDecider:
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
-        self._read_cache(batch)
+        self._read_cache(batch, loaded)
         outcomes = [self._outcome(request) for request in batch]
         undecided = [outcome.request for outcome in outcomes if not outcome.events and outcome.duplicate_of is None]
         if undecided:
             decider = BatchDecider(
                 self._recorder, self._cache, now=self._now, keys_valid_since=self._keys_valid_since, owner=self._owner
             )
-            return decider.decide_optimistically(independent_of(undecided, batch))
+            return decider.decide_optimistically(independent_of(undecided, batch), loaded)
         return self._plan(outcomes) if outcomes else None
 
-    def decide_under_lock(
-        self, curs: Cursor[Any], batch: Sequence[AppendRequest], unreadable: Mapping[str, UnreadableEvent]
-    ) -> BatchPlan:
-        """Decides on what the log says. `curs` holds the append lock. `unreadable`: conversations that cannot be read.
+    def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], loaded: LoadedStreams) -> BatchPlan:
+        """Decides on what the log says. If `curs` holds the append lock, the plan can be appended. Without it, the refusals of the plan are valid.
 
-        Raises StreamsLost if the log has lost the last rows of cached streams.
+        Of a `loaded` stream only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
         """
-        self._read_cache(batch)
+        unreadable = loaded.unreadable
+        self._read_cache(batch, loaded.streams)
         cached = dict(self._before)
         conversation_ids = [
             conversation_id
@@ -120,11 +122,12 @@ class BatchDecider:
         races = sum(request.conversation_id in moved for request in batch) if moved else 0
         return self._plan(outcomes, races)
 
-    def _read_cache(self, batch: Sequence[AppendRequest]) -> None:
-        """Copies the batch's streams from the cache, which may evict some of them meanwhile."""
+    def _read_cache(self, batch: Sequence[AppendRequest], loaded: Mapping[str, Stream]) -> None:
+        """Copies the batch's streams from the cache, or from `loaded` those that the cache has evicted meanwhile."""
         for request in batch:
-            if (stream := self._cache.get(request.conversation_id)) is not None:
-                self._before[request.conversation_id] = stream
+            name = request.conversation_id
+            if (stream := self._cache.get(name) or loaded.get(name)) is not None:
+                self._before[name] = stream
 
     def _read_items(self, curs: Cursor[Any]) -> None:
         items = [(uuid_of(conversation_id), item) for conversation_id, item in self._touched]

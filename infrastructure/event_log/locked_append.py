@@ -1,5 +1,7 @@
 """Appends under the append lock: requests that cannot be decided on cached streams, and requests that were sent and not answered.
 
+A request that the log's present state refuses needs no lock, so it delays no other append. Nor do the requests that change nothing.
+
 It reconnects and retries until the time is up. If the log has lost the last rows of cached streams, those streams are read again.
 """
 
@@ -10,12 +12,13 @@ from collections.abc import Callable, Sequence
 import psycopg
 import structlog
 from eventsourcing.persistence import InterfaceError, InternalError, OperationalError
+from psycopg.rows import tuple_row
 
-from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, independent_of
 from infrastructure.event_log.batch_decider import BatchDecider
 from infrastructure.event_log.batch_plan import BatchPlan
 from infrastructure.event_log.recorder import ConversationRecorder
-from infrastructure.event_log.stream_loader import StreamLoader, StreamsLost
+from infrastructure.event_log.stream_loader import LoadedStreams, StreamLoader, StreamsLost
 from infrastructure.event_log.streams import StreamCache
 
 Results = Sequence[Appended | BaseException]
@@ -61,7 +64,11 @@ class LockedAppend:
         """
         plans = list(in_doubt)
         try:
-            return await self._append_with_retries(requests, timeout_seconds, plans)
+            answered = {} if plans else await asyncio.to_thread(self._answer_without_lock, requests)
+            remaining = [request for request in requests if id(request) not in answered]
+            appended = await self._append_with_retries(remaining, timeout_seconds, plans) if remaining else ()
+            results = {**answered, **{id(request): result for request, result in zip(remaining, appended, strict=True)}}
+            return [results[id(request)] for request in requests]
         except Exception as error:
             if plans:  # the requests may be in the log, so they must not be decided again
                 log.exception("append_in_doubt", commands=len(requests))
@@ -91,16 +98,32 @@ class LockedAppend:
             await asyncio.sleep(pause)  # nothing notifies us when a server is back
             pause = min(0.25, pause * 2 or 0.05)
 
+    def _answer_without_lock(self, requests: Sequence[AppendRequest]) -> dict[int, Appended | BaseException]:
+        """The results, by id(), of the requests that append nothing on the log's present state, and depend on none that does."""
+        try:
+            loaded = self._load(requests)
+            with self._recorder.datastore.get_connection() as connection:
+                curs = connection.cursor(row_factory=tuple_row)
+                plan = self._new_decider().decide_on_log(curs, requests, loaded)
+        except (StreamsLost, *_CONNECTION_ERRORS):
+            return {}  # under the lock it is tried again
+        appending = [outcome.request for outcome in plan.outcomes if outcome.events]
+        final = {id(request) for request in independent_of(appending, requests)}
+        return {id(outcome.request): outcome.result([]) for outcome in plan.outcomes if id(outcome.request) in final}
+
+    def _load(self, requests: Sequence[AppendRequest]) -> LoadedStreams:
+        missing = self._cache.uncached(requests)
+        return self._loader.load(missing) if missing else LoadedStreams()
+
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
         # Before the append lock is taken: loading a long stream must not delay other appends.
-        missing = self._cache.uncached(requests)
-        unreadable = self._loader.load(missing) if missing else {}
+        loaded = self._load(requests)
         with self._recorder.locked_transaction() as curs:
             for sent_plan in in_doubt:
                 if (positions := self._recorder.positions_of(curs, sent_plan.write.rows)) is not None:
                     return self._results_of(sent_plan, positions)
             try:
-                plan = self._new_decider().decide_under_lock(curs, requests, unreadable)
+                plan = self._new_decider().decide_on_log(curs, requests, loaded)
             except StreamsLost as lost:
                 self._loader.drop(curs, lost.streams)
                 raise

@@ -70,6 +70,7 @@ class EventLog:
         owner: UUID | None = None,
         append_timeout_seconds: float = APPEND_TIMEOUT_SECONDS,
         recorder_type: type[ConversationRecorder] = ConversationRecorder,
+        cache: StreamCache | None = None,
     ) -> None:
         self._datastore = Datastore(postgres_url)
         self._recorder = recorder_type(self._datastore)
@@ -79,7 +80,7 @@ class EventLog:
         self._owner = owner
         self._append_timeout_seconds = append_timeout_seconds
         self._queue = AppendQueue()
-        self._cache = StreamCache()
+        self._cache = cache or StreamCache()
         self._loader = StreamLoader(self._recorder, self._cache, metrics)
         self._locked_append = LockedAppend(
             self._recorder,
@@ -164,12 +165,12 @@ class EventLog:
     async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
         """A plan for those of the requests that can be decided on cached streams. None if no request can."""
         try:
-            if missing := self._cache.uncached(requests):
-                await asyncio.to_thread(self._loader.load, missing)
+            missing = self._cache.uncached(requests)
+            loaded = (await asyncio.to_thread(self._loader.load, missing)).streams if missing else {}
             decider = self._decider()
             if sum(request.size for request in requests) < LARGE_BATCH_BYTES:
-                return decider.decide_optimistically(requests)
-            return await asyncio.to_thread(decider.decide_optimistically, requests)
+                return decider.decide_optimistically(requests, loaded)
+            return await asyncio.to_thread(decider.decide_optimistically, requests, loaded)
         except Exception as error:  # noqa: BLE001 - under the lock it is tried again, and what fails there is reported
             log.debug("batch_not_decided", commands=len(requests), error_type=type(error).__name__)
             return None

@@ -1,8 +1,8 @@
-"""A bounded queue of append requests, and how batches are taken from it."""
+"""A bounded queue of append requests, and how batches are taken from it. No tenant can fill it, and each batch has requests of every tenant in turn."""
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -13,6 +13,8 @@ MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 8 * 1024 * 1024
 MAX_QUEUED_COMMANDS = 4096
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
+MAX_SHARE = 0.5
+"""How much of the queue one tenant may fill."""
 
 SECOND_BATCH_COMMANDS = 6
 """While one batch is in flight, a second one starts when this many requests are queued. When twice as many are queued, a batch takes half of them."""
@@ -35,15 +37,34 @@ class QueuedAppend(Struct, eq=False):
             self.future.set_result(result)
 
 
+class _TenantQueue:
+    """The queued requests of one tenant, first in, first out."""
+
+    def __init__(self) -> None:
+        self.queued: deque[QueuedAppend] = deque()
+        self.bytes = 0
+
+    def put(self, queued: QueuedAppend) -> None:
+        self.queued.append(queued)
+        self.bytes += queued.request.size
+
+    def take(self) -> QueuedAppend:
+        queued = self.queued.popleft()
+        self.bytes -= queued.request.size
+        return queued
+
+
 class AppendQueue:
-    """First in, first out. Two tasks of one event loop take batches from it.
+    """First in, first out for each tenant; tenants take turns. Two tasks of one event loop take batches from it.
 
     Two batches in flight never have a conversation in common: a request for a conversation in flight waits for that batch, and so do all
-    requests behind it.
+    requests of its tenant behind it.
     """
 
     def __init__(self) -> None:
-        self._queued: deque[QueuedAppend] = deque()
+        self._tenants: OrderedDict[str, _TenantQueue] = OrderedDict()
+        """The tenants that have queued requests. The first one has the next turn."""
+        self._count = 0
         self._bytes = 0
         self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
         self._conversations_in_flight: set[str] = set()
@@ -54,10 +75,16 @@ class AppendQueue:
 
     def put(self, request: AppendRequest) -> "asyncio.Future[Appended]":
         """Queues a request. The future is done when the command is durable or refused. Raises LogBusy."""
-        if self._closing or len(self._queued) >= MAX_QUEUED_COMMANDS or self._bytes > MAX_QUEUED_BYTES:
+        if self._closing or self._is_full(1.0, self._count, self._bytes):
+            raise LogBusy
+        tenant = self._tenants.get(request.principal.tenant)
+        if tenant is None:
+            tenant = self._tenants[request.principal.tenant] = _TenantQueue()
+        elif self._is_full(MAX_SHARE, len(tenant.queued), tenant.bytes):
             raise LogBusy
         future: asyncio.Future[Appended] = asyncio.get_running_loop().create_future()
-        self._queued.append(QueuedAppend(request, future, time.monotonic()))
+        tenant.put(QueuedAppend(request, future, time.monotonic()))
+        self._count += 1
         self._bytes += request.size
         self._wake_idle_task()
         return future
@@ -65,7 +92,7 @@ class AppendQueue:
     async def next_batch(self) -> Sequence[QueuedAppend]:
         """Waits for a batch. Empty when the queue is closed and nothing is queued. Call `finish` with each batch."""
         while not self._can_start_batch():
-            if self._closing and not self._queued:
+            if self._closing and not self._tenants:
                 return ()
             idle = asyncio.get_running_loop().create_future()
             self._idle.append(idle)
@@ -93,38 +120,58 @@ class AppendQueue:
             for queued in batch:
                 if queued.queued_at < queued_at:
                     queued.resolve(LogUnavailable(outcome_unknown=True))
-        while self._queued and self._queued[0].queued_at < queued_at:
-            late_append = self._queued.popleft()
-            self._bytes -= late_append.request.size
-            late_append.resolve(LogUnavailable(outcome_unknown=False))
+        for name, tenant in [*self._tenants.items()]:
+            while tenant.queued and tenant.queued[0].queued_at < queued_at:
+                self._take(name).resolve(LogUnavailable(outcome_unknown=False))
         self._wake_idle_task()
 
+    @staticmethod
+    def _is_full(share: float, commands: int, size: int) -> bool:
+        return commands >= share * MAX_QUEUED_COMMANDS or size > share * MAX_QUEUED_BYTES
+
     def _can_start_batch(self) -> bool:
-        """Whether enough is queued, and the conversation of the first request is not in flight.
+        """Whether enough is queued, and the conversation of some tenant's first request is not in flight.
 
         With no batch in flight, one request is enough: waiting for more would only delay it.
         """
         if not self._in_flight:
-            return bool(self._queued)
-        if len(self._queued) < SECOND_BATCH_COMMANDS:
-            return False
-        return self._queued[0].request.conversation_id not in self._conversations_in_flight
+            return bool(self._tenants)
+        return self._count >= SECOND_BATCH_COMMANDS and any(map(self._is_ready, self._tenants.values()))
+
+    def _is_ready(self, tenant: _TenantQueue) -> bool:
+        return tenant.queued[0].request.conversation_id not in self._conversations_in_flight
 
     def _take_batch(self) -> Sequence[QueuedAppend]:
-        """Takes the first requests from the queue: all, or half if there are many, within the limits of a batch."""
-        max_commands = len(self._queued)
+        """Takes requests from the queue, of each tenant in turn: all, or half if there are many, within the limits of a batch."""
+        max_commands = self._count
         if max_commands >= 2 * SECOND_BATCH_COMMANDS:
             max_commands = min(max_commands // 2, MAX_BATCH_COMMANDS)
         batch: list[QueuedAppend] = []
         size = 0
-        while len(batch) < max_commands:
-            request = self._queued[0].request
-            size += request.size
-            if request.conversation_id in self._conversations_in_flight or (batch and size > MAX_BATCH_BYTES):
-                break
-            batch.append(self._queued.popleft())
-            self._bytes -= request.size
+        waiting: set[str] = set()
+        """The tenants whose first request is not for this batch."""
+        while len(batch) < max_commands and len(waiting) < len(self._tenants):
+            name, tenant = next(iter(self._tenants.items()))
+            self._tenants.move_to_end(name)
+            if name in waiting:
+                continue
+            size_with_next = size + tenant.queued[0].request.size
+            if not self._is_ready(tenant) or (batch and size_with_next > MAX_BATCH_BYTES):
+                waiting.add(name)
+                continue
+            batch.append(self._take(name))
+            size = size_with_next
         return batch
+
+    def _take(self, name: str) -> QueuedAppend:
+        """Takes the tenant's first request from the queue."""
+        tenant = self._tenants[name]
+        queued = tenant.take()
+        if not tenant.queued:
+            del self._tenants[name]
+        self._count -= 1
+        self._bytes -= queued.request.size
+        return queued
 
     def _wake_idle_task(self) -> None:
         """Wakes one task if it can start a batch, or all of them when the queue closes."""

@@ -36,6 +36,13 @@ class StreamsLost(Exception):
         self.streams = streams
 
 
+class LoadedStreams(Struct, frozen=True):
+    """Streams by conversation id, and those that cannot be read. Use them for one batch: the cache may evict a stream before it is used."""
+
+    streams: Mapping[str, Stream] = {}
+    unreadable: Mapping[str, UnreadableEvent] = {}
+
+
 class StreamsRead(Struct):
     """What `read_on` could not read. `lost`: the log does not have the row that the known stream ends with.
 
@@ -114,8 +121,8 @@ class StreamLoader:
         self._cache = cache
         self._metrics = metrics
 
-    def load(self, conversation_ids: Sequence[str]) -> Mapping[str, UnreadableEvent]:
-        """Caches those of these streams that exist, made from their snapshots and the rows after these. Returns those that cannot be read."""
+    def load(self, conversation_ids: Sequence[str]) -> LoadedStreams:
+        """Returns and caches those of these streams that exist, made from their snapshots and the rows after these."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
             stored = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
@@ -135,7 +142,7 @@ class StreamLoader:
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
         for conversation_id, stream in streams.items():
             self._cache.put(conversation_id, stream)
-        return unreadable
+        return LoadedStreams(streams, unreadable)
 
     def drop(self, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
         """Removes these streams from the cache: the log does not have their last rows."""

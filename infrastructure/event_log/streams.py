@@ -17,6 +17,9 @@ from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.rows import StreamEnd
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
+MAX_TENANT_SHARE = 0.75
+"""How much of the cache one tenant may fill."""
+
 SNAPSHOT_EVERY = 250
 """The number of versions between two snapshots of a stream. So loading a stream reads at most about this many events."""
 
@@ -64,49 +67,77 @@ def from_snapshot(state: bytes) -> Stream | None:
         return None
 
 
+class _TenantStreams:
+    """The cached streams of one tenant, least recently used first, each with its size."""
+
+    def __init__(self) -> None:
+        self.streams: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
+        self.bytes = 0
+
+
 class StreamCache:
-    """The most recently used streams by conversation id. Thread-safe."""
+    """The most recently used streams by conversation id. Thread-safe.
+
+    A tenant that has more than MAX_TENANT_SHARE of the cache evicts its own streams. So its large conversations do not evict those of others.
+    """
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
-        self._cached: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
+        self._tenant_of: OrderedDict[str, str] = OrderedDict()
+        """The tenant of each cached conversation, least recently used first."""
+        self._tenants: dict[str, _TenantStreams] = {}
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._cached)
+        return len(self._tenant_of)
 
     def get(self, conversation_id: str) -> Stream | None:
         """The cached stream. Marks it as used."""
         with self._lock:
-            entry = self._cached.get(conversation_id)
-            if entry is None:
+            tenant = self._tenant_of.get(conversation_id)
+            if tenant is None:
                 return None
-            self._cached.move_to_end(conversation_id)
-            return entry[0]
+            self._tenant_of.move_to_end(conversation_id)
+            streams = self._tenants[tenant].streams
+            streams.move_to_end(conversation_id)
+            return streams[conversation_id][0]
 
     def uncached(self, requests: Iterable[AppendRequest]) -> list[str]:
         """The conversations of these requests whose streams are not cached. Those that a request starts are left out."""
         conversation_ids = {request.conversation_id for request in requests if not request.starts_conversation}
-        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._cached]
+        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._tenant_of]
 
     def remove(self, conversation_id: str) -> None:
         """Removes the stream, if it is cached."""
         with self._lock:
-            if (removed := self._cached.pop(conversation_id, None)) is not None:
-                self._bytes -= removed[1]
+            if conversation_id in self._tenant_of:
+                self._remove(conversation_id)
 
     def put(self, conversation_id: str, stream: Stream) -> None:
-        """Caches the stream and evicts others, least recently used first, while the cache is too large."""
+        """Caches the stream and evicts others, least recently used first, while the cache, or the tenant's share of it, is too large."""
         size = _size(stream)
         with self._lock:
-            if (replaced := self._cached.pop(conversation_id, None)) is not None:
-                self._bytes -= replaced[1]
-            self._cached[conversation_id] = (stream, size)
+            if conversation_id in self._tenant_of:
+                self._remove(conversation_id)
+            self._tenant_of[conversation_id] = stream.state.tenant
+            tenant = self._tenants.setdefault(stream.state.tenant, _TenantStreams())
+            tenant.streams[conversation_id] = (stream, size)
+            tenant.bytes += size
             self._bytes += size
-            while self._bytes > self._max_bytes and len(self._cached) > 1:
-                _, (_, evicted_bytes) = self._cached.popitem(last=False)
-                self._bytes -= evicted_bytes
+            while tenant.bytes > MAX_TENANT_SHARE * self._max_bytes and len(tenant.streams) > 1:
+                self._remove(next(iter(tenant.streams)))
+            while self._bytes > self._max_bytes and len(self._tenant_of) > 1:
+                self._remove(next(iter(self._tenant_of)))
+
+    def _remove(self, conversation_id: str) -> None:
+        name = self._tenant_of.pop(conversation_id)
+        tenant = self._tenants[name]
+        _, size = tenant.streams.pop(conversation_id)
+        tenant.bytes -= size
+        self._bytes -= size
+        if not tenant.streams:
+            del self._tenants[name]
 
 
 def _size(stream: Stream) -> int:

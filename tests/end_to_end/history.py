@@ -11,6 +11,7 @@ from itertools import cycle
 import httpx
 from redis import Redis
 
+from projections.views.catalog import CONTEXT
 from scripts.stores import open_stores
 from scripts.verification.tables import KEYS, RESPONSES, SNAPSHOTS
 from scripts.verify import verify
@@ -22,7 +23,9 @@ from tests.end_to_end.log_copy import LogCopy
 from tests.end_to_end.log_moves import LogMoves, Move, Rows
 from tests.end_to_end.store_processes import StoreProcess, StoreProcesses
 
-FREE_TIMEOUT_SECONDS = 30.0
+FREE_TIMEOUT_SECONDS = 90.0
+"""A reply that its process does not know, because its rows were removed by hand, keeps its conversation locked for GRACE_SECONDS (45 s)."""
+
 CONNECT_TIMEOUT_SECONDS = 30.0
 PAUSE_SECONDS = 0.1
 CLIENTS = 3
@@ -34,6 +37,9 @@ LEFT_BY_REMOVED_ROWS = {
     (SNAPSHOTS, "different"),
     (KEYS, "different"),
 }
+LEFT_BY_KILLED_PROJECTORS = (CONTEXT, "extra")
+"""The snapshot of a conversation that the log has lost. A projector wrote it and was killed before it stored its position. Nobody reads it."""
+
 """What `verify` may name after rows were removed by hand: what the other tables still have of them. Other events may have got their versions since."""
 
 
@@ -140,6 +146,7 @@ class History:
             str(difference)
             for difference in verified.differences
             if not (self._moves.dangling and (difference.where, difference.what) in LEFT_BY_REMOVED_ROWS)
+            and (difference.where, difference.what) != LEFT_BY_KILLED_PROJECTORS
         ]
         assert not unexplained, "\n".join(unexplained)
 

@@ -15,12 +15,15 @@ class Counts(Struct):
     """`locked`: transactions that took the append lock to decide commands. `inserted`: rows that were appended in those.
 
     `reads`: statements that read the rows of streams. `streams`: how many streams these statements read, in total.
+    `states_read_locked`: how many events were read while the lock was held.
     """
 
     locked: int = 0
     inserted: int = 0
     reads: int = 0
     streams: int = 0
+    states_read_locked: int = 0
+    is_locked: bool = False
 
 
 def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
@@ -32,7 +35,11 @@ def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
         def locked_transaction(self) -> Iterator[Cursor[tuple[Any, ...]]]:
             counts.locked += 1
             with super().locked_transaction() as curs:
-                yield curs
+                counts.is_locked = True
+                try:
+                    yield curs
+                finally:
+                    counts.is_locked = False
 
         def insert(self, curs: Cursor[Any], write: Any) -> list[int] | None:
             counts.inserted += len(write.rows)
@@ -43,6 +50,9 @@ def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
         ) -> list[LogRow]:
             counts.reads += 1
             counts.streams += len(versions)
-            return super().select_from(curs, versions, max_rows, max_bytes)
+            rows = super().select_from(curs, versions, max_rows, max_bytes)
+            if counts.is_locked:
+                counts.states_read_locked += sum(row.state is not None for row in rows)
+            return rows
 
     return CountingRecorder, counts

@@ -12,6 +12,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Ver
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.stream_loader import MAX_PAGE_ROWS
+from infrastructure.event_log.streams import StreamCache
 from infrastructure.ids import mint, uuid_of
 from infrastructure.settings import Settings
 from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
@@ -28,7 +29,7 @@ async def append_all(events: EventLog, requests: Sequence[AppendRequest]) -> lis
 
 
 @pytest.mark.parametrize("kind", ["refused", "unknown", "changes nothing", "names an item", "if_match"])
-async def test_given_one_command_that_needs_the_lock_then_only_that_one_takes_it(
+async def test_given_one_command_that_cached_streams_cannot_decide_then_only_one_that_appends_takes_the_lock(
     settings: Settings, log: Log, kind: str
 ) -> None:
     recorder, counts = counting_recorder()
@@ -50,7 +51,8 @@ async def test_given_one_command_that_needs_the_lock_then_only_that_one_takes_it
         batch = [request(conversation_id, append_texts("yes")) for conversation_id in others]
         batch.insert(OTHERS // 2, special)
         answers = await append_all(events, batch)
-    assert counts.locked == before.locked + 1
+    assert counts.locked == before.locked + (kind == "names an item")
+    assert counts.locked == before.locked + (kind == "names an item")
     assert counts.inserted == before.inserted + (kind == "names an item")
     answer = answers.pop(OTHERS // 2)
     assert isinstance(answer, {"if_match": VersionMismatch, "refused": Refused, "unknown": Refused}.get(kind, Appended))
@@ -122,7 +124,7 @@ async def test_given_a_repeated_create_in_one_batch_then_one_conversation_is_sta
     assert [answer.replayed for answer in answers if isinstance(answer, Appended)] == [False, True, True]
     assert [answer.replayed for answer in replayed if isinstance(answer, Appended)] == [True]
     assert log.count() == 1
-    assert (counts.locked, counts.reads) == (1, 1)  # both for the second batch: its key was used before
+    assert (counts.locked, counts.reads) == (0, 1)  # for the second batch: its key was used before
 
 
 async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the_rows_of_all(
@@ -138,10 +140,24 @@ async def test_given_cold_and_unknown_conversations_then_one_statement_reads_the
             events, [request(conversation_id, append_texts("after")) for conversation_id in (*cold, *unknown)]
         )
     assert [type(answer) for answer in answers] == [Appended] * OTHERS + [ConversationNotFound] * OTHERS
-    # One read for the whole batch. Nothing is cached for an unknown conversation, so it is read again before the lock and under the lock.
-    assert (counts.locked, counts.inserted, counts.reads) == (1, 0, 3)
+    # One read for the whole batch. Nothing is cached for an unknown conversation, so it is read again when its command is decided.
+    assert (counts.locked, counts.inserted, counts.reads) == (0, 0, 3)
     assert counts.streams == 2 * OTHERS + OTHERS + OTHERS
     assert all(texts(log, conversation_id) == ["before", "after"] for conversation_id in cold)
+
+
+async def test_given_a_cache_that_is_too_small_then_no_stream_is_read_again_under_the_lock(
+    settings: Settings, log: Log
+) -> None:
+    recorder, counts = counting_recorder()
+    async with open_log(settings.postgres_url, recorder_type=recorder, cache=StreamCache(max_bytes=1)) as events:
+        conversation_ids = [await start(events) for _ in range(OTHERS)]
+        items = [append_texts("pinned") for _ in conversation_ids]
+        await append_all(events, [request(*pair) for pair in zip(conversation_ids, items, strict=True)])
+        pins = [PinItem(item_id=item.items[0].item_id) for item in items]
+        answers = await append_all(events, [request(*pair) for pair in zip(conversation_ids, pins, strict=True)])
+    assert [type(answer) for answer in answers] == [Appended] * OTHERS
+    assert (counts.locked, counts.states_read_locked) == (1, 0)
 
 
 async def test_given_streams_of_more_rows_than_a_page_then_all_are_read(settings: Settings, log: Log) -> None:
@@ -185,5 +201,5 @@ async def test_given_a_conversation_that_cannot_be_read_then_the_others_in_its_b
             [request(conversation_id, append_texts("y")) for conversation_id in (unreadable, readable, headless)],
         )
     assert [type(answer) for answer in answers] == [UnreadableEvent, Appended, UnreadableEvent]
-    assert (counts.locked, counts.inserted) == (1, 0)
+    assert (counts.locked, counts.inserted) == (0, 0)
     assert texts(log, readable) == ["y"]

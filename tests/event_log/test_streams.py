@@ -14,9 +14,9 @@ from tests.event_log.appending import append_texts, open_log, request, start, te
 from tests.log import Log
 
 
-def stream(version: int, instructions: str = "") -> Stream:
+def stream(version: int, instructions: str = "", tenant: str = "acme") -> Stream:
     state = Conversation(
-        id="conv_1", tenant="acme", owner="ann", version=version, family="conv_1", instructions=instructions
+        id="conv_1", tenant=tenant, owner="ann", version=version, family="conv_1", instructions=instructions
     )
     return Stream(state, 7, datetime(2026, 1, 1, tzinfo=UTC), b"\x01" * 32)
 
@@ -48,6 +48,17 @@ def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -
     assert len(cache) < 30
     cache.put(second, stream(1, "x" * 1_000_000))
     assert cache.get(second) is not None
+
+
+def test_given_one_tenants_large_streams_then_they_evict_their_own_and_not_those_of_others() -> None:
+    cache = StreamCache(max_bytes=100_000)
+    mine, large = mint("conv"), [mint("conv") for _ in range(30)]
+    cache.put(mine, stream(1, tenant="other"))
+    for conversation_id in large:
+        cache.put(conversation_id, stream(1, "x" * 1000))
+    assert cache.get(mine) is not None
+    assert cache.get(large[-1]) is not None
+    assert cache.get(large[0]) is None
 
 
 async def long_conversation(settings: Settings, appends: int) -> str:
