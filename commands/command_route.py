@@ -17,7 +17,6 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from commands.open_sockets import OpenSockets
-from commands.response_schemas import SchemaChecker
 from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts
 from context.models import Models
@@ -56,7 +55,6 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     """How long the first answer to an idempotency key is kept."""
     reply_services: ReplyServices
     active_replies: ActiveReplies
-    schema_checker: SchemaChecker
     reply_streams: ReplyStreams
     sockets: OpenSockets
     comment_seconds: float

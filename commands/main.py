@@ -3,7 +3,6 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -22,7 +21,6 @@ from commands import (
 )
 from commands.command_route import Dependencies
 from commands.open_sockets import OpenSockets, SocketLimits
-from commands.response_schemas import SchemaChecker
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
@@ -81,7 +79,6 @@ def create_app(
         snapshot_redis = redis.connect(settings, answer_seconds=0.5)
         following_redis = redis.connect(settings)
         live_redis = redis.connect(settings, answer_seconds=None)
-        schema_threads = ThreadPoolExecutor(1, "schemas")
         reader = EventReader(pool)
         provider = ModelProvider(settings, metrics)
         models = Models(settings)
@@ -110,7 +107,6 @@ def create_app(
                 log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics
             ),
             active_replies=active_replies,
-            schema_checker=SchemaChecker(schema_threads),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             sockets=sockets,
             comment_seconds=settings.comment_seconds,
@@ -132,7 +128,6 @@ def create_app(
                 await client.aclose()
             for open_pool in (lease_pool, pool):
                 await open_pool.close()
-            schema_threads.shutdown(wait=False, cancel_futures=True)
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres", "log_writable"}))
     return make_app(

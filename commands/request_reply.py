@@ -12,6 +12,7 @@ from commands.command_route import CommandContext
 from commands.reply_input import TakenInput, TakenItem, take_input
 from commands.reply_target import ReplyTarget, find_target
 from commands.response_body import MAX_INPUT_BYTES, CreateResponse
+from commands.response_schemas import check_schemas
 from commands.rolling_summary import context_with_summary
 from context.assembly import Context
 from context.choice import ReplyRequest
@@ -32,10 +33,10 @@ from replies.running_reply import RunningReply
 MAX_COMPARISONS = 10
 
 
-async def check_body(context: CommandContext, body: CreateResponse) -> None:
+def check_body(body: CreateResponse) -> None:
     """Checks the parameters and the schemas in them. Raises ApiError (400)."""
     body.check()
-    await context.dependencies.schema_checker.check(list(body.schemas()))
+    check_schemas(body.schemas())
 
 
 async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:

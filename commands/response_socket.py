@@ -139,7 +139,7 @@ class _ResponseSocket:
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
         context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored)
-        await check_body(context, body)
+        check_body(body)
         reply = await request_reply(context, body)
         last_event = await self._send_events(context, body, reply)
         if last_event != "response.failed":

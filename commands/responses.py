@@ -51,7 +51,7 @@ router = APIRouter()
 )
 async def create_response(context: CommandContext, body: CreateResponse) -> Response:
     """Requests a reply. Answers with the Response when the reply has ended. With `stream`: answers with the reply's events as they come. With `background` and no `stream`: answers at once with a queued Response."""
-    await check_body(context, body)
+    check_body(body)
     reply = await request_reply(context, body)
     if body.stream:
         events, headers = await stream_of(context, body, reply)
@@ -86,7 +86,7 @@ class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_t
 )
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
     """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
-    await check_body(context, body)
+    check_body(body)
     target = await find_target(context, body)
     model = await resolve_model(context, body)
     taken = await take_input(context, target, body.items())
