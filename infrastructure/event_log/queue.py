@@ -11,7 +11,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Log
 
 MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 8 * 1024 * 1024
-MAX_QUEUED_COMMANDS = 4096
+MAX_QUEUED_COMMANDS = 8192
 MAX_QUEUED_BYTES = 128 * 1024 * 1024
 MAX_SHARE = 0.5
 """How much of the queue one tenant may fill."""

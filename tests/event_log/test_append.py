@@ -14,7 +14,7 @@ from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import Appended, LogBusy, VersionMismatch
 from infrastructure.event_log.chain import GENESIS, chain_hash, length_prefixed
 from infrastructure.event_log.log import EventLog
-from infrastructure.event_log.queue import MAX_QUEUED_COMMANDS
+from infrastructure.event_log.queue import MAX_QUEUED_COMMANDS, MAX_SHARE
 from infrastructure.event_log.rows import chained_row
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.settings import Settings
@@ -204,12 +204,12 @@ async def test_given_a_full_queue_then_more_commands_are_refused_at_once_and_que
 ) -> None:
     conversation_id = await start(events)
     answers = await asyncio.gather(
-        *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(3 * MAX_QUEUED_COMMANDS)),
+        *(events.append(request(conversation_id, append_texts(f"{n}"))) for n in range(2 * MAX_QUEUED_COMMANDS)),
         return_exceptions=True,
     )
     appended = [answer for answer in answers if isinstance(answer, Appended)]
     assert {type(answer) for answer in answers} == {Appended, LogBusy}
-    assert len(texts(log, conversation_id)) == len(appended) >= MAX_QUEUED_COMMANDS
+    assert len(texts(log, conversation_id)) == len(appended) >= MAX_SHARE * MAX_QUEUED_COMMANDS
 
 
 async def test_given_a_cancelled_caller_then_its_append_is_stored(events: EventLog, log: Log) -> None:

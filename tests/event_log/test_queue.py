@@ -6,14 +6,18 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from domain.commands import EndConversation
-from infrastructure.event_log.append_request import LogUnavailable
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.append_request import LogBusy, LogUnavailable
 from infrastructure.event_log.queue import (
     MAX_BATCH_BYTES,
     MAX_BATCH_COMMANDS,
+    MAX_QUEUED_COMMANDS,
+    MAX_SHARE,
     SECOND_BATCH_COMMANDS,
     AppendQueue,
     QueuedAppend,
@@ -192,6 +196,42 @@ async def test_given_a_first_request_that_blocks_others_when_it_is_failed_then_t
     queue.close()
     await tasks.end(0)
     await tasks.end(0)
+    await asyncio.gather(*tasks.running)
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
+async def test_given_a_tenant_that_fills_its_share_then_another_ones_request_is_in_the_next_batch() -> None:
+    queue = AppendQueue()
+    tasks = TwoTasks(queue)
+    futures = [queue.put(request(mint("conv"), EndConversation())) for _ in range(int(MAX_SHARE * MAX_QUEUED_COMMANDS))]
+    with pytest.raises(LogBusy):
+        queue.put(request(mint("conv"), EndConversation()))
+    other = mint("conv")
+    futures.append(queue.put(request(other, EndConversation(), principal=Principal("other", "eve", SCOPES))))
+    await run_ready_tasks()
+    assert other in {queued.request.conversation_id for queued in tasks.in_flight[0][:2]}
+    queue.close()
+    while tasks.in_flight:
+        await tasks.end(0)
+    await asyncio.gather(*tasks.running)
+    await asyncio.gather(*futures, return_exceptions=True)
+
+
+async def test_given_a_tenant_whose_conversation_is_in_flight_then_the_requests_of_others_do_not_wait_for_it() -> None:
+    queue = AppendQueue()
+    tasks = TwoTasks(queue)
+    await run_ready_tasks()
+    busy = mint("conv")
+    futures = [queue.put(request(busy, EndConversation()))]
+    await run_ready_tasks()
+    futures += [queue.put(request(busy, EndConversation())) for _ in range(SECOND_BATCH_COMMANDS)]
+    other = Principal("other", "eve", SCOPES)
+    futures += [queue.put(request(mint("conv"), EndConversation(), principal=other)) for _ in range(3)]
+    await run_ready_tasks()
+    assert [len(batch) for batch in tasks.in_flight] == [1, 3]
+    queue.close()
+    while tasks.in_flight:
+        await tasks.end(0)
     await asyncio.gather(*tasks.running)
     await asyncio.gather(*futures, return_exceptions=True)
 

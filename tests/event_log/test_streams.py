@@ -52,11 +52,11 @@ def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -
 
 def test_given_one_tenants_large_streams_then_they_evict_their_own_and_not_those_of_others() -> None:
     cache = StreamCache(max_bytes=100_000)
-    mine, large = mint("conv"), [mint("conv") for _ in range(30)]
-    cache.put(mine, stream(1, tenant="other"))
+    small, large = mint("conv"), [mint("conv") for _ in range(30)]
+    cache.put(small, stream(1, tenant="other"))
     for conversation_id in large:
         cache.put(conversation_id, stream(1, "x" * 1000))
-    assert cache.get(mine) is not None
+    assert cache.get(small) is not None
     assert cache.get(large[-1]) is not None
     assert cache.get(large[0]) is None
 
