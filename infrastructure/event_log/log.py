@@ -80,7 +80,7 @@ class EventLog:
         self._owner = owner
         self._append_timeout_seconds = append_timeout_seconds
         self._queue = AppendQueue()
-        self._cache = cache or StreamCache()
+        self._cache = StreamCache() if cache is None else cache
         self._loader = StreamLoader(self._recorder, self._cache, metrics)
         self._locked_append = LockedAppend(
             self._recorder,
