@@ -10,6 +10,7 @@ A stored link holds our id of the item, or the `call_id` of the call. A client's
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from context.rendering.orphans import CALLS, call_key
 from domain.commands import NewItem
@@ -61,8 +62,8 @@ def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
-        new if item is before else NewItem(item_id=item_id, item=as_stored(item))
-        for new, (_, before), (item_id, item) in zip(items, pairs, links, strict=True)
+        new if item is before else replace(new, item=as_stored(item))
+        for new, (_, before), (_, item) in zip(items, pairs, links, strict=True)
     )
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from commands.command_route import CommandContext
 from commands.item_links import link, open_links
-from context.history_forwards import PathSegment
 from context.path_history import PathHistory
 from domain.commands import NewItem
 from domain.items import Item, as_stored, from_stored
+from domain.paths import PathSegment
 
 
 async def linked_to_conversation(
@@ -19,7 +19,7 @@ async def linked_to_conversation(
     head = await reader.head(conversation_id) if open_links(items) else None
     if head is None or head.deleted or head.tenant != context.principal.tenant:
         return new
-    history = PathHistory(reader, PathSegment(conversation_id, head.version, None))
+    history = PathHistory(reader, PathSegment(conversation_id, head.version))
     linked = await linked_to_path(history, items)
     return tuple(NewItem(item_id=item_id, item=as_stored(item)) for item_id, item in linked)
 

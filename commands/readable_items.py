@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from msgspec import Struct
 
 from commands.command_route import CommandContext
-from domain.events import ItemAppended, ItemRetracted
+from context.deleted_content import deleted_items
+from domain.events import ItemAppended
 from infrastructure.event_log.reader import MAX_PAGE_BYTES
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS
@@ -13,14 +14,14 @@ from infrastructure.http.errors import ApiError
 
 
 class FoundItems(Struct, frozen=True):
-    """The recorded ItemAppended of each item, by item id. `readable`: items that the caller may read. `retracted`: items that were retracted."""
+    """The recorded ItemAppended of each item, by item id. `readable`: items that the caller may read. `deleted`: items that are deleted by now."""
 
     readable: Mapping[str, Recorded]
-    retracted: Mapping[str, Recorded]
+    deleted: Mapping[str, Recorded]
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Finds the items that belong to the caller's tenant and are in conversations that were not deleted. Retracted items are returned separately.
+    """Finds the items that belong to the caller's tenant, the deleted ones separately.
 
     Reads the log, so it finds what was just appended. Raises ApiError (413) if the items are too large together.
     """
@@ -32,19 +33,22 @@ async def find_items(context: CommandContext, item_ids: Collection[str]) -> Foun
         message = f"The items that `input` names by their ids are larger than {MAX_PAGE_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="input")
     exist = await _existing(context, list({recorded.conversation_id for recorded in rows}))
-    readable: dict[str, Recorded] = {}
-    retracted: dict[str, Recorded] = {}
-    for recorded in rows:
-        if recorded.conversation_id not in exist:
-            continue
-        match recorded.event:
-            case ItemAppended(item_id=item_id):
-                readable[item_id] = recorded
-            case ItemRetracted(item_id=item_id) if item_id in readable:
-                retracted[item_id] = readable.pop(item_id)
-            case _:
-                pass
-    return FoundItems(readable, retracted)
+    appended = {event.item_id: recorded for recorded in rows if isinstance(event := recorded.event, ItemAppended)}
+    copies = {item_id: _copy_of(recorded) for item_id, recorded in appended.items()}
+    deleted = await deleted_items(reader, tenant, copies)
+    return FoundItems(
+        readable={
+            item_id: recorded
+            for item_id, recorded in appended.items()
+            if item_id not in deleted and recorded.conversation_id in exist
+        },
+        deleted={item_id: appended[item_id] for item_id in deleted},
+    )
+
+
+def _copy_of(appended: Recorded) -> str | None:
+    assert isinstance(appended.event, ItemAppended)
+    return appended.event.copy_of
 
 
 async def _existing(context: CommandContext, conversations: list[str]) -> set[str]:

@@ -3,13 +3,14 @@
 - A reference to an item that is on the path, or was copied to it, adds nothing: the model is shown the path, and the item is stored once.
 - A reference to any other item that the caller may read adds a copy of it, with a new id. The copy keeps the original id as if a client had given it.
 - An item whose `id` has the form of our ids is left out if an item on the path has this id, or if a client gave this id to an item on the path.
-- It is also left out if the item with this id was retracted from the path: a client that still has it must not bring it back.
+- It is also left out if the item with this id was on the path and is deleted by now: a client that still has it must not bring it back.
 - Items that `context/repeated_history.py` finds are left out too.
 """
 
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from commands.command_route import CommandContext
 from commands.given_items import GivenItem, ItemReference
@@ -18,12 +19,12 @@ from commands.path_links import linked_to_path
 from commands.readable_items import find_items
 from commands.reply_target import ReplyTarget
 from commands.response_body import MAX_INPUT_BYTES
-from context.history_forwards import PathSegment
 from context.path_history import PathHistory
 from context.repeated_history import has_outputs, needs_older, repeated
 from domain.commands import NewItem
 from domain.events import ItemAppended
 from domain.items import Item, as_output, as_stored, from_stored, given_id, id_prefix, type_of
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import is_id, mint
@@ -84,27 +85,25 @@ def _history(context: CommandContext, target: ReplyTarget) -> PathHistory:
     reader = context.dependencies.reader
     carried = [(new.item_id, from_stored(new.item)) for new in target.carried_items]
     if target.fork is not None and target.fork.forked_from is not None:
-        origin = target.fork.forked_from
-        end = PathSegment(origin.conversation_id, origin.version, origin.depth)
-        return PathHistory(reader, end, newer=carried)
+        return PathHistory(reader, origin_of(target.fork.forked_from), newer=carried, is_past=True)
     if target.source is None or target.at is None:
         return PathHistory(reader, None, newer=carried)
     snapshot = target.snapshot or None
     recent = snapshot if snapshot is not None and snapshot.is_at(target.at) else None
-    return PathHistory(reader, PathSegment(target.source, target.version, None), recent, carried)
+    return PathHistory(reader, PathSegment(target.source, target.version), recent, carried)
 
 
 async def _without_known_ids(
     context: CommandContext, history: PathHistory, entries: Sequence[ItemReference | TakenItem]
 ) -> list[TakenItem]:
-    """The entries that are not on the path, and were not retracted from it. A reference to an item that is not on the path becomes a copy.
+    """The entries that are not on the path, and were not deleted from it. A reference to an item that is not on the path becomes a copy.
 
     All ids are looked up together. Raises ApiError (404) for a reference to an item that does not exist or that the caller may not read.
     """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
     on_path = {item_id for item_id, appended in found.readable.items() if await history.has(appended)}
-    retracted = {item_id for item_id, appended in found.retracted.items() if await history.has(appended)}
+    deleted = {item_id for item_id, appended in found.deleted.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
     # Output items of replies that were not stored have no given id.
     on_path |= {item_id for item_id, _ in history.newer}
@@ -116,7 +115,7 @@ async def _without_known_ids(
         if isinstance(entry, ItemReference):
             taken.append(_copy(entry, found.readable.get(entry.item_id), position))
             on_path.add(entry.item_id)  # a second reference to it adds nothing
-        elif item_id not in retracted:
+        elif item_id not in deleted:
             taken.append(entry)
     return taken
 
@@ -127,7 +126,9 @@ def _copy(reference: ItemReference, appended: Recorded | None, position: int) ->
         raise ApiError(404, message, code="item_not_found", param=f"{reference.param}.id")
     assert isinstance(appended.event, ItemAppended)
     item = {**from_stored(appended.event.item), "id": reference.item_id}
-    return TakenItem(NewItem(item_id=mint(id_prefix(item)), item=as_stored(item)), item, position)
+    copy_of = appended.event.copy_of or reference.item_id
+    new = NewItem(item_id=mint(id_prefix(item)), item=as_stored(item), copy_of=copy_of)
+    return TakenItem(new, item, position)
 
 
 async def _without_repeated(history: PathHistory, taken: list[TakenItem]) -> list[TakenItem]:
@@ -149,4 +150,4 @@ def _check_size(taken: Sequence[TakenItem]) -> None:
 def _changed(entry: TakenItem, item: Item) -> TakenItem:
     if item is entry.item:
         return entry
-    return TakenItem(NewItem(item_id=entry.new.item_id, item=as_stored(item)), item, entry.position)
+    return TakenItem(replace(entry.new, item=as_stored(item)), item, entry.position)

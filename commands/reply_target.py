@@ -13,11 +13,13 @@ from commands.item_links import linked
 from commands.response_body import CreateResponse
 from commands.unstored_replies import UnstoredReply
 from context.conversation_settings import settings_at
+from context.deleted_content import deleted_items
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
 from domain.errors import ConversationNotFound, ResponseNotFound
 from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
 from domain.items import Item, as_stored, from_stored, id_prefix, type_of
+from domain.paths import PathSegment
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
@@ -72,10 +74,19 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
 
 async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
-    """The target of the reply that `body` requests.
+    """The target of the reply that `body` requests. It carries no items over that are deleted by now.
 
     Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409).
     """
+    target = await _find_target(context, body)
+    copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
+    deleted = await deleted_items(context.dependencies.reader, context.principal.tenant, copies)
+    if not deleted:
+        return target
+    return replace(target, carried_items=tuple(new for new in target.carried_items if new.item_id not in deleted))
+
+
+async def _find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
     if context.unstored is not None and context.unstored.response_id == body.previous_response_id:
         return await _after_unstored(context, context.unstored)
     if body.previous_response_id is not None:
@@ -199,12 +210,14 @@ def _unlisted_conversation(context: CommandContext) -> StartConversation:
 
 async def _last_item(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
     """The last item of the conversation at this version. None if it had none; items from before a fork do not count."""
+    path = PathSegment(conversation_id, version)
     until = version
     while until > 0:
         page = await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
         for recorded in page:
-            if isinstance(recorded.event, ItemAppended):
-                return recorded.event
+            event = recorded.event
+            if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
+                return event
         until = page[-1].version - 1 if page else 0
     return None
 
@@ -214,10 +227,17 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
 
     Each has a new id, and its old id as the `id` that a client gave. So a client can still refer to it by the old id.
     """
-    pairs = [(stored.item_id, from_stored(stored.item)) for stored in record.requested.input]
-    pairs += [(stored.item_id, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
+    carried = [(stored, from_stored(stored.item)) for stored in record.requested.input]
+    carried += [(stored, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
     return linked(
-        [NewItem(item_id=mint(id_prefix(item)), item=as_stored({**item, "id": item_id})) for item_id, item in pairs]
+        [
+            NewItem(
+                item_id=mint(id_prefix(item)),
+                item=as_stored({**item, "id": stored.item_id}),
+                copy_of=stored.copy_of,
+            )
+            for stored, item in carried
+        ]
     )
 
 

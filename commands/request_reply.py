@@ -153,7 +153,7 @@ async def _request_at(
         model=model,
         parameters=msgspec.json.encode(reply_request.parameters),
         input=tuple(
-            InputItem(item_id=new.item_id, item=new.item)
+            InputItem(item_id=new.item_id, item=new.item, copy_of=new.copy_of)
             for new in (*target.carried_items, *(entry.new for entry in taken.items))
         ),
         shown=model_context.shown,

@@ -170,7 +170,10 @@ class _ResponseSocket:
         if previous is not None and previous.response_id == after:
             after = previous.after
         output = (stored for stored in reply.output if is_usable(from_stored(stored.item)))
-        items = tuple(NewItem(item_id=stored.item_id, item=stored.item) for stored in (*reply.input, *output))
+        items = tuple(
+            NewItem(item_id=stored.item_id, item=stored.item, copy_of=stored.copy_of)
+            for stored in (*reply.input, *output)
+        )
         self._unstored.keep(self._socket, UnstoredReply(response_id=reply.response_id, after=after, items=items))
 
     async def _send(self, event: bytes) -> None:

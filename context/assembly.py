@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from context.choice import ContextChoice, ContextChooser, ReplyRequest
 from context.conversation_settings import Reader
+from context.deleted_content import deleted_items
 from context.history_backwards import EMPTY, RecentItems, recent_items_from_log, recent_items_of_fork
 from context.history_forwards import path
 from context.item_counts import ItemCounts
@@ -151,11 +152,16 @@ class Contexts:
         return await rerender(self._reader, conversation_id, requested, self._counts)
 
     async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
-        """As much of the conversation's snapshot, of any version, as this model has room for."""
-        return await self._find_snapshot(tenant, conversation_id, self._models.room(model))
+        """As much of the conversation's snapshot, of any version, as this model has room for. None if it has copies of items that are deleted by now."""
+        recent = await self._find_snapshot(tenant, conversation_id, self._models.room(model))
+        if recent is None:
+            return None
+        items = (*recent.pins, *recent.items)
+        copies = {item.item_id: item.copy_of for item in items if item.copy_of is not None}
+        return None if await deleted_items(self._reader, tenant, copies) else recent
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
-        """The items of the path at `version`, oldest first: all, or those after the item `after`."""
+        """The items of the path at `version`, oldest first, without those deleted by now: all, or those after the item `after`."""
         return path(self._reader, conversation_id, version, after=after)
 
     async def count_items(self, items: Sequence[tuple[str, Item]], encoding: str) -> list[int]:

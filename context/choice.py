@@ -89,6 +89,7 @@ class ContextChooser:
             base_tokens=base_tokens + summary_tokens,
             reaches_start=recent.reaches_start,
             summarized=_summarized(recent),
+            lost=recent.lost,
             input_unknown=reply_request.input_unknown,
         )
         selection = select(context_input, budget, partial(unsendable, self._models.renderer))

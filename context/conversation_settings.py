@@ -3,7 +3,7 @@
 They are read from a few events, which the log finds with an index. `Reader` is all that contexts need of the log.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import UNSET, Struct, field
@@ -65,6 +65,9 @@ class Reader(Protocol):
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
+
+    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
+        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that say what the instructions, the policy, the pins and the summary are at `until`."""

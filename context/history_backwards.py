@@ -5,25 +5,20 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import takewhile
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from context.conversation_settings import Reader, Summary, counted_summary, settings_at, unretracted
+from context.deleted_content import deleted_items
 from context.encodings import DEFAULT_ENCODING
 from context.item_counts import ItemCounts
+from context.path_backwards import PAGE_EVENTS, PathPage, path_backwards
 from context.rendering.orphans import call_key, is_output, pairs
 from context.selection import ContextItem
 from domain.commands import StartConversation
-from domain.events import (
-    ContextPolicy,
-    ConversationStarted,
-    ItemAppended,
-    ItemRetracted,
-)
+from domain.events import ContextPolicy, ItemAppended, LeftOut
 from domain.items import from_stored
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.incarnation import StreamVersion
-from infrastructure.event_log.recorded import Recorded
-
-PAGE_EVENTS = 200
-"""Events read at a time."""
 
 COUNT_BATCH_ITEMS = 32
 """Items counted at a time. Few, because the newest items of a page may already fill the budget."""
@@ -34,7 +29,8 @@ class RecentItems(Struct, frozen=True, kw_only=True):
 
     `chain_hash` and `incarnation`: of the snapshot that the items come from; empty if they come from the log. `reaches_start`: no items
     lie before them, except what the summary replaces. `pins`: the pinned items before them, oldest first. `pinned`: the ids of all pinned items,
-    also of those among `items`.
+    also of those among `items`. `lost`: what a fork no longer has, because a conversation that it comes from was deleted. `is_inherited`: some
+    of the items, or what was lost, come from there.
     """
 
     version: int
@@ -47,6 +43,8 @@ class RecentItems(Struct, frozen=True, kw_only=True):
     pins: tuple[ContextItem, ...] = ()
     pinned: frozenset[str] = frozenset()
     summary: Summary | None = None
+    lost: tuple[LeftOut, ...] = ()
+    is_inherited: bool = False
 
     def is_at(self, at: StreamVersion) -> bool:
         """Whether these are the items of that version. A log that moved back has other events at the same versions."""
@@ -87,7 +85,7 @@ async def recent_items_from_log(
     )
     summary = await counted_summary(settings.compaction)
     backwards = _BackwardRead(token_limit(settings.policy, room), summary.depth if summary else 0, counts)
-    await backwards.read(reader, conversation_id, version, first_page=newest_page)
+    await backwards.read(path_backwards(reader, PathSegment(conversation_id, version), first_page=newest_page))
     items = tuple(reversed(backwards.newest_first))
     ids = {item.item_id for item in items}
     older_pins = [item_id for item_id in settings.pinned if item_id not in ids]
@@ -101,6 +99,8 @@ async def recent_items_from_log(
         pins=pins,
         pinned=frozenset(settings.pinned) & (ids | {pin.item_id for pin in pins}),
         summary=summary,
+        lost=tuple(reversed(backwards.lost)),
+        is_inherited=backwards.is_inherited,
     )
 
 
@@ -109,7 +109,7 @@ async def recent_items_of_fork(reader: Reader, start: StartConversation, room: i
     fork = start.forked_from
     assert fork is not None
     backwards = _BackwardRead(token_limit(start.context_policy, room), 0, counts)
-    await backwards.read(reader, fork.conversation_id, fork.version, fork.depth)
+    await backwards.read(path_backwards(reader, origin_of(fork), is_past=True))
     items = tuple(reversed(backwards.newest_first))
     return RecentItems(
         version=1,
@@ -117,6 +117,8 @@ async def recent_items_of_fork(reader: Reader, start: StartConversation, room: i
         policy=start.context_policy,
         items=items,
         reaches_start=backwards.reaches_start or starts_at_first_item(items),
+        lost=tuple(reversed(backwards.lost)),
+        is_inherited=True,
     )
 
 
@@ -125,72 +127,35 @@ class _BackwardRead:
 
     def __init__(self, limit: int, above_depth: int, counts: ItemCounts) -> None:
         self.newest_first: list[ContextItem] = []
-        self.reaches_start = False
+        self.lost: list[LeftOut] = []
+        self.reaches_start = self.is_inherited = False
         self._limit = limit
         self._above_depth = above_depth
         self._counts = counts
         self._tokens = 0
 
-    async def read(
-        self,
-        reader: Reader,
-        conversation_id: str,
-        until: int,
-        max_depth: int | None = None,
-        first_page: Sequence[Recorded] | None = None,
-    ) -> None:
-        """Reads page by page from `until` down. `first_page`: the page that ends at `until`, if it was read already."""
-        async for appended in path_backwards(reader, conversation_id, until, max_depth, first_page):
-            if await self._add(appended):
+    async def read(self, pages: AsyncIterator[PathPage]) -> None:
+        async for page in pages:
+            if page.lost is not None:
+                self.lost.append(page.lost)
+                self.is_inherited = True
+            elif await self._add(page):
                 return
         self.reaches_start = True
 
-    async def _add(self, page: Sequence[ItemAppended]) -> bool:
+    async def _add(self, page: PathPage) -> bool:
         """Adds a page's items. Returns whether there are enough now."""
-        appended = list(takewhile(lambda event: event.depth > self._above_depth, page))
+        appended = list(takewhile(lambda event: event.depth > self._above_depth, page.items))
         for start in range(0, len(appended), COUNT_BATCH_ITEMS):
             for item in await _counted_items(appended[start : start + COUNT_BATCH_ITEMS], self._counts):
-                self.newest_first.append(item)
+                before_gap = item.item_id in page.before_gap
+                self.newest_first.append(replace(item, before_gap=True) if before_gap else item)
+                self.is_inherited = page.is_inherited
                 self._tokens += item.tokens
                 if self._tokens > self._limit:
                     return True
-        self.reaches_start = len(appended) < len(page)
+        self.reaches_start = len(appended) < len(page.items)
         return self.reaches_start
-
-
-async def path_backwards(
-    reader: Reader,
-    conversation_id: str,
-    until: int,
-    max_depth: int | None = None,
-    first_page: Sequence[Recorded] | None = None,
-) -> AsyncIterator[list[ItemAppended]]:
-    """The unretracted items of a path, newest first, page by page: from version `until` down, and on in a fork's origin.
-
-    `max_depth`: leave out deeper items. `first_page`: the page that ends at `until`, if it was read already.
-    """
-    retracted: set[str] = set()
-    while until > 0:
-        page = first_page or await reader.conversation_backwards(conversation_id, until=until, limit=PAGE_EVENTS)
-        first_page = None
-        if not page:
-            return
-        appended: list[ItemAppended] = []
-        for recorded in page:
-            match recorded.event:
-                case ItemRetracted():
-                    retracted.add(recorded.event.item_id)
-                case ItemAppended(item_id=item_id, depth=depth) if max_depth is None or depth <= max_depth:
-                    if item_id not in retracted:
-                        appended.append(recorded.event)
-                case _:
-                    pass
-        yield appended
-        until = page[-1].version - 1
-        oldest = page[-1].event
-        if isinstance(oldest, ConversationStarted) and (fork := oldest.forked_from) is not None:
-            conversation_id, until = fork.conversation_id, fork.version
-            max_depth = fork.depth if max_depth is None else min(max_depth, fork.depth)
 
 
 async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -> list[ContextItem]:
@@ -198,7 +163,7 @@ async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
     ids = [event.item_id for event in appended]
     tokens = await counts.of(list(zip(ids, items, strict=True)), DEFAULT_ENCODING)
     return [
-        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth)
+        ContextItem(item_id=event.item_id, item=item, tokens=item_tokens, depth=event.depth, copy_of=event.copy_of)
         for event, item, item_tokens in zip(appended, items, tokens, strict=True)
     ]
 
@@ -206,9 +171,12 @@ async def _counted_items(appended: Sequence[ItemAppended], counts: ItemCounts) -
 async def _items_by_id(
     reader: Reader, conversation_id: str, version: int, item_ids: Sequence[str], counts: ItemCounts
 ) -> tuple[ContextItem, ...]:
-    """These items without the retracted ones, by depth."""
-    rows = await unretracted(reader, conversation_id, version, item_ids)
-    appended = [recorded.event for recorded in rows.values() if isinstance(recorded.event, ItemAppended)]
+    """These items of the conversation without the deleted ones, by depth."""
+    rows = [*(await unretracted(reader, conversation_id, version, item_ids)).values()]
+    appended = [recorded.event for recorded in rows if isinstance(recorded.event, ItemAppended)]
+    copies = {event.item_id: event.copy_of for event in appended if event.copy_of is not None}
+    deleted = await deleted_items(reader, rows[0].tenant, copies) if copies else ()
+    appended = [event for event in appended if event.item_id not in deleted]
     return tuple(sorted(await _counted_items(appended, counts), key=lambda item: item.depth))
 
 
@@ -229,6 +197,7 @@ async def partners_of_pins(
         return ()
     rows = await unretracted(reader, conversation_id, recent.version, [pin.item_id for pin in unpaired])
     partners: list[str] = []
+    path = PathSegment(conversation_id, recent.version)
     for pin in unpaired:
         if (row := rows.get(pin.item_id)) is None:
             continue
@@ -239,7 +208,8 @@ async def partners_of_pins(
                 conversation_id, after=row.version, until=recent.version, limit=PAGE_EVENTS
             )
         for recorded in page:
-            if isinstance(event := recorded.event, ItemAppended):
+            event = recorded.event
+            if isinstance(event, ItemAppended) and path.contains(event.branch, event.depth, recorded.version):
                 item = from_stored(event.item)
                 if call_key(item) == call_key(pin.item):
                     if is_output(item) != is_output(pin.item):

@@ -2,41 +2,44 @@
 
 from collections.abc import AsyncIterator
 
-from msgspec import Struct
-
 from context.conversation_settings import Reader, unretracted
-from context.history_backwards import PAGE_EVENTS
-from domain.events import ConversationStarted, ItemAppended, ItemRetracted
+from context.deleted_content import deleted_items
+from context.path_backwards import PAGE_EVENTS
+from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted
+from domain.paths import Path, PathSegment
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
 
 
-class PathSegment(Struct, frozen=True):
-    """The part of a path that lies in one conversation: its items down to `max_depth`, as they were at version `until`."""
+async def read_path(reader: Reader, end: PathSegment) -> Path:
+    """The path whose newest segment is `end`: reads where each fork comes from."""
+    path = Path((end,))
+    while (fork := await _forked_from(reader, path.segments[0].conversation_id)) is not None:
+        path = path.after_origin(fork)
+    return path
 
-    conversation_id: str
-    until: int
-    max_depth: int | None
 
-
-async def path_segments(reader: Reader, conversation_id: str, version: int) -> list[PathSegment]:
-    """The segments of a path, oldest first. A conversation that is no fork has one."""
-    segments = [PathSegment(conversation_id, version, None)]
-    while True:
-        page = await reader.conversation(segments[0].conversation_id, limit=1)
-        if not page or not isinstance(first := page[0].event, ConversationStarted):
-            raise LogMoved(f"the log no longer has the first event of {segments[0].conversation_id}")
-        if (fork := first.forked_from) is None:
-            return segments
-        max_depth = fork.depth if segments[0].max_depth is None else min(segments[0].max_depth, fork.depth)
-        segments.insert(0, PathSegment(fork.conversation_id, fork.version, max_depth))
+async def _forked_from(reader: Reader, conversation_id: str) -> Fork | None:
+    page = await reader.conversation(conversation_id, limit=1)
+    if not page or not isinstance(first := page[0].event, ConversationStarted):
+        raise LogMoved(f"the log no longer has the first event of {conversation_id}")
+    return first.forked_from
 
 
 async def path(
-    reader: Reader, conversation_id: str, version: int, *, after: str | None = None, first: str | None = None
+    reader: Reader,
+    conversation_id: str,
+    version: int,
+    *,
+    after: str | None = None,
+    first: str | None = None,
+    as_recorded: bool = False,
 ) -> AsyncIterator[ItemAppended]:
-    """The unretracted items of the path at `version`, oldest first: all, those from `first` on, or those after `after`."""
-    segments = await path_segments(reader, conversation_id, version)
+    """The items of the path at `version`, oldest first: all, those from `first` on, or those after `after`.
+
+    Items that are deleted now are left out. `as_recorded`: only those that were retracted at `version`, or before the fork, are left out.
+    """
+    segments = [*(await read_path(reader, PathSegment(conversation_id, version))).segments]
     row: Recorded | None = None
     if (item_id := first or after) is not None:
         while segments and (row := await _appended(reader, segments[0], item_id)) is None:
@@ -45,26 +48,58 @@ async def path(
         after_version = 0
         if row is not None:
             after_version, row = row.version - (first is not None), None
-        async for event in _items(reader, segment, after_version):
+        events = (
+            _recorded_items(reader, segment, after_version) if as_recorded else _items(reader, segment, after_version)
+        )
+        async for event in events:
             yield event
 
 
 async def _items(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[ItemAppended]:
-    conversation_id, until = segment.conversation_id, segment.until
-    while page := await reader.conversation(conversation_id, after=after_version, until=until, limit=PAGE_EVENTS):
-        after_version = page[-1].version
-        retracted = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
-        appended = [recorded.event for recorded in page if isinstance(recorded.event, ItemAppended)]
-        if after_version < until:  # later pages may retract items of this one
-            ids = [event.item_id for event in appended]
-            retracted |= set(ids) - (await unretracted(reader, conversation_id, until, ids)).keys()
+    """The segment's items without those that are deleted now."""
+    head = await reader.head(segment.conversation_id)
+    if head is None or head.deleted:
+        return
+    async for page in _pages(reader, segment, after_version):
+        appended = _on_path(segment, page)
+        deleted = await deleted_items(reader, head.tenant, {event.item_id: event.copy_of for event in appended})
         for event in appended:
-            if event.item_id not in retracted and (segment.max_depth is None or event.depth <= segment.max_depth):
+            if event.item_id not in deleted:
                 yield event
 
 
+async def _recorded_items(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[ItemAppended]:
+    """The segment's items without those that were retracted at its version."""
+    async for page in _pages(reader, segment, after_version):
+        appended = _on_path(segment, page)
+        retracted = {recorded.event.item_id for recorded in page if isinstance(recorded.event, ItemRetracted)}
+        if page[-1].version < segment.version:  # later pages may retract items of this one
+            ids = [event.item_id for event in appended]
+            kept = await unretracted(reader, segment.conversation_id, segment.version, ids)
+            retracted |= set(ids) - kept.keys()
+        for event in appended:
+            if event.item_id not in retracted:
+                yield event
+
+
+async def _pages(reader: Reader, segment: PathSegment, after_version: int) -> AsyncIterator[list[Recorded]]:
+    conversation_id, until = segment.conversation_id, segment.version
+    while page := await reader.conversation(conversation_id, after=after_version, until=until, limit=PAGE_EVENTS):
+        yield page
+        after_version = page[-1].version
+
+
+def _on_path(segment: PathSegment, page: list[Recorded]) -> list[ItemAppended]:
+    return [
+        event
+        for recorded in page
+        if isinstance(event := recorded.event, ItemAppended)
+        and segment.contains(event.branch, event.depth, recorded.version)
+    ]
+
+
 async def _appended(reader: Reader, segment: PathSegment, item_id: str) -> Recorded | None:
-    for recorded in await reader.items(segment.conversation_id, [item_id], until=segment.until):
+    for recorded in await reader.items(segment.conversation_id, [item_id], until=segment.version):
         if isinstance(recorded.event, ItemAppended):
             return recorded
     return None

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from context.conversation_settings import Reader
-from context.history_backwards import RecentItems, path_backwards
-from context.history_forwards import PathSegment, path_segments
+from context.history_backwards import RecentItems
+from context.history_forwards import read_path
+from context.path_backwards import PathPage, path_backwards
 from domain.events import ItemAppended
 from domain.items import Item, from_stored, given_id
+from domain.paths import Path, PathSegment
 from infrastructure.event_log.recorded import Recorded
 
 MAX_READ_ITEMS = 2_000
@@ -17,7 +19,7 @@ MAX_READ_BYTES = 16 * 1024 * 1024
 class PathHistory:
     """The path that ends at `end`. Without `end`, it has no items yet. `recent`: its newest items, if a snapshot has them.
 
-    `newer`: items that will be appended after the path. They are searched too.
+    `is_past`: the conversation may have gone on after `end`. `newer`: items that will be appended after the path. They are searched too.
     """
 
     def __init__(
@@ -26,14 +28,17 @@ class PathHistory:
         end: PathSegment | None,
         recent: RecentItems | None = None,
         newer: Sequence[tuple[str, Item]] = (),
+        *,
+        is_past: bool = False,
     ) -> None:
         self._reader = reader
         self._end = end
+        self._is_past = is_past
         self._reaches_start = end is None
         self._known_from = None if recent is None or not recent.items else recent.items[0].depth
-        self._pages: AsyncIterator[list[ItemAppended]] | None = None
+        self._pages: AsyncIterator[PathPage] | None = None
         self._read_items = self._read_bytes = 0
-        self._segments: list[PathSegment] | None = None
+        self._path: Path | None = None
         self._by_given_id: dict[str, tuple[str, Item]] = {}
         self._indexed = 0
         """How many items of `newest_first` were searched for given ids, to fill `_by_given_id`."""
@@ -48,17 +53,16 @@ class PathHistory:
         if self._end is None or self._reaches_start or is_enough:
             return False
         if self._pages is None:
-            end = self._end
-            self._pages = path_backwards(self._reader, end.conversation_id, end.until, end.max_depth)
+            self._pages = path_backwards(self._reader, self._end, is_past=self._is_past)
         page = await anext(self._pages, None)
         if page is None:
             self._reaches_start = True
             return False
-        self._read_items += len(page)
-        self._read_bytes += sum(len(event.item) for event in page)
+        self._read_items += len(page.items)
+        self._read_bytes += sum(len(event.item) for event in page.items)
         self.newest_first += [
             (event.item_id, from_stored(event.item))
-            for event in page
+            for event in page.items
             if self._known_from is None or event.depth < self._known_from
         ]
         return True
@@ -87,23 +91,18 @@ class PathHistory:
                 return None
 
     async def has(self, appended: Recorded) -> bool:
-        """Whether this ItemAppended is on the path. Whether it is retracted is not checked."""
-        event = appended.event
+        """Whether this ItemAppended is on the path. Whether it is deleted is not checked."""
+        event, conversation_id = appended.event, appended.conversation_id
         assert isinstance(event, ItemAppended)
-        return any(
-            appended.conversation_id == segment.conversation_id
-            and appended.version <= segment.until
-            and (segment.max_depth is None or event.depth <= segment.max_depth)
-            for segment in await self._read_segments(appended.conversation_id)
-        )
+        path = await self._path_through(conversation_id)
+        return path is not None and path.contains(conversation_id, event.branch, event.depth, appended.version)
 
-    async def _read_segments(self, conversation_id: str) -> list[PathSegment]:
-        """The segments of the path in which an item of this conversation may be. Older segments are read only if the item may be in one of them."""
+    async def _path_through(self, conversation_id: str) -> Path | None:
+        """The path, as far back as an item of this conversation may be on it. Its older segments are read only if they are needed."""
         if self._end is None:
-            return []
+            return None
         if conversation_id == self._end.conversation_id:
-            return [self._end]
-        if self._segments is None:
-            segments = await path_segments(self._reader, self._end.conversation_id, self._end.until)
-            self._segments = [*segments[:-1], self._end]
-        return self._segments
+            return Path((self._end,))
+        if self._path is None:
+            self._path = await read_path(self._reader, self._end)
+        return self._path

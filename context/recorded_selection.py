@@ -9,10 +9,17 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each pinned item of older turns, and one for the window. Unsendable items are in `count`, not in `tokens`."""
+    """One range for each pinned item of older turns, and one for the window; more where items inside the window were deleted elsewhere, because
+    the path of that version still has them. Unsendable items are in `count`, not in `tokens`.
+    """
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
-    return tuple([*ranges, _range(selection.window, sent_ids)] if selection.window else ranges)
+    start = 0
+    for end, item in enumerate(selection.window, 1):
+        if item.before_gap or end == len(selection.window):
+            ranges.append(_range(selection.window[start:end], sent_ids))
+            start = end
+    return tuple(ranges)
 
 
 def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:

@@ -21,17 +21,18 @@ from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.rendering import render, request_sha256, unsendable
 from context.tokens import count_off_loop
-from domain.events import SUMMARY, ContextCompacted, ItemAppended, ReplyRequested, Shown, ShownRange
+from domain.events import SUMMARY, ContextCompacted, InputItem, ItemAppended, ReplyRequested, Shown, ShownRange
 from domain.items import Item, from_stored
 from infrastructure.event_log.recorded import Recorded
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
-    """An item that was sent, and its tokens in the recorded encoding."""
+    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the item that it is a copy of."""
 
     item_id: str
     item: Item
     tokens: int
+    copy_of: str | None = None
 
 
 class Rerendered(Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
     summary = None
     instructions: tuple[str | None, ...] = (parameters.get("instructions"),)
-    ids_and_items: list[tuple[str, Item]] = []
+    items: list[_StoredItem] = []
     if shown.version:
         settings_events = await reader.settings_events(conversation_id, until=shown.version)
         instructions = (instructions_and_policy(settings_events)[0], *instructions)
@@ -63,34 +64,44 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
         single_items = await _single_items(reader, conversation_id, shown)
         for shown_range in shown.ranges:
             single = single_items.get(shown_range.first)
-            ids_and_items += single or await _range(reader, conversation_id, shown.version, shown_range)
-    ids_and_items += [(new.item_id, from_stored(new.item)) for new in request.input]
-    not_sent = unsendable(shown.renderer, [item for _, item in ids_and_items])
-    sent = [pair for index, pair in enumerate(ids_and_items) if index not in not_sent]
+            items += single or await _range(reader, conversation_id, shown.version, shown_range)
+    items += map(_stored, request.input)
+    not_sent = unsendable(shown.renderer, [stored.item for stored in items])
+    sent = [stored for index, stored in enumerate(items) if index not in not_sent]
     body = render(
         shown.renderer,
         model=request.model,
         instructions=[text for text in instructions if text],
         summary=summary.text if summary else None,
-        items=[item for _, item in sent],
+        items=[stored.item for stored in sent],
         parameters=parameters,
-        item_ids=[item_id for item_id, _ in sent],
+        item_ids=[stored.item_id for stored in sent],
     )
-    tokens = await counts.of(sent, shown.encoding)
+    tokens = await counts.of([(stored.item_id, stored.item) for stored in sent], shown.encoding)
     [summary_text_tokens] = await count_off_loop([summary.text if summary else ""], shown.encoding)
     return Rerendered(
         body=body,
         matches=request_sha256(body) == shown.request_sha256,
         items=tuple(
-            ShownItem(item_id=item_id, item=item, tokens=item_tokens)
-            for (item_id, item), item_tokens in zip(sent, tokens, strict=True)
+            ShownItem(item_id=stored.item_id, item=stored.item, tokens=item_tokens, copy_of=stored.copy_of)
+            for stored, item_tokens in zip(sent, tokens, strict=True)
         ),
         summary=summary,
         summary_tokens=SUMMARY_TOKENS + summary_text_tokens if summary else 0,
     )
 
 
-async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[tuple[str, Item]]]:
+class _StoredItem(Struct, frozen=True):
+    item_id: str
+    item: Item
+    copy_of: str | None
+
+
+def _stored(event: ItemAppended | InputItem) -> _StoredItem:
+    return _StoredItem(event.item_id, from_stored(event.item), event.copy_of)
+
+
+async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> dict[str, list[_StoredItem]]:
     """The items of the ranges with exactly one item, by item id, read in one query.
 
     Items in a fork's origin are not found here: `_range` reads them.
@@ -98,17 +109,17 @@ async def _single_items(reader: Reader, conversation_id: str, shown: Shown) -> d
     ids = [shown_range.first for shown_range in shown.ranges if shown_range.count == 1]
     appended = await unretracted(reader, conversation_id, shown.version, ids)
     return {
-        item_id: [(item_id, from_stored(recorded.event.item))]
+        item_id: [_stored(recorded.event)]
         for item_id, recorded in appended.items()
         if isinstance(recorded.event, ItemAppended)
     }
 
 
-async def _range(reader: Reader, conversation_id: str, version: int, shown: ShownRange) -> list[tuple[str, Item]]:
+async def _range(reader: Reader, conversation_id: str, version: int, shown: ShownRange) -> list[_StoredItem]:
     """The items from the range's first to its last, as the path was at `version`."""
-    items: list[tuple[str, Item]] = []
-    async for event in path(reader, conversation_id, version, first=shown.first):
-        items.append((event.item_id, from_stored(event.item)))
+    items: list[_StoredItem] = []
+    async for event in path(reader, conversation_id, version, first=shown.first, as_recorded=True):
+        items.append(_stored(event))
         if event.item_id == shown.last:
             break
     return items

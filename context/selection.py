@@ -17,6 +17,8 @@ from domain.items import Item, type_of
 
 BUDGET = "budget"
 SUMMARIZED = "summarized"
+DELETED = "deleted"
+"""The conversation that they were in was deleted. They were on the path of a fork of it."""
 
 Unsendable = Callable[[Sequence[Item]], Mapping[int, str]]
 """Which of the items are not sent, by index, and why."""
@@ -27,13 +29,18 @@ def _all_sendable(_: Sequence[Item]) -> Mapping[int, str]:
 
 
 class ContextItem(Struct, frozen=True, kw_only=True):
-    """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not."""
+    """An item that may be shown. `tokens`: what it adds to a request. `pinned`: it is shown even if its turn is not.
+
+    `copy_of`: the id of the item that it is a copy of. `before_gap`: the path has an item after it that is deleted by now.
+    """
 
     item_id: str
     item: Item
     tokens: int
     depth: int = 0
     pinned: bool = False
+    copy_of: str | None = None
+    before_gap: bool = False
 
 
 class ContextInput(Struct, frozen=True, kw_only=True):
@@ -45,6 +52,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     input          the new items of the request
     base_tokens    tokens of what is sent in any case: instructions, summary, tools, answer format
     summarized     what the summary replaces
+    lost           what a fork no longer has, because a conversation that it comes from was deleted
     input_unknown  there is no input yet, so the window may be empty
     """
 
@@ -54,6 +62,7 @@ class ContextInput(Struct, frozen=True, kw_only=True):
     base_tokens: int = 0
     reaches_start: bool = True
     summarized: LeftOut | None = None
+    lost: Sequence[LeftOut] = ()
     input_unknown: bool = False
 
 
@@ -176,6 +185,7 @@ def _selection(
         tuple(item for index, item in enumerate(shown) if index not in unsent_shown) if unsent_shown else tuple(shown)
     )
     left_out = [context_input.summarized] if context_input.summarized else []
+    left_out += context_input.lost
     first = len(context_input.pins)
     over_budget = [
         item for index, item in enumerate(before_window[first:], first) if index not in always_sent and not item.pinned

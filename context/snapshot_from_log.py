@@ -57,7 +57,7 @@ async def snapshot_items(appended: Sequence[ItemAppended]) -> list[SnapshotItem]
     items = [from_stored(event.item) for event in appended]
     counts = await count_off_loop([counted_text(item) for item in items])
     return [
-        SnapshotItem(count + fixed_tokens(item), event.depth, event.item_id, Raw(event.item))
+        SnapshotItem(count + fixed_tokens(item), event.depth, event.item_id, Raw(event.item), event.copy_of)
         for event, item, count in zip(appended, items, counts, strict=True)
     ]
 

@@ -11,7 +11,7 @@
         count bytes        number of items, and bytes of their JSON
         i:{branch}:{block} the items of BLOCK_DEPTHS depths, from depth block * BLOCK_DEPTHS on. The first line is "{count} {tokens}",
                            their number and the sum of their tokens. A line for each item follows, by depth: JSON {"tokens", "depth",
-                           "item_id", "item"}, in this order. `item`: as stored. `tokens`: those of its `counted_text` in o200k_base,
+                           "item_id", "item"}, in this order, and "copy_of" if it is a copy. `item`: as stored. `tokens`: those of its `counted_text` in o200k_base,
                            plus its `fixed_tokens`
         made               SNAPSHOT_FORMAT; a snapshot with another value is ignored
         heavy              "1" if the pinned items are too large for the snapshot: then contexts are read from the log
@@ -46,7 +46,7 @@ TOMBSTONE_TTL_SECONDS = 24 * 3600
 BLOCK_DEPTHS = 16
 """Depths in one block. An append rewrites its block. Smaller blocks would mean more fields to read."""
 
-SNAPSHOT_FORMAT = "6"
+SNAPSHOT_FORMAT = "7"
 """Raise it when the content of snapshots changes, or how tokens are counted."""
 
 KEY_PREFIX = "context:"
@@ -57,17 +57,18 @@ UNREADABLE = (KeyError, ValueError, msgspec.MsgspecError)
 """What `from_fields` raises for a hash that is no snapshot of SNAPSHOT_FORMAT."""
 
 
-class SnapshotItem(Struct, frozen=True):
+class SnapshotItem(Struct, frozen=True, omit_defaults=True):
     """An item as a line of a block. `read_context.lua` matches the first two fields. A ContextItem can be decoded from the line too."""
 
     tokens: int
     depth: int
     item_id: str
     item: Raw
+    copy_of: str | None = None
 
     def context_item(self) -> ContextItem:
         item = from_stored(bytes(self.item))
-        return ContextItem(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth)
+        return ContextItem(item_id=self.item_id, item=item, tokens=self.tokens, depth=self.depth, copy_of=self.copy_of)
 
 
 class Snapshot(Struct, frozen=True, kw_only=True):

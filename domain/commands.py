@@ -9,10 +9,11 @@ from domain.events import ContextPolicy, Fork, InputItem, Share, Shown, Timing, 
 
 
 class NewItem(Struct, frozen=True, kw_only=True):
-    """An item to append. `item_id`: its new id. `item`: its body as JSON text in UTF-8."""
+    """An item to append. `item_id`: its new id. `item`: its body as JSON text in UTF-8. `copy_of`: as in ItemAppended."""
 
     item_id: str
     item: bytes
+    copy_of: str | None = None
 
 
 class Command(Struct, frozen=True, kw_only=True):

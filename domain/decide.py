@@ -186,6 +186,7 @@ def _append(
             item=new_item.item,
             author=author,
             response_id=response_id,
+            copy_of=new_item.copy_of,
         )
         parent = new_item.item_id
 

@@ -32,11 +32,12 @@ class Fork(Struct, frozen=True, omit_defaults=True, kw_only=True):
     depth: int = 0
 
 
-class InputItem(Struct, frozen=True, kw_only=True):
-    """An item stored in an event of a reply. It joins the conversation only if the reply completes."""
+class InputItem(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An item stored in an event of a reply. It joins the conversation only if the reply completes. `copy_of`: as in ItemAppended."""
 
     item_id: str
     item: bytes
+    copy_of: str | None = None
 
 
 class ShownRange(Struct, frozen=True, kw_only=True):
@@ -178,7 +179,8 @@ class ConversationDescribed(Event, frozen=True, kw_only=True):
 class ItemAppended(Event, frozen=True, kw_only=True):
     """An item joined the conversation; no other event adds one. `depth`: 1 for the first item of the path, else one more than its parent's.
 
-    `branch` is always 0 and `revises` always None: no command sets them yet.
+    `branch` is always 0 and `revises` always None: no command sets them yet. `copy_of`: the id of the item that a request referred to, and
+    that this is a copy of. A copy of a copy names the first item. It is deleted when that item is deleted.
     """
 
     topic = "item.appended"
@@ -191,6 +193,7 @@ class ItemAppended(Event, frozen=True, kw_only=True):
     author: str
     revises: str | None = None
     response_id: str | None = None
+    copy_of: str | None = None
 
     @property
     def row_key(self) -> str:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from context.choice import ReplyRequest
 from context.conversation_settings import Summary
 from context.selection import ContextItem
-from domain.events import LeftOut
+from domain.events import ConversationStarted, LeftOut
 from domain.items import output_item_json
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
@@ -21,6 +21,7 @@ from infrastructure.http.shapes import json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
 from queries.log_access import PostgresUnavailable, conversation_parked
+from queries.not_modified import HEADER, NO_STORE
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, QueryParameters, query_route
 from queries.view_positions import position_at
@@ -85,7 +86,8 @@ class ContextQuery(QueryParameters):
 )
 async def get_context(context: QueryContext, conversation_id: str, query: ContextQuery) -> Response:
     """The items, oldest first, each with the tokens that it takes of the budget. The next request's input would be added to them."""
-    await context.check_modified(conversation_id)
+    if not await _may_inherit(context, conversation_id):
+        await context.check_modified(conversation_id)
     contexts = context.dependencies.contexts
     model = query.model or await context.dependencies.provider.default_model(context.principal.tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
@@ -103,7 +105,19 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
         left_out=left_out_shape(choice.selection.left_out),
         summary=summary_shape(choice.recent.summary, choice.summary_tokens),
     )
-    return json_response(body, headers=headers)
+    changes_elsewhere = choice.recent.is_inherited or any(item.copy_of for item in choice.recent.items)
+    return json_response(body, headers={**headers, **(NO_STORE if changes_elsewhere else {})})
+
+
+async def _may_inherit(context: QueryContext, conversation_id: str) -> bool:
+    """Whether the conversation is a fork: what it inherits may be deleted although its version stays. Looked up only for a conditional request."""
+    if HEADER not in context.request.headers:
+        return False
+    try:
+        page = await context.dependencies.log.conversation(conversation_id, limit=1)
+    except PostgresUnavailable:
+        return True  # then nothing is compared
+    return bool(page) and isinstance(page[0].event, ConversationStarted) and page[0].event.forked_from is not None
 
 
 def _item(item: ContextItem) -> SentItem:

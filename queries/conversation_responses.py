@@ -1,10 +1,10 @@
 """GET /v1/conversations/{id}/responses: every reply of a conversation, in whatever state it is, with what was asked.
 
 An entry is a Response with its input items: `{object: "response", …, output: […], input: […]}`. The order is that of the requests. A
-response that was deleted is left out. A response of a fork belongs to the fork.
+response that was deleted is left out, and so are items that are deleted by now. A response of a fork belongs to the fork.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from fastapi import APIRouter
 from msgspec import Struct
@@ -14,6 +14,7 @@ from infrastructure.http import shapes
 from infrastructure.http.item_schemas import ItemJson
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
+from queries.deleted_copies import deleted_input, input_ids
 from queries.paging import (
     MAX_PAGE_BYTES,
     MAX_SMALL_PAGE_BYTES,
@@ -75,7 +76,7 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
             page = await _large_page(context, read, pipeline, query.limit)
     if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)
-    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
 async def _pipeline(context: QueryContext, read: ConversationRead, query: PageQuery) -> list[Document]:
@@ -112,12 +113,15 @@ async def _small_page(
     if any(map(is_large, documents)):
         return None
     items = await _small_items(context, read, documents)
+    deleted = await deleted_input(context, read, documents)
     page = Page(limit=limit, max_bytes=MAX_SMALL_PAGE_BYTES)
     for document in documents:
         if items is None or not items.keys() >= set(document["output_ids"]):
             return None
-        output = document["output"] or [items[item_id] for item_id in document["output_ids"]]
-        if not page.add(document["id"], _entry(document, [item.encode() for item in output])) and not page.is_full:
+        output = document["output"] or [item for item_id in document["output_ids"] if (item := items[item_id])]
+        page.has_copies = page.has_copies or bool(document.get("copies"))
+        entry = _entry(document, [item.encode() for item in output], deleted)
+        if not page.add(document["id"], entry) and not page.is_full:
             return None
     return page
 
@@ -125,7 +129,7 @@ async def _small_page(
 async def _small_items(
     context: QueryContext, read: ConversationRead, documents: list[Document]
 ) -> Mapping[str, str] | None:
-    """By id, the output items of these responses; None if they are not small."""
+    """By id, the output items of these responses, "" for a retracted one; None if they are not small."""
     items: dict[str, str] = {}
     size = 0
 
@@ -133,12 +137,15 @@ async def _small_items(
         nonlocal size
         if is_large(document):
             return False
-        items[document["id"]] = document["item"]
+        items[document["id"]] = document["item"] if document["retracted_version"] is None else ""
         size += len(document["item"])
         return size <= MAX_SMALL_PAGE_BYTES
 
     keys = [document_key(read.tenant, item_id) for document in documents for item_id in document["output_ids"]]
-    pipeline: list[Document] = [{"$match": {"_id": {"$in": keys}}}, {"$project": {"_id": 0, "id": 1, "item": 1}}]
+    pipeline: list[Document] = [
+        {"$match": {"_id": {"$in": keys}}},
+        {"$project": {"_id": 0, "id": 1, "item": 1, "retracted_version": 1}},
+    ]
     is_small = not keys or await context.read_while(read, "items", [*pipeline, WITHOUT_LARGE], take)
     return items if is_small else None
 
@@ -152,12 +159,16 @@ async def _large_page(context: QueryContext, read: ConversationRead, pipeline: l
             if page.is_full:
                 page.has_more = True
                 break
-            if not page.add(document["id"], _entry(document, await output_of(context, read, document))):
+            page.has_copies = page.has_copies or bool(document.get("copies"))
+            deleted = await deleted_input(context, read, [document])
+            if not page.add(document["id"], _entry(document, await output_of(context, read, document), deleted)):
                 break
     await context.dependencies.consistency.check(read)
     return page
 
 
-def _entry(document: Document, output: list[bytes]) -> bytes:
-    input_json = shapes.json_array([item.encode() for item in document["input"]])
+def _entry(document: Document, output: list[bytes], deleted: Collection[str]) -> bytes:
+    """The Response with its input items, without the `deleted` ones."""
+    items = zip(input_ids(document), document["input"], strict=True)
+    input_json = shapes.json_array([item.encode() for item_id, item in items if item_id not in deleted])
     return response_json(document, output)[:-1] + b',"input":' + input_json + b"}"

@@ -2,25 +2,27 @@
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 
 from fastapi import APIRouter
 from pydantic import Field
 from starlette.responses import Response
 
 from domain.errors import ItemNotFound
+from domain.paths import PathSegment
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import Item, ItemList
+from projections.views.items import items_on
 from projections.views.writes import Document, document_key
 from queries.consistency import ConversationRead
-from queries.paging import CursorParam, IncludeQuery, PageQuery, fetch_page, unknown_cursor
+from queries.deleted_copies import deleted_copies
+from queries.not_modified import NO_STORE
+from queries.paging import CursorParam, IncludeQuery, Page, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, query_route
 
 router = APIRouter(tags=["items"])
-
-BRANCH = 0
-"""The only branch, until a conversation's head can be moved."""
 
 
 class ItemsQuery(IncludeQuery, PageQuery):
@@ -49,21 +51,53 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
         )
     after = await _cursor_depth(context, read, "after", query.after, known_depths)
     before = await _cursor_depth(context, read, "before", query.before, known_depths)
-    page = await fetch_page(
-        context,
-        read,
-        "items",
-        _unretracted_at(context.principal.tenant, conversation_id, as_of or read.version),
-        field="depth",
-        page=query,
-        after=after,
-        before=before,
-        fields=("id", "item"),
-        entry_of=lambda document: bytes(document["item"], "utf-8"),
-    )
+    segment = PathSegment(conversation_id, as_of or read.version)
+    page = await _page(context, read, segment, query, after=after, before=before)
     if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)
-    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
+
+
+async def _page(
+    context: QueryContext,
+    read: ConversationRead,
+    segment: PathSegment,
+    query: ItemsQuery,
+    *,
+    after: int | None,
+    before: int | None,
+) -> Page:
+    """The page, without items that are deleted. If it has copies of deleted items, it is read again without them."""
+    where = items_on(read.tenant, segment) | {"retracted_version": {"$not": {"$lte": segment.version}}}
+    deleted: set[str] = set()
+    while True:
+        copies: dict[str, str] = {}
+        page = await fetch_page(
+            context,
+            read,
+            "items",
+            {**where, "id": {"$nin": [*deleted]}} if deleted else where,
+            field="depth",
+            page=query,
+            after=after,
+            before=before,
+            fields=("id", "item", "copy_of"),
+            entry_of=partial(_entry, copies),
+        )
+        page.has_copies = bool(copies or deleted)
+        found = await deleted_copies(
+            context, read, {item_id: copies[item_id] for item_id in page.ids if item_id in copies}
+        )
+        if not found:
+            return page
+        deleted |= found
+
+
+def _entry(copies: dict[str, str], document: Document) -> bytes:
+    """The item's JSON. Adds it to `copies` if it is a copy."""
+    if (original := document.get("copy_of")) is not None:
+        copies[document["id"]] = original
+    return bytes(document["item"], "utf-8")
 
 
 @query_route(
@@ -74,29 +108,20 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     answer_headers=CONVERSATION_HEADERS,
 )
 async def get_item(context: QueryContext, conversation_id: str, item_id: str, _: IncludeQuery) -> Response:
-    """The item. 404 when it was retracted or belongs to another conversation."""
+    """The item. 404 when it is deleted or belongs to another conversation."""
     read = await context.read_conversation(conversation_id, "items")
-    document = await context.find_document(
-        read, "items", item_id, "conversation_id", "version", "retracted_version", "item"
-    )
+    fields = ("conversation_id", "version", "retracted_version", "item", "copy_of")
+    document = await context.find_document(read, "items", item_id, *fields)
     if (
         document is None
         or document["conversation_id"] != conversation_id
         or not _is_unretracted(document, read.version)
     ):
         raise ItemNotFound(item_id)
-    return shapes.json_response(document["item"].encode(), headers=read.headers)
-
-
-def _unretracted_at(tenant: str, conversation_id: str, version: int) -> Document:
-    """Matches the items that the conversation had at `version`."""
-    return {
-        "tenant": tenant,
-        "conversation_id": conversation_id,
-        "branch": BRANCH,
-        "version": {"$lte": version},
-        "$or": [{"retracted_version": None}, {"retracted_version": {"$gt": version}}],
-    }
+    copies = {item_id: document["copy_of"]} if "copy_of" in document else {}
+    if await deleted_copies(context, read, copies):
+        raise ItemNotFound(item_id)
+    return shapes.json_response(document["item"].encode(), headers={**read.headers, **(NO_STORE if copies else {})})
 
 
 def _is_unretracted(document: Document, version: int) -> bool:

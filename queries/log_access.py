@@ -10,7 +10,7 @@ unavailable. A background task notices when Postgres answers again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
@@ -135,6 +135,10 @@ class LogAccess:
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
         return await self.look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
+
+    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
+        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+        return await self.look_up(lambda reader: reader.deleted_items(tenant, item_ids))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""

@@ -1,7 +1,11 @@
 """`If-None-Match`: a read whose answer the client already has is a 304.
 
-The tag is the conversation's version. An answer that was not compared with the log (`X-Consistency`) is never a 304, nor is a stream.
+The tag is the conversation's version. An answer that was not compared with the log (`X-Consistency`) is never a 304, nor is a stream, nor an
+answer that has NO_STORE: it shows items of other conversations, which may be deleted while this version stays.
 """
+
+from collections.abc import Mapping
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,6 +13,7 @@ from starlette.responses import Response
 from infrastructure.http.headers import is_unmodified
 
 HEADER = "if-none-match"
+NO_STORE: Final[Mapping[str, str]] = {"cache-control": "no-store"}
 
 
 class NotModified(Exception):
@@ -37,6 +42,7 @@ def unless_unmodified(request: Request, response: Response) -> Response:
         HEADER not in request.headers
         or response.status_code != 200
         or "x-consistency" in headers
+        or headers.get("cache-control") == NO_STORE["cache-control"]
         or headers.get("content-type", "").startswith("text/event-stream")
         or (tag := headers.get("etag")) is None
     ):

@@ -5,7 +5,7 @@ just before that cursor, still in the requested order. A page may end early, so 
 list continues after the page; with `before` alone, whether it has entries before the page.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -17,6 +17,7 @@ from infrastructure.ids import is_id
 from projections.views.catalog import MongoView
 from projections.views.writes import Document
 from queries.consistency import Read
+from queries.not_modified import NO_STORE
 from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
 from queries.query_route import QueryParameters
 
@@ -77,7 +78,10 @@ def unknown_cursor(param: CursorParam, what: str) -> ApiError:
 
 
 class Page(Struct, kw_only=True):
-    """A page that is being made: its entries as JSON texts, their ids, and whether there is more."""
+    """A page that is being made: its entries as JSON texts, their ids, and whether there is more.
+
+    `has_copies`: it has copies of items of other conversations, or would have if those were not deleted.
+    """
 
     limit: int
     max_bytes: int
@@ -85,6 +89,7 @@ class Page(Struct, kw_only=True):
     ids: list[str] = []
     size: int = 0
     has_more: bool = False
+    has_copies: bool = False
 
     @property
     def is_full(self) -> bool:
@@ -99,6 +104,10 @@ class Page(Struct, kw_only=True):
         self.ids.append(entry_id)
         self.size += len(entry)
         return True
+
+    def headers(self, read: Read) -> dict[str, str]:
+        """The answer's headers."""
+        return {**read.headers, **(NO_STORE if self.has_copies else {})}
 
     def body(self, *, is_backwards: bool) -> bytes:
         """The page as an ItemList. `is_backwards`: its entries were added in the opposite order."""
@@ -155,8 +164,13 @@ async def fetch_page(
     return large
 
 
-def page_of(entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str) -> Page:
-    """One page, of at most MAX_PAGE_BYTES, of a list in memory, which is in ascending order. Raises ApiError (400)."""
+def page_of(
+    entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what: str, *, left_out: Collection[str] = ()
+) -> Page:
+    """One page, of at most MAX_PAGE_BYTES, of a list in memory, which is in ascending order. Entries in `left_out` are only cursors.
+
+    Raises ApiError (400).
+    """
     if not page.ascending:
         entries, ids = entries[::-1], ids[::-1]
 
@@ -169,6 +183,6 @@ def page_of(entries: Sequence[bytes], ids: Sequence[str], page: PageQuery, what:
     end = len(ids) if page.before is None else max(start, index_of("before", page.before))
     result = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
     for index in reversed(range(start, end)) if page.is_backwards else range(start, end):
-        if not result.add(ids[index], entries[index]):
+        if ids[index] not in left_out and not result.add(ids[index], entries[index]):
             break
     return result

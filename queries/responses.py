@@ -5,7 +5,6 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import Struct
 from pydantic import Field
 from starlette.responses import Response
 
@@ -19,6 +18,7 @@ from infrastructure.http.item_schemas import ItemList
 from infrastructure.ids import minted_seconds
 from projections.views.writes import Document, document_key
 from queries.consistency import Read
+from queries.deleted_copies import deleted_input, input_ids
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.paging import IncludeQuery, PageQuery, page_of
 from queries.query_context import QueryContext
@@ -31,13 +31,6 @@ from replies.response_shape import ResponseEvent, ResponseObject
 router = APIRouter(tags=["responses"])
 
 _MICROSECONDS = 1_000_000
-
-
-class _WithId(Struct):
-    id: str
-
-
-_id_decoder = msgspec.json.Decoder(_WithId)
 
 
 class ResponseQuery(IncludeQuery):
@@ -103,12 +96,13 @@ class InputItemsQuery(IncludeQuery, PageQuery):
     answer_headers=CONVERSATION_HEADERS,
 )
 async def list_input_items(context: QueryContext, response_id: str, query: InputItemsQuery) -> Response:
-    """A page of the response's input items, newest first."""
+    """A page of the response's input items, newest first, without deleted ones. Any of them may be a cursor."""
     read, document = await _read_response(context, response_id)
+    deleted = await deleted_input(context, read, [document])
     items = [item.encode() for item in document["input"]]
-    ids = [_id_decoder.decode(item).id for item in items]
-    page = page_of(items, ids, query, "an input item of this response")
-    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=read.headers)
+    page = page_of(items, input_ids(document), query, "an input item of this response", left_out=deleted)
+    page.has_copies = bool(document.get("copies"))
+    return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
 async def _read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
@@ -149,17 +143,20 @@ async def _document(context: QueryContext, read: Read, response_id: str) -> Docu
 
 
 async def output_of(context: QueryContext, read: Read, document: Document) -> list[bytes]:
-    """The JSON of a reply's output items, in order: its partial output, or else items of its conversation, from the view `items`."""
+    """The JSON of a reply's output items, in order: its partial output, or else items of its conversation, from the view `items`.
+
+    Without those that were retracted.
+    """
     if document["output"]:
         return [item.encode() for item in document["output"]]
     item_ids: list[str] = document["output_ids"]
     keys = [document_key(context.principal.tenant, item_id) for item_id in item_ids]
     items = context.collection(read, "items").find({"_id": {"$in": keys}})
-    item_json = {document["_id"]: document["item"].encode() async for document in items}
-    if len(item_json) < len(keys):
+    documents = {item["_id"]: item async for item in items}
+    if len(documents) < len(keys):
         await context.dependencies.consistency.check(read)
         raise ResponseNotFound(document["id"])  # the conversation was deleted during the read
-    return [item_json[key] for key in keys]
+    return [item["item"].encode() for key in keys if (item := documents[key])["retracted_version"] is None]
 
 
 def response_json(document: Document, output: Sequence[bytes]) -> bytes:

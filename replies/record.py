@@ -7,7 +7,16 @@ import msgspec
 from msgspec import Struct
 
 from domain.errors import ResponseNotFound
-from domain.events import REPLY_ENDS, InputItem, ItemAppended, ReplyCompleted, ReplyDeleted, ReplyEnd, ReplyRequested
+from domain.events import (
+    REPLY_ENDS,
+    InputItem,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyDeleted,
+    ReplyEnd,
+    ReplyRequested,
+)
 from domain.items import as_output
 from infrastructure.event_log.incarnation import LogMoved
 from infrastructure.event_log.recorded import Recorded
@@ -30,7 +39,10 @@ class Reader(Protocol):
 
 
 class Record(Struct, frozen=True, kw_only=True):
-    """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded."""
+    """A reply's request and, once it has ended, its end and output. `request_event` and `end_event` say where and when both were recorded.
+
+    `retracted`: the ids of output items that were retracted since. They are in `output`, but not in the Response.
+    """
 
     conversation_id: str
     head: Head
@@ -40,6 +52,7 @@ class Record(Struct, frozen=True, kw_only=True):
     end_event: Recorded | None = None
     end: ReplyEnd | None = None
     output: tuple[InputItem, ...] = ()
+    retracted: frozenset[str] = frozenset()
 
     @property
     def response_id(self) -> str:
@@ -74,7 +87,9 @@ class Record(Struct, frozen=True, kw_only=True):
             self.requested,
             self.conversation_id,
             self.status,
-            output=[as_output(stored.item_id, stored.item) for stored in self.output],
+            output=[
+                as_output(stored.item_id, stored.item) for stored in self.output if stored.item_id not in self.retracted
+            ],
             **facts,
         )
 
@@ -109,8 +124,8 @@ async def read_record(reader: Reader, conversation_id: str, response_id: str) ->
     record = Record(conversation_id=conversation_id, head=head, request_event=rows[0], requested=requested)
     if not isinstance(last, REPLY_ENDS):
         return record
-    output = await _read_output(reader, conversation_id, last)
-    return msgspec.structs.replace(record, end_event=rows[-1], end=last, output=output)
+    output, retracted = await _read_output(reader, conversation_id, last)
+    return msgspec.structs.replace(record, end_event=rows[-1], end=last, output=output, retracted=retracted)
 
 
 async def refreshed(reader: Reader, record: Record) -> Record:
@@ -120,14 +135,15 @@ async def refreshed(reader: Reader, record: Record) -> Record:
     return await read_record(reader, record.conversation_id, record.response_id)
 
 
-async def _read_output(reader: Reader, conversation_id: str, end: ReplyEnd) -> tuple[InputItem, ...]:
+async def _read_output(
+    reader: Reader, conversation_id: str, end: ReplyEnd
+) -> tuple[tuple[InputItem, ...], frozenset[str]]:
+    """The output, and the ids of those of its items that were retracted."""
     if not isinstance(end, ReplyCompleted):
-        return partial_output(end)
-    appended = {
-        recorded.event.item_id: recorded.event.item
-        for recorded in await reader.items(conversation_id, end.output_ids)
-        if isinstance(recorded.event, ItemAppended)
-    }
+        return partial_output(end), frozenset()
+    events = [recorded.event for recorded in await reader.items(conversation_id, end.output_ids)]
+    appended = {event.item_id: event.item for event in events if isinstance(event, ItemAppended)}
     if len(appended) < len(end.output_ids):
         raise LogMoved(f"the log no longer has all items of {end.response_id}")
-    return tuple(InputItem(item_id=item_id, item=appended[item_id]) for item_id in end.output_ids)
+    output = tuple(InputItem(item_id=item_id, item=appended[item_id]) for item_id in end.output_ids)
+    return output, frozenset(event.item_id for event in events if isinstance(event, ItemRetracted))

@@ -5,7 +5,7 @@ A stream of 200,000 deltas is not made at once. It is made in pages, and none ne
 
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate, chain
 
 from msgspec import Struct
@@ -37,8 +37,8 @@ class RecordedStream:
     """The events of one reply. Of a running one only the first ones are known."""
 
     def __init__(self, record: Record) -> None:
-        self.key = (record.response_id, record.last.chain_hash)
-        """Identifies these events. It is a different key if the log lost this reply's end and has another one now."""
+        self.key = (record.response_id, record.last.chain_hash, record.retracted)
+        """Identifies these events. It is a different key if the log lost this reply's end and has another one now, or if an item was retracted."""
         self.head = record.head
         self.has_ended = record.end is not None
         self._can_be_longer = not isinstance(record.end, ReplyCompleted)
@@ -50,7 +50,8 @@ class RecordedStream:
         """Where each delta ends in the text of all parts together."""
         self._add(opening_events(record.requested, record.conversation_id))
         if record.end is not None:
-            self._add_output([(stored.item_id, from_stored(stored.item)) for stored in record.output])
+            items = [(stored.item_id, from_stored(stored.item)) for stored in record.output]
+            self._add_output(items, record.retracted)
             self._ended = stream_events.ended(record.status, record.response())
             self._add([self._ended])
         self.kept_bytes = self._memory_bytes(record) if self.has_ended else 0
@@ -86,14 +87,18 @@ class RecordedStream:
         self._segments.append(segment)
         self.count += segment.count if isinstance(segment, _Deltas) else len(segment)
 
-    def _add_output(self, items: Sequence[tuple[str, Item]]) -> None:
+    def _add_output(self, items: Sequence[tuple[str, Item]], retracted: Collection[str]) -> None:
+        """Adds the events of the items that were not retracted. The deltas are recorded with those of retracted items."""
         parts = [parts_of(item) for _, item in items]
         without_summaries = sum(len(part.text) for part in chain(*parts) if part.kind != "summary_text")
         # Earlier versions of the store did not stream summaries, so their deltas are not in the record.
         has_summary_deltas = bool(self._delta_ends) and self._delta_ends[-1] > without_summaries
-        start = 0
-        for index, ((item_id, item), item_parts) in enumerate(zip(items, parts, strict=True)):
-            is_last = index == len(items) - 1
+        start = index = 0
+        for (item_id, item), item_parts in zip(items, parts, strict=True):
+            if item_id in retracted:
+                start += sum(len(part.text) for part in item_parts if part.kind != "summary_text" or has_summary_deltas)
+                continue
+            is_last = item_id == items[-1][0]
             # An item that was cut off has no closing events, nor a part that had no text yet.
             is_cut_off = self._can_be_longer and is_last and is_streamed(item) and item.get("status") == CUT_OFF
             streamed = [part for part in item_parts if part.text or not is_cut_off]
@@ -111,6 +116,7 @@ class RecordedStream:
                     self._add(list(stream_events.part_done(position, part.part)))
             if not is_cut_off:
                 self._add([stream_events.done(item_id, index, item)])
+            index += 1
 
     def _deltas_of(self, position: PartPosition, text: str, start: int, is_recorded: bool) -> _Deltas:
         """The deltas of a part's text. If they are not recorded, the text is one delta."""

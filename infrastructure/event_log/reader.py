@@ -1,6 +1,6 @@
 """Reads the log: one conversation forwards or backwards, or all conversations in order of position."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -54,6 +54,16 @@ _ITEMS = sql.SQL(
 ITEMS_OF_TENANT = sql.SQL(
     "SELECT {page_columns} FROM (SELECT {columns}, sum(octet_length(state)) OVER () AS bytes FROM events"
     " WHERE tenant_id = %s AND item_id = ANY(%s)) AS found WHERE bytes <= %s ORDER BY originator_id, originator_version"
+)
+
+# The rows of the items are few (an item has one, and one more for each time it was retracted); each conversation's last row is one look-up.
+_DELETED_ITEMS = sql.SQL(
+    "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'item.retracted') AS retracted FROM events"
+    " WHERE tenant_id = %s AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted') GROUP BY item_id, originator_id),"
+    " deleted AS (SELECT originator_id FROM (SELECT DISTINCT originator_id FROM named) AS conversation CROSS JOIN LATERAL"
+    " (SELECT topic FROM events WHERE events.originator_id = conversation.originator_id ORDER BY originator_version DESC LIMIT 1) AS last"
+    " WHERE topic = 'conversation.deleted')"
+    " SELECT item_id FROM named WHERE retracted OR originator_id IN (SELECT originator_id FROM deleted)"
 )
 
 
@@ -182,6 +192,10 @@ class EventReader(OrderedReader):
             )
         exists = sql.SQL("SELECT FROM events WHERE tenant_id = %s AND item_id = ANY(%s) LIMIT 1")
         return None if await self._rows(exists, (tenant, list(item_ids))) else []
+
+    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
+        """Which of these items of the tenant were retracted, or are in a deleted conversation. As of now, whatever their versions."""
+        return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (tenant, list(item_ids)))}
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.

@@ -1,7 +1,7 @@
 """The view `items`: one document per item.
 
 `version` and `retracted_version` say at which versions of the conversation the item was added and retracted, so a reader can show any
-earlier version.
+earlier version. A copy of another item has `copy_of`: readers ask the log whether that item is deleted (`context/deleted_content.py`).
 """
 
 from collections.abc import Iterator
@@ -10,9 +10,26 @@ import msgspec
 
 from domain.events import ItemAppended, ItemRetracted
 from domain.items import from_stored, output_item, type_of
+from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Logged
 from projections.views.document_size import MAX_ITEM_BYTES, shortened
-from projections.views.writes import Insert, Update, Write, document_key, microseconds
+from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+
+
+def items_on(tenant: str, segment: PathSegment) -> Document:
+    """Matches the items on this part of a path, retracted or not."""
+    where: Document = {
+        "tenant": tenant,
+        "conversation_id": segment.conversation_id,
+        "version": {"$lte": segment.version},
+    }
+    if segment.last_depth is None and len(segment.branches) == 1:
+        return {**where, "branch": segment.branches[0][0]}
+    branches = [
+        {"branch": branch} if last is None else {"branch": branch, "depth": {"$lte": last}}
+        for branch, last in segment.branches
+    ]
+    return {**where, "$or": branches}
 
 
 def item_writes(logged: Logged) -> Iterator[Write]:
@@ -22,6 +39,7 @@ def item_writes(logged: Logged) -> Iterator[Write]:
         case ItemAppended():
             key = document_key(logged.tenant, event.item_id)
             item = from_stored(event.item)
+            copy = {} if event.copy_of is None else {"copy_of": event.copy_of}
             yield Insert(
                 "items",
                 key,
@@ -38,6 +56,7 @@ def item_writes(logged: Logged) -> Iterator[Write]:
                     "item": shortened(msgspec.json.encode(output_item(event.item_id, item)), MAX_ITEM_BYTES).decode(),
                     "response_id": event.response_id,
                     "created_at": microseconds(logged.recorded_at),
+                    **copy,
                 },
             )
         case ItemRetracted():

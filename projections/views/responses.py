@@ -1,4 +1,7 @@
-"""The view `responses`: one document per reply, from its request on. What would make it too large for MongoDB is shortened."""
+"""The view `responses`: one document per reply, from its request on. What would make it too large for MongoDB is shortened.
+
+`copies`: (item, original) for each input item that is a copy of another item; absent if there are none.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +35,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
     match event:
         case ReplyRequested():
             key = document_key(logged.tenant, event.response_id)
+            copies = [[item.item_id, item.copy_of] for item in event.input if item.copy_of is not None]
             yield Insert(
                 "responses",
                 key,
@@ -56,6 +60,7 @@ def response_writes(logged: Logged) -> Iterator[Write]:
                     "error": None,
                     "output": [],
                     "deleted": False,
+                    **({"copies": copies} if copies else {}),
                 },
             )
         case ReplyCompleted():

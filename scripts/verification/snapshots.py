@@ -143,7 +143,7 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
         yield name, getattr(snapshot, name)
     yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]
     kept = [entry for entry in snapshot.items if entry.depth >= first]
-    yield "entries", [(entry.depth, entry.item_id, entry.tokens) for entry in kept]
+    yield "entries", [(entry.depth, entry.item_id, entry.tokens, entry.copy_of) for entry in kept]
     yield "items", [bytes(entry.item).decode() for entry in kept]
 
 

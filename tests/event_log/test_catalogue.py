@@ -170,6 +170,8 @@ EXTENDED: tuple[Event, ...] = (
         timing=Timing(first_ms=5, total_ms=6),
         service_tier="default",
     ),
+    ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=b"{}", author="ann", copy_of="msg_0"),
+    ReplyCancelled(response_id="resp_1", output=(InputItem(item_id="msg_1", item=b"{}", copy_of="msg_0"),)),
 )
 """Events with fields that were added after the first version."""
 
@@ -215,6 +217,14 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.completed",
         "0188ab726573706f6e73655f6964a6726573705f31a56d6f64656ca16da9696e7075745f69647390aa6f75747075745f69647390a5757361676581b263616368655f77726974655f746f6b656e7308ad66696e6973685f726561736f6ea473746f70a674696d696e6782a866697273745f6d7305a8746f74616c5f6d7306ac736572766963655f74696572a764656661756c74",
+    ),
+    (
+        "item.appended",
+        "0187a76974656d5f6964a56d73675f31a9706172656e745f6964c0a66272616e636800a5646570746801a46974656dc4027b7da6617574686f72a3616e6ea7636f70795f6f66a56d73675f30",
+    ),
+    (
+        "reply.cancelled",
+        "0182ab726573706f6e73655f6964a6726573705f31a66f75747075749183a76974656d5f6964a56d73675f31a46974656dc4027b7da7636f70795f6f66a56d73675f30",
     ),
 )
 """`FROZEN` was written on 2026-11-22, by the first version. If a line of either changes, stored events of that type can no longer be read."""

@@ -1,9 +1,10 @@
 """The items of a path, newest first: from the snapshot as far as it goes, then from the log, through the origin of a fork, within the maxima."""
 
-from context.history_backwards import PAGE_EVENTS, RecentItems, recent_items_from_log
-from context.history_forwards import PathSegment
+from context.history_backwards import RecentItems, recent_items_from_log
+from context.path_backwards import PAGE_EVENTS
 from context.path_history import MAX_READ_BYTES, MAX_READ_ITEMS, PathHistory
 from domain.events import Fork
+from domain.paths import PathSegment, origin_of
 from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint
 from tests.projections.conftest import write
@@ -29,21 +30,20 @@ async def test_a_path_is_read_without_gap_or_repeat_wherever_its_snapshot_ends(
     origin = Fork(conversation_id=conversation_id, item_id=ids[149], version=151, depth=150)
     fork_id = await write.start(forked_from=origin, family=conversation_id)
     ids_of_fork = await write.append(fork_id, "a", "b")
+    kept = [item_id for item_id in ids if item_id not in retracted]
     for end, path in (
-        (
-            PathSegment(conversation_id, 1 + len(ids) + 2, None),
-            [item_id for item_id in ids if item_id not in retracted],
-        ),
-        (PathSegment(fork_id, 3, None), [*ids[:150], *ids_of_fork]),
-        (PathSegment(conversation_id, 151, 150), ids[:150]),
+        (PathSegment(conversation_id, 1 + len(ids) + 2), kept),
+        (PathSegment(fork_id, 3), [*kept[:149], *ids_of_fork]),
+        (origin_of(origin), kept[:149]),
     ):
         for room in (0, 60, 100_000):
             recent: RecentItems | None = None
-            if room and end.max_depth is None:
-                recent = await recent_items_from_log(reader, end.conversation_id, end.until, room)
-            assert await all_ids(PathHistory(reader, end, recent)) == path[::-1]
+            if room and end.last_depth is None:
+                recent = await recent_items_from_log(reader, end.conversation_id, end.version, room)
+            history = PathHistory(reader, end, recent, is_past=end.last_depth is not None)
+            assert await all_ids(history) == path[::-1]
     carried = [(mint("msg"), {"type": "message", "role": "user", "content": "x", "id": "mine"})]
-    history = PathHistory(reader, PathSegment(fork_id, 3, None), newer=carried)
+    history = PathHistory(reader, PathSegment(fork_id, 3), newer=carried)
     assert await history.find_given("mine") == carried[0]
     assert (await all_ids(history))[:2] == [carried[0][0], ids_of_fork[1]]
     assert await all_ids(PathHistory(reader, None)) == []
@@ -56,7 +56,7 @@ async def test_no_more_than_the_maxima_is_read(write: Writer, reader: EventReade
     large = await write.start()
     for _ in range(20):
         await write.append(large, *["x" * 1_000_000] * 2)
-    end = PathSegment(many, 1 + MAX_READ_ITEMS + 1000, None)
+    end = PathSegment(many, 1 + MAX_READ_ITEMS + 1000)
     assert len(await all_ids(PathHistory(reader, end))) == MAX_READ_ITEMS
-    read = await all_ids(PathHistory(reader, PathSegment(large, 41, None)))
+    read = await all_ids(PathHistory(reader, PathSegment(large, 41)))
     assert MAX_READ_BYTES // 1_000_000 <= len(read) < 40

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from commands.main import create_app
-from context.history_backwards import PAGE_EVENTS
+from context.path_backwards import PAGE_EVENTS
 from context.rendering import request_sha256
 from domain.commands import DeleteReply, DescribeConversation
 from domain.events import Fork, ReplyRequested

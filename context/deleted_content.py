@@ -1,0 +1,26 @@
+"""Which items are deleted as of now. Every reader that shows items asks here, except where it reads the item's own conversation up to its end.
+
+An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+
+class Reader(Protocol):
+    """The log, of which one statement is needed."""
+
+    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
+        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+
+
+async def deleted_items(reader: Reader, tenant: str, items: Mapping[str, str | None]) -> frozenset[str]:
+    """Which of these items are deleted. `items`: by item id, the id of the item that it is a copy of, or None.
+
+    An id that the log does not have is not deleted. One look-up, none if there are no items.
+    """
+    if not items:
+        return frozenset()
+    originals = {original for original in items.values() if original is not None}
+    deleted = await reader.deleted_items(tenant, items.keys() | originals)
+    return frozenset(item_id for item_id, original in items.items() if item_id in deleted or original in deleted)

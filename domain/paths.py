@@ -1,0 +1,75 @@
+"""Which items a conversation has, or had at a version, wherever branches and forks lead. Pure.
+
+An item's place is its conversation, its branch and its depth. A path leads from a first item to a last one: through branches of a
+conversation, and in a fork first through the conversations that it comes from. Along a path each item is one deeper than the one before,
+so a path has one item at each depth. Other branches have other items at the same depths: a depth alone says nothing.
+
+Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: items_on`).
+"""
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.events import Fork
+
+
+class PathSegment(Struct, frozen=True):
+    """The part of a path that lies in one conversation, as it was at `version`.
+
+    `branches`: (branch, last depth) of each branch that the path takes, first to last. It leaves a branch at its last depth; None: it follows
+    the branch to its end.
+    """
+
+    conversation_id: str
+    version: int
+    branches: tuple[tuple[int, int | None], ...] = ((0, None),)
+
+    @property
+    def last_depth(self) -> int | None:
+        """Where the segment ends. None: at the end of its last branch."""
+        return self.branches[-1][1]
+
+    def contains(self, branch: int, depth: int, version: int) -> bool:
+        """Whether an item of the conversation is on the path. `version`: at which it was appended."""
+        if version > self.version:
+            return False
+        return any(branch == taken and (last is None or depth <= last) for taken, last in self.branches)
+
+    def up_to(self, depth: int) -> "PathSegment":
+        """The segment without the items that lie deeper."""
+        for index, (branch, last) in enumerate(self.branches):
+            if last is None or last >= depth:
+                return replace(self, branches=(*self.branches[:index], (branch, depth)))
+        return self
+
+    def origin(self, fork: Fork) -> "PathSegment":
+        """The segment before this one. `fork`: where its conversation comes from."""
+        before = origin_of(fork)
+        return before if self.last_depth is None else before.up_to(self.last_depth)
+
+
+def origin_of(fork: Fork) -> PathSegment:
+    """The last segment that a fork inherits."""
+    return PathSegment(fork.conversation_id, fork.version).up_to(fork.depth)
+
+
+class Path(Struct, frozen=True):
+    """`segments`: oldest first. A conversation that is no fork has one."""
+
+    segments: tuple[PathSegment, ...]
+
+    @property
+    def end(self) -> PathSegment:
+        """The newest segment."""
+        return self.segments[-1]
+
+    def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
+        """Whether an item is on the path. `version`: of its conversation, at which it was appended."""
+        return any(
+            segment.conversation_id == conversation_id and segment.contains(branch, depth, version)
+            for segment in self.segments
+        )
+
+    def after_origin(self, fork: Fork) -> "Path":
+        """The path with one more segment before it. `fork`: where the conversation of its first segment comes from."""
+        return Path((self.segments[0].origin(fork), *self.segments))

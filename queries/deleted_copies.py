@@ -1,0 +1,51 @@
+"""Which items of an answer are deleted by now, where the view `items` does not say it: copies of items of other conversations.
+
+Only the log knows whether the other conversation still has the item, so an answer with copies needs one look-up, and may change although the
+conversation's version does not (`NO_STORE`).
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from context.deleted_content import deleted_items
+from projections.views.writes import Document, document_key
+from queries.consistency import Read
+from queries.log_access import PostgresUnavailable
+from queries.query_context import QueryContext
+
+
+class _WithId(Struct):
+    id: str
+
+
+_id_decoder = msgspec.json.Decoder(_WithId)
+
+
+async def deleted_copies(context: QueryContext, read: Read, copies: Mapping[str, str]) -> frozenset[str]:
+    """Those of these copies whose originals are deleted. An answer that is not compared with the log shows them all."""
+    try:
+        return await deleted_items(context.dependencies.log, context.principal.tenant, copies)
+    except PostgresUnavailable:
+        if read.verified:
+            raise
+        return frozenset()
+
+
+def input_ids(document: Document) -> list[str]:
+    """The ids of a response's input items."""
+    return [_id_decoder.decode(item.encode()).id for item in document["input"]]
+
+
+async def deleted_input(context: QueryContext, read: Read, documents: Collection[Document]) -> frozenset[str]:
+    """The ids of the input items of these responses that are deleted by now. `read` is one of the view `items` too."""
+    keys = [document_key(read.tenant, item_id) for document in documents for item_id in input_ids(document)]
+    retracted: list[Document] = []
+    if keys:
+        where: dict[str, Any] = {"_id": {"$in": keys}, "retracted_version": {"$ne": None}}
+        pipeline: list[Document] = [{"$match": where}, {"$project": {"_id": 0, "id": 1}}]
+        retracted = await context.aggregate(read, "items", pipeline)
+    copies = {item_id: original for document in documents for item_id, original in document.get("copies", ())}
+    return await deleted_copies(context, read, copies) | {document["id"] for document in retracted}

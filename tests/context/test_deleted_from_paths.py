@@ -1,0 +1,167 @@
+"""What is deleted is on no path: in its conversation, in forks of it at any depth, made before or after, and in copies of it."""
+
+import pytest
+from msgspec import Struct
+
+from context.deleted_content import deleted_items
+from context.history_backwards import RecentItems, recent_items_from_log, recent_items_of_fork
+from context.history_forwards import path
+from context.item_counts import ItemCounts
+from context.path_history import PathHistory
+from domain.commands import AppendItems, NewItem, StartConversation
+from domain.events import Fork, LeftOut
+from domain.paths import PathSegment
+from infrastructure.event_log.reader import EventReader
+from infrastructure.ids import mint
+from tests.event_log.conftest import reader
+from tests.projections.conftest import write
+from tests.queries.writer import Writer, body
+
+__all__ = ["reader", "write"]
+
+ROOM = 100_000
+
+
+class Family(Struct, frozen=True):
+    """A conversation of four items, a fork after its third, and a fork of this fork after its second own item."""
+
+    root: str
+    items: list[str]
+    fork: str
+    fork_items: list[str]
+    fork_of_fork: str
+    last: list[str]
+
+    @property
+    def path(self) -> list[str]:
+        return [*self.items[:3], *self.fork_items[:2], *self.last]
+
+
+async def start_family(write: Writer) -> Family:
+    root = await write.start()
+    items = await write.append(root, "one", "two", "three", "four")
+    fork = await write.start(forked_from=Fork(conversation_id=root, item_id=items[2], version=4, depth=3), family=root)
+    fork_items = await write.append(fork, "a", "b", "c")
+    origin = Fork(conversation_id=fork, item_id=fork_items[1], version=3, depth=5)
+    fork_of_fork = await write.start(forked_from=origin, family=root)
+    last = await write.append(fork_of_fork, "x", "y")
+    return Family(root, items, fork, fork_items, fork_of_fork, last)
+
+
+async def recent(reader: EventReader, conversation_id: str) -> RecentItems:
+    head = await reader.head(conversation_id)
+    assert head is not None
+    return await recent_items_from_log(reader, conversation_id, head.version, ROOM)
+
+
+async def shown(reader: EventReader, conversation_id: str) -> list[str]:
+    """The ids of the path's items. Every way to read it must give the same."""
+    head = await reader.head(conversation_id)
+    assert head is not None
+    backwards = [item.item_id for item in (await recent(reader, conversation_id)).items]
+    assert backwards == [event.item_id async for event in path(reader, conversation_id, head.version)]
+    history = PathHistory(reader, PathSegment(conversation_id, head.version))
+    while await history.read_older():
+        pass
+    assert backwards == [item_id for item_id, _ in reversed(history.newest_first)]
+    return backwards
+
+
+async def test_an_item_retracted_after_the_forks_were_made_is_gone_from_all_of_them(
+    write: Writer, reader: EventReader
+) -> None:
+    family = await start_family(write)
+    assert await shown(reader, family.fork_of_fork) == family.path
+    for conversation_id, item_id in (
+        (family.root, family.items[1]),
+        (family.fork, family.fork_items[1]),
+        (family.fork_of_fork, family.last[0]),
+    ):
+        await write.retract(conversation_id, item_id)
+    deleted = {family.items[1], family.fork_items[1], family.last[0]}
+    kept = [item_id for item_id in family.path if item_id not in deleted]
+    assert await shown(reader, family.fork_of_fork) == kept
+    assert await shown(reader, family.fork) == [*kept[:3], family.fork_items[2]]
+    assert await shown(reader, family.root) == [*kept[:2], family.items[3]]
+    assert (await recent(reader, family.fork_of_fork)).lost == ()
+    # What was recorded can still be rendered again.
+    recorded = [event.item_id async for event in path(reader, family.fork_of_fork, 3, as_recorded=True)]
+    assert recorded == [*family.path[:5], *family.last]
+
+
+async def test_an_item_retracted_before_is_gone_from_a_fork_made_at_an_earlier_version(
+    write: Writer, reader: EventReader
+) -> None:
+    root = await write.start()
+    items = await write.append(root, "one", "two", "three", "four")
+    await write.retract(root, items[1])
+    fork = Fork(conversation_id=root, item_id=items[2], version=4, depth=3)
+    command = StartConversation(conversation_id=mint("conv"), tenant="default", owner="someone", forked_from=fork)
+    about_to_begin = await recent_items_of_fork(reader, command, ROOM, ItemCounts())
+    assert [item.item_id for item in about_to_begin.items] == [items[0], items[2]]
+    assert [item.before_gap for item in about_to_begin.items] == [True, False]
+    started = await write.start(forked_from=fork, family=root)
+    assert await shown(reader, started) == [items[0], items[2]]
+
+
+async def test_what_a_deleted_conversation_had_is_gone_from_its_forks_and_they_say_what_they_lost(
+    write: Writer, reader: EventReader
+) -> None:
+    family = await start_family(write)
+    await write.delete(family.fork)
+    assert await shown(reader, family.fork_of_fork) == [*family.items[:3], *family.last]
+    lost_fork = LeftOut(reason="deleted", last=family.fork_items[1], count=2)
+    assert (await recent(reader, family.fork_of_fork)).lost == (lost_fork,)
+    await write.delete(family.root)
+    assert await shown(reader, family.fork_of_fork) == family.last
+    lost_root = LeftOut(reason="deleted", last=family.items[2], count=3)
+    after = await recent(reader, family.fork_of_fork)
+    assert (after.lost, after.reaches_start, after.is_inherited) == ((lost_root, lost_fork), True, True)
+    # The fork goes on.
+    more = await write.append(family.fork_of_fork, "z")
+    assert await shown(reader, family.fork_of_fork) == [*family.last, *more]
+
+
+async def test_a_budget_that_the_forks_own_items_fill_reads_nothing_of_its_origin(
+    write: Writer, reader: EventReader
+) -> None:
+    family = await start_family(write)
+    await write.delete(family.fork)
+    few = await recent_items_from_log(reader, family.fork_of_fork, 3, 1)
+    assert ([item.item_id for item in few.items], few.lost, few.is_inherited) == ([family.last[1]], (), False)
+
+
+@pytest.mark.parametrize("deletion", ["the item", "its conversation"])
+async def test_a_copy_is_deleted_with_its_original(write: Writer, reader: EventReader, deletion: str) -> None:
+    original = await write.start()
+    [item_id, other] = await write.append(original, "secret", "other")
+    conversation_id = await write.start("before")
+    copies = [
+        NewItem(item_id=mint("msg"), item=body(text), copy_of=copied)
+        for text, copied in (("secret", item_id), ("other", other))
+    ]
+    await write.execute(conversation_id, AppendItems(items=tuple(copies), author="someone"))
+    fork = Fork(conversation_id=conversation_id, item_id=copies[1].item_id, version=4, depth=3)
+    forked = await write.start("after", forked_from=fork, family=conversation_id)
+    assert len(await shown(reader, conversation_id)) == 3
+    await (write.retract(original, item_id) if deletion == "the item" else write.delete(original))
+    kept = [copies[1].item_id] if deletion == "the item" else []
+    for reads in (conversation_id, forked):
+        ids = await shown(reader, reads)
+        assert [new.item_id for new in copies if new.item_id in ids] == kept
+
+
+async def test_the_rule_asks_about_one_tenant_and_about_nothing_that_is_not_an_item(
+    write: Writer, reader: EventReader
+) -> None:
+    conversation_id = await write.start()
+    [item_id, kept] = await write.append(conversation_id, "a", "b")
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    await write.retract(conversation_id, item_id)
+    in_question = {item_id: None, kept: None, response_id: None, mint("msg"): item_id, mint("msg"): kept, "pins": None}
+    copies = [name for name, original in in_question.items() if original is not None]
+    assert await deleted_items(reader, "default", in_question) == {item_id, copies[0]}
+    assert await deleted_items(reader, "other", in_question) == frozenset()
+    assert await deleted_items(reader, "default", {}) == frozenset()
+    await write.delete(conversation_id)
+    assert await deleted_items(reader, "default", in_question) == {item_id, kept, *copies}

@@ -1,0 +1,164 @@
+"""A Path has exactly the items that lead from its first item to its last, compared with a walk from parent to parent.
+
+scripts/test tests/domain/test_paths.py -m endless     three thousand random families of conversations
+"""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+
+from domain.events import Fork
+from domain.paths import Path, PathSegment, origin_of
+
+
+class Item(Struct, frozen=True):
+    """An item of the model: it knows its parent, whichever conversation that is in."""
+
+    conversation_id: str
+    branch: int
+    depth: int
+    version: int
+    parent: "Item | None"
+
+    def line(self) -> Iterator["Item"]:
+        """The item, its parent, and so on to the first."""
+        item: Item | None = self
+        while item is not None:
+            yield item
+            item = item.parent
+
+
+class Conversation:
+    """A conversation with branches. `opened`: by branch, the (branch, depth) that it leaves from; None: it begins the conversation."""
+
+    def __init__(self, conversation_id: str, before: tuple[PathSegment, ...] = (), origin: Item | None = None) -> None:
+        self.id = conversation_id
+        self.before = before
+        self.origin = origin
+        self.items: list[Item] = []
+        self.opened: list[tuple[int, int] | None] = [None]
+        self.ends: list[Item | None] = [None, origin]
+        """By version, the last item of the active branch. The first event has version 1."""
+
+    @property
+    def version(self) -> int:
+        return len(self.ends) - 1
+
+    def append(self, branch: int, parent: Item | None) -> None:
+        item = Item(self.id, branch, parent.depth + 1 if parent else 1, self.version + 1, parent)
+        self.items.append(item)
+        self.ends.append(item)
+
+    def open_branch(self, leaves: Item | None) -> None:
+        """Appends an item on a new branch, after an item of this conversation; None: where it began."""
+        self.opened.append((leaves.branch, leaves.depth) if leaves else None)
+        self.append(len(self.opened) - 1, leaves or self.origin)
+
+    def path_at(self, version: int) -> Path:
+        head = self.ends[version]
+        branches: tuple[tuple[int, int | None], ...] = ((0, None),)
+        if head is not None and head.conversation_id == self.id:
+            branches = ((head.branch, None),)
+            while (leaves := self.opened[branches[0][0]]) is not None:
+                branches = (leaves, *branches)
+        return Path((*self.before, PathSegment(self.id, version, branches)))
+
+
+def cut(path: Path, item: Item) -> tuple[PathSegment, ...]:
+    """The segments of a path up to one of its items."""
+    kept: list[PathSegment] = []
+    for segment in path.segments:
+        kept.append(segment)
+        if segment.conversation_id == item.conversation_id:
+            return (*kept[:-1], segment.up_to(item.depth))
+    raise AssertionError("the item is not on the path")
+
+
+def check_random_family(chance: random.Random) -> None:
+    family = [Conversation("0")]
+    for _ in range(chance.randint(1, 40)):
+        conversation = chance.choice(family)
+        action = chance.random()
+        if action < 0.6:
+            head = conversation.ends[-1]
+            is_own = head is not None and head.conversation_id == conversation.id
+            conversation.append(head.branch if is_own and head else 0, head)
+        elif action < 0.8 and conversation.items:
+            conversation.open_branch(chance.choice([None, *conversation.items]))
+        else:
+            version = chance.randint(1, conversation.version)
+            if (head := conversation.ends[version]) is not None:
+                origin = chance.choice([*head.line()])
+                family.append(Conversation(str(len(family)), cut(conversation.path_at(version), origin), origin))
+    everything = [item for conversation in family for item in conversation.items]
+    for conversation in family:
+        for version in range(1, conversation.version + 1):
+            path, head = conversation.path_at(version), conversation.ends[version]
+            on_path = {
+                (item.conversation_id, item.version)
+                for item in everything
+                if path.contains(item.conversation_id, item.branch, item.depth, item.version)
+            }
+            assert on_path == {(item.conversation_id, item.version) for item in (head.line() if head else ())}
+
+
+@given(st.randoms(use_true_random=False))
+def test_given_branches_and_forks_of_forks_then_a_path_has_the_items_that_lead_to_its_last(
+    chance: random.Random,
+) -> None:
+    check_random_family(chance)
+
+
+@pytest.mark.endless
+@pytest.mark.parametrize("seed", range(3_000))
+def test_given_many_families_then_a_path_has_the_items_that_lead_to_its_last(seed: int) -> None:
+    check_random_family(random.Random(seed))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 12)), min_size=1, max_size=5))
+def test_given_forks_of_forks_then_each_conversation_gives_what_lies_before_the_next_fork(
+    chain: list[tuple[int, int]],
+) -> None:
+    """Each conversation appends some items and is then forked at a depth, which may lie in a conversation before it."""
+    line: list[tuple[str, int, int]] = []
+    everything: list[tuple[str, int, int]] = []
+    forks: list[Fork] = []
+    for number, (items, _) in enumerate(chain):
+        if number:
+            depth = min(chain[number - 1][1], len(line))
+            if depth == 0:
+                return
+            version = max((item[2] for item in everything if item[0] == str(number - 1)), default=1)
+            forks.append(Fork(conversation_id=str(number - 1), item_id="msg", version=version, depth=depth))
+            line = line[:depth]
+        own = [(str(number), len(line) + count, 1 + count) for count in range(1, items + 1)]
+        line += own
+        everything += own
+    path = Path((PathSegment(str(len(chain) - 1), 1 + chain[-1][0]),))
+    for fork in reversed(forks):
+        path = path.after_origin(fork)
+    assert [item for item in everything if path.contains(item[0], 0, item[1], item[2])] == line
+
+
+def test_given_a_fork_then_later_and_deeper_items_of_its_origin_are_not_on_the_path() -> None:
+    origin = origin_of(Fork(conversation_id="a", item_id="msg", version=5, depth=4))
+    assert origin.contains(0, 4, 5)
+    assert not origin.contains(0, 5, 5)
+    assert not origin.contains(0, 4, 6)
+    assert not origin.contains(1, 4, 5)
+    assert origin.last_depth == 4
+    assert Path((origin,)).end == origin
+
+
+def test_given_a_segment_that_ends_earlier_then_it_cannot_be_made_longer() -> None:
+    segment = PathSegment("a", 9, ((0, 2), (3, 6)))
+    assert segment.up_to(8) == segment
+    assert segment.up_to(6) == segment
+    assert segment.up_to(5) == replace(segment, branches=((0, 2), (3, 5)))
+    assert segment.up_to(2) == replace(segment, branches=((0, 2),))
+    assert segment.up_to(1) == replace(segment, branches=((0, 1),))
