@@ -5,7 +5,6 @@ Under the lock, a batch reads from Postgres in a few round trips, however many c
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +22,7 @@ from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import UnreadableEvent, decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
-from infrastructure.event_log.stream_loader import LoadedStreams, StreamsLost, read_on
+from infrastructure.event_log.stream_loader import KnownStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import Write
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -66,35 +65,33 @@ class BatchDecider:
         self._keys = BatchKeys(recorder, keys_valid_since)
         self._unreadable: Mapping[str, UnreadableEvent] = {}
 
-    def decide_optimistically(
-        self, batch: Sequence[AppendRequest], loaded: Mapping[str, Stream] = MappingProxyType({})
-    ) -> BatchPlan | None:
-        """Decides on cached and `loaded` streams alone. The plan leaves out the requests that need the log; None if all of them do.
+    def decide_optimistically(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> BatchPlan | None:
+        """Decides on the known `streams` alone. The plan leaves out the requests that need the log; None if all of them do.
 
         A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
-        because the cached stream may be old. Requests that depend on such a request are left out with it.
+        because the known stream may be old. Requests that depend on such a request are left out with it.
 
         `append_at_once` checks that the streams still end as cached, and that no idempotency key is in use.
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
-        self._read_cache(batch, loaded)
+        self._know(batch, streams)
         outcomes = [self._outcome(request) for request in batch]
         undecided = [outcome.request for outcome in outcomes if not outcome.events and outcome.duplicate_of is None]
         if undecided:
             decider = BatchDecider(
                 self._recorder, self._cache, now=self._now, keys_valid_since=self._keys_valid_since, owner=self._owner
             )
-            return decider.decide_optimistically(independent_of(undecided, batch), loaded)
+            return decider.decide_optimistically(independent_of(undecided, batch), streams)
         return self._plan(outcomes) if outcomes else None
 
-    def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], loaded: LoadedStreams) -> BatchPlan:
+    def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], known: KnownStreams) -> BatchPlan:
         """Decides on what the log says. If `curs` holds the append lock, the plan can be appended. Without it, the refusals of the plan are valid.
 
-        Of a `loaded` stream only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
+        Of a `known` stream only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
         """
-        unreadable = loaded.unreadable
-        self._read_cache(batch, loaded.streams)
+        unreadable = known.unreadable
+        self._know(batch, known.streams)
         cached = dict(self._before)
         conversation_ids = [
             conversation_id
@@ -122,12 +119,9 @@ class BatchDecider:
         races = sum(request.conversation_id in moved for request in batch) if moved else 0
         return self._plan(outcomes, races)
 
-    def _read_cache(self, batch: Sequence[AppendRequest], loaded: Mapping[str, Stream]) -> None:
-        """Copies the batch's streams from the cache, or from `loaded` those that the cache has evicted meanwhile."""
-        for request in batch:
-            name = request.conversation_id
-            if (stream := self._cache.get(name) or loaded.get(name)) is not None:
-                self._before[name] = stream
+    def _know(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> None:
+        names = {request.conversation_id for request in batch}
+        self._before = {name: stream for name, stream in streams.items() if name in names}
 
     def _read_items(self, curs: Cursor[Any]) -> None:
         items = [(uuid_of(conversation_id), item) for conversation_id, item in self._touched]

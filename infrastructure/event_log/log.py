@@ -165,12 +165,13 @@ class EventLog:
     async def _decide_optimistically(self, requests: Sequence[AppendRequest]) -> BatchPlan | None:
         """A plan for those of the requests that can be decided on cached streams. None if no request can."""
         try:
-            missing = self._cache.uncached(requests)
-            loaded = (await asyncio.to_thread(self._loader.load, missing)).streams if missing else {}
+            streams, missing = self._cache.find(requests)
+            if missing:
+                streams.update((await asyncio.to_thread(self._loader.load, missing)).streams)
             decider = self._decider()
             if sum(request.size for request in requests) < LARGE_BATCH_BYTES:
-                return decider.decide_optimistically(requests, loaded)
-            return await asyncio.to_thread(decider.decide_optimistically, requests, loaded)
+                return decider.decide_optimistically(requests, streams)
+            return await asyncio.to_thread(decider.decide_optimistically, requests, streams)
         except Exception as error:  # noqa: BLE001 - under the lock it is tried again, and what fails there is reported
             log.debug("batch_not_decided", commands=len(requests), error_type=type(error).__name__)
             return None

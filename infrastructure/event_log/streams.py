@@ -103,10 +103,17 @@ class StreamCache:
             streams.move_to_end(conversation_id)
             return streams[conversation_id][0]
 
-    def uncached(self, requests: Iterable[AppendRequest]) -> list[str]:
-        """The conversations of these requests whose streams are not cached. Those that a request starts are left out."""
-        conversation_ids = {request.conversation_id for request in requests if not request.starts_conversation}
-        return [conversation_id for conversation_id in conversation_ids if conversation_id not in self._tenant_of]
+    def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[str, Stream], list[str]]:
+        """The cached streams of these requests, and the conversations that are not cached. Of the latter, those that a request starts are left out."""
+        cached: dict[str, Stream] = {}
+        missing: dict[str, None] = {}
+        for request in requests:
+            stream = self.get(request.conversation_id)
+            if stream is not None:
+                cached[request.conversation_id] = stream
+            elif not request.starts_conversation:
+                missing[request.conversation_id] = None
+        return cached, list(missing)
 
     def remove(self, conversation_id: str) -> None:
         """Removes the stream, if it is cached."""
