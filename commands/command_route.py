@@ -21,6 +21,7 @@ from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts
 from context.models import Models
 from domain.commands import Command
+from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.command_size import command_bytes
@@ -57,6 +58,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     active_replies: ActiveReplies
     reply_streams: ReplyStreams
     sockets: OpenSockets
+    api_keys: KeyStore
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
 
@@ -164,6 +166,7 @@ def command_route(
     body_media: str = JSON,
     answer: type,
     events: type | None = None,
+    request_headers: Mapping[str, str] = REQUEST_HEADERS,
     answer_headers: tuple[str, ...] = APPEND_HEADERS,
     errors: tuple[int, ...] = (),
     error_bodies: Mapping[int, type] = MappingProxyType({}),
@@ -191,7 +194,7 @@ def command_route(
             return await handler(context, *arguments)
 
         operation = Operation(
-            parameters=(*path_parameters(names), *header_parameters(REQUEST_HEADERS)),
+            parameters=(*path_parameters(names), *header_parameters(request_headers)),
             body=body,
             body_required=body_required,
             body_media=body_media,
@@ -219,7 +222,7 @@ def command_route(
 
 
 def _tag(path: str) -> str:
-    return "items" if "/items" in path else "responses" if "/responses" in path else "conversations"
+    return next((tag for tag in ("items", "responses", "keys") if f"/{tag}" in path), "conversations")
 
 
 async def _disconnected(request: Request) -> None:

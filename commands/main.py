@@ -15,6 +15,7 @@ from commands import (
     conversations,
     import_conversations,
     items,
+    keys,
     pins,
     response_socket,
     responses,
@@ -24,6 +25,7 @@ from commands.open_sockets import OpenSockets, SocketLimits
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
+from infrastructure.access.key_store import KeyStore
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachable
@@ -51,7 +53,7 @@ from replies.running_reply import ReplyServices
 
 log = structlog.get_logger(__name__)
 
-RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations)
+RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations, keys)
 
 
 def create_app(
@@ -76,6 +78,8 @@ def create_app(
         # Leases have their own pool: they must be renewed in time, however many requests wait for a connection.
         lease_pool = make_pool(settings.postgres_url, max_size=2, read_only=False)
         await lease_pool.open(wait=False)
+        key_pool = make_pool(settings.postgres_url, max_size=1, read_only=False)
+        await key_pool.open(wait=False)
         snapshot_redis = redis.connect(settings, answer_seconds=0.5)
         following_redis = redis.connect(settings)
         live_redis = redis.connect(settings, answer_seconds=None)
@@ -109,6 +113,7 @@ def create_app(
             active_replies=active_replies,
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             sockets=sockets,
+            api_keys=KeyStore(key_pool),
             comment_seconds=settings.comment_seconds,
         )
         checks.update(_checks(reader, events_log, active_replies, provider))
@@ -126,7 +131,7 @@ def create_app(
             await provider.close()
             for client in (live_redis, snapshot_redis, following_redis):
                 await client.aclose()
-            for open_pool in (lease_pool, pool):
+            for open_pool in (key_pool, lease_pool, pool):
                 await open_pool.close()
 
     health = health_router(metrics, lambda: checks, needed=frozenset({"postgres", "log_writable"}))
@@ -172,7 +177,7 @@ async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
 def main() -> None:
     """Serves this side alone, on HOST and PORT."""
     settings = Settings()
-    configure_logging("command-api", settings.log_level, settings.log_format)
+    configure_logging("command-api", settings.log_level, settings.log_format, settings.secrets)
     shutdown = threading.Event()
     connections = Connections()
     serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)

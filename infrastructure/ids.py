@@ -9,6 +9,7 @@ from uuid_utils import compat
 
 CONVERSATION = "conv"
 RESPONSE = "resp"
+KEY = "key"
 _FORM = re.compile(r"[a-z]{1,12}_[0-9a-f]{32}")
 
 

@@ -1,6 +1,6 @@
 """Everything that queries read from the event log instead of from a view.
 
-No other module of `queries/` queries Postgres, except for one readiness check in `health.py`.
+No other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
 
 Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
 audit trail; the items and settings of a context; replies that are still running.

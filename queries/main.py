@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from context.assembly import Contexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
+from infrastructure.access.key_store import KeyStore
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
@@ -31,6 +32,7 @@ from queries import (
     events,
     health,
     items,
+    keys,
     models,
     projections_status,
     response_context,
@@ -56,6 +58,7 @@ RESOURCES = (
     responses,
     models,
     usage,
+    keys,
     projections_status,
 )
 
@@ -113,6 +116,7 @@ async def open_dependencies(
             contexts=contexts,
             partition_watch=partition_watch,
             write_pool=write_pool,
+            api_keys=KeyStore(pool),
             stream_log=stream_log,
             event_streams=EventStreams(stream_log, watch, pages, events.event_json, shutdown),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
@@ -168,7 +172,7 @@ async def _refuse_newer_data(postgres_url: str, shutdown: threading.Event) -> No
 def main() -> None:
     """Serves the query API on HOST and PORT."""
     settings = Settings()
-    configure_logging("query-api", settings.log_level, settings.log_format)
+    configure_logging("query-api", settings.log_level, settings.log_format, settings.secrets)
     shutdown = threading.Event()
     connections = Connections()
     serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)

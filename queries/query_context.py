@@ -10,6 +10,7 @@ from starlette.requests import Request
 
 from context.assembly import Contexts
 from context.models import Models
+from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal
 from infrastructure.http.connections import Connections
 from infrastructure.http.headers import etag, is_unmodified
@@ -69,6 +70,7 @@ class Dependencies(Struct, frozen=True):
     contexts: Contexts
     partition_watch: PartitionWatch
     write_pool: Pool
+    api_keys: KeyStore
     stream_log: LogAccess
     event_streams: EventStreams
     reply_streams: ReplyStreams

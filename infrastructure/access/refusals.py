@@ -18,5 +18,9 @@ class NotPermitted(Exception):
         self.param = param
 
 
+class InvalidSubject(Exception):
+    """`X-Subject` does not name a user: 400."""
+
+
 class CannotCheckCredential(Exception):
     """The credential cannot be checked now, because a server does not answer: 503."""

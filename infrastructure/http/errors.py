@@ -35,7 +35,7 @@ from domain.errors import (
     ReplyLost,
     SummaryHasChanged,
 )
-from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, NotPermitted
+from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
 
@@ -137,6 +137,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(401, str(error), code=error.code, headers={"www-authenticate": "Bearer"})
         case NotPermitted():
             return ApiError(403, str(error), code=error.code, param=error.param)
+        case InvalidSubject():
+            return ApiError(400, str(error), code="invalid_header", param="X-Subject")
         case CannotCheckCredential():
             return ApiError(503, str(error), code="credential_not_checked")
         case NotFound():

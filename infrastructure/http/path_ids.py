@@ -8,9 +8,9 @@ from starlette.requests import Request
 
 from infrastructure.http.errors import ApiError
 from infrastructure.http.served_paths import template_of
-from infrastructure.ids import CONVERSATION, RESPONSE, is_id
+from infrastructure.ids import CONVERSATION, KEY, RESPONSE, is_id
 
-_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE}
+_PREFIXES = {"conversation_id": CONVERSATION, "item_id": None, "response_id": RESPONSE, "key_id": KEY}
 """The id prefix for each path parameter. None: an item's prefix depends on its type."""
 
 _NAMES = frozenset({"model_id"})

@@ -10,6 +10,8 @@ from typing import Final
 
 from starlette.routing import compile_path
 
+from infrastructure.ids import is_id
+
 _CONVERSATION = "/v1/conversations/{conversation_id}"
 _ITEM = f"{_CONVERSATION}/items/{{item_id}}"
 _RESPONSE = "/v1/responses/{response_id}"
@@ -40,6 +42,8 @@ SERVED: Final[Mapping[str, str]] = {
     "/v1/models/{model_id:path}": "GET",
     "/v1/import": "POST",
     "/v1/usage": "GET",
+    "/v1/keys": "GET POST",
+    "/v1/keys/{key_id}": "DELETE",
     "/v1/projections": "GET",
     "/health/live": "GET",
     "/health/ready": "GET",
@@ -85,6 +89,16 @@ _MAX_STEPS = 16
 
 _PATTERNS = [(template, compile_path(template)[0]) for template in sorted(SERVED, key=lambda path: "{" in path)]
 """Paths without ids come first: `/v1/responses/compact` is not a response."""
+
+
+_WORDS = frozenset({step for template in SERVED for step in template.split("/") if "{" not in step} | {*_ELSEWHERE})
+_MAX_LOGGED_STEPS = 12
+
+
+def loggable_path(path: str) -> str:
+    """The path with `*` for each step that is neither a word of the API nor an id: a client may have put a text or a key there."""
+    steps = path.split("/", _MAX_LOGGED_STEPS)
+    return "/".join([step if step in _WORDS or is_id(step) else "*" for step in steps])
 
 
 def template_of(path: str) -> str | None:

@@ -1,13 +1,18 @@
 """A TCP proxy in front of a real server. A test can cut or freeze it, while others still reach the server."""
 
 import asyncio
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 
 class Proxy:
-    """Forwards TCP to the server of a URL. `url` is the same URL through this proxy."""
+    """Forwards TCP to the server of a URL. `url` is the same URL through this proxy.
 
-    def __init__(self, url: str) -> None:
+    `watch` is called for each connection. What it returns is called with all that the client sends over that connection.
+    """
+
+    def __init__(self, url: str, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
+        self._watch = watch
         self._parts = urlsplit(url)
         self._streams: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
@@ -48,14 +53,19 @@ class Proxy:
         self._streams.add(writer)
         server_reader, server_writer = await asyncio.open_connection(self._parts.hostname, self._parts.port)
         self._streams.add(server_writer)
-        for source, target in ((reader, server_writer), (server_reader, writer)):
-            pump = asyncio.create_task(self._pump(source, target))
+        sent = self._watch() if self._watch is not None else None
+        for source, target, seen in ((reader, server_writer, sent), (server_reader, writer, None)):
+            pump = asyncio.create_task(self._pump(source, target, seen))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, seen: Callable[[bytes], None] | None
+    ) -> None:
         try:
             while data := await source.read(65536):
+                if seen is not None:
+                    seen(data)
                 await self._forwarding.wait()
                 target.write(data)
                 await target.drain()

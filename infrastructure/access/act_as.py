@@ -1,0 +1,40 @@
+"""`X-Subject`: a credential with the scope `act_as` names the end user that it acts for, as the backend of a chat product needs."""
+
+from typing import Final
+
+from msgspec import structs
+from starlette.datastructures import Headers
+
+from infrastructure.access.identity import MAX_SUBJECT_BYTES, is_subject
+from infrastructure.access.principal import Principal, Scope
+from infrastructure.access.refusals import InvalidSubject, NotPermitted
+
+HEADER: Final = "X-Subject"
+_OF_A_USER: Final[tuple[Scope, ...]] = ("read", "write", "reply")
+
+
+def acting_as(principal: Principal, headers: Headers) -> Principal:
+    """The user that `X-Subject` names, in the tenant of the credential; the principal itself without that header.
+
+    A user has those scopes of the credential that users need, and no other: nobody becomes an administrator or sees deleted content by naming
+    somebody. With `admin` the user would see the conversations of the whole tenant.
+
+    Raises NotPermitted and InvalidSubject.
+    """
+    sent = headers.getlist(HEADER)
+    if not sent:
+        return principal
+    if not principal.may("act_as"):
+        raise NotPermitted(
+            "missing_scope", "`X-Subject` needs the scope `act_as`, which the credential does not have.", HEADER
+        )
+    if len(sent) > 1:
+        raise InvalidSubject("`X-Subject` was sent more than once.")
+    try:
+        subject = sent[0].encode("latin-1").decode()  # Starlette decodes headers as Latin-1
+    except UnicodeError:
+        subject = ""
+    if not is_subject(subject):
+        raise InvalidSubject(f"`X-Subject` must be 1 to {MAX_SUBJECT_BYTES} bytes of UTF-8 without control characters.")
+    scopes = frozenset(scope for scope in _OF_A_USER if principal.may(scope))
+    return structs.replace(principal, subject=subject, scopes=scopes)
