@@ -2,12 +2,17 @@
 
 import ipaddress
 import json
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
+"""A host in a URL, with its port."""
 
 
 class ModelSettings(BaseModel):
@@ -26,7 +31,8 @@ class ModelSettings(BaseModel):
 class Settings(BaseSettings):
     """The environment of one process. The variable of a field is its name in capitals."""
 
-    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True)
+    # An error must not print the values: some are secrets.
+    model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     postgres_url: str = Field(
         "postgresql://postgres@127.0.0.1:5432/conversations", description="The event store: a libpq URL."
@@ -81,6 +87,9 @@ class Settings(BaseSettings):
     auth_mode: Literal["none"] = Field(
         "none", description="`none`: no authentication, one fixed principal; the process listens on loopback only."
     )
+    store_api_key: SecretStr = Field(
+        SecretStr(""), description="The API key that `scripts/run load` sends to a store with `AUTH_MODE=keys`."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Logs below this level are not written."
     )
@@ -108,6 +117,18 @@ class Settings(BaseSettings):
         except RecursionError as error:
             raise ValueError("is nested too deeply") from error
 
+    @field_validator("postgres_url", "mongodb_url", "redis_url")
+    @classmethod
+    def _refuse_ambiguous_url(cls, value: str) -> str:
+        """A `/` in a password ends the host. What comes before it would be taken as host and port, and be named in errors."""
+        _, is_url, rest = value.partition("://")
+        hosts = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")[2].split(",")
+        if is_url and not all(_HOST.fullmatch(host) for host in hosts):
+            raise ValueError(
+                "is not a valid URL: in a password, `/`, `?`, `#` and `@` are written as %2F, %3F, %23 and %40"
+            )
+        return value
+
     @model_validator(mode="after")
     def _refuse_open_access(self) -> Self:
         if self.auth_mode == "none" and not self.trusted_network and not _is_loopback(self.host):
@@ -118,9 +139,26 @@ class Settings(BaseSettings):
         return self
 
     @cached_property
+    def secrets(self) -> frozenset[str]:
+        """Every password and key in these settings. They must not be in a log."""
+        values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
+        for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url):
+            values += _passwords(url)
+        return frozenset(value for value in values if value)
+
+    @cached_property
     def mongodb_database(self) -> str:
         """The database named by the path of `MONGODB_URL`; `conversations` when it has no path."""
         return urlsplit(self.mongodb_url).path.lstrip("/") or "conversations"
+
+
+def _passwords(url: str) -> Iterator[str]:
+    """The passwords in a URL, or in a libpq connection string such as `host=db password=…`."""
+    credentials, found, _ = url.partition("//")[2].rpartition("@")
+    if found and ":" in credentials:
+        yield unquote(credentials.partition(":")[2])
+    for match in re.finditer(r"(?i)password=('[^']*'|[^&\s]*)", url):
+        yield unquote(match[1].strip("'"))
 
 
 def _is_loopback(host: str) -> bool:

@@ -62,7 +62,7 @@ async def _migrate(postgres_url: str, stop: asyncio.Event) -> None:
 
 async def _main() -> None:
     settings = Settings()
-    configure_logging("projector", settings.log_level, settings.log_format)
+    configure_logging("projector", settings.log_level, settings.log_format, settings.secrets)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for signum in (signal.SIGTERM, signal.SIGINT):

@@ -24,7 +24,7 @@ def main() -> None:
     settings = Settings()
     shutdown = threading.Event()
     connections = Connections()
-    configure_logging("api", settings.log_level, settings.log_format)
+    configure_logging("api", settings.log_level, settings.log_format, settings.secrets)
     app = create_app(settings, shutdown, connections)
     serve(app, settings, shutdown, connections, [socket.socket(fileno=fd) for fd in inherited])
 

@@ -7,6 +7,8 @@ It can be interrupted at any time. Every request has an idempotency key, so the 
 nothing twice. A line is identified by its text and the name of its file: the same line in a file of the same name is the same
 conversation. `--check` compares the number and the checksums of all messages in the source, the log and MongoDB.
 
+A store with AUTH_MODE=keys needs a key with the scope `write`, in the environment variable STORE_API_KEY.
+
 Exit status: 0 loaded; 1 the check found a difference; 2 wrong usage, no store is found, or a line is not valid (without `--skip-bad` the
 load stops there); 3 no request succeeded for two minutes, or the check could not be made; 130 interrupted.
 """
@@ -15,7 +17,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -34,7 +36,7 @@ from scripts import store_location
 from scripts.loading.checksums import Checksum, ViewsBehind, log_checksum, mongodb_checksum, source_checksum
 from scripts.loading.loader import LoadCounts, Loader
 from scripts.loading.progress_file import ProgressFile
-from scripts.loading.retrying_client import RetriesExhausted
+from scripts.loading.retrying_client import NotLetIn, RetriesExhausted
 from scripts.loading.sources import BadLine, Chitchat, Conversation, Source, SourceNotFound, open_source
 from scripts.progress import progress
 from scripts.stores import DEFAULT_DATA, INTERRUPTED, STORE_UNAVAILABLE, USAGE_ERROR, DataOption, JsonOption
@@ -43,10 +45,11 @@ DIFFERENT = 1
 
 
 class Options(Struct, frozen=True):
-    """The command line. `check_stores`: the stores to compare with the source; None to compare nothing."""
+    """The command line. `headers`: the API key. `check_stores`: the stores to compare with the source; None to compare nothing."""
 
     data: Path
     base_url: str
+    headers: Mapping[str, str]
     connections: int
     limit: int | None
     skip_bad: bool
@@ -68,14 +71,21 @@ class Result(Struct):
 async def load(source: Source, options: Options) -> Result:
     """Loads, then checks. SIGINT and SIGTERM cancel it.
 
-    Raises BadLine and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
+    Raises BadLine, NotLetIn and RetriesExhausted, and ViewsBehind, psycopg.Error and PyMongoError if the check fails.
     """
     task = asyncio.current_task()
     assert task is not None
     for signum in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(signum, task.cancel)
     with ProgressFile(options.data, source.name) as progress_file:
-        loader = Loader(options.base_url, source, progress_file, skip_bad=options.skip_bad, limit=options.limit)
+        loader = Loader(
+            options.base_url,
+            options.headers,
+            source,
+            progress_file,
+            skip_bad=options.skip_bad,
+            limit=options.limit,
+        )
         started = time.monotonic()
         with progress(f"Loading {source.name}, conversations") as report:
             loaded = await loader.run(options.connections, report)
@@ -136,13 +146,14 @@ def main(
         options = Options(
             data=data,
             base_url=base_url or store_location.base_url(data),
+            headers=store_location.credential(data),
             connections=connections,
             limit=limit,
             skip_bad=skip_bad,
             check_stores=store_location.settings(data) if checks else None,
         )
         result = uvloop.run(load(opened_source, options))
-    except (SourceNotFound, store_location.NotRunning) as problem:
+    except (SourceNotFound, NotLetIn, store_location.NotRunning) as problem:
         _stop(str(problem), USAGE_ERROR)
     except BadLine as problem:
         _stop(

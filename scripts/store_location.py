@@ -21,6 +21,16 @@ def base_url(data: Path) -> str:
 def settings(data: Path) -> Settings:
     """The store's settings, with the URLs of Postgres, MongoDB and Redis. Raises NotRunning."""
     _variable(data, "POSTGRES_URL")
+    return _settings(data)
+
+
+def credential(data: Path) -> dict[str, str]:
+    """The header with the key in STORE_API_KEY; empty if that is not set. Raises NotRunning if the settings are not valid."""
+    key = _settings(data).store_api_key.get_secret_value()
+    return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _settings(data: Path) -> Settings:
     try:
         return Settings(_env_file=data / "run" / "env")
     except ValidationError as error:

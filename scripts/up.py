@@ -8,7 +8,6 @@ import asyncio
 import errno
 import logging
 import os
-import re
 import socket
 import sys
 import time
@@ -16,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from pydantic import ValidationError
@@ -32,7 +32,6 @@ ROOT = Path(__file__).resolve().parent.parent
 LOOPBACK = "127.0.0.1"
 BACKLOG = 2048
 PORT_TIMEOUT_SECONDS = 2.0
-PASSWORD = re.compile(r":[^:/@]*@")
 READY_PROBE_SECONDS = 0.05
 NOT_READY_WARNING_SECONDS = 20.0
 
@@ -173,7 +172,7 @@ async def _wait_until_ready(base_url: str) -> None:
 
 def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) -> str:
     rows = {"BASE_URL": base_url} | {name: url for part in urls for name, url in part.items()}
-    lines = [f"  {name:<24} {PASSWORD.sub(':***@', url)}" for name, url in rows.items()]
+    lines = [f"  {name:<24} {_without_credentials(url)}" for name, url in rows.items()]
     return "\n".join(
         [
             "Ready.",
@@ -184,6 +183,15 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
             "Ctrl-C stops everything. The data stays.",
         ]
     )
+
+
+def _without_credentials(url: str) -> str:
+    """The URL for people. A password may also be in its query."""
+    parts = urlsplit(url)
+    if not parts.scheme:  # such as `host=db password=…`
+        return "***"
+    user, is_named, host = parts.netloc.rpartition("@")
+    return f"{parts.scheme}://{'***@' if user or is_named else ''}{host}{parts.path}"
 
 
 def _positive(text: str) -> int:

@@ -35,6 +35,8 @@ def mongod(directory: DataDirectory) -> tuple[Service, str]:
             *("--setParameter", "shutdownTimeoutMillisForSignaledShutdown=0"),
             # Diagnostics would take gigabytes.
             *("--setParameter", "diagnosticDataCollectionEnabled=false"),
+            # The log of a slow operation would have what people wrote.
+            *("--slowms", "2147483647", "--slowOpSampleRate", "0"),
             # If a process is killed inside a transaction, its locks stay for this long. The default is 60 s.
             *("--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_TIMEOUT_SECONDS}"),
         ),

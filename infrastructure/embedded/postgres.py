@@ -36,6 +36,8 @@ SETTINGS = {
     "jit": "off",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # Without the details of an error, which may have the values of a row.
+    "log_error_verbosity": "terse",
     "log_line_prefix": "%m [%p] ",
 }
 

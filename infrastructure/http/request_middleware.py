@@ -8,6 +8,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.http.errors import answer_error
+from infrastructure.http.served_paths import loggable_path
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 
@@ -50,7 +51,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
             if status:  # The status line is already sent: only a broken connection can still report the error.
-                log.exception("request_failed", path=scope["path"])
+                log.exception("request_failed", path=loggable_path(scope["path"]))
                 raise
             response = await answer_error(HTTPConnection(scope), error)
             await response(scope, receive, send_with_id)
@@ -66,7 +67,13 @@ def record_request(metrics: Metrics, method: str, path: str, route: str | None, 
     """Counts and logs an answered request. `route` is the path's template; None when no route matched."""
     metrics.observe_request(method, route, status, seconds)
     if not path.startswith(_NOT_LOGGED):
-        log.info("request", method=method, path=path, status=status, duration_ns=round(seconds * 1_000_000_000))
+        log.info(
+            "request",
+            method=method,
+            path=loggable_path(path),
+            status=status,
+            duration_ns=round(seconds * 1_000_000_000),
+        )
 
 
 def _request_id(scope: Scope) -> str:

@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from types import TracebackType
@@ -27,7 +27,7 @@ import msgspec
 import structlog
 from ecs_logging import StructlogFormatter
 
-from infrastructure.observability.redaction import Event, redact
+from infrastructure.observability.redaction import Event, SecretMask, redact
 
 FIELDS: Final[Mapping[str, str]] = {
     "request_id": "trace.id",
@@ -60,14 +60,19 @@ _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\
 Processor = Callable[[Any, str, Any], Any]
 
 
-def configure_logging(service: str, level: str, format: Literal["ecs", "console"]) -> None:  # noqa: A002 - the setting's name
+def configure_logging(
+    service: str,
+    level: str,
+    format: Literal["ecs", "console"],  # noqa: A002 - the setting's name
+    secrets: Iterable[str] = (),
+) -> None:
     """Sends all logs of this process to stdout, one line each: ours from `level` up, those of libraries from WARNING up.
 
-    `service` becomes `service.name`. Crashes of the process and of threads are logged too. Call it before anything logs: a
+    `service` becomes `service.name`. `secrets` are never written, wherever they are. Crashes of the process and of threads are logged too. Call it before anything logs: a
     logger keeps the configuration of its first use.
     """
     lock = threading.RLock()  # reentrant: a signal handler may log while its thread writes a line
-    processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact]
+    processors: list[Processor] = [structlog.contextvars.merge_contextvars, redact, SecretMask(secrets)]
     if format == "ecs":
         processors.append(_EcsRenderer(service))
     else:

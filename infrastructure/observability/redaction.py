@@ -9,12 +9,13 @@ import math
 import re
 import sys
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from datetime import date
 from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
 from typing import Any, Final
+from urllib.parse import quote, quote_plus
 from uuid import UUID
 
 _CONTENT = {"text", "content", "contents", "body", "prompt", "instructions", "title", "summary", "comment", "metadata"}
@@ -39,6 +40,12 @@ _CONNECTION_ERRORS: Final = frozenset(
     }
 )
 _CREDENTIALS = re.compile(r"//[^/@\s]*@")
+_SHAPES: Final = (r"cs_[0-9a-f]{32}_[0-9a-f]{16,}", r"eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", r"\bsk-[\w-]{16,}")
+"""What keys of this store, tokens of a user service and keys of providers look like."""
+
+_MIN_SECRET_LENGTH = 6
+"""A shorter secret may be an ordinary word of a log line."""
+
 _MAX_VALUE_LENGTH = 1_024  # characters: Elasticsearch indexes no more of a keyword
 _MAX_TRACE_LENGTH = 32_768
 _MAX_TRACE_DEPTH = 50  # frames
@@ -65,6 +72,23 @@ def redact(_logger: Any, _method: str, event: Event) -> Event:
             kept["error.message"] = message
         kept["error.stack_trace"] = _stack_trace(exception)[-_MAX_TRACE_LENGTH:]
     return kept
+
+
+class SecretMask:
+    """A structlog processor, after `redact`: replaces these secrets, and whatever looks like a key or a token, in every value."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        written = {form for secret in secrets for form in (secret, quote(secret, safe=""), quote_plus(secret))}
+        long = sorted((form for form in written if len(form) >= _MIN_SECRET_LENGTH), key=len, reverse=True)
+        self._secret = re.compile("|".join([*_SHAPES, *map(re.escape, long)]))
+
+    def __call__(self, _logger: Any, _method: str, event: Event) -> Event:
+        for key, value in event.items():
+            if type(value) is str:
+                event[key] = self._secret.sub("***", value)
+            elif type(value) is list:
+                event[key] = [self._secret.sub("***", part) if type(part) is str else part for part in value]
+        return event
 
 
 @lru_cache(1024)

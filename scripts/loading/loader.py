@@ -1,7 +1,7 @@
 """Sends the conversations of a source to the command API: many at a time, the items of each in order. Every request can be repeated."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 
 import msgspec
@@ -27,12 +27,20 @@ class LoadCounts(Struct):
 
 
 class Loader:
-    """One run of a load. `problems` lists what was skipped; without `skip_bad` the first problem ends the run."""
+    """One run of a load. `headers` are sent with every request. `problems` lists what was skipped; without `skip_bad` the first problem ends the run."""
 
     def __init__(
-        self, base_url: str, source: Source, progress_file: ProgressFile, *, skip_bad: bool, limit: int | None
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        source: Source,
+        progress_file: ProgressFile,
+        *,
+        skip_bad: bool,
+        limit: int | None,
     ) -> None:
         self._base_url = base_url
+        self._headers = headers
         self._source = source
         self._progress_file = progress_file
         self._skip_bad = skip_bad
@@ -45,7 +53,7 @@ class Loader:
         self.rejected_keys: set[str] = set()
 
     async def run(self, connections: int, report: Report) -> LoadCounts:
-        """Loads the source. Raises BadLine and RetriesExhausted. What was stored before the error is in the progress file."""
+        """Loads the source. Raises BadLine, NotLetIn and RetriesExhausted. What was stored before the error is in the progress file."""
         await self._check_progress_file()
         conversations = self._conversations()
         workers = [asyncio.create_task(self._work(conversations, report)) for _ in range(connections)]
@@ -69,7 +77,7 @@ class Loader:
         last = max(stored, key=lambda conversation: order[conversation.key], default=None)
         if last is None:
             return
-        client = RetryingClient(self._base_url, self._budget)
+        client = RetryingClient(self._base_url, self._budget, self._headers)
         try:
             conversation_id, replayed = await self._send(client, last)
         except RequestRejected:
@@ -88,7 +96,7 @@ class Loader:
             yield entry
 
     async def _work(self, conversations: Iterator[Conversation | BadLine], report: Report) -> None:
-        client = RetryingClient(self._base_url, self._budget)
+        client = RetryingClient(self._base_url, self._budget, self._headers)
         try:
             for entry in conversations:
                 if isinstance(entry, BadLine):

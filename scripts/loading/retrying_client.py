@@ -6,6 +6,7 @@ Every request has an `Idempotency-Key`, so a request that is sent twice is store
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import DecodeError
@@ -30,6 +31,15 @@ class RequestRejected(Exception):
         self.status = answer.status
 
 
+class NotLetIn(Exception):
+    """The store wants an API key, or one that may write."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(
+            f"the store answered {answer.status}: {_error_message(answer)} STORE_API_KEY must be a key that may write"
+        )
+
+
 class RetryBudget:
     """How long a load continues without a successful request. All clients of a load share one."""
 
@@ -51,8 +61,9 @@ class RetryBudget:
 class RetryingClient:
     """Sends one request at a time, over one connection."""
 
-    def __init__(self, base_url: str, budget: RetryBudget) -> None:
+    def __init__(self, base_url: str, budget: RetryBudget, headers: Mapping[str, str]) -> None:
         self._base_url = base_url
+        self._headers = headers
         self._budget = budget
         self._connection: Connection | None = None
         self.may_have_stored = False
@@ -63,7 +74,7 @@ class RetryingClient:
             self._connection.close()
 
     async def post(self, path: str, body: bytes, idempotency_key: str) -> Answer:
-        """The store's answer of status 2xx. Raises RequestRejected, RetriesExhausted."""
+        """The store's answer of status 2xx. Raises RequestRejected, NotLetIn, RetriesExhausted."""
         pause = _FIRST_PAUSE_SECONDS
         self.may_have_stored = False
         while True:
@@ -77,6 +88,8 @@ class RetryingClient:
                     self._budget.succeeded()
                     self.may_have_stored |= answer.headers.get("idempotent-replayed") != "true"
                     return answer
+                if answer.status in {401, 403}:
+                    raise NotLetIn(answer)
                 if not _is_retryable(answer):
                     raise RequestRejected(answer)
                 reason = f"{answer.status}: {_error_message(answer)}"
@@ -90,7 +103,7 @@ class RetryingClient:
     async def _attempt(self, path: str, body: bytes, idempotency_key: str) -> Answer:
         if self._connection is None or not self._connection.is_open:
             self._connection = await Connection.open(self._base_url)
-        headers = {"idempotency-key": idempotency_key}
+        headers = {**self._headers, "idempotency-key": idempotency_key}
         return await self._connection.request("POST", path, body, headers, seconds=REQUEST_TIMEOUT_SECONDS)
 
 

@@ -32,8 +32,9 @@ class KeyedApis:
         """The answer to a request with this key, or this text as a key."""
         secret = key.secret if isinstance(key, CreatedApiKey) else key
         sent = {**({} if secret is None else {"authorization": f"Bearer {secret}"}), **(headers or {})}
+        raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in sent.items()]
         api = self._query_api if method in ("GET", "HEAD") else self._command_api
-        return await api.request(method, path, headers=sent, **request)
+        return await api.request(method, path, headers=raw, **request)
 
 
 @asynccontextmanager

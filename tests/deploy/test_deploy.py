@@ -1,6 +1,7 @@
 """The deployment's files (the compose file and the files that it mounts) agree with the code and with each other."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -9,11 +10,15 @@ from typing import Any
 
 import pytest
 import yaml
+from redis import Redis
+from redis.exceptions import AuthenticationError, RedisError
 
-from infrastructure.embedded.valkey import MAX_MEMORY
+from infrastructure.embedded.directory import free_port
+from infrastructure.embedded.valkey import MAX_MEMORY, server_program
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.infrastructure.metric_names import LABELS
+from tests.servers import wait_until
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "infrastructure" / "deploy"
@@ -93,7 +98,8 @@ def test_every_environment_variable_of_our_processes_is_a_setting(services: dict
 
 def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> None:
     for name in OURS:
-        fields = {key.lower(): value for key, value in services[name]["environment"].items() if value is not None}
+        environment = {key: value for key, value in services[name]["environment"].items() if value is not None}
+        fields = {key.lower(): re.sub(r"\$\{[^}]*\}", "secret", value) for key, value in environment.items()}
         fields["log_level"] = "INFO"
         settings = Settings.model_validate(fields)
         assert (settings.host, settings.mongodb_database) == ("0.0.0.0", "conversations")
@@ -123,6 +129,46 @@ def test_redis_has_a_memory_limit_and_evicts_as_the_embedded_one_does(services: 
     command = services["redis"]["command"]
     assert command[command.index("--maxmemory") + 1] == MAX_MEMORY
     assert command[command.index("--maxmemory-policy") + 1] == "allkeys-lru"
+
+
+def test_no_password_is_on_a_command_line(services: dict[str, Any]) -> None:
+    """Neither where Compose puts it, nor where a shell would, as an argument of a program."""
+    for name, service in services.items():
+        parts = (service.get("command"), service.get("entrypoint"), service.get("healthcheck", {}).get("test"))
+        line = json.dumps([part for part in parts if part])
+        assert not re.search(r"(?<!\$)\$\{?\w*(PASSWORD|SECRET|KEY|AUTH|URL)", line), name
+        assert not re.search(r"(?:-p|-a|--pass\w*|--requirepass|-u)[ =]\\?[\"']?\$", line), name
+
+
+def test_redis_takes_its_password_from_its_standard_input(services: dict[str, Any], tmp_path: Path) -> None:
+    """The entry point of the compose file, with the Valkey of the tests in place of the image's."""
+    redis = services["redis"]
+    port = free_port()
+    stub = tmp_path / "docker-entrypoint.sh"
+    stub.write_text(f'#!/bin/sh\nshift\nexec "{server_program()}" "$@" --port {port} --bind 127.0.0.1\n')
+    stub.chmod(0o700)
+    [*shell, script, name] = [part.replace("$$", "$") for part in redis["entrypoint"]]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VALKEYCLI_AUTH": "hunter2"}
+    command = [*shell, script, name, *redis["command"]]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.DEVNULL) as process:
+        try:
+            with Redis(port=port, password="hunter2") as client:
+                wait_until(lambda: _answers(client), 10, "Valkey")
+                assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
+            with Redis(port=port) as stranger, pytest.raises(AuthenticationError):
+                stranger.ping()
+            line = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+            assert b"valkey-server" in line
+            assert b"hunter2" not in line
+        finally:
+            process.terminate()
+
+
+def _answers(client: Redis) -> bool:
+    try:
+        return bool(client.ping())
+    except RedisError:
+        return False
 
 
 def test_mongo_is_a_replica_set_with_a_journal_and_a_volume(services: dict[str, Any]) -> None:

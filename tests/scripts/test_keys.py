@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from openai import AuthenticationError, OpenAI
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from infrastructure.settings import Settings
 from scripts.keys import app
