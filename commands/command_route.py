@@ -32,9 +32,9 @@ from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
 from infrastructure.http.openapi import DescribedRoute
-from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters
+from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
-from infrastructure.http.query_parameters import check_names
+from infrastructure.http.query_parameters import QueryParameters, check_names
 from infrastructure.ids import mint_uuid
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
@@ -160,6 +160,7 @@ def command_route(
     body: type[BaseModel] | None = None,
     *,
     scope: Scope = "write",
+    query: type[QueryParameters] | None = None,
     body_required: bool = True,
     max_bytes: int = MAX_BODY_BYTES,
     streamed: bool = False,
@@ -173,28 +174,36 @@ def command_route(
 ) -> Callable[[Handler], Handler]:
     """Registers the handler of a command, which needs `scope`. The arguments from `body_media` on are for the OpenAPI document, see Operation.
 
-    The handler is called with the CommandContext, each id in the path, and the body if the route has one. With `body_required=False`,
-    an empty body is passed as None. With `streamed`, the body is an iterator over its chunks; `body` only describes it.
+    The handler is called with the CommandContext, each id in the path, and the body or the query parameters if the route has them. With
+    `body_required=False`, an empty body is passed as None. With `streamed`, the body is an iterator over its chunks; `body` only describes it.
     `errors`: those besides ERRORS.
     """
     names = id_names(path)
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            if request.scope["query_string"]:
+            if query is None and request.scope["query_string"]:
                 check_names(request, lambda _: False)
             principal_with(request, scope)  # before the body is read
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
-            context = command_context(request, scope, raw, partial(_disconnected, request))
-            if streamed:
+            # A request with another query is another request: it may not have the same idempotency key.
+            sent = raw if query is None else request.scope["query_string"]
+            context = command_context(request, scope, sent, partial(_disconnected, request))
+            if query is not None:
+                arguments.append(query.from_request(request))
+            elif streamed:
                 arguments.append(request.stream())
             elif body is not None:
                 arguments.append(validate_body(body, raw) if raw or body_required else None)
             return await handler(context, *arguments)
 
         operation = Operation(
-            parameters=(*path_parameters(names), *header_parameters(request_headers)),
+            parameters=(
+                *path_parameters(names),
+                *(query_parameters(query) if query is not None else ()),
+                *header_parameters(request_headers),
+            ),
             body=body,
             body_required=body_required,
             body_media=body_media,

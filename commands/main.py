@@ -19,6 +19,7 @@ from commands import (
     pins,
     response_socket,
     responses,
+    shares,
 )
 from commands.command_route import Dependencies
 from commands.open_sockets import OpenSockets, SocketLimits
@@ -53,7 +54,17 @@ from replies.running_reply import ReplyServices
 
 log = structlog.get_logger(__name__)
 
-RESOURCES = (conversations, items, pins, compaction, responses, compact_response, import_conversations, keys)
+RESOURCES = (
+    conversations,
+    items,
+    pins,
+    shares,
+    compaction,
+    responses,
+    compact_response,
+    import_conversations,
+    keys,
+)
 
 
 def create_app(

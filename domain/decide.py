@@ -41,8 +41,11 @@ from domain.errors import (
     ReplyIsOver,
     ReplyIsRunning,
     ResponseNotFound,
+    SharedWithOwner,
+    ShareNotFound,
     SummaryHasChanged,
     TooManyPins,
+    TooManyShares,
 )
 from domain.events import (
     CompactionRedone,
@@ -70,6 +73,7 @@ from domain.events import (
 )
 
 MAX_PINS = 64
+MAX_SHARES = 100
 
 
 def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
@@ -239,13 +243,19 @@ def _describe(state: Conversation, command: DescribeConversation) -> tuple[Event
 def _share(state: Conversation, command: ShareConversation) -> tuple[Event, ...]:
     if command.share in state.shares:
         return ()
-    others = (share for share in state.shares if share.subject != command.share.subject)
+    if command.share.subject == state.owner:
+        raise SharedWithOwner(state.id)
+    others = tuple(share for share in state.shares if share.subject != command.share.subject)
+    if len(others) >= MAX_SHARES:
+        raise TooManyShares(MAX_SHARES)
     return (ConversationShared(shares=(*others, command.share)),)
 
 
 def _unshare(state: Conversation, command: UnshareConversation) -> tuple[Event, ...]:
     remaining = tuple(share for share in state.shares if share.subject != command.subject)
-    return (ConversationUnshared(shares=remaining),) if remaining != state.shares else ()
+    if remaining == state.shares:
+        raise ShareNotFound(state.id)
+    return (ConversationUnshared(shares=remaining),)
 
 
 def _end_reply(

@@ -4,7 +4,8 @@
     ├── NotFound
     │   ├── ConversationNotFound   (never started, or deleted)
     │   ├── ItemNotFound           (never appended, or retracted)
-    │   └── ResponseNotFound       (never requested, or deleted)
+    │   ├── ResponseNotFound       (never requested, or deleted)
+    │   └── ShareNotFound
     ├── Conflict
     │   ├── ConversationIsEnded
     │   ├── ConversationExists
@@ -16,8 +17,10 @@
     │   ├── SummaryHasChanged
     │   ├── NothingToUndo
     │   ├── NothingToCompact
-    │   └── TooManyPins
+    │   ├── TooManyPins
+    │   └── TooManyShares
     ├── NotAllowed                 (the caller's role in the conversation does not allow it)
+    ├── SharedWithOwner
     └── ContextTooLong
 
     ReplyLost                      (the event store was restored while it ran)
@@ -50,6 +53,15 @@ class ItemNotFound(NotFound):
 class ResponseNotFound(NotFound):
     def __init__(self, response_id: str) -> None:
         super().__init__(f"There is no response {response_id}.")
+
+
+class ShareNotFound(NotFound):
+    code = "share_not_found"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Conversation {conversation_id} has no such share. GET its shares to see whom it is shared with."
+        )
 
 
 class Conflict(Refused):
@@ -139,11 +151,29 @@ class TooManyPins(Conflict):
         super().__init__(f"A conversation has at most {max_pins} pinned items. Unpin one first.")
 
 
+class TooManyShares(Conflict):
+    code = "too_many_shares"
+
+    def __init__(self, max_shares: int) -> None:
+        super().__init__(
+            f"A conversation has at most {max_shares} shares. Withdraw one first, or share it with the whole tenant."
+        )
+
+
 class NotAllowed(Refused):
     code = "not_allowed"
 
     def __init__(self, conversation_id: str, role: str) -> None:
         super().__init__(f"You are a {role} of conversation {conversation_id}. A {role} may not do this.")
+
+
+class SharedWithOwner(Refused):
+    code = "shared_with_owner"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Conversation {conversation_id} cannot be shared with its owner, who may do everything already."
+        )
 
 
 class ContextTooLong(Refused):

@@ -17,13 +17,14 @@ from domain.items import output_item_json
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.http.headers import etag
 from infrastructure.http.item_schemas import ItemJson
+from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_response
 from projections.views.catalog import CONTEXT
 from projections.views.partitions import partition_of, position_key
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.not_modified import HEADER, NO_STORE
 from queries.query_context import QueryContext
-from queries.query_route import CONVERSATION_HEADERS, QueryParameters, query_route
+from queries.query_route import CONVERSATION_HEADERS, query_route
 from queries.view_positions import position_at
 
 router = APIRouter(tags=["conversations"])

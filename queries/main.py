@@ -37,6 +37,7 @@ from queries import (
     projections_status,
     response_context,
     responses,
+    shares,
     usage,
 )
 from queries.consistency import Consistency
@@ -53,6 +54,7 @@ RESOURCES = (
     items,
     conversation_responses,
     events,
+    shares,
     context,
     response_context,
     responses,

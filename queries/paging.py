@@ -12,6 +12,7 @@ from msgspec import Struct
 from pydantic import Field, ValidationInfo, field_validator
 
 from infrastructure.http.errors import ApiError
+from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import item_list
 from infrastructure.ids import is_id
 from projections.views.catalog import MongoView
@@ -19,7 +20,6 @@ from projections.views.writes import Document
 from queries.consistency import Read
 from queries.not_modified import NO_STORE
 from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
-from queries.query_route import QueryParameters
 
 DEFAULT_LIMIT = 20
 MAX_LIMIT = 100

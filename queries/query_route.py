@@ -3,22 +3,21 @@
 import inspect
 import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from infrastructure.access.principal import Scope
 from infrastructure.http.door import principal_with
-from infrastructure.http.errors import ApiError, invalid
+from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import single_header
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
-from infrastructure.http.query_parameters import check_names
+from infrastructure.http.query_parameters import QueryParameters, check_names
 from queries.not_modified import NotModified, check_header, not_modified, unless_unmodified
 from queries.query_context import MAX_POSITION, QueryContext
 
@@ -33,32 +32,6 @@ CONVERSATION_HEADERS = ("ETag", "X-Consistency")
 
 ERRORS = (400, 401, 403, 500, 503)
 """The errors that every query can be answered with."""
-
-
-class QueryParameters(BaseModel):
-    """The parameters of a query string. Each is converted from text to its field's type."""
-
-    model_config = ConfigDict(frozen=True)
-
-    @classmethod
-    def serves(cls, name: str) -> bool:
-        """Whether there is a parameter of this name."""
-        return any(name in (field.alias, field_name) for field_name, field in cls.model_fields.items())
-
-    @classmethod
-    def from_request(cls, request: Request) -> Self:
-        """Raises ApiError (400) for an unknown name and for an invalid value.
-
-        If a parameter is repeated, its last value counts; the values of a `name[]` become a list.
-        """
-        params = request.query_params
-        check_names(request, cls.serves)
-        try:
-            return cls.model_validate(
-                {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
-            )
-        except ValidationError as error:
-            raise invalid(error) from error
 
 
 def query_route(

@@ -15,9 +15,10 @@ from starlette.responses import Response
 
 from domain.events import Usage
 from infrastructure.http.errors import ApiError
+from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_response
 from queries.query_context import QueryContext
-from queries.query_route import QueryParameters, query_route
+from queries.query_route import query_route
 
 router = APIRouter(tags=["usage"])
 

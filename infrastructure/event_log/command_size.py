@@ -13,12 +13,18 @@ from domain.commands import (
     InterruptReply,
     NewItem,
     RequestReply,
+    ShareConversation,
     StartConversation,
+    UnshareConversation,
 )
 from domain.events import InputItem
 
 _ROW_BYTES = 400
 """About how many bytes an event's row takes, without the item in it."""
+
+
+_SHARES_BYTES = 10_000
+"""An event has all shares of its conversation: a hundred of usual length."""
 
 
 def command_bytes(command: Command) -> int:
@@ -38,6 +44,8 @@ def command_bytes(command: Command) -> int:
             return _items_bytes(command.output) + 5 * len(command.delta_lengths)
         case CompactContext():
             return _ROW_BYTES + 4 * len(command.summary)
+        case ShareConversation() | UnshareConversation():
+            return _SHARES_BYTES
         case _:
             return _ROW_BYTES
 

@@ -33,6 +33,7 @@ from domain.errors import (
     NotFound,
     Refused,
     ReplyLost,
+    SharedWithOwner,
     SummaryHasChanged,
 )
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
@@ -151,6 +152,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(409, str(error), code=error.code)
         case NotAllowed():
             return ApiError(403, str(error), code=error.code)
+        case SharedWithOwner():
+            return ApiError(403, str(error), code=error.code, param="with")
         case ContextTooLong():
             return ApiError(400, str(error), code=error.code, param="input")
         case Refused():

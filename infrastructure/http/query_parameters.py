@@ -1,10 +1,12 @@
-"""Names in the query of a URL. One that is not served is a 400: a mistyped `as_of` must not be answered with the newest items."""
+"""The query of a URL. A name that is not served is a 400: a mistyped `as_of` must not be answered with the newest items."""
 
 from collections.abc import Callable
+from typing import Self
 
-from starlette.requests import HTTPConnection
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import HTTPConnection, Request
 
-from infrastructure.http.errors import ApiError
+from infrastructure.http.errors import ApiError, invalid
 
 ACCEPTED_EVERYWHERE = frozenset({"include", "include[]", "api-version"})
 """What official clients send with requests of any kind. Every answer is complete without `include`; Azure's client sends `api-version`."""
@@ -15,3 +17,29 @@ def check_names(request: HTTPConnection, is_served: Callable[[str], bool]) -> No
     for name in request.query_params:
         if name not in ACCEPTED_EVERYWHERE and not is_served(name):
             raise ApiError(400, f"Unknown query parameter: `{name[:64]}`.", code="unknown_parameter", param=name[:64])
+
+
+class QueryParameters(BaseModel):
+    """The parameters of a query string. Each is converted from text to its field's type."""
+
+    model_config = ConfigDict(frozen=True)
+
+    @classmethod
+    def serves(cls, name: str) -> bool:
+        """Whether there is a parameter of this name."""
+        return any(name in (field.alias, field_name) for field_name, field in cls.model_fields.items())
+
+    @classmethod
+    def from_request(cls, request: Request) -> Self:
+        """Raises ApiError (400) for an unknown name and for an invalid value.
+
+        If a parameter is repeated, its last value counts; the values of a `name[]` become a list.
+        """
+        params = request.query_params
+        check_names(request, cls.serves)
+        try:
+            return cls.model_validate(
+                {name: params.getlist(name) if name.endswith("[]") else params[name] for name in params}
+            )
+        except ValidationError as error:
+            raise invalid(error) from error

@@ -26,6 +26,7 @@ SERVED: Final[Mapping[str, str]] = {
     f"{_CONVERSATION}/responses": "GET",
     f"{_CONVERSATION}/events": "GET",
     f"{_CONVERSATION}/context": "GET",
+    f"{_CONVERSATION}/shares": "GET POST DELETE",
     f"{_CONVERSATION}/compact": "POST",
     f"{_CONVERSATION}/compact/undo": "POST",
     f"{_CONVERSATION}/compact/redo": "POST",

@@ -19,7 +19,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 1, "items": 1, "responses": 4, "usage": 4}
+VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 4, "usage": 4}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -30,6 +30,7 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("tenant", 1), ("listed", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("status", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("owner", 1), ("id", -1)),
+        (("tenant", 1), ("listed", 1), ("shared_with", 1), ("id", -1)),
         (("tenant", 1), ("listed", 1), ("metadata", 1), ("id", -1)),
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),

@@ -1,6 +1,10 @@
-"""The view `conversations`: one document per conversation, with its settings, its head and its item count."""
+"""The view `conversations`: one document per conversation, with its settings, its shares, its head and its item count.
 
-from collections.abc import Iterator, Mapping
+`shared_with`: a text for each share, which no other share equals: `tenant`, or `subject:` and the subject.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -9,12 +13,18 @@ from domain.events import (
     ConversationDescribed,
     ConversationEnded,
     ConversationReopened,
+    ConversationShared,
     ConversationStarted,
+    ConversationUnshared,
     ItemAppended,
     ItemRetracted,
+    Share,
 )
 from infrastructure.event_log.recorded import Logged
 from projections.views.writes import Document, Insert, Update, Write, document_key, microseconds
+
+WITH_TENANT: Final = "tenant"
+"""In `shared_with`: the share with everyone of the tenant."""
 
 
 def conversation_writes(logged: Logged) -> Iterator[Write]:
@@ -43,6 +53,7 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
                     "context_policy": msgspec.to_builtins(event.context_policy),
                     "created_at": recorded_at,
                     "branch": 0,
+                    "shared_with": [],
                     "head": fork.item_id if fork else None,
                     "depth": fork.depth if fork else 0,
                     "items": 0,
@@ -62,12 +73,27 @@ def conversation_writes(logged: Logged) -> Iterator[Write]:
             yield Update("conversations", key, {**head, **progress}, {"items": 1})
         case ItemRetracted():
             yield Update("conversations", key, progress, {"items": -1})
+        case ConversationShared() | ConversationUnshared():
+            yield Update("conversations", key, {"shared_with": _shared_with(event.shares), **progress})
         case ConversationEnded():
             yield Update("conversations", key, {"status": "ended", **progress})
         case ConversationReopened():
             yield Update("conversations", key, {"status": "active", **progress})
         case _:
             yield Update("conversations", key, progress)
+
+
+def shared_with_subject(subject: str) -> list[str]:
+    """What `shared_with` has if the conversation is shared with this subject: at least one of these."""
+    return [WITH_TENANT, _with(subject)]
+
+
+def _shared_with(shares: Iterable[Share]) -> list[str]:
+    return [WITH_TENANT if share.subject is None else _with(share.subject) for share in shares]
+
+
+def _with(subject: str) -> str:
+    return f"subject:{subject}"
 
 
 def _metadata_pairs(metadata: Mapping[str, str]) -> list[list[str]]:

@@ -6,10 +6,12 @@ from domain.commands import (
     PinItem,
     RedoCompaction,
     ReopenConversation,
+    ShareConversation,
     UndoCompaction,
     UnpinItem,
+    UnshareConversation,
 )
-from domain.events import ContextPolicy, Fork
+from domain.events import ContextPolicy, Fork, Share
 from tests.queries.writer import Writer
 
 
@@ -58,6 +60,10 @@ async def write_everything(write: Writer) -> dict[str, str]:
     await write.execute(compacted, UndoCompaction())
     fork = Fork(conversation_id=pinned, item_id=ids[0], version=4, depth=3)
     forked = await write.start("elsewhere", forked_from=fork)
+    shared = await write.start("between us")
+    for share in (Share(subject="ben", role="reader"), Share(subject="tenant", role="writer"), Share(role="reader")):
+        await write.execute(shared, ShareConversation(share=share))
+    await write.execute(shared, UnshareConversation(subject="ben"))
     other = await write.for_tenant("other").start("elsewhere")
     return {
         "plain": plain,
@@ -69,5 +75,6 @@ async def write_everything(write: Writer) -> dict[str, str]:
         "pinned": pinned,
         "compacted": compacted,
         "forked": forked,
+        "shared": shared,
         "other": other,
     }

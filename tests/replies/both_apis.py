@@ -16,6 +16,8 @@ import commands.main
 import queries.main
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from tests.documented_answers import checked_answers
+from tests.principals import HeaderAuthenticator
 from tests.queries.conftest import eventually
 from tests.queries.manual_projector import ManualProjector
 
@@ -30,18 +32,24 @@ class BothApis(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_both_apis(settings: Settings) -> AsyncIterator[BothApis]:
-    command_app = commands.main.create_app(settings, Metrics(), Event())
-    query_app = queries.main.create_app(settings, Metrics(), Event())
+async def open_both_apis(settings: Settings, *, with_principals: bool = False) -> AsyncIterator[BothApis]:
+    """`with_principals`: a header names the principal of a request, see `tests/principals.py`."""
+    authenticator = HeaderAuthenticator() if with_principals else None
+    command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
+    query_app = queries.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await (query_app if scope["method"] == "GET" else command_app)(scope, receive, send)
+        await (query_app if scope.get("method") == "GET" else command_app)(scope, receive, send)
 
+    checks = [checked_answers("commands", command_app), checked_answers("queries", query_app)]
+    hooks = {"response": [check for side in checks for check in side["response"]]}
     projector = ManualProjector(settings)
     async with (
         command_app.router.lifespan_context(command_app),
         query_app.router.lifespan_context(query_app),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store", timeout=30) as http,
+        httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://store", timeout=30, event_hooks=hooks
+        ) as http,
         httpx2.AsyncClient(transport=httpx2.ASGITransport(app), timeout=30) as transport,
     ):
         await projector.open()

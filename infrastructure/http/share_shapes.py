@@ -1,0 +1,51 @@
+"""A share of a conversation, as both APIs answer with it: `{object:"share", with:{subject}|{tenant:true}, role}`."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from msgspec import UNSET, Struct, UnsetType, field
+
+from domain.events import Share
+
+
+class SharedWith(Struct, frozen=True):
+    """One subject of the conversation's tenant, or `tenant: true`: everyone of it."""
+
+    subject: str | UnsetType = UNSET
+    tenant: bool | UnsetType = UNSET
+
+
+class ConversationShare(Struct, frozen=True, kw_only=True, tag_field="object", tag="share"):
+    """Who else may use a conversation. A reader reads; a writer also does everything but share, withdraw shares and delete the conversation."""
+
+    shared_with: SharedWith = field(name="with")
+    role: Literal["reader", "writer"]
+
+
+class ConversationShareList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
+    """All shares, in the order in which they were made or changed. There are no pages: `has_more` is false."""
+
+    data: list[ConversationShare]
+    has_more: bool = False
+
+
+class ShareWithdrawn(Struct, frozen=True, kw_only=True, tag_field="object", tag="share.deleted"):
+    """The receipt of a withdrawal."""
+
+    shared_with: SharedWith = field(name="with")
+    deleted: bool
+
+
+def shared_with(subject: str | None) -> SharedWith:
+    """`subject` None: everyone of the tenant."""
+    return SharedWith(tenant=True) if subject is None else SharedWith(subject=subject)
+
+
+def share_shape(share: Share) -> ConversationShare:
+    """The share for clients."""
+    return ConversationShare(shared_with=shared_with(share.subject), role=share.role)
+
+
+def share_list(shares: Iterable[Share]) -> ConversationShareList:
+    """The shares for clients."""
+    return ConversationShareList(data=[share_shape(share) for share in shares])

@@ -1,0 +1,28 @@
+"""GET /v1/conversations/{id}/shares: whom the conversation is shared with, from the log."""
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from domain.errors import ConversationNotFound
+from infrastructure.http.headers import etag
+from infrastructure.http.shapes import json_response
+from infrastructure.http.share_shapes import ConversationShareList, share_list
+from queries.query_context import QueryContext
+from queries.query_route import query_route
+
+router = APIRouter(tags=["conversations"])
+
+
+@query_route(
+    router, "/v1/conversations/{conversation_id}/shares", answer=ConversationShareList, answer_headers=("ETag",)
+)
+async def list_shares(context: QueryContext, conversation_id: str) -> Response:
+    """The shares. The owner and an admin see all of them, a reader or writer only those that they have their role from."""
+    principal = context.principal
+    head = await context.dependencies.log.existing_head(principal.tenant, conversation_id)
+    shares = head.shares
+    if (role := head.role(principal)) is None:
+        raise ConversationNotFound(conversation_id)
+    if role != "owner":
+        shares = tuple(share for share in shares if share.subject in (None, principal.subject))
+    return json_response(share_list(shares), headers={"etag": etag(head.version)})

@@ -1,0 +1,39 @@
+"""The view `conversations` says whom each conversation is shared with, so that lists can be filtered by it."""
+
+from domain.commands import ShareConversation, UnshareConversation
+from domain.events import Share
+from projections.views.conversations import WITH_TENANT, shared_with_subject
+from tests.projections.world import World
+from tests.queries.writer import Writer
+
+
+async def shared_with(world: World, subject: str) -> list[str]:
+    """The conversations that are shared with the subject, found as a list finds them."""
+    await world.catch_up()
+    found = world.database["conversations"].find(
+        {"tenant": "default", "shared_with": {"$in": shared_with_subject(subject)}}
+    )
+    return sorted([document["id"] async for document in found])
+
+
+async def test_a_conversation_is_found_by_those_it_is_shared_with_and_by_nobody_else(
+    write: Writer, world: World
+) -> None:
+    with_ben, with_all, with_odd_names = [await write.start() for _ in range(3)]
+    await write.start()
+    await write.execute(with_ben, ShareConversation(share=Share(subject="ben", role="reader")))
+    await write.execute(with_all, ShareConversation(share=Share(role="writer")))
+    for subject in (WITH_TENANT, "subject:ben", "$in", "a.b"):
+        await write.execute(with_odd_names, ShareConversation(share=Share(subject=subject, role="reader")))
+
+    assert await shared_with(world, "ben") == sorted([with_ben, with_all])
+    assert await shared_with(world, "eve") == [with_all]
+    for subject in (WITH_TENANT, "subject:ben", "$in", "a.b"):
+        assert await shared_with(world, subject) == sorted([with_all, with_odd_names])
+
+    await write.execute(with_ben, ShareConversation(share=Share(subject="ben", role="writer")))
+    assert await shared_with(world, "ben") == sorted([with_ben, with_all])
+    await write.execute(with_ben, UnshareConversation(subject="ben"))
+    await write.execute(with_all, UnshareConversation(subject=None))
+    assert await shared_with(world, "ben") == []
+    assert await world.is_exact()
