@@ -20,7 +20,7 @@ from context.history_backwards import RecentItems
 from context.rendering.orphans import call_key, is_output
 from context.rendering.unsupported import first_unsupported
 from domain.commands import RequestReply
-from domain.errors import ConversationLocked, HeadHasMoved, Refused
+from domain.errors import ConversationLocked, HeadHasMoved, ItemsDeleted, Refused
 from domain.events import InputItem
 from domain.items import as_output, from_stored
 from infrastructure.event_log.append_request import Appended, LogUnavailable, VersionMismatch
@@ -79,11 +79,13 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
-    """Requests the reply. If the input was compared with a conversation that has changed since, compares it again."""
+    """Requests the reply. If the input was compared with a conversation that has changed since, compares it again. If items were deleted
+    since the context was read, reads it again.
+    """
     for _ in range(MAX_COMPARISONS):
         try:
             return await _request_at_target(context, body)
-        except VersionMismatch:
+        except (VersionMismatch, ItemsDeleted):
             if context.if_match is not None:
                 raise
     message = "The conversation changed again and again while the request was compared with it. Try again."

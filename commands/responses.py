@@ -1,5 +1,7 @@
 """Responses: create, cancel, delete, count input tokens. The route `compact` is in `compact_response.py`."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
@@ -19,9 +21,10 @@ from commands.request_reply import (
 )
 from commands.response_body import MAX_REQUEST_BYTES, CreateResponse
 from domain.commands import DeleteReply
-from domain.errors import ConversationNotFound, ResponseNotFound
-from domain.events import ReplyCancelled
+from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
+from domain.events import ReplyCancelled, ReplyCompleted
 from infrastructure.event_log.append_request import Appended
+from infrastructure.event_log.reader import EventReader
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EventStream
@@ -122,9 +125,10 @@ class ResponseDeleted(Struct, frozen=True, kw_only=True, tag_field="object", tag
 
 @command_route(router, "DELETE", "/v1/responses/{response_id}", answer=ResponseDeleted)
 async def delete_response(context: CommandContext, response_id: str) -> Response:
-    """Deletes the Response: every later request for it is answered with 404. The items that the reply added to its conversation stay there.
+    """Deletes the Response: every later request for it is answered with 404. A running reply is stopped first.
 
-    Answers with a receipt; 409 while the reply runs.
+    In a conversation that a client created, the items that the reply added stay. The conversation that the store made for a chain of
+    responses loses them; it is deleted with its last response. Answers with a receipt.
     """
     conversation_id = await context.dependencies.reader.conversation_of(context.principal.tenant, response_id)
     if conversation_id is None:
@@ -134,6 +138,26 @@ async def delete_response(context: CommandContext, response_id: str) -> Response
         return shapes.encode(ResponseDeleted(id=response_id, deleted=True))
 
     try:
-        return await context.execute(conversation_id, DeleteReply(response_id=response_id), receipt)
+        answer = await _delete(context, conversation_id, response_id, receipt)
+    except ReplyIsOver:  # it has completed since its items were read
+        answer = await _delete(context, conversation_id, response_id, receipt)
     except ConversationNotFound as error:
         raise ResponseNotFound(response_id) from error
+    context.dependencies.active_replies.stop_deleted(response_id)
+    await context.dependencies.reply_services.live.remove(response_id)
+    return answer
+
+
+async def _delete(
+    context: CommandContext, conversation_id: str, response_id: str, receipt: Callable[[Appended], bytes]
+) -> Response:
+    item_ids = await _items_of(context.dependencies.reader, conversation_id, response_id)
+    return await context.execute(conversation_id, DeleteReply(response_id=response_id, item_ids=item_ids), receipt)
+
+
+async def _items_of(reader: EventReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
+    """The items that a reply added to its conversation; none unless it has completed."""
+    for recorded in await reader.items(conversation_id, [response_id]):
+        if isinstance(end := recorded.event, ReplyCompleted):
+            return (*end.input_ids, *end.output_ids)
+    return ()

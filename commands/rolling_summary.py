@@ -13,11 +13,12 @@ from msgspec.structs import replace
 from commands.command_route import CommandContext
 from context.assembly import Context
 from context.choice import ContextChoice, ReplyRequest
-from context.conversation_settings import SUMMARY_TOKENS
+from context.conversation_settings import SUMMARY_TOKENS, settings_at
 from context.history_backwards import RecentItems
 from context.selection import BUDGET
 from context.summaries import PROMPT, first_kept_depth
 from context.tokens import count_off_loop
+from context.withdrawn_summaries import fork_of, inherited_depths
 from domain.commands import CompactContext
 from domain.errors import ModelFailed, SummaryHasChanged
 from domain.events import ItemAppended
@@ -118,7 +119,12 @@ async def summarize(
     room = await portion_tokens(models, model, prompt, max_tokens)
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
         return None
-    previous = choice.recent.summary
+    reader, version, previous = dependencies.reader, choice.recent.version, choice.recent.summary
+    inherited = await inherited_depths(reader, await fork_of(reader, conversation_id))
+    last_events = await reader.head_of_each(list(inherited)) if inherited else []
+    settings = await settings_at(reader, conversation_id, version)
+    if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
+        raise SummaryHasChanged(conversation_id)  # something that the previous summary tells of was deleted just now
     summary_input = SummaryInput(choice.encoding, room)
     events = await _read_into(summary_input, context, conversation_id, choice, depth)
     written = await write_summary(
@@ -137,6 +143,7 @@ async def summarize(
     sizes = await contexts.count_items(
         [(event.item_id, from_stored(event.item)) for event in covered_events], choice.encoding
     )
+    earlier_originals = settings.compaction[1].originals if settings.compaction else ()
     [tokens_after] = await count_off_loop([written.text], choice.encoding)
     return CompactContext(
         compaction_id=mint(COMPACTION),
@@ -148,9 +155,15 @@ async def summarize(
         tokens_before=sum(sizes) + (previous.tokens_before if previous else 0),
         tokens_after=tokens_after,
         model=model,
+        read_version=version,
         replaces=previous.version if previous else 0,
         usage=written.usage,
         cost=models.cost(model, written.usage),
+        read_position=max((head.position for head in last_events if head is not None), default=0),
+        originals=tuple(
+            {*earlier_originals, *(event.copy_of for event in covered_events if event.copy_of is not None)}
+        ),
+        withdrawn=settings.withdrawn,
     )
 
 

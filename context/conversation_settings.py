@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, field
 
 from context.encodings import DEFAULT_ENCODING
 from context.tokens import count_off_loop
+from context.withdrawn_summaries import is_withdrawn
 from domain.events import (
     CompactionRedone,
     CompactionUndone,
@@ -34,7 +35,8 @@ SUMMARY_TOKENS = 32
 class Summary(Struct, frozen=True, kw_only=True):
     """A summary that replaces the path's `count` items up to `depth`, from item `first` to item `last`.
 
-    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces.
+    `version`: of its ContextCompacted. `tokens`: of its text, in `o200k_base`. `tokens_before`: of the items that it replaces, of which some
+    are copies of items of other conversations (`has_copies`).
     Snapshots keep it as JSON.
     """
 
@@ -47,6 +49,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     last: str
     count: int
     tokens_before: int = field(name="before")
+    has_copies: bool = False
 
 
 class Reader(Protocol):
@@ -72,14 +75,21 @@ class Reader(Protocol):
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that say what the instructions, the policy, the pins and the summary are at `until`."""
 
+    async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
+        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
+
 
 class ConversationSettings(Struct, frozen=True, kw_only=True):
-    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted."""
+    """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted.
+
+    `withdrawn`: the versions of newer summaries, which tell of something that was deleted.
+    """
 
     instructions: str | None
     policy: ContextPolicy
     pinned: tuple[str, ...]
     compaction: tuple[int, ContextCompacted] | None
+    withdrawn: tuple[int, ...] = ()
     forked_from: Fork | None
 
 
@@ -94,9 +104,10 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 
 
 async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """The conversation's settings at `version`."""
+    """The conversation's settings at `version`. A summary that tells of something that was deleted, then or later, is left out."""
     pinned: tuple[str, ...] = ()
-    compaction: tuple[int, ContextCompacted] | None = None
+    active = 0
+    by_version: dict[int, Recorded] = {}
     forked_from: Fork | None = None
     events = await reader.settings_events(conversation_id, until=version)
     for recorded in events:
@@ -106,21 +117,40 @@ async def settings_at(reader: Reader, conversation_id: str, version: int) -> Con
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
             case ContextCompacted():
-                compaction = recorded.version, recorded.event
-            case CompactionUndone() | CompactionRedone() if recorded.event.active:
-                version_of_active = recorded.event.active
-                page = await reader.conversation_backwards(conversation_id, until=version_of_active, limit=1)
-                if not page or not isinstance(active := page[0].event, ContextCompacted):
-                    raise LogMoved(
-                        f"the log has no summary at version {version_of_active} of {conversation_id} any more"
-                    )
-                compaction = version_of_active, active
+                active = recorded.version
+                by_version[active] = recorded
+            case CompactionUndone() | CompactionRedone():
+                active = recorded.event.active
             case _:
                 pass
+    compaction: tuple[int, ContextCompacted] | None = None
+    withdrawn: list[int] = []
+    while active and compaction is None:
+        compacted = by_version.get(active) or await _compacted(reader, conversation_id, active)
+        event = compacted.event
+        assert isinstance(event, ContextCompacted)
+        if await is_withdrawn(reader, compacted, forked_from):
+            withdrawn.append(active)
+            active = event.replaces
+        else:
+            compaction = active, event
     instructions, policy = instructions_and_policy(events)
     return ConversationSettings(
-        instructions=instructions, policy=policy, pinned=pinned, compaction=compaction, forked_from=forked_from
+        instructions=instructions,
+        policy=policy,
+        pinned=pinned,
+        compaction=compaction,
+        withdrawn=tuple(withdrawn),
+        forked_from=forked_from,
     )
+
+
+async def _compacted(reader: Reader, conversation_id: str, version: int) -> Recorded:
+    """The ContextCompacted at this version."""
+    page = await reader.conversation_backwards(conversation_id, until=version, limit=1)
+    if not page or not isinstance(page[0].event, ContextCompacted):
+        raise LogMoved(f"the log has no summary at version {version} of {conversation_id} any more")
+    return page[0]
 
 
 async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Summary | None:
@@ -139,6 +169,7 @@ async def counted_summary(compaction: tuple[int, ContextCompacted] | None) -> Su
         last=event.last,
         count=event.count,
         tokens_before=event.tokens_before,
+        has_copies=bool(event.originals),
     )
 
 

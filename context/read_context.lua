@@ -1,18 +1,23 @@
 -- Reads a snapshot's newest items, block by block from its head down, until there is one more than fits. Shape of a snapshot: snapshots.py.
 --
 -- KEYS: the snapshot. ARGV: the room in tokens, which the policy's budget may lower; the format that can be read; depths per block.
--- Returns nil if there is no readable snapshot, it is a tombstone, it lacks pinned items, or it has too few items; else a list:
+-- Returns nil if there is no readable snapshot, it is a tombstone, it lacks pinned items, it has too few items, or its summary tells
+-- of items of other conversations; else a list:
 --   first a MessagePack list: the fields that are not items, a map; the JSON of the pinned items, a list; whether all items fit
 --   then the blocks, newest first, as stored. Only the oldest is cut: it starts with a newline, and has only the lines that are needed.
 --   The blocks are not joined here: that would take as long as the rest of the script
 local key, room, block_depths = KEYS[1], tonumber(ARGV[1]), tonumber(ARGV[3])
 local names = {'version', 'instructions', 'policy', 'branch', 'head', 'depth', 'first', 'summary', 'pins', 'count',
-  'deleted', 'made', 'heavy', 'chain_hash', 'incarnation'}
+  'deleted', 'made', 'heavy', 'chain_hash', 'incarnation', 'fork'}
 local values, fields = redis.call('HMGET', key, unpack(names)), {}
 for index, name in ipairs(names) do
   fields[name] = values[index] or nil
 end
 if not fields.version or fields.deleted or fields.heavy or fields.made ~= ARGV[2] then
+  return false
+end
+local summary = fields.summary and cjson.decode(fields.summary)
+if summary and (fields.fork or summary.has_copies) then
   return false
 end
 
@@ -27,7 +32,7 @@ if fields.pins then
 end
 
 room = math.min(room, cjson.decode(fields.policy).budget or room)
-local summarized = fields.summary and cjson.decode(fields.summary).depth or 0
+local summarized = summary and summary.depth or 0
 local first = tonumber(fields.first)
 local block, oldest = math.floor(fields.depth / block_depths), math.floor(math.max(first, summarized + 1) / block_depths)
 local left, tokens, blocks = tonumber(fields.count), 0, {}

@@ -116,8 +116,9 @@ def _pins_and_compaction(events: Sequence[Recorded]) -> tuple[tuple[str, ...], t
         match recorded.event:
             case ItemPinned() | ItemUnpinned():
                 pinned = recorded.event.pinned
-            case ItemRetracted(item_id=retracted):
+            case ItemRetracted(item_id=retracted, depth=depth):
                 pinned = tuple(item_id for item_id in pinned if item_id != retracted)
+                active = _not_covering(events, active, depth)
             case ContextCompacted():
                 active = recorded.version
             case CompactionUndone() | CompactionRedone():
@@ -126,6 +127,13 @@ def _pins_and_compaction(events: Sequence[Recorded]) -> tuple[tuple[str, ...], t
                 pass
     compaction = events[active - 1].event if active else None
     return pinned, (active, compaction) if isinstance(compaction, ContextCompacted) else None
+
+
+def _not_covering(events: Sequence[Recorded], active: int, depth: int) -> int:
+    """The version of the summary that is active after an item at `depth` was retracted; 0 for none."""
+    while active and isinstance(event := events[active - 1].event, ContextCompacted) and event.depth >= depth:
+        active = event.replaces
+    return active
 
 
 async def _snapshot(
@@ -159,6 +167,7 @@ async def _snapshot(
         pins=() if pins_too_large else tuple(pins),
         pins_too_large=pins_too_large,
         summary=await counted_summary(settings.compaction),
+        is_fork=fork is not None,
     )
 
 

@@ -18,6 +18,8 @@
         pins               JSON of the ids of the pinned items; absent if there are none
         pin:{id}           the JSON of a pinned item, as above, even if it is in a block too
         summary            JSON of the active Summary; absent if there is none
+        fork               "1" in a fork. With a summary, contexts are read from the log, because a fork's summary also tells of items of
+                           other conversations, where they may have been deleted. A summary of copies is treated alike
         deleted            "1" on a tombstone, which has only this, version and incarnation, and expires after a day
 
 A snapshot has the newest items: at most 512, and at most 1 MB of them. It has at most 1 MB of pinned items. Items are grouped in blocks
@@ -88,6 +90,7 @@ class Snapshot(Struct, frozen=True, kw_only=True):
     pins: tuple[SnapshotItem, ...] = ()
     summary: Summary | None = None
     pins_too_large: bool = False
+    is_fork: bool = False
 
     def recent_items(self) -> RecentItems:
         """All items of the snapshot that the summary does not replace, to choose a context from."""
@@ -129,6 +132,7 @@ def to_fields(snapshot: Snapshot) -> dict[str, str | int]:
         "heavy": "1" if snapshot.pins_too_large else None,
         "pins": msgspec.json.encode([pin.item_id for pin in snapshot.pins]).decode() if pins else None,
         "summary": msgspec.json.encode(snapshot.summary).decode() if snapshot.summary else None,
+        "fork": "1" if snapshot.is_fork else None,
     }
     return {
         "version": snapshot.version,
@@ -156,6 +160,7 @@ def from_fields(fields: dict[str, str]) -> Snapshot:
     blocks = (value for name, value in fields.items() if name.startswith(ITEM_PREFIX))
     return Snapshot(
         pins_too_large="heavy" in fields,
+        is_fork="fork" in fields,
         pins=pins_from_json(value for name, value in fields.items() if name.startswith(PIN_PREFIX)),
         summary=msgspec.json.decode(fields["summary"], type=Summary) if "summary" in fields else None,
         version=int(fields["version"]),

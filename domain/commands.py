@@ -127,15 +127,22 @@ class InterruptReply(Command, frozen=True, kw_only=True):
 
 
 class DeleteReply(Command, frozen=True, kw_only=True):
+    """`item_ids`: the items that the reply added to its conversation, in order. Refuse if these are others: it has ended meanwhile."""
+
     response_id: str
+    item_ids: tuple[str, ...] = ()
 
     @property
     def row_keys(self) -> tuple[str, ...]:
-        return (self.response_id,)
+        return (self.response_id, *self.item_ids)
 
 
 class CompactContext(Command, frozen=True, kw_only=True):
-    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another is active."""
+    """`replaces`: the version of the active summary, which the new one includes; 0 for none. Refuse if another is active.
+
+    `withdrawn`: the versions of summaries that tell of something deleted in a conversation that this one was forked from. The new one replaces
+    them without including them. `read_version`: the conversation's version when the items were read. Refuse if an item was retracted after it.
+    """
 
     compaction_id: str
     summary: str
@@ -146,9 +153,13 @@ class CompactContext(Command, frozen=True, kw_only=True):
     tokens_before: int
     tokens_after: int
     model: str
+    read_version: int
     replaces: int = 0
     usage: Usage | None = None
     cost: int | None = None
+    read_position: int = 0
+    originals: tuple[str, ...] = ()
+    withdrawn: tuple[int, ...] = ()
 
 
 class UndoCompaction(Command, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ from domain.events import (
     ItemPinned,
     ItemRetracted,
     ItemUnpinned,
+    ReplyCompleted,
     ReplyDeleted,
     ReplyRequested,
     Share,
@@ -37,11 +38,19 @@ MAX_UNDO_STEPS = 16
 """How many compactions can be undone."""
 
 
+class KnownSummary(Struct, frozen=True, gc=False):
+    """A summary: the version of its ContextCompacted, and the depth of the last item that it covers."""
+
+    version: int
+    depth: int
+
+
 class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     """`head` and `depth` are those of the active branch's last item; None and 0 if it has none.
 
-    `running`: ids of responses in progress. `summaries`: versions of the ContextCompacted events that can be undone; the last is
-    active, and each includes the one before. `undone`: the versions that can be redone; RedoCompaction takes the first.
+    `running`: ids of responses in progress. `summaries`: those that can be undone; the last is active, and each includes the one
+    before. `undone`: those that can be redone; RedoCompaction takes the first, which includes the active one. `items`: how many items of
+    its own are not retracted. `replies`: how many responses are not deleted. `retracted_at`: the version of the last retraction, 0 for none.
     """
 
     id: str
@@ -60,22 +69,29 @@ class Conversation(Struct, frozen=True, kw_only=True, gc=False):
     depth: int = 0
     running: tuple[str, ...] = ()
     pinned: tuple[str, ...] = ()
-    summaries: tuple[int, ...] = ()
-    undone: tuple[int, ...] = ()
+    summaries: tuple[KnownSummary, ...] = ()
+    undone: tuple[KnownSummary, ...] = ()
+    items: int = 0
+    replies: int = 0
+    retracted_at: int = 0
     shares: tuple[Share, ...] = ()
 
     @property
     def summary(self) -> int:
         """The version of the active ContextCompacted; 0 for none."""
-        return self.summaries[-1] if self.summaries else 0
+        return self.summaries[-1].version if self.summaries else 0
 
 
 class KnownItem(Struct, frozen=True, kw_only=True):
-    """The state of one item or response that a command names. For a response, `branch` and `depth` are unused and `retracted` means deleted."""
+    """The state of one item or response that a command names. For a response, `branch` and `depth` are unused and `retracted` means deleted.
+
+    `item_ids`: the items that a response added to the conversation.
+    """
 
     branch: int = 0
     depth: int = 0
     retracted: bool = False
+    item_ids: tuple[str, ...] = ()
 
 
 def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
@@ -102,7 +118,8 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
     version = state.version + 1
     match event:
         case ItemAppended():
-            return replace(state, version=version, branch=event.branch, head=event.item_id, depth=event.depth)
+            head = {"branch": event.branch, "head": event.item_id, "depth": event.depth}
+            return replace(state, version=version, items=state.items + 1, **head)
         case ConversationDescribed():
             changes = {
                 name: value
@@ -111,20 +128,33 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             }
             return replace(state, version=version, **changes)
         case ReplyRequested():
-            return replace(state, version=version, running=(*state.running, event.response_id))
+            running = (*state.running, event.response_id)
+            return replace(state, version=version, running=running, replies=state.replies + 1)
         case _ if isinstance(event, REPLY_ENDS):
             return replace(state, version=version, running=_without(state.running, event.response_id))
-        case ItemRetracted() if event.item_id in state.pinned:
-            return replace(state, version=version, pinned=_without(state.pinned, event.item_id))
+        case ReplyDeleted():
+            return replace(state, version=version, replies=state.replies - 1)
+        case ItemRetracted():
+            return replace(
+                state,
+                version=version,
+                pinned=_without(state.pinned, event.item_id),
+                summaries=tuple(summary for summary in state.summaries if summary.depth < event.depth),
+                undone=tuple(summary for summary in state.undone if summary.depth < event.depth),
+                items=state.items - 1,
+                retracted_at=version,
+            )
         case ItemPinned() | ItemUnpinned():
             return replace(state, version=version, pinned=event.pinned)
         case ContextCompacted():
-            return replace(state, version=version, summaries=(*state.summaries, version)[-MAX_UNDO_STEPS:], undone=())
+            included = (summary for summary in state.summaries if summary.version <= event.replaces)
+            summaries = (*included, KnownSummary(version, event.depth))[-MAX_UNDO_STEPS:]
+            return replace(state, version=version, summaries=summaries, undone=())
         case CompactionUndone():
-            undone = (state.summary, *state.undone)
+            undone = (*state.summaries[-1:], *state.undone)
             return replace(state, version=version, summaries=state.summaries[:-1], undone=undone)
         case CompactionRedone():
-            summaries = (*state.summaries, event.active)
+            summaries = (*state.summaries, *state.undone[:1])
             return replace(state, version=version, summaries=summaries, undone=state.undone[1:])
         case ConversationShared() | ConversationUnshared():
             return replace(state, version=version, shares=event.shares)
@@ -132,8 +162,8 @@ def evolve(  # noqa: C901, PLR0911, PLR0912 - it is a table
             return replace(state, version=version, status="ended")
         case ConversationReopened():
             return replace(state, version=version, status="active")
-        case ConversationDeleted():
-            return replace(state, version=version, status="deleted")
+        case ConversationDeleted():  # caches and snapshots of the state must not keep what was deleted
+            return replace(state, version=version, status="deleted", title=None, instructions=None, metadata={})
         case _:
             return replace(state, version=version)
 
@@ -145,6 +175,8 @@ def evolve_item(item: KnownItem | None, event: Event) -> KnownItem | None:
             return KnownItem(branch=event.branch, depth=event.depth)
         case ReplyRequested():
             return KnownItem()
+        case ReplyCompleted() if item is not None:
+            return replace(item, item_ids=(*event.input_ids, *event.output_ids))
         case ItemRetracted() | ReplyDeleted() if item is not None:
             return replace(item, retracted=True)
         case _:

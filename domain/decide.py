@@ -37,9 +37,9 @@ from domain.errors import (
     HeadHasMoved,
     HistoryLost,
     ItemNotFound,
+    ItemsDeleted,
     NothingToUndo,
     ReplyIsOver,
-    ReplyIsRunning,
     ResponseNotFound,
     SharedWithOwner,
     ShareNotFound,
@@ -107,7 +107,7 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - it is a table
         case CompleteReply() | FailReply() | CancelReply() | InterruptReply():
             return _end_reply(state, command)
         case DeleteReply():
-            return _delete_reply(state, command, known_items.get(command.response_id))
+            return _delete_reply(state, command, known_items)
         case CompactContext() | UndoCompaction() | RedoCompaction():
             return _change_summary(state, command)
         case ShareConversation():
@@ -138,6 +138,8 @@ def _check_reply_allowed(state: Conversation, command: RequestReply) -> None:
         raise HeadHasMoved(state.id)
     if command.shown.version > state.version:
         raise HistoryLost(state.id)
+    if command.shown.ranges and command.shown.version < state.retracted_at:
+        raise ItemsDeleted(state.id)
 
 
 def _start(state: Conversation | None, command: StartConversation) -> tuple[Event, ...]:
@@ -310,12 +312,29 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
     return (*appended, completed)
 
 
-def _delete_reply(state: Conversation, command: DeleteReply, reply: KnownItem | None) -> tuple[Event, ...]:
+def _delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
+    """Cancels a running reply first. An unlisted conversation exists for its responses: it loses the items of this one, or goes with it."""
+    reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)
-    if command.response_id in state.running:
-        raise ReplyIsRunning(command.response_id)
-    return (ReplyDeleted(response_id=command.response_id),)
+    is_running = command.response_id in state.running
+    cancelled = (ReplyCancelled(response_id=command.response_id),) if is_running else ()
+    deleted = (*cancelled, ReplyDeleted(response_id=command.response_id))
+    if state.listed:
+        return deleted
+    if command.item_ids != reply.item_ids:
+        raise ReplyIsOver(command.response_id)
+    items = {
+        item_id: item
+        for item_id in command.item_ids
+        if (item := known_items.get(item_id)) is not None and not item.retracted
+    }
+    if state.replies == 1 and state.items == len(items):
+        return (*deleted, ConversationDeleted())
+    retracted = (
+        ItemRetracted(item_id=item_id, branch=item.branch, depth=item.depth) for item_id, item in items.items()
+    )
+    return (*deleted, *retracted)
 
 
 def _change_summary(
@@ -325,14 +344,18 @@ def _change_summary(
         case CompactContext():
             if command.depth > state.depth:
                 raise HistoryLost(state.id)
-            if command.replaces != state.summary:
+            if command.read_version < state.retracted_at:
+                raise SummaryHasChanged(state.id)
+            # The state remembers the last few summaries. If all of these were withdrawn, an older one may be active.
+            replaceable = (0, *command.withdrawn) if command.withdrawn else ()
+            if command.replaces != state.summary and state.summary not in replaceable:
                 raise SummaryHasChanged(state.id)
             return (ContextCompacted(**{name: getattr(command, name) for name in ContextCompacted.__struct_fields__}),)
         case UndoCompaction():
             if not state.summaries:
                 raise NothingToUndo(state.id, "undo")
-            return (CompactionUndone(active=state.summaries[-2] if len(state.summaries) > 1 else 0),)
+            return (CompactionUndone(active=state.summaries[-2].version if len(state.summaries) > 1 else 0),)
         case RedoCompaction():
             if not state.undone:
                 raise NothingToUndo(state.id, "redo")
-            return (CompactionRedone(active=state.undone[0]),)
+            return (CompactionRedone(active=state.undone[0].version),)

@@ -12,8 +12,8 @@
     │   ├── ConversationLocked     (a reply is in progress)
     │   ├── HeadHasMoved
     │   ├── HistoryLost            (the event store was restored meanwhile)
+    │   ├── ItemsDeleted           (after the context of the request was read)
     │   ├── ReplyIsOver
-    │   ├── ReplyIsRunning
     │   ├── SummaryHasChanged
     │   ├── NothingToUndo
     │   ├── NothingToCompact
@@ -114,11 +114,15 @@ class HistoryLost(Conflict):
         super().__init__(f"Conversation {conversation_id} was restored to an earlier state meanwhile. Try again.")
 
 
-class ReplyIsRunning(Conflict):
-    code = "response_in_progress"
+class ItemsDeleted(Conflict):
+    """A retry shows the model what is left."""
 
-    def __init__(self, response_id: str) -> None:
-        super().__init__(f"Response {response_id} is in progress. Cancel it first.")
+    code = "conversation_changed"
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(
+            f"Items of conversation {conversation_id} were deleted while the request was prepared. Try again."
+        )
 
 
 class SummaryHasChanged(Conflict):

@@ -201,6 +201,8 @@ class ItemAppended(Event, frozen=True, kw_only=True):
 
 
 class ItemRetracted(Event, frozen=True, kw_only=True):
+    """The item is deleted, and with it every summary that covers it: these are withdrawn for good."""
+
     topic = "item.retracted"
 
     item_id: str
@@ -331,7 +333,9 @@ class ReplyInterrupted(Event, frozen=True, kw_only=True):
 
 
 class ReplyDeleted(Event, frozen=True, kw_only=True):
-    """The response can no longer be read. The items that joined the conversation stay."""
+    """The response can no longer be read. In a listed conversation the items that joined it stay. In an unlisted one they are
+    retracted in the same append; or the conversation is deleted, if nothing else is in it.
+    """
 
     topic = "reply.deleted"
 
@@ -347,7 +351,8 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
 
     `first`: the path's first unretracted item. `depth`: that of `last`. `replaces`: the version of the summary that this one includes, 0 for
     none. `tokens_before` and `tokens_after`: of those items, and of the summary. `usage` and `cost`: of all calls to the model,
-    the cost in billionths of a US dollar; None if it is not known.
+    the cost in billionths of a US dollar; None if it is not known. `read_position`: in a fork, the newest position of the conversations that it
+    inherits from, when their items were read; 0 elsewhere. `originals`: what those of the items are copies of that are copies.
     """
 
     topic = "context.compacted"
@@ -364,6 +369,8 @@ class ContextCompacted(Event, frozen=True, kw_only=True):
     replaces: int = 0
     usage: Usage | None = None
     cost: int | None = None
+    read_position: int = 0
+    originals: tuple[str, ...] = ()
 
     @property
     def row_key(self) -> str:

@@ -161,6 +161,14 @@ def output_item(item_id: str, item: Item) -> Item:
     return output
 
 
+def without_content(item: Item) -> Item:
+    """A deleted item, as an answer shows it that must name it: its id and type. A message also has its role, and no content."""
+    blank: Item = {"id": item["id"], "type": type_of(item)}
+    if blank["type"] != "message":
+        return blank
+    return {**blank, "role": item["role"], "status": "completed", "content": []}
+
+
 def output_item_json(item_id: str, item: Item) -> str:
     """`output_item` as JSON text. It is fast for messages whose content is a string: a context has hundreds of them."""
     content = item.get("content")

@@ -10,10 +10,10 @@
 --   block_depths, max_items, max_bytes, seconds    depths per block, bounds of the snapshot, seconds until it expires
 -- Returns 1 if it was applied; 0 if the snapshot already has this version or a later one, or is a tombstone; -1 if it cannot be applied:
 -- the snapshot has another version, format or branch, was made from another incarnation of the log, has a block that cannot be read,
--- or a pinned item is removed. Everything is read before anything is written.
+-- a pinned item is removed, or an item that the summary covers is retracted. Everything is read before anything is written.
 local key, change = KEYS[1], cmsgpack.unpack(ARGV[1])
 local current = redis.call('HMGET', key, 'version', 'deleted', 'branch', 'first', 'count', 'bytes', 'made', 'heavy', 'depth',
-  'incarnation')
+  'incarnation', 'summary')
 local version = tonumber(current[1] or 0)
 
 if current[1] and current[10] ~= change.fields.incarnation then
@@ -28,6 +28,13 @@ if version ~= change.before or (current[1] and current[7] ~= change.fields.made)
 end
 for _, name in ipairs(change.removed_fields) do
   if string.sub(name, 1, 4) == 'pin:' and (current[8] or redis.call('HEXISTS', key, name) == 1) then
+    return -1
+  end
+end
+
+local summarized = current[11] and cjson.decode(current[11]).depth or 0
+for index = 2, #change.retracted, 2 do
+  if change.retracted[index] <= summarized then
     return -1
   end
 end

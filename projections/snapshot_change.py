@@ -79,7 +79,7 @@ class SnapshotChange(Struct):
                 self.fields |= {"branch": 0, "depth": 0, "policy": msgspec.json.encode(event.context_policy).decode()}
                 self._set("instructions", event.instructions)
                 if (fork := event.forked_from) is not None:
-                    self.fields |= {"depth": fork.depth, "first": fork.depth + 1, "head": fork.item_id}
+                    self.fields |= {"depth": fork.depth, "first": fork.depth + 1, "head": fork.item_id, "fork": "1"}
             case ConversationDescribed():
                 if event.instructions is not UNSET:
                     self._set("instructions", event.instructions)
@@ -94,6 +94,8 @@ class SnapshotChange(Struct):
                 if self.appended.pop(event.item_id, None) is None:
                     self.retracted[event.item_id] = event.branch, event.depth
                 self.removed_fields[f"{PIN_PREFIX}{event.item_id}"] = None
+                if self.compaction is not None and event.depth <= self.compaction[1].depth:
+                    self.needs_refill = True  # the summary is withdrawn
             case ItemPinned() | ItemUnpinned() | CompactionUndone() | CompactionRedone():
                 self.needs_refill = True
             case ContextCompacted():

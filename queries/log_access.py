@@ -140,6 +140,14 @@ class LogAccess:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
         return await self.look_up(lambda reader: reader.deleted_items(tenant, item_ids))
 
+    async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
+        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
+        return await self.look_up(lambda reader: reader.deletions(conversation_ids, after=after))
+
+    async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
+        """Those of these responses of the conversation that a client deleted."""
+        return await self.look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
+
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""
         return await self.look_up(lambda reader: reader.settings_events(conversation_id, until=until))

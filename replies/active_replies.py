@@ -78,6 +78,11 @@ class ActiveReplies:
         else:
             await self._leases.request_cancel(tenant, response_id)
 
+    def stop_deleted(self, response_id: str) -> None:
+        """Stops a reply that was deleted, if it runs here. Another process stops it once the log has refused it, or its lease shows that it ended."""
+        if (reply := self._replies.get(response_id)) is not None:
+            reply.stop("cancelled")
+
     async def _keep_renewing(self) -> None:
         while True:
             try:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as BrokenConnection
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from replies import stream_events
 
@@ -80,6 +80,7 @@ class LiveWriter:
     """
 
     def __init__(self, redis: Redis) -> None:
+        self._redis = redis
         self._pool = redis.connection_pool
         self._connection: AbstractConnection | None = None
         self._script = redis.register_script(_APPEND).sha
@@ -113,6 +114,14 @@ class LiveWriter:
         self._queued.append((response_id, sequence, event, on_written))
         self._queued_bytes += len(event)
         self._ready.set()
+
+    async def remove(self, response_id: str) -> None:
+        """Removes the events of a deleted reply. Nobody is shown them, even if Redis is unavailable: a stream begins with the reply's record."""
+        try:
+            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+                await self._redis.unlink(stream_key(response_id))
+        except (RedisError, OSError) as error:
+            log.warning("live_events_not_removed", response_id=response_id, error_type=type(error).__name__)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -51,6 +51,13 @@ _ITEMS = sql.SQL(
     "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
     " ORDER BY originator_version"
 )
+_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0017
+    "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s"
+    " AND topic IN ('item.retracted', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
+)
+_DELETED_RESPONSES = sql.SQL(
+    "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
+)
 ITEMS_OF_TENANT = sql.SQL(
     "SELECT {page_columns} FROM (SELECT {columns}, sum(octet_length(state)) OVER () AS bytes FROM events"
     " WHERE tenant_id = %s AND item_id = ANY(%s)) AS found WHERE bytes <= %s ORDER BY originator_id, originator_version"
@@ -196,6 +203,15 @@ class EventReader(OrderedReader):
     async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation. As of now, whatever their versions."""
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (tenant, list(item_ids)))}
+
+    async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
+        """Every event after position `after` that deletes an item, a response, or one of these conversations, by position."""
+        return await self._recorded(_DELETIONS, (list(map(uuid_of, conversation_ids)), after))
+
+    async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
+        """Those of these responses of the conversation that a client deleted."""
+        rows = await self._rows(_DELETED_RESPONSES, (uuid_of(conversation_id), list(response_ids)))
+        return frozenset(response_id for (response_id,) in rows)
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events with version <= `until` that hold a conversation's settings, ascending.

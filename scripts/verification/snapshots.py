@@ -139,6 +139,7 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
         "depth",
         "summary",
         "pins_too_large",
+        "is_fork",
     ):
         yield name, getattr(snapshot, name)
     yield "pins", [(entry.item_id, entry.depth, entry.tokens, bytes(entry.item).decode()) for entry in snapshot.pins]

@@ -36,10 +36,10 @@ from domain.errors import (
     HeadHasMoved,
     HistoryLost,
     ItemNotFound,
+    ItemsDeleted,
     NothingToUndo,
     Refused,
     ReplyIsOver,
-    ReplyIsRunning,
     ResponseNotFound,
     SummaryHasChanged,
     TooManyPins,
@@ -67,6 +67,7 @@ from domain.events import (
     ReplyInterrupted,
     ReplyRequested,
     Shown,
+    ShownRange,
     Timing,
     Usage,
 )
@@ -235,12 +236,52 @@ def test_a_cancelled_or_interrupted_reply_appends_no_item_and_records_its_output
     )
 
 
-def test_a_response_is_deleted_once_and_not_while_it_is_in_progress() -> None:
-    delete, deleted = DeleteReply(response_id="resp_1"), ReplyDeleted(response_id="resp_1")
-    given(started(), REQUESTED).when(delete).refused(ReplyIsRunning)
-    given(started(), REQUESTED, COMPLETED).when(delete).then(deleted)
-    given(started(), REQUESTED, COMPLETED, deleted).when(delete).refused(ResponseNotFound)
-    given(started()).when(delete).refused(ResponseNotFound)
+DELETE = DeleteReply(response_id="resp_1", item_ids=("msg_q", "msg_a"))
+DELETED = ReplyDeleted(response_id="resp_1")
+UNLISTED = started(listed=False)
+JOINED = (
+    REQUESTED,
+    appended("msg_q", 1, None, response_id="resp_1"),
+    appended("msg_a", 2, "msg_q", response_id="resp_1"),
+    COMPLETED,
+)
+
+
+def test_a_response_is_deleted_once_and_its_items_stay_in_a_listed_conversation() -> None:
+    given(started(), *JOINED).when(DELETE).then(DELETED)
+    given(started(), *JOINED, DELETED).when(DELETE).refused(ResponseNotFound)
+    given(started()).when(DELETE).refused(ResponseNotFound)
+
+
+def test_a_running_response_is_cancelled_and_deleted_and_cannot_complete() -> None:
+    delete = DeleteReply(response_id="resp_1")
+    cancelled = (ReplyCancelled(response_id="resp_1"), DELETED)
+    given(started(), REQUESTED).when(delete).then(*cancelled)
+    given(started(), REQUESTED, *cancelled).when(COMPLETE).refused(ReplyIsOver)
+    # It has completed since its items were looked up.
+    given(UNLISTED, *JOINED).when(delete).refused(ReplyIsOver)
+
+
+def test_an_unlisted_conversation_is_deleted_with_its_last_response() -> None:
+    given(UNLISTED, *JOINED).when(DELETE).then(DELETED, ConversationDeleted())
+    given(UNLISTED, REQUESTED).when(DeleteReply(response_id="resp_1")).then(
+        ReplyCancelled(response_id="resp_1"), DELETED, ConversationDeleted()
+    )
+    retracted = (ItemRetracted(item_id="msg_a", branch=0, depth=2), ItemRetracted(item_id="msg_q", branch=0, depth=1))
+    given(UNLISTED, *JOINED, *retracted).when(DELETE).then(DELETED, ConversationDeleted())
+
+
+def test_an_unlisted_conversation_with_something_else_loses_the_items_of_a_deleted_response() -> None:
+    question = ItemRetracted(item_id="msg_q", branch=0, depth=1)
+    answer = ItemRetracted(item_id="msg_a", branch=0, depth=2)
+    second = msgspec.structs.replace(REQUESTED, response_id="resp_2")
+    for more in (second, appended("msg_x", 3, "msg_a")):
+        given(UNLISTED, *JOINED, more).when(DELETE).then(DELETED, question, answer)
+    given(UNLISTED, *JOINED, second, answer).when(DELETE).then(DELETED, question)
+    last_one = (second, DELETED, question, answer, ReplyFailed(response_id="resp_2", code="c", message="m"))
+    given(UNLISTED, *JOINED, *last_one).when(DeleteReply(response_id="resp_2")).then(
+        ReplyDeleted(response_id="resp_2"), ConversationDeleted()
+    )
 
 
 def test_an_item_is_pinned_and_unpinned_once_and_a_retracted_one_is_neither() -> None:
@@ -281,6 +322,65 @@ def test_a_summary_replaces_the_active_one_and_can_be_undone_and_redone() -> Non
     given(*two_items).when(UndoCompaction()).refused(NothingToUndo)
 
 
+def test_a_summary_is_withdrawn_for_good_with_an_item_that_it_covers_and_so_are_those_built_on_it() -> None:
+    items_of_path = (appended("msg_1", 1, None), *(appended(f"msg_{n}", n, f"msg_{n - 1}") for n in range(2, 7)))
+    first = compaction()  # version 8
+    second = msgspec.structs.replace(compaction(8), compaction_id="cmp_2", last="msg_4", depth=4)  # version 9
+    third = msgspec.structs.replace(compaction(9), compaction_id="cmp_3", last="msg_5", depth=5)  # version 10
+    events = (started(), *items_of_path, first, second, third, CompactionUndone(active=9))
+
+    def after_retracting(depth: int) -> given:
+        return given(*events, ItemRetracted(item_id=f"msg_{depth}", branch=0, depth=depth))
+
+    active_and_undone = {1: ([], []), 2: ([], []), 3: ([8], []), 4: ([8], []), 5: ([8, 9], []), 6: ([8, 9], [10])}
+    for depth, (summaries, undone) in active_and_undone.items():
+        state = after_retracting(depth).state
+        assert state is not None
+        assert [summary.version for summary in state.summaries] == summaries, depth
+        assert [summary.version for summary in state.undone] == undone, depth
+    after_retracting(3).when(RedoCompaction()).refused(NothingToUndo)
+    after_retracting(3).when(UndoCompaction()).then(CompactionUndone(active=0))
+    after_retracting(1).when(UndoCompaction()).refused(NothingToUndo)
+    new = msgspec.structs.replace(compact(replaces=8), depth=4, read_version=12)
+    after_retracting(3).when(new).then(msgspec.structs.replace(compaction(8), depth=4))
+    after_retracting(3).when(msgspec.structs.replace(new, replaces=9)).refused(SummaryHasChanged)
+
+
+def test_a_summary_of_items_that_were_read_before_one_of_them_was_retracted_is_refused() -> None:
+    events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"))
+    retracted = ItemRetracted(item_id="msg_1", branch=0, depth=1)
+    given(*events, retracted).when(compact()).refused(SummaryHasChanged)
+    given(*events, retracted).when(msgspec.structs.replace(compact(), read_version=4)).then(compaction())
+
+
+def test_a_summary_replaces_one_that_tells_of_something_deleted_elsewhere() -> None:
+    events = (started(), appended("msg_1", 1, None), appended("msg_2", 2, "msg_1"), compaction())
+    instead = msgspec.structs.replace(compact(), read_version=4)
+    given(*events).when(instead).refused(SummaryHasChanged)
+    given(*events).when(msgspec.structs.replace(instead, withdrawn=(4,))).then(compaction())
+    state = given(*events, compaction()).state
+    assert state is not None
+    assert [summary.version for summary in state.summaries] == [5]
+
+
+def test_a_reply_is_refused_if_an_item_was_retracted_after_its_context_was_read() -> None:
+    events = (started(), appended("msg_1", 1, None), ItemRetracted(item_id="msg_1", branch=0, depth=1))
+    shown = msgspec.structs.replace(
+        SHOWN, version=2, ranges=(ShownRange(first="msg_1", last="msg_1", count=1, tokens=1),)
+    )
+    given(*events).when(msgspec.structs.replace(REQUEST, shown=shown)).refused(ItemsDeleted)
+    read_again = msgspec.structs.replace(shown, version=3)
+    given(*events).when(msgspec.structs.replace(REQUEST, shown=read_again)).then(
+        msgspec.structs.replace(REQUESTED, shown=read_again)
+    )
+
+
+def test_the_state_of_a_deleted_conversation_keeps_no_content() -> None:
+    state = given(started(title="t", instructions="i", metadata={"k": "v"}), ConversationDeleted()).state
+    assert state is not None
+    assert (state.title, state.instructions, state.metadata) == (None, None, {})
+
+
 def test_what_was_made_from_events_that_the_log_has_lost_is_refused() -> None:
     given(started(), appended("msg_1", 1, None)).when(compact()).refused(HistoryLost)
     later = msgspec.structs.replace(REQUEST, shown=msgspec.structs.replace(SHOWN, version=2))
@@ -289,7 +389,8 @@ def test_what_was_made_from_events_that_the_log_has_lost_is_refused() -> None:
 
 
 def compact(replaces: int = 0) -> CompactContext:
-    return CompactContext(**{name: getattr(compaction(replaces), name) for name in ContextCompacted.__struct_fields__})
+    facts = {name: getattr(compaction(replaces), name) for name in ContextCompacted.__struct_fields__}
+    return CompactContext(read_version=3, **facts)
 
 
 def compaction(replaces: int = 0) -> ContextCompacted:
@@ -365,4 +466,4 @@ def test_after_any_commands_the_path_has_no_gaps_and_each_reply_ended_at_most_on
     retracted = {event.item_id for event in log if isinstance(event, ItemRetracted)}
     assert not retracted & set(state.pinned)
     compacted = {version for version, event in enumerate(log, 1) if isinstance(event, ContextCompacted)}
-    assert {*state.summaries, *state.undone} <= compacted
+    assert {summary.version for summary in (*state.summaries, *state.undone)} <= compacted

@@ -172,6 +172,19 @@ EXTENDED: tuple[Event, ...] = (
     ),
     ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=b"{}", author="ann", copy_of="msg_0"),
     ReplyCancelled(response_id="resp_1", output=(InputItem(item_id="msg_1", item=b"{}", copy_of="msg_0"),)),
+    ContextCompacted(
+        compaction_id="cmp_1",
+        summary="s",
+        first="msg_1",
+        last="msg_2",
+        depth=2,
+        count=2,
+        tokens_before=9,
+        tokens_after=1,
+        model="m",
+        read_position=5,
+        originals=("msg_0",),
+    ),
 )
 """Events with fields that were added after the first version."""
 
@@ -225,6 +238,10 @@ EXTENDED_FROZEN: tuple[tuple[str, str], ...] = (
     (
         "reply.cancelled",
         "0182ab726573706f6e73655f6964a6726573705f31a66f75747075749183a76974656d5f6964a56d73675f31a46974656dc4027b7da7636f70795f6f66a56d73675f30",
+    ),
+    (
+        "context.compacted",
+        "018bad636f6d70616374696f6e5f6964a5636d705f31a773756d6d617279a173a56669727374a56d73675f31a46c617374a56d73675f32a5646570746802a5636f756e7402ad746f6b656e735f6265666f726509ac746f6b656e735f616674657201a56d6f64656ca16dad726561645f706f736974696f6e05a96f726967696e616c7391a56d73675f30",
     ),
 )
 """`FROZEN` was written on 2026-11-22, by the first version. If a line of either changes, stored events of that type can no longer be read."""

@@ -263,6 +263,61 @@ async def test_given_summaries_then_the_snapshot_has_the_active_one_and_only_lat
     assert recent.reaches_start
 
 
+async def test_given_a_summary_when_an_item_that_it_covers_is_retracted_then_the_snapshot_has_the_one_before_it_or_none(
+    write: Writer, world: World
+) -> None:
+    seen: list[str | None] = []
+    for is_one_batch in (True, False):
+        conversation = await write.start("one")
+        ids = await write.append(conversation, *("x" for _ in range(8)))
+        await write.compact(conversation, ids[1], 3, "To 3.")
+        await _project(world)
+        for position, index in enumerate((6, 3, 0)):  # depths 8, 5 and 2
+            after = await world.reader.last_position()
+            if position == 0 and is_one_batch:
+                await write.compact(conversation, ids[3], 5, "To 5.")
+            elif position == 0:
+                await write.compact(conversation, ids[3], 5, "To 5.")
+                await _project(world, after)
+                after = await world.reader.last_position()
+            await write.retract(conversation, ids[index])
+            await _project(world, after)
+            snapshot = await _equals_the_log(world, conversation, 0, 12, 1_000)
+            seen.append(snapshot.summary.text if snapshot.summary else None)
+    assert seen == ["To 5.", "To 3.", None, "To 5.", "To 3.", None]
+
+
+async def test_given_a_batch_with_a_summary_and_a_retraction_then_the_snapshot_has_no_withdrawn_summary(
+    write: Writer, world: World
+) -> None:
+    conversation = await write.start("one")
+    ids = await write.append(conversation, "x", "y")
+    await _project(world)
+    after = await world.reader.last_position()
+    await write.compact(conversation, ids[0], 2, "To 2.")
+    await write.retract(conversation, ids[0])
+    await _project(world, after)
+    assert (await _equals_the_log(world, conversation, 0, 12, 1_000)).summary is None
+
+
+async def test_given_a_fork_with_a_summary_then_its_context_is_read_from_the_log(write: Writer, world: World) -> None:
+    origin = await write.start("one")
+    ids = await write.append(origin, "x0", "x1")
+    conversation = await write.start("a", forked_from=Fork(conversation_id=origin, item_id=ids[1], version=4, depth=3))
+    await _project(world)
+    await write.compact(conversation, ids[0], 2, "To 2.")
+    await _project(world, await world.reader.last_position() - 1)
+    snapshot = await _read(world, conversation)
+    assert snapshot is not None
+    assert (snapshot.is_fork, snapshot.summary is not None) == (True, True)
+    assert await read_recent_items(world.redis, TENANT, conversation, 0) is None
+    recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
+    assert recent.summary is not None
+    await write.retract(origin, ids[0])
+    recent = await recent_items_from_log(world.reader, conversation, snapshot.version, 1_000)
+    assert recent.summary is None
+
+
 async def test_given_a_fork_then_its_snapshot_has_its_own_items_and_a_context_continues_in_the_origin(
     write: Writer, world: World
 ) -> None:

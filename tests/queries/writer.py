@@ -90,6 +90,7 @@ class Writer:
             tokens_after=5,
             model="smol",
             replaces=appended.conversation.summary,
+            read_version=appended.version,
             usage=Usage(input_tokens=90, output_tokens=5),
             cost=7_000,
         )

@@ -1,0 +1,90 @@
+"""Every place in the log that holds what people or models wrote, and what must be deleted so that it is gone. Pure.
+
+A test fails for a field of an event that is in neither of the two tables below. So nobody adds content that deletions do not know.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from domain.events import (
+    CompactionRedone,
+    CompactionUndone,
+    ContextCompacted,
+    ConversationDeleted,
+    ConversationDescribed,
+    ConversationEnded,
+    ConversationReopened,
+    ConversationShared,
+    ConversationStarted,
+    ConversationUnshared,
+    Event,
+    ItemAppended,
+    ItemPinned,
+    ItemRetracted,
+    ItemUnpinned,
+    ReplyCancelled,
+    ReplyCompleted,
+    ReplyDeleted,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyRequested,
+)
+
+Part = Literal["conversation", "item", "items", "response", "summary"]
+"""What a field's content belongs to. It is gone when this is deleted, or the whole conversation is.
+
+conversation   only the whole conversation
+item           the item `item_id` of the event
+items          each item of the field, an InputItem, by its own id; and all of them, with the response `response_id` of the event
+response       the response `response_id` of the event
+summary        the summary that the event records
+"""
+
+CONTENT: Final[Mapping[type[Event], Mapping[str, Part]]] = {
+    ConversationStarted: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
+    ConversationDescribed: {"title": "conversation", "instructions": "conversation", "metadata": "conversation"},
+    ConversationEnded: {"reason": "conversation"},
+    ItemAppended: {"item": "item"},
+    ReplyRequested: {"parameters": "response", "input": "items"},
+    ReplyFailed: {"partial_output": "response", "output": "items"},
+    ReplyCancelled: {"output": "items"},
+    ReplyInterrupted: {"output": "items"},
+    ContextCompacted: {"summary": "summary"},
+}
+"""The fields of each event that hold content."""
+
+NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
+    ConversationStarted: frozenset(
+        {"conversation_id", "tenant", "owner", "family", "context_policy", "listed", "forked_from"}
+    ),
+    ConversationDescribed: frozenset({"context_policy"}),
+    ItemAppended: frozenset({"item_id", "parent_id", "branch", "depth", "author", "revises", "response_id", "copy_of"}),
+    ItemRetracted: frozenset({"item_id", "branch", "depth"}),
+    ItemPinned: frozenset({"item_id", "branch", "depth", "pinned"}),
+    ItemUnpinned: frozenset({"item_id", "pinned"}),
+    ReplyRequested: frozenset({"response_id", "model", "shown"}),
+    ReplyCompleted: frozenset(
+        {
+            *("response_id", "model", "input_ids", "output_ids", "usage"),
+            *("finish_reason", "timing", "delta_lengths", "cost", "service_tier"),
+        }
+    ),
+    ReplyFailed: frozenset({"response_id", "code", "message", "delta_lengths"}),
+    ReplyCancelled: frozenset({"response_id", "delta_lengths"}),
+    ReplyInterrupted: frozenset({"response_id", "code", "delta_lengths"}),
+    ReplyDeleted: frozenset({"response_id"}),
+    ContextCompacted: frozenset(
+        {
+            *("compaction_id", "first", "last", "depth", "count", "tokens_before", "tokens_after"),
+            *("model", "replaces", "usage", "cost", "read_position", "originals"),
+        }
+    ),
+    CompactionUndone: frozenset({"active"}),
+    CompactionRedone: frozenset({"active"}),
+    ConversationShared: frozenset({"shares"}),
+    ConversationUnshared: frozenset({"shares"}),
+    ConversationEnded: frozenset(),
+    ConversationReopened: frozenset(),
+    ConversationDeleted: frozenset(),
+}
+"""The other fields: ids, numbers and names that the store or the client's code chose. A failure's `message` is the store's own."""

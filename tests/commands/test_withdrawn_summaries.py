@@ -1,0 +1,165 @@
+"""A summary that tells of a deleted item is withdrawn: no model is shown it, and redo does not bring it back."""
+
+import asyncio
+import threading
+
+from domain.events import ContextCompacted
+from tests.commands.api_client import create_conversation, create_response, error_of
+from tests.commands.summarizing_store import Store, compactions, talk
+from tests.log import Log
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+
+async def compact(store: Store, provider: ScriptedProvider, conversation_id: str, summary: str) -> None:
+    """Compacts the conversation. The model writes this summary."""
+    provider.script = lambda exchange: exchange.stream_text(summary)
+    answer = await store.post(f"{conversation_id}/compact")
+    assert (answer.status_code, answer.json().get("summary")) == (200, summary), answer.text
+
+
+async def retract(store: Store, conversation_id: str, item_id: str) -> None:
+    answer = await store.api.delete(f"/v1/conversations/{conversation_id}/items/{item_id}")
+    assert answer.status_code == 200, answer.text
+
+
+async def shown_to_model(store: Store, conversation_id: str) -> str:
+    _, context = await store.assemble(conversation_id)
+    return str(context.body)
+
+
+async def test_a_summary_goes_with_an_item_that_it_covers_and_does_not_come_back(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(store.api)
+    ids = await store.append(conversation_id, *talk(40))
+    await compact(store, provider, conversation_id, "Of tea.")
+    ids += await store.append(conversation_id, *talk(40))
+    await compact(store, provider, conversation_id, "Of tea and cake.")
+    first, second = compactions(log, conversation_id)
+    assert "Of tea and cake." in await shown_to_model(store, conversation_id)
+    # Only the second one covers this item.
+    await retract(store, conversation_id, ids[second.count - 1])
+    assert "Of tea." in await shown_to_model(store, conversation_id)
+    assert error_of(await store.post(f"{conversation_id}/compact/redo"))[:2] == (409, "nothing_to_undo")
+    # Undone, the first one can still be brought back.
+    assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
+    assert "Of tea." not in await shown_to_model(store, conversation_id)
+    assert (await store.post(f"{conversation_id}/compact/redo")).status_code == 200
+    assert "Of tea." in await shown_to_model(store, conversation_id)
+    await retract(store, conversation_id, ids[first.count - 1])
+    assert "Of tea" not in await shown_to_model(store, conversation_id)
+    for action in ("undo", "redo"):
+        assert error_of(await store.post(f"{conversation_id}/compact/{action}"))[:2] == (409, "nothing_to_undo")
+    # The next summary is made from the items that are left.
+    provider.requests.clear()
+    await compact(store, provider, conversation_id, "Of cake.")
+    assert "Of tea" not in str(provider.requests)
+    assert "Of cake." in await shown_to_model(store, conversation_id)
+
+
+async def test_a_summary_stays_when_an_item_after_it_is_retracted(store: Store, provider: ScriptedProvider) -> None:
+    conversation_id = await create_conversation(store.api)
+    ids = await store.append(conversation_id, *talk(40))
+    summary = (await store.post(f"{conversation_id}/compact")).json()["summary"]
+    await retract(store, conversation_id, ids[-1])
+    assert summary in await shown_to_model(store, conversation_id)
+
+
+class SlowSummary:
+    """A script that waits for `may_write` before it answers its first request."""
+
+    def __init__(self) -> None:
+        self.writing, self.may_write = threading.Event(), threading.Event()
+
+    def __call__(self, exchange: Exchange) -> None:
+        if not self.writing.is_set():
+            self.writing.set()
+            assert self.may_write.wait(10)
+        exchange.stream_text("Of tea.")
+
+
+async def test_a_summary_is_not_stored_if_one_of_its_items_was_retracted_while_it_was_written(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(store.api)
+    ids = await store.append(conversation_id, *talk(40))
+    provider.script = slow = SlowSummary()
+    compacting = asyncio.create_task(store.post(f"{conversation_id}/compact"))
+    await asyncio.to_thread(slow.writing.wait, 10)
+    await retract(store, conversation_id, ids[3])
+    slow.may_write.set()
+    assert error_of(await compacting)[:2] == (409, "summary_changed")
+    assert compactions(log, conversation_id) == []
+
+
+async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then_the_reply_goes_on_without_it(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(
+        store.api, context_policy={"strategy": "rolling_summary", "budget": 1_000}
+    )
+    ids = await store.append(conversation_id, *talk(20))
+    provider.script = slow = SlowSummary()
+    requesting = asyncio.create_task(create_response(store.api, "And now?", conversation=conversation_id))
+    await asyncio.to_thread(slow.writing.wait, 10)
+    await retract(store, conversation_id, ids[3])
+    slow.may_write.set()
+    assert (await requesting)["status"] == "completed"
+    assert compactions(log, conversation_id) == []
+    assert "Of tea." not in str(provider.requests[-1])
+
+
+async def forked(store: Store) -> tuple[str, list[str], str]:
+    """(a listed conversation, its items, a fork of it that has a reply)."""
+    origin = await create_conversation(store.api)
+    ids = await store.append(origin, *talk(30))
+    response = await create_response(store.api, "one", conversation=origin)
+    fork = await create_response(store.api, "two", previous_response_id=response["id"])
+    return origin, ids, fork["conversation"]["id"]
+
+
+async def test_a_summary_in_a_fork_goes_with_an_item_that_the_fork_inherited(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    origin, ids, fork = await forked(store)
+    await compact(store, provider, fork, "Of tea.")
+    assert "Of tea." in await shown_to_model(store, fork)
+    await retract(store, origin, ids[0])
+    assert "Of tea." not in await shown_to_model(store, fork)
+    # The next one replaces it, and can be undone alone.
+    provider.requests.clear()
+    await compact(store, provider, fork, "Of cake.")
+    assert "Of tea." not in str(provider.requests)
+    assert "Of cake." in await shown_to_model(store, fork)
+    assert (await store.post(f"{fork}/compact/undo")).status_code == 200
+    assert "Of tea." not in await shown_to_model(store, fork)
+    assert (await store.post(f"{fork}/compact/redo")).status_code == 200
+    assert "Of cake." in await shown_to_model(store, fork)
+    assert (await store.api.delete(f"/v1/conversations/{origin}")).status_code == 200
+    assert "Of cake." not in await shown_to_model(store, fork)
+
+
+async def test_a_summary_in_a_fork_is_not_shown_if_an_inherited_item_was_retracted_while_it_was_written(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    origin, ids, fork = await forked(store)
+    provider.script = slow = SlowSummary()
+    compacting = asyncio.create_task(store.post(f"{fork}/compact"))
+    await asyncio.to_thread(slow.writing.wait, 10)
+    await retract(store, origin, ids[3])
+    slow.may_write.set()
+    summary = (await compacting).json()["summary"]
+    assert summary not in await shown_to_model(store, fork)
+
+
+async def test_deletions_in_the_origin_after_the_fork_do_not_withdraw_its_summary(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
+    origin, _, fork = await forked(store)
+    later = await store.append(origin, *talk(1))
+    await compact(store, provider, fork, "Of tea.")
+    await retract(store, origin, later[0])
+    assert "Of tea." in await shown_to_model(store, fork)
+    [compacted] = compactions(log, fork)
+    assert isinstance(compacted, ContextCompacted)
+    assert compacted.read_position > 0

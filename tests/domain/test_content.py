@@ -1,0 +1,13 @@
+"""The table of what the log holds that people and models wrote (`domain/content.py`)."""
+
+from domain.content import CONTENT, NO_CONTENT
+from domain.events import EVENTS
+
+
+def test_each_field_of_each_event_is_listed_as_content_or_as_none() -> None:
+    assert CONTENT.keys() | NO_CONTENT.keys() <= {*EVENTS}
+    for event in EVENTS:
+        content, other = CONTENT.get(event, {}).keys(), NO_CONTENT.get(event, frozenset())
+        missing = f"{event.__name__}: say in domain/content.py what its fields hold"
+        assert content | other == {*event.__struct_fields__}, missing
+        assert not content & other
