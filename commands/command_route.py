@@ -31,11 +31,14 @@ from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
+from infrastructure.http.limits import allowance_of
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import QueryParameters, check_names
 from infrastructure.ids import mint_uuid
+from infrastructure.limits.allowance import Allowance
+from infrastructure.limits.limiter import Limiter
 from replies.active_replies import ActiveReplies
 from replies.following import ReplyStreams
 from replies.running_reply import ReplyServices
@@ -59,6 +62,7 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     reply_streams: ReplyStreams
     sockets: OpenSockets
     api_keys: KeyStore
+    limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
 
@@ -68,6 +72,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
 
     dependencies: Dependencies
     principal: Principal
+    allowance: Allowance
     request_id: str
     if_match: frozenset[int] | None
     idempotency: IdempotencyKey | None
@@ -127,11 +132,14 @@ def command_context(
     body: bytes,
     disconnected: Callable[[], Awaitable[object]],
     unstored: UnstoredReply | None = None,
+    *,
+    allowance: Allowance,
 ) -> CommandContext:
-    """The context of a request, or of a message on a WebSocket. `scope`: what it needs. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
+    """The context of a request, or of a message on a WebSocket. `scope`: what it needs. `allowance`: what it may use. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
     return CommandContext(
         dependencies=connection.app.state.dependencies,
         principal=principal_with(connection, scope),
+        allowance=allowance,
         request_id=connection.state.request_id,
         if_match=if_match(connection.headers),
         idempotency=idempotency_key(connection, body),
@@ -149,7 +157,7 @@ REQUEST_HEADERS = {
 APPEND_HEADERS = ("X-Position", "ETag", "Idempotent-Replayed")
 """The headers of the answer to a command that was appended."""
 
-ERRORS = (400, 401, 403, 409, 412, 413, 422, 500, 503)
+ERRORS = (400, 401, 403, 409, 412, 413, 422, 429, 500, 503)
 """The errors that every command can be answered with."""
 
 
@@ -182,14 +190,16 @@ def command_route(
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
+            principal_with(request, scope)
+            allowance = allowance_of(request)
+            await allowance.request()
             if query is None and request.scope["query_string"]:
                 check_names(request, lambda _: False)
-            principal_with(request, scope)  # before the body is read
             raw = b"" if streamed else await read_body(request, max_bytes)
             arguments: list[Any] = [*path_ids(request, names)]
             # A request with another query is another request: it may not have the same idempotency key.
             sent = raw if query is None else request.scope["query_string"]
-            context = command_context(request, scope, sent, partial(_disconnected, request))
+            context = command_context(request, scope, sent, partial(_disconnected, request), allowance=allowance)
             if query is not None:
                 arguments.append(query.from_request(request))
             elif streamed:

@@ -88,6 +88,7 @@ class CompactedResponse(Struct, frozen=True, kw_only=True, tag_field="object", t
 )
 async def compact_response(context: CommandContext, body: CompactResponse) -> Response:
     """Answers with the user messages and an item of type `compaction`, which holds the summary of everything. Both can be sent as input."""
+    await context.allowance.reply()
     request = body.request()
     request.check()
     parameters = request.parameters()
@@ -138,6 +139,7 @@ async def _summarize(
         prompt=prompt,
         previous="",
         max_tokens=max_tokens,
+        spend=context.allowance.spend,
         parameters=parameters,
     )
     if written is None or written.covered < len(items):

@@ -67,6 +67,7 @@ async def compact_conversation(
         # A repeat must not call the model again.
         position = position_headers(first_answer.position, first_answer.version)
         return shapes.json_response(first_answer.answer, headers={**position, "idempotent-replayed": "true"})
+    await context.allowance.reply()
     head = await dependencies.reader.head(conversation_id)
     if head is None or head.deleted or head.tenant != tenant:
         raise ConversationNotFound(conversation_id)

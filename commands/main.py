@@ -34,10 +34,12 @@ from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
 from infrastructure.http.door import Authenticator, NoLogin
+from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
 from infrastructure.ids import mint_uuid
+from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -81,6 +83,7 @@ def create_app(
     `authenticator`: None lets everybody in as ANONYMOUS. When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
+    limiter = Limiter(settings, metrics, counts_tokens=True)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -125,9 +128,10 @@ def create_app(
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             sockets=sockets,
             api_keys=KeyStore(key_pool),
+            limiter=limiter,
             comment_seconds=settings.comment_seconds,
         )
-        checks.update(_checks(reader, events_log, active_replies, provider))
+        checks.update(_checks(reader, events_log, active_replies, provider, limiter))
         migrating = asyncio.create_task(_migrate(settings.postgres_url, shutdown))
         try:
             yield
@@ -154,11 +158,16 @@ def create_app(
         metrics=metrics,
         connections=connections,
         authenticator=authenticator or NoLogin(),
+        limiter=limiter,
     )
 
 
 def _checks(
-    reader: EventReader, events_log: EventLog, active_replies: ActiveReplies, provider: ModelProvider
+    reader: EventReader,
+    events_log: EventLog,
+    active_replies: ActiveReplies,
+    provider: ModelProvider,
+    limiter: Limiter,
 ) -> Mapping[str, Check]:
     async def postgres() -> bool:
         return await reader.last_position() >= 0
@@ -170,7 +179,7 @@ def _checks(
     async def model() -> bool:
         return bool(await provider.list_models())
 
-    checks: dict[str, Check] = {"postgres": postgres, "log_writable": log_writable}
+    checks: dict[str, Check] = {"postgres": postgres, "log_writable": log_writable, **limits_check(limiter)}
     return {**checks, "model": model} if provider.configured else checks
 
 

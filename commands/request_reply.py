@@ -42,7 +42,9 @@ def check_body(body: CreateResponse) -> None:
 async def request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:
     """Starts a reply, or finds the reply that the first request with this idempotency key started. A refused request records nothing."""
     if (recorded := await _first_reply(context, body)) is not None:
+        await context.allowance.follow()
         return recorded
+    await context.allowance.reply(background=bool(body.background))
     try:
         return await _request_reply(context, body)
     except (ApiError, Refused, VersionMismatch):
@@ -192,8 +194,9 @@ def _start(
         body=model_context.body,
         conversation_id=conversation_id,
         requested=requested,
+        spend=context.allowance.spend,
     )
-    context.dependencies.active_replies.start(reply)
+    context.allowance.end_with(context.dependencies.active_replies.start(reply))
     return reply
 
 

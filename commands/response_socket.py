@@ -24,8 +24,11 @@ from domain.items import from_stored
 from infrastructure.access.principal import Scope
 from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError, as_api_error, reported
+from infrastructure.http.limits import allowance_of
 from infrastructure.http.query_parameters import check_names
 from infrastructure.http.request_middleware import record_request
+from infrastructure.limits.allowance import Allowance
+from infrastructure.limits.refusals import OverLimit
 from replies.event_data import event_data
 from replies.recorded_reply import RecordedReply
 from replies.running_reply import RunningReply
@@ -42,10 +45,13 @@ _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
 
 async def response_socket(websocket: WebSocket) -> None:
     """Serves one socket until it is closed."""
-    if websocket.scope["query_string"]:
-        check_names(websocket, lambda _: False)
     _check_origin(websocket)
     principal_with(websocket, SCOPE)
+    allowance = allowance_of(websocket)
+    await allowance.request()
+    if websocket.scope["query_string"]:
+        check_names(websocket, lambda _: False)
+    await allowance.follow()
     dependencies: Dependencies = websocket.app.state.dependencies
     with dependencies.sockets.opened() as socket:
         await websocket.accept()
@@ -69,6 +75,7 @@ class _ResponseSocket:
         self._socket = socket
         self._unstored = dependencies.sockets.unstored
         self._metrics = dependencies.reply_services.metrics
+        self._limiter = dependencies.limiter
         self._answering: asyncio.Task[None] | None = None
         self._is_streaming = False
         self._gone = asyncio.Event()
@@ -113,21 +120,26 @@ class _ResponseSocket:
         """Answers one message, with the events of a reply or with an error. Counts and logs it like a request."""
         self._socket.begin_answer()
         started, status = time.perf_counter(), 200
+        allowance = Allowance(self._limiter, self._websocket.state.principal)
         try:
-            await self._create_response(message)
+            await allowance.request()
+            await self._create_response(message, allowance)
         except WebSocketDisconnect:
             pass
         except Exception as error:  # noqa: BLE001 - every error is answered
             api_error = reported(error)
             status = api_error.status
+            if isinstance(error, OverLimit):
+                api_error.headers |= {name.decode(): value.decode() for name, value in allowance.headers}
             with suppress(WebSocketDisconnect):
                 await self._send(api_error.socket_event())
         finally:
+            allowance.end()
             self._socket.end_answer()
             seconds = time.perf_counter() - started
             record_request(self._metrics, "WEBSOCKET", PATH, PATH, status=status, seconds=seconds)
 
-    async def _create_response(self, message: Message) -> None:
+    async def _create_response(self, message: Message, allowance: Allowance) -> None:
         text = message.get("text")
         if text is None:
             raise ApiError(400, "Send text messages: this one is binary.", code="invalid_value")
@@ -138,7 +150,7 @@ class _ResponseSocket:
             # If this reply fails, the next one cannot continue from the remembered one either: Open Responses requires this.
             self._unstored.forget(self._socket)
         body = create_parameters(fields)
-        context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored)
+        context = command_context(self._websocket, SCOPE, raw, self._gone.wait, unstored, allowance=allowance)
         check_body(body)
         reply = await request_reply(context, body)
         last_event = await self._send_events(context, body, reply)

@@ -135,6 +135,7 @@ async def summarize(
         prompt=prompt,
         previous=previous.text if previous else "",
         max_tokens=max_tokens,
+        spend=context.allowance.spend,
     )
     if written is None:
         log.warning("compaction_was_empty", conversation_id=conversation_id)

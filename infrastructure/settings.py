@@ -8,8 +8,10 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from infrastructure.rate_limits import RECOMMENDED, RateLimits
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 """A host in a URL, with its port."""
@@ -84,6 +86,13 @@ class Settings(BaseSettings):
         description="Seconds after which a stream that has no events sends a comment. Set it below the time after which a proxy "
         "closes a silent connection.",
     )
+    rate_limits: Annotated[RateLimits, NoDecode] = Field(
+        RateLimits(),
+        description="How much a tenant, a subject and an API key may do: "
+        '`{"tenant": {"requests": 6000}, "subject": {"replies": 10}, "overrides": {"acme": {"requests": 60000}}}`, or `recommended`. '
+        "Limits: `requests` and `tokens` in any minute; `replies`, `background` (replies) and `followers` at once; `tokens_a_month`. "
+        "Empty: none.",
+    )
     auth_mode: Literal["none"] = Field(
         "none", description="`none`: no authentication, one fixed principal; the process listens on loopback only."
     )
@@ -106,16 +115,22 @@ class Settings(BaseSettings):
         description="`true`: only a trusted network reaches this process, so `AUTH_MODE=none` may listen on other addresses.",
     )
 
-    @field_validator("default_models", "models", mode="before")
+    @field_validator("default_models", "models", "rate_limits", mode="before")
     @classmethod
-    def _parse_json(cls, value: Any) -> Any:
+    def _parse_json(cls, value: Any, info: ValidationInfo) -> Any:
         """A variable is JSON text. An empty one counts as absent."""
         if not isinstance(value, str):
             return value
+        if info.field_name == "rate_limits" and value.strip() == "recommended":
+            return RECOMMENDED
         try:
             return json.loads(value) if value.strip() else {}
         except RecursionError as error:
             raise ValueError("is nested too deeply") from error
+        except ValueError as error:
+            if info.field_name != "rate_limits":
+                raise
+            raise ValueError(f"is neither JSON nor the word `recommended`: {error}") from error
 
     @field_validator("postgres_url", "mongodb_url", "redis_url")
     @classmethod

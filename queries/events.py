@@ -27,6 +27,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EVENT_STREAM, EventStream, head_of_stream
 from infrastructure.http.headers import etag, single_header
 from infrastructure.http.query_parameters import QueryParameters
+from infrastructure.http.limits import allowance_of
 from infrastructure.http.shapes import json_array, json_response
 from queries.log_access import LogAccess
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
@@ -96,6 +97,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     start = _start_of_stream(query.after, last_event_id, head)
     if request.method == "HEAD":
         return head_of_stream(headers)
+    await allowance_of(request).follow()
     events = dependencies.event_streams.follow(conversation_id, head, start)
     return EventStream(events, headers, dependencies.comment_seconds)
 

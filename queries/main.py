@@ -17,9 +17,11 @@ from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
 from infrastructure.http.door import Authenticator, NoLogin
+from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
+from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -141,12 +143,13 @@ def create_app(
     if there is one. `authenticator`: None lets everybody in as ANONYMOUS.
     """
     checks = dict[str, Check]()
+    limiter = Limiter(settings, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with open_dependencies(settings, shutdown, connections) as dependencies:
             app.state.dependencies = dependencies
-            checks.update(health.checks(dependencies))
+            checks.update({**health.checks(dependencies), **limits_check(limiter)})
             checking = asyncio.create_task(_refuse_newer_data(settings.postgres_url, shutdown))
             yield
             checking.cancel()
@@ -160,6 +163,7 @@ def create_app(
         metrics=metrics,
         connections=connections,
         authenticator=authenticator or NoLogin(),
+        limiter=limiter,
     )
 
 

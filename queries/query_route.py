@@ -14,6 +14,7 @@ from infrastructure.access.principal import Scope
 from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import single_header
+from infrastructure.http.limits import allowance_of
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
@@ -30,7 +31,7 @@ IF_NONE_MATCH = {
 CONVERSATION_HEADERS = ("ETag", "X-Consistency")
 """The headers of the answer to a read of one conversation."""
 
-ERRORS = (400, 401, 403, 500, 503)
+ERRORS = (400, 401, 403, 429, 500, 503)
 """The errors that every query can be answered with."""
 
 
@@ -58,8 +59,9 @@ def query_route(
 
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
-            arguments: list[Any] = [*path_ids(request, names)]
             principal = principal_with(request, scope)
+            await allowance_of(request).request()
+            arguments: list[Any] = [*path_ids(request, names)]
             context = QueryContext(request.app.state.dependencies, principal, min_position(request.headers), request)
             if query is None:
                 check_names(request, lambda _: False)

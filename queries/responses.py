@@ -15,6 +15,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EventStream, head_of_stream
 from infrastructure.http.headers import position_headers
 from infrastructure.http.item_schemas import ItemList
+from infrastructure.http.limits import allowance_of
 from infrastructure.ids import minted_seconds
 from projections.views.writes import Document, document_key
 from queries.consistency import Read
@@ -80,6 +81,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     headers = position_headers(record.last.position, record.last.version)
     if context.request.method == "HEAD":
         return head_of_stream(headers)
+    await allowance_of(context.request).follow()
     events = dependencies.reply_streams.follow(record, read_again, after)
     return EventStream(events, headers, dependencies.comment_seconds)
 

@@ -57,8 +57,8 @@ class ActiveReplies:
         except psycopg.Error as error:
             log.warning("lease_not_released", error_type=type(error).__name__)
 
-    def start(self, reply: RunningReply) -> None:
-        """Runs a reply until its end is in the log."""
+    def start(self, reply: RunningReply) -> "asyncio.Task[None]":
+        """Runs a reply in a task, until its end is in the log."""
         self._replies[reply.response_id] = reply
         task = reply.start()
         self._tasks.add(task)
@@ -70,6 +70,7 @@ class ActiveReplies:
                 log.error("reply_end_not_recorded", response_id=reply.response_id, exc_info=ended_task.exception())
 
         task.add_done_callback(forget)
+        return task
 
     async def cancel(self, tenant: str, response_id: str) -> None:
         """Cancels a reply in whichever process it runs: at once here, within about RENEW_SECONDS elsewhere. Raises psycopg.Error."""

@@ -6,7 +6,7 @@ end is committed. However a reply ends, the output that had arrived is kept.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -57,7 +57,7 @@ class RunningReply:
     """A requested reply. Call `start` once. Any number of clients may call `response` and `stream`, at any time.
 
     `command` is what was requested, `body` the request to the provider. Without `requested` the reply is not stored: nothing of
-    it goes into the log, and it has no conversation.
+    it goes into the log, and it has no conversation. `spend` is called with the tokens that it took.
     """
 
     def __init__(
@@ -70,6 +70,7 @@ class RunningReply:
         body: Mapping[str, Any],
         conversation_id: str | None = None,
         requested: Appended | None = None,
+        spend: Callable[[int], None],
     ) -> None:
         self.response_id = command.response_id
         self.stored = requested is not None
@@ -88,6 +89,7 @@ class RunningReply:
             shown=command.shown,
         )
         self._body = body
+        self._spend = spend
         self._output = Output()
         self._started_at = time.perf_counter()
         self._first_part_at: float | None = None
@@ -166,6 +168,7 @@ class RunningReply:
             await self._complete(finished)
         except asyncio.CancelledError:
             self._ending = True
+            await self._spend_on_what_arrived()
             await self._end(stopped(self.response_id, self._output, self._stop_reason or "server_stopped"))
         except ModelFailed as failure:
             self._ending = True
@@ -201,6 +204,7 @@ class RunningReply:
             self._emit(event)
         ended_at = time.perf_counter()
         usage = finished.usage or await self._count_usage()
+        self._spend(usage.input_tokens + usage.output_tokens)
         model = finished.model or self._command.model
         end = completed(
             self._command,
@@ -225,6 +229,7 @@ class RunningReply:
         """Ends the reply as failed. `error`: what `response` raises instead of `failure`."""
         log.warning("reply_failed", response_id=self.response_id, code=failure.code)
         self._failure = error or failure
+        await self._spend_on_what_arrived()
         await self._end(failed(self.response_id, self._output, failure))
 
     async def _end(self, end: ReplyEnd) -> None:
@@ -278,6 +283,12 @@ class RunningReply:
     def _error(self, error: Exception) -> ApiError:
         api_error = as_api_error(error)
         return api_error.on_record_as(self.response_id) if self._on_record else api_error
+
+    async def _spend_on_what_arrived(self) -> None:
+        """A provider says what a reply took only at its end. For one that was cut off, our own count stands in."""
+        if self._first_part_at is not None:
+            usage = await self._count_usage()
+            self._spend(usage.input_tokens + usage.output_tokens)
 
     async def _count_usage(self) -> Usage:
         """Our own count, for a provider that reports none."""

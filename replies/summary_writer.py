@@ -1,7 +1,7 @@
 """Asks a model for a summary of items, in portions that fit its window. Stores nothing."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -84,11 +84,12 @@ async def write_summary(
     prompt: str,
     previous: str,
     max_tokens: int,
+    spend: Callable[[int], None],
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> WrittenSummary | None:
     """Summarizes `previous`, the summary so far, and `summary_input` in at most `max_tokens`: as many whole turns as MAX_MODEL_CALLS can cover.
 
-    `parameters` are sent with each call. None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
+    `parameters` are sent with each call; `spend` is called with the tokens that it took. None if the model wrote nothing, or no turn can be covered. Raises ModelFailed if it failed before there was a summary.
     """
     encoding = models.encoding(model)
     written: WrittenSummary | None = None
@@ -111,7 +112,9 @@ async def write_summary(
             if written is None:
                 raise
             break
-        usage = _sum(usage, answer.usage or Usage())
+        of_call = answer.usage or Usage()
+        spend(of_call.input_tokens + of_call.output_tokens)
+        usage = _sum(usage, of_call)
         # The answer may be long: counting it would block the event loop.
         summary = await asyncio.to_thread(truncate, answer.text, max_tokens, partial(count, encoding=encoding))
         begin = end

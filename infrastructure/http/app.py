@@ -5,8 +5,8 @@ endpoint takes the request and returns a response. With FastAPI's own serving, a
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from typing import Any
 
@@ -25,12 +25,14 @@ from infrastructure.http.connections import Connections
 from infrastructure.http.docs_page import docs_routes
 from infrastructure.http.door import AccessMiddleware, Authenticator
 from infrastructure.http.errors import ApiError, answer_error
+from infrastructure.http.limits import LimitsMiddleware
 from infrastructure.http.openapi import TITLE, DescribedRoute, document_of
 from infrastructure.http.operations import Operation
 from infrastructure.http.readiness import Check, Liveness, Readiness, readiness, run_checks
 from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.served_paths import allowed_methods, not_served
 from infrastructure.http.shapes import json_response
+from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.metrics import Metrics
 
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
@@ -44,12 +46,21 @@ def make_app(
     lifespan: Lifespan,
     metrics: Metrics,
     authenticator: Authenticator,
+    limiter: Limiter,
     connections: Connections | None = None,
 ) -> Starlette:
     """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`. `authenticator`: who finds out who sends a request.
+    `limiter`: how much each may send.
 
     `connections`: those of the server, if there is one. `app.state.openapi()` makes the OpenAPI document.
     """
+
+    @asynccontextmanager
+    async def limited_lifespan(app: Starlette) -> AsyncIterator[None]:
+        # The limiter is closed last: replies that are stopped have tokens to count.
+        async with limiter.opened(), lifespan(app):
+            yield
+
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
 
     @cache
@@ -63,10 +74,10 @@ def make_app(
             *sockets,
             WebSocketRoute("/{path:path}", _refuse_socket),
         ],
-        middleware=middleware(metrics, connections, authenticator),
+        middleware=[*middleware(metrics, connections, authenticator), Middleware(LimitsMiddleware, limiter=limiter)],
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
-        lifespan=lifespan,
+        lifespan=limited_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.openapi = document

@@ -39,6 +39,7 @@ from domain.errors import (
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, InvalidSubject, NotPermitted
 from infrastructure.event_log.append_request import KeyReused, LogBusy, LogUnavailable, VersionMismatch
 from infrastructure.event_log.codec import UnreadableEvent
+from infrastructure.limits.refusals import OverLimit
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +81,10 @@ class ErrorResponse(Struct, frozen=True):
 
 
 class ApiError(HTTPException):
-    """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help."""
+    """An error as it is sent to the client. `param` names the wrong field, such as `items[3].role`. `retry`: whether a retry may help.
+
+    `error_type`: a type that OpenAI's API gives to this error, if it is not that of the status.
+    """
 
     headers: dict[str, str]
 
@@ -93,6 +97,7 @@ class ApiError(HTTPException):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
         retry: bool | None = None,
+        error_type: str | None = None,
     ) -> None:
         super().__init__(status, message, dict(headers or {}))
         self.status = status
@@ -100,6 +105,7 @@ class ApiError(HTTPException):
         self.code = code
         self.param = param
         self.retry = status in _RETRY_MAY_HELP if retry is None else retry
+        self.error_type = error_type or _TYPES.get(status, "invalid_request_error")
         self.response_id: str | UnsetType = UNSET
 
     def on_record_as(self, response_id: str, *, is_certain: bool = True) -> Self:
@@ -110,14 +116,14 @@ class ApiError(HTTPException):
         return self
 
     def body(self) -> ErrorResponse:
-        error_type = _TYPES.get(self.status, "invalid_request_error")
-        return ErrorResponse(ErrorDetail(self.message, error_type, self.param, self.code, self.response_id))
+        return ErrorResponse(ErrorDetail(self.message, self.error_type, self.param, self.code, self.response_id))
 
     def socket_event(self) -> bytes:
-        """The error as a message of a WebSocket, with its status. Open Responses requires a `code`."""
+        """The error as a message of a WebSocket, with its status. Open Responses requires a `code`. The SDKs know `headers`."""
         error = to_builtins(self.body().error)
+        headers = {"headers": self.headers} if self.headers else {}
         return json.encode(
-            {"type": "error", "status": self.status, "error": {**error, "code": self.code or error["type"]}}
+            {"type": "error", "status": self.status, "error": {**error, "code": self.code or error["type"], **headers}}
         )
 
     def response(self, body: Struct | None = None) -> Response:
@@ -164,6 +170,8 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(422, str(error), code="idempotency_key_reused")
         case LogBusy():
             return ApiError(503, str(error), code="event_store_busy")
+        case OverLimit():
+            return _over_limit(error)
         case LogUnavailable(outcome_unknown=True):
             message = "The event store did not answer in time. Outcome unknown: GET the conversation before retrying."
             return ApiError(503, message, code="event_store_timeout", retry=False)
@@ -197,6 +205,16 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
             return ApiError(
                 500, "Internal error. The logs have it under this answer's `x-request-id`.", code="internal_error"
             )
+
+
+def _over_limit(refusal: OverLimit) -> ApiError:
+    """The 429 of OpenAI's API. Its types are `requests`, `tokens` and `insufficient_quota`."""
+    headers = {"retry-after": str(max(1, ceil(refusal.retry_after)))}
+    if refusal.is_quota:
+        code = "insufficient_quota"
+        return ApiError(429, str(refusal), code=code, error_type=code, headers=headers, retry=False)
+    error_type = "tokens" if refusal.name == "tokens" else "requests"
+    return ApiError(429, str(refusal), code="rate_limit_exceeded", error_type=error_type, headers=headers)
 
 
 def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:

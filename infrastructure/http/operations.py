@@ -36,6 +36,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     ),
     413: ("ContentTooLarge", "The body, or an item, is too large."),
     422: ("KeyReused", "The `Idempotency-Key` was used for another request."),
+    429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
     500: ("ServerError", "An error of the store. The logs have it under the answer's `x-request-id`."),
     502: ("ModelFailed", "The provider of the model failed."),
     503: ("Unavailable", "A store is unavailable, or the read models are behind."),
@@ -51,8 +52,22 @@ HEADERS: Final[Mapping[str, str]] = {
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
     "Retry-After": "Seconds to wait before a retry.",
+    "RateLimit-Policy": "The limits that the request counts against, where there are any. As in draft-ietf-httpapi-ratelimit-headers.",
+    "RateLimit": "What is left of them.",
+    **{
+        f"X-RateLimit-{what}-{of}": f"As in OpenAI's API: {meaning} {of.lower()} a minute."
+        for of in ("Requests", "Tokens")
+        for what, meaning in (
+            ("Limit", "the limit of"),
+            ("Remaining", "what is left of the"),
+            ("Reset", "when there will be more"),
+        )
+    },
 }
 """The headers of answers. A header means the same on every route."""
+
+LIMIT_HEADERS: Final = tuple(name for name in HEADERS if "RateLimit" in name)
+"""The headers of every answer to a request that counts against a limit."""
 
 _TAG: Final = r'(W/)?"[^"]*"'
 _TAGS: Final = {"type": "string", "pattern": rf"^(\*|{_TAG}(, *{_TAG})*)$"}
@@ -68,6 +83,7 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
 
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
     412: ("ETag",),
+    429: ("Retry-After",),
     502: ("Retry-After",),
     503: ("Retry-After",),
     504: ("Retry-After",),
@@ -114,14 +130,14 @@ class Operation(Struct, frozen=True, kw_only=True):
             content[JSON] = {"schema": reference(self.answer)}
         if self.events is not None:
             content[EVENT_STREAM] = {"itemSchema": _server_sent_event(self.events)}
-        headers = {name: _header_reference(name) for name in ("X-Request-ID", *self.answer_headers)}
+        headers = {name: _header_reference(name) for name in ("X-Request-ID", *LIMIT_HEADERS, *self.answer_headers)}
         responses = {
             "200": {"description": "Success", "headers": headers, "content": content},
             **{str(status): {"$ref": f"#/components/responses/{ERRORS[status][0]}"} for status in self.errors},
             **{str(status): _error(status, body) for status, body in self.error_bodies.items()},
         }
         if self.may_be_unmodified:
-            headers = {name: _header_reference(name) for name in ("X-Request-ID", "ETag")}
+            headers = {name: _header_reference(name) for name in ("X-Request-ID", *LIMIT_HEADERS, "ETag")}
             responses["304"] = {"description": "The client has the answer already.", "headers": headers, "content": {}}
         return responses
 
@@ -230,7 +246,7 @@ def _plain(schema: Any) -> Any:
 
 def _error(status: int, body: type | None = None) -> Schema:
     """An error. `body`: a type that it may have instead of ErrorResponse."""
-    names = ("X-Request-ID", "X-Should-Retry", *_ERROR_HEADERS.get(status, ()))
+    names = ("X-Request-ID", "X-Should-Retry", *LIMIT_HEADERS, *_ERROR_HEADERS.get(status, ()))
     error = reference(ErrorResponse)
     schema = error if body is None else {"anyOf": [reference(body), error]}
     return {

@@ -23,7 +23,8 @@ _ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.
 class RequestMiddleware:
     """ASGI middleware. The client's `X-Request-ID` is used if it matches `_REQUEST_ID`; otherwise a new one is minted.
 
-    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`.
+    The id is in `request.state.request_id`, on every log line of the request, and in the answer's `x-request-id`. Inner middleware may put further
+    headers of the answer into `request.state.answer_headers`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -44,7 +45,8 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] in _ANSWERS:
                 status = message.get("status", 101)
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                more = scope["state"].get("answer_headers", ())
+                message["headers"] = [*message["headers"], *more, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

@@ -88,6 +88,17 @@ class Metrics:
             "Models whose circuit breaker is open: requests to them fail immediately. The log names them.",
             **common,
         )
+        self.rate_limited = Counter(
+            "rate_limited_total",
+            "Requests that were refused because a limit was reached, by limit.",
+            ["limit"],
+            **common,
+        )
+        self.limits_shared = Gauge(
+            "limits_shared",
+            "1 while this process counts together with the others, 0 while it counts by itself. 1 without limits.",
+            **common,
+        )
         self.projection_position = Gauge(
             "projection_position", "The log position up to which a view shows events.", ["projection"], **common
         )
@@ -120,6 +131,9 @@ class Metrics:
             self.append_conflicts.labels(reason)
         for source in ("memory", "snapshot"):
             self.streams_lost.labels(source)
+        self.limits_shared.set(1)
+        for limit in ("requests", "tokens", "replies", "background", "followers", "tokens_a_month"):
+            self.rate_limited.labels(limit)
         for direction in ("input", "output"):
             self.reply_tokens.labels(direction)
 

@@ -19,6 +19,7 @@ from domain.events import ContextCompacted
 from domain.items import Item
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.ids import mint
+from infrastructure.limits.allowance import Allowance
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.commands.api_client import create_conversation, message
@@ -74,6 +75,7 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
             context = CommandContext(
                 dependencies=app.state.dependencies,
                 principal=ANONYMOUS,
+                allowance=Allowance(app.state.dependencies.limiter, ANONYMOUS),
                 request_id="req_test",
                 if_match=None,
                 idempotency=None,

@@ -13,6 +13,8 @@ METRICS = {
     "reply_seconds": (),
     "reply_tokens": ("direction",),
     "model_unavailable": (),
+    "rate_limited": ("limit",),
+    "limits_shared": (),
     "projection_position": ("projection",),
     "projection_head": (),
     "projection_lag_seconds": ("projection",),

@@ -27,7 +27,9 @@ from infrastructure.http.connections import Connections, Limits
 from infrastructure.http.door import NoLogin
 from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import bounded_websocket
+from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
 
 SHORT = Limits(body_seconds=0.2, write_seconds=0.4, crowded_write_seconds=0.4, check_seconds=0.05)
 MAX_MESSAGE_BYTES = 1_000_000
@@ -49,7 +51,13 @@ class Server:
         self.metrics = Metrics()
         routes = [WebSocketRoute("/echo", self.echo), WebSocketRoute("/flood", self.flood)]
         self.app = make_app(
-            "Sockets", [APIRouter()], sockets=routes, lifespan=_lifespan, metrics=self.metrics, authenticator=NoLogin()
+            "Sockets",
+            [APIRouter()],
+            sockets=routes,
+            lifespan=_lifespan,
+            metrics=self.metrics,
+            authenticator=NoLogin(),
+            limiter=Limiter(Settings(), self.metrics),
         )
         self.connections = Connections(SHORT)
 

@@ -1,0 +1,48 @@
+"""Applies the limits to requests: each gets an Allowance at the door, and its answer says what is left."""
+
+from collections.abc import Mapping
+
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from infrastructure.http.readiness import Check
+from infrastructure.limits.allowance import Allowance
+from infrastructure.limits.limiter import Limiter
+
+
+class LimitsMiddleware:
+    """ASGI middleware, inside the door. It puts an Allowance into `request.state.allowance`, and ends it with the request.
+
+    RequestMiddleware adds the Allowance's headers to the answer. What needs no credential has no Allowance.
+    """
+
+    def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
+        self._app = app
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.get("state", {})
+        if scope["type"] not in ("http", "websocket") or "principal" not in state:
+            await self._app(scope, receive, send)
+            return
+        allowance = Allowance(self._limiter, state["principal"])
+        state["allowance"], state["answer_headers"] = allowance, allowance.headers
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            allowance.end()
+
+
+def allowance_of(connection: HTTPConnection) -> Allowance:
+    """The Allowance of a request."""
+    allowance: Allowance = connection.state.allowance
+    return allowance
+
+
+def limits_check(limiter: Limiter) -> Mapping[str, Check]:
+    """The readiness check of a process that limits: it counts together with the other processes, not by itself."""
+
+    async def limits() -> bool:
+        return limiter.is_shared
+
+    return {"limits": limits} if limiter.is_on else {}

@@ -1,0 +1,93 @@
+"""What one request may use. A message on a WebSocket counts as a request of its own."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from infrastructure.access.principal import Principal
+from infrastructure.limits.answer_headers import Headers, headers_of
+from infrastructure.limits.concurrent import ConcurrentCount
+from infrastructure.limits.limiter import Counts, Limiter
+from infrastructure.limits.refusals import OverLimit
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+class Allowance:
+    """`headers`: what the answer says of the limits, as of the last call. Call `end` when the request has ended."""
+
+    def __init__(self, limiter: Limiter, principal: Principal) -> None:
+        self._limiter = limiter
+        self._account = limiter.account(principal)
+        self._taken: list[ConcurrentCount] = []
+        self.headers: Headers = []
+
+    async def request(self) -> None:
+        """Counts the request. Raises OverLimit."""
+        if not self._limiter.is_on:
+            return
+        try:
+            await self._limiter.require("requests", self._account.requests)
+        except OverLimit as refusal:
+            self._describe(refusal)
+            raise
+        now = time.monotonic()
+        for _, count in self._account.requests:
+            if count.take(now):
+                self._limiter.want(count)
+        self._describe()
+
+    async def reply(self, *, background: bool = False) -> None:
+        """Lets the request ask a model. Raises OverLimit."""
+        account = self._account
+        try:
+            await self._limiter.require_quota(account)
+            await self._limiter.require("tokens", account.tokens)
+            await self._take("replies", account.replies)
+            if background:
+                await self._take("background", account.background)
+        except OverLimit as refusal:
+            self._describe(refusal)
+            raise
+
+    async def follow(self) -> None:
+        """Lets the request be answered with a stream of what happens, or be a WebSocket. Raises OverLimit."""
+        try:
+            await self._take("followers", self._account.followers)
+        except OverLimit as refusal:
+            self._describe(refusal)
+            raise
+
+    def spend(self, tokens: int) -> None:
+        """Counts the tokens of a reply or a summary, input and output. May be called after the request has ended."""
+        now = time.monotonic()
+        for _, count in self._account.tokens:
+            count.spend(now, tokens)
+            self._limiter.want(count)
+        self._limiter.months.add(self._account.months, tokens)
+
+    def end_with(self, task: "asyncio.Task[None]") -> None:
+        """What the request has taken is given back at the end of the task, not of the request."""
+        taken, self._taken = self._taken, []
+        task.add_done_callback(lambda _: self._give_back(taken))
+
+    def end(self) -> None:
+        """Gives back what the request has taken."""
+        taken, self._taken = self._taken, []
+        self._give_back(taken)
+
+    async def _take(self, name: Literal["replies", "background", "followers"], counts: Counts[ConcurrentCount]) -> None:
+        await self._limiter.require(name, counts)
+        for _, count in counts:
+            count.take()
+            self._taken.append(count)
+
+    def _give_back(self, counts: Sequence[ConcurrentCount]) -> None:
+        for count in counts:
+            count.give_back()
+            self._limiter.want(count)
+
+    def _describe(self, refusal: OverLimit | None = None) -> None:
+        now, is_shared = time.monotonic(), self._limiter.is_shared
+        self.headers[:] = headers_of(self._account, now, is_shared=is_shared, refusal=refusal)

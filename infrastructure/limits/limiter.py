@@ -1,0 +1,184 @@
+"""The limits of one process: what each tenant, subject and API key has used."""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, TypeVar
+
+from msgspec import Struct
+
+from infrastructure.access.principal import Principal
+from infrastructure.ids import mint_uuid
+from infrastructure.limits.concurrent import ConcurrentCount
+from infrastructure.limits.month import MonthKey, MonthlyTokens, seconds_left_of_month
+from infrastructure.limits.refusals import LimitName, OverLimit
+from infrastructure.limits.requests import RequestCount
+from infrastructure.limits.shared_counts import TICK_SECONDS, SharedCounts
+from infrastructure.limits.tokens import TokenCount
+from infrastructure.observability.metrics import Metrics
+from infrastructure.rate_limits import HOLDERS, Holder, RateLimits
+from infrastructure.settings import Settings
+from infrastructure.stores import redis
+from infrastructure.stores.postgres import make_pool
+
+FORGET_SECONDS: Final = 60.0
+"""How often what nobody uses any more is forgotten."""
+
+AnyCount = RequestCount | TokenCount | ConcurrentCount
+C = TypeVar("C", bound=AnyCount)
+Counts = Sequence[tuple[Holder, C]]
+
+
+class Account(Struct, frozen=True):
+    """What the requests of one principal count against. `quotas`: (whose, the count, the quota)."""
+
+    requests: Counts[RequestCount]
+    tokens: Counts[TokenCount]
+    replies: Counts[ConcurrentCount]
+    background: Counts[ConcurrentCount]
+    followers: Counts[ConcurrentCount]
+    quotas: Sequence[tuple[Holder, MonthKey, int]]
+    months: Sequence[MonthKey]
+    """What its tokens are added to, with or without a quota."""
+
+    @property
+    def counts(self) -> list[AnyCount]:
+        groups = (self.requests, self.tokens, self.replies, self.background, self.followers)
+        return [count for group in groups for _, count in group]
+
+
+class Limiter:
+    """All counts of a process. It counts by itself unless it is `opened`. `counts_tokens`: whether the process asks models, so that tokens of a month are to be counted."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, counts_tokens: bool = False) -> None:
+        self._settings = settings
+        self._rules = settings.rate_limits
+        self._metrics = metrics
+        self._counts_tokens = counts_tokens
+        self._shared = SharedCounts(mint_uuid())
+        self.months = MonthlyTokens()
+        self._accounts: dict[tuple[str, str, str | None], Account] = {}
+        self._counts: dict[str, AnyCount] = {}
+        self._ticking: asyncio.Task[None] | None = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is limited."""
+        return self._rules != RateLimits()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether this process counts together with the others."""
+        return self._shared.is_available
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Counts together with the other processes. Postgres and Redis need not be up."""
+        async with AsyncExitStack() as stack:
+            if self._counts_tokens:
+                pool = make_pool(self._settings.postgres_url, max_size=1, read_only=False)
+                self.months.open(await stack.enter_async_context(pool))
+            if self.is_on:
+                await self._shared.open(await stack.enter_async_context(redis.connect(self._settings)))
+                self._ticking = asyncio.create_task(self._tick())
+            try:
+                yield
+            finally:
+                if self._ticking is not None:
+                    self._ticking.cancel()
+                await self._shared.close(self._counts.values())
+                await self.months.close()
+
+    def account(self, principal: Principal) -> Account:
+        name = (principal.tenant, principal.subject, principal.key_id)
+        account = self._accounts.get(name)
+        if account is None:
+            account = self._accounts[name] = self._new_account(principal)
+        return account
+
+    async def require(self, name: LimitName, counts: Counts[C]) -> None:
+        """Returns when each of the counts has something left; the caller takes it before it awaits anything. Raises OverLimit."""
+        used_up = await self._shared.used_up([count for _, count in counts])
+        if used_up:
+            now, is_shared = time.monotonic(), self.is_shared
+            last = max(used_up, key=lambda count: count.free_in(now, is_shared=is_shared))
+            holder = next(holder for holder, count in counts if count is last)
+            raise self._refusal(name, holder, last.limit, last.free_in(now, is_shared=is_shared))
+
+    async def require_quota(self, account: Account) -> None:
+        """Raises OverLimit if a quota of this month is used up."""
+        for holder, month, quota in account.quotas:
+            if await self.months.used(month) >= quota:
+                raise self._refusal("tokens_a_month", holder, quota, seconds_left_of_month())
+
+    def want(self, count: AnyCount) -> None:
+        """Tells Redis soon what has changed in this count."""
+        if self._ticking is not None:
+            self._shared.want(count)
+
+    def _refusal(self, name: LimitName, holder: Holder, limit: int, retry_after: float) -> OverLimit:
+        self._metrics.rate_limited.labels(name).inc()
+        return OverLimit(name, holder, limit, retry_after)
+
+    def _new_account(self, principal: Principal) -> Account:
+        tenant = principal.tenant
+        names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
+        holders = [(holder, name) for holder in HOLDERS if (name := names[holder]) is not None]
+        limits = self._rules.of(tenant)
+        months = {holder: MonthKey(tenant, holder, name) for holder, name in holders}
+
+        def counts(limit_name: LimitName, make: type[C]) -> Counts[C]:
+            found: list[tuple[Holder, C]] = []
+            for holder, name in holders:
+                limit: int | None = getattr(limits[holder], limit_name)
+                if limit is not None:
+                    key = _key(tenant, limit_name, holder, name)
+                    count = self._counts.get(key)
+                    if not isinstance(count, make):
+                        count = self._counts[key] = make(key, limit)
+                    found.append((holder, count))
+            return found
+
+        return Account(
+            requests=counts("requests", RequestCount),
+            tokens=counts("tokens", TokenCount),
+            replies=counts("replies", ConcurrentCount),
+            background=counts("background", ConcurrentCount),
+            followers=counts("followers", ConcurrentCount),
+            quotas=[
+                (holder, months[holder], quota)
+                for holder, _ in holders
+                if (quota := limits[holder].tokens_a_month) is not None
+            ],
+            months=list(months.values()),
+        )
+
+    async def _tick(self) -> None:
+        forget_at = time.monotonic() + FORGET_SECONDS
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = time.monotonic()
+            self._metrics.limits_shared.set(self.is_shared)
+            for count in self._counts.values():
+                if count.tick(now):
+                    self._shared.want(count)
+            if now > forget_at:
+                forget_at = now + FORGET_SECONDS
+                self._forget(now)
+
+    def _forget(self, now: float) -> None:
+        self._accounts = {
+            name: account
+            for name, account in self._accounts.items()
+            if not all(count.is_idle(now) for count in account.counts)
+        }
+        needed = {count.key for account in self._accounts.values() for count in account.counts}
+        self._counts = {key: count for key, count in self._counts.items() if key in needed or not count.is_idle(now)}
+
+
+def _key(tenant: str, limit_name: LimitName, holder: Holder, name: str) -> str:
+    """The Redis key of a count. A subject may be any text of any length."""
+    named = f":{hashlib.sha256(name.encode()).hexdigest()[:32]}" if name else ""
+    return f"limits:{tenant}:{limit_name}:{holder}{named}"

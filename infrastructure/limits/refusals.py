@@ -1,0 +1,42 @@
+"""Why a request is over a limit. `infrastructure/http/errors.py` has the answer."""
+
+from math import ceil
+from typing import Final, Literal
+
+from infrastructure.rate_limits import Holder
+
+LimitName = Literal["requests", "tokens", "replies", "background", "followers", "tokens_a_month"]
+
+_WHAT: Final[dict[LimitName, str]] = {
+    "requests": "requests per min (RPM)",
+    "tokens": "tokens per min (TPM)",
+    "replies": "replies at once",
+    "background": "background replies at once",
+    "followers": "streams and WebSockets at once",
+}
+
+_WHOSE: Final[dict[Holder, str]] = {"tenant": "this tenant", "subject": "this user", "key": "this API key"}
+
+
+class OverLimit(Exception):
+    """A limit is reached. `retry_after`: seconds after which a repeat may succeed."""
+
+    def __init__(self, name: LimitName, holder: Holder, limit: int, retry_after: float) -> None:
+        self.name = name
+        self.holder = holder
+        self.limit = limit
+        self.retry_after = retry_after
+        if name == "tokens_a_month":
+            super().__init__(
+                f"You exceeded the quota of {_WHOSE[holder]}: {limit} tokens in a calendar month (UTC)."
+                " It begins anew with the next month."
+            )
+            return
+        super().__init__(
+            f"Rate limit reached for {_WHOSE[holder]} on {_WHAT[name]}: Limit {limit}. Please try again in {ceil(retry_after)}s."
+        )
+
+    @property
+    def is_quota(self) -> bool:
+        """Whether waiting a little does not help."""
+        return self.name == "tokens_a_month"

@@ -1,0 +1,113 @@
+"""Requests in any minute. A process takes them from Redis in portions, ahead of need, and hands them out by itself."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from infrastructure.limits.shared_counts import Script
+from infrastructure.limits.window import WINDOW_SECONDS, Window
+
+PORTIONS: Final = 100
+"""A portion is at most this part of the limit. With a limit below this, each request is asked for."""
+
+UNUSED_SECONDS: Final = 5.0
+"""After this long, a process gives back what it has not used of its portion."""
+
+USED_UP_SECONDS: Final = (1.0, 4.0)
+"""A portion that is used up sooner than the first is doubled the next time, one that lasts longer than the second is halved."""
+
+NONE_SECONDS: Final = 0.5
+"""When nothing is left, Redis is asked again after this long. In between, requests are refused without asking."""
+
+
+class RequestCount:
+    """The requests of one tenant, subject or key. See Count."""
+
+    script: Script = "window.lua"
+
+    def __init__(self, key: str, limit: int) -> None:
+        self.key = key
+        self.limit = limit
+        self.waiting = 0
+        """How many requests wait for Redis."""
+        self._own = Window(limit)
+        self._portion = 0
+        self._portion_size = 1
+        self._taken_at = 0
+        """When the portion was taken: a second of Redis's clock."""
+        self._portion_since = 0.0
+        self._owed = 0
+        """Requests that were let in without a portion, and are not counted in Redis yet."""
+        self._left: int | None = None
+        self._none_until = 0.0
+        self._free_at = 0.0
+        self._requested = self._requested_for_owed = 0
+
+    def has(self, now: float, *, is_shared: bool) -> bool | None:
+        """Whether another request may come in. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
+        if self._portion > 0:
+            return True
+        if now < self._none_until:
+            return False
+        return None if is_shared else self._own.left(now) > 0
+
+    def take(self, now: float) -> bool:
+        """Counts a request. Returns whether the next portion should be asked for."""
+        self._own.add(now, 1)
+        if self._portion == 0:
+            self._owed += 1
+            return True
+        self._portion -= 1
+        return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._none_until
+
+    def left(self, now: float, *, is_shared: bool) -> int:
+        """How many more may come in, as far as this process knows."""
+        if is_shared and self._left is not None:
+            return max(0, self._left + self._portion)
+        return max(0, self._own.left(now))
+
+    def free_in(self, now: float, *, is_shared: bool) -> float:
+        """Seconds until another may come in, as far as this process knows."""
+        return max(0.0, self._free_at - now) if is_shared and self._free_at else self._own.free_in(now)
+
+    def question(self, now: float) -> Sequence[int]:
+        unused = 0
+        if self._is_unused(now):
+            unused, self._portion, self._portion_size = self._portion, 0, 1
+        elif self._portion <= self._portion_size // 2:
+            self._resize(now - self._portion_since)
+        wanted = max(self.waiting, self._portion_size - self._portion)
+        self._requested_for_owed = self._owed
+        self._requested = self._owed + (0 if unused else wanted)
+        return (self.limit, self._requested, 0, unused, self._taken_at, 1)
+
+    def answered(self, now: float, answer: Sequence[int]) -> None:
+        taken, self._left, second, free_in = answer
+        paid = min(taken, self._owed)  # also those that were let in while this question was under way
+        # What Redis had no room for was let in nevertheless: it is not counted.
+        self._owed -= max(paid, self._requested_for_owed)
+        if taken > paid:
+            self._portion += taken - paid
+            self._taken_at, self._portion_since = second, now
+        self._free_at = now + min(free_in, WINDOW_SECONDS) if free_in else 0.0
+        if taken < self._requested:
+            self._none_until = now + NONE_SECONDS
+
+    def failed(self) -> None:
+        """What was asked for is asked for again. What was given back is lost: it counts as used for a minute."""
+
+    def tick(self, now: float) -> bool:
+        return self._owed > 0 or self._is_unused(now)
+
+    def is_idle(self, now: float) -> bool:
+        """Whether this process need not remember it."""
+        return not (self._portion or self._owed or self.waiting) and self._own.left(now) == self.limit
+
+    def _is_unused(self, now: float) -> bool:
+        return self._portion > 0 and not self.waiting and now - self._portion_since > UNUSED_SECONDS
+
+    def _resize(self, lasted: float) -> None:
+        soon, long = USED_UP_SECONDS
+        if lasted < soon:
+            self._portion_size = min(max(1, self.limit // PORTIONS), 2 * self._portion_size)
+        elif lasted > long:
+            self._portion_size = max(1, self._portion_size // 2)

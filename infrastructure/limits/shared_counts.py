@@ -1,0 +1,198 @@
+"""Asks Redis what all processes count together. One task asks, for all counts at once: a request at most waits for the answer that comes next.
+
+Redis trouble never fails a request. It may delay one by WAIT_SECONDS; from then on nobody waits, until Redis answers quickly again.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import resources
+from typing import Any, Final, Literal, Protocol, TypeVar
+from uuid import UUID
+
+import structlog
+from redis.asyncio import Redis
+
+log = structlog.get_logger(__name__)
+
+WAIT_SECONDS: Final = 0.05
+"""How long a request waits for Redis."""
+
+ANSWER_SECONDS: Final = 0.5
+"""After this long without an answer, Redis counts as unavailable."""
+
+TICK_SECONDS: Final = 0.5
+"""How often the counts are asked what they have to say, and how long nobody asks after Redis failed."""
+
+LEASE_SECONDS: Final = 5.0
+"""How long the places of a process that died stay taken."""
+
+MAX_QUESTIONS: Final = 3
+"""How often a request asks Redis at most: other requests may take what the first answer brought."""
+
+MAX_BATCH: Final = 200
+"""How many counts one call may have: Redis does nothing else meanwhile."""
+
+Script = Literal["window.lua", "concurrent.lua"]
+
+
+class Count(Protocol):
+    """What one process knows of one count: requests, tokens or places."""
+
+    key: str
+    script: Script
+    waiting: int
+    """How many requests wait for Redis to answer for this count."""
+
+    def has(self, now: float, *, is_shared: bool) -> bool | None:
+        """Whether something is left. None: Redis must be asked. With `is_shared=False` the process decides by itself."""
+
+    def question(self, now: float) -> Sequence[int]:
+        """The arguments of its script for this count. What it says is under way until `answered` or `failed` is called."""
+
+    def answered(self, now: float, answer: Sequence[int]) -> None:
+        """Takes the numbers that the script returned for this count."""
+
+    def failed(self) -> None:
+        """Redis did not answer."""
+
+    def tick(self, now: float) -> bool:
+        """Whether it has something to say or to ask, though no request waits for it."""
+
+
+C = TypeVar("C", bound=Count)
+
+
+@cache
+def _lua(name: Script) -> str:
+    return resources.files(__package__).joinpath(name).read_text()
+
+
+class SharedCounts:
+    """The counts that this process shares with others. Without `redis` it shares none. `open` starts its task."""
+
+    def __init__(self, process_id: UUID) -> None:
+        self._process = str(process_id)
+        self._redis: Redis | None = None
+        self._wanted: dict[str, Count] = {}
+        self._wake = asyncio.Event()
+        self._next: asyncio.Future[None] | None = None
+        """Done when the counts that are wanted now have been answered, or Redis has failed."""
+        self._task: asyncio.Task[None] | None = None
+        self._answers_quickly = False
+        self.is_available = False
+        """Whether Redis answered last time."""
+
+    async def open(self, redis: Redis) -> None:
+        """Connects, which may take ANSWER_SECONDS. If that fails, it tries again and again."""
+        self._redis = redis
+        await self._ask()
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self, counts: Iterable[Count]) -> None:
+        """Tells Redis what `counts` still have to say, if Redis answers."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self.is_available:
+            for count in counts:
+                self._wanted[count.key] = count
+            await self._ask()
+
+    def want(self, count: Count) -> None:
+        """Asks for this count soon. Nobody waits."""
+        self._wanted[count.key] = count
+        self._wake.set()
+
+    async def used_up(self, counts: Sequence[C]) -> list[C]:
+        """Those of the counts that have nothing left. What the others have is to be taken before anything else is awaited."""
+        for _ in range(MAX_QUESTIONS):
+            now = time.monotonic()
+            unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]
+            if not unknown or not await self._answer_for(unknown):
+                break
+        now = time.monotonic()
+        return [count for count in counts if not self._has(count, now)]
+
+    def _has(self, count: Count, now: float) -> bool:
+        has = count.has(now, is_shared=self.is_available)
+        return bool(count.has(now, is_shared=False) if has is None else has)
+
+    async def _answer_for(self, counts: Sequence[Count]) -> bool:
+        """Asks for these counts, and waits for the answer. False if there was none: then this process decides by itself."""
+        if not (self.is_available and self._answers_quickly):
+            return False
+        if self._next is None:
+            self._next = asyncio.get_running_loop().create_future()
+        for count in counts:
+            self.want(count)
+            count.waiting += 1
+        try:
+            answered, _ = await asyncio.wait({self._next}, timeout=WAIT_SECONDS)
+        finally:
+            for count in counts:
+                count.waiting -= 1
+        if not answered and self._answers_quickly:
+            self._answers_quickly = False
+            log.warning("limits_not_answered")
+        return bool(answered)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            await self._ask()
+            if not self.is_available:
+                await asyncio.sleep(TICK_SECONDS)
+
+    async def _ask(self) -> None:
+        """Asks for all counts that are wanted; if there are none, whether Redis answers. Never raises."""
+        self._wake.clear()
+        wanted, self._wanted = list(self._wanted.values()), {}
+        waiting, self._next = self._next, None
+        asked_at = time.monotonic()
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await self._ask_for(wanted)
+        except Exception as error:  # noqa: BLE001 - if the task ended, every process would count by itself for ever
+            if self.is_available or self._task is None:
+                log.warning("limits_not_shared", error_type=type(error).__name__)
+            self.is_available = self._answers_quickly = False
+            for count in wanted:
+                count.failed()
+                self._wanted.setdefault(count.key, count)
+        else:
+            if not self.is_available and self._task is not None:
+                log.info("limits_shared_again")
+            self.is_available = True
+            self._answers_quickly = time.monotonic() - asked_at < WAIT_SECONDS
+        finally:
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+
+    async def _ask_for(self, wanted: Sequence[Count]) -> None:
+        assert self._redis is not None
+        if not wanted:
+            await self._redis.ping()
+        by_script = defaultdict[Script, list[Count]](list)
+        for count in wanted:
+            by_script[count.script].append(count)
+        for script, counts in by_script.items():
+            first: list[Any] = [self._process, round(LEASE_SECONDS * 1000)] if script == "concurrent.lua" else []
+            for start in range(0, len(counts), MAX_BATCH):
+                batch = counts[start : start + MAX_BATCH]
+                now = time.monotonic()
+                arguments = [number for count in batch for number in count.question(now)]
+                evaluated: Any = self._redis.eval(
+                    _lua(script), len(batch), *(count.key for count in batch), *first, *arguments
+                )
+                answer: list[int] = await evaluated
+                size, now = len(answer) // len(batch), time.monotonic()
+                for number, count in enumerate(batch):
+                    count.answered(now, answer[number * size : (number + 1) * size])

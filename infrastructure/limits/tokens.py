@@ -1,0 +1,70 @@
+"""Tokens in any minute. They are counted when a reply has ended: until then nobody knows how many it takes.
+
+So a request for a reply is let in while anything is left. What is used beyond the limit is carried over into the next minutes.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from infrastructure.limits.shared_counts import Script
+from infrastructure.limits.window import MAX_AHEAD_SECONDS, Window
+
+KNOWN_SECONDS: Final = 1.0
+"""For how long a process relies on what Redis said last."""
+
+
+class TokenCount:
+    """The tokens of one tenant, subject or key. See Count."""
+
+    script: Script = "window.lua"
+
+    def __init__(self, key: str, limit: int) -> None:
+        self.key = key
+        self.limit = limit
+        self.waiting = 0
+        self._own = Window(limit)
+        self._left: int | None = None
+        self._free_at = 0.0
+        self._known_at = 0.0
+        self._pending = self._sent = 0
+        """Tokens that Redis does not count yet, and those of them that are under way."""
+
+    def has(self, now: float, *, is_shared: bool) -> bool | None:
+        """Whether anything is left. None: Redis must be asked."""
+        if not is_shared:
+            return self._own.left(now) > 0
+        if self._left is None or now - self._known_at > KNOWN_SECONDS:
+            return None
+        return self._left > self._pending
+
+    def spend(self, now: float, tokens: int) -> None:
+        """Counts the tokens of a reply."""
+        self._own.add(now, tokens)
+        self._pending += tokens
+
+    def left(self, now: float, *, is_shared: bool) -> int:
+        """How many are left, as far as this process knows."""
+        return max(0, self._left - self._pending if is_shared and self._left is not None else self._own.left(now))
+
+    def free_in(self, now: float, *, is_shared: bool) -> float:
+        """Seconds until something is left, as far as this process knows."""
+        return max(0.0, self._free_at - now) if is_shared and self._left is not None else self._own.free_in(now)
+
+    def question(self, _: float) -> Sequence[int]:
+        self._sent = self._pending
+        return (self.limit, 0, self._sent, 0, 0, MAX_AHEAD_SECONDS)
+
+    def answered(self, now: float, answer: Sequence[int]) -> None:
+        _, self._left, _, free_in = answer
+        self._pending -= self._sent
+        self._known_at, self._free_at = now, now + free_in
+
+    def failed(self) -> None:
+        """The tokens stay pending."""
+
+    def tick(self, _: float) -> bool:
+        return self._pending > 0
+
+    def is_idle(self, now: float) -> bool:
+        """Whether this process need not remember it."""
+        return not (self._pending or self.waiting) and self._own.left(now) == self.limit

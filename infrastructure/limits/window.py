@@ -1,0 +1,50 @@
+"""What was used in the last minute, counted by the second. `window.lua` does the same for all processes together."""
+
+from typing import Final
+
+WINDOW_SECONDS: Final = 60
+"""A use counts for at least this long, and at most a second longer."""
+
+MAX_AHEAD_SECONDS: Final = 86_400
+"""How much later than now a use may begin to count."""
+
+
+class Window:
+    """At most `limit` fits in any minute. Times are seconds of a clock that only goes forward."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._amounts: dict[int, int] = {}
+        self._used = 0
+        self._checked = -1
+
+    def left(self, now: float) -> int:
+        """How much more fits. Negative if more was used than fits."""
+        self._forget(int(now))
+        return self._limit - self._used
+
+    def add(self, now: float, amount: int) -> None:
+        """Counts a use. What exceeds the limit begins to count later, when there would be room for it: so it is carried over."""
+        second = int(now)
+        excess = amount - self.left(now)
+        if excess > 0 and self._limit:
+            second += min(MAX_AHEAD_SECONDS, WINDOW_SECONDS * excess // self._limit)
+        self._amounts[second] = self._amounts.get(second, 0) + amount
+        self._used += amount
+
+    def free_in(self, now: float) -> float:
+        """Seconds until something fits; 0 if it does now."""
+        left = self.left(now)
+        for second in sorted(self._amounts) if left <= 0 else ():
+            left += self._amounts[second]
+            if left > 0:
+                return second + WINDOW_SECONDS + 1 - now
+        return float(WINDOW_SECONDS) if left <= 0 else 0.0
+
+    def _forget(self, second: int) -> None:
+        """Forgets what no longer counts."""
+        if second == self._checked:
+            return
+        self._checked = second
+        for earlier in [counted for counted in self._amounts if second - counted > WINDOW_SECONDS]:
+            self._used -= self._amounts.pop(earlier)

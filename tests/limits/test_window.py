@@ -1,0 +1,64 @@
+"""The last minute, as one process counts it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from infrastructure.limits.window import WINDOW_SECONDS, Window
+
+
+def test_what_was_used_counts_for_a_minute_and_at_most_a_second_longer() -> None:
+    window = Window(10)
+    window.add(100.9, 4)
+
+    assert window.left(100.9) == 6
+    assert window.left(160.9) == 6
+    assert window.left(161.0) == 10
+
+
+def test_when_nothing_is_left_it_says_when_there_will_be_something() -> None:
+    window = Window(10)
+    window.add(100.0, 3)
+    window.add(130.5, 7)
+
+    assert window.left(131.0) == 0
+    assert window.free_in(131.0) == 161 - 131.0
+    assert window.free_in(161.0) == 0
+
+
+def test_what_exceeds_the_limit_is_carried_over() -> None:
+    window = Window(10)
+    window.add(0.0, 100)  # ten minutes' worth
+
+    assert window.left(0.0) == -90
+    assert window.left(599.0) <= 0
+    assert window.left(602.0) == 10
+
+
+def test_a_limit_of_nothing_is_never_free() -> None:
+    window = Window(0)
+    window.add(0.0, 5)
+
+    assert window.left(0.0) <= 0
+    assert window.free_in(0.0) == WINDOW_SECONDS
+
+
+@given(
+    limit=st.integers(1, 50),
+    steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=40),
+)
+def test_no_minute_has_more_than_the_limit_and_the_excess_of_one_use(
+    limit: int, steps: list[tuple[float, int]]
+) -> None:
+    """Each use is let in while anything is left, as requests for replies are."""
+    window, now = Window(limit), 0.0
+    uses: list[tuple[float, int]] = []
+    for pause, amount in steps:
+        now += pause
+        if window.left(now) > 0:
+            window.add(now, amount)
+            uses.append((now, amount))
+        in_the_last_minute = sum(used for at, used in uses if at > now - WINDOW_SECONDS)
+        assert in_the_last_minute < limit + 30
+
+    total = sum(used for _, used in uses)
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the excess is paid back
