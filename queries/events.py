@@ -26,8 +26,8 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EVENT_STREAM, EventStream, head_of_stream
 from infrastructure.http.headers import etag, single_header
-from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.limits import allowance_of
+from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_array, json_response
 from queries.log_access import LogAccess
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
