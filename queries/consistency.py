@@ -2,7 +2,7 @@
 
 Views lag behind the log. So a read has four steps:
 
-1. Look up in Postgres the last position of the conversation, or for a list that of the log, and the log's incarnation.
+1. Look up in Postgres the last position of the conversation, or for a list that of the tenant, and the log's incarnation.
 2. Wait until the views that the read needs have reached that position in this log (`checked_positions.py`).
 3. Read the documents.
 4. Read the views' positions again. If a view was reset meanwhile, documents may be missing: 503.
@@ -153,9 +153,9 @@ class Consistency:
         return read
 
     async def read_tenant(self, tenant: str, *views: MongoView, min_position: int = 0) -> Read:
-        """Returns once these views show all that is committed now, parked conversations excepted. Raises ApiError 503."""
+        """Returns once these views show all that the tenant has committed now, parked conversations excepted. Raises ApiError 503."""
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        end, positions = await asyncio.gather(self._end(), self.positions.read())
+        end, positions = await asyncio.gather(self._end(tenant), self.positions.read())
         read = Read(
             tenant=tenant,
             views=views,
@@ -194,10 +194,10 @@ class Consistency:
         except PostgresUnavailable:
             return None
 
-    async def _end(self) -> LogPosition:
-        """The log's end. While Postgres is unavailable, position 0 without an incarnation."""
+    async def _end(self, tenant: str) -> LogPosition:
+        """The end of the tenant's part of the log. While Postgres is unavailable, position 0 without an incarnation."""
         try:
-            return await self._log.end()
+            return await self._log.end_of_tenant(tenant)
         except PostgresUnavailable:
             return LogPosition()
 

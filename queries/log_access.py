@@ -86,6 +86,10 @@ class LogAccess:
         """The position of the log's newest event."""
         return await self.look_up(EventReader.end)
 
+    async def end_of_tenant(self, tenant: str) -> LogPosition:
+        """The position of the tenant's newest event."""
+        return await self.look_up(lambda reader: reader.end_of_tenant(tenant))
+
     async def check(self, positions: Iterable[int]) -> LogCheck:
         """What the log has at these positions."""
         return await self.look_up(lambda reader: reader.check(positions))

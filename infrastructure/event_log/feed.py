@@ -57,6 +57,13 @@ _END = sql.SQL(
     "SELECT coalesce(notification_id, 0), chain_hash, {} FROM (SELECT) AS log LEFT JOIN LATERAL"
     " (SELECT notification_id, chain_hash FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
 ).format(_INCARNATION)
+_END_OF_TENANT = sql.SQL(
+    "SELECT least(coalesce(position, 0), coalesce(notification_id, 0)), {} FROM (SELECT) AS log"
+    " LEFT JOIN LATERAL (SELECT notification_id FROM events ORDER BY notification_id DESC LIMIT 1) AS newest ON true"
+    " LEFT JOIN tenant_positions ON tenant_id = %s"
+).format(_INCARNATION)
+"""`least`: rows may have been removed by hand, and then no view ever reaches the position of the removed ones."""
+
 _CHECK = sql.SQL(
     "SELECT notification_id, chain_hash, {} FROM (SELECT) AS log LEFT JOIN events ON notification_id = ANY(%s)"
 ).format(_INCARNATION)
@@ -79,6 +86,11 @@ class OrderedReader:
         """The newest event as a LogPosition; its `position` is 0 if there is none."""
         [(position, chain_hash, incarnation)] = await self._rows(_END, ())
         return LogPosition(position, chain_hash.hex() if chain_hash else "", incarnation)
+
+    async def end_of_tenant(self, tenant: str) -> LogPosition:
+        """As `end`, of the tenant's events, without a chain hash. The position may be that of a later event."""
+        [(position, incarnation)] = await self._rows(_END_OF_TENANT, (tenant,))
+        return LogPosition(position, "", incarnation)
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
         """What the log has at these positions."""

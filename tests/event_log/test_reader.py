@@ -19,6 +19,20 @@ SIZE = 5_000
 BOUND = 12_000
 
 
+async def test_given_several_tenants_then_the_end_of_each_is_its_own_newest_event(
+    write: Writer, reader: EventReader, settings: Settings
+) -> None:
+    await write.start("a")
+    end = await reader.end()
+    await write.for_tenant("other").start("b", "c")
+    assert (await reader.end_of_tenant("default")).position == end.position
+    assert (await reader.end_of_tenant("other")).position == (await reader.end()).position > end.position
+    assert (await reader.end_of_tenant("nobody")).position == 0
+    with psycopg.connect(settings.postgres_url) as connection:
+        connection.execute("DELETE FROM events WHERE notification_id > %s", [end.position])
+    assert (await reader.end_of_tenant("other")).position == end.position
+
+
 async def test_given_a_long_conversation_when_it_is_read_forwards_then_each_page_is_bounded_in_bytes(
     write: Writer, reader: EventReader
 ) -> None:

@@ -76,6 +76,19 @@ async def test_a_read_of_a_conversation_that_is_current_does_not_wait_for_others
     assert seconds < 1.0
 
 
+async def test_a_list_does_not_wait_for_what_other_tenants_wrote(
+    api: httpx.AsyncClient, write: Writer, projector: ManualProjector
+) -> None:
+    conversation_id = await write.start("a")
+    await projector.catch_up()
+    await write.for_tenant("other").start("not shown yet")
+
+    answer, seconds = await timed(api, "/v1/conversations")
+
+    assert [conversation["id"] for conversation in answer.json()["data"]] == [conversation_id]
+    assert seconds < 1.0
+
+
 async def test_a_read_waits_for_a_projector_that_catches_up(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
