@@ -11,16 +11,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter
-from msgspec import Struct
+from msgspec import Struct, structs
 from pydantic import BaseModel
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from commands.open_sockets import OpenSockets
+from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
 from context.assembly import Contexts
 from context.models import Models
 from domain.commands import Command
+from domain.errors import ConversationNotFound
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal, Scope
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
@@ -116,14 +118,27 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         """Appends the command. Answers with what `answer` renders, or with the first answer if this is a repeat."""
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
+        if appended.replayed:
+            reader, tenant = self.dependencies.reader, self.principal.tenant
+            body = await without_deleted(reader, tenant, appended.conversation.id, body)
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
-        """The answer to the first request with this idempotency key; None if there was none. Raises KeyReused if that request differed."""
+        """The answer to the first request with this idempotency key, without what was deleted since; None if there was none.
+
+        Raises KeyReused if that request differed, ConversationNotFound if its conversation was deleted, or is no longer shared with the caller.
+        """
         if self.idempotency is None:
             return None
+        reader, tenant = self.dependencies.reader, self.principal.tenant
         since = utc_now() - self.dependencies.keep_keys
-        return await self.dependencies.reader.first_answer(self.principal.tenant, self.idempotency, since=since)
+        first = await reader.first_answer(tenant, self.idempotency, since=since)
+        if first is None:
+            return None
+        head = await reader.head(first.conversation_id)
+        if head is None or head.deleted or head.role(self.principal) is None:
+            raise ConversationNotFound(first.conversation_id)
+        return structs.replace(first, answer=await without_deleted(reader, tenant, first.conversation_id, first.answer))
 
 
 def command_context(

@@ -52,7 +52,13 @@ class CreateConversation(Body):
 
 
 @command_route(
-    router, "POST", "/v1/conversations", CreateConversation, max_bytes=MAX_ITEMS_BODY_BYTES, answer=Conversation
+    router,
+    "POST",
+    "/v1/conversations",
+    CreateConversation,
+    max_bytes=MAX_ITEMS_BODY_BYTES,
+    answer=Conversation,
+    errors=(404,),
 )
 async def create_conversation(context: CommandContext, body: CreateConversation) -> Response:
     """Creates a conversation, with its first items if any are given. Answers with the Conversation."""

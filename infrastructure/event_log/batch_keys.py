@@ -6,7 +6,8 @@ from typing import Any
 
 from psycopg import Cursor
 
-from domain.commands import DeleteConversation
+from domain.access import role_of
+from domain.commands import DeleteConversation, DeleteReply
 from domain.conversation import Conversation
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.append_request import Appended, AppendRequest, KeyReused
@@ -23,6 +24,8 @@ class BatchKeys:
         self._recorder = recorder
         self._valid_since = valid_since
         self._stored: dict[tuple[str, str], tuple[bytes, Appended]] = {}
+        self._deleted: set[str] = set()
+        """The conversations of stored answers that are deleted."""
         self._in_batch: dict[tuple[str, str], AppendOutcome] = {}
 
     def read_stored(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> None:
@@ -31,8 +34,10 @@ class BatchKeys:
         if not keys:
             return
         stored = self._recorder.select_first_answers(curs, keys, self._valid_since)
-        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at in stored:
+        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at, is_deleted in stored:
             conversation_id = conversation_id_of(stream_id)
+            if is_deleted:
+                self._deleted.add(conversation_id)
             appended = Appended(
                 conversation=Conversation(
                     id=conversation_id, tenant=tenant, owner="", version=version, family=conversation_id
@@ -48,7 +53,8 @@ class BatchKeys:
     def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
         """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
 
-        ConversationNotFound: the conversation of the stored answer was deleted, and this request does not delete it.
+        ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. Only the receipt
+        of a deletion is repeated then. `streams`: those that the batch names; the caller owns the others, which were started with the key.
         """
         if request.idempotency is None:
             return None
@@ -62,10 +68,14 @@ class BatchKeys:
             fingerprint, appended = stored
             if fingerprint != request.idempotency.fingerprint:
                 raise KeyReused
-            stream = streams.get(appended.conversation.id)
-            is_deleted = stream is not None and stream.state.status == "deleted"
-            if is_deleted and not isinstance(request.command, DeleteConversation):
-                raise ConversationNotFound(appended.conversation.id)  # the stored answer may repeat deleted content
+            conversation_id = appended.conversation.id
+            is_receipt = appended.answer and isinstance(request.command, DeleteConversation | DeleteReply)
+            if conversation_id in self._deleted and not is_receipt:
+                raise ConversationNotFound(conversation_id)
+            if (stream := streams.get(conversation_id)) is not None:
+                state = stream.state
+                if role_of(state.owner, state.shares, request.principal.actor) is None:
+                    raise ConversationNotFound(conversation_id)
             return AppendOutcome(request, replayed=appended)
         return None
 

@@ -75,8 +75,9 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class FirstAnswer(Struct, frozen=True, kw_only=True):
-    """The body stored with an idempotency key, and the version and position of its command's last event."""
+    """The body stored with an idempotency key, and the conversation, version and position of its command's last event."""
 
+    conversation_id: str
     answer: bytes
     version: int
     position: int
@@ -135,11 +136,11 @@ class EventReader(OrderedReader):
     async def first_answer(self, tenant: str, key: IdempotencyKey, since: datetime) -> FirstAnswer | None:
         """The answer stored with an idempotency key at `since` or later; None if there is none, or the log has lost its events.
 
-        Raises KeyReused if the key was used for another request.
+        Raises KeyReused if the key was used for another request. Whether the caller may still read its conversation is not checked.
         """
         rows = await self._rows(
             sql.SQL(
-                "SELECT fingerprint, answer, version, position FROM idempotency_keys AS k"
+                "SELECT fingerprint, answer, version, position, conversation_id FROM idempotency_keys AS k"
                 " WHERE tenant_id = %s AND key = %s AND recorded_at >= %s AND EXISTS (SELECT FROM events AS e"
                 " WHERE e.originator_id = k.conversation_id AND e.originator_version = k.version AND e.command_id = k.command_id)"
             ),
@@ -147,10 +148,11 @@ class EventReader(OrderedReader):
         )
         if not rows:
             return None
-        fingerprint, answer, version, position = rows[0]
+        fingerprint, answer, version, position, stream_id = rows[0]
         if fingerprint != key.fingerprint:
             raise KeyReused
-        return FirstAnswer(answer=answer, version=version, position=position)
+        conversation_id = conversation_id_of(stream_id)
+        return FirstAnswer(conversation_id=conversation_id, answer=answer, version=version, position=position)
 
     async def conversation(
         self,

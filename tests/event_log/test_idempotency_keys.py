@@ -4,8 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from domain.commands import DeleteConversation, EndConversation, ReopenConversation
+from domain.commands import (
+    DeleteConversation,
+    EndConversation,
+    ReopenConversation,
+    ShareConversation,
+    UnshareConversation,
+)
 from domain.errors import ConversationNotFound
+from domain.events import Share
 from infrastructure.access.principal import SCOPES, Principal
 from infrastructure.event_log.append_request import IdempotencyKey, KeyReused
 from infrastructure.event_log.datastore import Datastore
@@ -114,6 +121,31 @@ async def test_given_a_deleted_conversation_then_a_key_does_not_repeat_an_answer
     with pytest.raises(ConversationNotFound):
         await events.append(request(conversation_id, append_texts("secret"), **with_key("appended")))
     assert (await events.append(request(conversation_id, DeleteConversation(), **with_key("deleted")))).replayed
+
+
+async def test_given_a_conversation_that_is_no_longer_shared_then_a_key_does_not_repeat_an_answer_from_it(
+    events: EventLog,
+) -> None:
+    conversation_id = await start(events)
+    bob = Principal("acme", "bob", SCOPES - {"admin"})
+    await events.append(request(conversation_id, ShareConversation(share=Share(role="reader", subject="bob"))))
+    await events.append(request(conversation_id, ShareConversation(share=Share(role="writer", subject="bob"))))
+    append = request(conversation_id, append_texts("secret"), principal=bob, **with_key("k"))
+    assert [(await events.append(append)).replayed for _ in range(2)] == [False, True]
+    await events.append(request(conversation_id, UnshareConversation(subject="bob")))
+    with pytest.raises(ConversationNotFound):
+        await events.append(append)
+
+
+async def test_given_a_deleted_conversation_then_the_answers_that_were_kept_are_empty(
+    events: EventLog, log: Log
+) -> None:
+    kept, deleted = await start(events), await start(events)
+    for conversation_id in (kept, deleted):
+        await events.append(request(conversation_id, append_texts("x"), **with_key(conversation_id)))
+    await events.append(request(deleted, DeleteConversation(), **with_key("the receipt")))
+    answers = {key: bytes(answer) for key, answer in log.rows("SELECT key, answer FROM idempotency_keys")}
+    assert answers == {kept: b"2", deleted: b"", "the receipt": b"3"}
 
 
 async def test_given_another_client_encoding_in_the_url_then_keys_are_still_unicode(

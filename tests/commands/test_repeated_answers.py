@@ -1,0 +1,93 @@
+"""The first answer to an idempotency key does not bring back what was deleted."""
+
+import httpx
+
+from tests.commands.api_client import create_conversation, create_response, error_of, message
+from tests.commands.summarizing_store import Store, talk
+from tests.log import Log
+from tests.scripted_provider import ScriptedProvider
+
+KEY = {"Idempotency-Key": "k"}
+WITH_PROVIDER = {"model_window": 100_000}
+
+
+async def test_a_create_that_is_repeated_after_the_conversation_was_deleted_is_not_found(
+    api: httpx.AsyncClient, log: Log
+) -> None:
+    body = {"title": "secret", "instructions": "secret", "metadata": {"k": "secret"}}
+    created = await api.post("/v1/conversations", json=body, headers=KEY)
+    assert (await api.delete(f"/v1/conversations/{created.json()['id']}")).status_code == 200
+    repeated = await api.post("/v1/conversations", json=body, headers=KEY)
+    assert error_of(repeated)[:2] == (404, "not_found")
+    assert "secret" not in repeated.text
+    assert log.rows("SELECT answer FROM idempotency_keys") == [(b"",)], "kept answers go with their conversation"
+    other = await api.post("/v1/conversations", json={}, headers=KEY)
+    assert other.status_code == 422, "the key stays used"
+
+
+async def test_the_deletion_itself_can_be_repeated(api: httpx.AsyncClient) -> None:
+    path = f"/v1/conversations/{await create_conversation(api)}"
+    first, second = [await api.delete(path, headers=KEY) for _ in range(2)]
+    assert (first.status_code, second.json()) == (200, first.json())
+
+
+async def test_a_deletion_that_is_repeated_with_its_key_gets_the_receipt_again(api: httpx.AsyncClient) -> None:
+    response = await create_response(api, "one")
+    path, key = f"/v1/responses/{response['id']}", {"Idempotency-Key": "delete-1"}
+    first, second = [await api.delete(path, headers=key) for _ in range(2)]
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert second.json() == first.json()
+    assert second.headers["idempotent-replayed"] == "true"
+
+
+async def test_a_repeated_append_shows_retracted_items_without_content(api: httpx.AsyncClient) -> None:
+    path = f"/v1/conversations/{await create_conversation(api)}/items"
+    call = {"type": "function_call", "call_id": "c", "name": "secret", "arguments": '{"secret": 1}'}
+    body = {"items": [message("secret"), call, message("kept")]}
+    first = (await api.post(path, json=body, headers=KEY)).json()["data"]
+    for item in first[:2]:
+        await api.delete(f"{path}/{item['id']}")
+    repeated = await api.post(path, json=body, headers=KEY)
+    assert repeated.headers["idempotent-replayed"] == "true"
+    assert "secret" not in repeated.text
+    assert repeated.json()["data"] == [
+        {"id": first[0]["id"], "type": "message", "role": "user", "status": "completed", "content": []},
+        {"id": first[1]["id"], "type": "function_call"},
+        first[2],
+    ]
+
+
+async def test_a_request_for_a_reply_that_is_repeated_after_its_response_or_conversation_was_deleted_is_not_found(
+    api: httpx.AsyncClient, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(api)
+    for body in ({"input": "secret"}, {"input": "secret", "conversation": conversation_id}):
+        for stream in (False, True):
+            key = {"Idempotency-Key": f"{len(body)} {stream}"}
+            full_body = {**body, "stream": stream}
+            first, repeated = [await api.post("/v1/responses", json=full_body, headers=key) for _ in range(2)]
+            assert repeated.headers["idempotent-replayed"] == "true"
+            requests = len(provider.requests)
+            response_id = first.text.split('"id":"resp_', 1)[1][:32]
+            assert (await api.delete(f"/v1/responses/resp_{response_id}")).status_code == 200
+            second_repeat = await api.post("/v1/responses", json=full_body, headers=key)
+            assert second_repeat.status_code == 404, second_repeat.text
+            assert len(provider.requests) == requests
+
+
+async def test_a_repeated_compaction_shows_no_withdrawn_summary_and_none_of_a_deleted_conversation(
+    store: Store, provider: ScriptedProvider
+) -> None:
+    provider.script = lambda exchange: exchange.stream_text("secret")
+    conversation_id = await create_conversation(store.api)
+    ids = await store.append(conversation_id, *talk(40))
+    path = f"/v1/conversations/{conversation_id}/compact"
+    first = await store.api.post(path, headers=KEY)
+    assert first.json()["summary"] == "secret"
+    provider.requests.clear()
+    await store.api.delete(f"/v1/conversations/{conversation_id}/items/{ids[0]}")
+    repeated = await store.api.post(path, headers=KEY)
+    assert repeated.json() == {**first.json(), "summary": ""}
+    await store.api.delete(f"/v1/conversations/{conversation_id}")
+    assert (await store.api.post(path, headers=KEY)).status_code == 404
+    assert provider.requests == []
