@@ -33,7 +33,7 @@ from infrastructure.event_log.migrate import DataIsNewer, migrate, when_reachabl
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
-from infrastructure.http.door import Authenticator, NoLogin
+from infrastructure.http.door import Authenticator, authenticator_of
 from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
@@ -80,7 +80,7 @@ def create_app(
 ) -> Starlette:
     """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
 
-    `authenticator`: None lets everybody in as ANONYMOUS. When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
+    `authenticator`: one that is shared with another app of the process; None makes one. When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
     limiter = Limiter(settings, metrics, counts_tokens=True)
@@ -149,7 +149,7 @@ def create_app(
             for open_pool in (key_pool, lease_pool, pool):
                 await open_pool.close()
 
-    health = health_router(metrics, lambda: checks, needed=frozenset({"postgres", "log_writable"}))
+    health = health_router(lambda: checks, needed=frozenset({"postgres", "log_writable"}))
     return make_app(
         "Conversation Store: commands",
         [*(resource.router for resource in RESOURCES), health],
@@ -157,7 +157,7 @@ def create_app(
         lifespan=lifespan,
         metrics=metrics,
         connections=connections,
-        authenticator=authenticator or NoLogin(),
+        authenticator=authenticator or authenticator_of(settings),
         limiter=limiter,
     )
 
@@ -198,9 +198,8 @@ def main() -> None:
     """Serves this side alone, on HOST and PORT."""
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format, settings.secrets)
-    shutdown = threading.Event()
-    connections = Connections()
-    serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)
+    shutdown, metrics, connections = threading.Event(), Metrics(), Connections()
+    serve(create_app(settings, metrics, shutdown, connections), settings, metrics, shutdown, connections)
 
 
 if __name__ == "__main__":

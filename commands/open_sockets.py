@@ -15,7 +15,7 @@ from infrastructure.observability.metrics import Metrics
 
 CHECK_SECONDS = 0.25
 
-EndReason = Literal["stopping", "too_old", "unused"]
+EndReason = Literal["stopping", "too_old", "unused", "not_admitted"]
 
 
 class SocketLimits(Struct, frozen=True, kw_only=True):

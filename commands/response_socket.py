@@ -2,6 +2,7 @@
 
 A message is served by the code that serves a POST. What differs: one reply at a time, and a reply with `store: false` is remembered
 until the next one, so that `previous_response_id` can name it. An error is a message too; the socket stays open.
+The credential is checked again for each message. If it is not valid any more, the socket is closed after that error.
 """
 
 import asyncio
@@ -22,7 +23,8 @@ from commands.unstored_replies import UnstoredReply
 from domain.commands import NewItem
 from domain.items import from_stored
 from infrastructure.access.principal import Scope
-from infrastructure.http.door import principal_with
+from infrastructure.access.refusals import InvalidCredential
+from infrastructure.http.door import authenticate, principal_with
 from infrastructure.http.errors import ApiError, as_api_error, reported
 from infrastructure.http.limits import allowance_of
 from infrastructure.http.query_parameters import check_names
@@ -40,13 +42,13 @@ _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
     "stopping": (1001, "The server is stopping. Connect again."),
     "too_old": (1000, "The connection has reached its maximum age."),
     "unused": (1000, "The connection was not used."),
+    "not_admitted": (1008, "The credential is not valid any more."),
 }
 
 
 async def response_socket(websocket: WebSocket) -> None:
     """Serves one socket until it is closed."""
     _check_origin(websocket)
-    principal_with(websocket, SCOPE)
     allowance = allowance_of(websocket)
     await allowance.request()
     if websocket.scope["query_string"]:
@@ -133,6 +135,8 @@ class _ResponseSocket:
                 api_error.headers |= {name.decode(): value.decode() for name, value in allowance.headers}
             with suppress(WebSocketDisconnect):
                 await self._send(api_error.socket_event())
+            if isinstance(error, InvalidCredential) and not self._socket.end.done():
+                self._socket.end.set_result("not_admitted")
         finally:
             allowance.end()
             self._socket.end_answer()
@@ -140,6 +144,8 @@ class _ResponseSocket:
             record_request(self._metrics, "WEBSOCKET", PATH, PATH, status=status, seconds=seconds)
 
     async def _create_response(self, message: Message, allowance: Allowance) -> None:
+        await authenticate(self._websocket)
+        principal_with(self._websocket, SCOPE)
         text = message.get("text")
         if text is None:
             raise ApiError(400, "Send text messages: this one is binary.", code="invalid_value")

@@ -16,6 +16,9 @@ from infrastructure.rate_limits import RECOMMENDED, RateLimits
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 """A host in a URL, with its port."""
 
+MIN_SECRET_BYTES = 32
+"""The shortest secret for HS256 (RFC 7518, 3.2)."""
+
 
 class ModelSettings(BaseModel):
     """One model in `MODELS`. A field that is absent is looked up by the model's name. Prices are in US dollars per 1,000,000 tokens."""
@@ -93,8 +96,33 @@ class Settings(BaseSettings):
         "Limits: `requests` and `tokens` in any minute; `replies`, `background` (replies) and `followers` at once; `tokens_a_month`. "
         "Empty: none.",
     )
-    auth_mode: Literal["none"] = Field(
-        "none", description="`none`: no authentication, one fixed principal; the process listens on loopback only."
+    auth_mode: Literal["none", "jwt", "keys", "jwt,keys"] = Field(
+        "none",
+        description="Who may use the store. `none`: everybody, as one fixed principal; the process listens on loopback only. `jwt`: tokens of "
+        "your user service. `keys`: API keys of this store. `jwt,keys`: both.",
+    )
+    auth_secret: SecretStr = Field(
+        SecretStr(""),
+        description="The secret that tokens are signed with: HS256 with 32 bytes or more, HS384 with 48, HS512 with 64. Empty: `AUTH_JWKS_URL` has the keys.",
+    )
+    auth_jwks_url: str = Field(
+        "",
+        description="Where the user service publishes the keys of its tokens, as a JWK Set: RS256, ES256 and EdDSA. Empty: `AUTH_SECRET` is the key.",
+    )
+    auth_audience: str = Field(
+        "",
+        description="The `aud` that a token must have. Empty: a token with an `aud` is refused, because it is for another service.",
+    )
+    auth_issuer: str = Field("", description="The `iss` that a token must have. Empty: any.")
+    auth_tenant_claim: str = Field("tenant", min_length=1, description="The claim of a token that names the tenant.")
+    auth_subject_claim: str = Field("sub", min_length=1, description="The claim of a token that names the user.")
+    auth_scope_claim: str = Field(
+        "scope",
+        min_length=1,
+        description="The claim of a token with its scopes: words with spaces between them, or a list.",
+    )
+    auth_clock_skew: float = Field(
+        30.0, ge=0, le=600, description="Seconds by which the clocks of the user service and of this store may differ."
     )
     store_api_key: SecretStr = Field(
         SecretStr(""), description="The API key that `scripts/run load` sends to a store with `AUTH_MODE=keys`."
@@ -107,8 +135,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="The address a process listens on.")
     port: int = Field(8000, ge=0, le=65535, description="The port a process listens on. 0: any free port.")
+    metrics_host: str = Field("127.0.0.1", description="The address on which a process serves `METRICS_PORT`.")
     metrics_port: int = Field(
-        0, ge=0, le=65535, description="The port of the projector's `/metrics` and `/health`. 0: any free port."
+        0,
+        ge=0,
+        le=65535,
+        description="The port of a process's `/metrics`, and of the projector's `/health`. 0: any free port, which the log names.",
     )
     trusted_network: bool = Field(
         False,
@@ -144,6 +176,30 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("auth_mode", mode="before")
+    @classmethod
+    def _order_modes(cls, value: Any) -> Any:
+        """`keys, jwt` is `jwt,keys`."""
+        if not isinstance(value, str):
+            return value
+        modes = {mode.strip() for mode in value.split(",")}
+        if "none" in modes and len(modes) > 1:
+            raise ValueError("`none` stands alone: with it everybody is let in, so no other mode would be asked")
+        return ",".join(sorted(modes))
+
+    @model_validator(mode="after")
+    def _need_one_key_for_tokens(self) -> Self:
+        secret = self.auth_secret.get_secret_value().encode()
+        if "jwt" not in self.auth_mode:
+            return self
+        if bool(secret) == bool(self.auth_jwks_url):
+            raise ValueError(f"AUTH_MODE={self.auth_mode} needs either AUTH_SECRET or AUTH_JWKS_URL, and not both")
+        if secret and len(secret) < MIN_SECRET_BYTES:
+            raise ValueError(f"AUTH_SECRET must have at least {MIN_SECRET_BYTES} bytes: a shorter one can be guessed")
+        if self.auth_jwks_url and not _is_http(self.auth_jwks_url):
+            raise ValueError("AUTH_JWKS_URL must be an http or https URL")
+        return self
+
     @model_validator(mode="after")
     def _refuse_open_access(self) -> Self:
         if self.auth_mode == "none" and not self.trusted_network and not _is_loopback(self.host):
@@ -157,7 +213,7 @@ class Settings(BaseSettings):
     def secrets(self) -> frozenset[str]:
         """Every password and key in these settings. They must not be in a log."""
         values = [value.get_secret_value() for _, value in self if isinstance(value, SecretStr)]
-        for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url):
+        for url in (self.postgres_url, self.mongodb_url, self.redis_url, self.openai_base_url, self.auth_jwks_url):
             values += _passwords(url)
         return frozenset(value for value in values if value)
 
@@ -174,6 +230,14 @@ def _passwords(url: str) -> Iterator[str]:
         yield unquote(credentials.partition(":")[2])
     for match in re.finditer(r"(?i)password=('[^']*'|[^&\s]*)", url):
         yield unquote(match[1].strip("'"))
+
+
+def _is_http(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _is_loopback(host: str) -> bool:

@@ -31,7 +31,7 @@ async def project(settings: Settings, stop: asyncio.Event) -> None:
     build = partial(build_projector, postgres_url=settings.postgres_url, pool=pool, database=database, redis=snapshots)
     projector = build(metrics=metrics)
     upgrading: asyncio.Task[None] | None = None
-    async with serve_metrics(metrics, settings.metrics_port, lambda: projector.checks, settings.host) as port:
+    async with serve_metrics(metrics, settings.metrics_port, lambda: projector.checks, settings.metrics_host) as port:
         log.info("projector_started", port=port)
         try:
             await pool.open()

@@ -16,7 +16,7 @@ from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, when_reachable
 from infrastructure.http.app import health_router, make_app
 from infrastructure.http.connections import Connections
-from infrastructure.http.door import Authenticator, NoLogin
+from infrastructure.http.door import Authenticator, authenticator_of
 from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
@@ -140,7 +140,7 @@ def create_app(
     """The app. Its lifespan opens and closes what the queries share; no store has to be up.
 
     When `shutdown` is set, the streams end; the app sets it if the data is newer than this code. `connections`: those of the server,
-    if there is one. `authenticator`: None lets everybody in as ANONYMOUS.
+    if there is one. `authenticator`: one that is shared with another app of the process; None makes one.
     """
     checks = dict[str, Check]()
     limiter = Limiter(settings, metrics)
@@ -154,7 +154,7 @@ def create_app(
             yield
             checking.cancel()
 
-    ready = health_router(metrics, lambda: checks, needed=health.REQUIRED)
+    ready = health_router(lambda: checks, needed=health.REQUIRED)
     routers = [ready, *(resource.router for resource in RESOURCES)]
     return make_app(
         "Conversation Store: queries",
@@ -162,7 +162,7 @@ def create_app(
         lifespan=lifespan,
         metrics=metrics,
         connections=connections,
-        authenticator=authenticator or NoLogin(),
+        authenticator=authenticator or authenticator_of(settings),
         limiter=limiter,
     )
 
@@ -179,9 +179,8 @@ def main() -> None:
     """Serves the query API on HOST and PORT."""
     settings = Settings()
     configure_logging("query-api", settings.log_level, settings.log_format, settings.secrets)
-    shutdown = threading.Event()
-    connections = Connections()
-    serve(create_app(settings, Metrics(), shutdown, connections), settings, shutdown, connections)
+    shutdown, metrics, connections = threading.Event(), Metrics(), Connections()
+    serve(create_app(settings, metrics, shutdown, connections), settings, metrics, shutdown, connections)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import threading
 from infrastructure.http.connections import Connections
 from infrastructure.http.serve import serve
 from infrastructure.observability.logs import configure_logging
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from scripts.gateway import create_app
 
@@ -22,11 +23,10 @@ def main() -> None:
     )
     inherited: list[int] = parser.parse_args().fd or []
     settings = Settings()
-    shutdown = threading.Event()
-    connections = Connections()
+    shutdown, metrics, connections = threading.Event(), Metrics(), Connections()
     configure_logging("api", settings.log_level, settings.log_format, settings.secrets)
-    app = create_app(settings, shutdown, connections)
-    serve(app, settings, shutdown, connections, [socket.socket(fileno=fd) for fd in inherited])
+    app = create_app(settings, metrics, shutdown, connections)
+    serve(app, settings, metrics, shutdown, connections, sockets=[socket.socket(fileno=fd) for fd in inherited])
 
 
 if __name__ == "__main__":

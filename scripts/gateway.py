@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from commands import main as commands
 from infrastructure.http.app import documentation_routes, middleware
 from infrastructure.http.connections import Connections
-from infrastructure.http.door import NoLogin
+from infrastructure.http.door import authenticator_of
 from infrastructure.http.openapi import combined
 from infrastructure.http.shapes import json_response
 from infrastructure.observability.metrics import Metrics
@@ -53,10 +53,9 @@ class Gateway:
             await self._command_app(scope, receive, send)
 
 
-def create_app(settings: Settings, shutdown: threading.Event, connections: Connections) -> ASGIApp:
+def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, connections: Connections) -> ASGIApp:
     """The gateway with both sides behind it. Its lifespan runs theirs. `shutdown` ends their streams. `connections`: the connections of the server."""
-    metrics = Metrics()
-    authenticator = NoLogin()
+    authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     own_app = _own_app(command_app, query_app, middleware(metrics, connections, authenticator))

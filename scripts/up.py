@@ -107,7 +107,11 @@ def _apis(
         name = _name("api", number)
         own_socket = sockets.enter_context(listen(LOOPBACK, directory.port(name)))
         url = f"http://{LOOPBACK}:{own_socket.getsockname()[1]}"
-        urls |= {f"API_{number}_URL": url, f"API_{number}_METRICS_URL": f"{url}/metrics"}
+        metrics_port = directory.port(f"{name}-metrics")
+        urls |= {
+            f"API_{number}_URL": url,
+            f"API_{number}_METRICS_URL": f"http://{LOOPBACK}:{metrics_port}/metrics",
+        }
         descriptors = (gateway.fileno(), own_socket.fileno())
         flags = [part for descriptor in descriptors for part in ("--fd", str(descriptor))]
         service = Service(
@@ -116,7 +120,7 @@ def _apis(
             directory=directory.path,
             serves=partial(answers_http, f"{url}/health/live", frozenset({200})),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
-            environment=environment,
+            environment={**environment, **metrics_on(metrics_port)},
             sockets=descriptors,
             stop_seconds=20,
         )
@@ -140,10 +144,15 @@ def _projectors(
             # Any status will do: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
-            environment={**environment, "METRICS_PORT": str(port)},
+            environment={**environment, **metrics_on(port)},
         )
         services.append(service)
     return services, urls
+
+
+def metrics_on(port: int) -> dict[str, str]:
+    """The environment variables that make a process serve its metrics on this port of loopback."""
+    return {"METRICS_HOST": LOOPBACK, "METRICS_PORT": str(port)}
 
 
 def refuse_newer_data(postgres_url: str) -> None:

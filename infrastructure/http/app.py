@@ -1,4 +1,4 @@
-"""Makes each API's app, with the same middleware, errors, documentation, health and metrics for both.
+"""Makes each API's app, with the same middleware, errors, documentation and health for both.
 
 A route is declared on FastAPI's `APIRouter`, which describes it in the OpenAPI document. Starlette's `Route` serves it: its
 endpoint takes the request and returns a response. With FastAPI's own serving, an append took 1.5 times the CPU.
@@ -129,8 +129,8 @@ def documentation_routes(document: Callable[[], Mapping[str, Any]]) -> list[Rout
     return [Route("/openapi.json", openapi), *docs_routes(TITLE)]
 
 
-def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
-    """`/health/live`, `/health/ready` and `/metrics`. `/health/ready` answers 200 while every check named in `needed` passes."""
+def health_router(checks: Callable[[], Mapping[str, Check]], needed: frozenset[str]) -> APIRouter:
+    """`/health/live` and `/health/ready`. `/health/ready` answers 200 while every check named in `needed` passes."""
     router = APIRouter()
 
     async def live(_: Request) -> Response:
@@ -161,10 +161,5 @@ def health_router(metrics: Metrics, checks: Callable[[], Mapping[str, Check]], n
                 operation=operation,
             )
         )
-
-    @router.get("/metrics", include_in_schema=False)
-    async def metrics_page(_: Request) -> Response:
-        body, content_type = metrics.render()
-        return Response(body, media_type=content_type)
 
     return router

@@ -6,14 +6,16 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infrastructure.access import principal
+from infrastructure.access.bearer import BearerAuthenticator
 from infrastructure.access.principal import ANONYMOUS, Principal
 from infrastructure.access.refusals import NotPermitted
+from infrastructure.access.tokens import TokenVerifier
+from infrastructure.settings import Settings
 
 OPEN_PATHS: Final = frozenset(
     {
         "/health/live",
         "/health/ready",
-        "/metrics",
         "/openapi.json",
         "/docs",
         "/docs/swagger-ui-bundle.js",
@@ -38,6 +40,13 @@ class NoLogin:
         return ANONYMOUS
 
 
+def authenticator_of(settings: Settings) -> Authenticator:
+    """What AUTH_MODE names. One is enough for a process: it remembers what it has checked."""
+    if settings.auth_mode == "none":
+        return NoLogin()
+    return BearerAuthenticator(tokens=TokenVerifier(settings) if "jwt" in settings.auth_mode else None)
+
+
 class AccessMiddleware:
     """ASGI middleware, inside the one that answers errors. It puts the principal into `request.state.principal`."""
 
@@ -47,8 +56,18 @@ class AccessMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket") and not _is_open(scope):
-            scope["state"]["principal"] = await self._authenticator.authenticate(HTTPConnection(scope))
+            scope["state"]["authenticator"] = self._authenticator
+            await authenticate(HTTPConnection(scope))
         await self._app(scope, receive, send)
+
+
+async def authenticate(connection: HTTPConnection) -> None:
+    """Finds out who sends the request. A WebSocket calls it for each message again: its token may have expired, or its key been revoked.
+
+    Raises what the authenticator raises.
+    """
+    authenticator: Authenticator = connection.state.authenticator
+    connection.state.principal = await authenticator.authenticate(connection)
 
 
 def principal_with(connection: HTTPConnection, scope: principal.Scope) -> Principal:

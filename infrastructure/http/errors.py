@@ -141,7 +141,7 @@ def as_api_error(error: Exception) -> ApiError:  # noqa: C901, PLR0911, PLR0912 
         case ApiError():
             return error
         case InvalidCredential():
-            return ApiError(401, str(error), code=error.code, headers={"www-authenticate": "Bearer"})
+            return ApiError(401, str(error), code=error.code, headers={"www-authenticate": _challenge(error)})
         case NotPermitted():
             return ApiError(403, str(error), code=error.code, param=error.param)
         case InvalidSubject():
@@ -215,6 +215,11 @@ def _over_limit(refusal: OverLimit) -> ApiError:
         return ApiError(429, str(refusal), code=code, error_type=code, headers=headers, retry=False)
     error_type = "tokens" if refusal.name == "tokens" else "requests"
     return ApiError(429, str(refusal), code="rate_limit_exceeded", error_type=error_type, headers=headers)
+
+
+def _challenge(error: InvalidCredential) -> str:
+    """The value of `WWW-Authenticate` (RFC 6750, 3)."""
+    return "Bearer" if error.code == "missing_credential" else 'Bearer error="invalid_token"'
 
 
 def invalid(error: ValidationError, other_names: Mapping[str, str] = MappingProxyType({})) -> ApiError:

@@ -1,4 +1,7 @@
-"""A small app with `/metrics` and `/health` for a process without an API. It is served on that process's event loop."""
+"""A small app with `/metrics` on a port of its own, which needs no credential. It is served on the process's event loop.
+
+For a process without an API it also has `/health`.
+"""
 
 import asyncio
 import socket
@@ -24,9 +27,9 @@ SHUTDOWN_TIMEOUT_SECONDS = 1
 
 @asynccontextmanager
 async def serve_metrics(
-    metrics: Metrics, port: int, checks: Callable[[], Mapping[str, bool]], host: str = "127.0.0.1"
+    metrics: Metrics, port: int, checks: Callable[[], Mapping[str, bool]] | None = None, host: str = "127.0.0.1"
 ) -> AsyncIterator[int]:
-    """Serves `/metrics`, `/health/ready` and `/health/live` until the block ends. Yields the port.
+    """Serves `/metrics` until the block ends; with `checks`, also `/health/ready` and `/health/live`. Yields the port.
 
     `port` 0 takes a free one. `/health/ready` answers 503 while one of the `checks` fails. Raises OSError if the port is taken.
     """
@@ -51,13 +54,20 @@ async def serve_metrics(
             await serving
 
 
-def metrics_app(metrics: Metrics, checks: Callable[[], Mapping[str, bool]]) -> Starlette:
+def metrics_app(metrics: Metrics, checks: Callable[[], Mapping[str, bool]] | None) -> Starlette:
     """The app, without a server."""
 
     async def metrics_page(_: Request) -> Response:
         body, content_type = metrics.render()
         return Response(body, media_type=content_type)
 
+    health = [] if checks is None else _health_routes(checks)
+    return Starlette(
+        routes=[Route("/metrics", metrics_page), *health], exception_handlers={HTTPException: answer_error}
+    )
+
+
+def _health_routes(checks: Callable[[], Mapping[str, bool]]) -> list[Route]:
     async def live(_: Request) -> Response:
         return json_response({"status": "live"})
 
@@ -65,8 +75,7 @@ def metrics_app(metrics: Metrics, checks: Callable[[], Mapping[str, bool]]) -> S
         passed = checks()
         return readiness(passed, needed=frozenset(passed))
 
-    routes = [Route("/metrics", metrics_page), Route("/health/live", live), Route("/health/ready", ready)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: answer_error})
+    return [Route("/health/live", live), Route("/health/ready", ready)]
 
 
 class _Server(uvicorn.Server):

@@ -59,7 +59,7 @@ def document_of(title: str, routes: Sequence[APIRoute]) -> dict[str, Any]:
     """The document of these routes."""
     document = get_openapi(title=title, version=VERSION, description=DESCRIPTION, servers=SERVERS, routes=routes)
     operations = [route.operation for route in routes if isinstance(route, DescribedRoute)]
-    return {**document, "components": components(operations)}
+    return {**document, "components": components(operations), "security": [{"bearer": []}, {}]}
 
 
 def combined(*documents: Mapping[str, Any]) -> dict[str, Any]:

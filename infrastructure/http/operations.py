@@ -51,6 +51,7 @@ HEADERS: Final[Mapping[str, str]] = {
     "Idempotent-Replayed": "`true` if this is the first answer to the `Idempotency-Key` again.",
     "X-Consistency": "`unverified`: Postgres is unavailable, so newer events may be missing. `parked`: a conversation may be missing or old.",
     "X-Should-Retry": "Whether a retry can help: `true` or `false`.",
+    "WWW-Authenticate": "How to authenticate: with a bearer token. `error` says that the one that was sent is not valid.",
     "Retry-After": "Seconds to wait before a retry.",
     "RateLimit-Policy": "The limits that the request counts against, where there are any. As in draft-ietf-httpapi-ratelimit-headers.",
     "RateLimit": "What is left of them.",
@@ -69,6 +70,8 @@ HEADERS: Final[Mapping[str, str]] = {
 LIMIT_HEADERS: Final = tuple(name for name in HEADERS if "RateLimit" in name)
 """The headers of every answer to a request that counts against a limit."""
 
+CREDENTIAL: Final = "A token of the user service, or an API key. A store with AUTH_MODE=none needs neither."
+
 _TAG: Final = r'(W/)?"[^"]*"'
 _TAGS: Final = {"type": "string", "pattern": rf"^(\*|{_TAG}(, *{_TAG})*)$"}
 _POSITION: Final = {"type": "integer", "minimum": 0, "maximum": 2**63 - 1}
@@ -82,6 +85,7 @@ _REQUEST_HEADERS: Final[Mapping[str, Schema]] = {
 """The schemas of the headers that requests may have."""
 
 _ERROR_HEADERS: Final[Mapping[int, tuple[str, ...]]] = {
+    401: ("WWW-Authenticate",),
     412: ("ETag",),
     429: ("Retry-After",),
     502: ("Retry-After",),
@@ -208,6 +212,7 @@ def components(operations: Iterable[Operation]) -> Schema:
         "schemas": {**_schemas(bodies, answers)},
         "responses": {ERRORS[status][0]: _error(status) for status in sorted(statuses)},
         "headers": {name: {"description": HEADERS[name], "schema": {"type": "string"}} for name in HEADERS},
+        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": CREDENTIAL}},
     }
 
 

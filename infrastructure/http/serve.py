@@ -1,4 +1,4 @@
-"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT."""
+"""Serves an API: uvicorn with one event loop, on given sockets or on HOST and PORT. Its metrics are on METRICS_PORT."""
 
 import gc
 import math
@@ -9,14 +9,19 @@ import threading
 from collections.abc import Sequence
 from types import FrameType
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 from infrastructure.http.connections import Connections
+from infrastructure.http.metrics_server import serve_metrics
 from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import PING_SECONDS, bounded_websocket
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 BACKLOG = 2048
 SHUTDOWN_TIMEOUT_SECONDS = 10
@@ -26,8 +31,10 @@ OPEN_FILES = 65_536
 def serve(
     app: ASGIApp,
     settings: Settings,
+    metrics: Metrics,
     shutdown: threading.Event,
     connections: Connections,
+    *,
     sockets: Sequence[socket.socket] = (),
 ) -> None:
     """Serves until SIGTERM or SIGINT. Then sets `shutdown`, and running requests have SHUTDOWN_TIMEOUT_SECONDS to finish.
@@ -57,7 +64,7 @@ def serve(
         timeout_keep_alive=math.ceil(connections.limits.idle_seconds),
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )
-    server = _Server(config, shutdown)
+    server = _Server(config, settings, metrics, shutdown)
     server.run(sockets=list(sockets) or None)
     if not server.signalled:
         sys.exit(1)
@@ -74,10 +81,18 @@ def allow_open_files() -> None:
 class _Server(uvicorn.Server):
     """Sets `shutdown` at the signal, before it waits for running requests: streams would not end by themselves."""
 
-    def __init__(self, config: uvicorn.Config, shutdown: threading.Event) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, metrics: Metrics, shutdown: threading.Event) -> None:
         super().__init__(config)
+        self._settings = settings
+        self._metrics = metrics
         self._shutdown = shutdown
         self.signalled = False
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        settings = self._settings
+        async with serve_metrics(self._metrics, settings.metrics_port, host=settings.metrics_host) as port:
+            log.info("metrics_served", port=port)
+            await super().serve(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.signalled = True

@@ -48,7 +48,6 @@ SERVED: Final[Mapping[str, str]] = {
     "/v1/projections": "GET",
     "/health/live": "GET",
     "/health/ready": "GET",
-    "/metrics": "GET",
     "/openapi.json": "GET",
     "/docs": "GET",
     "/docs/swagger-ui-bundle.js": "GET",
@@ -63,6 +62,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "completions": "Use `POST /v1/responses`.",
     "threads": _CONVERSATIONS,
     "assistants": _CONVERSATIONS,
+    "metrics": "Each process serves its metrics on a port of their own, `METRICS_PORT`.",
     "files": "Files will be served by a later version. Send a file inside the input, as `file_data` or `file_url`.",
     **dict.fromkeys(
         [
@@ -82,7 +82,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
         _PROVIDER,
     ),
 }
-"""Parts of the OpenAI API that are not served, and what to use instead."""
+"""What is not served here, most of it parts of the OpenAI API, and what to use instead."""
 
 _START = "The API is at `/v1`, such as `/v1/conversations` and `/v1/responses`; `/docs` lists every path."
 _NOT_SERVED = "Nothing is served at this path."

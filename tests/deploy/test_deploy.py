@@ -103,10 +103,7 @@ def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> Non
         fields["log_level"] = "INFO"
         settings = Settings.model_validate(fields)
         assert (settings.host, settings.mongodb_database) == ("0.0.0.0", "conversations")
-    ports = [
-        services[name]["environment"].get(key) for name, key in zip(OURS, ("PORT", "PORT", "METRICS_PORT"), strict=True)
-    ]
-    assert ports == ["8001", "8002", "9100"]
+    assert [services[name]["environment"].get("PORT") for name in OURS] == ["8001", "8002", None]
 
 
 def test_no_secret_has_a_default_and_the_example_names_every_variable() -> None:
@@ -215,13 +212,13 @@ def test_the_image_is_built_from_the_lock_with_hashes_and_does_not_run_as_root()
     assert re.search(r"^USER store$", text, re.MULTILINE)
 
 
-def test_prometheus_scrapes_the_ports_our_processes_listen_on(services: dict[str, Any]) -> None:
+def test_prometheus_scrapes_the_port_on_which_each_process_serves_its_metrics(services: dict[str, Any]) -> None:
     jobs = load(DEPLOY / "prometheus.yml")["scrape_configs"]
     scraped = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs}
     assert {name: target["names"] for name, target in scraped.items()} == {name: [name] for name in OURS}
     for name, target in scraped.items():
         environment = services[name]["environment"]
-        assert target["port"] == int(environment.get("PORT") or environment["METRICS_PORT"])
+        assert (target["port"], environment["METRICS_HOST"]) == (int(environment["METRICS_PORT"]), "0.0.0.0")
         assert set(services[name]["networks"]) & set(services["prometheus"]["networks"])
 
 

@@ -202,7 +202,7 @@ def test_the_documentation_page_comes_from_the_query_side_and_the_document_cover
     assert set(body["paths"]["/v1/conversations"]) >= {"get", "post"}
 
 
-@pytest.mark.parametrize("path", ["/metrics", "/_commands_ready", "/_malformed"])
+@pytest.mark.parametrize("path", ["/_commands_ready", "/_malformed"])
 def test_what_the_gateway_does_not_serve_itself_is_a_404_in_our_shape(gateway: Gateway, path: str) -> None:
     status, headers, body = gateway.request("GET", path, X_Request_ID="req_1")
     assert status == 404

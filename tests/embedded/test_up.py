@@ -140,6 +140,8 @@ def test_the_run_directory_has_every_pid_and_url_readable_by_its_owner_only(runn
         *("API_1_URL", "API_1_METRICS_URL", "API_2_URL", "API_2_METRICS_URL", "PROJECTOR_1_METRICS_URL"),
     }
     assert running.env["BASE_URL"] == running.base_url
+    for name in ("API_1_METRICS_URL", "API_2_METRICS_URL", "PROJECTOR_1_METRICS_URL"):
+        assert status_of(running.env[name]) == 200
     with urllib.request.urlopen(f"{running.env['OPENAI_BASE_URL']}/models", timeout=15) as answer:
         assert json.load(answer)["data"][0]["id"] == "smollm2-135m"
 

@@ -54,13 +54,15 @@ async def send_concurrently(
             connection.close()
 
 
+@pytest.fixture
+def metrics_urls(running: System) -> list[str]:
+    """Where each of the two api processes serves its metrics."""
+    return [running.env["API_1_METRICS_URL"], running.env["API_2_METRICS_URL"]]
+
+
 def counter_value(url: str, name: str, **labels: str) -> int:
-    """A counter of the process at `url`."""
-    samples = (
-        sample
-        for family in text_string_to_metric_families(httpx.get(f"{url}/metrics").text)
-        for sample in family.samples
-    )
+    """A counter of the process whose metrics are at `url`."""
+    samples = (sample for family in text_string_to_metric_families(httpx.get(url).text) for sample in family.samples)
     return int(
         sum(
             sample.value
@@ -81,14 +83,14 @@ def item_id_of(answer: Answer) -> str:
 
 
 async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_items_in_one_order(
-    urls: list[str], log: Log, conversation_id: str
+    urls: list[str], metrics_urls: list[str], log: Log, conversation_id: str
 ) -> None:
-    before = [appended_items(url) for url in urls]
+    before = [appended_items(url) for url in metrics_urls]
 
     answers = await send_concurrently(urls, [append(conversation_id, f"{n}") for n in range(APPENDS)])
 
     assert Counter(answer.status for answer in answers) == {200: APPENDS}
-    assert [appended_items(url) - count for url, count in zip(urls, before, strict=True)] == [APPENDS // 2] * 2
+    assert [appended_items(url) - count for url, count in zip(metrics_urls, before, strict=True)] == [APPENDS // 2] * 2
     assert log.versions(conversation_id) == list(range(1, APPENDS + 2))
     items = [event for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
     order = [event.item_id for event in items]
@@ -108,10 +110,10 @@ async def test_a_thousand_concurrent_appends_by_two_processes_are_a_thousand_ite
 
 
 async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_one_is_appended(
-    urls: list[str], log: Log, conversation_id: str
+    urls: list[str], metrics_urls: list[str], log: Log, conversation_id: str
 ) -> None:
     events = log.count()
-    before = [counter_value(url, "append_conflicts_total", reason="if_match") for url in urls]
+    before = [counter_value(url, "append_conflicts_total", reason="if_match") for url in metrics_urls]
 
     answers = await send_concurrently(
         urls, [append(conversation_id, f"{n}") for n in range(APPENDS)], {"if-match": '"1"'}
@@ -119,7 +121,7 @@ async def test_of_a_thousand_concurrent_appends_with_the_same_if_match_exactly_o
 
     assert Counter(answer.status for answer in answers) == {200: 1, 412: APPENDS - 1}
     assert {answer.headers["etag"] for answer in answers} == {'"2"'}
-    refused = [counter_value(url, "append_conflicts_total", reason="if_match") for url in urls]
+    refused = [counter_value(url, "append_conflicts_total", reason="if_match") for url in metrics_urls]
     assert sorted(now - count for now, count in zip(refused, before, strict=True)) == [APPENDS // 2 - 1, APPENDS // 2]
     assert log.count() == events + 1
     [winner] = [answer for answer in answers if answer.status == 200]

@@ -1,4 +1,4 @@
-"""The metrics server of a process without an API."""
+"""The metrics server of a process, which also serves the health of a process without an API."""
 
 import asyncio
 import signal
@@ -17,9 +17,10 @@ PASSED = MappingProxyType({"views": True, "partitions_held": True})
 
 
 async def request(
-    path: str, method: str = "GET", *, checks: Mapping[str, bool] = PASSED, metrics: Metrics | None = None
+    path: str, method: str = "GET", *, checks: Mapping[str, bool] | None = PASSED, metrics: Metrics | None = None
 ) -> httpx.Response:
-    async with serve_metrics(metrics or Metrics(), 0, lambda: checks) as port, httpx.AsyncClient() as client:
+    health = None if checks is None else (lambda: checks)
+    async with serve_metrics(metrics or Metrics(), 0, health) as port, httpx.AsyncClient() as client:
         return await client.request(method, f"http://127.0.0.1:{port}{path}")
 
 
@@ -47,6 +48,11 @@ async def test_it_is_live_even_when_the_process_is_not_ready() -> None:
 async def test_another_path_is_a_404_in_the_shape_of_our_errors() -> None:
     answer = await request("/")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "unknown_url")
+
+
+async def test_without_checks_it_has_metrics_only() -> None:
+    assert (await request("/metrics", checks=None)).status_code == 200
+    assert (await request("/health/ready", checks=None)).status_code == 404
 
 
 async def test_head_is_answered_without_a_body() -> None:

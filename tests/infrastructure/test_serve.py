@@ -18,6 +18,7 @@ from starlette.responses import StreamingResponse
 from starlette.routing import Route
 from infrastructure.http.connections import Connections
 from infrastructure.http.serve import serve
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 
 shutdown = threading.Event()
@@ -31,7 +32,7 @@ async def stream(_):
     return StreamingResponse(chunks())
 
 listener = socket.socket(fileno=int(sys.argv[1]))
-serve(Starlette(routes=[Route("/", stream)]), Settings(), shutdown, Connections(), [listener])
+serve(Starlette(routes=[Route("/", stream)]), Settings(), Metrics(), shutdown, Connections(), sockets=[listener])
 """
 
 

@@ -23,7 +23,7 @@ BROWSER = shutil.which("chromium")
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
     """The gateway in this process; and the query API, to which nginx sends these paths. No store is needed."""
     if request.param == "gateway":
-        app = gateway.create_app(Settings(), Event(), Connections())
+        app = gateway.create_app(Settings(), Metrics(), Event(), Connections())
     else:
         app = queries.create_app(Settings(), Metrics(), Event())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store") as client:

@@ -1,0 +1,291 @@
+"""The one door: whatever has no valid credential gets in nowhere but at the open paths, over HTTP and as a WebSocket. No store is needed."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route, WebSocketRoute
+from starlette.types import ASGIApp, Message, Scope
+from structlog.testing import capture_logs
+
+from commands.main import create_app as create_command_app
+from infrastructure.http.connections import Connections
+from infrastructure.http.served_paths import SERVED
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from queries.main import create_app as create_query_app
+from scripts.gateway import create_app as create_gateway
+from tests.deploy.test_methods import served
+from tests.user_service import SECRET, claims, token, user_service
+
+OPEN = {
+    "/health/live",
+    "/health/ready",
+    "/openapi.json",
+    "/docs",
+    "/docs/swagger-ui-bundle.js",
+    "/docs/swagger-ui.css",
+    "/docs/favicon.png",
+}
+IDS = {
+    "conversation_id": f"conv_{1:032x}",
+    "item_id": f"msg_{1:032x}",
+    "response_id": f"resp_{1:032x}",
+    "model_id": "a/b",
+    "path": "v1/anything",
+}
+LOGIN = Settings(auth_mode="jwt", auth_secret=SECRET)
+
+
+def apps(settings: Settings = LOGIN) -> dict[str, ASGIApp]:
+    return {
+        "commands": create_command_app(settings, Metrics(), threading.Event()),
+        "queries": create_query_app(settings, Metrics(), threading.Event()),
+        "gateway": create_gateway(settings, Metrics(), threading.Event(), Connections()),
+    }
+
+
+def filled(template: str) -> str:
+    """The path of a route, with ids in it."""
+    path = template.replace(":path}", "}").format_map(_AnyId(IDS))
+    assert "{" not in path
+    return path
+
+
+class _AnyId(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return f"{name.removesuffix('_id')}_{1:032x}"
+
+
+def routes_of(app: ASGIApp) -> Iterator[tuple[str, str]]:
+    """(method, path) of every route. The method of a WebSocket is WEBSOCKET."""
+    if not isinstance(app, Starlette):  # the gateway: both apps, at the same paths
+        yield from ((method, path) for path, methods in SERVED.items() for method in methods.split())
+        return
+    for route in app.routes:
+        if isinstance(route, WebSocketRoute):
+            yield "WEBSOCKET", route.path
+        else:
+            assert type(route) is Route, f"The test does not know how to try {route}"
+            yield from ((method, route.path) for method in route.methods or ())
+
+
+async def answer(
+    app: ASGIApp, method: str, path: str, headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request, or to the handshake of a WebSocket."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"} if method == "WEBSOCKET" else {"type": "http.request", "body": b"{}"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope: Scope = {
+        "type": "websocket" if method == "WEBSOCKET" else "http",
+        "method": method,
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "http",
+        "server": ("127.0.0.1", 80),
+        "headers": [(b"host", b"127.0.0.1"), *((n.lower().encode(), v.encode()) for n, v in (headers or {}).items())],
+        "extensions": {"websocket.http.response": {}},
+    }
+    if method == "WEBSOCKET":
+        del scope["method"]
+    await app(scope, receive, send)
+    start = sent[0]
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return start["status"], {n.decode(): v.decode() for n, v in start["headers"]}, body
+
+
+@pytest.mark.parametrize("name", ["commands", "queries", "gateway"])
+async def test_every_route_of_every_app_refuses_who_sends_no_credential_except_the_open_paths(name: str) -> None:
+    app = apps()[name]
+    routes = [*routes_of(app)]
+    assert len(routes) > 15
+    for method, template in routes:
+        if template in OPEN:
+            continue
+        status, headers, body = await answer(app, method, filled(template))
+        where = f"{method} {template}"
+        assert (status, headers["www-authenticate"]) == (401, "Bearer"), where
+        assert headers["x-request-id"], where
+        error = json.loads(body)["error"]
+        assert (error["type"], error["code"]) == ("authentication_error", "missing_credential"), where
+
+
+@pytest.mark.parametrize("name", ["commands", "queries", "gateway"])
+async def test_the_open_paths_need_no_credential(name: str) -> None:
+    app = apps()[name]
+    for path in OPEN:
+        for method in ("GET", "HEAD", "POST"):
+            assert (await answer(app, method, path))[0] != 401, f"{method} {path}"
+    for template in SERVED:
+        status, headers, body = await answer(app, "OPTIONS", filled(template))
+        assert (status, body) == (204, b""), template
+        assert "OPTIONS" in headers["allow"]
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A real server: it decodes paths and headers."""
+    with served(apps()["gateway"]) as port:
+        yield port
+
+
+async def raw(port: int, *lines: str) -> tuple[int, bytes]:
+    """Status and body of the answer to a request with these lines as its head."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+    async with asyncio.timeout(10):
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return int(head.split()[1]), body
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//v1/conversations",
+        "/v1//conversations",
+        "/v1/conversations/",
+        "/v1/../health/live",
+        "/health/live/../../v1/conversations",
+        "/health/../v1/conversations",
+        "/docs/../v1/conversations",
+        "/docs/%2e%2e/v1/conversations",
+        "/docs/",
+        "/docs/nothing",
+        "/docs;/v1/conversations",
+        "/health",
+        "/health/",
+        "/health/live/",
+        "/health/live%00",
+        "/health/live%20",
+        "/health/live;x",
+        "/health/nothing",
+        "//health/live",
+        "/./health/live",
+        "/HEALTH/LIVE",
+        "/Docs",
+        "/OPENAPI.JSON",
+        "/openapi.json/v1/conversations",
+        "/openapi.json%2F..%2Fv1%2Fconversations",
+        "/health%252Flive",
+        "/v1/conversations?/health/live",
+        "/v1/conversations#/health/live",
+        "/v1/conversations%3F/health/live",
+        "/V1/CONVERSATIONS",
+        "/metrics",
+        "/",
+        "/%2F%2Fv1/conversations",
+        "http://127.0.0.1/v1/conversations",
+        "http://127.0.0.1//health/live",
+    ],
+)
+async def test_a_path_that_only_looks_like_an_open_one_is_not_open(port: int, target: str) -> None:
+    for method in ("GET", "HEAD", "POST", "DELETE"):
+        status, _ = await raw(port, f"{method} {target} HTTP/1.1", "Host: 127.0.0.1")
+        assert status == 401, method
+
+
+@pytest.mark.parametrize("target", ["/health/live?x=1", "/health%2Flive", "http://127.0.0.1/health/live"])
+async def test_an_open_path_is_the_same_path_however_it_is_written(port: int, target: str) -> None:
+    assert await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1") == (200, b'{"status":"live"}')
+
+
+GOOD = token()
+BAD_CREDENTIALS: list[tuple[list[str], str]] = [
+    ([], "missing_credential"),
+    ([f"X-Authorization: Bearer {GOOD}"], "missing_credential"),
+    ([f"Cookie: Authorization=Bearer {GOOD}"], "missing_credential"),
+    ([f"Proxy-Authorization: Bearer {GOOD}"], "missing_credential"),
+    (["Authorization: "], "invalid_credential"),
+    (["Authorization: Bearer"], "invalid_credential"),
+    (["Authorization: Bearer "], "invalid_credential"),
+    ([f"Authorization: {GOOD}"], "invalid_credential"),
+    ([f"Authorization: Basic {GOOD}"], "invalid_credential"),
+    ([f"Authorization: Bearer {GOOD} {GOOD}"], "invalid_credential"),
+    ([f"Authorization: Bearer {GOOD}, Bearer {GOOD}"], "invalid_credential"),
+    ([f"Authorization: Bearer {GOOD}é"], "invalid_credential"),
+    ([f"Authorization: Bearer {GOOD}", f"Authorization: Bearer {GOOD}"], "invalid_credential"),
+    ([f"Authorization: Bearer {GOOD}", "Authorization: Basic x"], "invalid_credential"),
+    (["Authorization: Bearer any"], "invalid_token"),
+    ([f"Authorization: Bearer {'a' * 20_000}"], "invalid_token"),
+    (["Authorization: Bearer cs_0123456789abcdef_secret"], "invalid_api_key"),
+    ([f"Authorization: Bearer {token(exp=1)}"], "invalid_token"),
+    ([f"Authorization: Bearer {jwt.encode(claims(), '', 'none')}"], "invalid_token"),
+]
+
+
+@pytest.mark.parametrize(("lines", "code"), BAD_CREDENTIALS)
+async def test_a_credential_that_is_missing_or_not_valid_is_a_401_that_says_why(
+    port: int, lines: list[str], code: str
+) -> None:
+    for target in ("/v1/models", "/v1/nothing"):
+        status, body = await raw(port, f"GET {target} HTTP/1.1", "Host: 127.0.0.1", *lines)
+        error = json.loads(body)["error"]
+        assert (status, error["code"], error["type"]) == (401, code, "authentication_error")
+        assert error["message"].endswith("." if code != "missing_credential" else "`.")
+
+
+async def test_a_credential_in_the_query_does_not_count(port: int) -> None:
+    assert (await raw(port, f"GET /v1/models?access_token={GOOD} HTTP/1.1", "Host: x"))[0] == 401
+
+
+@pytest.mark.parametrize("scheme", ["Bearer ", "bearer ", "BEARER   "])
+async def test_a_valid_token_gets_to_the_route(port: int, scheme: str) -> None:
+    authorization = f"Authorization: {scheme}{GOOD}"
+    assert (await raw(port, "GET /v1/nothing HTTP/1.1", "Host: x", authorization))[0] == 404
+    assert (await raw(port, "GET /v1/conversations/x HTTP/1.1", "Host: x", authorization))[0] == 400
+
+
+async def test_no_part_of_a_credential_is_in_an_answer_or_in_a_log(port: int) -> None:
+    with capture_logs() as logs:
+        for lines, _ in BAD_CREDENTIALS:
+            _, body = await raw(port, "GET /v1/models HTTP/1.1", "Host: x", *lines)
+            for word in (word for line in lines for word in line.replace(",", " ").split()):
+                assert len(word) < 20 or word[:20].encode() not in body
+    logged = json.dumps(logs)
+    assert "/v1/models" in logged
+    assert "eyJ" not in logged
+    assert "0123456789abcdef" not in logged
+
+
+async def test_while_the_keys_of_the_user_service_cannot_be_read_every_token_is_a_503() -> None:
+    with user_service() as service:
+        service.answer = lambda: (500, b"")
+        app = apps(Settings(auth_mode="jwt", auth_jwks_url=service.url))["queries"]
+        status, headers, body = await answer(app, "GET", "/v1/models", {"Authorization": f"Bearer {GOOD}"})
+    assert (status, headers["retry-after"], headers["x-should-retry"]) == (503, "1", "true")
+    assert json.loads(body)["error"]["code"] == "credential_not_checked"
+
+
+@pytest.fixture
+async def open_api() -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(apps(Settings())["gateway"])
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        yield client
+
+
+async def test_without_a_login_everybody_gets_to_the_routes_whatever_they_send(open_api: httpx.AsyncClient) -> None:
+    sent: list[dict[str, Any]] = [{}, {"Authorization": "Bearer any"}, {"Authorization": "Basic x"}]
+    for headers in sent:
+        assert (await open_api.get("/v1/nothing", headers=headers)).status_code == 404
+
+
+async def test_with_keys_alone_a_token_is_refused() -> None:
+    app = apps(Settings(auth_mode="keys"))["queries"]
+    status, headers, body = await answer(app, "GET", "/v1/models", {"Authorization": f"Bearer {GOOD}"})
+    assert (status, headers["www-authenticate"]) == (401, 'Bearer error="invalid_token"')
+    assert json.loads(body)["error"]["code"] == "invalid_api_key"
