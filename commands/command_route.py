@@ -19,7 +19,7 @@ from starlette.responses import Response
 from commands.open_sockets import OpenSockets
 from commands.repeated_answers import without_deleted
 from commands.unstored_replies import UnstoredReply
-from context.assembly import Contexts
+from context.assembly import Contexts, SharedContexts
 from context.models import Models
 from domain.commands import Command
 from domain.errors import ConversationNotFound
@@ -28,7 +28,7 @@ from infrastructure.access.principal import Principal, Scope
 from infrastructure.event_log.append_request import Appended, AppendRequest, IdempotencyKey, LogUnavailable
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
-from infrastructure.event_log.reader import EventReader, FirstAnswer
+from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalReader
 from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.door import principal_with
@@ -49,14 +49,13 @@ if TYPE_CHECKING:  # only for types: the provider's client is slow to import, an
     from replies.provider.provider import ModelProvider
 
 
-class Dependencies(Struct, frozen=True, kw_only=True):
-    """What the handlers of a process share; `main.py` makes it."""
+class SharedDependencies(Struct, frozen=True, kw_only=True):
+    """What the handlers of a process share."""
 
     log: EventLog
-    reader: EventReader
     provider: "ModelProvider"
     models: Models
-    contexts: Contexts
+    shared_contexts: SharedContexts
     keep_keys: timedelta
     """How long the first answer to an idempotency key is kept."""
     reply_services: ReplyServices
@@ -67,6 +66,28 @@ class Dependencies(Struct, frozen=True, kw_only=True):
     limiter: Limiter
     comment_seconds: float
     """After this long without an event, a stream sends a comment."""
+
+
+class Dependencies(SharedDependencies, frozen=True, kw_only=True):
+    """What the handler of one request uses. `reader` reads what the request's principal may read."""
+
+    reader: PrincipalReader
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of what `reader` reads."""
+        return self.shared_contexts.of(self.reader)
+
+
+class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
+    """What `main.py` makes. `reader` reads all tenants' conversations, so no handler gets it."""
+
+    reader: EventReader
+
+    def of(self, principal: Principal) -> Dependencies:
+        """What a request of this principal uses."""
+        shared = {name: getattr(self, name) for name in SharedDependencies.__struct_fields__}
+        return Dependencies(**shared, reader=self.reader.of(principal))
 
 
 class CommandContext(Struct, frozen=True, kw_only=True):
@@ -119,8 +140,7 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         appended = await self.append(conversation_id, command, answer)
         body = appended.answer if appended.answer is not None else answer(appended)
         if appended.replayed:
-            reader, tenant = self.dependencies.reader, self.principal.tenant
-            body = await without_deleted(reader, tenant, appended.conversation.id, body)
+            body = await without_deleted(self.dependencies.reader, appended.conversation.id, body)
         return shapes.json_response(body, headers=command_headers(appended))
 
     async def first_answer(self) -> FirstAnswer | None:
@@ -130,15 +150,14 @@ class CommandContext(Struct, frozen=True, kw_only=True):
         """
         if self.idempotency is None:
             return None
-        reader, tenant = self.dependencies.reader, self.principal.tenant
+        reader = self.dependencies.reader
         since = utc_now() - self.dependencies.keep_keys
-        first = await reader.first_answer(tenant, self.idempotency, since=since)
+        first = await reader.first_answer(self.idempotency, since=since)
         if first is None:
             return None
-        head = await reader.head(first.conversation_id)
-        if head is None or head.deleted or head.role(self.principal) is None:
+        if await reader.readable_head(first.conversation_id) is None:
             raise ConversationNotFound(first.conversation_id)
-        return structs.replace(first, answer=await without_deleted(reader, tenant, first.conversation_id, first.answer))
+        return structs.replace(first, answer=await without_deleted(reader, first.conversation_id, first.answer))
 
 
 def command_context(
@@ -151,9 +170,11 @@ def command_context(
     allowance: Allowance,
 ) -> CommandContext:
     """The context of a request, or of a message on a WebSocket. `scope`: what it needs. `allowance`: what it may use. `body`: the bytes of the request's body, or of the message. Raises ApiError."""
+    principal = principal_with(connection, scope)
+    dependencies: ProcessDependencies = connection.app.state.dependencies
     return CommandContext(
-        dependencies=connection.app.state.dependencies,
-        principal=principal_with(connection, scope),
+        dependencies=dependencies.of(principal),
+        principal=principal,
         allowance=allowance,
         request_id=connection.state.request_id,
         if_match=if_match(connection.headers),

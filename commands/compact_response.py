@@ -95,7 +95,7 @@ async def compact_response(context: CommandContext, body: CompactResponse) -> Re
     if (refusal := first_unsupported(context.dependencies.models.renderer, parameters, ())) is not None:
         raise ApiError(400, refusal[1], code="unsupported_parameter", param=refusal[0])
     given = request.items()
-    target = await find_target(context, request)
+    target = await find_target(context, request, writes=False)
     model = await resolve_model(context, request)
     taken = await take_input(context, target, given)
     items = [

@@ -10,13 +10,14 @@ from msgspec import Struct, field
 from pydantic import StringConstraints
 from starlette.responses import Response
 
+from commands.access import check_may_write, readable_conversation
 from commands.answers import conversation_answer
 from commands.bodies import Body, Instructions, examples
 from commands.command_route import CommandContext, command_route
 from commands.rolling_summary import summarize
 from context.choice import ReplyRequest
 from domain.commands import RedoCompaction, UndoCompaction
-from domain.errors import ConversationNotFound, NothingToCompact
+from domain.errors import NothingToCompact
 from domain.events import ContextCompacted
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes
@@ -62,19 +63,18 @@ async def compact_conversation(
     context: CommandContext, conversation_id: str, body: CompactConversation | None
 ) -> Response:
     """Has a model summarize the older turns. The newest turns, as many as fit in half the budget, are not summarized. Every item stays readable. Answers with the compaction."""
-    dependencies, tenant = context.dependencies, context.principal.tenant
+    dependencies = context.dependencies
+    head = await readable_conversation(context, conversation_id)
+    check_may_write(context, conversation_id, head)
     if (first_answer := await context.first_answer()) is not None:
         # A repeat must not call the model again.
         position = position_headers(first_answer.position, first_answer.version)
         return shapes.json_response(first_answer.answer, headers={**position, "idempotent-replayed": "true"})
     await context.allowance.reply()
-    head = await dependencies.reader.head(conversation_id)
-    if head is None or head.deleted or head.tenant != tenant:
-        raise ConversationNotFound(conversation_id)
     body = body or CompactConversation()
-    model = body.model or await dependencies.provider.default_model(tenant)
+    model = body.model or await dependencies.provider.default_model(context.principal.tenant)
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
-    choice = await dependencies.contexts.choose(tenant, conversation_id, head.stream_version, reply_request)
+    choice = await dependencies.contexts.choose(conversation_id, head.stream_version, reply_request)
     command = await summarize(
         context, conversation_id, choice, model, limit=choice.budget, instructions=body.instructions
     )

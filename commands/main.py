@@ -21,9 +21,9 @@ from commands import (
     responses,
     shares,
 )
-from commands.command_route import Dependencies
+from commands.command_route import ProcessDependencies
 from commands.open_sockets import OpenSockets, SocketLimits
-from context.assembly import Contexts
+from context.assembly import SharedContexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
@@ -114,12 +114,12 @@ def create_app(
         watch = ConversationWatch(reader.head_of_each, shutdown)
         sockets = OpenSockets(metrics, shutdown, socket_limits)
         sockets.open()
-        app.state.dependencies = Dependencies(
+        app.state.dependencies = ProcessDependencies(
             log=events_log,
             reader=reader,
             provider=provider,
             models=models,
-            contexts=Contexts(reader, models, snapshot_lookup(snapshot_redis)),
+            shared_contexts=SharedContexts(models, snapshot_lookup(snapshot_redis)),
             keep_keys=keep_keys,
             reply_services=ReplyServices(
                 log=events_log, reader=reader, provider=provider, models=models, live=live, metrics=metrics

@@ -16,8 +16,8 @@ async def linked_to_conversation(
     """The new items with their links changed to the ids of the items that they lead to."""
     items = [(one.item_id, from_stored(one.item)) for one in new]
     reader = context.dependencies.reader
-    head = await reader.head(conversation_id) if open_links(items) else None
-    if head is None or head.deleted or head.tenant != context.principal.tenant:
+    head = await reader.readable_head(conversation_id) if open_links(items) else None
+    if head is None:
         return new
     history = PathHistory(reader, PathSegment(conversation_id, head.version))
     linked = await linked_to_path(history, items)

@@ -7,41 +7,43 @@ from msgspec import Struct
 from commands.command_route import CommandContext
 from context.deleted_content import deleted_items
 from domain.events import ItemAppended
-from infrastructure.event_log.reader import MAX_PAGE_BYTES
+from infrastructure.event_log.conversation_reader import MAX_PAGE_BYTES
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import MAX_BATCH_LOOKUPS
 from infrastructure.http.errors import ApiError
 
 
 class FoundItems(Struct, frozen=True):
-    """The recorded ItemAppended of each item, by item id. `readable`: items that the caller may read. `deleted`: items that are deleted by now."""
+    """The recorded ItemAppended of each item of the caller's tenant, by item id.
 
+    `existing`: items that are not deleted; whether the caller may read them depends on where they are: on the caller's own path they may.
+    `readable`: those of them in conversations that the caller may read. `deleted`: items that are deleted by now.
+    """
+
+    existing: Mapping[str, Recorded]
     readable: Mapping[str, Recorded]
     deleted: Mapping[str, Recorded]
 
 
 async def find_items(context: CommandContext, item_ids: Collection[str]) -> FoundItems:
-    """Finds the items that belong to the caller's tenant, the deleted ones separately.
+    """Finds the items of the caller's tenant.
 
     Reads the log, so it finds what was just appended. Raises ApiError (413) if the items are too large together.
     """
     if not item_ids:
-        return FoundItems({}, {})
-    reader, tenant = context.dependencies.reader, context.principal.tenant
-    rows = await reader.items_of_tenant(tenant, list(item_ids), MAX_PAGE_BYTES)
+        return FoundItems({}, {}, {})
+    rows = await context.dependencies.reader.items_of_tenant(list(item_ids), MAX_PAGE_BYTES)
     if rows is None:
         message = f"The items that `input` names by their ids are larger than {MAX_PAGE_BYTES} bytes together."
         raise ApiError(413, message, code="request_too_large", param="input")
-    exist = await _existing(context, list({recorded.conversation_id for recorded in rows}))
+    readable = await _readable(context, list({recorded.conversation_id for recorded in rows}))
     appended = {event.item_id: recorded for recorded in rows if isinstance(event := recorded.event, ItemAppended)}
     copies = {item_id: _copy_of(recorded) for item_id, recorded in appended.items()}
-    deleted = await deleted_items(reader, tenant, copies)
+    deleted = await deleted_items(context.dependencies.reader, copies)
+    existing = {item_id: recorded for item_id, recorded in appended.items() if item_id not in deleted}
     return FoundItems(
-        readable={
-            item_id: recorded
-            for item_id, recorded in appended.items()
-            if item_id not in deleted and recorded.conversation_id in exist
-        },
+        existing=existing,
+        readable={item_id: found for item_id, found in existing.items() if found.conversation_id in readable},
         deleted={item_id: appended[item_id] for item_id in deleted},
     )
 
@@ -51,15 +53,15 @@ def _copy_of(appended: Recorded) -> str | None:
     return appended.event.copy_of
 
 
-async def _existing(context: CommandContext, conversations: list[str]) -> set[str]:
-    """The conversations among these that belong to the caller's tenant and were not deleted."""
-    reader, tenant = context.dependencies.reader, context.principal.tenant
-    existing: set[str] = set()
+async def _readable(context: CommandContext, conversations: list[str]) -> set[str]:
+    """The conversations among these that the caller may read and that were not deleted."""
+    reader = context.dependencies.reader
+    found: set[str] = set()
     for start in range(0, len(conversations), MAX_BATCH_LOOKUPS):
         page = conversations[start : start + MAX_BATCH_LOOKUPS]
-        existing |= {
+        found |= {
             conversation
             for conversation, head in zip(page, await reader.head_of_each(page), strict=True)
-            if head is not None and not head.deleted and head.tenant == tenant
+            if reader.readable(head) is not None
         }
-    return existing
+    return found

@@ -13,15 +13,15 @@ from context.deleted_content import deleted_items
 from context.withdrawn_summaries import fork_of, is_withdrawn
 from domain.events import SUMMARY, ContextCompacted
 from domain.items import without_content
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import PrincipalReader
 
 
-async def without_deleted(reader: EventReader, tenant: str, conversation_id: str, answer: bytes) -> bytes:
+async def without_deleted(reader: PrincipalReader, conversation_id: str, answer: bytes) -> bytes:
     """`answer`: the JSON text that was stored with the key of a command on this conversation."""
     body: Any = msgspec.json.decode(answer)
     match body:
         case {"object": "list", "data": items}:
-            deleted = await deleted_items(reader, tenant, dict.fromkeys(item["id"] for item in items))
+            deleted = await deleted_items(reader, dict.fromkeys(item["id"] for item in items))
             if deleted:
                 shown = [without_content(item) if item["id"] in deleted else item for item in items]
                 return msgspec.json.encode({**body, "data": shown})
@@ -32,7 +32,7 @@ async def without_deleted(reader: EventReader, tenant: str, conversation_id: str
     return answer
 
 
-async def _is_withdrawn(reader: EventReader, conversation_id: str, compaction: Mapping[str, Any]) -> bool:
+async def _is_withdrawn(reader: PrincipalReader, conversation_id: str, compaction: Mapping[str, Any]) -> bool:
     for recorded in await reader.items(conversation_id, [SUMMARY]):
         if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction["id"]:
             return await is_withdrawn(reader, recorded, await fork_of(reader, conversation_id))

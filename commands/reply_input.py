@@ -102,7 +102,7 @@ async def _without_known_ids(
     """
     ids = {entry.item_id if isinstance(entry, ItemReference) else _our_id(entry.item) for entry in entries}
     found = await find_items(context, {item_id for item_id in ids if item_id is not None and is_id(item_id)})
-    on_path = {item_id for item_id, appended in found.readable.items() if await history.has(appended)}
+    on_path = {item_id for item_id, appended in found.existing.items() if await history.has(appended)}
     deleted = {item_id for item_id, appended in found.deleted.items() if await history.has(appended)}
     on_path |= {item_id for _, item in history.newer if (item_id := _our_id(item)) is not None}
     # Output items of replies that were not stored have no given id.

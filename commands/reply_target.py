@@ -1,13 +1,14 @@
 """Where a reply goes: into the conversation its request names, after the previous response, or into a new unlisted conversation.
 
 A reply without a conversation gets an unlisted one. Continuing from the last response of an unlisted conversation appends to it.
-Continuing from an earlier response, or from one in a listed conversation, creates a fork. The fork shares the items, instructions
+Continuing from an earlier response, from one in a listed conversation, or from one that the caller may only read, creates a fork. The fork shares the items, instructions
 and policy up to that response, but neither pins nor summaries.
 """
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
 
+from commands.access import check_may_write, may_write, readable_conversation
 from commands.command_route import CommandContext
 from commands.item_links import linked
 from commands.response_body import CreateResponse
@@ -16,12 +17,12 @@ from context.conversation_settings import settings_at
 from context.deleted_content import deleted_items
 from context.history_backwards import RecentItems
 from domain.commands import NewItem, StartConversation
-from domain.errors import ConversationNotFound, ResponseNotFound
+from domain.errors import ResponseNotFound
 from domain.events import ConversationStarted, Fork, ItemAppended, ReplyCompleted
 from domain.items import Item, as_stored, from_stored, id_prefix, type_of
 from domain.paths import PathSegment
 from infrastructure.event_log.incarnation import LogMoved, StreamVersion
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http.errors import ApiError
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION, RESPONSE, is_id, mint, mint_in_partition_of
@@ -73,20 +74,22 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
         return replace(self, start=self.fallback, fallback=None, expected_head=UNSET)
 
 
-async def find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
+async def find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
     """The target of the reply that `body` requests. It carries no items over that are deleted by now.
 
-    Raises ConversationNotFound; ApiError if the previous response does not exist (400) or still runs (409).
+    `writes`: the reply will be appended there; otherwise it only reads.
+
+    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400) or still runs (409).
     """
-    target = await _find_target(context, body)
+    target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
-    deleted = await deleted_items(context.dependencies.reader, context.principal.tenant, copies)
+    deleted = await deleted_items(context.dependencies.reader, copies)
     if not deleted:
         return target
     return replace(target, carried_items=tuple(new for new in target.carried_items if new.item_id not in deleted))
 
 
-async def _find_target(context: CommandContext, body: CreateResponse) -> ReplyTarget:
+async def _find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
     if context.unstored is not None and context.unstored.response_id == body.previous_response_id:
         return await _after_unstored(context, context.unstored)
     if body.previous_response_id is not None:
@@ -94,9 +97,9 @@ async def _find_target(context: CommandContext, body: CreateResponse) -> ReplyTa
     if body.conversation_id is None:
         return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context))
     conversation_id = check_id(body.conversation_id, CONVERSATION, "conversation")
-    head = await context.dependencies.reader.head(conversation_id)
-    if head is None or head.deleted or head.tenant != context.principal.tenant:
-        raise ConversationNotFound(conversation_id)
+    head = await readable_conversation(context, conversation_id)
+    if writes:
+        check_may_write(context, conversation_id, head)
     return ReplyTarget(source=conversation_id, at=head.stream_version)
 
 
@@ -113,7 +116,7 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
     try:
         if not is_id(response_id, RESPONSE):
             raise ResponseNotFound(response_id)
-        record = await find_record(context.dependencies.reader, context.principal.tenant, response_id)
+        record = await find_record(context.dependencies.reader, response_id)
     except ResponseNotFound:
         raise ApiError(
             400,
@@ -133,7 +136,10 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 
 
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
-    """Appends to the response's conversation if it is unlisted and nothing follows the response; forks it otherwise."""
+    """Appends to the response's conversation if it is unlisted, nothing follows the response, and the caller may write; forks it otherwise.
+
+    To read a conversation is enough to fork it: the fork is the caller's own.
+    """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)
     carried_items = () if completed else _carried_items(record)
@@ -165,7 +171,7 @@ async def _after_response(context: CommandContext, record: Record) -> ReplyTarge
         raise LogMoved(f"the log no longer has {conversation_id}")
     newest_item = last_item if head.version == version else await _last_item(reader, conversation_id, head.version)
     is_last = newest_item is None or newest_item.item_id == origin.item_id
-    if not is_last or started.listed:
+    if not is_last or started.listed or not may_write(context, record.head):
         return ReplyTarget(source=conversation_id, at=at, start=fork, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,
@@ -188,7 +194,7 @@ async def _after_empty_start(
     new_conversation = _unlisted_conversation(context)
     head = await reader.head(conversation_id)
     is_empty = head is not None and await _last_item(reader, conversation_id, head.version) is None
-    if started.listed or not is_empty:
+    if started.listed or not is_empty or not may_write(context, record.head):
         return ReplyTarget(source=None, at=None, start=new_conversation, carried_items=carried_items)
     return ReplyTarget(
         source=conversation_id,
@@ -208,7 +214,7 @@ def _unlisted_conversation(context: CommandContext) -> StartConversation:
     )
 
 
-async def _last_item(reader: EventReader, conversation_id: str, version: int) -> ItemAppended | None:
+async def _last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
     """The last item of the conversation at this version. None if it had none; items from before a fork do not count."""
     path = PathSegment(conversation_id, version)
     until = version

@@ -98,9 +98,11 @@ async def _request_at_target(context: CommandContext, body: CreateResponse) -> R
     """Requests the reply at its target. If another request was faster, requests it at the target's fallback."""
     given = body.items()
     model = await resolve_model(context, body)
-    target, snapshot = await asyncio.gather(find_target(context, body), _read_snapshot(context, body, model))
+    target, snapshot = await asyncio.gather(
+        find_target(context, body, writes=body.stored), _read_snapshot(context, body, model)
+    )
     if snapshot is UNSET and target.source is not None and target.fork is None:
-        snapshot = await context.dependencies.contexts.snapshot(context.principal.tenant, target.source, model)
+        snapshot = await context.dependencies.contexts.snapshot(target.source, model)
     target = replace(target, snapshot=snapshot)
     taken = await take_input(context, target, given)
     try:
@@ -116,7 +118,7 @@ async def _read_snapshot(context: CommandContext, body: CreateResponse, model: s
     conversation_id = body.conversation_id
     if conversation_id is None or not is_id(conversation_id, CONVERSATION):
         return UNSET
-    return await context.dependencies.contexts.snapshot(context.principal.tenant, conversation_id, model)
+    return await context.dependencies.contexts.snapshot(conversation_id, model)
 
 
 async def resolve_model(context: CommandContext, body: CreateResponse) -> str:
@@ -233,7 +235,7 @@ async def assemble_context(context: CommandContext, target: ReplyTarget, reply_r
     if target.snapshot is not UNSET:
         choice = await contexts.choose_with_snapshot(target.source, target.at, reply_request, target.snapshot)
         return contexts.render(reply_request, choice)
-    return await contexts.assemble(context.principal.tenant, target.source, target.at, reply_request)
+    return await contexts.assemble(target.source, target.at, reply_request)
 
 
 def check_outputs(reply_request: ReplyRequest, model_context: Context) -> None:

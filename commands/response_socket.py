@@ -13,7 +13,7 @@ from starlette.routing import WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from commands.command_route import CommandContext, Dependencies, command_context
+from commands.command_route import CommandContext, ProcessDependencies, command_context
 from commands.open_sockets import EndReason, OpenSocket
 from commands.reply_target import is_usable
 from commands.request_reply import check_body, request_reply, stream_of
@@ -54,7 +54,7 @@ async def response_socket(websocket: WebSocket) -> None:
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
     await allowance.follow()
-    dependencies: Dependencies = websocket.app.state.dependencies
+    dependencies: ProcessDependencies = websocket.app.state.dependencies
     with dependencies.sockets.opened() as socket:
         await websocket.accept()
         await _ResponseSocket(websocket, socket, dependencies).serve()
@@ -72,7 +72,7 @@ def _check_origin(websocket: WebSocket) -> None:
 
 
 class _ResponseSocket:
-    def __init__(self, websocket: WebSocket, socket: OpenSocket, dependencies: Dependencies) -> None:
+    def __init__(self, websocket: WebSocket, socket: OpenSocket, dependencies: ProcessDependencies) -> None:
         self._websocket = websocket
         self._socket = socket
         self._unstored = dependencies.sockets.unstored

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 from msgspec import Struct
 from starlette.responses import Response
 
+from commands.access import check_may_write
 from commands.command_route import CommandContext, command_route
 from commands.reply_input import take_input
 from commands.reply_target import find_target
@@ -24,7 +25,7 @@ from domain.commands import DeleteReply
 from domain.errors import ConversationNotFound, ReplyIsOver, ResponseNotFound
 from domain.events import ReplyCancelled, ReplyCompleted
 from infrastructure.event_log.append_request import Appended
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.event_streams import EventStream
@@ -90,7 +91,7 @@ class InputTokens(Struct, frozen=True, tag_field="object", tag="response.input_t
 async def count_input_tokens(context: CommandContext, body: CreateResponse) -> Response:
     """Counts what a request for a reply would send, context included. Stores nothing. Answers `{object: "response.input_tokens", input_tokens}`."""
     check_body(body)
-    target = await find_target(context, body)
+    target = await find_target(context, body, writes=False)
     model = await resolve_model(context, body)
     taken = await take_input(context, target, body.items())
     reply_request = make_reply_request(context, body, target, model, taken.items)
@@ -106,7 +107,8 @@ async def cancel_response(context: CommandContext, response_id: str) -> Response
     Waits up to 10 s for the reply to end, then answers with the Response. 400 if the reply has already ended in another way. Cancelling a cancelled reply changes nothing.
     """
     reader = context.dependencies.reader
-    record = await find_record(reader, context.principal.tenant, response_id)
+    record = await find_record(reader, response_id)
+    check_may_write(context, record.conversation_id, record.head)
     if record.end is not None and not isinstance(record.end, ReplyCancelled):
         raise ApiError(400, f"Cannot cancel a {record.status} response.", code="response_over", param="response_id")
     if record.end is None:
@@ -130,7 +132,7 @@ async def delete_response(context: CommandContext, response_id: str) -> Response
     In a conversation that a client created, the items that the reply added stay. The conversation that the store made for a chain of
     responses loses them; it is deleted with its last response. Answers with a receipt.
     """
-    conversation_id = await context.dependencies.reader.conversation_of(context.principal.tenant, response_id)
+    conversation_id = await context.dependencies.reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
 
@@ -155,7 +157,7 @@ async def _delete(
     return await context.execute(conversation_id, DeleteReply(response_id=response_id, item_ids=item_ids), receipt)
 
 
-async def _items_of(reader: EventReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
+async def _items_of(reader: PrincipalReader, conversation_id: str, response_id: str) -> tuple[str, ...]:
     """The items that a reply added to its conversation; none unless it has completed."""
     for recorded in await reader.items(conversation_id, [response_id]):
         if isinstance(end := recorded.event, ReplyCompleted):

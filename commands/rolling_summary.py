@@ -55,7 +55,7 @@ async def context_with_summary(
     # Without `truncation`: what does not fit is summarized, not refused.
     without_truncation = {name: value for name, value in reply_request.parameters.items() if name != "truncation"}
     if snapshot is UNSET:
-        snapshot = await contexts.snapshot(context.principal.tenant, conversation_id, reply_request.model)
+        snapshot = await contexts.snapshot(conversation_id, reply_request.model)
     choice = await contexts.choose_with_snapshot(
         conversation_id, at, replace(reply_request, parameters=without_truncation), snapshot
     )

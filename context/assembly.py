@@ -50,32 +50,57 @@ None when there is no usable snapshot or Redis is unavailable.
 """
 
 
-class Contexts:
-    """Assembles contexts. Its methods raise ContextTooLong, and psycopg.Error when the log is needed but unavailable.
-
-    A process has one: it keeps token counts and limits concurrent reads of the log.
-    """
+class SharedContexts:
+    """What all contexts of a process share: token counts, and a limit of concurrent reads of the log. A request gets `of` its own reader."""
 
     def __init__(
         self,
-        reader: Reader,
         models: Models,
         find_snapshot: SnapshotLookup,
         log_read_wait_timeout: float = LOG_READ_WAIT_TIMEOUT_SECONDS,
     ) -> None:
-        self._reader = reader
-        self._models = models
-        self._find_snapshot = find_snapshot
+        self.models = models
+        self.find_snapshot = find_snapshot
+        self.counts = ItemCounts()
         self._log_read_wait_timeout = log_read_wait_timeout
-        self._counts = ItemCounts()
-        self._chooser = ContextChooser(reader, models, self._counts)
         self._log_reads = asyncio.Semaphore(MAX_LOG_READS)
 
+    def of(self, reader: Reader) -> "Contexts":
+        """The contexts of the conversations that this reader reads."""
+        return Contexts(reader, self)
+
+    @asynccontextmanager
+    async def log_read(self) -> AsyncIterator[None]:
+        """Waits until fewer than MAX_LOG_READS run. Raises psycopg.OperationalError when that takes too long."""
+        try:
+            async with asyncio.timeout(self._log_read_wait_timeout):
+                await self._log_reads.acquire()
+        except TimeoutError:
+            message = (
+                f"waited {self._log_read_wait_timeout} s for {MAX_LOG_READS} other contexts that are read from the log"
+            )
+            raise psycopg.OperationalError(message) from None
+        try:
+            yield
+        finally:
+            self._log_reads.release()
+
+
+class Contexts:
+    """Assembles contexts. Its methods raise ContextTooLong, and psycopg.Error when the log is needed but unavailable."""
+
+    def __init__(self, reader: Reader, shared: SharedContexts) -> None:
+        self._reader = reader
+        self._shared = shared
+        self._models = shared.models
+        self._counts = shared.counts
+        self._chooser = ContextChooser(reader, shared.models, shared.counts)
+
     async def assemble(
-        self, tenant: str, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
+        self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> Context:
         """The context of a conversation at a version. `conversation_id` or `at` is None: a conversation that has no items yet."""
-        return self.render(reply_request, await self.choose(tenant, conversation_id, at, reply_request))
+        return self.render(reply_request, await self.choose(conversation_id, at, reply_request))
 
     async def assemble_fork(self, start: StartConversation, reply_request: ReplyRequest) -> Context:
         """The context of a fork that `start` is about to begin."""
@@ -90,12 +115,12 @@ class Contexts:
         return context
 
     async def choose(
-        self, tenant: str, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
+        self, conversation_id: str | None, at: StreamVersion | None, reply_request: ReplyRequest
     ) -> ContextChoice:
         """What a model is shown of a conversation at a version."""
         snapshot = None
         if conversation_id is not None:
-            snapshot = await self.snapshot(tenant, conversation_id, reply_request.model)
+            snapshot = await self.snapshot(conversation_id, reply_request.model)
         return await self.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
 
     async def choose_with_snapshot(
@@ -114,7 +139,7 @@ class Contexts:
         room = self._models.room(reply_request.model)
         if snapshot is not None and snapshot.is_at(at) and snapshot.suffices(room):
             return await self._chooser.choose(snapshot, conversation_id, reply_request)
-        async with self._log_read():
+        async with self._shared.log_read():
             recent = await recent_items_from_log(self._reader, conversation_id, at.version, room, self._counts)
             choice = await self._chooser.choose(recent, conversation_id, reply_request)
         head = await self._reader.head(conversation_id)
@@ -151,14 +176,15 @@ class Contexts:
         """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
         return await rerender(self._reader, conversation_id, requested, self._counts)
 
-    async def snapshot(self, tenant: str, conversation_id: str, model: str) -> RecentItems | None:
+    async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
         """As much of the conversation's snapshot, of any version, as this model has room for. None if it has copies of items that are deleted by now."""
-        recent = await self._find_snapshot(tenant, conversation_id, self._models.room(model))
+        assert self._reader.tenant is not None
+        recent = await self._shared.find_snapshot(self._reader.tenant, conversation_id, self._models.room(model))
         if recent is None:
             return None
         items = (*recent.pins, *recent.items)
         copies = {item.item_id: item.copy_of for item in items if item.copy_of is not None}
-        return None if await deleted_items(self._reader, tenant, copies) else recent
+        return None if await deleted_items(self._reader, copies) else recent
 
     def path(self, conversation_id: str, version: int, after: str | None) -> AsyncIterator[ItemAppended]:
         """The items of the path at `version`, oldest first, without those deleted by now: all, or those after the item `after`."""
@@ -171,19 +197,3 @@ class Contexts:
     def unsendable(self, items: Sequence[Item]) -> dict[int, str]:
         """Which of `items` are not sent to the provider, by index, and why."""
         return unsendable(self._models.renderer, items)
-
-    @asynccontextmanager
-    async def _log_read(self) -> AsyncIterator[None]:
-        """Waits until fewer than MAX_LOG_READS run. Raises psycopg.OperationalError when that takes too long."""
-        try:
-            async with asyncio.timeout(self._log_read_wait_timeout):
-                await self._log_reads.acquire()
-        except TimeoutError:
-            message = (
-                f"waited {self._log_read_wait_timeout} s for {MAX_LOG_READS} other contexts that are read from the log"
-            )
-            raise psycopg.OperationalError(message) from None
-        try:
-            yield
-        finally:
-            self._log_reads.release()

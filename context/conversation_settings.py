@@ -53,7 +53,11 @@ class Summary(Struct, frozen=True, kw_only=True):
 
 
 class Reader(Protocol):
-    """What a context needs of the log: `EventReader`, or the query side's reader, which limits how long a query may take."""
+    """What a context needs of the log: a ConversationReader, or PrincipalLog of the query side, which limits how long a query may take."""
+
+    @property
+    def tenant(self) -> str | None:
+        """The tenant whose conversations it reads."""
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None if it was never started."""
@@ -69,7 +73,7 @@ class Reader(Protocol):
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int) -> list[Recorded]:
         """Every event with version <= `until` that names any of these items, ascending."""
 
-    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
+    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items of the tenant were retracted, or are in a deleted conversation."""
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:

@@ -10,11 +10,11 @@ from typing import Protocol
 class Reader(Protocol):
     """The log, of which one statement is needed."""
 
-    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
-        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
+        """Which of these items were retracted, or are in a deleted conversation."""
 
 
-async def deleted_items(reader: Reader, tenant: str, items: Mapping[str, str | None]) -> frozenset[str]:
+async def deleted_items(reader: Reader, items: Mapping[str, str | None]) -> frozenset[str]:
     """Which of these items are deleted. `items`: by item id, the id of the item that it is a copy of, or None.
 
     An id that the log does not have is not deleted. One look-up, none if there are no items.
@@ -22,5 +22,5 @@ async def deleted_items(reader: Reader, tenant: str, items: Mapping[str, str | N
     if not items:
         return frozenset()
     originals = {original for original in items.values() if original is not None}
-    deleted = await reader.deleted_items(tenant, items.keys() | originals)
+    deleted = await reader.deleted_items(items.keys() | originals)
     return frozenset(item_id for item_id, original in items.items() if item_id in deleted or original in deleted)

@@ -175,7 +175,7 @@ async def _items_by_id(
     rows = [*(await unretracted(reader, conversation_id, version, item_ids)).values()]
     appended = [recorded.event for recorded in rows if isinstance(recorded.event, ItemAppended)]
     copies = {event.item_id: event.copy_of for event in appended if event.copy_of is not None}
-    deleted = await deleted_items(reader, rows[0].tenant, copies) if copies else ()
+    deleted = await deleted_items(reader, copies) if copies else ()
     appended = [event for event in appended if event.item_id not in deleted]
     return tuple(sorted(await _counted_items(appended, counts), key=lambda item: item.depth))
 

@@ -62,7 +62,7 @@ async def _items(reader: Reader, segment: PathSegment, after_version: int) -> As
         return
     async for page in _pages(reader, segment, after_version):
         appended = _on_path(segment, page)
-        deleted = await deleted_items(reader, head.tenant, {event.item_id: event.copy_of for event in appended})
+        deleted = await deleted_items(reader, {event.item_id: event.copy_of for event in appended})
         for event in appended:
             if event.item_id not in deleted:
                 yield event

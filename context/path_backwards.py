@@ -97,7 +97,7 @@ async def _undeleted(
 ) -> tuple[list[ItemAppended], set[str], bool]:
     """The page's items without those that were deleted later or elsewhere; the ids of those that such an item follows; whether the last of them is such an item."""
     in_question = {event.item_id: event.copy_of for event in page.appended if is_past or event.copy_of is not None}
-    deleted = await deleted_items(reader, page.events[0].tenant, in_question)
+    deleted = await deleted_items(reader, in_question)
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
     for event in page.appended:

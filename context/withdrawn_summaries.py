@@ -23,8 +23,8 @@ class Reader(Protocol):
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event after position `after` that deletes an item, a response, or one of these conversations."""
 
-    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
-        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
+    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
+        """Which of these items were retracted, or are in a deleted conversation."""
 
 
 async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
@@ -59,7 +59,7 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
         depth = min(summary.depth, depths[deletion.conversation_id])
         if not is_before and _deletes_up_to(depth, deletion.event):
             return True
-    return bool(summary.originals) and bool(await reader.deleted_items(compacted.tenant, summary.originals))
+    return bool(summary.originals) and bool(await reader.deleted_items(summary.originals))
 
 
 def _deletes_up_to(depth: int, event: Event) -> bool:

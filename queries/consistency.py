@@ -10,7 +10,8 @@ Views lag behind the log. So a read has four steps:
 What can go wrong:
 
 - Postgres is unavailable: the end of the log is unknown. The answer shows what the views have, with `X-Consistency: unverified`.
-  A conversation that they do not have is a 503: it may have been committed.
+  A conversation that they do not have is a 503: it may have been committed. So is one that the caller does not own, unless they are an admin:
+  an owner never changes, but a share may have been withdrawn.
 - A view does not catch up in time: 503 `read_models_behind`.
 - The log moved back, so a view shows events that the log does not have: 503 `read_models_behind`. The projector rebuilds the view.
 - The conversation is parked: 503 `conversation_parked`. A list that may lack it, or show an old state, has `X-Consistency: parked`.
@@ -23,6 +24,7 @@ from typing import Final
 from msgspec import Struct
 
 from domain.errors import ConversationNotFound
+from infrastructure.access.principal import Principal
 from infrastructure.event_log.incarnation import LogMoved, LogPosition
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
@@ -31,9 +33,10 @@ from infrastructure.stores.mongodb import Database
 from projections.views.catalog import MongoView
 from projections.views.partitions import partition_of, position_keys
 from projections.views.view_position import ViewPosition
-from projections.views.writes import document_key
 from queries.checked_positions import CheckedPositions
 from queries.log_access import LogAccess, PostgresUnavailable, conversation_parked
+from queries.principal_log import PrincipalLog
+from queries.tenant_views import Ids, TenantViews
 from queries.view_positions import Positions, ViewPositionReader, position_at
 
 CATCH_UP_TIMEOUT_SECONDS: Final = 2.0
@@ -101,8 +104,9 @@ class Read(Struct, kw_only=True):
 
 
 class ConversationRead(Read, kw_only=True):
-    """A read of one conversation at its `version`. Other parked conversations do not matter to it."""
+    """A read of one conversation at its `version`. Other parked conversations do not matter to it. `log`: the caller's."""
 
+    log: PrincipalLog
     conversation_id: str
     version: int
 
@@ -119,6 +123,11 @@ class ConversationRead(Read, kw_only=True):
             raise _views_behind()
 
 
+def may_see_unverified(principal: Principal, owner: str) -> bool:
+    """Whether the principal may see a conversation of this owner while its shares cannot be looked up."""
+    return principal.subject == owner or principal.may("admin")
+
+
 class Consistency:
     """Starts and checks reads. `min_position`: a position that the views must have reached in any case (`X-Min-Position`)."""
 
@@ -129,17 +138,18 @@ class Consistency:
         self.checked = CheckedPositions(log)
 
     async def read_conversation(
-        self, tenant: str, conversation_id: str, *views: MongoView, min_position: int = 0
+        self, log: PrincipalLog, conversation_id: str, *views: MongoView, min_position: int = 0
     ) -> ConversationRead:
         """Returns once these views show all events of the conversation that are committed now.
 
-        Raises ConversationNotFound (never started, deleted, another tenant's), PostgresUnavailable, and ApiError 503.
+        Raises ConversationNotFound (never started, deleted, not the caller's to see), PostgresUnavailable, and ApiError 503.
         """
         deadline = time.monotonic() + CATCH_UP_TIMEOUT_SECONDS
-        head, positions = await asyncio.gather(self._head(tenant, conversation_id), self.positions.read())
+        head, positions = await asyncio.gather(_head(log, conversation_id), self.positions.read())
         needed: tuple[MongoView, ...] = views if head else (*views, "conversations")
         read = ConversationRead(
-            tenant=tenant,
+            log=log,
+            tenant=log.tenant,
             views=needed,
             position_keys=position_keys(needed, [partition_of(conversation_id)]),
             position=max(head.position if head else 0, min_position),
@@ -181,18 +191,11 @@ class Consistency:
         if not read.verified:
             return
         try:
-            head = await self._log.head(read.conversation_id)
+            head = await read.log.head(read.conversation_id)
         except PostgresUnavailable:
             return
         if head is None or head.deleted:
             raise ConversationNotFound(read.conversation_id)
-
-    async def _head(self, tenant: str, conversation_id: str) -> Head | None:
-        """The conversation's end; None while Postgres is unavailable. Raises ConversationNotFound."""
-        try:
-            return await self._log.existing_head(tenant, conversation_id)
-        except PostgresUnavailable:
-            return None
 
     async def _end(self, tenant: str) -> LogPosition:
         """The end of the tenant's part of the log. While Postgres is unavailable, position 0 without an incarnation."""
@@ -230,17 +233,28 @@ class Consistency:
         return bool(replaced) and not replaced <= await self.positions.collections()
 
     async def _version_in_view(self, read: ConversationRead) -> int:
-        """The conversation's version in the view `conversations`. Raises PostgresUnavailable if the view does not have the conversation.
+        """The conversation's version in the view `conversations`. Raises PostgresUnavailable if the view does not have the conversation, or
+        the caller does not own it.
 
-        Only Postgres knows whether the conversation exists: the view may not show it yet.
+        Only Postgres knows whether the conversation exists, and with whom it is shared: the view may not show it yet.
         """
-        key = document_key(read.tenant, read.conversation_id)
-        document = await self._database[read.collections["conversations"]].find_one({"_id": key}, {"version": 1})
-        if document is None:
+        views = TenantViews(self._database, read.tenant)
+        fields = [{"$project": {"version": 1, "owner": 1}}]
+        documents = await views.aggregate(read.collections["conversations"], Ids([read.conversation_id]), fields)
+        found = await documents.to_list()
+        if not found or not may_see_unverified(read.log.principal, found[0]["owner"]):
             await self.check(read)
             raise PostgresUnavailable
-        version: int = document["version"]
+        version: int = found[0]["version"]
         return version
+
+
+async def _head(log: PrincipalLog, conversation_id: str) -> Head | None:
+    """The conversation's end; None while Postgres is unavailable. Raises ConversationNotFound."""
+    try:
+        return await log.existing_head(conversation_id)
+    except PostgresUnavailable:
+        return None
 
 
 def _views_behind() -> ApiError:

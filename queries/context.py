@@ -94,7 +94,7 @@ async def get_context(context: QueryContext, conversation_id: str, query: Contex
     reply_request = ReplyRequest(model=model, parameters={}, input_unknown=True)
     (at, headers), snapshot = await asyncio.gather(
         _version(context, conversation_id, model),
-        contexts.snapshot(context.principal.tenant, conversation_id, model),
+        contexts.snapshot(conversation_id, model),
     )
     choice = await contexts.choose_with_snapshot(conversation_id, at, reply_request, snapshot)
     body = ConversationContext(
@@ -146,13 +146,14 @@ def summary_shape(summary: Summary | None, tokens: int) -> SentSummary | None:
 
 async def _version(context: QueryContext, conversation_id: str, model: str) -> tuple[StreamVersion, dict[str, str]]:
     """The version to assemble at, and the answer's headers. While Postgres is unavailable, the version of the snapshot."""
-    tenant = context.principal.tenant
     try:
-        head = await context.dependencies.log.existing_head(tenant, conversation_id)
+        head = await context.dependencies.log.existing_head(conversation_id)
     except PostgresUnavailable:
-        recent = await context.dependencies.contexts.snapshot(tenant, conversation_id, model)
+        recent = await context.dependencies.contexts.snapshot(conversation_id, model)
         if recent is None:
             raise
+        if not context.principal.may("admin"):
+            await context.read_conversation(conversation_id)  # only its owner may see it now
         await _check_not_parked(context, conversation_id)
         return recent.stream_version, {"etag": etag(recent.version), "x-consistency": "unverified"}
     return head.stream_version, {"etag": etag(head.version)}

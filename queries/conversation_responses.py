@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from infrastructure.http import shapes
 from infrastructure.http.item_schemas import ItemJson
-from projections.views.writes import Document, document_key
+from projections.views.writes import Document
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_input, input_ids
 from queries.paging import (
@@ -27,6 +27,7 @@ from queries.paging import (
 from queries.query_context import WITHOUT_LARGE, QueryContext, is_large
 from queries.query_route import CONVERSATION_HEADERS, query_route
 from queries.responses import output_of, response_json
+from queries.tenant_views import Ids
 from replies.response_shape import ResponseObject
 
 router = APIRouter(tags=["responses"])
@@ -69,31 +70,33 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
     if query.is_first_page:
         await context.check_modified(conversation_id)
     read = await context.read_conversation(conversation_id, "responses", "items")
-    pipeline = await _pipeline(context, read, query)
-    page = await _small_page(context, read, pipeline, query.limit)
+    selection, stages = await _requested(context, read, query)
+    page = await _small_page(context, read, selection, stages, query.limit)
     if page is None:
         async with context.dependencies.connections.large_answer():
-            page = await _large_page(context, read, pipeline, query.limit)
+            page = await _large_page(context, read, selection, stages, query.limit)
     if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
-async def _pipeline(context: QueryContext, read: ConversationRead, query: PageQuery) -> list[Document]:
-    """The page's documents, and one more if there is one. Ordered by the version at which each reply was requested."""
+async def _requested(
+    context: QueryContext, read: ConversationRead, query: PageQuery
+) -> tuple[Document, list[Document]]:
+    """The filter and the stages for the page's documents, and one more. Ordered by the version at which each reply was requested."""
     after_operator, before_operator = ("$gt", "$lt") if query.ascending else ("$lt", "$gt")
     bounds: Document = {}
     if query.after is not None:
         bounds[after_operator] = await _version_of(context, read, "after", query.after)
     if query.before is not None:
         bounds[before_operator] = await _version_of(context, read, "before", query.before)
-    where = {"tenant": read.tenant, "conversation_id": read.conversation_id, "deleted": False}
-    return [
-        {"$match": {**where, "version": bounds} if bounds else where},
+    where: Document = {"conversation_id": read.conversation_id, "deleted": False}
+    stages: list[Document] = [
         {"$sort": {"version": 1 if query.ascending != query.is_backwards else -1}},
         {"$limit": query.limit + 1},
         {"$project": {"_id": 0}},
     ]
+    return {**where, "version": bounds} if bounds else where, stages
 
 
 async def _version_of(context: QueryContext, read: ConversationRead, param: CursorParam, cursor: str) -> int:
@@ -106,10 +109,10 @@ async def _version_of(context: QueryContext, read: ConversationRead, param: Curs
 
 
 async def _small_page(
-    context: QueryContext, read: ConversationRead, pipeline: list[Document], limit: int
+    context: QueryContext, read: ConversationRead, selection: Document, stages: list[Document], limit: int
 ) -> Page | None:
     """The page, read in two steps; None if it is not small."""
-    documents = await context.aggregate(read, "responses", [*pipeline, WITHOUT_LARGE])
+    documents = await context.aggregate(read, "responses", selection, [*stages, WITHOUT_LARGE])
     if any(map(is_large, documents)):
         return None
     items = await _small_items(context, read, documents)
@@ -141,20 +144,18 @@ async def _small_items(
         size += len(document["item"])
         return size <= MAX_SMALL_PAGE_BYTES
 
-    keys = [document_key(read.tenant, item_id) for document in documents for item_id in document["output_ids"]]
-    pipeline: list[Document] = [
-        {"$match": {"_id": {"$in": keys}}},
-        {"$project": {"_id": 0, "id": 1, "item": 1, "retracted_version": 1}},
-    ]
-    is_small = not keys or await context.read_while(read, "items", [*pipeline, WITHOUT_LARGE], take)
+    item_ids = [item_id for document in documents for item_id in document["output_ids"]]
+    stages = [{"$project": {"_id": 0, "id": 1, "item": 1, "retracted_version": 1}}, WITHOUT_LARGE]
+    is_small = not item_ids or await context.read_while(read, "items", Ids(item_ids), stages, take)
     return items if is_small else None
 
 
-async def _large_page(context: QueryContext, read: ConversationRead, pipeline: list[Document], limit: int) -> Page:
+async def _large_page(
+    context: QueryContext, read: ConversationRead, selection: Document, stages: list[Document], limit: int
+) -> Page:
     """The page, which ends at MAX_PAGE_BYTES. The output of one response is read at a time."""
     page = Page(limit=limit, max_bytes=MAX_PAGE_BYTES)
-    collection = context.collection(read, "responses")
-    async with await collection.aggregate(pipeline, batchSize=BATCH_DOCUMENTS) as documents:
+    async with await context.documents(read, "responses", selection, stages, BATCH_DOCUMENTS) as documents:
         async for document in documents:
             if page.is_full:
                 page.has_more = True

@@ -14,8 +14,8 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import etag
 from infrastructure.http.path_ids import check_id
 from infrastructure.ids import CONVERSATION
+from projections.views.conversations import shared_with_subject
 from projections.views.writes import Document
-from queries.consistency import Read
 from queries.log_access import PostgresUnavailable
 from queries.paging import CursorParam, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
@@ -75,12 +75,14 @@ def metadata_filter(query: QueryParams) -> Mapping[str, str]:
 
 @query_route(router, "/v1/conversations", ConversationsQuery, parameters=(METADATA,), answer=shapes.ConversationList)
 async def list_conversations(context: QueryContext, query: ConversationsQuery) -> Response:
-    """A page of the listed conversations, newest first. Filters: `status`, `owner` and any number of `metadata[key]=value`."""
+    """A page of the listed conversations, newest first: the caller's own and those shared with them; for an admin, the tenant's. Filters: `status`, `owner` and any number of `metadata[key]=value`."""
     metadata = metadata_filter(context.request.query_params)
     read = await context.read_tenant("conversations")
-    await _check_cursor(context, read, "after", query.after)
-    await _check_cursor(context, read, "before", query.before)
-    where = _filter(context.principal.tenant, query.status, query.owner, metadata)
+    await _check_cursor(context, "after", query.after)
+    await _check_cursor(context, "before", query.before)
+    where = _filter(query, metadata)
+    if not context.principal.may("admin"):
+        where |= visible_to(context.principal.subject, with_shares=read.verified)
     page = await fetch_page(
         context,
         read,
@@ -107,30 +109,36 @@ def _shape(document: Document) -> shapes.Conversation:
     )
 
 
-def _filter(tenant: str, status: str | None, owner: str | None, metadata: Mapping[str, str]) -> Document:
-    where: Document = {"tenant": tenant, "listed": True}
-    if status is not None:
-        where["status"] = status
-    if owner is not None:
-        where["owner"] = owner
+def _filter(query: ConversationsQuery, metadata: Mapping[str, str]) -> Document:
+    where: Document = {"listed": True}
+    if query.status is not None:
+        where["status"] = query.status
+    if query.owner is not None:
+        where["owner"] = query.owner
     if metadata:
         where["$and"] = [{"metadata": {"$elemMatch": {"$eq": list(pair)}}} for pair in metadata.items()]
     return where
 
 
-async def _check_cursor(context: QueryContext, read: Read, param: CursorParam, cursor: str | None) -> None:
-    """Raises ApiError (400) unless the cursor is a conversation of this tenant. It may be deleted: the order is that of the ids.
+def visible_to(subject: str, *, with_shares: bool) -> Document:
+    """Matches the subject's own conversations and, `with_shares`, those shared with them. Each alternative has an index in the list's order."""
+    own: Document = {"owner": subject}
+    if not with_shares:
+        return {"$or": [own]}
+    return {"$or": [own, *({"shared_with": share} for share in shared_with_subject(subject))]}
+
+
+async def _check_cursor(context: QueryContext, param: CursorParam, cursor: str | None) -> None:
+    """Raises ApiError (400) unless the cursor is a conversation that the caller may see. It may be deleted: the order is that of the ids.
 
     While Postgres is unavailable, any conversation id is accepted.
     """
     if cursor is None:
         return
     check_id(cursor, CONVERSATION, param)
-    if await context.find_document(read, "conversations", cursor, "id") is not None:
-        return
     try:
         head = await context.dependencies.log.head(cursor)
     except PostgresUnavailable:
         return
-    if head is None or head.tenant != context.principal.tenant:
+    if head is None or head.role(context.principal) is None:
         raise unknown_cursor(param, "a conversation")

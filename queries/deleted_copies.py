@@ -5,16 +5,16 @@ conversation's version does not (`NO_STORE`).
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from context.deleted_content import deleted_items
-from projections.views.writes import Document, document_key
+from projections.views.writes import Document
 from queries.consistency import Read
 from queries.log_access import PostgresUnavailable
 from queries.query_context import QueryContext
+from queries.tenant_views import Ids
 
 
 class _WithId(Struct):
@@ -27,7 +27,7 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 async def deleted_copies(context: QueryContext, read: Read, copies: Mapping[str, str]) -> frozenset[str]:
     """Those of these copies whose originals are deleted. An answer that is not compared with the log shows them all."""
     try:
-        return await deleted_items(context.dependencies.log, context.principal.tenant, copies)
+        return await deleted_items(context.dependencies.log, copies)
     except PostgresUnavailable:
         if read.verified:
             raise
@@ -41,11 +41,10 @@ def input_ids(document: Document) -> list[str]:
 
 async def deleted_input(context: QueryContext, read: Read, documents: Collection[Document]) -> frozenset[str]:
     """The ids of the input items of these responses that are deleted by now. `read` is one of the view `items` too."""
-    keys = [document_key(read.tenant, item_id) for document in documents for item_id in input_ids(document)]
+    item_ids = [item_id for document in documents for item_id in input_ids(document)]
     retracted: list[Document] = []
-    if keys:
-        where: dict[str, Any] = {"_id": {"$in": keys}, "retracted_version": {"$ne": None}}
-        pipeline: list[Document] = [{"$match": where}, {"$project": {"_id": 0, "id": 1}}]
-        retracted = await context.aggregate(read, "items", pipeline)
+    if item_ids:
+        stages: list[Document] = [{"$match": {"retracted_version": {"$ne": None}}}, {"$project": {"_id": 0, "id": 1}}]
+        retracted = await context.aggregate(read, "items", Ids(item_ids), stages)
     copies = {item_id: original for document in documents for item_id, original in document.get("copies", ())}
     return await deleted_copies(context, read, copies) | {document["id"] for document in retracted}

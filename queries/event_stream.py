@@ -22,6 +22,7 @@ from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.event_streams import on_one_line
 from infrastructure.http.stream_pages import PAGE_BYTES, Page, StreamPages, StreamPosition
 from queries.log_access import LogAccess, PostgresUnavailable
+from queries.principal_log import PrincipalLog
 
 RETRY_SECONDS: Final = 1.0
 """The pause after a read that failed because Postgres was unavailable.
@@ -52,10 +53,10 @@ class EventStreams:
         self._render = render
         self._shutdown = shutdown
 
-    async def follow(self, conversation_id: str, head: Head, after: int) -> AsyncIterator[bytes]:
+    async def follow(self, log: PrincipalLog, conversation_id: str, head: Head, after: int) -> AsyncIterator[bytes]:
         """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
 
-        `head`: the conversation's end, looked up before.
+        `log`: the client's. `head`: the conversation's end, looked up before.
         """
         position, sent = StreamPosition(after), _log_position(head, after)
         end: Head | None = head
@@ -67,13 +68,13 @@ class EventStreams:
                     if position.offset or not _has(check, sent):
                         return
                     sent = replace(sent, incarnation=check.incarnation)
-                    end = await self._log.head(conversation_id)
+                    end = await log.head(conversation_id)
                 elif position.after > end.version:  # the last page had events that are newer than `end`
-                    end = await self._log.head(conversation_id)
+                    end = await log.head(conversation_id)
                 elif position.after == end.version:
                     end = await self._wait_for_change(conversation_id, end)
                 else:
-                    page = await self._page(conversation_id, position.after, end.incarnation)
+                    page = await self._page(log, conversation_id, position.after, end.incarnation)
                     if page.body and page.end.incarnation != end.incarnation:
                         end, page = replace(end, incarnation=page.end.incarnation), None
             except (PostgresUnavailable, LogBusy):
@@ -96,11 +97,11 @@ class EventStreams:
             await asyncio.wait({change})
             return head if change.cancelled() else change.result()
 
-    async def _page(self, conversation_id: str, after: int, incarnation: str) -> _EventPage:
+    async def _page(self, log: PrincipalLog, conversation_id: str, after: int, incarnation: str) -> _EventPage:
         """The events after version `after`. Its body is empty if there are none."""
 
         async def read() -> _EventPage:
-            events = await self._log.conversation(conversation_id, after=after, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES)
+            events = await log.conversation(conversation_id, after=after, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES)
             if not events:
                 return _EventPage(after, b"")
             body = b"".join(_sse(recorded, self._render(recorded)) for recorded in events)

@@ -29,8 +29,8 @@ from infrastructure.http.headers import etag, single_header
 from infrastructure.http.limits import allowance_of
 from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_array, json_response
-from queries.log_access import LogAccess
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
+from queries.principal_log import PrincipalLog
 from queries.query_context import MAX_POSITION, QueryContext
 from queries.query_route import query_route
 
@@ -82,7 +82,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream."""
     dependencies = context.dependencies
     log = dependencies.log
-    head = await log.existing_head(context.principal.tenant, conversation_id)
+    head = await log.existing_head(conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
     last_event_id = _last_event_id(request)
@@ -98,12 +98,12 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
     if request.method == "HEAD":
         return head_of_stream(headers)
     await allowance_of(request).follow()
-    events = dependencies.event_streams.follow(conversation_id, head, start)
+    events = dependencies.event_streams.follow(dependencies.stream_log, conversation_id, head, start)
     return EventStream(events, headers, dependencies.comment_seconds)
 
 
 async def read_page(
-    log: LogAccess,
+    log: PrincipalLog,
     conversation_id: str,
     *,
     after: int,

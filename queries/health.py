@@ -5,13 +5,12 @@ from typing import Final
 
 from infrastructure.http.readiness import Check
 from infrastructure.stores.postgres import is_writable
-from queries.projections_status import view_reports
-from queries.query_context import Dependencies
+from queries.query_context import ProcessDependencies
 
 REQUIRED: Final = frozenset({"mongodb"})
 
 
-def checks(dependencies: Dependencies) -> Mapping[str, Check]:
+def checks(dependencies: ProcessDependencies) -> Mapping[str, Check]:
     """One check for each store, and these:
 
     log_writable     Postgres accepts writes: it is neither a replica nor set to read-only
@@ -35,7 +34,7 @@ def checks(dependencies: Dependencies) -> Mapping[str, Check]:
         return bool(await dependencies.redis.ping())
 
     async def projector() -> bool:
-        return all(report.is_healthy for report in await view_reports(dependencies))
+        return all(report.is_healthy for report in await dependencies.view_reports.read())
 
     async def model() -> bool:
         await dependencies.provider.list_models()

@@ -14,13 +14,14 @@ from infrastructure.http import shapes
 from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import Item, ItemList
 from projections.views.items import items_on
-from projections.views.writes import Document, document_key
+from projections.views.writes import Document
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
 from queries.not_modified import NO_STORE
 from queries.paging import CursorParam, IncludeQuery, Page, PageQuery, fetch_page, unknown_cursor
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, query_route
+from queries.tenant_views import Ids
 
 router = APIRouter(tags=["items"])
 
@@ -131,14 +132,12 @@ def _is_unretracted(document: Document, version: int) -> bool:
 
 async def _depths_in_view(context: QueryContext, conversation_id: str, page: PageQuery) -> dict[str, int]:
     """By item id, the depths of those cursors that the view already shows."""
-    cursors = [
-        document_key(context.principal.tenant, cursor) for cursor in (page.after, page.before) if cursor is not None
-    ]
+    cursors = [cursor for cursor in (page.after, page.before) if cursor is not None]
     if not cursors:
         return {}
-    items = context.dependencies.views[context.dependencies.consistency.positions.last_collection("items")]
-    where = {"_id": {"$in": cursors}, "conversation_id": conversation_id}
-    documents = items.find(where, {"_id": 0, "id": 1, "depth": 1})
+    collection = context.dependencies.consistency.positions.last_collection("items")
+    of_conversation = {"$match": {"conversation_id": conversation_id}}
+    documents = await context.dependencies.views.aggregate(collection, Ids(cursors), [of_conversation])
     return {document["id"]: document["depth"] async for document in documents}
 
 

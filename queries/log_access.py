@@ -3,14 +3,14 @@
 No other module of `queries/` queries Postgres, except for one readiness check in `health.py`, and the list of API keys in `keys.py`.
 
 Queries read these from the log: its last position and the head of a conversation, which are compared with the position of a view; the
-audit trail; the items and settings of a context; replies that are still running.
+audit trail; the items and settings of a context; replies that are still running. What a request reads is in `principal_log.py`.
 
 Reads continue without Postgres. So a lookup fails after LOOKUP_TIMEOUT_SECONDS, and at once while Postgres is known to be
 unavailable. A background task notices when Postgres answers again.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, TypeVar
@@ -20,13 +20,10 @@ import psycopg
 import structlog
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from domain.errors import ConversationNotFound
-from domain.events import ReplyDeleted
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.codec import UnreadableEvent
 from infrastructure.event_log.incarnation import LogCheck, LogPosition
-from infrastructure.event_log.reader import MAX_PAGE_BYTES, EventReader, PartitionHolder
-from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.reader import EventReader, PartitionHolder
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -70,9 +67,9 @@ def _reads_waiting() -> LogBusy:
 
 
 class LogAccess:
-    """Any lookup may raise PostgresUnavailable, LogBusy, or ApiError 503 if an event cannot be decoded.
+    """The log of all tenants, for the process itself. A request reads it through a PrincipalLog. `close` it before its pool.
 
-    It implements the `Reader` protocols of `context/` and `replies/`. `close` it before its pool.
+    Any lookup may raise PostgresUnavailable, LogBusy, or ApiError 503 if an event cannot be decoded.
     """
 
     def __init__(self, pool: Pool) -> None:
@@ -99,81 +96,9 @@ class LogAccess:
         events = await self.look_up(lambda reader: reader.batch_logged(position, limit=1, max_bytes=1))
         return events[0].recorded_at if events else None
 
-    async def head(self, conversation_id: str) -> Head | None:
-        """The end of a conversation, deleted or not, of any tenant; None if it was never started."""
-        return await self._run(lambda reader: reader.head(conversation_id))
-
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
-        """The same for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
-        return await self._run(lambda reader: reader.head_of_each(conversation_ids))
-
-    async def existing_head(self, tenant: str, conversation_id: str) -> Head:
-        """The end of the tenant's conversation. Raises ConversationNotFound (never started, deleted, another tenant's)."""
-        head = await self.head(conversation_id)
-        if head is None or head.tenant != tenant or head.deleted:
-            raise ConversationNotFound(conversation_id)
-        return head
-
-    async def conversation(
-        self,
-        conversation_id: str,
-        *,
-        limit: int,
-        after: int = 0,
-        until: int | None = None,
-        max_bytes: int = MAX_PAGE_BYTES,
-    ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending; at least one, but at most about `max_bytes` of states."""
-        return await self.look_up(
-            lambda reader: reader.conversation(
-                conversation_id, limit=limit, after=after, until=until, max_bytes=max_bytes
-            )
-        )
-
-    async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
-        """At most `limit` events with version <= `until`, newest first."""
-        return await self.look_up(
-            lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
-        )
-
-    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
-        """Every event with version <= `until` whose row key is one of these ids, ascending."""
-        return await self.look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
-
-    async def deleted_items(self, tenant: str, item_ids: Collection[str]) -> set[str]:
-        """Which of these items of the tenant were retracted, or are in a deleted conversation."""
-        return await self.look_up(lambda reader: reader.deleted_items(tenant, item_ids))
-
-    async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
-        """Every event after position `after` that deletes an item, a response, or one of these conversations."""
-        return await self.look_up(lambda reader: reader.deletions(conversation_ids, after=after))
-
-    async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
-        """Those of these responses of the conversation that a client deleted."""
-        return await self.look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
-
-    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
-        """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""
-        return await self.look_up(lambda reader: reader.settings_events(conversation_id, until=until))
-
-    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        """The conversation that a response of this tenant belongs to; None if there is no such response."""
-        return await self.look_up(lambda reader: reader.conversation_of(tenant, response_id))
-
-    async def reply_requested(self, tenant: str, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response; None if there is no such response, or it or its conversation was deleted."""
-
-        async def lookup(reader: EventReader) -> Recorded | None:
-            conversation_id = await reader.conversation_of(tenant, response_id)
-            head = await reader.head(conversation_id) if conversation_id else None
-            if conversation_id is None or head is None or head.deleted:
-                return None
-            events = await reader.item(conversation_id, response_id)
-            if not events or any(isinstance(recorded.event, ReplyDeleted) for recorded in events):
-                return None
-            return events[0]
-
-        return await self.look_up(lookup)
+        """The ends of these conversations of any tenant, MAX_BATCH_LOOKUPS at most, in one round trip. None: never started."""
+        return await self.look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def partition_holders(self) -> list[PartitionHolder]:
         """The holder of each partition that a registered projector holds. The projector may have died since."""
@@ -197,11 +122,12 @@ class LogAccess:
         except TimeoutError:
             raise _reads_waiting() from None
         try:
-            return await self._run(lookup)
+            return await self.look_up_version(lookup)
         finally:
             self._slots.release()
 
-    async def _run(self, lookup: Lookup[T]) -> T:
+    async def look_up_version(self, lookup: Lookup[T]) -> T:
+        """As `look_up`, for a lookup of versions alone: it needs no connection of the pool, and waits for no other."""
         if self.is_unavailable:
             raise PostgresUnavailable
         try:

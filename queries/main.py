@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 from starlette.applications import Starlette
 
-from context.assembly import Contexts
+from context.assembly import SharedContexts
 from context.models import Models
 from context.snapshot_store import snapshot_lookup
 from infrastructure.access.key_store import KeyStore
@@ -46,7 +46,8 @@ from queries.consistency import Consistency
 from queries.event_stream import EventStreams
 from queries.log_access import LogAccess
 from queries.partition_watch import PartitionWatch
-from queries.query_context import Dependencies
+from queries.query_context import ProcessDependencies
+from queries.view_reports import ViewReports
 from replies.following import ReplyStreams
 from replies.live_reader import LiveReader
 from replies.provider.provider import ModelProvider
@@ -76,7 +77,7 @@ POOL_CLOSE_TIMEOUT_SECONDS = 1.0
 @asynccontextmanager
 async def open_dependencies(
     settings: Settings, shutdown: threading.Event, connections: Connections | None = None
-) -> AsyncIterator[Dependencies]:
+) -> AsyncIterator[ProcessDependencies]:
     """What the queries share. It connects to each store at the first use, so no store has to be up yet."""
     async with AsyncExitStack() as stack:
         pool = make_pool(settings.postgres_url)
@@ -109,15 +110,17 @@ async def open_dependencies(
         provider = ModelProvider(settings)
         stack.push_async_callback(provider.close)
         models = Models(settings)
-        contexts = Contexts(log, models, snapshot_lookup(redis_client))
-        yield Dependencies(
+        contexts = SharedContexts(models, snapshot_lookup(redis_client))
+        consistency = Consistency(log, views)
+        yield ProcessDependencies(
             log=log,
             views=views,
             redis=redis_client,
             provider=provider,
             models=models,
-            consistency=Consistency(log, views),
-            contexts=contexts,
+            consistency=consistency,
+            view_reports=ViewReports(log, consistency),
+            shared_contexts=contexts,
             partition_watch=partition_watch,
             write_pool=write_pool,
             api_keys=KeyStore(pool),

@@ -142,8 +142,8 @@ async def fetch_page(
         **({} if before is None else {before_operator: before}),
     }
     direction = 1 if page.ascending != page.is_backwards else -1
-    pipeline: list[Document] = [
-        {"$match": {**where, field: bounds} if bounds else where},
+    selection = {**where, field: bounds} if bounds else where
+    stages: list[Document] = [
         {"$sort": {field: direction}},
         {"$limit": page.limit + 1},
         {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
@@ -156,11 +156,13 @@ async def fetch_page(
             return True  # it was the last document
         return not is_large(document) and small.add(document["id"], entry_of(document))
 
-    if await context.read_while(read, view, [*pipeline, WITHOUT_LARGE], take_small):
+    if await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
         return small
     large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
     async with context.dependencies.connections.large_answer():
-        await context.read_while(read, view, pipeline, lambda document: large.add(document["id"], entry_of(document)))
+        await context.read_while(
+            read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
+        )
     return large
 
 

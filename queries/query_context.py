@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
-from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
 from redis.asyncio import Redis
 from starlette.requests import Request
 
-from context.assembly import Contexts
+from context.assembly import Contexts, SharedContexts
 from context.models import Models
 from infrastructure.access.key_store import KeyStore
 from infrastructure.access.principal import Principal
@@ -17,13 +17,16 @@ from infrastructure.http.headers import etag, is_unmodified
 from infrastructure.stores.mongodb import Database
 from infrastructure.stores.postgres import Pool
 from projections.views.catalog import MongoView
-from projections.views.writes import Document, document_key
+from projections.views.writes import Document
 from queries.consistency import Consistency, ConversationRead, Read
 from queries.event_stream import EventStreams
 from queries.log_access import LogAccess, PostgresUnavailable
 from queries.not_modified import HEADER, NotModified
 from queries.partition_watch import PartitionWatch
+from queries.principal_log import PrincipalLog
+from queries.tenant_views import Ids, Selection, TenantViews
 from queries.view_positions import positions_from, with_positions
+from queries.view_reports import ViewReports
 from replies.following import ReplyStreams
 
 if TYPE_CHECKING:  # the scripts import this module, and importing the provider takes a second
@@ -54,28 +57,59 @@ def is_large(document: Document) -> bool:
     return "is_large" in document
 
 
-class Dependencies(Struct, frozen=True):
-    """What the queries of this process share. `main.py` makes it.
+class SharedDependencies(Struct, frozen=True, kw_only=True):
+    """What the queries of a process share.
 
-    `write_pool` is for the readiness check alone. `stream_log`: the log for streams, with connections of its own. `connections`: where
-    large answers wait for their turn. `comment_seconds`: after this long without an event, a stream sends a comment.
+    `connections`: where large answers wait for their turn. `comment_seconds`: after this long without an event, a stream sends a comment.
     """
 
-    log: LogAccess
-    views: Database
-    redis: Redis
     provider: "ModelProvider"
     models: Models
+    shared_contexts: SharedContexts
     consistency: Consistency
-    contexts: Contexts
-    partition_watch: PartitionWatch
-    write_pool: Pool
     api_keys: KeyStore
-    stream_log: LogAccess
+    view_reports: ViewReports
     event_streams: EventStreams
     reply_streams: ReplyStreams
     connections: Connections
     comment_seconds: float
+
+
+class Dependencies(SharedDependencies, frozen=True, kw_only=True):
+    """What one request uses. `log`, `stream_log` and `views` read what the request's principal may read.
+
+    `stream_log`: the log for streams, with connections of its own.
+    """
+
+    log: PrincipalLog
+    stream_log: PrincipalLog
+    views: TenantViews
+
+    @property
+    def contexts(self) -> Contexts:
+        """The contexts of what `log` reads."""
+        return self.shared_contexts.of(self.log)
+
+
+class ProcessDependencies(SharedDependencies, frozen=True, kw_only=True):
+    """What `main.py` makes. Much of it reads the data of all tenants, so no query gets it. `write_pool` is for the readiness check alone."""
+
+    log: LogAccess
+    stream_log: LogAccess
+    views: Database
+    redis: Redis
+    partition_watch: PartitionWatch
+    write_pool: Pool
+
+    def of(self, principal: Principal) -> Dependencies:
+        """What a request of this principal uses."""
+        shared = {name: getattr(self, name) for name in SharedDependencies.__struct_fields__}
+        return Dependencies(
+            **shared,
+            log=PrincipalLog(self.log, principal),
+            stream_log=PrincipalLog(self.stream_log, principal),
+            views=TenantViews(self.views, principal.tenant),
+        )
 
 
 class QueryContext(Struct, frozen=True):
@@ -89,7 +123,7 @@ class QueryContext(Struct, frozen=True):
     async def read_conversation(self, conversation_id: str, *views: MongoView) -> ConversationRead:
         """Returns once these views are current for the conversation. Raises as `Consistency.read_conversation` does."""
         return await self.dependencies.consistency.read_conversation(
-            self.principal.tenant, conversation_id, *views, min_position=self.min_position
+            self.dependencies.log, conversation_id, *views, min_position=self.min_position
         )
 
     async def read_tenant(self, *views: MongoView) -> Read:
@@ -106,19 +140,27 @@ class QueryContext(Struct, frozen=True):
         if HEADER not in self.request.headers or self.min_position:
             return
         try:
-            head = await self.dependencies.log.existing_head(self.principal.tenant, conversation_id)
+            head = await self.dependencies.log.existing_head(conversation_id)
         except PostgresUnavailable:
             return
         tag = etag(head.version)
         if is_unmodified(self.request.headers, tag):
             raise NotModified(tag)
 
-    def collection(self, read: Read, view: MongoView) -> AsyncCollection[Document]:
-        """The view's collection when the read started. It stays complete for this read, even if a rebuilt one replaces it.
+    async def documents(
+        self,
+        read: Read,
+        view: MongoView,
+        selection: Selection,
+        stages: Sequence[Document] = (),
+        batch_size: int | None = None,
+    ) -> AsyncCommandCursor[Document]:
+        """What the stages make of the tenant's selected documents, from the view's collection when the read started.
 
-        When it is dropped, `Consistency.check` raises.
+        It stays complete for this read, even if a rebuilt one replaces it. When it is dropped, `Consistency.check` raises: call that after
+        the last document.
         """
-        return self.dependencies.views[read.collections[view]]
+        return await self.dependencies.views.aggregate(read.collections[view], selection, stages, batch_size)
 
     async def find_document(self, read: Read, view: MongoView, document_id: str, *fields: str) -> Document | None:
         """The tenant's document with this id, or only these `fields` of it.
@@ -126,26 +168,30 @@ class QueryContext(Struct, frozen=True):
         A large one waits for its turn before it is read (`Connections.large_answer`). Raises as `Consistency.check` does, and
         ApiError (503) when a large document gets no turn.
         """
-        pipeline: list[Document] = [
-            {"$match": {"_id": document_key(self.principal.tenant, document_id)}},
-            {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}},
-        ]
-        documents = await self.aggregate(read, view, [*pipeline, WITHOUT_LARGE])
+        selection = Ids([document_id])
+        projected: Document = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
+        documents = await self.aggregate(read, view, selection, [projected, WITHOUT_LARGE])
         if documents and is_large(documents[0]):
             async with self.dependencies.connections.large_answer():
-                documents = await self.aggregate(read, view, pipeline)
+                documents = await self.aggregate(read, view, selection, [projected])
         return documents[0] if documents else None
 
     async def read_while(
-        self, read: Read, view: MongoView, pipeline: Sequence[Document], take: Callable[[Document], bool]
+        self,
+        read: Read,
+        view: MongoView,
+        selection: Selection,
+        stages: Sequence[Document],
+        take: Callable[[Document], bool],
     ) -> bool:
-        """Calls `take` with each of the pipeline's documents, until it returns False. Returns True if `take` accepted all of them.
+        """Calls `take` with each document that the stages make of the tenant's selected ones, until it returns False.
 
-        At most BATCH_DOCUMENTS are read after the one that it refused. Raises as `Consistency.check` does.
+        Returns True if `take` accepted all of them. At most BATCH_DOCUMENTS are read after the one that it refused. Raises as
+        `Consistency.check` does.
         """
-        stages = [*pipeline, with_positions(read.position_keys)]
+        all_stages = [*stages, with_positions(read.position_keys)]
         position_documents: list[Document] = []
-        async with await self.collection(read, view).aggregate(stages, batchSize=BATCH_DOCUMENTS) as cursor:
+        async with await self.documents(read, view, selection, all_stages, BATCH_DOCUMENTS) as cursor:
             while batch := await cursor.to_list(BATCH_DOCUMENTS):
                 for document in batch:
                     if "_id" in document:
@@ -156,9 +202,11 @@ class QueryContext(Struct, frozen=True):
         await self.dependencies.consistency.check(read, positions_from(position_documents))
         return True
 
-    async def aggregate(self, read: Read, view: MongoView, pipeline: Sequence[Document]) -> list[Document]:
-        """The pipeline's documents, which must have no `_id`. Raises as `Consistency.check` does."""
-        cursor = await self.collection(read, view).aggregate([*pipeline, with_positions(read.position_keys)])
+    async def aggregate(
+        self, read: Read, view: MongoView, selection: Selection, stages: Sequence[Document]
+    ) -> list[Document]:
+        """What the stages make of the tenant's selected documents: documents without `_id`. Raises as `Consistency.check` does."""
+        cursor = await self.documents(read, view, selection, [*stages, with_positions(read.position_keys)])
         documents = await cursor.to_list()
         positions = positions_from(document for document in documents if "_id" in document)
         await self.dependencies.consistency.check(read, positions)

@@ -20,7 +20,7 @@ from infrastructure.http.operations import Operation, header_parameters, path_pa
 from infrastructure.http.path_ids import id_names, path_ids
 from infrastructure.http.query_parameters import QueryParameters, check_names
 from queries.not_modified import NotModified, check_header, not_modified, unless_unmodified
-from queries.query_context import MAX_POSITION, QueryContext
+from queries.query_context import MAX_POSITION, ProcessDependencies, QueryContext
 
 Handler = TypeVar("Handler", bound=Callable[..., Awaitable[Response]])
 
@@ -62,7 +62,8 @@ def query_route(
             principal = principal_with(request, scope)
             await allowance_of(request).request()
             arguments: list[Any] = [*path_ids(request, names)]
-            context = QueryContext(request.app.state.dependencies, principal, min_position(request.headers), request)
+            dependencies: ProcessDependencies = request.app.state.dependencies
+            context = QueryContext(dependencies.of(principal), principal, min_position(request.headers), request)
             if query is None:
                 check_names(request, lambda _: False)
             else:

@@ -35,7 +35,7 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
 @query_route(router, "/v1/responses/{response_id}/context", answer=ResponseContext, answer_headers=())
 async def get_response_context(context: QueryContext, response_id: str) -> Response:
     """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log."""
-    requested = await context.dependencies.log.reply_requested(context.principal.tenant, response_id)
+    requested = await context.dependencies.log.reply_requested(response_id)
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
     rerendered = await context.dependencies.contexts.rerender(requested.conversation_id, requested)

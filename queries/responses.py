@@ -17,13 +17,14 @@ from infrastructure.http.headers import position_headers
 from infrastructure.http.item_schemas import ItemList
 from infrastructure.http.limits import allowance_of
 from infrastructure.ids import minted_seconds
-from projections.views.writes import Document, document_key
-from queries.consistency import Read
+from projections.views.writes import Document
+from queries.consistency import Read, may_see_unverified
 from queries.deleted_copies import deleted_input, input_ids
 from queries.log_access import PostgresUnavailable, conversation_parked
 from queries.paging import IncludeQuery, PageQuery, page_of
 from queries.query_context import QueryContext
 from queries.query_route import CONVERSATION_HEADERS, query_route
+from queries.tenant_views import Ids
 from replies.record import Record, find_record, read_record
 from replies.recorded_stream import RecordedStream
 from replies.response_object import response_object
@@ -65,7 +66,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     """Streams the events after number `after`: all that exist and, while the reply runs, those still to come."""
     dependencies = context.dependencies
     log = dependencies.stream_log
-    record = await find_record(log, context.principal.tenant, response_id)
+    record = await find_record(log, response_id)
     conversation_id = record.conversation_id
 
     async def read_again() -> Record:
@@ -108,10 +109,11 @@ async def list_input_items(context: QueryContext, response_id: str, query: Input
 
 
 async def _read_response(context: QueryContext, response_id: str) -> tuple[Read, Document]:
-    """The response's document, once it is current. Raises ResponseNotFound, also when its conversation was deleted."""
-    tenant = context.principal.tenant
+    """The response's document, once it is current. Who may read its conversation may read it. Raises ResponseNotFound, also when its
+    conversation was deleted.
+    """
     try:
-        conversation_id = await context.dependencies.log.conversation_of(tenant, response_id)
+        conversation_id = await context.dependencies.log.conversation_of(response_id)
     except PostgresUnavailable:
         return await _read_response_unverified(context, response_id)
     if conversation_id is None:
@@ -125,9 +127,10 @@ async def _read_response(context: QueryContext, response_id: str) -> tuple[Read,
 
 async def _read_response_unverified(context: QueryContext, response_id: str) -> tuple[Read, Document]:
     """Without Postgres the response's conversation is unknown, so the read is one of all the tenant's conversations."""
-    read = await context.read_tenant("responses", "items")
+    read = await context.read_tenant("responses", "items", "conversations")
     try:
         document = await _document(context, read, response_id)
+        await _check_owner(context, read, document)
     except ResponseNotFound:
         if read.parked:
             raise conversation_parked() from None  # the response may belong to a parked conversation
@@ -135,6 +138,13 @@ async def _read_response_unverified(context: QueryContext, response_id: str) -> 
     if document["conversation_id"] in read.parked:
         raise conversation_parked()
     return read, document
+
+
+async def _check_owner(context: QueryContext, read: Read, document: Document) -> None:
+    """Raises ResponseNotFound unless the caller may see the response's conversation while its shares cannot be looked up."""
+    conversation = await context.find_document(read, "conversations", document["conversation_id"], "owner")
+    if conversation is None or not may_see_unverified(context.principal, conversation["owner"]):
+        raise ResponseNotFound(document["id"])
 
 
 async def _document(context: QueryContext, read: Read, response_id: str) -> Document:
@@ -152,13 +162,12 @@ async def output_of(context: QueryContext, read: Read, document: Document) -> li
     if document["output"]:
         return [item.encode() for item in document["output"]]
     item_ids: list[str] = document["output_ids"]
-    keys = [document_key(context.principal.tenant, item_id) for item_id in item_ids]
-    items = context.collection(read, "items").find({"_id": {"$in": keys}})
-    documents = {item["_id"]: item async for item in items}
-    if len(documents) < len(keys):
+    items = await context.documents(read, "items", Ids(item_ids))
+    documents = {item["id"]: item async for item in items}
+    if len(documents) < len(item_ids):
         await context.dependencies.consistency.check(read)
         raise ResponseNotFound(document["id"])  # the conversation was deleted during the read
-    return [item["item"].encode() for key in keys if (item := documents[key])["retracted_version"] is None]
+    return [item["item"].encode() for item_id in item_ids if (item := documents[item_id])["retracted_version"] is None]
 
 
 def response_json(document: Document, output: Sequence[bytes]) -> bytes:

@@ -1,4 +1,6 @@
-"""GET /v1/usage: the tokens and costs of the tenant's replies and summaries by day (UTC) and model, as counted by the providers.
+"""GET /v1/usage: the tokens and costs of replies and summaries by day (UTC) and model, as counted by the providers.
+
+A caller sees what they used themselves, an admin what the whole tenant used.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
 reasoning_tokens, cache_write_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
@@ -76,10 +78,9 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
     if (last - first).days >= MAX_DAYS:
         raise ApiError(400, f"`start` to `end` is more than {MAX_DAYS} days.", code="invalid_value", param="start")
     read = await context.read_tenant("usage")
-    where: dict[str, Any] = {
-        "tenant": context.principal.tenant,
-        "date": {"$gte": first.isoformat(), "$lte": last.isoformat()},
-    }
+    where: dict[str, Any] = {"date": {"$gte": first.isoformat(), "$lte": last.isoformat()}}
+    if not context.principal.may("admin"):
+        where["subject"] = context.principal.subject
     if query.model is not None:
         where["model"] = query.model
     sums = {name: {"$sum": f"${name}"} for name in AMOUNTS}
@@ -91,14 +92,13 @@ async def get_usage(context: QueryContext, query: UsageQuery) -> Response:
         **dict.fromkeys(AMOUNTS[:-1], 1),
         "cost_usd": {"$divide": ["$cost", NANODOLLARS]},
     }
-    pipeline: list[dict[str, Any]] = [
-        {"$match": where},
+    stages: list[dict[str, Any]] = [
         {"$group": {"_id": {"date": "$date", "model": "$model"}, **sums}},
         {"$sort": {"_id": 1}},
         {"$limit": MAX_ROWS + 1},
         {"$project": fields},
     ]
-    rows = await context.aggregate(read, "usage", pipeline)
+    rows = await context.aggregate(read, "usage", where, stages)
     if len(rows) > MAX_ROWS:
         message = f"The answer has more than {MAX_ROWS} rows. Ask for fewer days, or for one model."
         raise ApiError(400, message, code="too_many_rows", param="start")

@@ -26,13 +26,13 @@ from replies.response_shape import Status
 
 
 class Reader(Protocol):
-    """What a record is read with: EventReader, or the reader of the query side, whose look-ups time out sooner."""
+    """What a record is read with: PrincipalReader, or PrincipalLog of the query side, whose look-ups time out sooner."""
 
     async def head(self, conversation_id: str) -> Head | None:
         """The conversation's last event; None when it was never started."""
 
-    async def conversation_of(self, tenant: str, response_id: str) -> str | None:
-        """The conversation a response belongs to."""
+    async def readable_head(self, conversation_id: str) -> Head | None:
+        """As `head`, but None also if the conversation was deleted, or may not be read."""
 
     async def items(self, conversation_id: str, item_ids: Sequence[str]) -> list[Recorded]:
         """Every event that names one of these items or responses, by ascending version."""
@@ -94,6 +94,13 @@ class Record(Struct, frozen=True, kw_only=True):
         )
 
 
+class ResponseReader(Reader, Protocol):
+    """A Reader that also finds responses by their ids."""
+
+    async def conversation_of(self, response_id: str) -> str | None:
+        """The conversation a response belongs to."""
+
+
 async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> bool:
     """Whether the log no longer has the request of a recorded reply: the log moved back to an earlier state."""
     head = await reader.head(conversation_id)
@@ -102,18 +109,18 @@ async def is_lost(reader: Reader, conversation_id: str, response_id: str) -> boo
     return not await reader.items(conversation_id, [response_id])
 
 
-async def find_record(reader: Reader, tenant: str, response_id: str) -> Record:
-    """The record of a tenant's reply. Raises ResponseNotFound, also when it or its conversation is deleted."""
-    conversation_id = await reader.conversation_of(tenant, response_id)
+async def find_record(reader: ResponseReader, response_id: str) -> Record:
+    """The record of a reply. Raises ResponseNotFound, also when it or its conversation is deleted, or may not be read."""
+    conversation_id = await reader.conversation_of(response_id)
     if conversation_id is None:
         raise ResponseNotFound(response_id)
     return await read_record(reader, conversation_id, response_id)
 
 
 async def read_record(reader: Reader, conversation_id: str, response_id: str) -> Record:
-    """The record of a reply in this conversation. Raises ResponseNotFound."""
-    head = await reader.head(conversation_id)
-    if head is None or head.deleted:
+    """The record of a reply in this conversation. Who may read the conversation may read its replies. Raises ResponseNotFound."""
+    head = await reader.readable_head(conversation_id)
+    if head is None:
         raise ResponseNotFound(response_id)
     rows = await reader.items(conversation_id, [response_id])
     if not rows or isinstance(rows[-1].event, ReplyDeleted):

@@ -249,7 +249,9 @@ class RunningReply:
             size=command_bytes(end.command),
         )
         try:
-            appended = await record_reply_end(services.log, services.reader, request, self._report_delay)
+            # Not as the principal: the end is recorded, whatever happened to the conversation's shares.
+            reader = services.reader.of_tenant(self._principal.tenant)
+            appended = await record_reply_end(services.log, reader, request, self._report_delay)
         except (ConversationNotFound, ReplyIsOver, ReplyLost, ResponseNotFound) as refused:
             # The conversation was deleted, or another process ended the reply because this one seemed dead. That end stays.
             # Or the log has lost the reply's request. Then nothing of the reply is stored.

@@ -59,11 +59,11 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
         )
 
     @property
-    def shared_with(self) -> set[tuple[str, str]]:
+    def shared_with(self) -> set[tuple[str, ...]]:
         """What makes two requests depend on each other: the conversation and the idempotency key."""
-        shared = {("", self.conversation_id)}
+        shared: set[tuple[str, ...]] = {(self.conversation_id,)}
         if self.idempotency is not None:
-            shared.add((self.principal.tenant, self.idempotency.key))
+            shared.add((self.principal.tenant, self.principal.subject, self.idempotency.key))
         return shared
 
 

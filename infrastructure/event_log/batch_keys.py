@@ -16,6 +16,9 @@ from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream
 from infrastructure.ids import conversation_id as conversation_id_of
 
+StoredKey = tuple[str, str, str]
+"""Tenant, subject and key: two subjects may use the same key."""
+
 
 class BatchKeys:
     """Use one per batch. A key stored before `valid_since` has expired: it counts as new."""
@@ -23,18 +26,18 @@ class BatchKeys:
     def __init__(self, recorder: ConversationRecorder, valid_since: datetime) -> None:
         self._recorder = recorder
         self._valid_since = valid_since
-        self._stored: dict[tuple[str, str], tuple[bytes, Appended]] = {}
+        self._stored: dict[StoredKey, tuple[bytes, Appended]] = {}
         self._deleted: set[str] = set()
         """The conversations of stored answers that are deleted."""
-        self._in_batch: dict[tuple[str, str], AppendOutcome] = {}
+        self._in_batch: dict[StoredKey, AppendOutcome] = {}
 
     def read_stored(self, curs: Cursor[Any], batch: Sequence[AppendRequest]) -> None:
         """Reads the answers stored with the keys of the batch."""
-        keys = [(request.principal.tenant, request.idempotency.key) for request in batch if request.idempotency]
+        keys = [_key_of(request) for request in batch if request.idempotency is not None]
         if not keys:
             return
         stored = self._recorder.select_first_answers(curs, keys, self._valid_since)
-        for tenant, key, fingerprint, stream_id, version, position, answer, recorded_at, is_deleted in stored:
+        for tenant, subject, key, fingerprint, stream_id, version, position, answer, recorded_at, is_deleted in stored:
             conversation_id = conversation_id_of(stream_id)
             if is_deleted:
                 self._deleted.add(conversation_id)
@@ -48,7 +51,7 @@ class BatchKeys:
                 answer=answer,
                 replayed=True,
             )
-            self._stored[tenant, key] = (fingerprint, appended)
+            self._stored[tenant, subject, key] = (fingerprint, appended)
 
     def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
         """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
@@ -58,7 +61,7 @@ class BatchKeys:
         """
         if request.idempotency is None:
             return None
-        key = (request.principal.tenant, request.idempotency.key)
+        key = _key_of(request)
         if (earlier := self._in_batch.get(key)) is not None:
             assert earlier.request.idempotency is not None
             if earlier.request.idempotency.fingerprint != request.idempotency.fingerprint:
@@ -81,6 +84,9 @@ class BatchKeys:
 
     def add(self, outcome: AppendOutcome) -> None:
         """Remembers that the request of this outcome has used its key."""
-        request = outcome.request
-        assert request.idempotency is not None
-        self._in_batch[request.principal.tenant, request.idempotency.key] = outcome
+        self._in_batch[_key_of(outcome.request)] = outcome
+
+
+def _key_of(request: AppendRequest) -> StoredKey:
+    assert request.idempotency is not None
+    return request.principal.tenant, request.principal.subject, request.idempotency.key

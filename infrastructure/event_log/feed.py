@@ -7,27 +7,16 @@ import asyncio
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
 import psycopg
 import structlog
 from msgspec import Struct
 from psycopg import AsyncConnection, sql
 
-from infrastructure.event_log.codec import decoded_size
 from infrastructure.event_log.incarnation import INCARNATION, LogCheck, LogPosition
-from infrastructure.event_log.recorded import (
-    COLUMNS,
-    COLUMNS_OF_SUBQUERY,
-    Logged,
-    Recorded,
-    UnreadableRecord,
-    as_logged,
-    readable,
-    recorded_of,
-)
+from infrastructure.event_log.log_rows import PAGE, LogRows
+from infrastructure.event_log.recorded import Logged, Recorded, UnreadableRecord, readable
 from infrastructure.event_log.recorder import CHANNEL
-from infrastructure.stores.postgres import Pool
 
 BATCH_EVENTS = 1_000
 BATCH_BYTES = 16 * 1024 * 1024
@@ -36,22 +25,11 @@ _FIRST_PAUSE, _MAX_PAUSE_SECONDS = 0.05, 2.0
 
 log = structlog.get_logger(__name__)
 
-PAGE = (
-    "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
-    " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
-)
-"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both column lists.
-
-`before`: the bytes of the states of the rows before this one.
-"""
-
 _BATCH = sql.SQL(
     PAGE.format(
         where="notification_id > %s AND notification_id <= coalesce(%s, notification_id)", order="notification_id"
     )
 )
-COLUMNS_SQL = sql.SQL(COLUMNS)
-PAGE_COLUMNS_SQL = sql.SQL(COLUMNS_OF_SUBQUERY)
 _INCARNATION = sql.SQL(INCARNATION)
 _END = sql.SQL(
     "SELECT coalesce(notification_id, 0), chain_hash, {} FROM (SELECT) AS log LEFT JOIN LATERAL"
@@ -69,14 +47,11 @@ _CHECK = sql.SQL(
 ).format(_INCARNATION)
 
 
-class OrderedReader:
+class OrderedReader(LogRows):
     """Reads the events of all conversations in commit order. Raises psycopg.Error when Postgres is down.
 
     Raises UnreadableEvent for an event that this code cannot read. `batch_logged` returns it as an UnreadableRecord instead.
     """
-
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
 
     async def last_position(self) -> int:
         """The position of the newest event; 0 if there is none."""
@@ -123,28 +98,6 @@ class OrderedReader:
     ) -> list[Logged]:
         """As `batch`, with an UnreadableRecord for each unreadable event."""
         return await self._page(_BATCH, (position, until, limit), max_bytes)
-
-    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
-        page = statement.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
-        rows = await self._rows(page, (*parameters, max_bytes))
-        logged: list[Logged] = []
-        size = 0
-        for row in rows:
-            size += decoded_size(row[8])
-            if logged and size > max_bytes:
-                break
-            logged.append(as_logged(row))
-        return logged
-
-    async def _recorded(self, statement: sql.SQL, parameters: tuple[object, ...] | dict[str, object]) -> list[Recorded]:
-        return [recorded_of(row) for row in await self._rows(statement.format(COLUMNS_SQL), parameters)]
-
-    async def _rows(
-        self, statement: sql.SQL | sql.Composed, parameters: tuple[object, ...] | dict[str, object]
-    ) -> list[tuple[Any, ...]]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(statement, parameters, binary=True)
-            return await cursor.fetchall()
 
 
 class Batch(Struct, frozen=True):

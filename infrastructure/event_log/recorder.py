@@ -192,21 +192,23 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return curs.fetchall()
 
     def select_first_answers(
-        self, curs: Cursor[Any], keys: Sequence[tuple[str, str]], since: datetime
-    ) -> list[tuple[str, str, bytes, UUID, int, int, bytes, datetime, bool]]:
-        """The answer stored with each (tenant, key) at `since` or later, if there is one and the log still has the events of its command.
+        self, curs: Cursor[Any], keys: Sequence[tuple[str, str, str]], since: datetime
+    ) -> list[tuple[str, str, str, bytes, UUID, int, int, bytes, datetime, bool]]:
+        """The answer stored with each (tenant, subject, key) at `since` or later, if there is one and the log still has the events of its command.
 
-        Each is (tenant, key, fingerprint, stream, version, position, answer, recorded_at, whether its conversation is deleted).
+        Each is (tenant, subject, key, fingerprint, stream, version, position, answer, recorded_at, whether its conversation is deleted).
         """
         curs.execute(
-            "SELECT k.tenant_id, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at, deleted"
-            " FROM unnest(%b::text[], %b::text[]) AS requested (tenant, key) CROSS JOIN LATERAL ("
-            "SELECT * FROM idempotency_keys WHERE tenant_id = requested.tenant AND key = requested.key AND recorded_at >= %b"
-            " ORDER BY tenant_id, key LIMIT 1) AS k CROSS JOIN LATERAL (SELECT FROM events AS e WHERE e.originator_id = k.conversation_id"
-            " AND e.originator_version = k.version AND e.command_id = k.command_id ORDER BY e.originator_version LIMIT 1) AS recorded"
+            "SELECT k.tenant_id, k.subject, k.key, k.fingerprint, k.conversation_id, k.version, k.position, k.answer, k.recorded_at, deleted"
+            " FROM unnest(%b::text[], %b::text[], %b::text[]) AS requested (tenant, subject, key) CROSS JOIN LATERAL ("
+            "SELECT * FROM idempotency_keys WHERE tenant_id = requested.tenant AND subject = requested.subject"
+            " AND key = requested.key AND recorded_at >= %b"
+            " ORDER BY tenant_id, key, subject LIMIT 1) AS k CROSS JOIN LATERAL (SELECT FROM events AS e"
+            " WHERE e.originator_id = k.conversation_id AND e.originator_version = k.version AND e.command_id = k.command_id"
+            " AND e.tenant_id = k.tenant_id ORDER BY e.originator_version LIMIT 1) AS recorded"
             " CROSS JOIN LATERAL (SELECT topic = 'conversation.deleted' AS deleted FROM events WHERE originator_id = k.conversation_id"
             " ORDER BY originator_version DESC LIMIT 1) AS newest",
-            ([tenant for tenant, _ in keys], [key for _, key in keys], since),
+            (*([key[part] for key in keys] for part in range(3)), since),
             binary=True,
         )
         return curs.fetchall()

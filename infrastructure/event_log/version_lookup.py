@@ -29,10 +29,10 @@ MAX_BATCH_LOOKUPS = 256
 _TEMPLATE = """
     SELECT json_agg(CASE WHEN version IS NOT NULL THEN
         json_build_array(tenant, version, position, deleted, chain_hash, {incarnation}, owner, shares) END ORDER BY number)
-    FROM unnest($1) WITH ORDINALITY AS requested (stream, number) LEFT JOIN LATERAL (
+    FROM unnest($1, $2) WITH ORDINALITY AS requested (stream, requested_tenant, number) LEFT JOIN LATERAL (
         SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted', encode(chain_hash, 'hex')
         FROM events WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
-    ) AS head (tenant, version, position, deleted, chain_hash) ON true
+    ) AS head (tenant, version, position, deleted, chain_hash) ON tenant = coalesce(requested_tenant, tenant)
     LEFT JOIN LATERAL (
         SELECT subject FROM events WHERE originator_id = stream AND originator_version = 1
     ) AS started (owner) ON true
@@ -41,6 +41,7 @@ _TEMPLATE = """
         FROM events WHERE item_id = '{shares}' AND originator_id = stream ORDER BY originator_version DESC LIMIT 1
     ) AS shared (shares) ON true
 """
+# The tenant is compared after the look-up of the last row: a condition inside it would read a stream of another tenant to its beginning.
 _STATEMENT = _TEMPLATE.format(incarnation=INCARNATION, shares=SHARES)
 
 
@@ -74,7 +75,10 @@ class Head(Struct, frozen=True, array_like=True):
         return StreamVersion(self.version, self.chain_hash, self.incarnation)
 
 
-_Lookups = list[tuple[UUID, "asyncio.Future[Head | None]"]]
+_Lookup = tuple[UUID, str | None]
+"""A stream, and the tenant that it must belong to; None: any."""
+
+_Lookups = list[tuple[_Lookup, "asyncio.Future[Head | None]"]]
 _decode_heads = msgspec.json.Decoder(list[Head | None]).decode
 
 
@@ -84,21 +88,24 @@ class VersionLookup:
     def __init__(self, pool: Pool, timeout_seconds: float = LOOKUP_TIMEOUT_SECONDS) -> None:
         self._pool = pool
         self._timeout_seconds = timeout_seconds
-        self._pipeline = pool.pipeline("version_lookup", ["uuid[]"], _STATEMENT, _set_up)
+        self._pipeline = pool.pipeline("version_lookup", ["uuid[]", "text[]"], _STATEMENT, _set_up)
         self._queued: _Lookups = []
         self._task: asyncio.Task[None] | None = None
 
-    async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event at some time after the call; None if it was never started. Raises psycopg.Error."""
+    async def head(self, conversation_id: str, tenant: str | None) -> Head | None:
+        """The last event of the tenant's conversation at some time after the call; None if it was never started. Raises psycopg.Error.
+
+        `tenant` None: of any tenant.
+        """
         future: asyncio.Future[Head | None] = asyncio.get_running_loop().create_future()
-        self._queued.append((uuid_of(conversation_id), future))
+        self._queued.append(((uuid_of(conversation_id), tenant), future))
         if self._task is None:
             self._task = asyncio.create_task(self._look_up_queued())
         return await future
 
-    async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
+    async def head_of_each(self, conversation_ids: Sequence[str], tenant: str | None) -> list[Head | None]:
         """As `head`, for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
-        return await self._look_up([uuid_of(conversation_id) for conversation_id in conversation_ids])
+        return await self._look_up([(uuid_of(conversation_id), tenant) for conversation_id in conversation_ids])
 
     async def _look_up_queued(self) -> None:
         """Looks up batch after batch until none is queued."""
@@ -107,7 +114,7 @@ class VersionLookup:
             while self._queued:
                 batch, self._queued = self._queued[:MAX_BATCH_LOOKUPS], self._queued[MAX_BATCH_LOOKUPS:]
                 try:
-                    heads = await self._look_up([stream for stream, _ in batch])
+                    heads = await self._look_up([lookup for lookup, _ in batch])
                 except psycopg.Error as error:
                     _fail(batch, error)
                 else:
@@ -119,14 +126,15 @@ class VersionLookup:
             _fail([*batch, *self._queued], psycopg.OperationalError("Version lookups were shut down."))
             self._queued = []
 
-    async def _look_up(self, streams: list[UUID]) -> list[Head | None]:
+    async def _look_up(self, lookups: list[_Lookup]) -> list[Head | None]:
         """One round trip, and another one if the connection was lost: it may have been lost while idle."""
+        parameters = [[stream for stream, _ in lookups], [tenant for _, tenant in lookups]]
         try:
-            heads: list[Head | None] = await self._pipeline.call([streams], self._timeout_seconds)
+            heads: list[Head | None] = await self._pipeline.call(parameters, self._timeout_seconds)
         except OutcomeUnknown as error:
             if self._pool.closed or isinstance(error, ServerTimedOut):
                 raise
-            heads = await self._pipeline.call([streams], self._timeout_seconds)
+            heads = await self._pipeline.call(parameters, self._timeout_seconds)
         return heads
 
 

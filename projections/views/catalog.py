@@ -3,7 +3,7 @@
 conversations  one document per conversation; removed when the conversation is deleted
 items          one document per item; removed with its conversation
 responses      one document per reply, running ones included; removed with its conversation
-usage          one document per tenant, day (UTC), model and partition: token totals; kept after deletion
+usage          one document per tenant, day (UTC), subject, model and partition: token totals; kept after deletion
 context        snapshots in Redis (`context/snapshots.py`)
 """
 
@@ -19,7 +19,7 @@ USAGE: MongoView = "usage"
 CONTEXT = "context"
 ALL_VIEWS: tuple[str, ...] = (*MONGO_VIEWS, CONTEXT)
 
-VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 4, "usage": 4}
+VERSIONS: dict[str, int] = {"conversations": 2, "items": 1, "responses": 4, "usage": 5}
 """Raise a view's version when the same events give different documents. The projector then rebuilds the view when it starts."""
 
 POSITIONS_COLLECTION = "projections"
@@ -35,5 +35,8 @@ INDEXES: dict[str, tuple[tuple[tuple[str, int], ...], ...]] = {
     ),
     "items": ((("tenant", 1), ("conversation_id", 1), ("branch", 1), ("depth", 1)),),
     "responses": ((("tenant", 1), ("conversation_id", 1), ("version", 1)),),
-    "usage": ((("tenant", 1), ("date", 1), ("model", 1)),),
+    "usage": (
+        (("tenant", 1), ("date", 1), ("model", 1)),
+        (("tenant", 1), ("subject", 1), ("date", 1), ("model", 1)),
+    ),
 }

@@ -1,4 +1,7 @@
-"""The view `usage`: token and cost totals per tenant, day (UTC), model and partition. They stay when a conversation is deleted."""
+"""The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
+
+The subject is who asked for the reply or the summary, whoever owns the conversation.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC
@@ -18,8 +21,17 @@ def usage_writes(logged: Logged) -> Iterator[Write]:
     if not isinstance(event, USAGE_EVENTS) or event.usage is None:
         return
     date, partition = logged.recorded_at.astimezone(UTC).date().isoformat(), partition_of(logged.conversation_id)
-    key = document_key(logged.tenant, f"{date}:{partition}:{event.model}")
-    document = {"_id": key, "tenant": logged.tenant, "date": date, "model": event.model, "bucket": partition}
+    subject = logged.subject
+    # With the length, no other subject and model have the same text.
+    key = document_key(logged.tenant, f"{date}:{partition}:{len(subject)}:{subject}:{event.model}")
+    document = {
+        "_id": key,
+        "tenant": logged.tenant,
+        "date": date,
+        "subject": subject,
+        "model": event.model,
+        "bucket": partition,
+    }
     is_reply = isinstance(event, ReplyCompleted)
     amounts = {"replies": int(is_reply), "summaries": int(not is_reply)}
     amounts |= {name: getattr(event.usage, name) for name in Usage.__struct_fields__}

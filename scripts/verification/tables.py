@@ -50,17 +50,17 @@ _RESPONSE_PAGE = sql.SQL("""
     ORDER BY r.tenant_id, r.response_id
 """)
 _KEY_PAGE = sql.SQL("""
-    SELECT k.tenant_id, k.key, k.conversation_id, k.version, k.position, k.command_id, e.*
+    SELECT k.tenant_id, k.key, k.subject, k.conversation_id, k.version, k.position, k.command_id, e.*
     FROM (
-        SELECT * FROM idempotency_keys WHERE (tenant_id, key) > (%(tenant)s, %(after)s)
+        SELECT * FROM idempotency_keys WHERE (tenant_id, key, subject) > (%(tenant)s, %(after)s, %(subject)s)
             AND conversation_id = coalesce(%(only)s, conversation_id)
-        ORDER BY tenant_id, key LIMIT %(rows)s
+        ORDER BY tenant_id, key, subject LIMIT %(rows)s
     ) AS k LEFT JOIN LATERAL (
-        SELECT notification_id, tenant_id, command_id FROM events
+        SELECT notification_id, tenant_id, subject, command_id FROM events
         WHERE originator_id = k.conversation_id AND originator_version = k.version
         ORDER BY originator_version LIMIT 1
     ) AS e ON true
-    ORDER BY k.tenant_id, k.key
+    ORDER BY k.tenant_id, k.key, k.subject
 """)
 _TOPICS = {
     "requested": ReplyRequested.topic,
@@ -126,31 +126,35 @@ class Tables:
                 fields = {"running": (str(runs_in_log), str(running))}
                 yield Difference(RESPONSES, "different", conversation_id, response_id, fields=fields)
         async for row in self._pages(_KEY_PAGE, "idempotency_keys"):
-            tenant, _, stream_id, version, position, command_id, *found = row
+            tenant, _, subject, stream_id, version, position, command_id, *found = row
             conversation_id = conversation_id_of(stream_id)
             if found[0] is None:
                 note = "the log does not have the events of this key's command"
                 yield Difference(KEYS, "extra", conversation_id, version=version, note=note)
-            elif found != [position, tenant, command_id]:
-                names = ("position", "tenant", "command_id")
-                fields = fields_that_differ(
-                    dict(zip(names, found, strict=True)),
-                    dict(zip(names, (position, tenant, command_id), strict=True)),
-                )
+            elif found != (stored := [position, tenant, subject, command_id]):
+                names = ("position", "tenant", "subject", "command_id")
+                fields = fields_that_differ(dict(zip(names, found, strict=True)), dict(zip(names, stored, strict=True)))
                 yield Difference(KEYS, "different", conversation_id, version=version, fields=fields)
 
     async def _pages(self, statement: sql.SQL, table: str, after: Any = "") -> AsyncIterator[tuple[Any, ...]]:
         """All rows of a table, page by page. The first columns are its primary key."""
-        tenant = ""
+        tenant = subject = ""
         while True:
-            parameters = {"tenant": tenant, "after": after, "only": self._only, "rows": _PAGE_ROWS, **_TOPICS}
+            parameters = {
+                "tenant": tenant,
+                "after": after,
+                "subject": subject,
+                "only": self._only,
+                "rows": _PAGE_ROWS,
+                **_TOPICS,
+            }
             page = await self._rows(statement, parameters)
             for row in page:
                 yield row
             self.compared[table] += len(page)
             if len(page) < _PAGE_ROWS:
                 return
-            tenant, after = page[-1][:2] if isinstance(after, str) else ("", page[-1][0])
+            tenant, after, subject = page[-1][:3] if isinstance(after, str) else ("", page[-1][0], "")
 
     async def _rows(self, statement: sql.SQL, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
         async with self._pool.connection() as connection:

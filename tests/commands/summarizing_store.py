@@ -73,7 +73,7 @@ async def open_store(settings: Settings, provider: ScriptedProvider) -> AsyncIte
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=60) as client:
             context = CommandContext(
-                dependencies=app.state.dependencies,
+                dependencies=app.state.dependencies.of(ANONYMOUS),
                 principal=ANONYMOUS,
                 allowance=Allowance(app.state.dependencies.limiter, ANONYMOUS),
                 request_id="req_test",

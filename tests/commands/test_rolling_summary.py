@@ -14,7 +14,6 @@ from context.summaries import PROMPT
 from context.tokens import count
 from domain.events import ItemAppended, ReplyRequested
 from domain.items import Item, from_stored
-from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.incarnation import StreamVersion
 from replies.summary_writer import MAX_MODEL_CALLS
 from scripts.loading.sources import Chitchat, Conversation
@@ -190,15 +189,10 @@ async def test_a_real_conversation_of_2895_messages_continues_within_its_budget(
         assert shown.summary == summary.compaction_id
 
 
-async def at_head(store: Store, conversation_id: str) -> tuple[str, str, StreamVersion, ReplyRequest]:
+async def at_head(store: Store, conversation_id: str) -> tuple[str, StreamVersion, ReplyRequest]:
     head = await store.context.dependencies.reader.head(conversation_id)
     assert head is not None
-    return (
-        ANONYMOUS.tenant,
-        conversation_id,
-        head.stream_version,
-        ReplyRequest(model=MODEL, parameters={}, input_unknown=True),
-    )
+    return conversation_id, head.stream_version, ReplyRequest(model=MODEL, parameters={}, input_unknown=True)
 
 
 @pytest.mark.parametrize("appended", ["items", "compact"])

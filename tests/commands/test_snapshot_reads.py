@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from commands.main import create_app
-from context.assembly import Contexts
+from context.assembly import SharedContexts
 from context.history_backwards import RecentItems
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -47,9 +47,7 @@ async def api(
     app = create_app(settings.model_copy(update={"openai_base_url": provider.url}), Metrics(), Event())
     async with app.router.lifespan_context(app):
         dependencies = app.state.dependencies
-        app.state.dependencies = replace(
-            dependencies, contexts=Contexts(dependencies.reader, dependencies.models, snapshots)
-        )
+        app.state.dependencies = replace(dependencies, shared_contexts=SharedContexts(dependencies.models, snapshots))
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://store", timeout=30) as client:
             yield client

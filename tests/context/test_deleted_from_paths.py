@@ -160,8 +160,8 @@ async def test_the_rule_asks_about_one_tenant_and_about_nothing_that_is_not_an_i
     await write.retract(conversation_id, item_id)
     in_question = {item_id: None, kept: None, response_id: None, mint("msg"): item_id, mint("msg"): kept, "pins": None}
     copies = [name for name, original in in_question.items() if original is not None]
-    assert await deleted_items(reader, "default", in_question) == {item_id, copies[0]}
-    assert await deleted_items(reader, "other", in_question) == frozenset()
-    assert await deleted_items(reader, "default", {}) == frozenset()
+    assert await deleted_items(reader, in_question) == {item_id, copies[0]}
+    assert await deleted_items(reader.of_tenant("other"), in_question) == frozenset()
+    assert await deleted_items(reader, {}) == frozenset()
     await write.delete(conversation_id)
-    assert await deleted_items(reader, "default", in_question) == {item_id, kept, *copies}
+    assert await deleted_items(reader, in_question) == {item_id, kept, *copies}

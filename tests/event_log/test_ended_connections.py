@@ -98,10 +98,10 @@ def test_given_a_look_up_in_flight_when_the_server_ends_then_it_is_repeated_at_o
         async with make_pool(proxy.url) as pool:
             lookup = VersionLookup(pool, timeout_seconds=10.0)
             never_started = mint(CONVERSATION)
-            assert await lookup.head(never_started) is None
+            assert await lookup.head(never_started, "default") is None
             async with await psycopg.AsyncConnection.connect(settings.postgres_url) as other:
                 await other.execute("LOCK TABLE events")
-                looking_up = asyncio.create_task(lookup.head(never_started))
+                looking_up = asyncio.create_task(lookup.head(never_started, "default"))
                 await wait_for_backend(settings, "relation")
                 proxy.end(last_bytes, reset=reset)
             async with asyncio.timeout(AT_ONCE_SECONDS):

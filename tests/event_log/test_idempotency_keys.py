@@ -20,7 +20,7 @@ from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.settings import Settings
-from tests.event_log.appending import append_texts, open_log, request, start, texts, with_key
+from tests.event_log.appending import ANN, append_texts, open_log, request, start, texts, with_key
 from tests.log import Log
 from tests.queries.conftest import eventually
 
@@ -77,10 +77,10 @@ async def test_given_an_expired_key_then_readers_do_not_find_it(settings: Settin
     async with open_log(settings.postgres_url, lambda: now[0]) as events:
         await events.append(request(await start(events), append_texts("x"), **with_key("k")))
     since = now[0] + timedelta(hours=1)
-    assert await reader.first_answer("acme", IdempotencyKey("k", b"other"), since) is None
-    assert await reader.first_answer("acme", IdempotencyKey("k", b"f"), now[0]) is not None
+    assert await reader.of(ANN).first_answer(IdempotencyKey("k", b"other"), since) is None
+    assert await reader.of(ANN).first_answer(IdempotencyKey("k", b"f"), now[0]) is not None
     with pytest.raises(KeyReused):
-        await reader.first_answer("acme", IdempotencyKey("k", b"other"), now[0])
+        await reader.of(ANN).first_answer(IdempotencyKey("k", b"other"), now[0])
 
 
 async def test_given_expired_keys_when_a_process_starts_then_they_are_deleted(settings: Settings, log: Log) -> None:

@@ -1,13 +1,16 @@
 """Reads of one conversation: pages are bounded in bytes and leave nothing out. The conversation's settings are found with an index."""
 
 import psycopg
+from msgspec.structs import replace
 from psycopg import sql
 
 from context.conversation_settings import instructions_and_policy
 from domain.commands import DescribeConversation, PinItem, UnpinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.feed import COLUMNS_SQL, PAGE_COLUMNS_SQL
-from infrastructure.event_log.reader import ITEMS_OF_TENANT, MAX_PAGE_BYTES, SETTINGS_EVENTS, EventReader
+from infrastructure.access.principal import ANONYMOUS
+from infrastructure.event_log.conversation_reader import MAX_PAGE_BYTES, SETTINGS_EVENTS
+from infrastructure.event_log.log_rows import COLUMNS_SQL, PAGE_COLUMNS_SQL
+from infrastructure.event_log.reader import ITEMS_OF_TENANT, EventReader
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from tests.projections.conftest import write
@@ -109,7 +112,7 @@ async def test_given_pins_in_other_conversations_when_settings_are_read_then_onl
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         await connection.execute("ANALYZE events")
         explain = sql.SQL("EXPLAIN (ANALYZE) ") + SETTINGS_EVENTS.format(sql.SQL("*"))
-        parameters = {"stream": uuid_of(without_pins), "until": 1_000_000}
+        parameters = {"stream": uuid_of(without_pins), "until": 1_000_000, "tenant": "default"}
         plan = await (await connection.execute(explain, parameters)).fetchall()
     text = "\n".join(str(row[0]) for row in plan)
     assert "events_item_idx" in text
@@ -121,11 +124,12 @@ async def test_given_many_items_when_some_are_looked_up_by_id_then_only_their_in
 ) -> None:
     found = [await write.append(await write.start(), *["x"] * 50) for _ in range(20)]
     wanted = [item_ids[7] for item_ids in found]
-    rows = await reader.items_of_tenant("default", wanted, MAX_PAGE_BYTES)
+    own = reader.of(ANONYMOUS)
+    rows = await own.items_of_tenant(wanted, MAX_PAGE_BYTES)
     assert rows is not None
     assert sorted(recorded.event.row_key or "" for recorded in rows) == sorted(wanted)
-    assert await reader.items_of_tenant("other", wanted, MAX_PAGE_BYTES) == []
-    assert await reader.items_of_tenant("default", wanted, 100) is None
+    assert await reader.of(replace(ANONYMOUS, tenant="other")).items_of_tenant(wanted, MAX_PAGE_BYTES) == []
+    assert await own.items_of_tenant(wanted, 100) is None
     async with await psycopg.AsyncConnection.connect(settings.postgres_url, autocommit=True) as connection:
         await connection.execute("ANALYZE events")
         explain = sql.SQL("EXPLAIN (ANALYZE) ") + ITEMS_OF_TENANT.format(

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from context.assembly import Context, Contexts
+from context.assembly import Context, Contexts, SharedContexts
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems, recent_items_from_log
 from context.models import Models
@@ -129,7 +129,7 @@ async def _context(
     contexts: Contexts, conversation_id: str, at: StreamVersion, reply_request: ReplyRequest
 ) -> Context | str:
     try:
-        return await contexts.assemble(TENANT, conversation_id, at, reply_request)
+        return await contexts.assemble(conversation_id, at, reply_request)
     except ContextTooLong as error:
         return str(error)
 
@@ -139,6 +139,7 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
     histories: int, write: Writer, world: World
 ) -> None:
     compared = 0
+    reader = world.reader.of_tenant(TENANT)
     for seed in range(histories):
         history = History(seed, write)
         await history.start()
@@ -165,8 +166,8 @@ async def test_after_random_commands_the_context_from_the_snapshot_equals_the_on
                 reply_request = ReplyRequest(
                     model=name, parameters={"max_output_tokens": 50}, input=[("msg_new", history.message("user"))]
                 )
-                with_snapshot = Contexts(world.reader, models, snapshot_lookup(world.redis))
-                log_only = Contexts(world.reader, models, _no_snapshot)
+                with_snapshot = SharedContexts(models, snapshot_lookup(world.redis)).of(reader)
+                log_only = SharedContexts(models, _no_snapshot).of(reader)
                 with_redis = await _context(with_snapshot, history.conversation_id, head.stream_version, reply_request)
                 from_log_only = await _context(log_only, history.conversation_id, head.stream_version, reply_request)
                 assert with_redis == from_log_only, (seed, window, name)

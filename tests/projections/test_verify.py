@@ -211,7 +211,8 @@ async def test_given_a_changed_log_then_the_hash_chain_shows_it(
 
 SNAPSHOT = "INSERT INTO snapshots VALUES (%s, %s, %s)"
 ADD_KEY = (
-    "INSERT INTO idempotency_keys SELECT tenant_id, 'k', '', command_id, originator_id, originator_version, notification_id, ''"
+    "INSERT INTO idempotency_keys (tenant_id, subject, key, fingerprint, command_id, conversation_id, version, position, answer)"
+    " SELECT tenant_id, subject, 'k', '', command_id, originator_id, originator_version, notification_id, ''"
     " FROM events WHERE originator_id = %s AND originator_version = 2"
 )
 
@@ -277,6 +278,7 @@ async def test_given_a_stream_snapshot_then_the_whole_of_it_is_compared_with_the
         (f"{ADD_KEY}; UPDATE idempotency_keys SET version = 99", "idempotency_keys", {"extra"}),
         (f"{ADD_KEY}; UPDATE idempotency_keys SET position = 99", "idempotency_keys", {"different"}),
         (f"{ADD_KEY}; UPDATE idempotency_keys SET tenant_id = 'else'", "idempotency_keys", {"different"}),
+        (f"{ADD_KEY}; UPDATE idempotency_keys SET subject = 'else'", "idempotency_keys", {"different"}),
         (f"{ADD_KEY}; UPDATE idempotency_keys SET command_id = gen_random_uuid()", "idempotency_keys", {"different"}),
     ],
 )

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from starlette.requests import Request
 
-from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.reader import EventReader
 from infrastructure.http.errors import ApiError
@@ -19,6 +19,7 @@ from infrastructure.stores.postgres import make_pool
 from projections.views.catalog import MONGO_VIEWS, POSITIONS_COLLECTION, MongoView
 from queries.log_access import LOOKUP_TIMEOUT_SECONDS, LogAccess
 from queries.main import open_dependencies
+from queries.principal_log import PrincipalLog
 from queries.query_context import QueryContext
 from tests.queries.conftest import open_api, open_projector
 from tests.queries.manual_projector import ManualProjector
@@ -215,10 +216,10 @@ async def test_one_slow_lookup_does_not_mark_postgres_as_unavailable(settings: S
 async def test_a_busy_event_loop_does_not_make_lookups_time_out(settings: Settings, write: Writer) -> None:
     conversation_id = await write.start("a")
     async with open_dependencies(settings, Event()) as dependencies:
-        log = dependencies.log
-        await asyncio.gather(log.head(conversation_id), log.look_up(EventReader.last_position))
+        log, own_log = dependencies.log, dependencies.of(ANONYMOUS).log
+        await asyncio.gather(own_log.head(conversation_id), log.look_up(EventReader.last_position))
         lookups = [
-            asyncio.create_task(log.head(conversation_id)),
+            asyncio.create_task(own_log.head(conversation_id)),
             asyncio.create_task(log.look_up(EventReader.last_position)),
         ]
         await asyncio.sleep(0)
@@ -242,7 +243,7 @@ async def test_a_pool_without_a_free_connection_does_not_mark_postgres_as_unavai
         with pytest.raises(LogBusy):
             await log.end()
         assert not log.is_unavailable
-        assert (await log.existing_head("default", conversation_id)).version == 2
+        assert (await PrincipalLog(log, ANONYMOUS).existing_head(conversation_id)).version == 2
 
 
 async def test_a_list_from_views_that_are_ahead_of_the_log_is_refused(
@@ -305,7 +306,8 @@ async def test_a_view_that_is_reset_after_the_read_started_is_a_503(
     await projector.catch_up()
 
     async with open_dependencies(settings, Event()) as dependencies:
-        read = await dependencies.consistency.read_conversation("default", conversation_id, "items")
+        log = dependencies.of(ANONYMOUS).log
+        read = await dependencies.consistency.read_conversation(log, conversation_id, "items")
         await dependencies.consistency.check(read)
         await projector.reset_view("items")
         with pytest.raises(ApiError) as refused:
@@ -323,7 +325,7 @@ async def test_a_document_found_while_its_view_is_being_rebuilt_is_a_503(
     await projector.catch_up()
 
     async with open_dependencies(settings, Event()) as dependencies:
-        context = QueryContext(dependencies, Principal("default", "someone", SCOPES), 0, Request({"type": "http"}))
+        context = QueryContext(dependencies.of(ANONYMOUS), ANONYMOUS, 0, Request({"type": "http"}))
         read = await context.read_conversation(conversation_id, view)
         document_id = conversation_id if view == "conversations" else item_id
         assert await context.find_document(read, view, document_id, "version") is not None

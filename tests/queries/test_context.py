@@ -10,15 +10,17 @@ import httpx
 import psycopg
 import pytest
 
-from context.assembly import MAX_LOG_READS, Contexts
+from context.assembly import MAX_LOG_READS, SharedContexts
 from context.choice import ReplyRequest
 from context.history_backwards import RecentItems
 from context.models import Models
 from context.tokens import count
 from domain.commands import PinItem
 from domain.events import ContextPolicy
-from infrastructure.event_log.reader import EventReader
+from infrastructure.access.principal import ANONYMOUS
+from infrastructure.event_log.conversation_reader import ConversationReader
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import VersionLookup
 from infrastructure.settings import Settings
 from infrastructure.stores.postgres import Pool, make_pool
 from queries.log_access import PostgresUnavailable
@@ -91,13 +93,14 @@ async def test_a_context_fails_in_time_while_postgres_hangs(settings: Settings, 
     conversation_id = await write.start("a")
     reply_request = ReplyRequest(model=MODEL, parameters={})
     async with open_dependencies(settings.model_copy(update={"postgres_url": postgres.url}), Event()) as dependencies:
-        head = await dependencies.log.head(conversation_id)
+        own = dependencies.of(ANONYMOUS)
+        head = await own.log.head(conversation_id)
         assert head is not None
-        await dependencies.contexts.assemble("default", conversation_id, head.stream_version, reply_request)
+        await own.contexts.assemble(conversation_id, head.stream_version, reply_request)
         postgres.freeze()
         started = time.monotonic()
         with pytest.raises(PostgresUnavailable):
-            await dependencies.contexts.assemble("default", conversation_id, head.stream_version, reply_request)
+            await own.contexts.assemble(conversation_id, head.stream_version, reply_request)
         assert time.monotonic() - started < 4.0
         await postgres.restore()
 
@@ -151,7 +154,7 @@ async def no_snapshot(_tenant: str, _conversation_id: str, _room: int) -> Recent
     return None
 
 
-class CountingReader(EventReader):
+class CountingReader(ConversationReader):
     """Counts how many contexts are read at the same time."""
 
     running = max_running = 0
@@ -169,23 +172,23 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
     write: Writer, pool: Pool, settings: Settings
 ) -> None:
     conversation_id = await write.start(*map(str, range(50)))
-    reader = CountingReader(pool)
-    contexts = Contexts(reader, Models(settings), no_snapshot)
+    reader = CountingReader(pool, VersionLookup(pool), "default")
+    contexts = SharedContexts(Models(settings), no_snapshot).of(reader)
     reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
     head = await reader.head(conversation_id)
     assert head is not None
     assembled = await asyncio.gather(
-        *(contexts.assemble("default", conversation_id, head.stream_version, reply_request) for _ in range(40))
+        *(contexts.assemble(conversation_id, head.stream_version, reply_request) for _ in range(40))
     )
     assert {len(context.sent_ids) for context in assembled} == {50}
     assert 1 < reader.max_running <= MAX_LOG_READS
 
 
-class HangingReader(EventReader):
+class HangingReader(ConversationReader):
     """Its lookups hang, as with a frozen Postgres, until `released` is set."""
 
     def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
+        super().__init__(pool, VersionLookup(pool), "default")
         self.released = asyncio.Event()
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
@@ -198,7 +201,7 @@ async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_t
 ) -> None:
     conversation_id = await write.start("a", "b")
     reader = HangingReader(pool)
-    contexts = Contexts(reader, Models(settings), no_snapshot, log_read_wait_timeout=0.2)
+    contexts = SharedContexts(Models(settings), no_snapshot, log_read_wait_timeout=0.2).of(reader)
     reply_request = ReplyRequest(model="gpt-4o", parameters={}, input_unknown=True)
 
     head = await reader.head(conversation_id)
@@ -206,7 +209,7 @@ async def test_while_the_log_reads_of_contexts_hang_the_contexts_that_wait_for_t
     at = head.stream_version
 
     async def read() -> int:
-        return len((await contexts.assemble("default", conversation_id, at, reply_request)).sent_ids)
+        return len((await contexts.assemble(conversation_id, at, reply_request)).sent_ids)
 
     hanging = [asyncio.create_task(read()) for _ in range(MAX_LOG_READS)]
     await asyncio.sleep(0)

@@ -11,6 +11,7 @@ import httpx
 import psycopg
 import pytest
 
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.http.stream_pages import StreamPages
 from infrastructure.ids import uuid_of
@@ -106,13 +107,14 @@ async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_mea
     conversation_ids = [await write.start(large_text(number), "b", large_text(-number)) for number in (1, 2)]
     async with open_dependencies(settings, Event()) as dependencies, asyncio.timeout(20):
         log, shutdown = dependencies.log, Event()
+        own_log = dependencies.of(ANONYMOUS).log
         watch = ConversationWatch(log.head_of_each, shutdown)
 
         async def read(pages: StreamPages) -> list[bytes]:
             """Reads both streams at once, a slice of each in turn. With little memory each one evicts the other's page."""
             streams = [
                 EventStreams(log, watch, pages, event_json, shutdown).follow(
-                    conversation_id, await log.existing_head("default", conversation_id), 0
+                    own_log, conversation_id, await own_log.existing_head(conversation_id), 0
                 )
                 for conversation_id in conversation_ids
             ]

@@ -11,6 +11,7 @@ import httpx
 import msgspec
 
 from domain.commands import DescribeConversation
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.settings import Settings
 from queries.events import read_page
 from queries.main import open_dependencies
@@ -89,10 +90,11 @@ async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings
     conversation_id = await write.start(*("x" * 1_000 for _ in range(5)))
 
     async with open_dependencies(settings, Event()) as dependencies:
-        head = await dependencies.log.head(conversation_id)
+        log = dependencies.of(ANONYMOUS).log
+        head = await log.head(conversation_id)
         assert head is not None
         until = head.stream_version
-        body, _ = await read_page(dependencies.log, conversation_id, after=0, until=until, limit=100, max_bytes=2_000)
+        body, _ = await read_page(log, conversation_id, after=0, until=until, limit=100, max_bytes=2_000)
 
     page = msgspec.json.decode(body)
     assert [event["version"] for event in page["data"]] == [1, 2]

@@ -8,6 +8,7 @@ import pytest
 
 from context.snapshot_store import put_snapshot
 from context.snapshots import Snapshot
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.http.errors import ApiError
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS, CONTEXT, POSITIONS_COLLECTION
@@ -130,7 +131,8 @@ async def test_a_conversation_that_is_parked_during_the_read_is_noticed_even_aft
     conversation_id = await write.start("a")
     await projector.catch_up()
     async with open_dependencies(settings, Event()) as dependencies:
-        conversation = await dependencies.consistency.read_conversation("default", conversation_id, "items")
+        log = dependencies.of(ANONYMOUS).log
+        conversation = await dependencies.consistency.read_conversation(log, conversation_id, "items")
         all_conversations = await dependencies.consistency.read_tenant("default", "items")
         await dependencies.consistency.check(conversation)
         await park(projector, "items", conversation_id)

@@ -12,6 +12,7 @@ import msgspec
 
 from domain.commands import CompleteReply, NewItem
 from domain.events import InputItem, Timing, Usage
+from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
 from infrastructure.ids import mint
@@ -143,12 +144,12 @@ async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_small_steps(
             await asyncio.sleep(0)
 
     async with open_dependencies(settings, Event()) as dependencies:
-        log = dependencies.stream_log
+        log = dependencies.of(ANONYMOUS).stream_log
 
         async def read() -> Record:
             return await read_record(log, conversation_id, response_id)
 
-        record = await find_record(log, "default", response_id)
+        record = await find_record(log, response_id)
         counting = asyncio.create_task(count_turns())
         chunks, sent = 0, 0
         async for chunk in dependencies.reply_streams.follow(record, read, -1):
@@ -166,16 +167,16 @@ async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: 
     await complete(write, conversation_id, response_id, input_items, *("word " * 9 for _ in range(20_000)))
     bodies = []
     async with open_dependencies(settings, Event()) as dependencies:
-        log = dependencies.stream_log
+        log = dependencies.of(ANONYMOUS).stream_log
 
         async def read() -> Record:
             return await read_record(log, conversation_id, response_id)
 
         for max_kept_bytes in (32_000_000, 1):
             pages, shutdown = StreamPages(max_kept_bytes), Event()
-            watch = ConversationWatch(log.head_of_each, shutdown)
+            watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
             streams = ReplyStreams(LiveReader(dependencies.redis, pages), watch, pages, shutdown)
-            record = await find_record(log, "default", response_id)
+            record = await find_record(log, response_id)
             bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1)]))
     assert bodies[0] == bodies[1]
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
@@ -203,7 +204,7 @@ async def test_an_end_that_redis_has_and_the_log_has_lost_is_not_shown(settings:
     conversation_id = await write.start()
     response_id, _ = await write.request_reply(conversation_id, "?")
     async with open_dependencies(settings, Event()) as dependencies:
-        record = await find_record(dependencies.log, "default", response_id)
+        record = await find_record(dependencies.of(ANONYMOUS).log, response_id)
         opening = opening_events(record.requested, conversation_id)
         events = [*opening, stream_events.ended("completed", record.response())]
         for number, event in enumerate(events):

@@ -1,0 +1,24 @@
+"""What the caller may do with a conversation. The log checks each command again when it is appended: this only saves work before that."""
+
+from commands.command_route import CommandContext
+from domain.errors import ConversationNotFound, NotAllowed
+from infrastructure.event_log.version_lookup import Head
+
+
+async def readable_conversation(context: CommandContext, conversation_id: str) -> Head:
+    """The head of a conversation that the caller may read. Raises ConversationNotFound."""
+    head = await context.dependencies.reader.readable_head(conversation_id)
+    if head is None:
+        raise ConversationNotFound(conversation_id)
+    return head
+
+
+def may_write(context: CommandContext, head: Head) -> bool:
+    """Whether the caller may write into the conversation, which they may read."""
+    return head.role(context.principal) != "reader"
+
+
+def check_may_write(context: CommandContext, conversation_id: str, head: Head) -> None:
+    """Raises NotAllowed if the caller may only read the conversation."""
+    if not may_write(context, head):
+        raise NotAllowed(conversation_id, "reader")

@@ -1,0 +1,146 @@
+"""Reads single conversations, forwards or backwards. Every statement names the tenant."""
+
+from collections.abc import Collection, Sequence
+
+from psycopg import sql
+
+from domain.events import DESCRIPTION, INSTRUCTIONS, INSTRUCTIONS_AND_POLICY, PINS, POLICY, SUMMARY
+from infrastructure.event_log.log_rows import PAGE, LogRows
+from infrastructure.event_log.recorded import Logged, Recorded, readable
+from infrastructure.event_log.version_lookup import Head, VersionLookup
+from infrastructure.ids import uuid_of
+from infrastructure.stores.postgres import Pool
+
+MAX_PAGE_BYTES = 16 * 1024 * 1024
+"""The maximum of a page of one conversation, in bytes of decompressed states."""
+
+_FORWARDS = sql.SQL(
+    PAGE.format(
+        where="originator_id = %s AND originator_version > %s AND originator_version <= coalesce(%s, originator_version)"
+        " AND tenant_id = coalesce(%s, tenant_id)",
+        order="originator_version",
+    )
+)
+_BACKWARDS = sql.SQL(
+    PAGE.format(
+        where="originator_id = %s AND originator_version <= coalesce(%s, originator_version)"
+        " AND tenant_id = coalesce(%s, tenant_id)",
+        order="originator_version DESC",
+    )
+)
+
+_WITH_ROW_KEY = (
+    "SELECT {0} FROM events WHERE originator_id = %(stream)s AND originator_version <= %(until)s"
+    " AND tenant_id = coalesce(%(tenant)s, tenant_id) AND item_id = "
+)
+_LAST = " ORDER BY originator_version DESC LIMIT 1"
+SETTINGS_EVENTS = sql.SQL(
+    f"{_WITH_ROW_KEY}'{DESCRIPTION}'"
+    + "".join(
+        f" UNION ALL ({_WITH_ROW_KEY}'{row_key}'{_LAST})"
+        for row_key in (INSTRUCTIONS, POLICY, INSTRUCTIONS_AND_POLICY, PINS, SUMMARY)
+    )
+    + " ORDER BY originator_version"
+)
+_ITEMS = sql.SQL(
+    "SELECT {0} FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND originator_version <= coalesce(%s, originator_version)"
+    " AND tenant_id = coalesce(%s, tenant_id) ORDER BY originator_version"
+)
+
+_DELETIONS = sql.SQL(  # the topics are those of the index in migrations/0017
+    "SELECT {} FROM events WHERE originator_id = ANY(%s) AND notification_id > %s AND tenant_id = coalesce(%s, tenant_id)"
+    " AND topic IN ('item.retracted', 'reply.deleted', 'conversation.deleted') ORDER BY notification_id"
+)
+_DELETED_RESPONSES = sql.SQL(
+    "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
+    " AND tenant_id = coalesce(%s, tenant_id)"
+)
+# The rows of the items are few (an item has one, and one more for each time it was retracted); each conversation's last row is one look-up.
+_DELETED_ITEMS = sql.SQL(
+    "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'item.retracted') AS retracted FROM events"
+    " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted') GROUP BY item_id, originator_id),"
+    " deleted AS (SELECT originator_id FROM (SELECT DISTINCT originator_id FROM named) AS conversation CROSS JOIN LATERAL"
+    " (SELECT topic FROM events WHERE events.originator_id = conversation.originator_id ORDER BY originator_version DESC LIMIT 1) AS last"
+    " WHERE topic = 'conversation.deleted')"
+    " SELECT item_id FROM named WHERE retracted OR originator_id IN (SELECT originator_id FROM deleted)"
+)
+
+
+class ConversationReader(LogRows):
+    """Reads the conversations of `tenant`; None: those of all tenants, for the process itself and for tools.
+
+    A conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event
+    that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
+    """
+
+    def __init__(self, pool: Pool, version_lookup: VersionLookup, tenant: str | None) -> None:
+        super().__init__(pool)
+        self._version_lookup = version_lookup
+        self.tenant = tenant
+
+    async def head(self, conversation_id: str) -> Head | None:
+        """The conversation's last event, also when it deleted the conversation; None if it was never started. One look-up by primary key."""
+        return await self._version_lookup.head(conversation_id, self.tenant)
+
+    async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
+        """The last event of each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
+        return await self._version_lookup.head_of_each(conversation_ids, self.tenant)
+
+    async def readable_head(self, conversation_id: str) -> Head | None:
+        """As `head`, but None also if the conversation was deleted."""
+        return self.readable(await self.head(conversation_id))
+
+    def readable(self, head: Head | None) -> Head | None:
+        """The head of a conversation that may be read. None if it was never started, or was deleted."""
+        return None if head is None or head.deleted else head
+
+    async def conversation(
+        self,
+        conversation_id: str,
+        *,
+        limit: int,
+        after: int = 0,
+        until: int | None = None,
+        max_bytes: int = MAX_PAGE_BYTES,
+    ) -> list[Recorded]:
+        """One conversation's events with `after` < version <= `until`, ascending. The page is limited as in `OrderedReader.batch`."""
+        parameters = (uuid_of(conversation_id), after, until, self.tenant, limit)
+        return readable(await self._page(_FORWARDS, parameters, max_bytes))
+
+    async def conversation_logged(
+        self, conversation_id: str, *, limit: int, after: int = 0, max_bytes: int = MAX_PAGE_BYTES
+    ) -> list[Logged]:
+        """As `conversation`, with an UnreadableRecord for each unreadable event."""
+        return await self._page(_FORWARDS, (uuid_of(conversation_id), after, None, self.tenant, limit), max_bytes)
+
+    async def conversation_backwards(
+        self, conversation_id: str, *, until: int, limit: int, max_bytes: int = MAX_PAGE_BYTES
+    ) -> list[Recorded]:
+        """One conversation's events with version <= `until`, newest first. The page is limited as in `OrderedReader.batch`."""
+        return readable(await self._page(_BACKWARDS, (uuid_of(conversation_id), until, self.tenant, limit), max_bytes))
+
+    async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
+        """Every event with version <= `until` whose row key is one of these ids of items or responses, ascending."""
+        return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
+
+    async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
+        """Which of these items were retracted, or are in a deleted conversation. As of now, whatever their versions."""
+        return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (self.tenant, list(item_ids)))}
+
+    async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
+        """Every event after position `after` that deletes an item, a response, or one of these conversations, by position."""
+        return await self._recorded(_DELETIONS, (list(map(uuid_of, conversation_ids)), after, self.tenant))
+
+    async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
+        """Those of these responses of the conversation that a client deleted."""
+        rows = await self._rows(_DELETED_RESPONSES, (uuid_of(conversation_id), list(response_ids), self.tenant))
+        return frozenset(response_id for (response_id,) in rows)
+
+    async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
+        """The events with version <= `until` that hold a conversation's settings, ascending.
+
+        They are its first event, and the last event for each of: instructions, context policy, pins and summary. They are few, however long
+        the conversation is. Older code recorded changes of settings under the key DESCRIPTION: all of those are included.
+        """
+        parameters = {"stream": uuid_of(conversation_id), "until": until, "tenant": self.tenant}
+        return await self._recorded(SETTINGS_EVENTS, parameters)

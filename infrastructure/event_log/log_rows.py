@@ -1,0 +1,57 @@
+"""Reads rows of `events` from a pool, and decodes them. A page ends at a number of rows or of bytes."""
+
+from typing import Any
+
+from psycopg import sql
+
+from infrastructure.event_log.codec import decoded_size
+from infrastructure.event_log.recorded import (
+    COLUMNS,
+    COLUMNS_OF_SUBQUERY,
+    Logged,
+    Recorded,
+    as_logged,
+    recorded_of,
+)
+from infrastructure.stores.postgres import Pool
+
+PAGE = (
+    "SELECT {{page_columns}} FROM (SELECT {{columns}}, sum(octet_length(state)) OVER (ORDER BY {order}) - octet_length(state)"
+    " AS before FROM events WHERE {where} ORDER BY {order} LIMIT %s) AS page WHERE before < %s ORDER BY {order}"
+)
+"""SQL for a page of rows, limited by their number and by the bytes of their states. Format it with `order` and `where`, then with both column lists.
+
+`before`: the bytes of the states of the rows before this one.
+"""
+
+COLUMNS_SQL = sql.SQL(COLUMNS)
+PAGE_COLUMNS_SQL = sql.SQL(COLUMNS_OF_SUBQUERY)
+
+Parameters = tuple[object, ...] | dict[str, object]
+
+
+class LogRows:
+    """What every reader of the log is built on. Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    async def _page(self, statement: sql.SQL, parameters: tuple[object, ...], max_bytes: int) -> list[Logged]:
+        page = statement.format(columns=COLUMNS_SQL, page_columns=PAGE_COLUMNS_SQL)
+        rows = await self._rows(page, (*parameters, max_bytes))
+        logged: list[Logged] = []
+        size = 0
+        for row in rows:
+            size += decoded_size(row[8])
+            if logged and size > max_bytes:
+                break
+            logged.append(as_logged(row))
+        return logged
+
+    async def _recorded(self, statement: sql.SQL, parameters: Parameters) -> list[Recorded]:
+        return [recorded_of(row) for row in await self._rows(statement.format(COLUMNS_SQL), parameters)]
+
+    async def _rows(self, statement: sql.SQL | sql.Composed, parameters: Parameters) -> list[tuple[Any, ...]]:
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(statement, parameters, binary=True)
+            return await cursor.fetchall()

@@ -1,0 +1,42 @@
+"""The documents of one tenant in the views. No read can leave the tenant out: `_id`s are made from it, and every filter gets it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from pymongo.asynchronous.command_cursor import AsyncCommandCursor
+
+from infrastructure.stores.mongodb import Database
+from projections.views.writes import Document, document_key
+
+
+class Ids(Struct, frozen=True):
+    """Selects documents by the ids of their conversation, item or response."""
+
+    ids: Sequence[str]
+
+
+Selection = Ids | Document
+"""Which documents: those with some ids, or those that match a filter."""
+
+
+class TenantViews:
+    """Reads the collections of the views."""
+
+    def __init__(self, database: Database, tenant: str) -> None:
+        self._database = database
+        self._tenant = tenant
+
+    async def aggregate(
+        self, collection: str, selection: Selection, stages: Sequence[Document] = (), batch_size: int | None = None
+    ) -> AsyncCommandCursor[Document]:
+        """What the stages of a pipeline make of the selected documents. `batch_size`: how many MongoDB sends at a time."""
+        pipeline = [{"$match": self._filter(selection)}, *stages]
+        options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}
+        return await self._database[collection].aggregate(pipeline, **options)
+
+    def _filter(self, selection: Selection) -> Document:
+        if not isinstance(selection, Ids):
+            return {**selection, "tenant": self._tenant}
+        keys = [document_key(self._tenant, document_id) for document_id in selection.ids]
+        return {"_id": keys[0] if len(keys) == 1 else {"$in": keys}}

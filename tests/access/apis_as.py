@@ -1,0 +1,130 @@
+"""Both real APIs behind one app, for requests of any principal. A header names the principal, which only this authenticator reads."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from threading import Event
+from typing import Any, Final
+
+import httpx
+import msgspec
+from msgspec import Struct
+from starlette.requests import HTTPConnection
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+import commands.main
+import queries.main
+from infrastructure.access.principal import Principal, Scope
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.queries.manual_projector import ManualProjector
+
+PRINCIPAL_HEADER: Final = "x-test-principal"
+USER: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
+ADMIN: Final[frozenset[Scope]] = frozenset({"admin"})
+TENANT = "acme"
+
+
+class PrincipalOfHeader:
+    """An Authenticator that believes PRINCIPAL_HEADER."""
+
+    async def authenticate(self, connection: HTTPConnection) -> Principal:
+        return msgspec.json.decode(connection.headers[PRINCIPAL_HEADER], type=Principal)
+
+
+def user(subject: str, tenant: str = TENANT, scopes: frozenset[Scope] = USER) -> Principal:
+    return Principal(tenant, subject, scopes)
+
+
+class Apis(Struct, frozen=True):
+    """`app`: both APIs. `projector` updates the views when a test calls it."""
+
+    app: Any
+    projector: ManualProjector
+    http: httpx.AsyncClient
+
+    async def request(self, principal: Principal, method: str, path: str, **arguments: Any) -> httpx.Response:
+        """The answer to a request of this principal."""
+        headers = {**arguments.pop("headers", {}), PRINCIPAL_HEADER: msgspec.json.encode(principal).decode()}
+        return await self.http.request(method, path, headers=headers, **arguments)
+
+    async def get(self, principal: Principal, path: str, **arguments: Any) -> httpx.Response:
+        return await self.request(principal, "GET", path, **arguments)
+
+    async def post(self, principal: Principal, path: str, body: Any = None, **arguments: Any) -> httpx.Response:
+        return await self.request(principal, "POST", path, json=body, **arguments)
+
+    async def create(self, principal: Principal, *texts: str, **fields: Any) -> str:
+        """The id of a new conversation with these messages."""
+        items = [{"role": "user", "content": text} for text in texts]
+        answer = await self.post(principal, "/v1/conversations", {"items": items, **fields})
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["id"])
+
+    async def reply(self, principal: Principal, text: Any, **fields: Any) -> dict[str, Any]:
+        """The Response to a request for a reply."""
+        answer = await self.post(principal, "/v1/responses", {"input": text, **fields})
+        assert answer.status_code == 200, answer.text
+        response: dict[str, Any] = answer.json()
+        return response
+
+    async def listed(self, principal: Principal, **parameters: str) -> list[str]:
+        """The ids of the conversations that the principal is shown, on all pages."""
+        ids: list[str] = []
+        after: dict[str, str] = {}
+        while True:
+            answer = await self.get(principal, "/v1/conversations", params={"limit": "5", **parameters, **after})
+            assert answer.status_code == 200, answer.text
+            page = answer.json()
+            ids += [conversation["id"] for conversation in page["data"]]
+            if not page["has_more"]:
+                return ids
+            after = {"after": page["last_id"]}
+
+
+@asynccontextmanager
+async def open_apis(settings: Settings, *, query_settings: Settings | None = None) -> AsyncIterator[Apis]:
+    """Opens both APIs on `settings`. `query_settings`: those of the query API, if they differ."""
+    authenticator = PrincipalOfHeader()
+    command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
+    query_app = queries.main.create_app(query_settings or settings, Metrics(), Event(), authenticator=authenticator)
+
+    async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
+        await (query_app if scope["method"] in ("GET", "HEAD") else command_app)(scope, receive, send)
+
+    projector = ManualProjector(settings)
+    async with (
+        command_app.router.lifespan_context(command_app),
+        query_app.router.lifespan_context(query_app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store", timeout=30) as http,
+    ):
+        await projector.open()
+        try:
+            yield Apis(app, projector, http)
+        finally:
+            await projector.close()
+
+
+@asynccontextmanager
+async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
+    """The projector runs inside the block."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(projector.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
+    """Status, body and headers of an answer, without these ids and without what differs between any two answers."""
+    text = answer.text
+    for one in ids:
+        text = text.replace(one, "<id>")
+    own = {
+        name: value for name, value in answer.headers.items() if name not in ("x-request-id", "date", "content-length")
+    }
+    return answer.status_code, json.loads(text), own

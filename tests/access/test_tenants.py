@@ -1,0 +1,238 @@
+"""One tenant's data stays its own, also when our own code asks for another tenant's: the readers and the append are tried from inside."""
+
+import ast
+import re
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from eventsourcing.persistence import IntegrityError
+
+from domain.commands import DeleteConversation, DeleteReply
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.event_log.append_request import IdempotencyKey
+from infrastructure.event_log.datastore import Datastore
+from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.recorder import ConversationRecorder
+from infrastructure.event_log.rows import Row, chained_row
+from infrastructure.event_log.write import Write
+from infrastructure.ids import mint, mint_uuid, uuid_of
+from infrastructure.settings import Settings
+from infrastructure.stores.postgres import make_pool
+from tests.event_log.appending import append_texts, open_log, request, with_key
+from tests.log import Log
+from tests.queries.conftest import write
+from tests.queries.writer import Writer
+from tests.source_code import syntax_trees
+
+__all__ = ["write"]
+
+OTHER = Principal("other", "someone", SCOPES)
+OWN = Principal("default", "someone", SCOPES)
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+async def reader(settings: Settings) -> AsyncIterator[EventReader]:
+    pool = make_pool(settings.postgres_url)
+    await pool.open()
+    yield EventReader(pool)
+    await pool.close()
+
+
+async def test_no_reader_of_another_tenant_finds_anything_by_id(
+    settings: Settings, write: Writer, reader: EventReader
+) -> None:
+    conversation_id = await write.start(instructions="Be brief.")
+    item_id, retracted_id = await write.append(conversation_id, "secret", "wrong")
+    await write.retract(conversation_id, retracted_id)
+    deleted_id, _ = await write.request_reply(conversation_id, "?")
+    await write.fail_reply(conversation_id, deleted_id)
+    await write.execute(conversation_id, DeleteReply(response_id=deleted_id))
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    async with open_log(settings.postgres_url) as events:
+        await events.append(request(conversation_id, append_texts("x"), principal=OWN, **with_key("k")))
+
+    for principal, found in ((OWN, True), (OTHER, False)):
+        own = reader.of(principal)
+        for of_tenant in (own, reader.of_tenant(principal.tenant)):
+            answers: list[Any] = [
+                await of_tenant.head(conversation_id),
+                (await of_tenant.head_of_each([conversation_id]))[0],
+                await of_tenant.readable_head(conversation_id),
+                await of_tenant.conversation(conversation_id, limit=10),
+                await of_tenant.conversation_logged(conversation_id, limit=10),
+                await of_tenant.conversation_backwards(conversation_id, until=9, limit=10),
+                await of_tenant.items(conversation_id, [item_id, response_id]),
+                await of_tenant.settings_events(conversation_id, until=9),
+                await of_tenant.deleted_items([retracted_id]),
+                await of_tenant.deletions([conversation_id], after=0),
+                await of_tenant.deleted_responses(conversation_id, [deleted_id]),
+            ]
+            assert [bool(answer) for answer in answers] == [found] * len(answers)
+        answers = [
+            await own.conversation_of(response_id),
+            await own.is_locked(conversation_id),
+            await own.first_answer(IdempotencyKey("k", b"f"), EPOCH),
+            await own.items_of_tenant([item_id], 10_000),
+        ]
+        assert [bool(answer) for answer in answers] == [found] * len(answers)
+    methods = {name for name in dir(reader.of(OWN)) if not name.startswith("_")}
+    assert methods - set(TRIED) == set(), "try a new method above"
+
+
+TRIED = [
+    "principal",
+    "tenant",
+    "readable",
+    "readable_head",
+    "head",
+    "head_of_each",
+    "conversation",
+    "conversation_logged",
+    "conversation_backwards",
+    "items",
+    "settings_events",
+    "deleted_items",
+    "deletions",
+    "deleted_responses",
+    "conversation_of",
+    "is_locked",
+    "first_answer",
+    "items_of_tenant",
+]
+
+
+async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_nothing(
+    settings: Settings, write: Writer
+) -> None:
+    log = Log(settings.postgres_url)
+    conversation_id = await write.start("a")
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    before = _state(log)
+    stream = uuid_of(conversation_id)
+    [(version, chain_hash)] = log.rows(
+        "SELECT originator_version, chain_hash FROM events WHERE originator_id = %s ORDER BY 1 DESC LIMIT 1", stream
+    )
+    foreign = _row(chain_hash, stream, version + 1, "other")
+    own = _row(chain_hash, stream, version + 1, "default")
+    new = uuid_of(mint("conv"))
+    ends = {stream: (version, bytes(chain_hash))}
+    datastore = Datastore(settings.postgres_url)
+    datastore.pool.open()
+    recorder = ConversationRecorder(datastore)
+    for refused in (
+        Write([foreign], ends),
+        Write([foreign]),
+        Write([own, _row(own.chain_hash, stream, version + 2, "other")], ends),
+        Write([_row(b"", new, 1, "default"), _row(b"", new, 2, "other")], {new: (0, b"")}),
+    ):
+        with pytest.raises(IntegrityError), recorder.locked_transaction() as curs:
+            recorder.insert(curs, refused)
+    assert _state(log) == before
+
+    with recorder.locked_transaction() as curs:  # a reply of the stream is not ended from another tenant
+        recorder.insert(
+            curs, Write([_row(b"", new, 1, "other")], deleted_streams=[stream], ended_replies=[(1, response_id)])
+        )
+        curs.execute("COMMIT")
+    assert log.rows("SELECT running FROM responses WHERE response_id = %s", response_id) == [(True,)]
+    datastore.close()
+
+
+async def test_a_command_for_another_tenants_conversation_is_refused(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a")
+    before = _state(Log(settings.postgres_url))
+    other = write.for_tenant("other")
+    for command in (append_texts("x"), DeleteConversation()):
+        with pytest.raises(Exception, match=f"There is no conversation {conversation_id}"):
+            await other.execute(conversation_id, command)
+    assert _state(Log(settings.postgres_url)) == before
+
+
+def _state(log: Log) -> tuple[object, ...]:
+    return log.count(), log.rows("SELECT tenant_id, response_id, running FROM responses ORDER BY 1, 2")
+
+
+def _row(previous: bytes, stream: object, version: int, tenant: str) -> Row:
+    return chained_row(
+        bytes(previous),
+        originator_id=stream,  # type: ignore[arg-type] # a UUID
+        version=version,
+        topic="conversation.ended",
+        state=b"",
+        tenant=tenant,
+        item_id=None,
+        recorded_at=datetime.now(UTC),
+        subject="eve",
+        command_id=mint_uuid(),
+        correlation_id="",
+    )
+
+
+_TABLES = r"(FROM|JOIN|INTO|UPDATE)\s+(events|responses|idempotency_keys|snapshots)\b|originator_id = "
+SERVING = ("commands", "queries", "context", "replies", "infrastructure")
+
+NOT_OF_ONE_REQUEST = {
+    "infrastructure/event_log/feed.py": "the whole log, in commit order: for projectors; of it, queries read only positions and hashes",
+    "infrastructure/event_log/log_rows.py": "a template: it is found again, with its condition, where it is used",
+    "infrastructure/event_log/recorder.py": (
+        "one batch commits for several tenants. BatchDecider compares each stream's tenant with the caller's, and append_at_once the rows'"
+    ),
+    "replies/leases.py": "which process runs which reply",
+}
+"""Files with statements that serve no single request, and what they read. A statement elsewhere must name the tenant."""
+
+
+def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
+    without = [
+        f"{file}: {' '.join(sql.split())[:120]}"
+        for file, sql in _statements()
+        if "tenant_id" not in sql and str(file) not in NOT_OF_ONE_REQUEST
+    ]
+    assert not without, "name the tenant in these:\n" + "\n".join(without)
+
+
+def test_statements_are_found() -> None:
+    found = [str(file) for file, _ in _statements()]
+    assert found.count("infrastructure/event_log/reader.py") >= 5
+    assert found.count("infrastructure/event_log/conversation_reader.py") >= 3
+    assert set(NOT_OF_ONE_REQUEST) <= set(found)
+
+
+def _statements() -> Iterator[tuple[object, str]]:
+    """Each SQL statement on tables with tenants' data: all texts of one Python statement together."""
+    for file, tree in syntax_trees(*SERVING):
+        for statement in ast.walk(tree):
+            if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr | ast.Return | ast.Assert):
+                continue
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                continue  # a docstring
+            texts = [
+                node.value
+                for node in ast.walk(statement)
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ]
+            if re.search(_TABLES, text := " ".join(texts)):
+                yield file, text
+
+
+def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
+    """MongoDB's own methods are called in these files only."""
+    methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
+    allowed = {"queries/tenant_views.py", "queries/view_positions.py"}
+    calls = {
+        f"{file}:{node.lineno} {node.func.attr}"
+        for file, tree in syntax_trees("queries")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods
+        if str(file) not in allowed and not _is_bound(node.func.value)
+    }
+    assert not calls
+
+
+def _is_bound(receiver: ast.expr) -> bool:
+    """Whether the method is one of QueryContext or of TenantViews, or of the API keys, which are in Postgres."""
+    bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
+    return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}
