@@ -1,0 +1,300 @@
+"""What is deleted is in no answer and no model request: in the conversation, in forks, chains, copies, Responses and their streams.
+
+Checks are made while the projector lags, after it has caught up, after Redis lost everything, and after a rebuild.
+"""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from infrastructure.settings import Settings
+from projections.rebuild.rebuild import Rebuild
+from projections.views.catalog import MONGO_VIEWS
+from tests.commands.api_client import create_conversation, create_response, message, open_api
+from tests.projections.world import World
+from tests.queries.conftest import open_api as open_query_api
+from tests.scripted_provider import ScriptedProvider, scripted_provider
+
+SECRET = "platypus"
+
+
+class Store:
+    """Both APIs on the test's stores, a projector that runs when it is told to, and what the provider was asked last."""
+
+    def __init__(
+        self, commands: httpx.AsyncClient, queries: httpx.AsyncClient, world: World, provider: ScriptedProvider
+    ) -> None:
+        self.commands = commands
+        self.queries = queries
+        self.world = world
+        self.provider = provider
+
+    async def get(self, path: str) -> Any:
+        answer = await self.queries.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json() if answer.headers["content-type"] == "application/json" else answer.text
+
+    async def text_of(self, *paths: str) -> str:
+        """Everything that these paths answer."""
+        return "\n".join([json.dumps(await self.get(path)) for path in paths])
+
+    async def asked(self, text: str, **body: Any) -> str:
+        """What a model is sent for this request."""
+        await create_response(self.commands, text, **body)
+        return json.dumps(self.provider.requests[-1])
+
+    async def add(self, conversation_id: str, *texts: str) -> list[str]:
+        items = [message(text) for text in texts]
+        answer = await self.commands.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
+        return [item["id"] for item in answer.json()["data"]]
+
+    async def delete(self, path: str) -> None:
+        answer = await self.commands.delete(path)
+        assert answer.status_code == 200, answer.text
+
+    async def catch_up(self) -> None:
+        await self.world.catch_up()
+
+    async def lose_redis(self) -> None:
+        await self.world.redis.flushall()
+
+    async def rebuild(self) -> None:
+        rebuilt = Rebuild(
+            [*MONGO_VIEWS],
+            settings=self.world.settings,
+            pool=self.world.pool,
+            database=self.world.database,
+            make_projector=self.world.projector,
+            workers=1,
+        )
+        await rebuilt.run()
+
+    async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
+        """Checks when the views have caught up, when Redis lost everything, and after a rebuild if that may make a difference."""
+        for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
+            await change()
+            await self.catch_up()
+            await check()
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture
+async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[Store]:
+    settings = settings.model_copy(update={"openai_base_url": provider.url, "model_window": 100_000})
+    world = World(settings)
+    await world.pool.open()
+    async with open_api(settings) as commands, open_query_api(settings) as queries:
+        yield Store(commands, queries, world, provider)
+    await world.close()
+
+
+async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_depth_and_from_chains(
+    store: Store,
+) -> None:
+    conversation_id = await create_conversation(store.commands)
+    [secret, _] = await store.add(conversation_id, f"the {SECRET}", "beta")
+    first = await create_response(store.commands, "one", conversation=conversation_id)
+    second = await create_response(store.commands, "two", previous_response_id=first["id"])
+    third = await create_response(store.commands, "three", previous_response_id=second["id"])
+    fork_of_fork = await create_response(store.commands, "four", previous_response_id=second["id"])
+    conversations = {response["conversation"]["id"] for response in (first, second, third, fork_of_fork)}
+    assert len(conversations) == 3
+    contexts = [f"/v1/conversations/{each}/context" for each in conversations]
+    await store.catch_up()
+    assert (await store.text_of(*contexts)).count(SECRET) == 3
+    await store.delete(f"/v1/conversations/{conversation_id}/items/{secret}")
+
+    async def check() -> None:
+        assert SECRET not in await store.text_of(*contexts)
+        for previous in (first, second, third, fork_of_fork):
+            sent = await store.asked("more", previous_response_id=previous["id"])
+            assert "beta" in sent
+            assert SECRET not in sent
+        for each in conversations:
+            assert SECRET not in await store.asked("and here", conversation=each)
+
+    await check()  # the projector lags, and Redis has the snapshots of before
+    await store.in_every_state(check)
+
+
+async def test_what_a_retracted_answer_said_is_gone_from_its_response_and_its_stream(store: Store) -> None:
+    store.provider.script = lambda exchange: exchange.stream_text("the ", SECRET, " swims")
+    conversation_id = await create_conversation(store.commands)
+    body = {"conversation": conversation_id, "temperature": 0.5}
+    headers = {"Idempotency-Key": "k"}
+    answered = await store.commands.post("/v1/responses", json={"input": "who swims?", **body}, headers=headers)
+    response = answered.json()
+    assert SECRET in answered.text
+    paths = [
+        f"/v1/responses/{response['id']}",
+        f"/v1/responses/{response['id']}?stream=true",
+        f"/v1/conversations/{conversation_id}/responses",
+        f"/v1/conversations/{conversation_id}/items",
+        f"/v1/conversations/{conversation_id}/context",
+    ]
+    await store.catch_up()
+    assert (await store.text_of(*paths)).count(SECRET) > 5
+    await store.delete(f"/v1/conversations/{conversation_id}/items/{response['output'][0]['id']}")
+
+    async def check() -> None:
+        found = await store.text_of(*paths)
+        assert SECRET not in found
+        assert "who swims?" in found
+        repeated = await store.commands.post("/v1/responses", json={"input": "who swims?", **body}, headers=headers)
+        assert (repeated.status_code, SECRET in repeated.text) == (200, False)
+        stream = await store.get(paths[1])
+        assert "response.completed" in stream
+        assert (await store.get(paths[0]))["output"] == []
+
+    await store.in_every_state(check)
+
+
+async def test_a_retracted_question_is_gone_from_the_input_of_its_response(store: Store) -> None:
+    response = await create_response(store.commands, [message("before"), message(f"the {SECRET}"), message("after")])
+    input_items = f"/v1/responses/{response['id']}/input_items"
+    responses = f"/v1/conversations/{response['conversation']['id']}/responses"
+    await store.catch_up()
+    [after, secret, before] = (await store.get(input_items))["data"]
+    assert SECRET in await store.text_of(responses)
+    await store.delete(f"/v1/conversations/{response['conversation']['id']}/items/{secret['id']}")
+
+    async def check() -> None:
+        page = await store.get(input_items)
+        assert [item["id"] for item in page["data"]] == [after["id"], before["id"]]
+        assert (await store.get(f"{input_items}?limit=1"))["has_more"] is True
+        assert [item["id"] for item in (await store.get(f"{input_items}?after={secret['id']}"))["data"]] == [
+            before["id"]
+        ]
+        [listed] = (await store.get(responses))["data"]
+        assert [item["id"] for item in listed["input"]] == [before["id"], after["id"]]
+
+    await store.in_every_state(check)
+
+
+async def test_what_a_deleted_conversation_had_is_gone_from_its_fork_which_says_so_and_goes_on(store: Store) -> None:
+    conversation_id = await create_conversation(store.commands, instructions="Be brief.")
+    await store.add(conversation_id, f"the {SECRET}", "beta")
+    first = await create_response(store.commands, "one", conversation=conversation_id)
+    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    fork_id = fork["conversation"]["id"]
+    context = f"/v1/conversations/{fork_id}/context"
+    await store.catch_up()
+    tag = (await store.queries.get(context)).headers["etag"]
+    await store.delete(f"/v1/conversations/{conversation_id}")
+
+    async def check() -> None:
+        answer = await store.queries.get(context, headers={"If-None-Match": tag})
+        assert answer.status_code == 200  # although the fork's version is the same
+        body = answer.json()
+        assert SECRET not in answer.text
+        assert "two" in answer.text
+        lost = {"from": None, "to": first["output"][0]["id"], "count": 4, "reason": "deleted"}
+        assert body["left_out"] == [lost]
+        for way in ({"previous_response_id": fork["id"]}, {"conversation": fork_id}):
+            sent = await store.asked("more", **way)
+            assert "two" in sent
+            assert "Be brief." in sent
+            assert SECRET not in sent
+
+    answer = await store.queries.get(context)
+    assert (SECRET in answer.text, answer.json()["left_out"][0]["count"]) == (False, 4)
+    await store.catch_up()
+    assert (await store.queries.get(context, headers={"If-None-Match": tag})).status_code == 200
+    await check()
+    tag = (await store.queries.get(context)).headers["etag"]
+    await store.in_every_state(check)
+    gone = await store.commands.post("/v1/responses", json={"input": "x", "previous_response_id": first["id"]})
+    assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
+
+
+@pytest.mark.parametrize("deletion", ["the item", "its conversation"])
+async def test_a_copy_that_a_reference_made_is_gone_with_its_original(store: Store, deletion: str) -> None:
+    original = await create_conversation(store.commands)
+    [secret] = await store.add(original, f"the {SECRET}")
+    conversation_id = await create_conversation(store.commands)
+    reference = {"type": "item_reference", "id": secret}
+    first = await create_response(store.commands, [message("see"), reference], conversation=conversation_id)
+    second = await create_response(store.commands, [reference, message("again")])
+    await store.catch_up()
+    [copy] = [
+        item["id"]
+        for item in (await store.get(f"/v1/conversations/{conversation_id}/items"))["data"]
+        if SECRET in json.dumps(item)
+    ]
+    third = await create_response(store.commands, [{"type": "item_reference", "id": copy}, message("and again")])
+    paths = [f"/v1/conversations/{conversation_id}/items", f"/v1/conversations/{conversation_id}/responses"]
+    paths += [f"/v1/conversations/{each['conversation']['id']}/context" for each in (first, second, third)]
+    paths += [f"/v1/responses/{each['id']}/input_items" for each in (first, second, third)]
+    await store.catch_up()
+    for path in paths:
+        assert SECRET in await store.text_of(path), path
+    await store.delete(
+        f"/v1/conversations/{original}/items/{secret}" if deletion == "the item" else f"/v1/conversations/{original}"
+    )
+
+    async def check() -> None:
+        assert SECRET not in await store.text_of(*paths)
+        page = await store.get(f"/v1/conversations/{conversation_id}/items?limit=1&order=asc")
+        assert (page["data"][0]["content"][0]["text"], page["has_more"]) == ("see", True)
+        page = await store.get(f"/v1/conversations/{conversation_id}/items?limit=1&order=asc&after={page['last_id']}")
+        assert page["data"][0]["role"] == "assistant"
+        answer = await store.queries.get(f"/v1/conversations/{conversation_id}/items/{copy}")
+        assert answer.status_code == 404
+        for each in (first, second, third):
+            assert SECRET not in await store.asked("more", previous_response_id=each["id"])
+        for named in (secret, copy):
+            again = [{"type": "item_reference", "id": named}, message("x")]
+            answer = await store.commands.post("/v1/responses", json={"input": again})
+            assert answer.status_code == 404
+
+    assert SECRET not in await store.asked("more", previous_response_id=first["id"])  # Redis has the snapshot of before
+    await store.in_every_state(check, rebuild=deletion == "the item")
+
+
+async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None:
+    conversation_id = await create_conversation(store.commands)
+    [secret] = await store.add(conversation_id, f"the {SECRET}")
+    first = await create_response(store.commands, "one", conversation=conversation_id)
+    fork = await create_response(store.commands, "two", previous_response_id=first["id"])
+    await store.delete(f"/v1/conversations/{conversation_id}")
+    repeated = [{**message(f"the {SECRET}"), "id": secret}, message("three")]
+    await create_response(store.commands, repeated, previous_response_id=fork["id"])
+    assert SECRET not in json.dumps(store.provider.requests[-1])
+    # Elsewhere it is a new item: the client says it, not the store.
+    await create_response(store.commands, repeated)
+    assert SECRET in json.dumps(store.provider.requests[-1])
+
+
+async def test_each_request_of_a_fork_is_rendered_again_as_it_was_sent_whatever_was_deleted_between(
+    store: Store,
+) -> None:
+    conversation_id = await create_conversation(store.commands)
+    items = await store.add(conversation_id, "one", "two", "three", "four", "five")
+    first = await create_response(store.commands, "q", conversation=conversation_id)
+    fork = await create_response(store.commands, "f1", previous_response_id=first["id"])
+    elsewhere = await create_conversation(store.commands)
+    [original] = await store.add(elsewhere, "copied")
+    target = {"conversation": fork["conversation"]["id"]}
+    responses = [fork]
+    reference = [message("f2"), {"type": "item_reference", "id": original}]
+    responses.append(await create_response(store.commands, reference, **target))
+    for number, path in enumerate(
+        (
+            f"/v1/conversations/{conversation_id}/items/{items[1]}",
+            f"/v1/conversations/{conversation_id}/items/{items[3]}",
+            f"/v1/conversations/{elsewhere}/items/{original}",
+            f"/v1/conversations/{conversation_id}",
+        )
+    ):
+        await store.delete(path)
+        responses.append(await create_response(store.commands, f"after {number}", **target))
+    for response in responses:
+        context = await store.get(f"/v1/responses/{response['id']}/context")
+        assert context["request_sha256_matches"] is True
