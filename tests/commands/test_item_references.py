@@ -214,6 +214,26 @@ async def test_after_a_failed_reply_its_input_and_partial_output_can_be_named_by
     assert texts(provider) == ["one", "half of", "go on"]
 
 
+@pytest.mark.parametrize("deletion", ["the item", "its conversation"])
+async def test_a_copy_in_the_input_of_a_reply_that_failed_is_not_carried_over_when_its_original_is_deleted(
+    api: httpx.AsyncClient, provider: ScriptedProvider, deletion: str
+) -> None:
+    original = await create_conversation(api)
+    [secret] = await add(api, original, message("secret"))
+    working, provider.script = provider.script, lambda exchange: exchange.json(400, {})
+    request = [message("one"), reference(secret)]
+    failed = events_of(await post_response(api, request, stream=True))[-1]["response"]
+    still_failed = events_of(await post_response(api, "two", stream=True, previous_response_id=failed["id"]))[-1]
+    provider.script = working
+    await create_response(api, "three", previous_response_id=still_failed["response"]["id"], store=False)
+    assert texts(provider) == ["one", "secret", "two", "three"]
+    path = f"/v1/conversations/{original}"
+    await api.delete(f"{path}/items/{secret}" if deletion == "the item" else path)
+    for previous, sent in ((failed["id"], ["one"]), (still_failed["response"]["id"], ["one", "two"])):
+        await create_response(api, "four", previous_response_id=previous)
+        assert texts(provider) == [*sent, "four"]
+
+
 async def test_an_item_with_the_id_of_an_item_that_was_copied_to_the_path_is_left_out(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:

@@ -164,6 +164,29 @@ async def test_a_chain_may_be_stored_in_parts(served: ServedApi, provider: Scrip
     assert len(items) == 10  # five questions and five answers, each once
 
 
+async def test_what_a_socket_remembers_is_continued_without_what_was_deleted_meanwhile(
+    served: ServedApi, provider: ScriptedProvider
+) -> None:
+    conversation_id = await create_conversation(served.http)
+    items = [message("kept"), message("secret"), message("copied secret")]
+    answer = await served.http.post(f"/v1/conversations/{conversation_id}/items", json={"items": items})
+    _, secret, copied = (item["id"] for item in answer.json()["data"])
+    stored = (await served.http.post("/v1/responses", json={"input": "a", "conversation": conversation_id})).json()
+    async with served.socket() as client:
+        request = [message("not stored"), {"type": "item_reference", "id": copied}]
+        other = (await served.http.post("/v1/responses", json={"input": "b"})).json()
+        first = await response_to(client, request, store=False, previous_response_id=other["id"])
+        for deleted in (secret, copied):
+            await served.http.delete(f"/v1/conversations/{conversation_id}/items/{deleted}")
+        await response_to(client, "more", store=False, previous_response_id=first["id"])
+        sent = [content for role, content in sent_messages(provider.requests[-1]) if role == "user"]
+        assert sent == ["b", "not stored", "more"]
+        first = await response_to(client, "x", store=False, previous_response_id=stored["id"])
+        await response_to(client, "y", store=False, previous_response_id=first["id"])
+        sent = [content for role, content in sent_messages(provider.requests[-1]) if role == "user"]
+        assert sent == ["kept", "a", "x", "y"]
+
+
 async def test_tool_outputs_continue_a_chain_that_is_not_stored(served: ServedApi, provider: ScriptedProvider) -> None:
     def calls(exchange: Exchange) -> None:
         exchange.begin_stream()
