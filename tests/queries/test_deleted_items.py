@@ -22,7 +22,7 @@ SECRET = "platypus"
 
 
 class Store:
-    """Both APIs on the test's stores, a projector that runs when it is told to, and what the provider was asked last."""
+    """Both APIs on the test's stores, a projector that runs when it is told to, and what the provider was sent_for last."""
 
     def __init__(
         self, commands: httpx.AsyncClient, queries: httpx.AsyncClient, world: World, provider: ScriptedProvider
@@ -41,7 +41,7 @@ class Store:
         """Everything that these paths answer."""
         return "\n".join([json.dumps(await self.get(path)) for path in paths])
 
-    async def asked(self, text: str, **body: Any) -> str:
+    async def sent_for(self, text: str, **body: Any) -> str:
         """What a model is sent for this request."""
         await create_response(self.commands, text, **body)
         return json.dumps(self.provider.requests[-1])
@@ -114,11 +114,11 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
     async def check() -> None:
         assert SECRET not in await store.text_of(*contexts)
         for previous in (first, second, third, fork_of_fork):
-            sent = await store.asked("more", previous_response_id=previous["id"])
+            sent = await store.sent_for("more", previous_response_id=previous["id"])
             assert "beta" in sent
             assert SECRET not in sent
         for each in conversations:
-            assert SECRET not in await store.asked("and here", conversation=each)
+            assert SECRET not in await store.sent_for("and here", conversation=each)
 
     await check()  # the projector lags, and Redis has the snapshots of before
     await store.in_every_state(check)
@@ -198,7 +198,7 @@ async def test_what_a_deleted_conversation_had_is_gone_from_its_fork_which_says_
         lost = {"from": None, "to": first["output"][0]["id"], "count": 4, "reason": "deleted"}
         assert body["left_out"] == [lost]
         for way in ({"previous_response_id": fork["id"]}, {"conversation": fork_id}):
-            sent = await store.asked("more", **way)
+            sent = await store.sent_for("more", **way)
             assert "two" in sent
             assert "Be brief." in sent
             assert SECRET not in sent
@@ -248,13 +248,15 @@ async def test_a_copy_that_a_reference_made_is_gone_with_its_original(store: Sto
         answer = await store.queries.get(f"/v1/conversations/{conversation_id}/items/{copy}")
         assert answer.status_code == 404
         for each in (first, second, third):
-            assert SECRET not in await store.asked("more", previous_response_id=each["id"])
+            assert SECRET not in await store.sent_for("more", previous_response_id=each["id"])
         for named in (secret, copy):
-            again = [{"type": "item_reference", "id": named}, message("x")]
-            answer = await store.commands.post("/v1/responses", json={"input": again})
+            repeated = [{"type": "item_reference", "id": named}, message("x")]
+            answer = await store.commands.post("/v1/responses", json={"input": repeated})
             assert answer.status_code == 404
 
-    assert SECRET not in await store.asked("more", previous_response_id=first["id"])  # Redis has the snapshot of before
+    assert SECRET not in await store.sent_for(
+        "more", previous_response_id=first["id"]
+    )  # Redis has the snapshot of before
     await store.in_every_state(check, rebuild=deletion == "the item")
 
 
