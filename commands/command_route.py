@@ -33,7 +33,7 @@ from infrastructure.http import shapes
 from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
 from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
-from infrastructure.http.limits import allowance_of
+from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import JSON, Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
@@ -227,8 +227,7 @@ def command_route(
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             principal_with(request, scope)
-            allowance = allowance_of(request)
-            await allowance.request()
+            allowance = await count_request(request)
             if query is None and request.scope["query_string"]:
                 check_names(request, lambda _: False)
             raw = b"" if streamed else await read_body(request, max_bytes)

@@ -26,7 +26,7 @@ from infrastructure.access.principal import Scope
 from infrastructure.access.refusals import InvalidCredential
 from infrastructure.http.door import authenticate, principal_with
 from infrastructure.http.errors import ApiError, as_api_error, reported
-from infrastructure.http.limits import allowance_of
+from infrastructure.http.limits import count_request
 from infrastructure.http.query_parameters import check_names
 from infrastructure.http.request_middleware import record_request
 from infrastructure.limits.allowance import Allowance
@@ -49,8 +49,7 @@ _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
 async def response_socket(websocket: WebSocket) -> None:
     """Serves one socket until it is closed."""
     _check_origin(websocket)
-    allowance = allowance_of(websocket)
-    await allowance.request()
+    allowance = await count_request(websocket)
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
     await allowance.follow()
@@ -124,7 +123,7 @@ class _ResponseSocket:
         started, status = time.perf_counter(), 200
         allowance = Allowance(self._limiter, self._websocket.state.principal)
         try:
-            await allowance.request()
+            await allowance.request(len(message.get("text") or ""))
             await self._create_response(message, allowance)
         except WebSocketDisconnect:
             pass

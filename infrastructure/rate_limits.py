@@ -25,14 +25,16 @@ Limit = Annotated[int, Field(strict=True, ge=0, le=MAX_LIMIT)]
 class Limits(BaseModel):
     """The limits of one holder.
 
-    requests, tokens             in any minute
+    requests, tokens                 in any minute
+    requests_a_second                in a second, in each process by itself
     replies, background, followers   at once
-    tokens_a_month               in a calendar month, UTC
+    tokens_a_month                   in a calendar month, UTC
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     requests: Limit | None = None
+    requests_a_second: Limit | None = None
     tokens: Limit | None = None
     replies: Limit | None = None
     background: Limit | None = None
@@ -80,8 +82,8 @@ class RateLimits(HolderLimits):
 
 
 RECOMMENDED: Final = RateLimits(
-    tenant=Limits(requests=6_000, tokens=2_000_000, replies=60, background=40, followers=500),
-    subject=Limits(requests=1_200, tokens=400_000, replies=10, background=5, followers=50),
-    key=Limits(requests=6_000, tokens=2_000_000, replies=60, background=40, followers=500),
+    tenant=Limits(requests=3_000, requests_a_second=100, tokens=2_000_000, replies=40, background=20, followers=500),
+    subject=Limits(requests=600, requests_a_second=50, tokens=400_000, replies=10, background=5, followers=50),
+    key=Limits(requests=3_000, requests_a_second=100, tokens=2_000_000, replies=40, background=20, followers=500),
 )
 """What `RATE_LIMITS=recommended` stands for. `docs/operations.md` says why."""

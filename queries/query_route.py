@@ -14,7 +14,7 @@ from infrastructure.access.principal import Scope
 from infrastructure.http.door import principal_with
 from infrastructure.http.errors import ApiError
 from infrastructure.http.headers import single_header
-from infrastructure.http.limits import allowance_of
+from infrastructure.http.limits import count_request
 from infrastructure.http.openapi import DescribedRoute
 from infrastructure.http.operations import Operation, header_parameters, path_parameters, query_parameters
 from infrastructure.http.path_ids import id_names, path_ids
@@ -60,7 +60,7 @@ def query_route(
     def register(handler: Handler) -> Handler:
         async def endpoint(request: Request) -> Response:
             principal = principal_with(request, scope)
-            await allowance_of(request).request()
+            await count_request(request)
             arguments: list[Any] = [*path_ids(request, names)]
             dependencies: ProcessDependencies = request.app.state.dependencies
             context = QueryContext(dependencies.of(principal), principal, min_position(request.headers), request)

@@ -1,9 +1,9 @@
 """Measures the store. Each figure is compared with one of the same run: a floor, or another checkout.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its floor: the least work
-that any store must do. With it, this checkout and DIR are measured in turn, pair by pair. `docs/benchmarks/README.md` explains each
+that any store must do. `access` compares appends with keys and limits on with appends without. With `--against`, this checkout and DIR are measured in turn, pair by pair. `docs/benchmarks/README.md` explains each
 figure.
 
 Exit status: 0 done; 2 wrong usage; 3 something could not be measured (the rest is still shown); 130 interrupted.
@@ -29,7 +29,13 @@ from pymongo.errors import PyMongoError
 from scripts.benchmarks import ROOT
 from scripts.benchmarks.append import Append
 from scripts.benchmarks.bench_store import BenchStore, DidNotStart, commit_of, durability, machine
-from scripts.benchmarks.benchmark import Benchmark, Sizes, compare_with_checkout, compare_with_floors
+from scripts.benchmarks.benchmark import (
+    Benchmark,
+    Sizes,
+    compare_with_checkout,
+    compare_with_floors,
+    compare_with_plain,
+)
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
 from scripts.benchmarks.memory import Memory
@@ -57,6 +63,7 @@ class What(StrEnum):
     STREAM = "stream"
     REBUILD = "rebuild"
     MEMORY = "memory"
+    ACCESS = "access"
     ALL = "all"
 
 
@@ -68,6 +75,7 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
         What.STREAM: Stream,
         What.REBUILD: Rebuild,
         What.MEMORY: Memory,
+        What.ACCESS: Append,
     }
 )
 
@@ -99,7 +107,9 @@ def measure(what: What, sizes: Sizes, pairs: int, against: Path | None, *, quiet
         for name, benchmark in benchmarks:
             own_pairs = 1 if benchmark.measured_once else pairs
             try:
-                if against is None:
+                if name is What.ACCESS:
+                    results.figures.extend(compare_with_plain(benchmark, own_pairs, inspect, turn_done))
+                elif against is None:
                     results.figures.extend(compare_with_floors(benchmark, own_pairs, inspect, turn_done))
                 else:
                     results.figures.extend(compare_with_checkout(benchmark, own_pairs, against, inspect, turn_done))

@@ -35,10 +35,11 @@ class ConnectionEnded(ConnectionError):
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time. An error or a cancellation closes it; then open a new one."""
+    """Sends one request at a time. An error or a cancellation closes it; then open a new one. A user in the URL is sent as a bearer token."""
 
     def __init__(self, base_url: str) -> None:
         parts = urlsplit(base_url)
+        self._authorization = [f"authorization: Bearer {parts.username}"] if parts.username else []
         self._prefix = parts.path.rstrip("/")
         self._host = parts.netloc.rpartition("@")[2]
         self._transport: asyncio.Transport | None = None
@@ -82,6 +83,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise ConnectionEnded("the connection is closed")
         head = [f"{method} {self._prefix}{path} HTTP/1.1", f"host: {self._host}", f"content-length: {len(body)}"]
+        head += self._authorization
         head += [f"{name}: {value}" for name, value in headers.items()]
         self._waiting = asyncio.get_running_loop().create_future()
         self._parser = httptools.HttpResponseParser(self)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.http.readiness import Check
 from infrastructure.limits.allowance import Allowance
@@ -27,10 +27,48 @@ class LimitsMiddleware:
             return
         allowance = Allowance(self._limiter, state["principal"])
         state["allowance"], state["answer_headers"] = allowance, allowance.headers
+        if allowance.counts_bytes:
+            send = _counting(send, allowance)
+            if body_size(scope) is None:
+                receive = _counting_received(receive, allowance)
         try:
             await self._app(scope, receive, send)
         finally:
             allowance.end()
+
+
+def _counting(send: Send, allowance: Allowance) -> Send:
+    async def send_counted(message: Message) -> None:
+        if size := len(message.get("body") or message.get("text") or b""):
+            allowance.bytes_passed(size)
+        await send(message)
+
+    return send_counted
+
+
+def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
+    async def receive_counted() -> Message:
+        message = await receive()
+        if size := len(message.get("body") or b""):
+            allowance.bytes_passed(size)
+        return message
+
+    return receive_counted
+
+
+def body_size(scope: Scope) -> int | None:
+    """The size of the request's body, as its head says. None: it does not."""
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return None
+
+
+async def count_request(connection: HTTPConnection) -> Allowance:
+    """Counts a request. Raises OverLimit."""
+    allowance = allowance_of(connection)
+    await allowance.request((body_size(connection.scope) or 0) if allowance.counts_bytes else 0)
+    return allowance
 
 
 def allowance_of(connection: HTTPConnection) -> Allowance:

@@ -23,20 +23,34 @@ class Allowance:
         self._taken: list[ConcurrentCount] = []
         self.headers: Headers = []
 
-    async def request(self) -> None:
-        """Counts the request. Raises OverLimit."""
+    @property
+    def counts_bytes(self) -> bool:
+        """Whether `request` and `bytes_passed` want to know sizes."""
+        return bool(self._account.bursts)
+
+    async def request(self, size: int = 0) -> None:
+        """Counts the request, whose body has `size` bytes. Raises OverLimit."""
         if not self._limiter.is_on:
             return
         try:
+            self._limiter.require_burst(self._account)
             await self._limiter.require("requests", self._account.requests)
         except OverLimit as refusal:
             self._describe(refusal)
             raise
         now = time.monotonic()
+        for _, burst in self._account.bursts:
+            burst.take(now, size)
         for _, count in self._account.requests:
             if count.take(now):
                 self._limiter.want(count)
         self._describe()
+
+    def bytes_passed(self, size: int) -> None:
+        """Counts bytes of the answer, or of a body whose size was not known before."""
+        now = time.monotonic()
+        for _, burst in self._account.bursts:
+            burst.take_more(now, size)
 
     async def reply(self, *, background: bool = False) -> None:
         """Lets the request ask a model. Raises OverLimit."""

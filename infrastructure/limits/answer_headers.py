@@ -1,6 +1,6 @@
 """What an answer says of the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens. So its fields have requests, and what there may be at once if that is why a request was refused.
+The draft has no unit for tokens. So its fields have requests in a minute, and another limit if that is why a request was refused.
 OpenAI's fields have the holder (tenant, subject or key) with the least left.
 """
 
@@ -16,7 +16,14 @@ from infrastructure.limits.window import WINDOW_SECONDS
 
 Headers = list[tuple[bytes, bytes]]
 
-_AT_ONCE: Final = frozenset({"replies", "background", "followers"})
+_AT_ONCE: Final = 'qu="concurrent-requests"'
+_FURTHER: Final = {
+    "requests_a_second": "w=1",
+    "replies": _AT_ONCE,
+    "background": _AT_ONCE,
+    "followers": _AT_ONCE,
+}
+"""The limits that are named only when they are why a request was refused."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:
@@ -26,8 +33,8 @@ def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLi
     for holder, count in account.requests:
         policies.append(f'"{holder}-requests";q={count.limit};w={WINDOW_SECONDS}')
         limits.append(f'"{holder}-requests";r={count.left(now, is_shared=is_shared)};t={seconds}')
-    if refusal is not None and refusal.name in _AT_ONCE:
-        policies.append(f'"{refusal.holder}-{refusal.name}";q={refusal.limit};qu="concurrent-requests"')
+    if refusal is not None and refusal.name in _FURTHER:
+        policies.append(f'"{refusal.holder}-{refusal.name}";q={refusal.limit};{_FURTHER[refusal.name]}')
         limits.append(f'"{refusal.holder}-{refusal.name}";r=0;t={seconds}')
     headers: Headers = []
     if policies:

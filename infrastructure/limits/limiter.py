@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final, TypeVar
 
@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from infrastructure.access.principal import Principal
 from infrastructure.ids import mint_uuid
+from infrastructure.limits.bursts import BurstCount
 from infrastructure.limits.concurrent import ConcurrentCount
 from infrastructure.limits.month import MonthKey, MonthlyTokens, seconds_left_of_month
 from infrastructure.limits.refusals import LimitName, OverLimit
@@ -34,19 +35,24 @@ Counts = Sequence[tuple[Holder, C]]
 class Account(Struct, frozen=True):
     """What the requests of one principal count against. `quotas`: (whose, the count, the quota)."""
 
-    requests: Counts[RequestCount]
-    tokens: Counts[TokenCount]
-    replies: Counts[ConcurrentCount]
-    background: Counts[ConcurrentCount]
-    followers: Counts[ConcurrentCount]
-    quotas: Sequence[tuple[Holder, MonthKey, int]]
     months: Sequence[MonthKey]
     """What its tokens are added to, with or without a quota."""
+    requests: Counts[RequestCount] = ()
+    bursts: Sequence[tuple[Holder, BurstCount]] = ()
+    tokens: Counts[TokenCount] = ()
+    replies: Counts[ConcurrentCount] = ()
+    background: Counts[ConcurrentCount] = ()
+    followers: Counts[ConcurrentCount] = ()
+    quotas: Sequence[tuple[Holder, MonthKey, int]] = ()
 
     @property
     def counts(self) -> list[AnyCount]:
         groups = (self.requests, self.tokens, self.replies, self.background, self.followers)
         return [count for group in groups for _, count in group]
+
+    def is_idle(self, now: float) -> bool:
+        """Whether this process need not remember it."""
+        return all(count.is_idle(now) for count in (*self.counts, *(burst for _, burst in self.bursts)))
 
 
 class Limiter:
@@ -61,12 +67,10 @@ class Limiter:
         self.months = MonthlyTokens()
         self._accounts: dict[tuple[str, str, str | None], Account] = {}
         self._counts: dict[str, AnyCount] = {}
+        self._bursts: dict[str, BurstCount] = {}
         self._ticking: asyncio.Task[None] | None = None
-
-    @property
-    def is_on(self) -> bool:
+        self.is_on = self._rules != RateLimits()
         """Whether anything is limited."""
-        return self._rules != RateLimits()
 
     @property
     def is_shared(self) -> bool:
@@ -92,6 +96,8 @@ class Limiter:
                 await self.months.close()
 
     def account(self, principal: Principal) -> Account:
+        if not self.is_on:
+            return Account([month for _, month in _months(principal)])
         name = (principal.tenant, principal.subject, principal.key_id)
         account = self._accounts.get(name)
         if account is None:
@@ -106,6 +112,13 @@ class Limiter:
             last = max(used_up, key=lambda count: count.free_in(now, is_shared=is_shared))
             holder = next(holder for holder, count in counts if count is last)
             raise self._refusal(name, holder, last.limit, last.free_in(now, is_shared=is_shared))
+
+    def require_burst(self, account: Account) -> None:
+        """Raises OverLimit if too much came in within this second."""
+        now = time.monotonic()
+        for holder, burst in account.bursts:
+            if not burst.has(now):
+                raise self._refusal("requests_a_second", holder, burst.limit, burst.free_in(now))
 
     async def require_quota(self, account: Account) -> None:
         """Raises OverLimit if a quota of this month is used up."""
@@ -123,36 +136,37 @@ class Limiter:
         return OverLimit(name, holder, limit, retry_after)
 
     def _new_account(self, principal: Principal) -> Account:
-        tenant = principal.tenant
-        names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
-        holders = [(holder, name) for holder in HOLDERS if (name := names[holder]) is not None]
-        limits = self._rules.of(tenant)
-        months = {holder: MonthKey(tenant, holder, name) for holder, name in holders}
+        months = _months(principal)
+        limits = self._rules.of(principal.tenant)
+
+        def limited(limit_name: LimitName) -> Iterator[tuple[Holder, MonthKey, int]]:
+            for holder, month in months:
+                limit: int | None = getattr(limits[holder], limit_name)
+                if limit is not None:
+                    yield holder, month, limit
 
         def counts(limit_name: LimitName, make: type[C]) -> Counts[C]:
             found: list[tuple[Holder, C]] = []
-            for holder, name in holders:
-                limit: int | None = getattr(limits[holder], limit_name)
-                if limit is not None:
-                    key = _key(tenant, limit_name, holder, name)
-                    count = self._counts.get(key)
-                    if not isinstance(count, make):
-                        count = self._counts[key] = make(key, limit)
-                    found.append((holder, count))
+            for holder, month, limit in limited(limit_name):
+                key = _key(month, limit_name)
+                count = self._counts.get(key)
+                if not isinstance(count, make):
+                    count = self._counts[key] = make(key, limit)
+                found.append((holder, count))
             return found
 
         return Account(
             requests=counts("requests", RequestCount),
+            bursts=[
+                (holder, self._bursts.setdefault(_key(month, "requests_a_second"), BurstCount(limit)))
+                for holder, month, limit in limited("requests_a_second")
+            ],
             tokens=counts("tokens", TokenCount),
             replies=counts("replies", ConcurrentCount),
             background=counts("background", ConcurrentCount),
             followers=counts("followers", ConcurrentCount),
-            quotas=[
-                (holder, months[holder], quota)
-                for holder, _ in holders
-                if (quota := limits[holder].tokens_a_month) is not None
-            ],
-            months=list(months.values()),
+            quotas=list(limited("tokens_a_month")),
+            months=[month for _, month in months],
         )
 
     async def _tick(self) -> None:
@@ -169,16 +183,22 @@ class Limiter:
                 self._forget(now)
 
     def _forget(self, now: float) -> None:
-        self._accounts = {
-            name: account
-            for name, account in self._accounts.items()
-            if not all(count.is_idle(now) for count in account.counts)
-        }
+        self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
+        bursts = {id(burst) for account in self._accounts.values() for _, burst in account.bursts}
+        self._bursts = {key: burst for key, burst in self._bursts.items() if id(burst) in bursts}
         needed = {count.key for account in self._accounts.values() for count in account.counts}
         self._counts = {key: count for key, count in self._counts.items() if key in needed or not count.is_idle(now)}
 
 
-def _key(tenant: str, limit_name: LimitName, holder: Holder, name: str) -> str:
+def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
+    """Whom a principal's requests count for: its tenant, its subject, and its key if it has one."""
+    names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
+    return [
+        (holder, MonthKey(principal.tenant, holder, name)) for holder in HOLDERS if (name := names[holder]) is not None
+    ]
+
+
+def _key(month: MonthKey, limit_name: LimitName) -> str:
     """The Redis key of a count. A subject may be any text of any length."""
-    named = f":{hashlib.sha256(name.encode()).hexdigest()[:32]}" if name else ""
-    return f"limits:{tenant}:{limit_name}:{holder}{named}"
+    named = f":{hashlib.sha256(month.name.encode()).hexdigest()[:32]}" if month.name else ""
+    return f"limits:{month.tenant}:{limit_name}:{month.holder}{named}"

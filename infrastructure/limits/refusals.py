@@ -5,10 +5,11 @@ from typing import Final, Literal
 
 from infrastructure.rate_limits import Holder
 
-LimitName = Literal["requests", "tokens", "replies", "background", "followers", "tokens_a_month"]
+LimitName = Literal["requests", "requests_a_second", "tokens", "replies", "background", "followers", "tokens_a_month"]
 
 _WHAT: Final[dict[LimitName, str]] = {
     "requests": "requests per min (RPM)",
+    "requests_a_second": "requests per second (64 KB of a body or an answer count as one more)",
     "tokens": "tokens per min (TPM)",
     "replies": "replies at once",
     "background": "background replies at once",

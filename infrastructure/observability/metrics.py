@@ -132,7 +132,15 @@ class Metrics:
         for source in ("memory", "snapshot"):
             self.streams_lost.labels(source)
         self.limits_shared.set(1)
-        for limit in ("requests", "tokens", "replies", "background", "followers", "tokens_a_month"):
+        for limit in (
+            "requests",
+            "requests_a_second",
+            "tokens",
+            "replies",
+            "background",
+            "followers",
+            "tokens_a_month",
+        ):
             self.rate_limited.labels(limit)
         for direction in ("input", "output"):
             self.reply_tokens.labels(direction)

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGTERM
+from types import MappingProxyType
 from typing import Any, LiteralString
 
+import msgspec
 import psutil
 import psycopg
 from dotenv import dotenv_values
@@ -85,8 +87,13 @@ class BenchStore:
 
 
 @contextmanager
-def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
-    """Starts a store that uses this model provider. Stops and removes it at the end. Raises DidNotStart."""
+def bench_store(
+    checkout: Path, provider_url: str, settings: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[BenchStore]:
+    """Starts a store that uses this model provider and these settings. Stops and removes it at the end. Raises DidNotStart.
+
+    With `AUTH_MODE=keys`, the user in its `base_url` is an API key.
+    """
     with tempfile.TemporaryDirectory(prefix="conversation-store-bench-") as directory:
         data, log = Path(directory) / "data", Path(directory) / "up.log"
         up = (str(checkout / "scripts" / "up"), "--port", "0", "--data", str(data))
@@ -94,7 +101,7 @@ def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
             log.open("w") as messages,
             subprocess.Popen(  # noqa: S603 - our own script
                 launch_command(up, os.getpid(), SIGTERM, None),  # so it is stopped even if this process is killed
-                env={**_environment(), "OPENAI_BASE_URL": f"{provider_url}/v1"},
+                env={**_environment(), "OPENAI_BASE_URL": f"{provider_url}/v1", **settings},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=messages,
@@ -106,11 +113,22 @@ def bench_store(checkout: Path, provider_url: str) -> Iterator[BenchStore]:
                 assert process.stdout is not None
                 if not any(line.startswith("Ready.") for line in process.stdout):
                     raise DidNotStart(log.read_text())
-                variables = dotenv_values(data / "run" / "env")
-                yield BenchStore(checkout, data, {name: value or "" for name, value in variables.items()})
+                variables = {name: value or "" for name, value in dotenv_values(data / "run" / "env").items()}
+                store = BenchStore(checkout, data, variables)
+                if settings.get("AUTH_MODE") == "keys":
+                    variables["BASE_URL"] = store.base_url.replace("://", f"://{_new_key(store)}@", 1)
+                yield store
             finally:
                 process.terminate()
                 process.communicate(timeout=STOP_TIMEOUT_SECONDS)
+
+
+def _new_key(store: BenchStore) -> str:
+    """A key that may do what benchmarks do. Raises subprocess.CalledProcessError."""
+    options = ("create", "--tenant", "bench", "--subject", "bench", "--scopes", "read,write,reply")
+    command = store.script("scripts.keys", *options)
+    done = subprocess.run(command, env=store.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
+    return str(msgspec.json.decode(done.stdout)["secret"])
 
 
 def _environment() -> dict[str, str]:

@@ -9,8 +9,10 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import ClassVar
+from types import MappingProxyType
+from typing import ClassVar, Final
 
+import msgspec
 import uvloop
 from msgspec import Struct
 
@@ -21,6 +23,26 @@ from scripts.benchmarks.floor_server import FloorServer, floor_server
 from scripts.benchmarks.requests import wait_for_views
 
 OTHER = "the other checkout"
+WITHOUT = "the same without keys and limits"
+
+KEYS_AND_LIMITS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "AUTH_MODE": "keys",
+        "RATE_LIMITS": msgspec.json.encode(
+            {
+                holder: {
+                    "requests": 10**9,
+                    "tokens": 10**9,
+                    "replies": 10**6,
+                    "followers": 10**6,
+                    "tokens_a_month": 10**12,
+                }
+                for holder in ("tenant", "subject", "key")
+            }
+        ).decode(),
+    }
+)
+"""Settings with a login and with limits that no load reaches."""
 
 
 class Sizes(Struct, frozen=True, kw_only=True):
@@ -88,20 +110,46 @@ def compare_with_checkout(
     benchmark: Benchmark, pairs: int, other: Path, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
 ) -> list[Figure]:
     """Measures this checkout and another one. `inspect` and `turn_done` are called as in `compare_with_floors`."""
-    measured: Pairs = defaultdict(list)
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
         bench_store(ROOT, provider.url) as ours,
         bench_store(other, provider.url) as theirs,
     ):
         inspect(ours)
-        benchmark.prepare(ours)
-        benchmark.prepare(theirs)
-        for number in range(pairs):
-            order = (ours, theirs) if number % 2 == 0 else (theirs, ours)  # A B B A: neither side always goes first
-            measurements = {store: _turn(benchmark, store, turn_done) for store in order}
-            for our_measurement, their_measurement in zip(measurements[ours], measurements[theirs], strict=True):
-                measured[our_measurement.name, OTHER].append((our_measurement, their_measurement.value))
+        return _compare(benchmark, pairs, ours, theirs, their_name=OTHER, turn_done=turn_done)
+
+
+def compare_with_plain(
+    benchmark: Benchmark, pairs: int, inspect: Callable[[BenchStore], None], turn_done: Callable[[], None]
+) -> list[Figure]:
+    """Measures this checkout with KEYS_AND_LIMITS and without. `inspect` and `turn_done` are called as in `compare_with_floors`."""
+    with (
+        floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
+        bench_store(ROOT, provider.url, KEYS_AND_LIMITS) as ours,
+        bench_store(ROOT, provider.url) as plain,
+    ):
+        inspect(ours)
+        return _compare(benchmark, pairs, ours, plain, their_name=WITHOUT, turn_done=turn_done)
+
+
+def _compare(
+    benchmark: Benchmark,
+    pairs: int,
+    ours: BenchStore,
+    theirs: BenchStore,
+    *,
+    their_name: str,
+    turn_done: Callable[[], None],
+) -> list[Figure]:
+    """Measures two stores in turn."""
+    measured: Pairs = defaultdict(list)
+    benchmark.prepare(ours)
+    benchmark.prepare(theirs)
+    for number in range(pairs):
+        order = (ours, theirs) if number % 2 == 0 else (theirs, ours)  # A B B A: neither side always goes first
+        measurements = {store: _turn(benchmark, store, turn_done) for store in order}
+        for our_measurement, their_measurement in zip(measurements[ours], measurements[theirs], strict=True):
+            measured[our_measurement.name, their_name].append((our_measurement, their_measurement.value))
     return [figure(pairs_of_figure, name) for (_, name), pairs_of_figure in measured.items()]
 
 

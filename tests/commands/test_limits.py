@@ -143,6 +143,31 @@ async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing
         assert (await api.post("/v1/conversations", json={})).status_code == 200
 
 
+async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_pass(api_with: Api) -> None:
+    async with api_with(subject={"requests_a_second": 20}) as api:
+        answers = await asyncio.gather(*(api.post("/v1/conversations", json={}) for _ in range(30)))
+        refused = [answer for answer in answers if is_over(answer)]
+        assert 5 <= len(refused) <= 10
+        assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=20;w=1'
+        assert refused[0].headers["retry-after"] == "1"
+        await asyncio.sleep(1.1)
+
+        large = {"instructions": "x" * 1_000_000}  # refused as too long, and each counts as 16
+        answers = [await api.post("/v1/conversations", json=large) for _ in range(3)]
+        assert [answer.status_code for answer in answers] == [400, 400, 429]
+        assert int(answers[-1].headers["retry-after"]) <= 2
+        await asyncio.sleep(1.0)
+
+        async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
+            yield b'{"instructions": "'
+            for _ in range(10):
+                yield b"x" * 100_000
+            yield b'"}'
+
+        answers = [await api.post("/v1/conversations", content=in_parts()) for _ in range(3)]
+        assert (answers[0].status_code, answers[-1].status_code) == (400, 429)
+
+
 async def test_the_official_sdk_waits_as_it_is_told_and_tries_again(limited: Callable[..., Settings]) -> None:
     settings = limited(tenant={"requests": 2})
     async with served_api(settings) as api, httpx2.AsyncClient(timeout=30) as transport:

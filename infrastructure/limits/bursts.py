@@ -1,0 +1,43 @@
+"""Requests in a second, in this process alone: so that nobody keeps it busy with all the requests of a minute at once.
+
+A large body or answer counts as several requests. What is used beyond the limit is carried over.
+"""
+
+from typing import Final
+
+BYTES_OF_A_REQUEST: Final = 64 * 1024
+
+
+class BurstCount:
+    """The requests of one tenant, subject or key. It refills evenly, up to what may be used in a second."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._left = float(limit)
+        self._counted_at = 0.0
+
+    def has(self, now: float) -> bool:
+        """Whether another request may come in."""
+        return self._left_at(now) > 0
+
+    def take(self, now: float, size: int) -> None:
+        """Counts a request with a body of `size` bytes."""
+        self._left = self._left_at(now) - 1 - size // BYTES_OF_A_REQUEST
+        self._counted_at = now
+
+    def take_more(self, now: float, size: int) -> None:
+        """Counts bytes of a request that was counted before."""
+        self._left = self._left_at(now) - size / BYTES_OF_A_REQUEST
+        self._counted_at = now
+
+    def free_in(self, now: float) -> float:
+        """Seconds until another request may come in."""
+        left = self._left_at(now)
+        return 0.0 if left > 0 else (1 - left) / self.limit if self.limit else 60.0
+
+    def is_idle(self, now: float) -> bool:
+        """Whether this process need not remember it."""
+        return self._left_at(now) == self.limit
+
+    def _left_at(self, now: float) -> float:
+        return min(float(self.limit), self._left + (now - self._counted_at) * self.limit)

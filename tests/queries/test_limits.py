@@ -1,0 +1,66 @@
+"""What a client of the query API sees of the limits."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import httpx
+
+from infrastructure.rate_limits import RateLimits
+from infrastructure.settings import Settings
+from tests.queries.conftest import open_api, served
+from tests.queries.manual_projector import ManualProjector
+from tests.queries.writer import Writer
+
+EVENTS = {"Accept": "text/event-stream"}
+
+
+def limited(settings: Settings, **limits: object) -> Settings:
+    return settings.model_copy(update={"rate_limits": RateLimits.model_validate(limits)})
+
+
+async def test_reads_count_as_requests_and_say_what_is_left(
+    settings: Settings, write: Writer, live: ManualProjector
+) -> None:
+    conversation_id = await write.start("a")
+    async with open_api(limited(settings, tenant={"requests": 4})) as api:
+        found = await api.get(f"/v1/conversations/{conversation_id}")
+        missing = await api.get(f"/v1/conversations/conv_{'0' * 32}")
+        unchanged = await api.get(
+            f"/v1/conversations/{conversation_id}", headers={"If-None-Match": found.headers["etag"]}
+        )
+        headed = await api.head("/v1/conversations")
+        refused = await api.get("/v1/conversations")
+
+        assert [a.status_code for a in (found, missing, unchanged, headed, refused)] == [200, 404, 304, 200, 429]
+        left = [answer.headers["x-ratelimit-remaining-requests"] for answer in (found, missing, unchanged, headed)]
+        assert left == ["3", "2", "1", "0"]
+        assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+        assert (await api.get("/health/ready")).json()["checks"]["limits"] == "ok"
+
+
+async def test_streams_of_events_and_of_replies_are_limited_at_once_and_are_free_when_they_end(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a")
+    path = f"/v1/conversations/{conversation_id}/events"
+    async with (
+        served(limited(settings, subject={"followers": 2})) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as client,
+    ):
+        async with AsyncExitStack() as streams:
+            for _ in range(2):
+                answer = await streams.enter_async_context(client.stream("GET", path, headers=EVENTS))
+                assert answer.status_code == 200
+            refused = await client.get(path, headers=EVENTS)
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            assert "this user on streams and WebSockets at once: Limit 2" in refused.json()["error"]["message"]
+            assert (await client.get(path)).status_code == 200  # a page is no stream
+            assert (await client.head(path, headers=EVENTS)).status_code == 200
+
+        async def follow() -> int:
+            async with client.stream("GET", path, headers=EVENTS) as answer:
+                return answer.status_code
+
+        async with asyncio.timeout(10):
+            while await follow() == 429:  # noqa: ASYNC110 - the server notices that the clients have gone
+                await asyncio.sleep(0.05)
