@@ -73,7 +73,7 @@ async def list_responses(context: QueryContext, conversation_id: str, query: Con
     selection, stages = await _requested(context, read, query)
     page = await _small_page(context, read, selection, stages, query.limit)
     if page is None:
-        async with context.dependencies.connections.large_answer():
+        async with context.dependencies.connections.large_answer(context.principal.tenant):
             page = await _large_page(context, read, selection, stages, query.limit)
     if not page.is_full:
         await context.dependencies.consistency.check_not_deleted(read)

@@ -91,7 +91,7 @@ async def list_events(context: QueryContext, conversation_id: str, query: Events
         read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
         page, is_large = await read(max_bytes=MAX_SMALL_PAGE_BYTES)
         if is_large:
-            async with dependencies.connections.large_answer():
+            async with dependencies.connections.large_answer(context.principal.tenant):
                 page, _ = await read()
         return json_response(page, headers=headers)
     start = _start_of_stream(query.after, last_event_id, head)

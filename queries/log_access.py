@@ -11,7 +11,7 @@ unavailable. A background task notices when Postgres answers again.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,6 +26,7 @@ from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.reader import EventReader, PartitionHolder
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError
+from infrastructure.http.tenant_turns import TenantTurns
 from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.stores.postgres import Pool
 
@@ -74,7 +75,7 @@ class LogAccess:
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._slots = asyncio.Semaphore(pool.max_size)
+        self._turns = TenantTurns(pool.max_size, max(1, 3 * pool.max_size // 4))
         self._reader = EventReader(pool)
         self._probe: asyncio.Task[None] | None = None
         self._lookups: set[asyncio.Task[Any]] = set()
@@ -85,7 +86,7 @@ class LogAccess:
 
     async def end_of_tenant(self, tenant: str) -> LogPosition:
         """The position of the tenant's newest event."""
-        return await self.look_up(lambda reader: reader.end_of_tenant(tenant))
+        return await self.look_up(lambda reader: reader.end_of_tenant(tenant), tenant)
 
     async def check(self, positions: Iterable[int]) -> LogCheck:
         """What the log has at these positions."""
@@ -109,22 +110,20 @@ class LogAccess:
         """Whether Postgres is known to be unavailable: a probe has started, and Postgres has not answered it yet."""
         return self._probe is not None and not self._probe.done()
 
-    async def look_up(self, lookup: Lookup[T]) -> T:
+    async def look_up(self, lookup: Lookup[T], tenant: str = "") -> T:
         """The result of a lookup, which may consist of several statements. Raises LogBusy if too many others wait before it.
 
-        No more lookups run at once than the pool has connections. So none waits for a connection while its timeout runs.
+        `tenant`: whose turn it takes; empty for what the process itself asks. No more lookups run at once than the pool has connections. So none waits for a connection while its timeout runs.
         """
         if self.is_unavailable:
             raise PostgresUnavailable
-        try:
-            async with asyncio.timeout(QUEUE_TIMEOUT_SECONDS):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise _reads_waiting() from None
-        try:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(QUEUE_TIMEOUT_SECONDS):
+                    await stack.enter_async_context(self._turns.turn(tenant))
+            except TimeoutError:
+                raise _reads_waiting() from None
             return await self.look_up_version(lookup)
-        finally:
-            self._slots.release()
 
     async def look_up_version(self, lookup: Lookup[T]) -> T:
         """As `look_up`, for a lookup of versions alone: it needs no connection of the pool, and waits for no other."""

@@ -159,7 +159,7 @@ async def fetch_page(
     if await context.read_while(read, view, selection, [*stages, WITHOUT_LARGE], take_small):
         return small
     large = Page(limit=page.limit, max_bytes=MAX_PAGE_BYTES)
-    async with context.dependencies.connections.large_answer():
+    async with context.dependencies.connections.large_answer(context.principal.tenant):
         await context.read_while(
             read, view, selection, stages, lambda document: large.add(document["id"], entry_of(document))
         )

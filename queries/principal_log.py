@@ -1,15 +1,18 @@
 """The log as one request reads it: the conversations of the caller's tenant, and of these only the ones that the caller may see."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import TypeVar
 
 from domain.errors import ConversationNotFound
 from domain.events import ReplyDeleted
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.conversation_reader import MAX_PAGE_BYTES
-from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.reader import PrincipalReader
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from queries.log_access import LogAccess
+
+T = TypeVar("T")
 
 
 class PrincipalLog:
@@ -22,19 +25,15 @@ class PrincipalLog:
 
     async def head(self, conversation_id: str) -> Head | None:
         """The end of a conversation of the tenant, deleted or not; None if it was never started."""
-        return await self._access.look_up_version(lambda reader: reader.of(self.principal).head(conversation_id))
+        return await self._look_up_version(lambda reader: reader.head(conversation_id))
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
         """The same for each of these conversations, MAX_BATCH_LOOKUPS at most, in one round trip."""
-        return await self._access.look_up_version(
-            lambda reader: reader.of(self.principal).head_of_each(conversation_ids)
-        )
+        return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
         """The end of a conversation that the caller may read. None if it was never started, was deleted, or is not theirs to see."""
-        return await self._access.look_up_version(
-            lambda reader: reader.of(self.principal).readable_head(conversation_id)
-        )
+        return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
         """As `readable_head`, but raises ConversationNotFound instead of returning None."""
@@ -53,55 +52,46 @@ class PrincipalLog:
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
         """At most `limit` events with `after` < version <= `until`, ascending; at least one, but at most about `max_bytes` of states."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).conversation(
+        return await self._look_up(
+            lambda reader: reader.conversation(
                 conversation_id, limit=limit, after=after, until=until, max_bytes=max_bytes
             )
         )
 
     async def conversation_backwards(self, conversation_id: str, *, until: int, limit: int) -> list[Recorded]:
         """At most `limit` events with version <= `until`, newest first."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).conversation_backwards(conversation_id, until=until, limit=limit)
+        return await self._look_up(
+            lambda reader: reader.conversation_backwards(conversation_id, until=until, limit=limit)
         )
 
     async def items(self, conversation_id: str, item_ids: Sequence[str], *, until: int | None = None) -> list[Recorded]:
         """Every event with version <= `until` whose row key is one of these ids, ascending."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).items(conversation_id, item_ids, until=until)
-        )
+        return await self._look_up(lambda reader: reader.items(conversation_id, item_ids, until=until))
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items were retracted, or are in a deleted conversation."""
-        return await self._access.look_up(lambda reader: reader.of(self.principal).deleted_items(item_ids))
+        return await self._look_up(lambda reader: reader.deleted_items(item_ids))
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:
         """Every event after position `after` that deletes an item, a response, or one of these conversations."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).deletions(conversation_ids, after=after)
-        )
+        return await self._look_up(lambda reader: reader.deletions(conversation_ids, after=after))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
         """Those of these responses of the conversation that a client deleted."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).deleted_responses(conversation_id, response_ids)
-        )
+        return await self._look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
         """The events that hold the conversation's settings at version `until`: instructions, context policy, pins and summary."""
-        return await self._access.look_up(
-            lambda reader: reader.of(self.principal).settings_events(conversation_id, until=until)
-        )
+        return await self._look_up(lambda reader: reader.settings_events(conversation_id, until=until))
 
     async def conversation_of(self, response_id: str) -> str | None:
         """The conversation that a response of the tenant belongs to; None if there is no such response."""
-        return await self._access.look_up(lambda reader: reader.of(self.principal).conversation_of(response_id))
+        return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
         """The ReplyRequested of a response. None if there is none, it or its conversation was deleted, or the caller may not see it."""
 
-        async def lookup(unbound: EventReader) -> Recorded | None:
-            reader = unbound.of(self.principal)
+        async def lookup(reader: PrincipalReader) -> Recorded | None:
             conversation_id = await reader.conversation_of(response_id)
             if conversation_id is None or await reader.readable_head(conversation_id) is None:
                 return None
@@ -110,4 +100,10 @@ class PrincipalLog:
                 return None
             return events[0]
 
-        return await self._access.look_up(lookup)
+        return await self._look_up(lookup)
+
+    async def _look_up(self, lookup: Callable[[PrincipalReader], Awaitable[T]]) -> T:
+        return await self._access.look_up(lambda reader: lookup(reader.of(self.principal)), self.tenant)
+
+    async def _look_up_version(self, lookup: Callable[[PrincipalReader], Awaitable[T]]) -> T:
+        return await self._access.look_up_version(lambda reader: lookup(reader.of(self.principal)))

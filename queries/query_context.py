@@ -172,7 +172,7 @@ class QueryContext(Struct, frozen=True):
         projected: Document = {"$project": {"_id": 0, **dict.fromkeys(fields, 1)}}
         documents = await self.aggregate(read, view, selection, [projected, WITHOUT_LARGE])
         if documents and is_large(documents[0]):
-            async with self.dependencies.connections.large_answer():
+            async with self.dependencies.connections.large_answer(self.principal.tenant):
                 documents = await self.aggregate(read, view, selection, [projected])
         return documents[0] if documents else None
 

@@ -21,6 +21,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from infrastructure.http.errors import ApiError
+from infrastructure.http.tenant_turns import TenantTurns
 
 
 class Connection(Protocol):
@@ -64,8 +65,11 @@ class Limits(Struct, frozen=True, kw_only=True):
     write_seconds: float = 30.0
     crowded_write_seconds: float = 2.0
     max_unread_bytes: int = 48 * 1024 * 1024
-    large_answers: int = 2
+    large_answers: int = 3
     """How many large answers are made at a time."""
+
+    large_answers_of_tenant: int = 2
+    """How many of them for one tenant."""
 
     large_answer_wait_seconds: float = 10.0
     check_seconds: float = 1.0
@@ -79,7 +83,7 @@ class Connections:
         self.limits = limits or Limits()
         self._open: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._turns = asyncio.Semaphore(self.limits.large_answers)
+        self._turns = TenantTurns(self.limits.large_answers, self.limits.large_answers_of_tenant)
         self._unread_changed = asyncio.Event()
         self._compression_turn = asyncio.Semaphore(1)
         self._uncompressed_bytes = 0
@@ -105,12 +109,12 @@ class Connections:
         self._unread_changed.set()
 
     @asynccontextmanager
-    async def large_answer(self) -> AsyncIterator[None]:
-        """A turn to read a large answer from the stores and to make it. Raises ApiError (503) when no turn is free in time."""
+    async def large_answer(self, tenant: str) -> AsyncIterator[None]:
+        """A turn to read a large answer of the tenant from the stores and to make it. Raises ApiError (503) when no turn is free in time."""
         async with AsyncExitStack() as turn:
             try:
                 async with asyncio.timeout(self.limits.large_answer_wait_seconds):
-                    await turn.enter_async_context(self._turns)
+                    await turn.enter_async_context(self._turns.turn(tenant))
                     await self._wait_for_room()
             except TimeoutError as error:
                 message = (

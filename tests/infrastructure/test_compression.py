@@ -179,12 +179,12 @@ async def test_one_answer_is_compressed_at_a_time_and_those_that_wait_count_as_u
         await asyncio.sleep(0)
         assert connections.unread_bytes() == 1_200_000
         with pytest.raises(ApiError, match="Too many large answers"):
-            async with connections.large_answer():
+            async with connections.large_answer("acme"):
                 pass
         assert not waiting.done()
     await waiting
     assert connections.unread_bytes() == 0
-    async with connections.large_answer():
+    async with connections.large_answer("acme"):
         pass
 
 

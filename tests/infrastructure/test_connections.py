@@ -292,7 +292,7 @@ async def test_a_large_answer_waits_until_others_were_read() -> None:
 
 
 async def take_turn(connections: Connections) -> None:
-    async with connections.large_answer():
+    async with connections.large_answer("acme"):
         pass
 
 
@@ -307,7 +307,7 @@ async def test_while_too_much_is_unread_a_client_that_does_not_read_is_disconnec
 
 async def test_a_large_answer_that_gets_no_turn_in_time_is_a_503() -> None:
     connections = Connections(Limits(large_answers=1, large_answer_wait_seconds=0.05))
-    async with connections.large_answer():
+    async with connections.large_answer("acme"):
         with pytest.raises(ApiError) as refused:
             await take_turn(connections)
     assert (refused.value.status, refused.value.code, refused.value.retry) == (503, "too_many_large_answers", True)

@@ -166,7 +166,7 @@ async def test_large_responses_come_in_pages_that_end_early_and_wait_for_their_t
             pages.append(await responses_of(api, conversation_id, order="asc", after=pages[-1]["last_id"]))
         small = await responses_of(api, conversation_id, order="asc", after=ids[2], limit=1)
         limited = await responses_of(api, conversation_id, order="asc", limit=3)
-        async with connections.large_answer():
+        async with connections.large_answer("default"):
             refused = await api.get(f"/v1/conversations/{conversation_id}/responses")
 
     assert [entry for page in pages for entry in ids_of(page)] == ids

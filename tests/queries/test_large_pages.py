@@ -157,7 +157,7 @@ async def test_a_large_page_waits_for_its_turn_and_a_small_one_does_not(
     await projector.catch_up()
     limits = Limits(large_answers=1, large_answer_wait_seconds=0.1)
     connections = Connections(limits)
-    async with open_api(settings, connections) as api, connections.large_answer():
+    async with open_api(settings, connections) as api, connections.large_answer("default"):
         for path in ("items", "events"):
             answer = await api.get(f"/v1/conversations/{conversation_id}/{path}")
             assert (answer.status_code, answer.json()["error"]["code"]) == (503, "too_many_large_answers")

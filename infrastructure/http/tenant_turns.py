@@ -1,0 +1,36 @@
+"""A limited number of turns, of which no tenant can hold all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from msgspec import Struct
+
+
+class _Tenant(Struct, eq=False):
+    """`users`: how many hold a turn or wait for one."""
+
+    turns: asyncio.Semaphore
+    users: int = 0
+
+
+class TenantTurns:
+    """At most `total` turns at once, and at most `per_tenant` of one tenant. Those who wait get theirs in the order in which they came."""
+
+    def __init__(self, total: int, per_tenant: int) -> None:
+        self._turns = asyncio.Semaphore(total)
+        self._per_tenant = per_tenant
+        self._tenants: dict[str, _Tenant] = {}
+
+    @asynccontextmanager
+    async def turn(self, tenant: str) -> AsyncIterator[None]:
+        """Waits for a turn, and holds it."""
+        own = self._tenants.setdefault(tenant, _Tenant(asyncio.Semaphore(self._per_tenant)))
+        own.users += 1
+        try:
+            async with own.turns, self._turns:
+                yield
+        finally:
+            own.users -= 1
+            if not own.users:
+                del self._tenants[tenant]

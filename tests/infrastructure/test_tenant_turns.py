@@ -1,0 +1,42 @@
+"""Turns of tenants: there are only so many at once, and one tenant never holds all of them."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from infrastructure.http.tenant_turns import TenantTurns
+
+
+async def test_given_a_tenant_that_wants_all_turns_then_another_one_gets_a_turn_at_once() -> None:
+    turns = TenantTurns(total=3, per_tenant=2)
+    holding = 0
+    over = asyncio.Event()
+
+    async def hold(tenant: str) -> None:
+        nonlocal holding
+        async with turns.turn(tenant):
+            holding += 1
+            await over.wait()
+
+    tasks = [asyncio.create_task(hold("loud")) for _ in range(10)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert holding == 2
+    async with asyncio.timeout(1), turns.turn("quiet"):
+        pass
+    over.set()
+    await asyncio.gather(*tasks)
+    assert holding == 10
+
+
+async def test_given_turns_of_all_tenants_then_there_are_never_more_than_the_total() -> None:
+    turns = TenantTurns(total=3, per_tenant=2)
+    async with AsyncExitStack() as stack:
+        for tenant in ("a", "a", "b"):
+            await stack.enter_async_context(turns.turn(tenant))
+        waiting = asyncio.ensure_future(stack.enter_async_context(turns.turn("c")))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+    async with asyncio.timeout(1), turns.turn("c"):
+        pass
