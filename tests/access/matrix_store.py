@@ -1,0 +1,204 @@
+"""The store that the route matrix tries: both apps with a login, people with their credentials, and conversations full of planted words."""
+
+import asyncio
+import itertools
+import json
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import httpx
+import jwt
+from msgspec import Struct
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import commands.main
+import queries.main
+from infrastructure.access.principal import SCOPES
+from infrastructure.http.door import authenticator_of
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from tests.queries.manual_projector import ManualProjector
+from tests.scripted_provider import Exchange, ScriptedProvider
+from tests.user_service import SECRET, claims
+
+WORD: Final = "plantedword"
+"""It is in everything that Ann writes and that a model answers her."""
+
+AUDIENCE: Final = "store"
+OWNER, READER, WRITER, OTHER, ADMIN = "ann", "ron", "wil", "oth", "adm"
+USERS = "read write reply"
+
+
+def bearer(subject: str = OWNER, scope: str = USERS, *, secret: str = SECRET, **changed: Any) -> str:
+    """The value of `Authorization`."""
+    sent = claims(**{"sub": subject, "scope": scope, "aud": AUDIENCE, **changed})
+    return f"Bearer {jwt.encode(sent, secret, 'HS256')}"
+
+
+INVALID: Final[Mapping[str, str | None]] = {
+    "no credential": None,
+    "expired": bearer(exp=1),
+    "wrong signature": bearer(secret="another secret, as long as the one that the store has ........."),
+    "alg=none": f"Bearer {jwt.encode(claims(aud=AUDIENCE), '', 'none')}",
+    "wrong audience": bearer(aud="another service"),
+}
+"""Credentials of the owner that are not valid."""
+
+ROLES: Final[Mapping[str, str]] = {
+    "other tenant": bearer(OWNER, " ".join(SCOPES), tenant="other"),
+    "other user": bearer(OTHER),
+    "reader": bearer(READER),
+    "writer": bearer(WRITER),
+    "owner": bearer(OWNER),
+    "admin": bearer(ADMIN, "admin"),
+}
+
+
+def without(scope: str) -> str:
+    """Ann, with every scope but this one."""
+    return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
+
+
+class Target(Struct, frozen=True):
+    """A conversation of Ann's, which Ron may read and Wil may write to, with an item and a reply."""
+
+    conversation_id: str
+    item_id: str
+    response_id: str
+    key_id: str
+
+
+class MatrixStore:
+    def __init__(self, app: ASGIApp, http: httpx.AsyncClient) -> None:
+        self.app = app
+        self.http = http
+        self.invalid = dict(INVALID)
+        self._numbers = itertools.count()
+
+    async def send(self, method: str, path: str, authorization: str | None, **more: Any) -> httpx.Response:
+        headers = {**({} if authorization is None else {"Authorization": authorization}), **more.pop("headers", {})}
+        async with asyncio.timeout(20):
+            return await self.http.request(method, path, headers=headers, **more)
+
+    async def as_owner(self, method: str, path: str, **body: Any) -> dict[str, Any]:
+        answer = await self.send(method, path, ROLES["owner"], json=body)
+        assert answer.status_code == 200, f"{method} {path}: {answer.text}"
+        created: dict[str, Any] = answer.json()
+        return created
+
+    def word(self) -> str:
+        """Another planted word."""
+        return f"{WORD}{next(self._numbers)}"
+
+    async def new_target(self) -> Target:
+        conversation = await self.as_owner(
+            "POST",
+            "/v1/conversations",
+            title=self.word(),
+            instructions=self.word(),
+            metadata={self.word(): self.word()},
+            context_policy={"budget": 1_000},
+            items=[{"type": "message", "role": "user", "content": f"{self.word()} {'long ' * 700}"}],
+        )
+        conversation_id = conversation["id"]
+        base = f"/v1/conversations/{conversation_id}"
+        for subject, role in ((READER, "reader"), (WRITER, "writer")):
+            await self.as_owner("POST", f"{base}/shares", **{"with": {"subject": subject}, "role": role})
+        call = {"type": "function_call", "call_id": "c", "name": self.word(), "arguments": json.dumps(self.word())}
+        output = {"type": "function_call_output", "call_id": "c", "output": self.word()}
+        message = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": self.word()}]}
+        added = await self.as_owner("POST", f"{base}/items", items=[call, output, message])
+        response = await self.as_owner(
+            "POST",
+            "/v1/responses",
+            conversation=conversation_id,
+            input=self.word(),
+            instructions=self.word(),
+            metadata={"planted": self.word()},
+            model="scripted",
+        )
+        await self.as_owner("POST", f"{base}/compact", model="scripted")
+        key = await self.send(
+            "POST", "/v1/keys", ROLES["admin"], json={"subject": "backend", "scopes": ["read"], "name": self.word()}
+        )
+        return Target(conversation_id, added["data"][-1]["id"], response["id"], key.json()["id"])
+
+
+@asynccontextmanager
+async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[MatrixStore]:
+    provider.script = _repeat_planted_words
+    login = {"auth_mode": "jwt", "auth_secret": SECRET, "auth_audience": AUDIENCE, "openai_base_url": provider.url}
+    settings = Settings(**{**settings.model_dump(), **login})
+    authenticator = authenticator_of(settings)
+    command_app, query_app = (
+        side.create_app(settings, Metrics(), threading.Event(), authenticator=authenticator)
+        for side in (commands.main, queries.main)
+    )
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_read = scope["type"] == "http" and scope["method"] in ("GET", "HEAD")
+        await (query_app if is_read else command_app)(scope, receive, send)
+
+    projector, stop = ManualProjector(settings), asyncio.Event()
+    await projector.open()
+    async with (
+        command_app.router.lifespan_context(command_app),
+        query_app.router.lifespan_context(query_app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=30) as http,
+    ):
+        projecting = asyncio.create_task(projector.run(stop))
+        try:
+            yield MatrixStore(app, http)
+        finally:
+            stop.set()
+            await projecting
+            await projector.close()
+
+
+def _repeat_planted_words(exchange: Exchange) -> None:
+    """The model says the planted word to who sent it a planted word: so an answer to somebody else that has it was made from Ann's content."""
+    exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
+
+
+async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
+    """The status of a handshake at `/v1/responses` (101: accepted), and what a `response.create` is answered with, or the refusal's body."""
+    sent: list[Message] = []
+    ended = asyncio.Event()
+    messages = iter(
+        [
+            {"type": "websocket.connect"},
+            {"type": "websocket.receive", "text": json.dumps({"type": "response.create", **message})},
+        ]
+    )
+
+    async def receive() -> Message:
+        for next_message in messages:
+            return next_message
+        await ended.wait()
+        return {"type": "websocket.disconnect", "code": 1000}
+
+    async def send(event: Message) -> None:
+        sent.append(event)
+        text = json.loads(event["text"]) if event["type"] == "websocket.send" else {}
+        if text.get("type") in ("error", "response.completed", "response.failed", "response.incomplete"):
+            ended.set()
+
+    headers = [(b"host", b"127.0.0.1"), *([(b"authorization", authorization.encode())] if authorization else [])]
+    scope = {
+        "type": "websocket",
+        "path": "/v1/responses",
+        "raw_path": b"/v1/responses",
+        "query_string": b"",
+        "root_path": "",
+        "scheme": "ws",
+        "server": ("127.0.0.1", 80),
+        "headers": headers,
+        "extensions": {"websocket.http.response": {}},
+    }
+    async with asyncio.timeout(20):
+        await app(scope, receive, send)
+    if sent[0]["type"] == "websocket.http.response.start":
+        return sent[0]["status"], [json.loads(sent[1]["body"])]
+    return 101, [json.loads(event["text"]) for event in sent if event["type"] == "websocket.send"]
