@@ -120,6 +120,7 @@ def _apis(
             directory=directory.path,
             serves=partial(answers_http, f"{url}/health/live", frozenset({200})),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
+            reads_settings=True,
             environment={**environment, **metrics_on(metrics_port)},
             sockets=descriptors,
             stop_seconds=20,
@@ -144,6 +145,7 @@ def _projectors(
             # Any status will do: readiness is checked through the gateway.
             serves=partial(answers_http, f"http://{LOOPBACK}:{port}/health/ready"),
             prepare=partial(refuse_newer_data, environment["POSTGRES_URL"]),
+            reads_settings=True,
             environment={**environment, **metrics_on(port)},
         )
         services.append(service)
@@ -181,7 +183,7 @@ async def _wait_until_ready(base_url: str) -> None:
 
 def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) -> str:
     rows = {"BASE_URL": base_url} | {name: url for part in urls for name, url in part.items()}
-    lines = [f"  {name:<24} {_without_credentials(url)}" for name, url in rows.items()]
+    lines = [f"  {name:<24} {without_credentials(url)}" for name, url in rows.items()]
     return "\n".join(
         [
             "Ready.",
@@ -194,7 +196,7 @@ def _table(directory: DataDirectory, base_url: str, *urls: Mapping[str, str]) ->
     )
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
     """The URL for people. A password may also be in its query."""
     parts = urlsplit(url)
     if not parts.scheme:  # such as `host=db password=…`

@@ -76,7 +76,7 @@ class _KnownKey(Struct, frozen=True):
 
 
 class ApiKeys:
-    """One per process. It is kept up to date while it is `running`."""
+    """One per process. It is kept up to date while it is `opened`."""
 
     def __init__(self, postgres_url: str, *, record_use_seconds: float = RECORD_USE_SECONDS) -> None:
         self._pool = make_pool(postgres_url, max_size=1, read_only=False)
@@ -96,7 +96,7 @@ class ApiKeys:
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def opened(self) -> AsyncIterator[None]:
         """Reads the keys until the end of the `with` block. Several apps of a process may use it at a time. Postgres need not be up."""
         self._users += 1
         if self._users == 1:

@@ -1,11 +1,13 @@
 """The credential of a request (`Authorization: Bearer …`), and which check it goes to: API keys begin with `cs_`, everything else is a token."""
 
 import re
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, Protocol
 
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 
+from infrastructure.access.api_keys import ApiKeys
 from infrastructure.access.principal import Principal
 from infrastructure.access.refusals import InvalidCredential
 
@@ -23,9 +25,12 @@ class CredentialCheck(Protocol):
 class BearerAuthenticator:
     """Lets in who sends a valid credential. `tokens` or `keys` is None if AUTH_MODE does not name it."""
 
-    def __init__(self, *, tokens: CredentialCheck | None = None, keys: CredentialCheck | None = None) -> None:
+    def __init__(self, *, tokens: CredentialCheck | None = None, keys: ApiKeys | None = None) -> None:
         self._tokens = tokens
         self._keys = keys
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._keys is None else self._keys.opened()
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         """Raises InvalidCredential and CannotCheckCredential."""

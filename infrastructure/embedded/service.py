@@ -44,7 +44,8 @@ class Service:
 
     `prepare` runs before every start and may block. If it raises WillNotRunError, the supervisor gives up. `serves` returns within
     about two seconds and is called again until it returns True. Both run in threads. The kernel sends `orphan_signal` to the child
-    when the supervisor is killed.
+    when the supervisor is killed. Only a service that `reads_settings` gets those of the supervisor: they have secrets, and Postgres may run
+    as a user whose other processes could read its environment.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Service:
     serves: Callable[[], bool]
     prepare: Callable[[], None] = _nothing
     environment: Mapping[str, str] = field(default_factory=dict)
+    reads_settings: bool = False
     sockets: tuple[int, ...] = ()
     account: Account | None = None
     stop_signal: signal.Signals = signal.SIGTERM

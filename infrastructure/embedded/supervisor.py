@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from infrastructure.embedded.directory import DataDirectory, write_private
 from infrastructure.embedded.logs import last_lines, rotate_until_cancelled
 from infrastructure.embedded.service import Service, WillNotRunError
+from infrastructure.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -153,13 +154,18 @@ class Supervisor:
                 stdout=log_file,
                 stderr=log_file,
                 cwd=service.directory,
-                env={**self._environment, **service.environment},
+                env={**self._inherited(service), **service.environment},
                 pass_fds=service.sockets,
                 # A Ctrl-C in the terminal must reach only the supervisor, which stops the children in order.
                 start_new_session=True,
             )
         write_private(self._directory.pid_file(service.name), f"{process.pid}\n")
         return process
+
+    def _inherited(self, service: Service) -> dict[str, str]:
+        if service.reads_settings:
+            return self._environment
+        return {name: value for name, value in self._environment.items() if name.lower() not in Settings.model_fields}
 
     async def _probe(self, child: _Child) -> None:
         started_at = time.monotonic()

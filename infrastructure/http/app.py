@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket
 from infrastructure.http.compression import CompressionMiddleware
 from infrastructure.http.connections import Connections
 from infrastructure.http.docs_page import docs_routes
-from infrastructure.http.door import AccessMiddleware, Authenticator
+from infrastructure.http.door import AccessMiddleware, Authenticator, opened
 from infrastructure.http.errors import ApiError, answer_error
 from infrastructure.http.limits import LimitsMiddleware
 from infrastructure.http.openapi import TITLE, DescribedRoute, document_of
@@ -56,9 +56,9 @@ def make_app(
     """
 
     @asynccontextmanager
-    async def limited_lifespan(app: Starlette) -> AsyncIterator[None]:
-        # The limiter is closed last: replies that are stopped have tokens to count.
-        async with limiter.opened(), lifespan(app):
+    async def whole_lifespan(app: Starlette) -> AsyncIterator[None]:
+        # The limiter is closed after the app: replies that are stopped have tokens to count.
+        async with opened(authenticator), limiter.opened(), lifespan(app):
             yield
 
     declared = [route for router in routers for route in router.routes if isinstance(route, APIRoute)]
@@ -77,7 +77,7 @@ def make_app(
         middleware=[*middleware(metrics, connections, authenticator), Middleware(LimitsMiddleware, limiter=limiter)],
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
-        lifespan=limited_lifespan,
+        lifespan=whole_lifespan,
     )
     app.router.redirect_slashes = False
     app.state.openapi = document

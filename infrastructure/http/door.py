@@ -1,11 +1,14 @@
 """The one door: every request and every WebSocket passes it before its route, and leaves with a Principal or is refused."""
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infrastructure.access import principal
+from infrastructure.access.act_as import acting_as
+from infrastructure.access.api_keys import ApiKeys
 from infrastructure.access.bearer import BearerAuthenticator
 from infrastructure.access.principal import ANONYMOUS, Principal
 from infrastructure.access.refusals import NotPermitted
@@ -44,7 +47,15 @@ def authenticator_of(settings: Settings) -> Authenticator:
     """What AUTH_MODE names. One is enough for a process: it remembers what it has checked."""
     if settings.auth_mode == "none":
         return NoLogin()
-    return BearerAuthenticator(tokens=TokenVerifier(settings) if "jwt" in settings.auth_mode else None)
+    return BearerAuthenticator(
+        tokens=TokenVerifier(settings) if "jwt" in settings.auth_mode else None,
+        keys=ApiKeys(settings.postgres_url) if "keys" in settings.auth_mode else None,
+    )
+
+
+def opened(authenticator: Authenticator) -> AbstractAsyncContextManager[None]:
+    """Until the end of the `with` block, what the authenticator knows is kept up to date. Each app that uses it enters one."""
+    return authenticator.opened() if isinstance(authenticator, BearerAuthenticator) else nullcontext()
 
 
 class AccessMiddleware:
@@ -64,10 +75,10 @@ class AccessMiddleware:
 async def authenticate(connection: HTTPConnection) -> None:
     """Finds out who sends the request. A WebSocket calls it for each message again: its token may have expired, or its key been revoked.
 
-    Raises what the authenticator raises.
+    Raises what the authenticator raises, and what `acting_as` raises.
     """
     authenticator: Authenticator = connection.state.authenticator
-    connection.state.principal = await authenticator.authenticate(connection)
+    connection.state.principal = acting_as(await authenticator.authenticate(connection), connection.headers)
 
 
 def principal_with(connection: HTTPConnection, scope: principal.Scope) -> Principal:

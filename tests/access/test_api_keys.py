@@ -26,7 +26,7 @@ REVOKED_WITHIN_SECONDS = 5.0
 @asynccontextmanager
 async def opened(postgres_url: str, *, record_use_seconds: float = 30.0) -> AsyncIterator[ApiKeys]:
     keys = ApiKeys(postgres_url, record_use_seconds=record_use_seconds)
-    async with keys.running():
+    async with keys.opened():
         yield keys
 
 

@@ -1,20 +1,27 @@
 """10,000 keys and two api processes: a revoked key is refused within 5 s by both, and a key that is used costs Postgres nothing."""
 
 import asyncio
+import os
 import random
+import subprocess
+import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
 from infrastructure.access.api_key import CreatedApiKey
+from infrastructure.embedded.directory import free_port
+from infrastructure.embedded.service import answers_http
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from scripts.http_connection import Connection
 from tests.access.made_keys import execute, made_key, store_keys
 from tests.access.statement_count import StatementCount
 from tests.queries.proxy import Proxy
-from tests.system import System
+from tests.servers import ROOT, wait_until
 
 KEYS = 10_000
 REVOKED = 1_000
@@ -39,22 +46,53 @@ async def statuses(url: str, keys: Iterable[CreatedApiKey]) -> list[int]:
     return answers
 
 
-async def check(
-    settings: Settings, system: Callable[..., System], *, sample: int, report: Callable[[str], None] = print
-) -> None:
+@contextmanager
+def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Iterator[list[str]]:
+    """The URLs of two processes of the query API with AUTH_MODE=keys."""
+    with ExitStack() as stack:
+        urls = []
+        for name in ("one", "two"):
+            variables = {
+                "AUTH_MODE": "keys",
+                "POSTGRES_URL": postgres_url,
+                "MONGODB_URL": settings.mongodb_url,
+                "REDIS_URL": settings.redis_url,
+                "PORT": str(free_port()),
+                "METRICS_PORT": "0",
+                "PYTHONPATH": str(ROOT),
+            }
+            log = stack.enter_context((directory / f"{name}.log").open("wb"))
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "queries.main"], env={**os.environ, **variables}, stdout=log, stderr=log
+            )
+            stack.callback(process.wait, 30)
+            stack.callback(process.terminate)
+            urls.append(f"http://127.0.0.1:{variables['PORT']}")
+        for url in urls:
+            wait_until(lambda url=url: answers_http(f"{url}/health/live", frozenset({200})), 60, url)  # type: ignore[misc]
+        yield urls
+
+
+async def check(settings: Settings, directory: Path, *, sample: int, report: Callable[[str], None] = print) -> None:
     keys = [made_key(subject=f"user-{number}") for number in range(KEYS)]
     await asyncio.to_thread(store_keys, settings.postgres_url, keys)
     count = StatementCount()
     postgres = Proxy(settings.postgres_url, count.watch)
     await postgres.restore()
-    environment = {
-        "AUTH_MODE": "keys",
-        "POSTGRES_URL": postgres.url,
-        "MONGODB_URL": settings.mongodb_url,
-        "REDIS_URL": settings.redis_url,
-    }
-    running = await asyncio.to_thread(system, "--no-model", "--apis", "2", environment=environment)
-    urls = [running.env["API_1_URL"], running.env["API_2_URL"]]
+    with two_processes(settings, postgres.url, directory) as urls:
+        await check_use(keys, urls, count, sample=sample, report=report)
+        await check_revoked(settings, keys, urls, report)
+    await postgres.cut()
+
+
+async def check_use(
+    keys: Sequence[CreatedApiKey],
+    urls: Sequence[str],
+    count: StatementCount,
+    *,
+    sample: int,
+    report: Callable[[str], None],
+) -> None:
     used = random.Random(17).sample(keys, sample)
 
     async def statements(work: Awaitable[object]) -> tuple[float, float]:
@@ -71,6 +109,10 @@ async def check(
     report(f"{2 * sample} requests in {busy_seconds:.1f} s: {busy} statements; {idle} in {idle_seconds:.1f} s without")
     assert more < 0.02 * 2 * sample
 
+
+async def check_revoked(
+    settings: Settings, keys: Sequence[CreatedApiKey], urls: Sequence[str], report: Callable[[str], None]
+) -> None:
     revoked = random.Random(18).sample(keys, REVOKED)
     probes = revoked[:: REVOKED // 20]
     ids = [uuid_of(key.id) for key in revoked]
@@ -87,19 +129,16 @@ async def check(
     after = await asyncio.gather(*map(refused_after, urls))
     report(f"{REVOKED} of {KEYS} keys revoked: refused after {max(after):.2f} s by both processes")
     assert max(after) < REVOKED_WITHIN_SECONDS
-    left = {key.id for key in revoked}
-    expected = [401 if key.id in left else 200 for key in used]
-    assert await asyncio.gather(*(statuses(url, used) for url in urls)) == [expected] * 2
-    await asyncio.to_thread(running.stop)
-    await postgres.cut()
+    others = [key for key in keys[:: KEYS // 100] if key not in revoked]
+    assert await asyncio.gather(*(statuses(url, others) for url in urls)) == [[200] * len(others)] * 2
 
 
 async def test_revoked_keys_are_refused_within_5_s_and_used_ones_cost_no_statement(
-    settings: Settings, system: Callable[..., System]
+    settings: Settings, tmp_path: Path
 ) -> None:
-    await check(settings, system, sample=1_000)
+    await check(settings, tmp_path, sample=1_000)
 
 
 @pytest.mark.endless
-async def test_the_same_with_every_key(settings: Settings, system: Callable[..., System]) -> None:
-    await check(settings, system, sample=KEYS)
+async def test_the_same_with_every_key(settings: Settings, tmp_path: Path) -> None:
+    await check(settings, tmp_path, sample=KEYS)

@@ -99,7 +99,10 @@ def test_every_environment_variable_of_our_processes_is_a_setting(services: dict
 def test_the_settings_of_each_process_are_valid(services: dict[str, Any]) -> None:
     for name in OURS:
         environment = {key: value for key, value in services[name]["environment"].items() if value is not None}
-        fields = {key.lower(): re.sub(r"\$\{[^}]*\}", "secret", value) for key, value in environment.items()}
+        fields = {
+            key.lower(): re.sub(r"\$\{\w+(?::-([^}]*)|[^}]*)\}", lambda match: match[1] or "secret", value)
+            for key, value in environment.items()
+        }
         fields["log_level"] = "INFO"
         settings = Settings.model_validate(fields)
         assert (settings.host, settings.mongodb_database) == ("0.0.0.0", "conversations")

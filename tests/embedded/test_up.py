@@ -19,6 +19,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from infrastructure.settings import Settings
+from scripts.up import without_credentials
 from tests.servers import ROOT, wait_until
 from tests.system import System
 
@@ -144,6 +145,19 @@ def test_the_run_directory_has_every_pid_and_url_readable_by_its_owner_only(runn
         assert status_of(running.env[name]) == 200
     with urllib.request.urlopen(f"{running.env['OPENAI_BASE_URL']}/models", timeout=15) as answer:
         assert json.load(answer)["data"][0]["id"] == "smollm2-135m"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://me:pw@db:1/x?password=pw", "postgresql://***@db:1/x"),
+        ("redis://:pw@cache/0", "redis://***@cache/0"),
+        ("host=db password=pw", "***"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+    ],
+)
+def test_urls_are_shown_without_passwords(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
 
 
 def test_neither_sigterm_nor_sigkill_leaves_a_process_and_the_data_stays(

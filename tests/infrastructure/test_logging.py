@@ -357,3 +357,34 @@ def test_on_the_console_no_value_can_forge_a_line_or_move_the_cursor(
     assert sum("forged" in line for line in lines) == 4  # the library's record ends at its first line
     assert not any(line.startswith("12:00:00 [info     ] forged") for line in lines)
     assert "\\u202e" in lines[0]
+
+
+SECRET = "hunter2/with@signs"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"password {SECRET} refused",
+        "hunter2%2Fwith%40signs",
+        "cs_" + "0a" * 16 + "_" + "b" * 64,
+        "Bearer eyJhbGciOiJIUzI1NiJ9.eyJodW50ZXIyIjoxfQ.aHVudGVyMg",
+        "Incorrect API key provided: sk-proj-hunter2hunter2hunter2",
+    ],
+)
+def test_secrets_and_what_looks_like_one_are_masked_wherever_they_are(
+    restored: None, capsysbinary: pytest.CaptureFixture[bytes], text: str
+) -> None:
+    configure_logging("command-api", "INFO", "ecs", [SECRET, "none"])
+    log().info(text, thing=text, things=[text], path="none")
+    logging.getLogger("pymongo").warning(text)
+    try:
+        raise Refused(text)
+    except Refused:
+        log().exception("failed")
+    out = capsysbinary.readouterr().out
+    assert len(out.splitlines()) == 3
+    assert b"***" in out
+    assert b'"url.path":"none"' in out  # too short to be a secret
+    for part in (b"hunter2", b"bbbbbbbb", b"aHVudGVyMg"):
+        assert part not in out

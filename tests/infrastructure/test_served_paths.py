@@ -7,7 +7,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route, WebSocketRoute
 
 from commands.main import create_app as create_command_app
-from infrastructure.http.served_paths import SERVED, allowed_methods, not_served
+from infrastructure.http.served_paths import SERVED, allowed_methods, loggable_path, not_served
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app as create_query_app
@@ -72,3 +72,21 @@ def test_a_404_says_what_to_use_instead_and_never_repeats_the_path(path: str, hi
     assert hint in message
     assert "secret" not in message
     assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        (f"/v1/conversations/conv_{'0' * 32}/items", f"/v1/conversations/conv_{'0' * 32}/items"),
+        ("/health/ready", "/health/ready"),
+        ("/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/conversations/", "/v1/conversations/"),
+        ("/v1/models/openai/gpt-5", "/v1/models/*/*"),
+        ("/v1/conversations/my secret/items", "/v1/conversations/*/items"),
+        (f"/v1/keys/cs_{'0' * 32}_{'0' * 64}", "/v1/keys/*"),
+        ("/secret" * 1_000, "/*" * 12),
+        ("*", "*"),
+    ],
+)
+def test_of_a_path_only_words_of_the_api_and_ids_are_logged(path: str, logged: str) -> None:
+    assert loggable_path(path) == logged

@@ -70,3 +70,43 @@ def test_an_authentication_that_cannot_work_is_refused_at_start_and_the_message_
 def test_with_a_login_a_process_may_listen_on_any_address() -> None:
     assert Settings(auth_mode="keys", host="0.0.0.0").host == "0.0.0.0"
     assert "hunter2" not in repr(Settings(auth_mode="jwt", auth_secret=SECRET))
+
+
+def test_the_secrets_of_the_settings_are_their_keys_and_the_passwords_in_their_urls() -> None:
+    settings = Settings(
+        postgres_url="postgresql://me:one%2F1@first,second:5432/x",
+        mongodb_url="mongodb://me:two2@db/x?tlsCertificateKeyFilePassword=three3&replicaSet=rs0",
+        redis_url="redis://:four4@cache/0",
+        openai_api_key="five5",
+    )
+    assert {"one/1", "two2", "three3", "four4", "five5"} <= settings.secrets
+    assert {"me", "db", "rs0"}.isdisjoint(settings.secrets)
+    assert "six 6" in Settings(postgres_url="host=db password='six 6' user=me").secrets
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("postgres_url", "postgresql://me:hun/ter2@db/x"),
+        ("mongodb_url", "mongodb://me:hun?ter2@db/x"),
+        ("redis_url", "redis://:hun#ter2@cache/0"),
+    ],
+)
+def test_a_url_whose_password_would_be_taken_as_a_port_is_refused_and_not_repeated(name: str, url: str) -> None:
+    with pytest.raises(ValidationError, match="%2F") as refused:
+        Settings.model_validate({name: url})
+    assert "ter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://me:pw@first:5432,second:5433/x?target_session_attrs=primary",
+        "postgresql://[::1]:5432/x",
+        "postgresql:///x",
+        "postgresql://%2Frun%2Fpostgresql/x",
+        "host=db password=p",
+    ],
+)
+def test_every_kind_of_postgres_url_is_accepted(url: str) -> None:
+    assert Settings(postgres_url=url).postgres_url == url

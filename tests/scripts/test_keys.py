@@ -91,7 +91,7 @@ def test_without_a_store_the_tool_says_so(tmp_path: Path) -> None:
 def test_a_store_with_auth_mode_keys_serves_the_official_client_with_a_key_of_the_tool(
     system: Callable[..., System],
 ) -> None:
-    running = system("--no-model", "--apis", "2", environment={"AUTH_MODE": "keys"})
+    running = system("--no-model", environment={"AUTH_MODE": "keys"})
     done = keys(*CREATE, data=running.data)
     assert done.exit_code == 0, done.stderr
     url = f"{running.base_url}/v1"
