@@ -107,7 +107,7 @@ def create_app(
         live = LiveWriter(live_redis)
         live.start()
         leases = ReplyLeases(lease_pool, process_id)
-        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshot_redis))
+        active_replies = ActiveReplies(leases, OrphanedReplies(leases, events_log, snapshot_redis), reader.head_of_each)
         active_replies.open()
         pages = StreamPages()
         live_reader = LiveReader(following_redis, pages)

@@ -77,7 +77,8 @@ def _recorded_reply(context: CommandContext, answer: bytes) -> RecordedReply:
     """`answer`: what is stored with the idempotency key."""
     reference = msgspec.json.decode(answer, type=ReplyReference)
     dependencies = context.dependencies
-    return RecordedReply(dependencies.reader, dependencies.reply_streams, reference)
+    shared = dependencies.reply_services.reader.of_tenant(context.principal.tenant)
+    return RecordedReply(dependencies.reader, shared, dependencies.reply_streams, reference, context.principal)
 
 
 async def _request_reply(context: CommandContext, body: CreateResponse) -> RunningReply | RecordedReply:

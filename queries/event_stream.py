@@ -3,24 +3,34 @@
 Format: WHATWG HTML, "Server-sent events". A stream reads the next page only when its client has taken the one before, and holds no database
 connection while it waits. All streams of a process share one look-up of what has changed (ConversationWatch), and one LogAccess, which
 has a few connections for them alone. A stream ends when its client disconnects, after the conversation's deletion, at the shutdown, and
-when the log has lost events that were sent.
+when the log has lost events that were sent. It ends with an `error` event when its client may no longer read the conversation.
+
+A client that reads slowly sees nothing for long that it may no longer see: the conversation's end, with its shares, is looked up again at
+least every LOOK_UP_SECONDS while events are sent, and a page is made again after MAX_PAGE_SECONDS, without what was deleted meanwhile.
 """
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+import time
+from bisect import bisect_right
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from itertools import accumulate
 from typing import Final
 
+import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
+from domain.errors import ConversationNotFound
 from domain.events import ConversationDeleted
 from infrastructure.event_log.append_request import LogBusy
 from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
+from infrastructure.http.errors import as_api_error
 from infrastructure.http.event_streams import on_one_line
-from infrastructure.http.stream_pages import PAGE_BYTES, Page, StreamPages, StreamPosition
+from infrastructure.http.stream_pages import PAGE_BYTES, SLICE_BYTES, Page, StreamPages, StreamPosition
 from queries.log_access import LogAccess, PostgresUnavailable
 from queries.principal_log import PrincipalLog
 
@@ -30,86 +40,223 @@ RETRY_SECONDS: Final = 1.0
 The stream must not end then: its client would reconnect, get a 503, and not try again.
 """
 
+LOOK_UP_SECONDS: Final = 1.0
+MAX_PAGE_SECONDS: Final = 2.0
 PAGE_EVENTS: Final = 100
 
-Render = Callable[[Recorded], bytes]
+Render = Callable[[PrincipalLog, Sequence[Recorded], bool], Awaitable[list[bytes]]]
+"""The events of one conversation as JSON: for those who see deleted content, or for all others."""
 
 
 class _EventPage(Page, frozen=True):
-    """`end`: where its last event is in the log."""
+    """`event_ends`: where each of its events ends in `body`. `end`: where its last event is in the log."""
 
+    event_ends: tuple[int, ...] = ()
     end: LogPosition = LogPosition()
+
+    def slice_end(self, start: int) -> int:
+        """A slice ends with an event, unless that one is larger than a slice."""
+        at_most = start + SLICE_BYTES
+        whole_events = bisect_right(self.event_ends, at_most)
+        end = self.event_ends[whole_events - 1] if whole_events else 0
+        return end if end > start else at_most
+
+
+class _PageKey(Struct, frozen=True):
+    """What decides a page. Streams of the same page share it. `period`: a new one begins every MAX_PAGE_SECONDS."""
+
+    conversation_id: str
+    after: int
+    until: int
+    incarnation: str
+    sees_deleted: bool
+    period: int
+
+
+class _BegunPage(Struct, frozen=True):
+    """A page of which a part was sent."""
+
+    key: _PageKey
+    body_hash: int
+
+
+class _Client(Struct):
+    """A client of a stream, and what it was sent.
+
+    log       the log, as the client may read it
+    end       the conversation's end, when it was looked up last: at `looked_up_at`
+    position  what was sent. Its `after` is the last version before the page that is being sent
+    sent      where the last event before that page is in the log
+    page      the page that is being sent; None: the next one is not begun
+    complete  the version of the last event that was sent in full
+    in_event  whether a part of the next event was sent too
+    """
+
+    log: PrincipalLog
+    conversation_id: str
+    end: Head
+    looked_up_at: float
+    position: StreamPosition
+    sent: LogPosition
+    complete: int
+    page: _BegunPage | None = None
+    in_event: bool = False
+    finished: bool = False
+
+    def see(self, head: Head | None) -> None:
+        """Notes the conversation's end. Raises ConversationNotFound if the log has lost it, or the client may no longer read it."""
+        if head is None or head.role(self.log.principal) is None:
+            raise ConversationNotFound(self.conversation_id)
+        self.end = head
+        self.looked_up_at = time.monotonic()
+
+    def is_due(self, seconds: float) -> bool:
+        """Whether the conversation's end was looked up more than `seconds` ago."""
+        return time.monotonic() - self.looked_up_at > seconds
+
+    def restart(self) -> None:
+        """The next page begins after the last event that was sent in full."""
+        if self.position.offset:
+            self.position = StreamPosition(self.complete)
+            self.sent = LogPosition(-1, "", self.sent.incarnation)
+        self.page = None
+
+    def next_page(self, period: int) -> _PageKey:
+        return _PageKey(
+            self.conversation_id,
+            self.position.after,
+            self.end.version,
+            self.end.incarnation,
+            self.log.principal.may("audit"),
+            period,
+        )
+
+    def take(self, key: _PageKey, page: _EventPage) -> bytes:
+        """The next slice of the page."""
+        start = self.position.after
+        chunk = self.position.take(page)
+        is_sent = self.position.after == page.last
+        whole_events = bisect_right(page.event_ends, self.position.offset)
+        self.complete = page.last if is_sent else start + whole_events
+        self.in_event = not is_sent and self.position.offset not in page.event_ends
+        self.page = None if is_sent else _BegunPage(key, hash(page.body))
+        if is_sent:
+            self.sent = page.end
+            self.finished = page.ends
+        return chunk
 
 
 class EventStreams:
     """The streams of events of this process. `log` is for them alone: however many there are, other reads still get connections."""
 
     def __init__(
-        self, log: LogAccess, watch: ConversationWatch, pages: StreamPages, render: Render, shutdown: threading.Event
+        self,
+        log: LogAccess,
+        watch: ConversationWatch,
+        pages: StreamPages,
+        render: Render,
+        shutdown: threading.Event,
+        *,
+        look_up_seconds: float = LOOK_UP_SECONDS,
+        max_page_seconds: float = MAX_PAGE_SECONDS,
     ) -> None:
         self._log = log
         self._watch = watch
         self._pages = pages
         self._render = render
         self._shutdown = shutdown
+        self._look_up_seconds = look_up_seconds
+        self._max_page_seconds = max_page_seconds
 
-    async def follow(self, log: PrincipalLog, conversation_id: str, head: Head, after: int) -> AsyncIterator[bytes]:
+    async def follow(
+        self, log: PrincipalLog, conversation_id: str, head: Head, after: int
+    ) -> AsyncGenerator[bytes, None]:
         """Yields every event with a version above `after`, until the conversation is deleted or the process stops.
 
-        `log`: the client's. `head`: the conversation's end, looked up before.
+        `log`: the client's. `head`: the conversation's end, looked up before, which the client may read.
         """
-        position, sent = StreamPosition(after), _log_position(head, after)
-        end: Head | None = head
-        while not self._shutdown.is_set() and end is not None:
-            page: _EventPage | None = None
+        client = _Client(
+            log, conversation_id, head, time.monotonic(), StreamPosition(after), _log_position(head, after), after
+        )
+        while not (client.finished or self._shutdown.is_set()):
             try:
-                if end.incarnation != sent.incarnation:  # the log may have moved back
-                    check = await self._log.check([sent.position])
-                    if position.offset or not _has(check, sent):
-                        return
-                    sent = replace(sent, incarnation=check.incarnation)
-                    end = await log.head(conversation_id)
-                elif position.after > end.version:  # the last page had events that are newer than `end`
-                    end = await log.head(conversation_id)
-                elif position.after == end.version:
-                    end = await self._wait_for_change(conversation_id, end)
-                else:
-                    page = await self._page(log, conversation_id, position.after, end.incarnation)
-                    if page.body and page.end.incarnation != end.incarnation:
-                        end, page = replace(end, incarnation=page.end.incarnation), None
+                chunk = await self._next(client)
             except (PostgresUnavailable, LogBusy):
                 await asyncio.sleep(RETRY_SECONDS)
-            if page is not None and not page.body:
-                return  # the log has lost events: `end` is newer than what it has
-            if page is not None:
-                chunk = position.take(page)
-                if position.after == page.last:
-                    sent = page.end
-                ends, page = page.ends and position.after == page.last, None
-                if chunk:
-                    yield chunk
-                if ends:
-                    return
+                continue
+            except ConversationNotFound as error:
+                if not client.in_event:
+                    yield _error_event(error)
+                return
+            if chunk is None:
+                return
+            if chunk:
+                yield chunk
 
-    async def _wait_for_change(self, conversation_id: str, head: Head) -> Head | None:
-        """The conversation's end once it has changed; `head` at the shutdown. None: the log no longer has the conversation."""
-        with self._watch.change(conversation_id, head) as change:
+    async def _next(self, client: _Client) -> bytes | None:
+        """What the client is sent next, empty if it must wait. None: the stream ends.
+
+        Raises ConversationNotFound if the client may no longer read the conversation.
+        """
+        if client.end.incarnation != client.sent.incarnation:  # the log may have moved back
+            check = await self._log.check([client.sent.position])
+            if client.position.offset or not _has(check, client.sent):
+                return None
+            client.sent = replace(client.sent, incarnation=check.incarnation)
+            client.see(await client.log.head(client.conversation_id))
+        elif client.position.after == client.end.version:
+            await self._wait_for_change(client)
+        else:
+            if client.position.after > client.end.version or client.is_due(self._look_up_seconds):
+                client.see(await client.log.head(client.conversation_id))
+            if client.end.incarnation == client.sent.incarnation and client.position.after < client.end.version:
+                return await self._next_slice(client)
+        return b""
+
+    async def _wait_for_change(self, client: _Client) -> None:
+        """Waits until the conversation's end has changed, or for the shutdown."""
+        with self._watch.change(client.conversation_id, client.end) as change:
             await asyncio.wait({change})
-            return head if change.cancelled() else change.result()
+            if not change.cancelled():
+                client.see(change.result())
 
-    async def _page(self, log: PrincipalLog, conversation_id: str, after: int, incarnation: str) -> _EventPage:
-        """The events after version `after`. Its body is empty if there are none."""
+    async def _next_slice(self, client: _Client) -> bytes | None:
+        """The next slice of the page that is being sent, or the first one of the next page."""
+        period = int(time.monotonic() // self._max_page_seconds)
+        if client.page is not None and client.page.key.period != period and not client.in_event:
+            client.restart()
+        begun = client.page
+        key = client.next_page(period) if begun is None else replace(begun.key, period=period)
+        page = await self._page(key, client.log)
+        if not page.body:
+            return None  # the log has lost events: `end` is newer than what it has
+        if page.end.incarnation != key.incarnation:
+            client.end = replace(client.end, incarnation=page.end.incarnation)
+            return b""
+        if begun is not None and begun.body_hash != hash(page.body):  # something in it was deleted meanwhile
+            if client.in_event:
+                return None  # the client resumes before the event that it got in part
+            client.restart()
+            return b""
+        return client.take(key, page)
+
+    async def _page(self, key: _PageKey, log: PrincipalLog) -> _EventPage:
+        """The events after version `key.after`. Its body is empty if there are none."""
 
         async def read() -> _EventPage:
-            events = await log.conversation(conversation_id, after=after, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES)
+            events = await log.conversation(
+                key.conversation_id, after=key.after, until=key.until, limit=PAGE_EVENTS, max_bytes=PAGE_BYTES
+            )
             if not events:
-                return _EventPage(after, b"")
-            body = b"".join(_sse(recorded, self._render(recorded)) for recorded in events)
+                return _EventPage(key.after, b"")
+            bodies = await self._render(log, events, key.sees_deleted)
+            encoded = [_sse(recorded, body) for recorded, body in zip(events, bodies, strict=True)]
             newest = events[-1]
             is_last = isinstance(newest.event, ConversationDeleted)
-            return _EventPage(newest.version, body, ends=is_last, end=newest.log_position)
+            ends = tuple(accumulate(map(len, encoded)))
+            return _EventPage(newest.version, b"".join(encoded), ends=is_last, event_ends=ends, end=newest.log_position)
 
-        return await self._pages.get(("events", conversation_id, after, incarnation), read)
+        return await self._pages.get(key, read)
 
 
 def _log_position(head: Head, version: int) -> LogPosition:
@@ -128,3 +275,8 @@ def _sse(recorded: Recorded, body: bytes) -> bytes:
     # In JSON a line break can only be between tokens, where a space means the same.
     line = on_one_line(body.replace(b"\r", b" ").replace(b"\n", b" "))
     return f"id: {recorded.version}\nevent: {recorded.event.topic}\ndata: ".encode() + line + b"\n\n"
+
+
+def _error_event(error: ConversationNotFound) -> bytes:
+    """Why the stream ends. It has no id: a client that reconnects asks for what follows the last event, and gets a 404."""
+    return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + b"\n\n"

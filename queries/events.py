@@ -3,7 +3,7 @@
 `{object:"list", data:[{object:"event", version, position, type, recorded_at, actor, data}], first_id, last_id, has_more}`,
 ascending. `after`, `first_id` and `last_id` are versions; on an empty page the last two are null. `type` is the event's topic,
 `actor` the subject who caused it, `data` the event's fields, with items as JSON. With `Accept: text/event-stream` the events come as a
-live stream: `id:` is the version, `event:` the topic.
+live stream: `id:` is the version, `event:` the topic. Without the scope `audit`, what is deleted now is null, and `blanked` names it.
 """
 
 import re
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from fastapi import APIRouter
-from msgspec import UNSET, Struct
+from msgspec import UNSET, Struct, UnsetType
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +29,7 @@ from infrastructure.http.headers import etag, single_header
 from infrastructure.http.limits import allowance_of
 from infrastructure.http.query_parameters import QueryParameters
 from infrastructure.http.shapes import json_array, json_response
+from queries.blanking import NOTHING, Deleted, blank, deleted_in, trail_head
 from queries.paging import MAX_PAGE_BYTES, MAX_SMALL_PAGE_BYTES
 from queries.principal_log import PrincipalLog
 from queries.query_context import MAX_POSITION, QueryContext
@@ -45,7 +46,10 @@ _HASHES = frozenset({"request_sha256"})
 
 
 class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event"):
-    """An event of the audit trail. `type`: its topic. `actor`: the subject who caused it. `data`: its fields, with items as JSON."""
+    """An event of the audit trail. `type`: its topic. `actor`: the subject who caused it. `data`: its fields, with items as JSON.
+
+    `blanked`: the names of what is null in `data` because it is deleted now, such as `item` and `input[0].item`.
+    """
 
     version: int
     position: int
@@ -53,6 +57,7 @@ class LogEvent(Struct, frozen=True, kw_only=True, tag_field="object", tag="event
     recorded_at: str
     actor: str
     data: dict[str, Any]
+    blanked: list[str] | UnsetType = UNSET
 
 
 class LogEventList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list"):
@@ -79,16 +84,28 @@ class EventsQuery(QueryParameters):
     answer_headers=("ETag",),
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
-    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream."""
+    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream. Only the scope `audit` sees deleted content, and deleted conversations.
+
+    A stream whose client may no longer read the conversation ends with an event `error`, whose data is an ErrorResponse.
+    """
     dependencies = context.dependencies
     log = dependencies.log
-    head = await log.existing_head(conversation_id)
+    head = await trail_head(log, conversation_id)
     headers = {"etag": etag(head.version)}
     request = context.request
     last_event_id = _last_event_id(request)
     if EVENT_STREAM not in request.headers.get("accept", ""):
-        await context.check_modified(conversation_id)
-        read = partial(read_page, log, conversation_id, after=query.after, until=head.stream_version, limit=query.limit)
+        if not head.deleted:
+            await context.check_modified(conversation_id)
+        read = partial(
+            read_page,
+            log,
+            conversation_id,
+            after=query.after,
+            until=head.stream_version,
+            limit=query.limit,
+            sees_deleted=context.principal.may("audit"),
+        )
         page, is_large = await read(max_bytes=MAX_SMALL_PAGE_BYTES)
         if is_large:
             async with dependencies.connections.large_answer(context.principal.tenant):
@@ -109,6 +126,7 @@ async def read_page(
     after: int,
     until: StreamVersion,
     limit: int,
+    sees_deleted: bool,
     max_bytes: int = MAX_PAGE_BYTES,
 ) -> tuple[bytes, bool]:
     """The body of a page: at most `limit` events with `after` < version <= `until`; and whether `max_bytes` ended it early.
@@ -123,8 +141,7 @@ async def read_page(
         events = await log.conversation(conversation_id, after=last, until=until.version, limit=chunk, max_bytes=room)
         if not events or events[0].incarnation != until.incarnation:
             raise LogMoved("the log may have moved back while its events were read")
-        for recorded in events:
-            body = event_json(recorded)
+        for recorded, body in zip(events, await events_json(log, events, sees_deleted), strict=True):
             is_cut = bool(bodies) and size + len(body) > max_bytes
             if is_cut:
                 break
@@ -166,8 +183,16 @@ def _last_event_id(request: Request) -> int | None:
     return int(text)
 
 
-def event_json(recorded: Recorded) -> bytes:
-    """One event of the audit trail as JSON."""
+async def events_json(log: PrincipalLog, events: Sequence[Recorded], sees_deleted: bool) -> list[bytes]:
+    """Events of one conversation as JSON, at least one. What is deleted now is blanked, except for those who see it."""
+    deleted = NOTHING if sees_deleted else await deleted_in(log, events)
+    return [event_json(recorded, deleted) for recorded in events]
+
+
+def event_json(recorded: Recorded, deleted: Deleted = NOTHING) -> bytes:
+    """One event of the audit trail as JSON, without what is deleted."""
+    data = _fields(recorded.event)
+    blanked = blank(data, recorded, deleted)
     return msgspec.json.encode(
         LogEvent(
             version=recorded.version,
@@ -175,7 +200,8 @@ def event_json(recorded: Recorded) -> bytes:
             type=recorded.event.topic,
             recorded_at=recorded.recorded_at.astimezone(UTC).isoformat(timespec="microseconds"),
             actor=recorded.subject,
-            data=_fields(recorded.event),
+            data=data,
+            blanked=blanked or UNSET,
         )
     )
 

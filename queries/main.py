@@ -125,7 +125,7 @@ async def open_dependencies(
             write_pool=write_pool,
             api_keys=KeyStore(pool),
             stream_log=stream_log,
-            event_streams=EventStreams(stream_log, watch, pages, events.event_json, shutdown),
+            event_streams=EventStreams(stream_log, watch, pages, events.events_json, shutdown),
             reply_streams=ReplyStreams(live_reader, watch, pages, shutdown),
             connections=connections or Connections(),
             comment_seconds=settings.comment_seconds,

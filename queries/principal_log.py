@@ -23,6 +23,10 @@ class PrincipalLog:
         self.principal = principal
         self.tenant = principal.tenant
 
+    def shared(self) -> "PrincipalLog":
+        """What an admin of the tenant reads: for reads that callers share. Whoever gets the result must be checked."""
+        return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
+
     async def head(self, conversation_id: str) -> Head | None:
         """The end of a conversation of the tenant, deleted or not; None if it was never started."""
         return await self._look_up_version(lambda reader: reader.head(conversation_id))

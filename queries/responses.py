@@ -70,7 +70,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     conversation_id = record.conversation_id
 
     async def read_again() -> Record:
-        return await read_record(log, conversation_id, response_id)
+        return await read_record(log.shared(), conversation_id, response_id)
 
     if after >= 0 and isinstance(record.end, ReplyCompleted) and after >= RecordedStream(record).count:
         raise ApiError(
@@ -83,7 +83,7 @@ async def _stream(context: QueryContext, response_id: str, after: int) -> Respon
     if context.request.method == "HEAD":
         return head_of_stream(headers)
     await allowance_of(context.request).follow()
-    events = dependencies.reply_streams.follow(record, read_again, after)
+    events = dependencies.reply_streams.follow(record, read_again, after, context.principal)
     return EventStream(events, headers, dependencies.comment_seconds)
 
 

@@ -6,16 +6,22 @@
 import asyncio
 import time
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 import structlog
 
+from infrastructure.event_log.append_request import LogBusy
+from infrastructure.event_log.conversation_watch import BATCH_CONVERSATIONS, LookUp
 from infrastructure.stores.heartbeats import HeartbeatWatch
 from replies.leases import ALIVE_SECONDS, RENEW_SECONDS, ReplyLeases
 from replies.orphaned_replies import OrphanedReplies
 from replies.running_reply import RunningReply
 
 log = structlog.get_logger(__name__)
+
+SEE_SECONDS = 1.0
+"""How often the conversations of the running replies are looked up. A reply that ends sooner causes no look-up."""
 
 GRACE_SECONDS = 45.0
 """If Postgres says for this long that a reply runs in this process, but it does not, the reply is lost: the process never learned that
@@ -25,13 +31,19 @@ the request was committed."""
 class ActiveReplies:
     """All running replies of this process. Open it when the app starts; close it before the log is closed."""
 
-    def __init__(self, leases: ReplyLeases, orphaned: OrphanedReplies, *, grace_seconds: float = GRACE_SECONDS) -> None:
+    def __init__(
+        self, leases: ReplyLeases, orphaned: OrphanedReplies, look_up: LookUp, *, grace_seconds: float = GRACE_SECONDS
+    ) -> None:
         self._leases = leases
         self._orphaned = orphaned
+        self._look_up = look_up
         self._replies: dict[str, RunningReply] = {}
+        self._seen: WeakSet[RunningReply] = WeakSet()
+        """The running replies, and those that have ended and that clients are still sent."""
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewing: asyncio.Task[None] | None = None
         self._ending_orphans: asyncio.Task[None] | None = None
+        self._seeing: asyncio.Task[None] | None = None
         self._renewed_at: float | None = None
         self._not_running = HeartbeatWatch[str](grace_seconds, RENEW_SECONDS)
 
@@ -42,6 +54,7 @@ class ActiveReplies:
 
     def open(self) -> None:
         self._renewing = asyncio.create_task(self._keep_renewing())
+        self._seeing = asyncio.create_task(self._keep_seeing())
 
     async def close(self) -> None:
         """Stops the running replies and waits until the end of each is in the log, at most ALIVE_SECONDS."""
@@ -49,7 +62,7 @@ class ActiveReplies:
             reply.stop("server_stopped")
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=ALIVE_SECONDS)
-        for task in (self._renewing, self._ending_orphans):
+        for task in (self._renewing, self._ending_orphans, self._seeing):
             if task is not None:
                 task.cancel()
         try:
@@ -60,6 +73,7 @@ class ActiveReplies:
     def start(self, reply: RunningReply) -> "asyncio.Task[None]":
         """Runs a reply in a task, until its end is in the log."""
         self._replies[reply.response_id] = reply
+        self._seen.add(reply)
         task = reply.start()
         self._tasks.add(task)
 
@@ -83,6 +97,22 @@ class ActiveReplies:
         """Stops a reply that was deleted, if it runs here. Another process stops it once the log has refused it, or its lease shows that it ended."""
         if (reply := self._replies.get(response_id)) is not None:
             reply.stop("cancelled")
+
+    async def _keep_seeing(self) -> None:
+        """Tells the replies how their conversations end now: one may have been deleted, or its shares may have changed."""
+        while True:
+            await asyncio.sleep(SEE_SECONDS)
+            replies = [reply for reply in self._seen if reply.conversation_id and not reply.is_cut_off]
+            try:
+                for start in range(0, len(replies), BATCH_CONVERSATIONS):
+                    batch = replies[start : start + BATCH_CONVERSATIONS]
+                    ends = await self._look_up([reply.conversation_id or "" for reply in batch])
+                    for reply, end in zip(batch, ends, strict=True):
+                        reply.see(end)
+            except (psycopg.Error, LogBusy) as error:
+                log.debug("conversations_not_looked_up", error_type=type(error).__name__)
+            except Exception:
+                log.exception("conversation_look_up_crashed")
 
     async def _keep_renewing(self) -> None:
         while True:

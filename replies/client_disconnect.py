@@ -1,4 +1,4 @@
-"""A client that disconnects stops the reply it waits for, unless the reply is to keep running."""
+"""A client that disconnects, or may no longer read the conversation, stops the reply it waits for, unless the reply is to keep running."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -14,10 +14,12 @@ async def response_for_client(
     gone = asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({response, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not response.done() and not keep_running:
+        if not (response.done() or keep_running):
             reply.stop("client_closed")
         return await response
     finally:
+        if reply.is_cut_off and not keep_running:
+            reply.stop("client_closed")
         response.cancel()
         gone.cancel()
 
@@ -28,7 +30,7 @@ async def stream_for_client(reply: RunningReply, *, keep_running: bool) -> Async
     try:
         async for events in reply.stream():
             yield events
-        complete = True
+        complete = not reply.is_cut_off
     finally:
         if not complete and not keep_running:
             reply.stop("client_closed")

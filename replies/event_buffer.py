@@ -17,6 +17,7 @@ class EventBuffer:
         self._readable = 0
         self._changed = asyncio.Event()
         self._error_event: bytes | None = None
+        self._cut_off = asyncio.Event()
 
     def append(self, event: StreamEvent) -> tuple[int, bytes]:
         """Adds an event; returns its sequence number and the encoded event."""
@@ -41,6 +42,11 @@ class EventBuffer:
         self._error_event = stream_events.encode(error, max(0, len(self._events) - 1))
         self.end()
 
+    def cut_off(self, error: StreamEvent) -> None:
+        """Ends the streams with an `error` event at once: what was not sent yet is not sent any more."""
+        self._cut_off.set()
+        self.end_with_error(error)
+
     async def wait_for_end(self) -> None:
         while not self.ended:
             await self._changed.wait()
@@ -49,13 +55,15 @@ class EventBuffer:
         """The events from the first to the last as they become readable, in slices of at most SLICE_BYTES."""
         position = 0
         while True:
-            if position < self._readable:
+            if position < self._readable and not self._cut_off.is_set():
                 page = self._page(position)
                 position += len(page)
                 body = b"".join(page)
                 for start in range(0, len(body), SLICE_BYTES):
+                    if start and self._cut_off.is_set():
+                        return  # in the middle of an event
                     yield body[start : start + SLICE_BYTES]
-            elif self.ended and position == len(self._events):
+            elif self._cut_off.is_set() or (self.ended and position == len(self._events)):
                 if self._error_event is not None:
                     yield self._error_event
                 return

@@ -4,16 +4,17 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 import psycopg
 import structlog
 from msgspec import Struct
 from redis.exceptions import RedisError
 
-from domain.errors import NotFound
+from domain.errors import NotFound, ResponseNotFound
+from infrastructure.access.principal import Principal
 from infrastructure.event_log.append_request import LogBusy
-from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.event_log.conversation_watch import Change, ConversationWatch
 from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import as_api_error
 from infrastructure.http.stream_pages import Page, StreamPages, StreamPosition
@@ -43,6 +44,7 @@ class _Client(Struct):
 
     conversation_id: str
     response_id: str
+    principal: Principal
     read: ReadRecord
     head: Head | None
     position: StreamPosition
@@ -51,6 +53,12 @@ class _Client(Struct):
 
     async def read_stream(self) -> RecordedStream:
         return RecordedStream(await self.read())
+
+    def see(self, head: Head | None) -> None:
+        """Notes the conversation's last event. Raises ResponseNotFound if the client may no longer read the conversation."""
+        if head is None or head.deleted or head.role(self.principal) is None:
+            raise ResponseNotFound(self.response_id)
+        self.head = head
 
     def take(self, page: Page) -> bytes:
         """The next slice of a page."""
@@ -70,12 +78,17 @@ class ReplyStreams:
         self._pages = pages
         self._shutdown = shutdown
 
-    async def follow(self, record: Record, read: ReadRecord, after: int) -> AsyncGenerator[bytes, None]:
+    async def follow(
+        self, record: Record, read: ReadRecord, after: int, principal: Principal
+    ) -> AsyncGenerator[bytes, None]:
         """The events after number `after`, each once and in order, until the reply ends or the process stops.
 
-        `record` is what `read` returned last. If the reply is deleted meanwhile, an `error` event ends the stream.
+        `record` is what `read` returned last, and the principal may read it. Clients share reads, so `read` must not depend on the principal.
+        If the reply is deleted meanwhile, or the principal may no longer read its conversation, an `error` event ends the stream.
         """
-        client = _Client(record.conversation_id, record.response_id, read, record.head, StreamPosition(after))
+        client = _Client(
+            record.conversation_id, record.response_id, principal, read, record.head, StreamPosition(after)
+        )
         if record.end is not None:
             self._use(client, RecordedStream(record))
         del record  # it may be large, and clients may be many
@@ -101,6 +114,7 @@ class ReplyStreams:
         ):
             # A large event may be sent in part. Then the record is not needed before the rest is sent.
             while not (client.finished or self._shutdown.is_set() or (change.done() and client.position.offset == 0)):
+                _see_change(client, change)
                 waiting: set[asyncio.Future[None] | asyncio.Future[Head | None]] = {live.changed, change}
                 seconds: float | None = None
                 try:
@@ -119,8 +133,7 @@ class ReplyStreams:
                 if change.done():
                     break
                 await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if change.done() and not change.cancelled():
-                client.head = change.result()
+            _see_change(client, change)
 
     async def _end_is_lost(self, client: _Client) -> bool:
         """Whether Redis has the reply's end and the log does not: the log moved back, and the reply will be marked interrupted.
@@ -136,23 +149,37 @@ class ReplyStreams:
         return end is None or end.version <= client.head.version
 
     async def _recorded_events(self, client: _Client) -> AsyncGenerator[bytes, None]:
-        """The rest of a reply that has ended. Raises NotFound when it was deleted and its record had to be read again."""
+        """The rest of a reply that has ended. Raises NotFound if it was deleted, or the client may no longer read it."""
 
         async def read_page() -> Page:
             stream = await self._pages.get(client.recorded, client.read_stream)
             return stream.page(client.position.after)
 
         while not (client.finished or self._shutdown.is_set()):
-            try:
-                page = await self._pages.get((client.recorded, client.position.after), read_page)
-            except (psycopg.OperationalError, LogBusy):
-                await asyncio.sleep(RETRY_SECONDS)
-                continue
-            chunk = client.take(page)
-            del page
-            await asyncio.sleep(0)  # each page keeps the event loop busy: other clients are served before the next
-            if chunk:
-                yield chunk
+            with self._watch.change(client.conversation_id, client.head) as change:
+                while not (client.finished or self._shutdown.is_set() or change.done()):
+                    try:
+                        page = await self._pages.get((client.recorded, client.position.after), read_page)
+                    except (psycopg.OperationalError, LogBusy):
+                        await asyncio.sleep(RETRY_SECONDS)
+                        continue
+                    chunk = client.take(page)
+                    del page
+                    await asyncio.sleep(
+                        0
+                    )  # each page keeps the event loop busy: other clients are served before the next
+                    if chunk:
+                        yield chunk
+                if change.done() and not (client.finished or change.cancelled()):
+                    client.see(change.result())
+                    await self._check_still_there(client)
+
+    async def _check_still_there(self, client: _Client) -> None:
+        """Raises NotFound if the reply that is being sent was deleted, or a part of it."""
+        key = ("reply", client.response_id, client.head)
+        with suppress(psycopg.OperationalError, LogBusy):
+            if (await self._pages.get(key, client.read_stream)).key != client.recorded:
+                raise ResponseNotFound(client.response_id)
 
     async def _has_ended(self, client: _Client) -> bool:
         """Reads the record again, and says whether it has the reply's end. Clients of the same reply share the read.
@@ -164,7 +191,7 @@ class ReplyStreams:
         except (psycopg.OperationalError, LogBusy):
             client.head = None  # the record is read again soon
             return False
-        client.head = stream.head
+        client.see(stream.head)
         if stream.has_ended:
             self._use(client, stream)
         return stream.has_ended
@@ -172,6 +199,12 @@ class ReplyStreams:
     def _use(self, client: _Client, stream: RecordedStream) -> None:
         client.recorded = stream.key
         self._pages.keep(stream.key, stream)
+
+
+def _see_change(client: _Client, change: Change) -> None:
+    """Notes a change of the conversation, if there is one."""
+    if change.done() and not change.cancelled():
+        client.see(change.result())
 
 
 async def until_ended(reader: Reader, record: Record, seconds: float) -> Record:

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from domain.errors import ModelFailed
 from domain.events import ReplyFailed
+from infrastructure.access.principal import Principal
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.http.headers import position_headers
 from replies.following import ReplyStreams, until_ended
@@ -24,10 +25,15 @@ class ReplyReference(Struct, frozen=True):
 class RecordedReply:
     """One reply, as the log has it. Raises psycopg.Error when the log is unavailable, ResponseNotFound when the reply was deleted."""
 
-    def __init__(self, reader: Reader, streams: ReplyStreams, reference: ReplyReference) -> None:
+    def __init__(
+        self, reader: Reader, shared: Reader, streams: ReplyStreams, reference: ReplyReference, principal: Principal
+    ) -> None:
+        """`reader`: the principal's. `shared`: reads the same without looking at roles, for followers who share reads."""
         self._reader = reader
+        self._shared = shared
         self._streams = streams
         self._reference = reference
+        self._principal = principal
 
     async def record(self) -> Record:
         """Its record as it is now."""
@@ -53,7 +59,11 @@ class RecordedReply:
     async def stream(self) -> tuple[AsyncGenerator[bytes, None], dict[str, str]]:
         """The events of the first request, in the same deltas, and their headers. While the reply runs, events follow as they come."""
         record = await self.record()
-        return self._streams.follow(record, self.record, -1), _headers(record)
+
+        async def read_again() -> Record:
+            return await read_record(self._shared, record.conversation_id, record.response_id)
+
+        return self._streams.follow(record, read_again, -1, self._principal), _headers(record)
 
 
 def _headers(record: Record) -> dict[str, str]:

@@ -22,6 +22,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest
 from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog
 from infrastructure.event_log.reader import EventReader
+from infrastructure.event_log.version_lookup import Head
 from infrastructure.http.errors import ApiError, as_api_error
 from infrastructure.http.headers import command_headers
 from infrastructure.ids import mint_uuid
@@ -101,6 +102,8 @@ class RunningReply:
         self._response: tuple[bytes, dict[str, str]] | None = None
         self._failure: Exception | None = None
         self._on_record = self.stored
+        self.is_cut_off = False
+        """Whether its client may no longer read its conversation."""
 
     @property
     def input(self) -> tuple[InputItem, ...]:
@@ -129,6 +132,25 @@ class RunningReply:
         self._stop_reason = reason
         if self._task is not None and self._entered:
             self._task.cancel()
+
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation that it belongs to; None if it is not stored."""
+        return self._conversation_id
+
+    def see(self, head: Head | None) -> None:
+        """Ends what its client is sent, if the client may no longer read the conversation. `head`: the conversation's last event now.
+
+        If the conversation is deleted, the reply is stopped too: nothing of it can be stored. Otherwise it goes on: it was allowed when it was requested.
+        """
+        if head is None or self._conversation_id is None or self.is_cut_off:
+            return
+        if head.deleted or head.role(self._principal) is None:
+            self.is_cut_off, self._on_record = True, False
+            self._failure = ConversationNotFound(self._conversation_id)
+            self._events.cut_off(stream_events.failed(self._error(self._failure)))
+        if head.deleted:
+            self.stop("cancelled")
 
     def queued_response(self) -> bytes:
         """The Response that a request with `background` is answered with."""

@@ -33,6 +33,10 @@ class Page(Struct, frozen=True):
         """0 for a page that fits in one slice: it is not kept."""
         return len(self.body) if len(self.body) > SLICE_BYTES else 0
 
+    def slice_end(self, start: int) -> int:
+        """Where the slice ends that begins at `start`."""
+        return start + SLICE_BYTES
+
 
 class StreamPosition(Struct):
     """What a client was sent: every event up to the number `after`, and `offset` bytes of what follows."""
@@ -42,7 +46,7 @@ class StreamPosition(Struct):
 
     def take(self, page: Page) -> bytes:
         """The next slice of the page after `after`. It may be empty: a page that was read again may be shorter than `offset`."""
-        taken = page.body[self.offset : self.offset + SLICE_BYTES]
+        taken = page.body[self.offset : page.slice_end(self.offset)]
         self.offset += len(taken)
         if self.offset >= len(page.body):
             self.after, self.offset = page.last, self.offset - len(page.body)

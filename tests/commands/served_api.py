@@ -17,6 +17,7 @@ from commands.main import create_app
 from commands.open_sockets import SocketLimits
 from infrastructure.http.body import MAX_ITEMS_BODY_BYTES
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import Authenticator
 from infrastructure.http.protocol import bounded_protocol
 from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.observability.metrics import Metrics
@@ -53,10 +54,12 @@ class ServedApi:
 
 
 @asynccontextmanager
-async def served_api(settings: Settings, socket_limits: SocketLimits | None = None) -> AsyncIterator[ServedApi]:
+async def served_api(
+    settings: Settings, socket_limits: SocketLimits | None = None, authenticator: Authenticator | None = None
+) -> AsyncIterator[ServedApi]:
     shutdown, metrics, connections = threading.Event(), Metrics(), Connections()
     config = uvicorn.Config(
-        create_app(settings, metrics, shutdown, connections, socket_limits=socket_limits),
+        create_app(settings, metrics, shutdown, connections, socket_limits=socket_limits, authenticator=authenticator),
         http=bounded_protocol(connections),
         ws=bounded_websocket(connections),
         ws_max_size=MAX_ITEMS_BODY_BYTES,

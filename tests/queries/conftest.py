@@ -19,6 +19,7 @@ import uvicorn
 
 from infrastructure.event_log.log import EventLog
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import Authenticator
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries.main import create_app
@@ -29,8 +30,10 @@ from tests.queries.writer import Writer
 
 
 @asynccontextmanager
-async def open_api(settings: Settings, connections: Connections | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    app = create_app(settings, Metrics(), Event(), connections)
+async def open_api(
+    settings: Settings, connections: Connections | None = None, authenticator: Authenticator | None = None
+) -> AsyncIterator[httpx.AsyncClient]:
+    app = create_app(settings, Metrics(), Event(), connections, authenticator=authenticator)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         hooks = checked_answers("queries", app)
@@ -41,10 +44,13 @@ async def open_api(settings: Settings, connections: Connections | None = None) -
 
 
 @asynccontextmanager
-async def served(settings: Settings) -> AsyncIterator[str]:
+async def served(settings: Settings, authenticator: Authenticator | None = None) -> AsyncIterator[str]:
     """The URL of the query API on a real HTTP server, for the official client and for clients that disconnect."""
     config = uvicorn.Config(
-        create_app(settings, Metrics(), Event()), port=0, log_config=None, timeout_graceful_shutdown=1
+        create_app(settings, Metrics(), Event(), authenticator=authenticator),
+        port=0,
+        log_config=None,
+        timeout_graceful_shutdown=1,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())

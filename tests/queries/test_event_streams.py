@@ -17,7 +17,7 @@ from infrastructure.http.stream_pages import StreamPages
 from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
 from queries.event_stream import EventStreams
-from queries.events import event_json
+from queries.events import events_json
 from queries.main import open_dependencies
 from tests.fixtures.postgres_tools import dump_custom, restore_over
 from tests.queries.conftest import served
@@ -113,7 +113,7 @@ async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_mea
         async def read(pages: StreamPages) -> list[bytes]:
             """Reads both streams at once, a slice of each in turn. With little memory each one evicts the other's page."""
             streams = [
-                EventStreams(log, watch, pages, event_json, shutdown).follow(
+                EventStreams(log, watch, pages, events_json, shutdown).follow(
                     own_log, conversation_id, await own_log.existing_head(conversation_id), 0
                 )
                 for conversation_id in conversation_ids

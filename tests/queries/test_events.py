@@ -94,7 +94,9 @@ async def test_a_page_of_large_events_ends_early_and_says_there_is_more(settings
         head = await log.head(conversation_id)
         assert head is not None
         until = head.stream_version
-        body, _ = await read_page(log, conversation_id, after=0, until=until, limit=100, max_bytes=2_000)
+        body, _ = await read_page(
+            log, conversation_id, after=0, until=until, limit=100, sees_deleted=True, max_bytes=2_000
+        )
 
     page = msgspec.json.decode(body)
     assert [event["version"] for event in page["data"]] == [1, 2]

@@ -152,7 +152,7 @@ async def test_a_stream_of_two_hundred_thousand_deltas_is_sent_in_small_steps(
         record = await find_record(log, response_id)
         counting = asyncio.create_task(count_turns())
         chunks, sent = 0, 0
-        async for chunk in dependencies.reply_streams.follow(record, read, -1):
+        async for chunk in dependencies.reply_streams.follow(record, read, -1, ANONYMOUS):
             chunks += 1
             sent += len(chunk)
             assert len(chunk) <= SLICE_BYTES
@@ -177,7 +177,7 @@ async def test_a_client_whose_record_was_dropped_gets_the_same_stream(settings: 
             watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
             streams = ReplyStreams(LiveReader(dependencies.redis, pages), watch, pages, shutdown)
             record = await find_record(log, response_id)
-            bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1)]))
+            bodies.append(b"".join([chunk async for chunk in streams.follow(record, read, -1, ANONYMOUS)]))
     assert bodies[0] == bodies[1]
     assert bodies[0].count(b"\n\n") == 20_000 + 2 + 2 + 3 + 1
 

@@ -13,6 +13,7 @@ from domain.events import ReplyInterrupted, Shown
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.append_request import AppendRequest
 from infrastructure.event_log.log import EventLog
+from infrastructure.event_log.reader import EventReader
 from infrastructure.ids import mint, mint_uuid, uuid_of
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -62,7 +63,8 @@ async def other_process(
     events.open()
     leases = ReplyLeases(pool, owner or mint_uuid())
     orphaned_replies = OrphanedReplies(leases, events, client)
-    active_replies = ActiveReplies(leases, orphaned_replies, grace_seconds=grace_seconds)
+    look_up = EventReader(pool).head_of_each
+    active_replies = ActiveReplies(leases, orphaned_replies, look_up, grace_seconds=grace_seconds)
     active_replies.open()
     try:
         yield pool

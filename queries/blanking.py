@@ -1,0 +1,117 @@
+"""Deleted content in the audit trail: only the scope `audit` sees it. Others see which events there were, without what is deleted now.
+
+A blanked field is null, and `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` says which fields hold content.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct, field
+
+from context.deleted_content import deleted_items
+from context.withdrawn_summaries import fork_of, is_withdrawn
+from domain.content import CONTENT, Part
+from domain.errors import ConversationNotFound
+from infrastructure.event_log.recorded import Recorded
+from infrastructure.event_log.version_lookup import Head
+from queries.principal_log import PrincipalLog
+
+
+class Deleted(Struct, frozen=True):
+    """What is deleted now of what some events of one conversation hold.
+
+    `conversation`: the whole conversation is. `ids`: items and responses. `summaries`: versions of their ContextCompacted events.
+    """
+
+    conversation: bool = False
+    ids: frozenset[str] = frozenset()
+    summaries: frozenset[int] = frozenset()
+
+    def has(self, part: Part, recorded: Recorded) -> bool:
+        """Whether this part of the event is deleted. For `items`: all of them."""
+        if self.conversation:
+            return True
+        event: Any = recorded.event
+        match part:
+            case "item":
+                return event.item_id in self.ids
+            case "response" | "items":
+                return event.response_id in self.ids
+            case "summary":
+                return recorded.version in self.summaries
+            case "conversation":
+                return False
+
+
+NOTHING = Deleted()
+
+
+async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
+    """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
+
+    Who may read the conversation may read them. The events of a deleted one are only for those with `audit` who own it, or are admins.
+    """
+    head = await log.head(conversation_id)
+    role = None if head is None else head.role(log.principal)
+    if head is None or role is None or (head.deleted and not (role == "owner" and log.principal.may("audit"))):
+        raise ConversationNotFound(conversation_id)
+    return head
+
+
+async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
+    """What is deleted now of what these events hold. They are of one conversation, and at least one."""
+    conversation_id = events[0].conversation_id
+    head = await log.head(conversation_id)
+    if head is None or head.deleted:
+        return Deleted(conversation=True)
+    holds = _Holds()
+    for recorded in events:
+        holds.add(recorded)
+    items = await deleted_items(log, holds.items)
+    responses = await log.deleted_responses(conversation_id, sorted(holds.responses)) if holds.responses else ()
+    fork = await fork_of(log, conversation_id) if holds.summaries else None
+    summaries = {recorded.version for recorded in holds.summaries if await is_withdrawn(log, recorded, fork)}
+    return Deleted(ids=items.union(responses), summaries=frozenset(summaries))
+
+
+def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[str]:
+    """Sets to null what is deleted in the fields of an event. Returns the names of what is null now."""
+    blanked: list[str] = []
+    for name, part in CONTENT.get(type(recorded.event), {}).items():
+        if data.get(name) in (None, "", [], {}):
+            continue
+        all_of_it = deleted.has(part, recorded)
+        if part == "items":
+            for index, new in enumerate(data[name]):
+                if all_of_it or new["item_id"] in deleted.ids:
+                    new["item"] = None
+                    blanked.append(f"{name}[{index}].item")
+        elif all_of_it:
+            data[name] = None
+            blanked.append(name)
+    return blanked
+
+
+class _Holds(Struct):
+    """What some events hold: items, by id with what they are copies of; ids of responses; ContextCompacted events."""
+
+    items: dict[str, str | None] = field(default_factory=dict)
+    responses: set[str] = field(default_factory=set)
+    summaries: list[Recorded] = field(default_factory=list)
+
+    def add(self, recorded: Recorded) -> None:
+        """Adds what the event holds."""
+        event: Any = recorded.event
+        for name, part in CONTENT.get(type(event), {}).items():
+            match part:
+                case "item":
+                    self.items[event.item_id] = event.copy_of
+                case "response":
+                    self.responses.add(event.response_id)
+                case "items":
+                    self.responses.add(event.response_id)
+                    self.items |= {new.item_id: new.copy_of for new in getattr(event, name)}
+                case "summary":
+                    self.summaries.append(recorded)
+                case "conversation":
+                    pass

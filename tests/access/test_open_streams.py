@@ -1,0 +1,320 @@
+"""Streams and sockets that are open when access ends: they end within 5 seconds, say why, and show nothing that came after."""
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from domain.commands import Command, DeleteConversation, ShareConversation, UnshareConversation
+from domain.events import ItemAppended, Share
+from infrastructure.access.principal import Principal
+from infrastructure.event_log.conversation_watch import ConversationWatch
+from infrastructure.http.stream_pages import SLICE_BYTES, StreamPages
+from infrastructure.settings import Settings
+from queries.event_stream import EventStreams
+from queries.events import events_json
+from queries.main import open_dependencies
+from queries.query_context import ProcessDependencies
+from tests.commands.api_client import eventually
+from tests.commands.served_api import create, served_api
+from tests.log import Log
+from tests.principals import HeaderAuthenticator, headers_of
+from tests.queries.conftest import served
+from tests.queries.writer import Writer
+from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
+
+BEN = headers_of("ben")
+OWNER = headers_of("someone")
+WITH_BEN = ShareConversation(share=Share(subject="ben", role="writer"))
+WITHOUT_BEN = UnshareConversation(subject="ben")
+SECONDS = 5
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture
+def log(settings: Settings) -> Log:
+    return Log(settings.postgres_url)
+
+
+@asynccontextmanager
+async def queries(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with (
+        served(settings, authenticator=HeaderAuthenticator()) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+    ):
+        yield client
+
+
+async def next_event(lines: AsyncIterator[str]) -> dict[str, str]:
+    event: dict[str, str] = {}
+    async with asyncio.timeout(SECONDS):
+        async for line in lines:
+            name, _, value = line.partition(": ")
+            if line:
+                event[name] = value
+            elif "data" in event:
+                return event
+    return event
+
+
+async def rest_of(lines: AsyncIterator[str]) -> list[str]:
+    """The lines until the end of the stream, which must come in time."""
+    async with asyncio.timeout(SECONDS):
+        return [line async for line in lines if line]
+
+
+def error_in(lines: list[str]) -> dict[str, Any]:
+    """The error of a stream's last event, which has no id."""
+    assert lines[-2] == "event: error", lines
+    error: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
+    return error
+
+
+async def test_when_a_share_is_withdrawn_then_the_stream_of_events_ends_with_an_error_and_shows_nothing_after_it(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    path = f"/v1/conversations/{conversation_id}/events"
+    headers = {"Accept": "text/event-stream"}
+    async with queries(settings) as client:
+        async with (
+            client.stream("GET", path, headers={**BEN, **headers}) as bens,
+            client.stream("GET", path, headers={**OWNER, **headers}) as owners,
+        ):
+            lines, owners_lines = bens.aiter_lines(), owners.aiter_lines()
+            await write.append(conversation_id, "before")
+            assert [(await next_event(lines))["id"] for _ in range(4)] == ["1", "2", "3", "4"]
+            await write.execute(conversation_id, WITHOUT_BEN)
+            await write.append(conversation_id, "after")
+            rest = await rest_of(lines)
+            assert error_in(rest)["error"]["code"] == "not_found"
+            assert len(rest) == 2, "nothing but the error"
+            assert [(await next_event(owners_lines))["id"] for _ in range(6)] == ["1", "2", "3", "4", "5", "6"]
+        repeated = await client.get(path, headers={**BEN, **headers, "Last-Event-ID": "4"})
+    assert repeated.status_code == 404
+
+
+async def test_when_the_conversation_is_deleted_then_the_stream_shows_without_content_what_it_had_not_sent(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a", title="secret")
+    path = f"/v1/conversations/{conversation_id}/events"
+    async with (
+        queries(settings) as client,
+        client.stream("GET", path, headers={**OWNER, "Accept": "text/event-stream"}) as answer,
+    ):
+        lines = answer.aiter_lines()
+        assert [(await next_event(lines))["id"] for _ in range(2)] == ["1", "2"]
+        await write.append(conversation_id, "unseen")
+        await write.delete(conversation_id)
+        rest = await rest_of(lines)
+    assert "event: conversation.deleted" in rest
+    # The item may have been sent before the deletion was committed, or not at all with its content.
+    item = json.loads(next(line for line in rest if '"item.appended"' in line).removeprefix("data: "))
+    assert (item["data"]["item"] is None) == (item.get("blanked") == ["item"])
+
+
+@asynccontextmanager
+async def event_streams(settings: Settings, **limits: float) -> AsyncIterator[tuple[EventStreams, ProcessDependencies]]:
+    """The streams of a process, and what its queries use."""
+    async with open_dependencies(settings, threading.Event()) as dependencies:
+        shutdown = threading.Event()
+        watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
+        streams = EventStreams(dependencies.stream_log, watch, StreamPages(), events_json, shutdown, **limits)
+        yield streams, dependencies
+        await watch.close()
+
+
+async def follow(
+    streams: EventStreams, dependencies: ProcessDependencies, conversation_id: str, sender: Principal
+) -> AsyncGenerator[bytes, None]:
+    """The stream from its start."""
+    log = dependencies.of(sender).stream_log
+    async with aclosing(streams.follow(log, conversation_id, await log.existing_head(conversation_id), 0)) as stream:
+        async for chunk in stream:
+            yield chunk
+
+
+def principal(subject: str, *scopes: Any) -> Principal:
+    return Principal("default", subject, frozenset({"read", *scopes}))
+
+
+async def test_given_a_client_that_reads_slowly_when_its_share_is_withdrawn_then_it_gets_no_further_event(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start(*("x" * 10_000 for _ in range(20)))
+    await write.execute(conversation_id, WITH_BEN)
+    async with (
+        event_streams(settings, look_up_seconds=0) as (streams, dependencies),
+        aclosing(follow(streams, dependencies, conversation_id, principal("ben"))) as stream,
+    ):
+        first = await anext(stream)
+        assert first.endswith(b"\n\n"), "a slice ends with an event"
+        await write.execute(conversation_id, WITHOUT_BEN)
+        rest = [chunk async for chunk in stream]
+    assert len(rest) == 1
+    assert rest[0].startswith(b"event: error\n")
+
+
+async def test_given_a_client_that_reads_slowly_when_an_item_is_retracted_then_it_is_blanked_in_the_rest_of_the_page(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("start")
+    ids = await write.append(conversation_id, *(f"{number:02d}" + "x" * 10_000 for number in range(20)))
+    async with (
+        event_streams(settings, look_up_seconds=0, max_page_seconds=0.001) as (streams, dependencies),
+        aclosing(follow(streams, dependencies, conversation_id, principal("someone"))) as stream,
+    ):
+        body = await anext(stream)
+        await write.retract(conversation_id, ids[15])
+        async with asyncio.timeout(SECONDS):
+            while b"event: item.retracted" not in body:
+                body += await anext(stream)
+    events = [json.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: ")]
+    assert [event["version"] for event in events] == list(range(1, 24))
+    assert [event["version"] for event in events if "blanked" in event] == [18]
+    assert b"15xxx" not in body
+
+
+async def test_when_an_item_that_was_sent_in_part_is_retracted_then_its_rest_is_not_sent(
+    settings: Settings, write: Writer, log: Log
+) -> None:
+    conversation_id = await write.start("x" * 500_000 + "end")
+    [item_id] = [event.item_id for event in log.events(conversation_id) if isinstance(event, ItemAppended)]
+    for is_retracted in (False, True):
+        async with (
+            event_streams(settings, look_up_seconds=0, max_page_seconds=0.001) as (streams, dependencies),
+            aclosing(follow(streams, dependencies, conversation_id, principal("someone"))) as stream,
+        ):
+            body = await anext(stream) + await anext(stream) + await anext(stream)
+            assert not body.endswith(b"\n\n")
+            if is_retracted:
+                await write.retract(conversation_id, item_id)
+                body += b"".join([chunk async for chunk in stream])
+                assert len(body) < 4 * SLICE_BYTES
+            else:  # a page that is made again is the same page
+                while not body.endswith(b"\n\n"):
+                    body += await anext(stream)
+                assert b'end"' in body
+
+
+async def test_pages_are_not_shared_between_those_who_see_deleted_content_and_those_who_do_not(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("start")
+    secret = "secret " * 10_000
+    [item_id] = await write.append(conversation_id, secret)
+    await write.retract(conversation_id, item_id)
+    async with event_streams(settings) as (streams, dependencies):
+
+        async def read(sender: Principal) -> bytes:
+            body = b""
+            async with aclosing(follow(streams, dependencies, conversation_id, sender)) as stream:
+                while b"event: item.retracted" not in body:
+                    body += await anext(stream)
+            return body
+
+        audit, owner = principal("someone", "audit"), principal("someone")
+        bodies = await asyncio.gather(*(read(sender) for sender in (audit, owner, audit, owner)))
+        bodies += [await read(owner), await read(audit)]
+    assert [secret.encode() in text for text in bodies] == [True, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
+async def test_the_stream_of_a_running_reply_ends_with_an_error(
+    settings: Settings, write: Writer, command: Command
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    response_id, question = await write.request_reply(conversation_id, "?")
+    path = f"/v1/responses/{response_id}"
+    async with queries(settings) as client:
+        async with client.stream("GET", path, params={"stream": "true"}, headers=BEN) as answer:
+            assert answer.status_code == 200
+            lines = answer.aiter_lines()
+            await write.execute(conversation_id, command)
+            if command is WITHOUT_BEN:
+                await write.complete_reply(conversation_id, response_id, question, "unseen")
+            rest = await rest_of(lines)
+        assert error_in(rest)["type"] == "error"
+        assert "unseen" not in str(rest)
+        assert (await client.get(path, params={"stream": "true"}, headers=BEN)).status_code == 404
+
+
+def holding(release: threading.Event) -> Any:
+    """A provider's script: it sends a word, and waits before it sends the rest."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk("begun")
+        release.wait(20)
+        exchange.text_chunk("unseen")
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+    return script
+
+
+@pytest.mark.parametrize("transport", ["stream", "json", "socket"])
+@pytest.mark.parametrize("command", [WITHOUT_BEN, DeleteConversation()], ids=["withdrawn", "deleted"])
+async def test_a_reply_that_is_being_sent_to_its_requester_ends_with_a_404(
+    settings: Settings, write: Writer, provider: ScriptedProvider, transport: str, command: Command
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    release = threading.Event()
+    provider.script = holding(release)
+    changed = {"openai_base_url": provider.url, "default_model": "scripted"}
+    async with served_api(settings.model_copy(update=changed), authenticator=HeaderAuthenticator()) as api:
+        body = {"input": "?", "conversation": conversation_id}
+
+        async def request() -> tuple[int, str]:
+            """Status and text of what ends the reply."""
+            if transport == "socket":
+                async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
+                    events = await create(client, "?", conversation=conversation_id)
+                return events[-1]["status"], json.dumps(events)
+            answer = await api.http.post("/v1/responses", json={**body, "stream": transport == "stream"}, headers=BEN)
+            if transport == "json":
+                return answer.status_code, answer.text
+            return json.loads(answer.text.strip().rpartition("data: ")[2]).get("code"), answer.text
+
+        answering = asyncio.create_task(request())
+        await eventually(lambda: provider.requests or None)
+        await write.execute(conversation_id, command)
+        async with asyncio.timeout(SECONDS):
+            status, text = await answering
+        assert status == ("not_found" if transport == "stream" else 404)
+        assert "unseen" not in text
+        release.set()
+        assert await asyncio.to_thread(provider.disconnected.wait, SECONDS), "nobody waits for the reply: it is stopped"
+
+
+async def test_a_reply_in_the_background_goes_on_when_its_requester_loses_access(
+    settings: Settings, write: Writer, provider: ScriptedProvider, log: Log
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    release = threading.Event()
+    provider.script = holding(release)
+    changed = {"openai_base_url": provider.url, "default_model": "scripted"}
+    async with served_api(settings.model_copy(update=changed), authenticator=HeaderAuthenticator()) as api:
+        body = {"input": "?", "conversation": conversation_id, "background": True, "stream": True}
+        answering = asyncio.create_task(api.http.post("/v1/responses", json=body, headers=BEN))
+        await eventually(lambda: provider.requests or None)
+        await write.execute(conversation_id, WITHOUT_BEN)
+        async with asyncio.timeout(SECONDS):
+            assert "not_found" in (await answering).text
+        release.set()
+        await eventually(lambda: log.events(conversation_id)[-1].topic == "reply.completed" or None)
+        assert "unseen" in str(log.events(conversation_id))

@@ -1,0 +1,230 @@
+"""Deleted content in the audit trail: blanked for everyone but the scope `audit`, whatever the event and however it was deleted."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+
+from domain.commands import DeleteReply, DescribeConversation, EndConversation, FailReply
+from domain.content import CONTENT
+from domain.events import (
+    ContextCompacted,
+    ConversationDescribed,
+    ConversationEnded,
+    ConversationStarted,
+    Event,
+    InputItem,
+    ItemAppended,
+    ReplyCancelled,
+    ReplyFailed,
+    ReplyInterrupted,
+    ReplyRequested,
+)
+from infrastructure.event_log.recorded import Recorded
+from infrastructure.settings import Settings
+from queries.blanking import NOTHING, Deleted
+from queries.events import event_json
+from tests.principals import HeaderAuthenticator, headers_of
+from tests.queries.conftest import open_api
+from tests.queries.writer import SHOWN, Writer, body
+
+SECRET = "xylophone"
+ITEM = body(SECRET)
+ITEMS = (InputItem(item_id="msg_1", item=ITEM), InputItem(item_id="msg_2", item=ITEM))
+OWNER, AUDITOR = headers_of("someone"), headers_of("someone", "audit")
+OTHER_AUDITOR, ADMIN = headers_of("eve", "audit"), headers_of("root", "admin", "audit")
+
+EVENTS: tuple[Event, ...] = (
+    ConversationStarted(
+        conversation_id="conv_1",
+        tenant="default",
+        owner="someone",
+        family="conv_1",
+        title=SECRET,
+        instructions=SECRET,
+        metadata={SECRET: SECRET},
+    ),
+    ConversationDescribed(title=SECRET, instructions=SECRET, metadata={SECRET: SECRET}),
+    ConversationEnded(reason=SECRET),
+    ItemAppended(item_id="msg_1", parent_id=None, branch=0, depth=1, item=ITEM, author="someone"),
+    ReplyRequested(
+        response_id="resp_1",
+        model="m",
+        parameters=msgspec.json.encode({"instructions": SECRET}),
+        input=ITEMS,
+        shown=SHOWN,
+    ),
+    ReplyFailed(response_id="resp_1", code="c", message="It failed.", partial_output=SECRET, output=ITEMS),
+    ReplyCancelled(response_id="resp_1", output=ITEMS),
+    ReplyInterrupted(response_id="resp_1", code="c", output=ITEMS),
+    ContextCompacted(
+        compaction_id="cmp_1",
+        summary=SECRET,
+        first="msg_1",
+        last="msg_2",
+        depth=2,
+        count=2,
+        tokens_before=9,
+        tokens_after=1,
+        model="m",
+    ),
+)
+"""An event of each type with content, with the secret in every field that has content."""
+
+DELETED_BY: dict[str, Deleted] = {
+    "item": Deleted(ids=frozenset({"msg_1"})),
+    "items": Deleted(ids=frozenset({"resp_1"})),
+    "response": Deleted(ids=frozenset({"resp_1"})),
+    "summary": Deleted(summaries=frozenset({7})),
+    "conversation": Deleted(conversation=True),
+}
+
+
+def recorded(event: Event) -> Recorded:
+    return Recorded(
+        position=70,
+        conversation_id="conv_1",
+        version=7,
+        tenant="default",
+        recorded_at=datetime(2026, 11, 29, tzinfo=UTC),
+        subject="someone",
+        correlation_id="req_1",
+        event=event,
+    )
+
+
+def shown(event: Event, deleted: Deleted) -> dict[str, Any]:
+    shown_event: dict[str, Any] = msgspec.json.decode(event_json(recorded(event), deleted))
+    return shown_event
+
+
+def test_there_is_an_event_for_every_field_that_has_content() -> None:
+    assert {type(event) for event in EVENTS} == CONTENT.keys()
+    for event in EVENTS:
+        full = shown(event, NOTHING)
+        assert "blanked" not in full
+        for name in CONTENT[type(event)]:
+            assert SECRET in str(full["data"][name]), name
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
+def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_and_nothing_else(event: Event) -> None:
+    full, blanked = shown(event, NOTHING), shown(event, Deleted(conversation=True))
+    names = blanked.pop("blanked")
+    assert SECRET not in str(blanked)
+    assert {name.partition("[")[0] for name in names} == {*CONTENT[type(event)]}
+    for name, value in full["data"].items():
+        if name not in CONTENT[type(event)]:
+            assert blanked["data"][name] == value
+    assert {name: blanked[name] for name in blanked if name != "data"} == {
+        name: full[name] for name in full if name != "data"
+    }
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
+def test_given_what_a_field_belongs_to_is_deleted_then_that_field_is_blanked(event: Event) -> None:
+    for name, part in CONTENT[type(event)].items():
+        data = shown(event, DELETED_BY[part])["data"]
+        assert SECRET not in str(data[name]), name
+
+
+def test_given_one_deleted_item_then_the_other_items_of_the_event_stay() -> None:
+    requested = shown(EVENTS[4], Deleted(ids=frozenset({"msg_2"})))
+    assert requested["blanked"] == ["input[1].item"]
+    assert requested["data"]["input"][1] == {"item_id": "msg_2", "item": None, "copy_of": None}
+    assert SECRET in str(requested["data"]["input"][0])
+    assert SECRET in str(requested["data"]["parameters"])
+
+
+@pytest.fixture
+async def api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(settings, authenticator=HeaderAuthenticator()) as client:
+        yield client
+
+
+async def events_of(api: httpx.AsyncClient, conversation_id: str, headers: Any) -> list[dict[str, Any]]:
+    answer = await api.get(f"/v1/conversations/{conversation_id}/events", headers=headers)
+    assert answer.status_code == 200, answer.text
+    events: list[dict[str, Any]] = answer.json()["data"]
+    return events
+
+
+def blanked_names(events: list[dict[str, Any]]) -> dict[int, list[str]]:
+    return {event["version"]: event["blanked"] for event in events if "blanked" in event}
+
+
+async def test_given_a_retracted_item_then_only_audit_sees_it_in_any_event(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start("stays")
+    response_id, question = await write.request_reply(conversation_id, SECRET, "stays too")
+    await write.complete_reply(conversation_id, response_id, question, "answer")
+    before = await events_of(api, conversation_id, OWNER)
+    assert blanked_names(before) == {}
+    await write.retract(conversation_id, question[0].item_id)
+
+    events = await events_of(api, conversation_id, OWNER)
+    assert SECRET not in str(events)
+    assert blanked_names(events) == {3: ["input[0].item"], 4: ["item"]}
+    assert [event["data"].get("item_id") for event in events] == [event["data"].get("item_id") for event in before] + [
+        question[0].item_id
+    ]
+    seen = await events_of(api, conversation_id, AUDITOR)
+    assert blanked_names(seen) == {}
+    assert seen[: len(before)] == before
+
+
+async def test_given_a_deleted_response_then_what_it_alone_has_is_blanked(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start("stays")
+    failed, _ = await write.request_reply(conversation_id, SECRET, instructions=SECRET)
+    output = (InputItem(item_id="msg_" + "0" * 32, item=ITEM),)
+    await write.execute(
+        conversation_id, FailReply(response_id=failed, code="model_error", message="It failed.", output=output)
+    )
+    await write.execute(conversation_id, DeleteReply(response_id=failed))
+
+    events = await events_of(api, conversation_id, OWNER)
+    assert SECRET not in str(events)
+    assert blanked_names(events) == {3: ["parameters", "input[0].item"], 4: ["output[0].item"]}
+    assert str(await events_of(api, conversation_id, AUDITOR)).count(SECRET) == 3
+
+
+async def test_given_an_item_that_a_summary_covers_is_retracted_then_the_summary_is_blanked(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start("first")
+    [told, kept] = await write.append(conversation_id, SECRET, "second")
+    await write.compact(conversation_id, told, 2, f"They said {SECRET}.")
+    await write.compact(conversation_id, kept, 3, f"They still said {SECRET}.")
+    await write.retract(conversation_id, told)
+
+    events = await events_of(api, conversation_id, OWNER)
+    assert SECRET not in str(events)
+    assert {version: names for version, names in blanked_names(events).items() if names == ["summary"]}.keys() == {5, 6}
+    assert SECRET in str(await events_of(api, conversation_id, AUDITOR))
+
+
+async def test_a_deleted_conversation_is_shown_only_with_audit_to_its_owner_and_to_an_admin(
+    api: httpx.AsyncClient, write: Writer
+) -> None:
+    conversation_id = await write.start(SECRET, title=SECRET)
+    await write.execute(conversation_id, DescribeConversation(instructions=SECRET))
+    await write.execute(conversation_id, EndConversation(reason=SECRET))
+    await write.delete(conversation_id)
+    path = f"/v1/conversations/{conversation_id}/events"
+    for headers in (OWNER, OTHER_AUDITOR, headers_of("root", "admin"), headers_of("someone", "audit", tenant="other")):
+        answer = await api.get(path, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        stream = await api.get(path, headers={**headers, "Accept": "text/event-stream"})
+        assert stream.status_code == 404
+    for headers in (AUDITOR, ADMIN):
+        events = await events_of(api, conversation_id, headers)
+        assert [event["type"] for event in events][-1] == "conversation.deleted"
+        assert str(events).count(SECRET) == 4
+        stream = await api.get(path, headers={**headers, "Accept": "text/event-stream"})
+        assert stream.text.count(SECRET) == 4
