@@ -1,6 +1,7 @@
 """The real projector of the MongoDB views, which runs only when a test calls it."""
 
 import asyncio
+from collections.abc import Collection
 
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -15,7 +16,7 @@ from projections.views.catalog import MONGO_VIEWS
 class ManualProjector:
     """One projector, which does nothing until `catch_up` or `run`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, views: Collection[str] = MONGO_VIEWS) -> None:
         self._pool = make_pool(settings.postgres_url, max_size=4)
         self._mongo = mongodb.connect(settings)
         self._redis = redis.connect(settings)
@@ -25,7 +26,7 @@ class ManualProjector:
             database=mongodb.database(self._mongo, settings),
             redis=self._redis,
             metrics=Metrics(),
-            views=MONGO_VIEWS,
+            views=views,
         )
         self.views = mongodb.database(self._mongo, settings)
 

@@ -1,7 +1,7 @@
 """Both APIs in this process behind one app, as the gateway serves them, and clients of it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from threading import Event
 
@@ -16,6 +16,7 @@ import commands.main
 import queries.main
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.catalog import MONGO_VIEWS
 from tests.documented_answers import checked_answers
 from tests.principals import HeaderAuthenticator
 from tests.queries.conftest import eventually
@@ -32,8 +33,10 @@ class BothApis(Struct, frozen=True):
 
 
 @asynccontextmanager
-async def open_both_apis(settings: Settings, *, with_principals: bool = False) -> AsyncIterator[BothApis]:
-    """`with_principals`: a header names the principal of a request, see `tests/principals.py`."""
+async def open_both_apis(
+    settings: Settings, *, with_principals: bool = False, views: Collection[str] = MONGO_VIEWS
+) -> AsyncIterator[BothApis]:
+    """`with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: those that the projector updates."""
     authenticator = HeaderAuthenticator() if with_principals else None
     command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
     query_app = queries.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
@@ -43,7 +46,7 @@ async def open_both_apis(settings: Settings, *, with_principals: bool = False) -
 
     checks = [checked_answers("commands", command_app), checked_answers("queries", query_app)]
     hooks = {"response": [check for side in checks for check in side["response"]]}
-    projector = ManualProjector(settings)
+    projector = ManualProjector(settings, views)
     async with (
         command_app.router.lifespan_context(command_app),
         query_app.router.lifespan_context(query_app),

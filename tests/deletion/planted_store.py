@@ -1,0 +1,122 @@
+"""A running store in which words are planted: both APIs on a port, the projector, and a provider that says what it is told to."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+from starlette.types import ASGIApp
+
+from infrastructure.settings import Settings
+from projections.views.catalog import ALL_VIEWS
+from tests.log import Log
+from tests.principals import headers_of
+from tests.replies.both_apis import open_both_apis, served
+from tests.scripted_provider import Exchange, ScriptedProvider
+
+ANN = headers_of("ann")
+"""Owns everything, and may not see what was deleted."""
+
+
+class PlantedStore:
+    """`plant` makes a word, and from `delete_planted` on no answer may contain it. `http` sends requests as Ann."""
+
+    def __init__(self, http: httpx.AsyncClient, app: ASGIApp, log: Log, provider: ScriptedProvider) -> None:
+        self.http = http
+        self.app = app
+        self.log = log
+        self.provider = provider
+        self.planted: list[str] = []
+        self.keyed: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        """Path, body and headers of the requests that were sent with an idempotency key."""
+
+    def plant(self, kind: str) -> str:
+        """A word that is nowhere else."""
+        word = f"Zq{kind}{len(self.planted)}qZ"
+        self.planted.append(word)
+        return word
+
+    async def post(self, path: str, *, is_keyed: bool = False, status: int = 200, **body: Any) -> dict[str, Any]:
+        """The JSON of the answer. `is_keyed`: sent with an idempotency key, so that it can be repeated."""
+        headers = {"Idempotency-Key": f"key-{len(self.keyed)}"} if is_keyed else {}
+        if is_keyed:
+            self.keyed.append((path, body, headers))
+        answer = await self.http.post(path, json=body, headers=headers)
+        assert answer.status_code == status, (path, answer.status_code, answer.text)
+        parsed: dict[str, Any] = answer.json()
+        return parsed
+
+    async def delete(self, path: str) -> None:
+        answer = await self.http.delete(path)
+        assert answer.status_code == 200, (path, answer.status_code, answer.text)
+
+    def says(self, script: Callable[[Exchange], None] | str) -> None:
+        """What the model answers from now on."""
+        self.provider.script = (lambda exchange: exchange.stream_text(script)) if isinstance(script, str) else script
+
+    def ids(self, sql: str) -> list[str]:
+        return [str(row[0]) for row in self.log.rows(sql)]
+
+    @property
+    def conversations(self) -> list[str]:
+        return self.ids("SELECT DISTINCT 'conv_' || replace(originator_id::text, '-', '') FROM events")
+
+    @property
+    def responses(self) -> list[str]:
+        return self.ids("SELECT response_id FROM responses")
+
+    @property
+    def items(self) -> list[str]:
+        return self.ids("SELECT item_id FROM events WHERE topic = 'item.appended'")
+
+
+@asynccontextmanager
+async def open_planted_store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[PlantedStore]:
+    changed = {"openai_base_url": provider.url, "model_window": 4_000, "default_model": "scripted", "model_timeout": 5}
+    stop = asyncio.Event()
+    async with open_both_apis(settings.model_copy(update=changed), with_principals=True, views=ALL_VIEWS) as apis:
+        projecting = asyncio.create_task(apis.projector.run(stop))
+        async with served(apis.app) as http:
+            http.headers.update(ANN)
+            yield PlantedStore(http, apis.app, Log(settings.postgres_url), provider)
+        stop.set()
+        await projecting
+
+
+def thinks_and_calls(thought: str, text: str, name: str, arguments: dict[str, Any]) -> Callable[[Exchange], None]:
+    """A script: reasoning, a text, and a call of a function."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.delta(reasoning_content=thought)
+        exchange.text_chunk(text)
+        call = {"index": 0, "id": "call_x", "type": "function"}
+        exchange.delta(tool_calls=[{**call, "function": {"name": name, "arguments": json.dumps(arguments)}}])
+        exchange.text_chunk(finish_reason="tool_calls")
+        exchange.end_stream()
+
+    return script
+
+
+def refuses_with(text: str) -> Callable[[Exchange], None]:
+    """A script: a refusal."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.delta(refusal=text)
+        exchange.text_chunk(finish_reason="stop")
+        exchange.end_stream()
+
+    return script
+
+
+def breaks_off_after(text: str) -> Callable[[Exchange], None]:
+    """A script: a text, and then the connection ends."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk(text)
+
+    return script

@@ -1,0 +1,283 @@
+"""What is deleted is gone: no answer, no model request, no log line and no metric has it, without the scope `audit`.
+
+A word of its own is planted in every kind of content, and deleted in every way. Then every endpoint is asked for everything.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import pytest
+
+from domain.events import ItemAppended
+from infrastructure.http.served_paths import SERVED
+from infrastructure.settings import Settings
+from tests.deletion.planted_store import (
+    PlantedStore,
+    breaks_off_after,
+    open_planted_store,
+    refuses_with,
+    thinks_and_calls,
+)
+from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture
+async def store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[PlantedStore]:
+    async with open_planted_store(settings, provider) as opened:
+        yield opened
+
+
+def message(text: str, role: str = "user") -> dict[str, Any]:
+    return {"type": "message", "role": role, "content": text}
+
+
+def every_kind_of_item(store: PlantedStore) -> list[dict[str, Any]]:
+    plant = store.plant
+    image = {"type": "input_image", "image_url": f"data:image/png;base64,{plant('image')}"}
+    file = {"type": "input_file", "filename": plant("filename"), "file_data": f"data:text/plain;base64,{plant('file')}"}
+    refusal = {"type": "refusal", "refusal": plant("refusal")}
+    return [
+        message(plant("user")),
+        {"type": "message", "role": "user", "content": [image, file, {"type": "input_text", "text": plant("part")}]},
+        {"type": "message", "role": "assistant", "content": [refusal]},
+        {"type": "reasoning", "summary": [{"type": "summary_text", "text": plant("reasoning")}]},
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": f'{{"x": "{plant("arguments")}"}}'},
+        {"type": "function_call_output", "call_id": "c", "output": plant("output")},
+        {"type": "custom_tool_call", "call_id": "d", "name": "g", "input": plant("custom")},
+        {"type": "custom_tool_call_output", "call_id": "d", "output": plant("customoutput")},
+        {"type": "compaction", "encrypted_content": plant("compaction")},
+        {"type": "note", "anything": {"nested": [plant("other")]}},
+    ]
+
+
+async def retracted_items(store: PlantedStore) -> None:
+    """Items of every kind, of a reply too, retracted one by one. One of them was pinned."""
+    conversation = (await store.post("/v1/conversations", title="kept"))["id"]
+    path = f"/v1/conversations/{conversation}"
+    added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
+    await store.post(f"{path}/items/{added['data'][0]['id']}/pin")
+    store.says(thinks_and_calls(store.plant("thought"), store.plant("answer"), "f", {"x": store.plant("call")}))
+    body = {"conversation": conversation, "input": store.plant("question"), "model": "scripted"}
+    await store.post("/v1/responses", is_keyed=True, **body)
+    store.says(refuses_with(store.plant("refused")))
+    await store.post("/v1/responses", conversation=conversation, input=store.plant("asked"), background=False)
+    while items := (await store.http.get(f"{path}/items", params={"limit": 100})).json()["data"]:
+        for item in items:
+            await store.delete(f"{path}/items/{item['id']}")
+
+
+async def deleted_responses(store: PlantedStore) -> None:
+    """Responses of every status in a listed conversation; one that stands alone; the first one of a chain."""
+    conversation = (await store.post("/v1/conversations"))["id"]
+    plant, ids = store.plant, []
+    extra = {"conversation": conversation, "instructions": plant("instructions"), "metadata": {"k": plant("metadata")}}
+    store.says("kept")
+    ids.append((await store.post("/v1/responses", is_keyed=True, input="kept", **extra))["id"])
+    store.says(breaks_off_after(plant("failed")))
+    failed = await store.post("/v1/responses", status=502, conversation=conversation, input=plant("failedinput"))
+    ids.append(failed["error"]["response_id"] if "response_id" in failed["error"] else store.responses[-1])
+    ids += [await cancelled(store, conversation), await interrupted(store, conversation)]
+    store.says(thinks_and_calls(plant("alonethought"), plant("alone"), "f", {"x": plant("alonecall")}))
+    alone = {"input": plant("aloneinput"), "instructions": plant("aloneinstructions"), "metadata": {"k": plant("m")}}
+    ids.append((await store.post("/v1/responses", is_keyed=True, **alone))["id"])
+    store.says(plant("chained"))
+    first = await store.post("/v1/responses", input=plant("first"))
+    store.says("kept")
+    await store.post("/v1/responses", input="kept", previous_response_id=first["id"])
+    for response_id in dict.fromkeys([*ids, first["id"]]):
+        await store.delete(f"/v1/responses/{response_id}")
+
+
+async def cancelled(store: PlantedStore, conversation: str) -> str:
+    """A response that was cancelled after some text."""
+    word, streaming = store.plant("cancelled"), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk(word)
+        loop.call_soon_threadsafe(streaming.set)
+        exchange.provider.disconnected.wait(5)
+
+    store.says(script)
+    body = {"conversation": conversation, "input": store.plant("cancelledinput"), "background": True}
+    response_id: str = (await store.post("/v1/responses", **body))["id"]
+    await asyncio.wait_for(streaming.wait(), 10)
+    cancelled_response = await store.post(f"/v1/responses/{response_id}/cancel")
+    assert cancelled_response["status"] == "cancelled"
+    return response_id
+
+
+async def interrupted(store: PlantedStore, conversation: str) -> str:
+    """A response whose client hung up."""
+    word = store.plant("interrupted")
+
+    def script(exchange: Exchange) -> None:
+        exchange.begin_stream()
+        exchange.text_chunk(word)
+        exchange.provider.disconnected.wait(5)
+
+    store.says(script)
+    store.provider.disconnected.clear()
+    body = {"conversation": conversation, "input": store.plant("interruptedinput"), "stream": True}
+    async with store.http.stream("POST", "/v1/responses", json=body) as answer:
+        async for line in answer.aiter_lines():
+            if word in line:
+                break
+    async with asyncio.timeout(10):
+        while store.log.rows("SELECT FROM responses WHERE running"):  # noqa: ASYNC110 - it is Postgres that knows
+            await asyncio.sleep(0.02)
+    return store.ids("SELECT item_id FROM events WHERE topic = 'reply.interrupted'")[-1]
+
+
+async def deleted_conversation(store: PlantedStore) -> None:
+    """A conversation with content of every kind, deleted as a whole."""
+    plant = store.plant
+    described = {"title": plant("title"), "instructions": plant("instr"), "metadata": {plant("key"): plant("value")}}
+    created = await store.post("/v1/conversations", is_keyed=True, items=every_kind_of_item(store), **described)
+    path = f"/v1/conversations/{created['id']}"
+    await store.post(path, title=plant("renamed"))
+    await store.post(f"{path}/items", is_keyed=True, items=[message(plant("appended")) for _ in range(3)])
+    talk = [message(f"{plant('talk')} " + "word " * 200, role) for _ in range(8) for role in ("user", "assistant")]
+    await store.post(f"{path}/items", is_keyed=True, items=talk[:16])
+    store.says(plant("summarized"))
+    await store.post(f"{path}/compact", is_keyed=True, instructions=plant("compactinstructions"))
+    store.says(plant("reply"))
+    await store.post("/v1/responses", is_keyed=True, conversation=created["id"], input=plant("ask"))
+    await store.post(f"{path}/end", is_keyed=True, reason=plant("reason"))
+    await store.delete(path)
+
+
+async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
+    """A conversation that has a fork, and of which another one has copies. Returns the fork's last response and the other conversation."""
+    parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
+    copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
+    store.says(store.plant("parentreply"))
+    response = await store.post("/v1/responses", conversation=parent, input=store.plant("parentinput"))
+    store.says("kept")
+    fork = await store.post("/v1/responses", input="kept", previous_response_id=response["id"])
+    other = (await store.post("/v1/conversations"))["id"]
+    reference = {"type": "item_reference", "id": copied["id"]}
+    await store.post("/v1/responses", conversation=other, input=[reference, message("kept")])
+    assert any(store.planted[-3] in str(request) for request in store.provider.requests)
+    await store.delete(f"/v1/conversations/{parent}")
+    return fork["id"], other
+
+
+async def withdrawn_summary(store: PlantedStore) -> str:
+    """A conversation whose summary tells of an item that was retracted."""
+    talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
+    talk[0] = message(store.plant("covered"))
+    created = await store.post("/v1/conversations", items=talk[:16])
+    path = f"/v1/conversations/{created['id']}"
+    store.says(store.plant("summary"))
+    assert store.planted[-1] in str(await store.post(f"{path}/compact", is_keyed=True))
+    first = (await store.http.get(f"{path}/items", params={"order": "asc"})).json()["data"][0]["id"]
+    await store.delete(f"{path}/items/{first}")
+    return str(created["id"])
+
+
+AUDIT_TRAIL = ("/v1/conversations/{conversation_id}/events", "/v1/responses/{response_id}/context")
+"""Shown as it was recorded to whoever has the scope `audit`. What others see of it: `tests/access/test_audit_trail.py`."""
+
+
+def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
+    """Path and parameters of every GET that the store serves, for all these conversations, responses and items.
+
+    `items_of`: the items that are asked for in each conversation.
+    """
+    for template, methods in SERVED.items():
+        if "GET" not in methods.split() or template in AUDIT_TRAIL:
+            continue
+        names = re.findall(r"\{(.*?)\}", template)
+        for values in product(*(ids[name] for name in names)):
+            if names[1:] == ["item_id"] and values[1] not in items_of[values[0]]:
+                continue
+            path = template
+            for name, value in zip(names, values, strict=True):
+                path = path.replace(f"{{{name}}}", value)
+            yield path, {}
+            if template.endswith("{response_id}"):
+                yield path, {"stream": "true"}
+                yield path, {"stream": "true", "starting_after": "2"}
+            if template.endswith(("/items", "/input_items", "/responses")) and names:
+                yield path, {"limit": "100", "order": "asc"}
+
+
+def leaks(text: str, planted: list[str]) -> list[str]:
+    return [word for word in planted if word in text]
+
+
+async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_metric(
+    store: PlantedStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await retracted_items(store)
+    await deleted_responses(store)
+    await deleted_conversation(store)
+    fork, other = await deleted_parent(store)
+    summarized = await withdrawn_summary(store)
+    planted = store.planted
+    shown = f"{[store.log.events(one) for one in store.conversations]} {store.provider.requests}"
+    assert [word for word in planted if word not in shown] == [], "not planted at all"
+    found = {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
+    store.provider.requests.clear()
+    store.says("kept")
+    conversations, responses, items = store.conversations, store.responses, store.items
+    ids = {"conversation_id": conversations, "response_id": responses, "item_id": items}
+    survivors = [conversation for conversation in conversations if await exists(store, conversation)]
+    assert other in survivors
+    assert summarized in survivors
+    # Models are asked in every conversation that is left, and in the fork.
+    for conversation in survivors:
+        await store.http.post("/v1/responses", json={"conversation": conversation, "input": "And now?"})
+        await store.http.post("/v1/responses/input_tokens", json={"conversation": conversation, "input": "And now?"})
+    await store.post("/v1/responses", previous_response_id=fork, input="And now?")
+    for response_id in responses:
+        body = {"previous_response_id": response_id, "input": "And now?", "model": "scripted"}
+        for path in ("/v1/responses", "/v1/responses/compact"):
+            found |= {f"POST {path} {word}" for word in leaks((await store.http.post(path, json=body)).text, planted)}
+        answer = await store.http.post(f"/v1/responses/{response_id}/cancel")
+        found |= {f"cancel {word}" for word in leaks(answer.text, planted)}
+    for item_id in items:
+        body = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
+        answer = await store.http.post("/v1/responses", json=body)
+        found |= {f"reference {word}" for word in leaks(answer.text, planted)}
+    for conversation, command in product(conversations, ("compact", "compact/undo", "compact/redo", "end", "reopen")):
+        answer = await store.http.post(f"/v1/conversations/{conversation}/{command}")
+        found |= {f"{command} {word}" for word in leaks(answer.text, planted)}
+    assert len(store.provider.requests) > len(survivors)
+    for request in store.provider.requests:
+        found |= {f"model request {word}" for word in leaks(str(request), planted)}
+    # Every request that had a key is sent again.
+    for path, body, headers in store.keyed:
+        answer = await store.http.post(path, json=body, headers=headers)
+        echoed = "" if answer.status_code >= 400 else answer.text
+        found |= {f"repeated {path} {answer.status_code} {word}" for word in leaks(echoed, planted)}
+    items_of = {one: items if one in survivors else own_items(store, one) for one in conversations}
+    for path, params in reads({**ids, "model_id:path": ["scripted"], "key_id": []}, items_of):
+        answer = await store.http.get(path, params=params)
+        found |= {f"GET {path} {params} {word}" for word in leaks(f"{answer.headers} {answer.text}", planted)}
+    found |= {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
+    assert not found, "\n".join(sorted(found))
+
+
+def own_items(store: PlantedStore, conversation: str) -> list[str]:
+    return [event.item_id for event in store.log.events(conversation) if isinstance(event, ItemAppended)]
+
+
+async def exists(store: PlantedStore, conversation: str) -> bool:
+    return (await store.http.get(f"/v1/conversations/{conversation}")).status_code == 200
+
+
+def test_each_way_to_ask_for_content_is_known() -> None:
+    """A new parameter in a path: `reads` needs ids for it."""
+    known = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
+    assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= known
