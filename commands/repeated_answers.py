@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from context.deleted_content import deleted_items
-from context.withdrawn_summaries import fork_of, is_withdrawn
+from context.forks import fork_of
+from context.withdrawn_summaries import is_withdrawn
 from domain.events import SUMMARY, ContextCompacted
 from domain.items import without_content
 from infrastructure.event_log.reader import PrincipalReader

@@ -14,15 +14,16 @@ from commands.command_route import CommandContext
 from context.assembly import Context
 from context.choice import ContextChoice, ReplyRequest
 from context.conversation_settings import SUMMARY_TOKENS, settings_at
+from context.forks import read_path
 from context.history_backwards import RecentItems
 from context.selection import BUDGET
 from context.summaries import PROMPT, first_kept_depth
 from context.tokens import count_off_loop
-from context.withdrawn_summaries import fork_of, inherited_depths
 from domain.commands import CompactContext
 from domain.errors import ModelFailed, SummaryHasChanged
 from domain.events import ItemAppended
 from domain.items import from_stored
+from domain.paths import PathSegment
 from infrastructure.event_log.incarnation import StreamVersion
 from infrastructure.ids import mint
 from replies.summary_writer import (
@@ -120,8 +121,9 @@ async def summarize(
     if depth is None or max_tokens < MIN_SUMMARY_TOKENS or room < MIN_PORTION_TOKENS:
         return None
     reader, version, previous = dependencies.reader, choice.recent.version, choice.recent.summary
-    inherited = await inherited_depths(reader, await fork_of(reader, conversation_id))
-    last_events = await reader.head_of_each(list(inherited)) if inherited else []
+    path = await read_path(reader, PathSegment(conversation_id, version))
+    inherited = [segment.conversation_id for segment in path.segments[:-1]]
+    last_events = await reader.head_of_each(inherited) if inherited else []
     settings = await settings_at(reader, conversation_id, version)
     if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
         raise SummaryHasChanged(conversation_id)  # something that the previous summary tells of was deleted just now

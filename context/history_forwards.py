@@ -4,26 +4,11 @@ from collections.abc import AsyncIterator
 
 from context.conversation_settings import Reader, unretracted
 from context.deleted_content import deleted_items
+from context.forks import read_path
 from context.path_backwards import PAGE_EVENTS
-from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted
-from domain.paths import Path, PathSegment
-from infrastructure.event_log.incarnation import LogMoved
+from domain.events import ItemAppended, ItemRetracted
+from domain.paths import PathSegment
 from infrastructure.event_log.recorded import Recorded
-
-
-async def read_path(reader: Reader, end: PathSegment) -> Path:
-    """The path whose newest segment is `end`: reads where each fork comes from."""
-    path = Path((end,))
-    while (fork := await _forked_from(reader, path.segments[0].conversation_id)) is not None:
-        path = path.after_origin(fork)
-    return path
-
-
-async def _forked_from(reader: Reader, conversation_id: str) -> Fork | None:
-    page = await reader.conversation(conversation_id, limit=1)
-    if not page or not isinstance(first := page[0].event, ConversationStarted):
-        raise LogMoved(f"the log no longer has the first event of {conversation_id}")
-    return first.forked_from
 
 
 async def path(

@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from context.conversation_settings import Reader
 from context.deleted_content import deleted_items
+from context.forks import fork_of
 from context.selection import DELETED
 from domain.events import ConversationStarted, Fork, ItemAppended, ItemRetracted, LeftOut
 from domain.paths import PathSegment
@@ -46,7 +47,7 @@ async def path_backwards(
         fork: Fork | None = None
         is_inherited = segment is not end
         if (is_past or is_inherited) and await _is_deleted(reader, segment.conversation_id):
-            fork = await _forked_from(reader, segment.conversation_id)
+            fork = await fork_of(reader, segment.conversation_id)
             gap = True
             if (lost := _lost(segment, fork, last_id)) is not None:
                 yield PathPage(is_inherited=is_inherited, lost=lost)
@@ -114,11 +115,6 @@ async def _undeleted(
 async def _is_deleted(reader: Reader, conversation_id: str) -> bool:
     head = await reader.head(conversation_id)
     return head is not None and head.deleted
-
-
-async def _forked_from(reader: Reader, conversation_id: str) -> Fork | None:
-    """Where the conversation comes from; None if it is no fork."""
-    return _origin(_Page(await reader.conversation(conversation_id, limit=1), []))
 
 
 def _origin(page: _Page) -> Fork | None:

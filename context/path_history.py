@@ -3,8 +3,8 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from context.conversation_settings import Reader
+from context.forks import read_path
 from context.history_backwards import RecentItems
-from context.history_forwards import read_path
 from context.path_backwards import PathPage, path_backwards
 from domain.events import ItemAppended
 from domain.items import Item, from_stored, given_id

@@ -7,8 +7,9 @@ where it covers copies, a summary also tells of items of other conversations. Wh
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
-from domain.events import ContextCompacted, ConversationDeleted, ConversationStarted, Event, Fork, ItemRetracted
-from infrastructure.event_log.incarnation import LogMoved
+from context.forks import read_path
+from domain.events import ContextCompacted, ConversationDeleted, Fork, ItemRetracted
+from domain.paths import Path, PathSegment
 from infrastructure.event_log.recorded import Recorded
 
 
@@ -27,23 +28,6 @@ class Reader(Protocol):
         """Which of these items were retracted, or are in a deleted conversation."""
 
 
-async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
-    """Where the conversation comes from; None if it is no fork."""
-    page = await reader.conversation(conversation_id, limit=1)
-    if not page or not isinstance(started := page[0].event, ConversationStarted):
-        raise LogMoved(f"the log no longer has the first event of {conversation_id}")
-    return started.forked_from
-
-
-async def inherited_depths(reader: Reader, fork: Fork | None) -> dict[str, int]:
-    """The conversations that a fork inherits items from, each with the depth of the last item that it inherits."""
-    depths: dict[str, int] = {}
-    while fork is not None:
-        depths[fork.conversation_id] = min([fork.depth, *depths.values()])
-        fork = await fork_of(reader, fork.conversation_id)
-    return depths
-
-
 async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -> bool:
     """Whether something that a summary covers was deleted after its items were read.
 
@@ -51,22 +35,23 @@ async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -
     """
     summary = compacted.event
     assert isinstance(summary, ContextCompacted)
-    depths = {**await inherited_depths(reader, fork), compacted.conversation_id: summary.depth}
+    own = PathSegment(compacted.conversation_id, compacted.version).up_to(summary.depth)
+    path = Path((*(await read_path(reader, own.origin(fork))).segments, own)) if fork else Path((own,))
     # While a summary was written, something may have been deleted in other conversations. In its own one it would have been refused.
     read_position = min(compacted.position, summary.read_position or compacted.position)
-    for deletion in await reader.deletions(list(depths), after=read_position):
+    conversations = [segment.conversation_id for segment in path.segments]
+    for deletion in await reader.deletions(conversations, after=read_position):
         is_before = deletion.conversation_id == compacted.conversation_id and deletion.version < compacted.version
-        depth = min(summary.depth, depths[deletion.conversation_id])
-        if not is_before and _deletes_up_to(depth, deletion.event):
+        if not is_before and _deletes_on(path, deletion):
             return True
     return bool(summary.originals) and bool(await reader.deleted_items(summary.originals))
 
 
-def _deletes_up_to(depth: int, event: Event) -> bool:
-    """Whether the event deletes an item that lies no deeper than `depth`."""
-    match event:
+def _deletes_on(path: Path, deletion: Recorded) -> bool:
+    """Whether the event deletes an item of the path, or one of its conversations."""
+    match event := deletion.event:
         case ItemRetracted():
-            return event.depth <= depth
+            return path.contains(deletion.conversation_id, event.branch, event.depth, version=0)
         case ConversationDeleted():
             return True
         case _:

@@ -1,0 +1,33 @@
+"""Reads where forks come from: a path through them."""
+
+from typing import Protocol
+
+from domain.events import ConversationStarted, Fork
+from domain.paths import Path, PathSegment
+from infrastructure.event_log.incarnation import LogMoved
+from infrastructure.event_log.recorded import Recorded
+
+
+class Reader(Protocol):
+    """What the functions of this module need of the log."""
+
+    async def conversation(
+        self, conversation_id: str, *, limit: int, after: int = 0, until: int | None = None
+    ) -> list[Recorded]:
+        """At most `limit` events with `after` < version <= `until`, ascending."""
+
+
+async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
+    """Where the conversation comes from; None if it is no fork."""
+    page = await reader.conversation(conversation_id, limit=1)
+    if not page or not isinstance(started := page[0].event, ConversationStarted):
+        raise LogMoved(f"the log no longer has the first event of {conversation_id}")
+    return started.forked_from
+
+
+async def read_path(reader: Reader, end: PathSegment) -> Path:
+    """The path whose newest segment is `end`."""
+    path = Path((end,))
+    while (fork := await fork_of(reader, path.segments[0].conversation_id)) is not None:
+        path = path.after_origin(fork)
+    return path
