@@ -24,6 +24,7 @@ COPY infrastructure infrastructure
 COPY scripts scripts
 RUN python -m compileall -q .
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
-USER store
+# A number: orchestrators that refuse root cannot look up a name.
+USER 10001
 EXPOSE 8001 8002 9100
 CMD ["python", "-m", "commands.main"]

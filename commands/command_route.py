@@ -30,7 +30,7 @@ from infrastructure.event_log.command_size import command_bytes
 from infrastructure.event_log.log import EventLog, utc_now
 from infrastructure.event_log.reader import EventReader, FirstAnswer, PrincipalReader
 from infrastructure.http import shapes
-from infrastructure.http.body import MAX_BODY_BYTES, read_body, validate_body
+from infrastructure.http.body import MAX_BODY_BYTES, check_content_type, read_body, validate_body
 from infrastructure.http.door import principal_with
 from infrastructure.http.headers import command_headers, idempotency_key, if_match
 from infrastructure.http.limits import count_request
@@ -238,8 +238,11 @@ def command_route(
             if query is not None:
                 arguments.append(query.from_request(request))
             elif streamed:
+                check_content_type(request.headers, lines=True)
                 arguments.append(request.stream())
             elif body is not None:
+                if raw:
+                    check_content_type(request.headers)
                 arguments.append(validate_body(body, raw) if raw or body_required else None)
             return await handler(context, *arguments)
 
@@ -256,7 +259,7 @@ def command_route(
             events=events,
             answer_headers=answer_headers,
             error_bodies=error_bodies,
-            errors=tuple(sorted({*ERRORS, *((404,) if names else ()), *errors})),
+            errors=tuple(sorted({*ERRORS, *((404,) if names else ()), *((415,) if body is not None else ()), *errors})),
         )
         router.routes.append(
             DescribedRoute(

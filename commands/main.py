@@ -38,6 +38,7 @@ from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
+from infrastructure.http.web_pages import WebPages
 from infrastructure.ids import mint_uuid
 from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.logs import configure_logging
@@ -156,6 +157,7 @@ def create_app(
         sockets=response_socket.sockets,
         lifespan=lifespan,
         metrics=metrics,
+        web_pages=WebPages.of(settings),
         connections=connections,
         authenticator=authenticator or authenticator_of(settings),
         limiter=limiter,

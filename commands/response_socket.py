@@ -48,7 +48,6 @@ _CLOSE_CODES: dict[EndReason, tuple[int, str]] = {
 
 async def response_socket(websocket: WebSocket) -> None:
     """Serves one socket until it is closed."""
-    _check_origin(websocket)
     allowance = await count_request(websocket)
     if websocket.scope["query_string"]:
         check_names(websocket, lambda _: False)
@@ -60,14 +59,6 @@ async def response_socket(websocket: WebSocket) -> None:
 
 
 sockets = (WebSocketRoute(PATH, response_socket),)
-
-
-def _check_origin(websocket: WebSocket) -> None:
-    """Raises ApiError (403) if a web page of another site opens the socket. Browsers keep answers over HTTP from such pages, but not those of a WebSocket."""
-    origin = websocket.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != websocket.headers.get("host"):
-        message = "A web page of another site may not open a WebSocket: its `Origin` is not the address of this store."
-        raise ApiError(403, message, code="origin_not_allowed", param="Origin")
 
 
 class _ResponseSocket:

@@ -1,6 +1,5 @@
 """Every environment variable that the store reads, in one class. Anything may import it; only a program's entry point constructs it."""
 
-import ipaddress
 import json
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from infrastructure.hosts import is_loopback, parse_host_name, parse_origin
 from infrastructure.rate_limits import RECOMMENDED, RateLimits
 
 _HOST = re.compile(r"(\[[^\[\]]*\]|[^:\[\]]*)(:[0-9]*)?")
@@ -127,6 +127,16 @@ class Settings(BaseSettings):
     store_api_key: SecretStr = Field(
         SecretStr(""), description="The API key that `scripts/run load` sends to a store with `AUTH_MODE=keys`."
     )
+    allowed_hosts: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(),
+        description="Without a login: the host names, besides `localhost`, 127.0.0.0/8 and `[::1]`, that a request's `Host` may have, on any "
+        "port. Separated by commas.",
+    )
+    cors_origins: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(),
+        description="The web pages of other addresses that may use the store, by their origins: `https://chat.example.com`. Separated by "
+        "commas. Empty: none.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="Logs below this level are not written."
     )
@@ -200,9 +210,32 @@ class Settings(BaseSettings):
             raise ValueError("AUTH_JWKS_URL must be an http or https URL")
         return self
 
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _parse_hosts(cls, value: Any) -> Any:
+        names = _listed(value) if isinstance(value, str) else value
+        for name in names:
+            if parse_host_name(name) is None:
+                raise ValueError(
+                    f"{name!r} is not a host: write `chat.example.com` or `10.0.0.5`, without a port or `*`"
+                )
+        return names
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, value: Any) -> Any:
+        origins = _listed(value) if isinstance(value, str) else value
+        for origin in origins:
+            if parse_origin(origin) is None:
+                raise ValueError(
+                    f"{origin!r} is not an origin: write `https://chat.example.com` or `http://localhost:3000`, without a path or `*`. "
+                    "`null` cannot be allowed: any web page can have it"
+                )
+        return origins
+
     @model_validator(mode="after")
     def _refuse_open_access(self) -> Self:
-        if self.auth_mode == "none" and not self.trusted_network and not _is_loopback(self.host):
+        if self.auth_mode == "none" and not self.trusted_network and not is_loopback(self.host):
             raise ValueError(
                 f"AUTH_MODE=none listens on loopback only, and HOST is {self.host!r}: "
                 "set HOST to 127.0.0.1, or TRUSTED_NETWORK=true if only a trusted network reaches this process"
@@ -240,10 +273,6 @@ def _is_http(url: str) -> bool:
     return parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _listed(text: str) -> list[str]:
+    """The parts of a list that is separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

@@ -21,6 +21,7 @@ from infrastructure.http.limits import limits_check
 from infrastructure.http.readiness import Check
 from infrastructure.http.serve import serve
 from infrastructure.http.stream_pages import StreamPages
+from infrastructure.http.web_pages import WebPages
 from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.logs import configure_logging
 from infrastructure.observability.metrics import Metrics
@@ -164,6 +165,7 @@ def create_app(
         routers,
         lifespan=lifespan,
         metrics=metrics,
+        web_pages=WebPages.of(settings),
         connections=connections,
         authenticator=authenticator or authenticator_of(settings),
         limiter=limiter,

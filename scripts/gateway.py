@@ -26,6 +26,7 @@ from infrastructure.http.connections import Connections
 from infrastructure.http.door import authenticator_of
 from infrastructure.http.openapi import combined
 from infrastructure.http.shapes import json_response
+from infrastructure.http.web_pages import WebPages
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from queries import main as queries
@@ -58,7 +59,7 @@ def create_app(settings: Settings, metrics: Metrics, shutdown: threading.Event, 
     authenticator = authenticator_of(settings)
     command_app = commands.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
     query_app = queries.create_app(settings, metrics, shutdown, connections, authenticator=authenticator)
-    own_app = _own_app(command_app, query_app, middleware(metrics, connections, authenticator))
+    own_app = _own_app(command_app, query_app, middleware(metrics, connections, authenticator, WebPages.of(settings)))
     return Gateway(command_app, query_app, own_app)
 
 

@@ -74,7 +74,10 @@ def settings(_databases: servers.WorkerDatabases, monkeypatch: pytest.MonkeyPatc
         monkeypatch.delenv(name.upper(), raising=False)
     _databases.clean()
     return Settings(
-        postgres_url=_databases.postgres_url, mongodb_url=_databases.mongodb_url, redis_url=_databases.redis_url
+        postgres_url=_databases.postgres_url,
+        mongodb_url=_databases.mongodb_url,
+        redis_url=_databases.redis_url,
+        allowed_hosts=frozenset({"store"}),  # what the clients of apps in this process call them: `http://store`
     )
 
 

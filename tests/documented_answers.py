@@ -11,10 +11,11 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from starlette.applications import Starlette
 
 from infrastructure.http.operations import EVENT_STREAM, JSON
+from infrastructure.http.web_pages import HEADER_NAMES
 
 _OF_HTTP = {
+    *HEADER_NAMES,
     "allow",
-    "cache-control",
     "connection",
     "content-encoding",
     "content-length",

@@ -32,6 +32,7 @@ from infrastructure.http.readiness import Check, Liveness, Readiness, readiness,
 from infrastructure.http.request_middleware import RequestMiddleware
 from infrastructure.http.served_paths import allowed_methods, not_served
 from infrastructure.http.shapes import json_response
+from infrastructure.http.web_pages import WebPages
 from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.metrics import Metrics
 
@@ -47,6 +48,7 @@ def make_app(
     metrics: Metrics,
     authenticator: Authenticator,
     limiter: Limiter,
+    web_pages: WebPages,
     connections: Connections | None = None,
 ) -> Starlette:
     """An app with these routes, and `sockets`. `lifespan` puts what the routes need on `app.state`. `authenticator`: who finds out who sends a request.
@@ -74,7 +76,10 @@ def make_app(
             *sockets,
             WebSocketRoute("/{path:path}", _refuse_socket),
         ],
-        middleware=[*middleware(metrics, connections, authenticator), Middleware(LimitsMiddleware, limiter=limiter)],
+        middleware=[
+            *middleware(metrics, connections, authenticator, web_pages),
+            Middleware(LimitsMiddleware, limiter=limiter),
+        ],
         # For 404 and 405, which Starlette would answer itself. Every other error reaches the middleware.
         exception_handlers={HTTPException: answer_http_error},
         lifespan=whole_lifespan,
@@ -84,10 +89,12 @@ def make_app(
     return app
 
 
-def middleware(metrics: Metrics, connections: Connections | None, authenticator: Authenticator) -> list[Middleware]:
+def middleware(
+    metrics: Metrics, connections: Connections | None, authenticator: Authenticator, web_pages: WebPages
+) -> list[Middleware]:
     """The middleware around every request, the outermost first."""
     return [
-        Middleware(RequestMiddleware, metrics=metrics),
+        Middleware(RequestMiddleware, metrics=metrics, web_pages=web_pages),
         Middleware(AccessMiddleware, authenticator=authenticator),
         Middleware(CompressionMiddleware, connections=connections or Connections()),
     ]

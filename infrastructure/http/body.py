@@ -1,6 +1,7 @@
 """Request bodies: strict JSON of limited size, so that everything that is accepted can be stored and returned.
 
-JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type is ignored.
+JSON as in RFC 8259: UTF-8, no NaN, no lone surrogates. NUL is refused too. The content type must be that of JSON: a web page can send a
+body of some other types, or of none, to any site without asking it.
 """
 
 import json
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 
 from infrastructure.http.errors import ApiError, invalid
@@ -25,11 +27,26 @@ MAX_READ_BYTES = 32 * 1024 * 1024
 MAX_DEPTH = 64
 """Levels of nested objects and lists."""
 
+_JSON = re.compile(r"application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
+_JSON_LINES = re.compile(r"application/(?:x-)?(?:ndjson|jsonl|jsonlines)|application/(?:[a-z0-9!#$&^_.+-]+\+)?json")
+
 _HALF_PAIR = re.compile(
     rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
 )
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def check_content_type(headers: Headers, *, lines: bool = False) -> None:
+    """Raises ApiError (415) unless the `Content-Type` is that of JSON; with `lines`, that of JSON lines will do too. Its parameters are ignored."""
+    sent = headers.getlist("content-type")
+    media_type = ", ".join(sent).partition(";")[0].strip(" \t").lower()
+    if (_JSON_LINES if lines else _JSON).fullmatch(media_type):
+        return
+    wanted = "application/x-ndjson" if lines else "application/json"
+    problem = "has another" if sent else "has none"
+    message = f"The request's `Content-Type` must be `{wanted}`. It {problem}."
+    raise ApiError(415, message, code="unsupported_media_type", param="Content-Type")
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:

@@ -51,6 +51,7 @@ _TYPES = {
     409: "conflict_error",
     412: "precondition_failed",
     413: "invalid_request_error",
+    415: "invalid_request_error",
     422: "invalid_request_error",
     429: "rate_limit_error",
     500: "server_error",

@@ -16,7 +16,7 @@ EVENT_STREAM: Final = "text/event-stream"
 COMMENT: Final = b": still here\n\n"
 END_OF_EVENT: Final = b"\n\n"
 
-_HEADERS: Final = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_HEADERS: Final = {"x-accel-buffering": "no"}
 
 
 def on_one_line(json_text: bytes) -> bytes:

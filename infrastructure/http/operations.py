@@ -27,7 +27,10 @@ Schema = dict[str, Any]
 ERRORS: Final[Mapping[int, tuple[str, str]]] = {
     400: ("BadRequest", "The request is malformed, or a rule refuses it. `param` names the wrong field."),
     401: ("NoValidCredential", "The request has no credential, or one that is not valid."),
-    403: ("NotAllowed", "The credential's scopes, or the caller's role in the conversation, do not allow it."),
+    403: (
+        "NotAllowed",
+        "The credential's scopes, the caller's role in the conversation, the `Host` or the `Origin` do not allow it.",
+    ),
     404: ("NotFound", "It does not exist, or it was deleted."),
     409: ("Conflict", "The state does not allow it."),
     412: (
@@ -35,6 +38,7 @@ ERRORS: Final[Mapping[int, tuple[str, str]]] = {
         "The conversation has another version than `If-Match` names. The `ETag` has the current one.",
     ),
     413: ("ContentTooLarge", "The body, or an item, is too large."),
+    415: ("UnsupportedMediaType", "The `Content-Type` of the body is not that of JSON."),
     422: ("KeyReused", "The `Idempotency-Key` was used for another request."),
     429: ("TooManyRequests", "A limit is reached. `Retry-After` says when to try again."),
     500: ("ServerError", "An error of the store. The logs have it under the answer's `x-request-id`."),

@@ -27,6 +27,7 @@ MAX_UNSENT_BYTES = 128 * 1024
 TCP_NOTSENT_LOWAT = 25
 """The number of this socket option on Linux."""
 
+_AUTHORITY_END = re.compile(rb"[/?#]")
 _METHOD = re.compile(rb"[A-Z][A-Z-]{0,31} ")
 
 
@@ -215,6 +216,9 @@ class BoundedProtocol(HttpToolsProtocol):
             if self.parser.get_method() == b"OPTIONS":
                 return self.url
             raise self._refusal(Refused(400, "Only OPTIONS has the target `*`.", "malformed_request"))
+        # Then the URL also says which host is meant, and not the header (RFC 9112, 3.2.2).
+        authority = _AUTHORITY_END.split(self.url.partition(b"://")[2], maxsplit=1)[0]
+        self.headers[:] = [*(header for header in self.headers if header[0] != b"host"), (b"host", authority)]
         parts = httptools.parse_url(self.url)
         return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
 

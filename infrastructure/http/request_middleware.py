@@ -1,4 +1,4 @@
-"""The middleware around every request and every WebSocket: its request id, its log line, its metrics, and the answer to an error."""
+"""The middleware around every request and every WebSocket: what web pages may do, its request id, its log line, its metrics, and the answer to an error."""
 
 import re
 import time
@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.http.errors import answer_error
 from infrastructure.http.served_paths import loggable_path
+from infrastructure.http.web_pages import WebPages
 from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 
@@ -27,9 +28,10 @@ class RequestMiddleware:
     headers of the answer into `request.state.answer_headers`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, web_pages: WebPages) -> None:
         self._app = app
         self._metrics = metrics
+        self._web_pages = web_pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -40,23 +42,25 @@ class RequestMiddleware:
         structlog.contextvars.bind_contextvars(request_id=request_id)  # for this request's task and the tasks it starts
         started = time.perf_counter()
         status = 0
+        added_headers = [(b"x-request-id", request_id.encode()), *self._web_pages.answer_headers(scope)]
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] in _ANSWERS:
                 status = message.get("status", 101)
                 more = scope["state"].get("answer_headers", ())
-                message["headers"] = [*message["headers"], *more, (b"x-request-id", request_id.encode())]
+                message["headers"] = [*message["headers"], *more, *added_headers]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_id)
+            self._web_pages.check(scope)
+            await (self._web_pages.preflight(scope) or self._app)(scope, receive, send_with_headers)
         except Exception as error:
             if status:  # The status line is already sent: only a broken connection can still report the error.
                 log.exception("request_failed", path=loggable_path(scope["path"]))
                 raise
             response = await answer_error(HTTPConnection(scope), error)
-            await response(scope, receive, send_with_id)
+            await response(scope, receive, send_with_headers)
         finally:
             route = getattr(scope.get("route"), "path", None)
             # A WebSocket is opened with a GET. It is recorded when it ends.

@@ -22,7 +22,11 @@ async def open_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
         transport = httpx.ASGITransport(app)
         hooks = checked_answers("commands", app)
         async with httpx.AsyncClient(
-            transport=transport, base_url="http://store", timeout=60, event_hooks=hooks
+            transport=transport,
+            base_url="http://store",
+            headers={"Content-Type": "application/json"},
+            timeout=60,
+            event_hooks=hooks,
         ) as client:
             yield client
 

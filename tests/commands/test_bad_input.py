@@ -298,3 +298,77 @@ async def test_half_of_a_surrogate_pair_in_a_request_is_named_as_what_is_wrong(
     assert_openai_error(answer, 400)
     assert "half of a surrogate pair" in answer.json()["error"]["message"]
     assert log.count() == 0
+
+
+OTHER_TYPES = [
+    None,
+    "",
+    "text/plain",
+    "text/plain; charset=application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=application/json",
+    "text/json",
+    "application/jsonp",
+    "application/json, text/plain",
+    "text/plain, application/json",
+    "json",
+]
+"""A web page can send the first five, and several of the others, to any site without asking it."""
+
+
+async def send_as(api: httpx.AsyncClient, path: str, content: bytes, *content_types: str | None) -> httpx.Response:
+    request = api.build_request("POST", path, content=content)
+    del request.headers["content-type"]
+    headers = [(b"content-type", sent.encode()) for sent in content_types if sent is not None]
+    request.headers = httpx.Headers([*request.headers.raw, *headers])
+    return await api.send(request)
+
+
+@pytest.mark.parametrize("content_type", OTHER_TYPES)
+async def test_a_body_that_is_not_said_to_be_json_is_a_415(
+    api: httpx.AsyncClient, log: Log, content_type: str | None
+) -> None:
+    conversation_id = await create_conversation(api)
+    for path, body in (
+        ("/v1/conversations", b"{}"),
+        (f"/v1/conversations/{conversation_id}", b'{"title": "a"}'),
+        (f"/v1/conversations/{conversation_id}/items", json.dumps(item(content="x")).encode()),
+        ("/v1/responses", b'{"input": "hi"}'),
+        ("/v1/responses/input_tokens", b'{"input": "hi"}'),
+        ("/v1/import", b"{}"),
+    ):
+        answer = await send_as(api, path, body, content_type)
+        assert_openai_error(answer, 415)
+        error = answer.json()["error"]
+        assert (error["code"], error["param"]) == ("unsupported_media_type", "Content-Type")
+        assert ("application/x-ndjson" if path == "/v1/import" else "application/json") in error["message"]
+    assert log.count() == 1
+
+
+async def test_two_content_types_are_a_415(api: httpx.AsyncClient, log: Log) -> None:
+    assert_openai_error(await send_as(api, "/v1/conversations", b"{}", "application/json", "text/plain"), 415)
+    assert log.count() == 0
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ["application/json", "Application/JSON ; charset=utf-8", "application/vnd.api+json", "application/json;foo"],
+)
+async def test_any_type_of_json_is_accepted_and_a_request_without_a_body_needs_none(
+    api: httpx.AsyncClient, content_type: str
+) -> None:
+    created = await send_as(api, "/v1/conversations", b"{}", content_type)
+    assert created.status_code == 200
+    path = f"/v1/conversations/{created.json()['id']}"
+    assert (await send_as(api, f"{path}/end", b"")).status_code == 200
+    assert (await send_as(api, f"{path}/reopen", b"", "text/plain")).status_code == 200
+    assert_openai_error(await send_as(api, "/v1/responses", b""), 400)
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/x-ndjson", "application/jsonl", "application/json-lines+json", "application/json"]
+)
+async def test_an_import_is_sent_as_json_lines(api: httpx.AsyncClient, log: Log, content_type: str) -> None:
+    assert (await send_as(api, "/v1/import", b"{}\n{}\n", content_type)).json()["conversations"] == 2
+    assert_openai_error(await send_as(api, "/v1/conversations", b"{}", "application/x-ndjson"), 415)
+    assert log.count() == 2

@@ -37,7 +37,7 @@ async def send(
         for start in range(0, len(content), chunk_bytes):
             yield content[start : start + chunk_bytes]
 
-    headers = {"Idempotency-Key": key} if key else {}
+    headers = {"Content-Type": "application/x-ndjson", **({"Idempotency-Key": key} if key else {})}
     answer = await api.post("/v1/import", content=chunks(), headers=headers)
     assert answer.status_code == status, answer.text
     return dict(answer.json())
@@ -179,7 +179,8 @@ async def disconnect_after(app: ASGIApp, content: bytes) -> int:
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    scope = {"type": "http", "method": "POST", "path": "/v1/import", "headers": [], "query_string": b""}
+    headers = [(b"host", b"store"), (b"content-type", b"application/x-ndjson")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/import", "headers": headers, "query_string": b""}
     await app(scope, receive, send_message)
     return statuses[0]
 

@@ -90,6 +90,27 @@ def test_our_processes_run_their_main_are_restarted_and_have_a_health_check(serv
         assert {on["condition"] for on in service["depends_on"].values()} == {"service_healthy"}
 
 
+def test_our_containers_cannot_write_gain_rights_or_take_all_memory(services: dict[str, Any]) -> None:
+    for name in (*OURS, "gateway"):
+        service = services[name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode", "userns_mode"}
+        assert not [mount for mount in service.get("volumes", ()) if not mount.endswith(":ro")], name
+        assert service["pids_limit"] == 512, name
+    assert services["gateway"]["user"] == "101:101"  # ours have that of the image
+
+
+def test_no_container_can_gain_rights_or_take_all_memory(services: dict[str, Any]) -> None:
+    for name, service in services.items():
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert re.fullmatch(r"\d+m", service["mem_limit"]), name
+    (cache,) = re.findall(
+        r"(\d+)mb", services["redis"]["command"][services["redis"]["command"].index("--maxmemory") + 1]
+    )
+    assert int(services["redis"]["mem_limit"][:-1]) >= 1.5 * int(cache)
+
+
 def test_every_environment_variable_of_our_processes_is_a_setting(services: dict[str, Any]) -> None:
     for name in OURS:
         unknown = set(services[name]["environment"]) - {f.upper() for f in Settings.model_fields}
@@ -212,7 +233,7 @@ def test_the_image_is_built_from_the_lock_with_hashes_and_does_not_run_as_root()
     text = (ROOT / "Dockerfile").read_text()
     assert text.count("--require-hashes") == 2
     assert "--constraint requirements.lock" in text
-    assert re.search(r"^USER store$", text, re.MULTILINE)
+    assert re.findall(r"^USER (.*)$", text, re.MULTILINE) == ["10001"]
 
 
 def test_prometheus_scrapes_the_port_on_which_each_process_serves_its_metrics(services: dict[str, Any]) -> None:

@@ -186,7 +186,9 @@ class RequestSender:
 
     async def _send(self, request: Request, method: str, path: str, rng: random.Random) -> httpx.Response | None:
         """The answer if it is a 200, else None. Raises TimeoutException when no answer comes in time: no request may hang."""
-        headers = {} if request.key is None else {"idempotency-key": request.key}
+        headers = {"content-type": "application/json"}
+        if request.key is not None:
+            headers["idempotency-key"] = request.key
         content: Any = json.dumps(request.body) if method == "POST" else None
         urls = self._urls()
         if not urls:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from infrastructure.http.app import make_app
 from infrastructure.http.door import NoLogin
 from infrastructure.http.shapes import json_response
+from infrastructure.http.web_pages import WebPages
 from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -38,9 +39,14 @@ def metrics() -> Metrics:
 def app(metrics: Metrics) -> Starlette:
     router = APIRouter(tags=["things"])
     router.add_api_route("/things/{thing_id}", answer_id, methods=["GET"], name="get_thing")
-    limiter = Limiter(Settings(), metrics)
     return make_app(
-        "Things", [router], lifespan=no_dependencies, metrics=metrics, authenticator=NoLogin(), limiter=limiter
+        "Things",
+        [router],
+        lifespan=no_dependencies,
+        metrics=metrics,
+        authenticator=NoLogin(),
+        limiter=Limiter(Settings(), metrics),
+        web_pages=WebPages(has_login=False, allowed_hosts=["things"]),
     )
 
 

@@ -26,6 +26,7 @@ from infrastructure.http.app import make_app
 from infrastructure.http.connections import Connections, Limits
 from infrastructure.http.door import NoLogin
 from infrastructure.http.protocol import bounded_protocol
+from infrastructure.http.web_pages import WebPages
 from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.limits.limiter import Limiter
 from infrastructure.observability.metrics import Metrics
@@ -58,6 +59,7 @@ class Server:
             metrics=self.metrics,
             authenticator=NoLogin(),
             limiter=Limiter(Settings(), self.metrics),
+            web_pages=WebPages(has_login=False, allowed_hosts=["here"]),
         )
         self.connections = Connections(SHORT)
 

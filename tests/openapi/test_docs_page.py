@@ -26,7 +26,7 @@ async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient
         app = gateway.create_app(Settings(), Metrics(), Event(), Connections())
     else:
         app = queries.create_app(Settings(), Metrics(), Event())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://store") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
         yield client
 
 

@@ -105,6 +105,31 @@ async def test_a_redirect_is_not_followed(status: int, provider: ScriptedProvide
     assert (provider.requests, provider.list_requests) == ([], 0)
 
 
+async def test_a_proxy_of_the_environment_is_used_unless_no_proxy_names_the_provider(
+    provider: ScriptedProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    targets: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        targets.append((await reader.readuntil(b"\r\n\r\n")).split(b" ")[1])
+        writer.write(b"HTTP/1.1 403 No\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        writer.close()
+
+    proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    for url, passes_proxy in ((provider.url, False), ("http://models.example/v1", True)):
+        client = ModelProvider(Settings(openai_base_url=url, model_timeout=1))
+        if passes_proxy:
+            await failure_of(client)
+        else:
+            await parts_of(client)
+        await client.close()
+    proxy.close()
+    assert targets == [b"http://models.example/v1/chat/completions"]
+    assert len(provider.requests) == 1
+
+
 async def test_a_user_name_and_password_in_the_url_are_sent_as_basic_auth(
     provider: ScriptedProvider,
 ) -> None:

@@ -1,0 +1,78 @@
+"""The hosts and origins that settings and requests name: how they are read and compared. Pure."""
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import Final
+
+from msgspec import Struct
+
+_HOST: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252}))(?::([0-9]{0,5}))?")
+_ORIGIN: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,63})://(.+)")
+_DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
+
+
+class Host(Struct, frozen=True):
+    """A host, as a `Host` header has it. `name`: in lower case, without a dot at its end; an IPv6 address without brackets. `port`: empty if it is not named."""
+
+    name: str
+    port: str = ""
+
+
+class Origin(Struct, frozen=True):
+    """Where a web page comes from, as an `Origin` header has it. `host.port` is empty for the default port of the scheme."""
+
+    scheme: str
+    host: Host
+
+    def is_of(self, host: Host) -> bool:
+        """Whether a page at this host has this origin. The scheme is not compared: a proxy in front may take the encryption away."""
+        return _without_default_port(self.scheme, host) == self.host
+
+
+@lru_cache(maxsize=1024)
+def parse_host(text: str) -> Host | None:
+    """The host in a `Host` header; None if the text is not one. Internationalized names are written in ASCII (`xn--…`)."""
+    match = _HOST.fullmatch(text)
+    if match is None:
+        return None
+    name, port = match[1].lower(), match[2] or ""
+    if name.startswith("["):
+        try:
+            name = ipaddress.IPv6Address(name[1:-1]).compressed
+        except ValueError:
+            return None
+    return Host(name.removesuffix("."), port and str(int(port)))
+
+
+def parse_host_name(text: str) -> str | None:
+    """The name of a host that is written without a port; None if the text is not one. An IPv6 address may have brackets."""
+    is_bare_ipv6 = text.count(":") > 1 and not text.startswith("[")
+    host = parse_host(f"[{text}]" if is_bare_ipv6 else text)
+    return None if host is None or host.port or text.endswith(":") else host.name
+
+
+@lru_cache(maxsize=1024)
+def parse_origin(text: str) -> Origin | None:
+    """The origin in an `Origin` header; None if the text is not one. So `null` is None."""
+    match = _ORIGIN.fullmatch(text)
+    host = parse_host(match[2]) if match else None
+    if match is None or host is None:
+        return None
+    scheme = match[1].lower()
+    return Origin(scheme, _without_default_port(scheme, host))
+
+
+@lru_cache(maxsize=1024)
+def is_loopback(name: str) -> bool:
+    """Whether a host of this name is this machine, and nobody else can give the name an address: `localhost`, 127.0.0.0/8 and ::1."""
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _without_default_port(scheme: str, host: Host) -> Host:
+    return Host(host.name) if host.port == _DEFAULT_PORTS.get(scheme) else host

@@ -1,0 +1,224 @@
+"""Web pages in a real browser, and a store without a login. A page of another origin tries everything that `web_page.js` has."""
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from msgspec import Struct
+
+from infrastructure.http.connections import Connections
+from infrastructure.http.protocol import bounded_protocol
+from infrastructure.http.websocket_protocol import bounded_websocket
+from infrastructure.observability.metrics import Metrics
+from infrastructure.settings import Settings
+from scripts.gateway import create_app
+from tests.log import Log
+from tests.queries.conftest import open_projector
+from tests.scripted_provider import ScriptedProvider, scripted_provider
+from tests.web_pages.browser import BROWSER, NO_BROWSER, WebSite
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
+
+SECRET = "the word is hippocampus"
+SCRIPT = Path(__file__).with_name("web_page.js")
+
+
+class Target(Struct, frozen=True):
+    """A store with one conversation, whose item is SECRET. A page is told its ids: it need not guess them."""
+
+    http: httpx.AsyncClient
+    provider: ScriptedProvider
+    log: Log
+    metrics: Metrics
+    site: WebSite
+    conversation: str
+
+    @property
+    def port(self) -> int:
+        port = self.http.base_url.port
+        assert port is not None
+        return port
+
+    async def visited_by(self, page: str, *stores: str) -> list[dict[str, str]]:
+        """What the page read. It tries everything at each of the addresses `stores`."""
+        path = f"/v1/conversations/{self.conversation}"
+        item = {"role": "user", "content": "written = by the page"}
+        target = {
+            "stores": stores,
+            "paths": [f"{path}/items", f"{path}/events", "/v1/conversations", "/openapi.json"],
+            "writes": [
+                ["/v1/responses", json.dumps({"input": "spend = tokens", "model": "scripted"})],
+                [f"{path}/items", json.dumps({"items": [item]})],
+                ["/v1/conversations", json.dumps({"metadata": {"written": "by = the page"}})],
+                [f"{path}/end", ""],
+                ["/v1/import", json.dumps({"items": [item]})],
+                [path, json.dumps({"title": "written = by the page"})],
+            ],
+            "report": f"{self.site.origin('evil.example')}/report",
+        }
+        self.site.pages["/web_page.js"] = SCRIPT.read_text()
+        self.site.pages["/page"] = (
+            f"<!doctype html><body><script>const target = {json.dumps(target)}</script><script src=/web_page.js></script>"
+        )
+        report = await self.site.visit(page)
+        assert report["tried"] > 100 * len(stores)
+        read: list[dict[str, str]] = report["read"]
+        return read
+
+    def refused(self) -> int:
+        """How many requests the store has refused with 403."""
+        [requests] = [
+            metric for metric in self.metrics.registry.collect() if metric.name == "conversation_store_http_requests"
+        ]
+        return sum(
+            int(sample.value)
+            for sample in requests.samples
+            if sample.labels.get("status") == "403" and sample.name.endswith("_total")
+        )
+
+
+@pytest.fixture
+def provider() -> Iterator[ScriptedProvider]:
+    yield from scripted_provider()
+
+
+@pytest.fixture
+def site() -> Iterator[WebSite]:
+    site = WebSite({})
+    yield site
+    site.close()
+
+
+@pytest.fixture
+async def target(settings: Settings, provider: ScriptedProvider, site: WebSite) -> AsyncIterator[Target]:
+    settings = settings.model_copy(
+        update={
+            "openai_base_url": provider.url,
+            "allowed_hosts": frozenset(),
+            "cors_origins": frozenset({site.origin("friend.example")}),
+        }
+    )
+    metrics = Metrics()
+    async with served(settings, metrics) as http, open_projector(settings) as projector:
+        stop = asyncio.Event()
+        projecting = asyncio.create_task(projector.run(stop))
+        body = {"items": [{"role": "user", "content": SECRET}]}
+        conversation = (await http.post("/v1/conversations", json=body)).json()["id"]
+        assert SECRET in (await http.get(f"/v1/conversations/{conversation}/items")).text
+        yield Target(http, provider, Log(settings.postgres_url), metrics, site, conversation)
+        stop.set()
+        await projecting
+
+
+@asynccontextmanager
+async def served(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
+    """Both APIs on a port, as `scripts/up` serves them."""
+    shutdown, connections = threading.Event(), Connections()
+    config = uvicorn.Config(
+        create_app(settings, metrics, shutdown, connections),
+        http=bounded_protocol(connections),
+        ws=bounded_websocket(connections),
+        lifespan="on",
+        log_config=None,
+        timeout_graceful_shutdown=1,
+    )
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = _Server(config)
+        serving = asyncio.create_task(server.serve([listener]))
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as http:
+            async with asyncio.timeout(30):
+                while not server.started or (await http.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            yield http
+        shutdown.set()
+        server.should_exit = True
+        await serving
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Any:
+        yield  # the test process keeps its own signal handlers
+
+
+async def test_a_page_of_another_origin_reads_nothing_writes_nothing_and_spends_nothing(target: Target) -> None:
+    before = (target.log.count(), len(target.provider.requests), target.refused())
+    addresses = ("127.0.0.1", "localhost", "rebound.example")
+    page = f"{target.site.origin('evil.example')}/page"
+    read = await target.visited_by(page, *(f"http://{address}:{target.port}" for address in addresses))
+    assert read == []
+    assert (target.log.count(), len(target.provider.requests)) == before[:2]
+    assert target.refused() > before[2] + 200  # so the requests did arrive
+
+
+async def test_a_page_that_gave_its_own_name_the_stores_address_learns_only_that_it_is_refused(target: Target) -> None:
+    before = (target.log.count(), len(target.provider.requests))
+    async with rebound(target) as port:
+        origin = f"http://rebound.example:{port}"
+        read = await target.visited_by(f"{origin}/page", origin)
+    assert {json.loads(answer["text"])["error"]["code"] for answer in read} == {"host_not_allowed"}
+    assert (target.log.count(), len(target.provider.requests)) == before
+
+
+async def test_a_page_of_a_listed_origin_reads_and_writes_but_frames_and_embeds_nothing(target: Target) -> None:
+    page = f"{target.site.origin('friend.example')}/page"
+    read = await target.visited_by(page, f"http://127.0.0.1:{target.port}")
+    by_way: dict[str, str] = {}
+    for answer in read:
+        by_way[answer["way"]] = by_way.get(answer["way"], "") + answer["text"]
+    for way in ("fetch", "fetch with a header", "XMLHttpRequest", "EventSource"):
+        assert SECRET in by_way[way], way
+    assert "response.created" in by_way["WebSocket"]
+    assert '"object":"response"' in by_way["fetch of JSON"]
+    embedded = {"an image", "a script", "a style", "a frame", "an object", "a module", "a window"}
+    assert by_way.keys().isdisjoint({*embedded, "fetch without CORS", "a form", "a form of text"})
+    assert target.provider.requests
+    assert "conversation.deleted" in target.log.topics(target.conversation)
+
+
+@asynccontextmanager
+async def rebound(target: Target) -> AsyncIterator[int]:
+    """The port of a site that serves its page, and passes all other connections on to the store.
+
+    For the browser and for the store this is what a name is whose address was changed to the store's after the page had been loaded.
+    """
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split(b" ", 2)[1].decode()
+        content = target.site.content(path)
+        if content is not None:
+            content_type = "text/javascript" if path.endswith(".js") else "text/html"
+            writer.write(
+                f"HTTP/1.1 200 OK\r\ncontent-type: {content_type}\r\nconnection: close\r\n"
+                f"content-length: {len(content)}\r\n\r\n".encode()
+                + content
+            )
+            writer.close()
+            return
+        store_reader, store_writer = await asyncio.open_connection("127.0.0.1", target.port)
+        store_writer.write(head)
+        await asyncio.gather(_copy(reader, store_writer), _copy(store_reader, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    yield server.sockets[0].getsockname()[1]
+    server.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    except OSError:
+        pass
+    finally:
+        writer.close()
