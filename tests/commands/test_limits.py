@@ -123,7 +123,7 @@ async def test_beyond_the_limit_a_request_is_a_429_and_nothing_of_it_is_stored(a
 
 async def test_refused_and_repeated_requests_count_and_health_documents_and_options_do_not(api_with: Api) -> None:
     async with api_with(subject={"requests": 4}) as api:
-        for path in ("/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs"):
+        for path in ("/health/live", "/health/ready", "/openapi.json", "/docs"):
             assert "ratelimit" not in (await api.get(path)).headers
         assert (await api.request("OPTIONS", "/v1/conversations")).status_code == 204
         key = {"Idempotency-Key": "k"}
@@ -324,11 +324,11 @@ async def test_readiness_and_metrics_say_whether_the_limits_are_shared(
     limited: Callable[..., Settings],
 ) -> None:
     settings = limited(tenant={"requests": 1})
-    async with open_api(settings) as api:
-        await api.post("/v1/conversations", json={})
-        await api.post("/v1/conversations", json={})
-        assert (await api.get("/health/ready")).json()["checks"]["limits"] == "ok"
-        samples = _samples((await api.get("/metrics")).text)
+    async with served_api(settings) as api:
+        await api.http.post("/v1/conversations", json={})
+        await api.http.post("/v1/conversations", json={})
+        assert (await api.http.get("/health/ready")).json()["checks"]["limits"] == "ok"
+        samples = _samples(api.metrics.render()[0].decode())
         assert samples["rate_limited_total", "requests"] == 1
         assert samples["rate_limited_total", "followers"] == 0
         assert samples["limits_shared", ""] == 1
