@@ -1,11 +1,12 @@
 """Requests in a second, in this process alone: so that nobody keeps it busy with all the requests of a minute at once.
 
-A large body or answer counts as several requests. What is used beyond the limit is carried over.
+A large body or answer counts as several requests. What is used beyond the limit is carried over, at most MAX_DEBT_SECONDS.
 """
 
 from typing import Final
 
 BYTES_OF_A_REQUEST: Final = 64 * 1024
+MAX_DEBT_SECONDS: Final = 10
 
 
 class BurstCount:
@@ -22,13 +23,11 @@ class BurstCount:
 
     def take(self, now: float, size: int) -> None:
         """Counts a request with a body of `size` bytes."""
-        self._left = self._left_at(now) - 1 - size // BYTES_OF_A_REQUEST
-        self._counted_at = now
+        self._take(now, 1 + size / BYTES_OF_A_REQUEST)
 
     def take_more(self, now: float, size: int) -> None:
         """Counts bytes of a request that was counted before."""
-        self._left = self._left_at(now) - size / BYTES_OF_A_REQUEST
-        self._counted_at = now
+        self._take(now, size / BYTES_OF_A_REQUEST)
 
     def free_in(self, now: float) -> float:
         """Seconds until another request may come in."""
@@ -38,6 +37,10 @@ class BurstCount:
     def is_idle(self, now: float) -> bool:
         """Whether this process need not remember it."""
         return self._left_at(now) == self.limit
+
+    def _take(self, now: float, requests: float) -> None:
+        self._left = max(self._left_at(now) - requests, -float(MAX_DEBT_SECONDS * self.limit))
+        self._counted_at = now
 
     def _left_at(self, now: float) -> float:
         return min(float(self.limit), self._left + (now - self._counted_at) * self.limit)

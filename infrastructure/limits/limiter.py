@@ -73,6 +73,11 @@ class Limiter:
         """Whether anything is limited."""
 
     @property
+    def remembered(self) -> int:
+        """How many principals it remembers."""
+        return len(self._accounts)
+
+    @property
     def is_shared(self) -> bool:
         """Whether this process counts together with the others."""
         return self._shared.is_available
@@ -180,9 +185,10 @@ class Limiter:
                     self._shared.want(count)
             if now > forget_at:
                 forget_at = now + FORGET_SECONDS
-                self._forget(now)
+                self.forget_idle(now)
 
-    def _forget(self, now: float) -> None:
+    def forget_idle(self, now: float) -> None:
+        """Forgets everybody who has used nothing lately. `now`: as `time.monotonic` has it."""
         self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
         bursts = {id(burst) for account in self._accounts.values() for _, burst in account.bursts}
         self._bursts = {key: burst for key, burst in self._bursts.items() if id(burst) in bursts}

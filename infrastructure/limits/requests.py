@@ -100,7 +100,7 @@ class RequestCount:
 
     def is_idle(self, now: float) -> bool:
         """Whether this process need not remember it."""
-        return not (self._portion or self._owed or self.waiting) and self._own.left(now) == self.limit
+        return not (self._portion or self.waiting) and self._own.left(now) == self.limit
 
     def _is_unused(self, now: float) -> bool:
         return self._portion > 0 and not self.waiting and now - self._portion_since > UNUSED_SECONDS

@@ -1,6 +1,6 @@
 """Asks Redis what all processes count together. One task asks, for all counts at once: a request at most waits for the answer that comes next.
 
-Redis trouble never fails a request. It may delay one by WAIT_SECONDS; from then on nobody waits, until Redis answers quickly again.
+Redis trouble never fails a request. It may delay some by WAIT_SECONDS; from then on nobody waits, until Redis answers quickly again.
 """
 
 import asyncio
@@ -17,8 +17,11 @@ from redis.asyncio import Redis
 
 log = structlog.get_logger(__name__)
 
-WAIT_SECONDS: Final = 0.05
+WAIT_SECONDS: Final = 0.1
 """How long a request waits for Redis."""
+
+LATE_SECONDS: Final = 0.01
+"""If this process itself is late by more than this, a wait says nothing about Redis. So the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
 """After this long without an answer, Redis counts as unavailable."""
@@ -65,6 +68,16 @@ class Count(Protocol):
 C = TypeVar("C", bound=Count)
 
 
+async def _wait_for(answer: "asyncio.Future[None]") -> bool:
+    """Whether the answer came in time."""
+    for _ in range(2):
+        started = time.monotonic()
+        await asyncio.wait({answer}, timeout=WAIT_SECONDS)
+        if answer.done() or time.monotonic() - started < WAIT_SECONDS + LATE_SECONDS:
+            break
+    return answer.done()
+
+
 @cache
 def _lua(name: Script) -> str:
     return resources.files(__package__).joinpath(name).read_text()
@@ -89,6 +102,8 @@ class SharedCounts:
         """Connects, which may take ANSWER_SECONDS. If that fails, it tries again and again."""
         self._redis = redis
         await self._ask()
+        if self.is_available:
+            await self._ask()  # how quickly it answers once it is connected
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
@@ -131,14 +146,14 @@ class SharedCounts:
             self.want(count)
             count.waiting += 1
         try:
-            answered, _ = await asyncio.wait({self._next}, timeout=WAIT_SECONDS)
+            answered = await _wait_for(self._next)
         finally:
             for count in counts:
                 count.waiting -= 1
         if not answered and self._answers_quickly:
             self._answers_quickly = False
             log.warning("limits_not_answered")
-        return bool(answered)
+        return answered
 
     async def _run(self) -> None:
         while True:

@@ -1,0 +1,92 @@
+"""The limiter of one process."""
+
+import time
+
+import pytest
+
+from infrastructure.access.principal import SCOPES, Principal
+from infrastructure.limits.allowance import Allowance
+from infrastructure.limits.bursts import MAX_DEBT_SECONDS, BurstCount
+from infrastructure.limits.limiter import Limiter
+from infrastructure.limits.refusals import OverLimit
+from infrastructure.observability.metrics import Metrics
+from infrastructure.rate_limits import RateLimits
+from infrastructure.settings import Settings
+
+EVERY = {"requests": 5, "requests_a_second": 5, "tokens": 5, "replies": 1, "followers": 1}
+
+
+def limiter(**limits: object) -> Limiter:
+    return Limiter(Settings(rate_limits=RateLimits.model_validate(limits)), Metrics())
+
+
+def principal(subject: str, tenant: str = "acme", key_id: str | None = None) -> Principal:
+    return Principal(tenant, subject, SCOPES, key_id)
+
+
+async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int:
+    """How many of these requests came in."""
+    came_in = 0
+    for _ in range(requests):
+        try:
+            await Allowance(limits, sender).request()
+        except OverLimit:
+            continue
+        came_in += 1
+    return came_in
+
+
+async def test_subjects_of_a_tenant_share_its_limit_and_have_one_each() -> None:
+    limits = limiter(tenant={"requests": 8}, subject={"requests": 5})
+
+    assert await allowed(limits, principal("ann")) == 5
+    assert await allowed(limits, principal("bob")) == 3
+    assert await allowed(limits, principal("ann", tenant="other")) == 5
+
+
+async def test_a_key_has_a_limit_of_its_own_and_a_request_without_one_has_none() -> None:
+    limits = limiter(key={"requests": 2})
+
+    assert await allowed(limits, principal("ann", key_id="key_1")) == 2
+    assert await allowed(limits, principal("bob", key_id="key_1")) == 0
+    assert await allowed(limits, principal("ann", key_id="key_2")) == 2
+    assert await allowed(limits, principal("ann")) == 10
+
+
+async def test_who_has_used_nothing_lately_is_forgotten_and_who_holds_a_place_is_not() -> None:
+    limits = limiter(tenant=EVERY, subject=EVERY)
+    for number in range(5):
+        await Allowance(limits, principal(f"user {number}")).request()
+    follower = Allowance(limits, principal("follower", tenant="other"))
+    await follower.follow()
+    now = time.monotonic()
+    limits.forget_idle(now)
+    assert limits.remembered == 6
+
+    limits.forget_idle(now + 70)
+    assert limits.remembered == 1
+    with pytest.raises(OverLimit):
+        await Allowance(limits, principal("another", tenant="other")).follow()
+    follower.end()
+    await Allowance(limits, principal("another", tenant="other")).follow()
+
+
+async def test_without_limits_nobody_is_remembered() -> None:
+    limits = limiter()
+
+    assert await allowed(limits, principal("ann"), 100) == 100
+    assert limits.remembered == 0
+
+
+def test_a_burst_refills_evenly_and_carries_over_at_most_some_seconds() -> None:
+    burst = BurstCount(10)
+    for _ in range(10):
+        assert burst.has(100.0)
+        burst.take(100.0, 0)
+    assert not burst.has(100.0)
+    assert burst.has(100.2)
+
+    burst.take(100.2, 100_000_000)
+    assert not burst.has(100.2 + MAX_DEBT_SECONDS)
+    assert burst.has(100.2 + MAX_DEBT_SECONDS + burst.free_in(100.2 + MAX_DEBT_SECONDS) + 0.001)
+    assert burst.is_idle(100.2 + MAX_DEBT_SECONDS + 1)
