@@ -9,7 +9,8 @@ from typing import Any
 from msgspec import Struct, field
 
 from context.deleted_content import deleted_items
-from context.withdrawn_summaries import fork_of, is_withdrawn
+from context.forks import fork_of
+from context.withdrawn_summaries import is_withdrawn
 from domain.content import CONTENT, Part
 from domain.errors import ConversationNotFound
 from infrastructure.event_log.recorded import Recorded
