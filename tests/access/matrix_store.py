@@ -129,7 +129,7 @@ class MatrixStore:
 @asynccontextmanager
 async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> AsyncIterator[MatrixStore]:
     provider.script = _repeat_planted_words
-    login = {"auth_mode": "jwt", "auth_secret": SECRET, "auth_audience": AUDIENCE, "openai_base_url": provider.url}
+    login = {"auth_mode": "jwt,keys", "auth_secret": SECRET, "auth_audience": AUDIENCE, "openai_base_url": provider.url}
     settings = Settings(**{**settings.model_dump(), **login})
     authenticator = authenticator_of(settings)
     command_app, query_app = (
@@ -149,12 +149,27 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1", timeout=30) as http,
     ):
         projecting = asyncio.create_task(projector.run(stop))
+        store = MatrixStore(app, http)
+        store.invalid["revoked key"] = await _revoked_key(store)
         try:
-            yield MatrixStore(app, http)
+            yield store
         finally:
             stop.set()
             await projecting
             await projector.close()
+
+
+async def _revoked_key(store: MatrixStore) -> str:
+    """A key of the owner's that was let in, and then revoked."""
+    fields = {"subject": OWNER, "scopes": USERS.split()}
+    key = (await store.send("POST", "/v1/keys", ROLES["admin"], json=fields)).json()
+    authorization = f"Bearer {key['secret']}"
+    assert (await store.send("GET", "/v1/models", authorization)).status_code == 200
+    assert (await store.send("DELETE", f"/v1/keys/{key['id']}", ROLES["admin"])).status_code == 200
+    async with asyncio.timeout(5):
+        while (await store.send("GET", "/v1/models", authorization)).status_code != 401:  # noqa: ASYNC110 - it polls
+            await asyncio.sleep(0.05)
+    return authorization
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
