@@ -118,7 +118,9 @@ ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("DELETE", "/v1/keys/{key_id}"): [Row(statuses=(404, 403, 403, 403, 403, 200))],
     ("GET", "/v1/models"): [Row(statuses=EVERYBODY)],
     ("GET", "/v1/models/{model_id:path}"): [Row(statuses=EVERYBODY)],
-    ("POST", "/v1/import"): [Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n'})],
+    ("POST", "/v1/import"): [
+        Row(statuses=EVERYBODY, other={"content": b'{"items": []}\n', "content_type": "application/x-ndjson"})
+    ],
     ("GET", "/v1/usage"): [Row(statuses=EVERYBODY)],
     ("GET", "/v1/projections"): [Row(statuses=EVERYBODY)],
 }

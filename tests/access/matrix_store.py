@@ -77,8 +77,11 @@ class MatrixStore:
         self.invalid = dict(INVALID)
         self._numbers = itertools.count()
 
-    async def send(self, method: str, path: str, authorization: str | None, **more: Any) -> httpx.Response:
-        headers = {**({} if authorization is None else {"Authorization": authorization}), **more.pop("headers", {})}
+    async def send(
+        self, method: str, path: str, authorization: str | None, *, content_type: str | None = None, **more: Any
+    ) -> httpx.Response:
+        named = {"Authorization": authorization, "Content-Type": content_type, **more.pop("headers", {})}
+        headers = {name: value for name, value in named.items() if value is not None}
         async with asyncio.timeout(20):
             return await self.http.request(method, path, headers=headers, **more)
 
