@@ -6,6 +6,7 @@ A word of its own is planted in every kind of content, and deleted in every way.
 import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -65,7 +66,7 @@ async def retracted_items(store: PlantedStore) -> None:
     added = await store.post(f"{path}/items", is_keyed=True, items=every_kind_of_item(store))
     await store.post(f"{path}/items/{added['data'][0]['id']}/pin")
     store.says(thinks_and_calls(store.plant("thought"), store.plant("answer"), "f", {"x": store.plant("call")}))
-    body = {"conversation": conversation, "input": store.plant("question"), "model": "scripted"}
+    body: dict[str, Any] = {"conversation": conversation, "input": store.plant("question"), "model": "scripted"}
     await store.post("/v1/responses", is_keyed=True, **body)
     store.says(refuses_with(store.plant("refused")))
     await store.post("/v1/responses", conversation=conversation, input=store.plant("asked"), background=False)
@@ -78,7 +79,11 @@ async def deleted_responses(store: PlantedStore) -> None:
     """Responses of every status in a listed conversation; one that stands alone; the first one of a chain."""
     conversation = (await store.post("/v1/conversations"))["id"]
     plant, ids = store.plant, []
-    extra = {"conversation": conversation, "instructions": plant("instructions"), "metadata": {"k": plant("metadata")}}
+    extra: dict[str, Any] = {
+        "conversation": conversation,
+        "instructions": plant("instructions"),
+        "metadata": {"k": plant("metadata")},
+    }
     store.says("kept")
     ids.append((await store.post("/v1/responses", is_keyed=True, input="kept", **extra))["id"])
     store.says(breaks_off_after(plant("failed")))
@@ -86,7 +91,11 @@ async def deleted_responses(store: PlantedStore) -> None:
     ids.append(failed["error"]["response_id"] if "response_id" in failed["error"] else store.responses[-1])
     ids += [await cancelled(store, conversation), await interrupted(store, conversation)]
     store.says(thinks_and_calls(plant("alonethought"), plant("alone"), "f", {"x": plant("alonecall")}))
-    alone = {"input": plant("aloneinput"), "instructions": plant("aloneinstructions"), "metadata": {"k": plant("m")}}
+    alone: dict[str, Any] = {
+        "input": plant("aloneinput"),
+        "instructions": plant("aloneinstructions"),
+        "metadata": {"k": plant("m")},
+    }
     ids.append((await store.post("/v1/responses", is_keyed=True, **alone))["id"])
     store.says(plant("chained"))
     first = await store.post("/v1/responses", input=plant("first"))
@@ -108,7 +117,7 @@ async def cancelled(store: PlantedStore, conversation: str) -> str:
         exchange.provider.disconnected.wait(5)
 
     store.says(script)
-    body = {"conversation": conversation, "input": store.plant("cancelledinput"), "background": True}
+    body: dict[str, Any] = {"conversation": conversation, "input": store.plant("cancelledinput"), "background": True}
     response_id: str = (await store.post("/v1/responses", **body))["id"]
     await asyncio.wait_for(streaming.wait(), 10)
     cancelled_response = await store.post(f"/v1/responses/{response_id}/cancel")
@@ -141,7 +150,11 @@ async def interrupted(store: PlantedStore, conversation: str) -> str:
 async def deleted_conversation(store: PlantedStore) -> None:
     """A conversation with content of every kind, deleted as a whole."""
     plant = store.plant
-    described = {"title": plant("title"), "instructions": plant("instr"), "metadata": {plant("key"): plant("value")}}
+    described: dict[str, Any] = {
+        "title": plant("title"),
+        "instructions": plant("instr"),
+        "metadata": {plant("key"): plant("value")},
+    }
     created = await store.post("/v1/conversations", is_keyed=True, items=every_kind_of_item(store), **described)
     path = f"/v1/conversations/{created['id']}"
     await store.post(path, title=plant("renamed"))
@@ -185,17 +198,13 @@ async def withdrawn_summary(store: PlantedStore) -> str:
     return str(created["id"])
 
 
-AUDIT_TRAIL = ("/v1/conversations/{conversation_id}/events", "/v1/responses/{response_id}/context")
-"""Shown as it was recorded to whoever has the scope `audit`. What others see of it: `tests/access/test_audit_trail.py`."""
-
-
 def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> Iterator[tuple[str, dict[str, str]]]:
     """Path and parameters of every GET that the store serves, for all these conversations, responses and items.
 
     `items_of`: the items that are asked for in each conversation.
     """
     for template, methods in SERVED.items():
-        if "GET" not in methods.split() or template in AUDIT_TRAIL:
+        if "GET" not in methods.split() or template == "/v1/responses/{response_id}/context":
             continue
         names = re.findall(r"\{(.*?)\}", template)
         for values in product(*(ids[name] for name in names)):
@@ -205,6 +214,8 @@ def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> It
             for name, value in zip(names, values, strict=True):
                 path = path.replace(f"{{{name}}}", value)
             yield path, {}
+            if template.endswith("/events"):
+                yield path, {"after": "2", "limit": "1000"}
             if template.endswith("{response_id}"):
                 yield path, {"stream": "true"}
                 yield path, {"stream": "true", "starting_after": "2"}
@@ -247,8 +258,8 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
         answer = await store.http.post(f"/v1/responses/{response_id}/cancel")
         found |= {f"cancel {word}" for word in leaks(answer.text, planted)}
     for item_id in items:
-        body = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
-        answer = await store.http.post("/v1/responses", json=body)
+        referring = {"input": [{"type": "item_reference", "id": item_id}, message("And now?")]}
+        answer = await store.http.post("/v1/responses", json=referring)
         found |= {f"reference {word}" for word in leaks(answer.text, planted)}
     for conversation, command in product(conversations, ("compact", "compact/undo", "compact/redo", "end", "reopen")):
         answer = await store.http.post(f"/v1/conversations/{conversation}/{command}")
@@ -265,8 +276,23 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
     for path, params in reads({**ids, "model_id:path": ["scripted"], "key_id": []}, items_of):
         answer = await store.http.get(path, params=params)
         found |= {f"GET {path} {params} {word}" for word in leaks(f"{answer.headers} {answer.text}", planted)}
+    for conversation in survivors:
+        text = await first_part_of(store, f"/v1/conversations/{conversation}/events")
+        assert "conversation.started" in text
+        found |= {f"stream of events {word}" for word in leaks(text, planted)}
     found |= {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
     assert not found, "\n".join(sorted(found))
+
+
+async def first_part_of(store: PlantedStore, path: str) -> str:
+    """What a stream that does not end begins with."""
+    received = ""
+    async with store.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
+        parts = answer.aiter_text()
+        with suppress(TimeoutError):
+            while True:
+                received += await asyncio.wait_for(anext(parts), 0.2)
+    return received
 
 
 def own_items(store: PlantedStore, conversation: str) -> list[str]:
@@ -279,5 +305,5 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 def test_each_way_to_ask_for_content_is_known() -> None:
     """A new parameter in a path: `reads` needs ids for it."""
-    known = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
-    assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= known
+    handled = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
+    assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

@@ -1,0 +1,93 @@
+"""Every place where content of a conversation is, what takes it away when it is deleted, and which test shows that.
+
+Content is what people and models wrote. `domain/content.py` lists it in events; the tables here name where it goes from there. A test walks
+them: it fails if a view or a snapshot gets a field with content that is not listed, or if a test that is named here does not exist.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from msgspec import Struct
+
+
+class Copy(Struct, frozen=True):
+    """`where` content is; what removes or hides it after a deletion (`gone_by`); the test that shows it."""
+
+    where: str
+    gone_by: str
+    shown_by: str
+
+
+COPIES: Final[Sequence[Copy]] = (
+    Copy(
+        "the log (Postgres, table events)",
+        "only the audit trail reads deleted content, for the scope `audit`; every other reader asks `context/deleted_content.py`",
+        "tests/queries/test_deleted_items.py",
+    ),
+    Copy(
+        "the views (MongoDB): conversations, items, responses",
+        "a deleted conversation's documents are removed, a deleted response's fields are emptied (`projections/views/`); retracted items are filtered",
+        "tests/deletion/test_planted_word.py",
+    ),
+    Copy(
+        "context snapshots (Redis)",
+        "a tombstone; a retracted item's line is removed, and a withdrawn summary (`projections/snapshot_change.py`)",
+        "tests/projections/test_context_snapshots.py",
+    ),
+    Copy(
+        "summaries (ContextCompacted)",
+        "withdrawn with an item that they cover (`domain/conversation.py`), in forks when they are read (`context/withdrawn_summaries.py`)",
+        "tests/commands/test_withdrawn_summaries.py",
+    ),
+    Copy(
+        "forks, and chains of responses",
+        "they read the origin as of now (`context/path_backwards.py`, `context/history_forwards.py`)",
+        "tests/context/test_deleted_from_paths.py",
+    ),
+    Copy(
+        "copies that item references made, and what a reply took over from one that did not complete",
+        "`copy_of`: a copy is deleted with its original (`context/deleted_content.py`)",
+        "tests/context/test_deleted_from_paths.py",
+    ),
+    Copy(
+        "input and output of Responses, and streams that are made again",
+        "`replies/record.py`, `queries/responses.py` and `queries/deleted_copies.py` leave deleted items out",
+        "tests/queries/test_deleted_items.py",
+    ),
+    Copy(
+        "answers kept for idempotency keys (table idempotency_keys)",
+        "emptied with their conversation (migrations/0017); `commands/repeated_answers.py` takes out deleted items and summaries",
+        "tests/commands/test_repeated_answers.py",
+    ),
+    Copy(
+        "live events of replies (Redis, stream:{response_id})",
+        "removed with the response; never read without the reply's record, and expired an hour after the last event",
+        "tests/commands/test_deleted_responses.py",
+    ),
+    Copy(
+        "what a WebSocket remembers of a reply with `store: false`",
+        "its copies are checked when the next reply continues (`commands/reply_target.py`)",
+        "tests/commands/test_response_socket.py",
+    ),
+    Copy(
+        "states of streams (memory, table snapshots): title, instructions, metadata",
+        "emptied in memory by the deletion; the table is read only to decide commands",
+        "tests/domain/test_decide.py",
+    ),
+    Copy(
+        "error messages, log lines, metrics",
+        "never hold content (`domain/errors.py`, `infrastructure/observability/redaction.py`)",
+        "tests/infrastructure/test_logging.py",
+    ),
+)
+
+VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
+    "conversations": frozenset({"title", "instructions", "metadata"}),
+    "items": frozenset({"item"}),
+    "responses": frozenset({"parameters", "input", "output"}),
+    "usage": frozenset(),
+}
+"""The fields of each view's documents that hold content."""
+
+SNAPSHOT_FIELDS: Final = ("instructions", "summary", "i:", "pin:")
+"""The fields of a context snapshot that hold content, or how their names begin."""
