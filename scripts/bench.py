@@ -1,6 +1,6 @@
 """Measures the store. Each figure is compared with one of the same run: a floor, or another checkout.
 
-    scripts/run bench [append|read|context|stream|rebuild|memory|access|all] [--against DIR] [--pairs 5] [--seconds 4]
+    scripts/run bench [append|read|context|stream|rebuild|memory|access|neighbour|all] [--against DIR] [--pairs 5] [--seconds 4]
 
 It starts stores of its own in new directories, and removes them. Without `--against`, a figure is compared with its floor: the least work
 that any store must do. `access` compares appends with keys and limits on with appends without. With `--against`, this checkout and DIR are measured in turn, pair by pair. `docs/benchmarks/README.md` explains each
@@ -39,6 +39,7 @@ from scripts.benchmarks.benchmark import (
 from scripts.benchmarks.context import Context
 from scripts.benchmarks.figures import Results, show
 from scripts.benchmarks.memory import Memory
+from scripts.benchmarks.neighbour import Neighbour
 from scripts.benchmarks.read import Read
 from scripts.benchmarks.rebuild import Rebuild
 from scripts.benchmarks.requests import RequestFailed
@@ -64,6 +65,7 @@ class What(StrEnum):
     REBUILD = "rebuild"
     MEMORY = "memory"
     ACCESS = "access"
+    NEIGHBOUR = "neighbour"
     ALL = "all"
 
 
@@ -76,6 +78,7 @@ BENCHMARKS: Mapping[What, type[Benchmark]] = MappingProxyType(
         What.REBUILD: Rebuild,
         What.MEMORY: Memory,
         What.ACCESS: Append,
+        What.NEIGHBOUR: Neighbour,
     }
 )
 

@@ -68,6 +68,14 @@ class BenchStore:
         """Its api process."""
         return psutil.Process(int((self.data / "run" / "api.pid").read_text()))
 
+    def url_with_key(self, tenant: str, subject: str) -> str:
+        """Its URL with a new API key, which may do what benchmarks do. Raises subprocess.CalledProcessError."""
+        options = ("create", "--tenant", tenant, "--subject", subject, "--scopes", "read,write,reply")
+        command = self.script("scripts.keys", *options)
+        done = subprocess.run(command, env=self.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
+        scheme, _, address = self.base_url.partition("://")
+        return f"{scheme}://{msgspec.json.decode(done.stdout)['secret']}@{address.rpartition('@')[2]}"
+
     def script(self, name: str, *arguments: str) -> list[str]:
         """The command that runs a script of this checkout on this store."""
         return [
@@ -116,19 +124,11 @@ def bench_store(
                 variables = {name: value or "" for name, value in dotenv_values(data / "run" / "env").items()}
                 store = BenchStore(checkout, data, variables)
                 if settings.get("AUTH_MODE") == "keys":
-                    variables["BASE_URL"] = store.base_url.replace("://", f"://{_new_key(store)}@", 1)
+                    variables["BASE_URL"] = store.url_with_key("bench", "bench")
                 yield store
             finally:
                 process.terminate()
                 process.communicate(timeout=STOP_TIMEOUT_SECONDS)
-
-
-def _new_key(store: BenchStore) -> str:
-    """A key that may do what benchmarks do. Raises subprocess.CalledProcessError."""
-    options = ("create", "--tenant", "bench", "--subject", "bench", "--scopes", "read,write,reply")
-    command = store.script("scripts.keys", *options)
-    done = subprocess.run(command, env=store.script_environment(), capture_output=True, check=True)  # noqa: S603 - our own command
-    return str(msgspec.json.decode(done.stdout)["secret"])
 
 
 def _environment() -> dict[str, str]:

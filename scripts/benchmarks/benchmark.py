@@ -64,6 +64,9 @@ class Benchmark(ABC):
     measured_once: ClassVar[bool] = False
     """Whether one turn of each side is enough."""
 
+    settings: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """The settings of the store that is compared with floors."""
+
     def __init__(self, sizes: Sizes) -> None:
         self.sizes = sizes
 
@@ -91,7 +94,7 @@ def compare_with_floors(
     measured: Pairs = defaultdict(list)
     with (
         floor_server("provider", {"REPLY_SECONDS": str(benchmark.sizes.reply_seconds)}) as provider,
-        bench_store(ROOT, provider.url) as store,
+        bench_store(ROOT, provider.url, benchmark.settings) as store,
     ):
         inspect(store)
         with floor_server("floor_app", store.env) as floor:
