@@ -87,6 +87,7 @@ async def verify(stores: Stores, report: Report, *, only: str | None = None, wai
             await verified.add_all(snapshots.compare(page, at))
         verified.conversations += len(page)
         report(min(verified.events, verified.position), verified.position)
+    await verified.add_all(tables.behind())
     await verified.add_all(tables.not_in_log())
     if totals is not None:
         for difference in totals.differences():

@@ -1,4 +1,5 @@
-"""Compares the tables that Postgres keeps beside the log with the log: snapshots of streams, `responses` and `idempotency_keys`.
+"""Compares the tables that Postgres keeps beside the log with the log: snapshots of streams, `responses`,
+`idempotency_keys` and `tenant_positions`.
 
 A row is written in the transaction of its event, or later (snapshots). So a statement that sees a row also sees its event, even while
 appends go on. A row whose event the log does not have shows that the log has lost something.
@@ -23,6 +24,7 @@ from scripts.verification.differences import Difference, fields_that_differ
 from scripts.verification.streams import Stream, Streams
 
 SNAPSHOTS, RESPONSES, KEYS = "table snapshots", "table responses", "table idempotency_keys"
+POSITIONS = "table tenant_positions"
 _PAGE_ROWS = 1_000
 
 # Each page of a table is read in the order of its primary key. With LATERAL, Postgres finds the log's rows by index.
@@ -75,11 +77,16 @@ class Tables:
     def __init__(self, pool: Pool, only: str | None = None) -> None:
         self._pool = pool
         self._only = uuid_of(only) if only else None
+        self._newest: dict[str, int] = {}
+        """The position of each tenant's newest event, as far as streams were compared."""
         self.compared: dict[str, int] = dict.fromkeys(("snapshots", "responses", "idempotency_keys"), 0)
 
     async def compare(self, streams: Sequence[Stream]) -> AsyncIterator[Difference]:
         """The snapshots of these conversations, compared with a fold of their events; and their replies that `responses` lacks."""
         by_id = {uuid_of(stream.conversation_id): stream for stream in streams}
+        for stream in streams:
+            if stream.events:
+                self._newest[stream.tenant] = max(self._newest.get(stream.tenant, 0), stream.events[-1].position)
         statement = "SELECT originator_id, originator_version, state FROM snapshots WHERE originator_id = ANY(%(ids)s)"
         for stream_id, version, state in await self._rows(sql.SQL(statement), {"ids": list(by_id)}):
             stream = by_id[stream_id]
@@ -108,6 +115,16 @@ class Tables:
                 elif conversation_id_of(found[response_id]) != conversation_id:
                     fields = {"conversation_id": (conversation_id, conversation_id_of(found[response_id]))}
                     yield Difference(RESPONSES, "different", conversation_id, response_id, fields=fields)
+
+    async def behind(self) -> AsyncIterator[Difference]:
+        """Tenants whose position is before one of their events. Their lists may not show that event. Call it when all streams were compared."""
+        statement = sql.SQL("SELECT tenant_id, position FROM tenant_positions WHERE tenant_id = ANY(%(tenants)s)")
+        found = dict(await self._rows(statement, {"tenants": list(self._newest)}))
+        for tenant, newest in self._newest.items():
+            if found.get(tenant, 0) < newest:
+                yield Difference(
+                    POSITIONS, "behind", key=tenant, fields={"position": (str(newest), str(found.get(tenant)))}
+                )
 
     async def not_in_log(self) -> AsyncIterator[Difference]:
         """Rows that the log does not explain: it has lost their events, or somebody changed them."""

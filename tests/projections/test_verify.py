@@ -235,6 +235,17 @@ async def _snapshot_of(world: World, conversation_id: str, **changes: Any) -> tu
     return uuid_of(conversation_id), stream.state.version, to_snapshot(stream)
 
 
+async def test_given_a_tenants_position_before_its_newest_event_then_verification_names_the_tenant(
+    write: Writer, world: World
+) -> None:
+    await write_everything(write)
+    await world.catch_up()
+    await _change_log(world, "UPDATE tenant_positions SET position = position - 1")
+    differences = (await _verify(world)).differences
+    assert {(difference.where, difference.what) for difference in differences} == {("table tenant_positions", "behind")}
+    assert "default" in {difference.key for difference in differences}
+
+
 @pytest.mark.parametrize(
     ("changes", "what", "fields"),
     [
