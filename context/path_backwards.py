@@ -46,15 +46,17 @@ async def path_backwards(
     while segment is not None:
         fork: Fork | None = None
         is_inherited = segment is not end
-        if (is_past or is_inherited) and await _is_deleted(reader, segment.conversation_id):
+        head = await reader.head(segment.conversation_id) if is_past or is_inherited else None
+        if head is not None and head.deleted:
             fork = await fork_of(reader, segment.conversation_id)
             gap = True
             if (lost := _lost(segment, fork, last_id)) is not None:
                 yield PathPage(is_inherited=is_inherited, lost=lost)
         else:
+            went_on = head is not None and head.version > segment.version
             async for page in _pages(reader, segment, first_page):
                 fork = _origin(page)
-                items, before_gap, gap = await _undeleted(reader, page, gap, is_past=is_past or is_inherited)
+                items, before_gap, gap = await _undeleted(reader, page, gap, went_on=went_on)
                 yield PathPage(items=items, before_gap=before_gap, is_inherited=is_inherited)
         first_page = None
         last_id = fork.item_id if fork else None
@@ -94,10 +96,13 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 
 
 async def _undeleted(
-    reader: Reader, page: _Page, gap: bool, *, is_past: bool
+    reader: Reader, page: _Page, gap: bool, *, went_on: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """The page's items without those that were deleted later or elsewhere; the ids of those that such an item follows; whether the last of them is such an item."""
-    in_question = {event.item_id: event.copy_of for event in page.appended if is_past or event.copy_of is not None}
+    """The page's items without those that were deleted later or elsewhere; the ids of those that such an item follows; whether the last of them is such an item.
+
+    `went_on`: the conversation has later events than the path, so items may have been retracted later.
+    """
+    in_question = {event.item_id: event.copy_of for event in page.appended if went_on or event.copy_of is not None}
     deleted = await deleted_items(reader, in_question)
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
@@ -110,11 +115,6 @@ async def _undeleted(
         items.append(event)
         gap = False
     return items, before_gap, gap
-
-
-async def _is_deleted(reader: Reader, conversation_id: str) -> bool:
-    head = await reader.head(conversation_id)
-    return head is not None and head.deleted
 
 
 def _origin(page: _Page) -> Fork | None:

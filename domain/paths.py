@@ -33,7 +33,10 @@ class PathSegment(Struct, frozen=True):
         """Whether an item of the conversation is on the path. `version`: at which it was appended."""
         if version > self.version:
             return False
-        return any(branch == taken and (last is None or depth <= last) for taken, last in self.branches)
+        for taken, last in self.branches:
+            if taken == branch:
+                return last is None or depth <= last
+        return False
 
     def up_to(self, depth: int) -> "PathSegment":
         """The segment without the items that lie deeper."""

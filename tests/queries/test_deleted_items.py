@@ -117,6 +117,10 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
             sent = await store.sent_for("more", previous_response_id=previous["id"])
             assert "beta" in sent
             assert SECRET not in sent
+            compact = {"model": "scripted", "previous_response_id": previous["id"]}
+            compacted = await store.commands.post("/v1/responses/compact", json=compact)
+            assert (compacted.status_code, SECRET in compacted.text) == (200, False)
+            assert SECRET not in json.dumps(store.provider.requests[-1])
         for each in conversations:
             assert SECRET not in await store.sent_for("and here", conversation=each)
 
@@ -212,6 +216,33 @@ async def test_what_a_deleted_conversation_had_is_gone_from_its_fork_which_says_
     await store.in_every_state(check)
     gone = await store.commands.post("/v1/responses", json={"input": "x", "previous_response_id": first["id"]})
     assert (gone.status_code, gone.json()["error"]["code"]) == (400, "previous_response_not_found")
+
+
+async def test_what_a_deleted_response_added_to_a_chain_is_gone_from_the_chain_and_from_forks_of_it(
+    store: Store,
+) -> None:
+    first = await create_response(store.commands, f"the {SECRET}")
+    second = await create_response(store.commands, "two", previous_response_id=first["id"])
+    fork = await create_response(store.commands, "other", previous_response_id=first["id"])
+    assert second["conversation"] == first["conversation"] != fork["conversation"]
+    contexts = [f"/v1/conversations/{each['conversation']['id']}/context" for each in (second, fork)]
+    await store.catch_up()
+    assert (await store.text_of(*contexts)).count(SECRET) == 2
+    await store.delete(f"/v1/responses/{first['id']}")
+
+    async def check() -> None:
+        assert SECRET not in await store.text_of(*contexts)
+        for previous, text in ((second, "two"), (fork, "other")):
+            sent = await store.sent_for("more", previous_response_id=previous["id"])
+            assert text in sent
+            assert SECRET not in sent
+
+    await check()
+    await store.in_every_state(check)
+    await store.delete(f"/v1/conversations/{second['conversation']['id']}")
+    body = await store.get(f"/v1/conversations/{fork['conversation']['id']}/context")
+    assert [left_out["reason"] for left_out in body["left_out"]] == ["deleted"]
+    assert "other" in await store.sent_for("more", previous_response_id=fork["id"])
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
