@@ -1,17 +1,18 @@
 """The one door: every request and every WebSocket passes it before its route, and leaves with a Principal or is refused."""
 
+import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from infrastructure.access import principal
 from infrastructure.access.act_as import acting_as
 from infrastructure.access.api_keys import ApiKeys
 from infrastructure.access.bearer import BearerAuthenticator
 from infrastructure.access.principal import ANONYMOUS, Principal
-from infrastructure.access.refusals import NotPermitted
+from infrastructure.access.refusals import InvalidCredential, NotPermitted
 from infrastructure.access.tokens import TokenVerifier
 from infrastructure.settings import Settings
 
@@ -69,7 +70,34 @@ class AccessMiddleware:
         if scope["type"] in ("http", "websocket") and not _is_open(scope):
             scope["state"]["authenticator"] = self._authenticator
             await authenticate(HTTPConnection(scope))
+            if scope.get("method") == "GET" and scope["state"]["principal"].key_id is not None:
+                await self._answer_while_valid(scope, receive, send)
+                return
         await self._app(scope, receive, send)
+
+    async def _answer_while_valid(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Ends a stream before it shows something after its key was revoked or has expired. A comment notices it too."""
+        answering = asyncio.current_task()
+        assert answering is not None
+        is_ended = False
+
+        async def send_while_valid(message: Message) -> None:
+            nonlocal is_ended
+            if message["type"] == "http.response.body" and message.get("more_body") and not is_ended:
+                try:
+                    await authenticate(HTTPConnection(scope))
+                except InvalidCredential:
+                    is_ended = True
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    answering.cancel()  # it may wait for an event that never comes
+            if not is_ended:
+                await send(message)
+
+        try:
+            await self._app(scope, receive, send_while_valid)
+        except asyncio.CancelledError:
+            if not is_ended or answering.uncancel() > 0:
+                raise
 
 
 async def authenticate(connection: HTTPConnection) -> None:

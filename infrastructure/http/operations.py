@@ -74,7 +74,10 @@ HEADERS: Final[Mapping[str, str]] = {
 LIMIT_HEADERS: Final = tuple(name for name in HEADERS if "RateLimit" in name)
 """The headers of every answer to a request that counts against a limit."""
 
-CREDENTIAL: Final = "A token of the user service, or an API key. A store with AUTH_MODE=none needs neither."
+CREDENTIAL: Final = (
+    "A token of the user service, or an API key. A store with AUTH_MODE=none needs neither. With the scope `act_as`, the header `X-Subject` names "
+    "the user that the request is made for."
+)
 
 _TAG: Final = r'(W/)?"[^"]*"'
 _TAGS: Final = {"type": "string", "pattern": rf"^(\*|{_TAG}(, *{_TAG})*)$"}
