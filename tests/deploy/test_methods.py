@@ -34,12 +34,12 @@ PATHS = [template.replace(":path}", "}").format(**IDS) for template in SERVED]
 # The apps run without their stores: no request of these tests gets as far as a store.
 
 
-def command_app() -> ASGIApp:
-    return create_command_app(Settings(), Metrics(), threading.Event())
+def command_app(settings: Settings) -> ASGIApp:
+    return create_command_app(settings, Metrics(), threading.Event())
 
 
-def query_app() -> ASGIApp:
-    return create_query_app(Settings(), Metrics(), threading.Event())
+def query_app(settings: Settings) -> ASGIApp:
+    return create_query_app(settings, Metrics(), threading.Event())
 
 
 @contextmanager
@@ -62,24 +62,26 @@ def served(app: ASGIApp) -> Iterator[int]:
 
 
 @asynccontextmanager
-async def client_of(server: str, directory: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def client_of(server: str, directory: Path, settings: Settings | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    settings = settings or Settings()
     if server == "nginx":
         if NGINX is None:
             pytest.skip(NO_NGINX)
         with (
-            served(command_app()) as commands_port,
-            served(query_app()) as queries_port,
+            served(command_app(settings)) as commands_port,
+            served(query_app(settings)) as queries_port,
             running_nginx(directory, commands_port, queries_port) as port,
         ):
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as client:
                 yield client
         return
     apps = {
-        "gateway": lambda: create_gateway(Settings(), Metrics(), threading.Event(), Connections()),
+        "gateway": lambda settings: create_gateway(settings, Metrics(), threading.Event(), Connections()),
         "commands": command_app,
         "queries": query_app,
     }
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(apps[server]()), base_url="http://localhost") as client:
+    transport = httpx.ASGITransport(apps[server](settings))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
 
 

@@ -69,7 +69,8 @@ class Server:
             raise
         upgrade = request.headers.get("upgrade")
         return JSONResponse(
-            {"path": request.scope["path"], "query": request.url.query, "bytes": len(body), "upgrade": upgrade}
+            {"path": request.scope["path"], "query": request.url.query, "bytes": len(body), "upgrade": upgrade},
+            headers={"hosts": ", ".join(request.headers.getlist("host"))},
         )
 
     async def slow(self, request: Request) -> Response:
@@ -381,6 +382,25 @@ async def test_any_valid_request_target_is_served(server: Server, target: bytes,
         client.send(b"GET %s HTTP/1.1\r\nHost: here\r\n\r\n" % target)
         status, _, answer = await client.answer()
         assert (status, answer["path"], answer["query"]) == (200, path, query)
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"http://elsewhere:81/v1/x", "elsewhere:81"),
+        (b"http://elsewhere?a=/b", "elsewhere"),
+        (b"http://here@elsewhere/", "here@elsewhere"),
+        (b"https://[::1]:8000", "[::1]:8000"),
+        (b"/http://elsewhere/", "here, there"),
+    ],
+)
+async def test_the_host_of_an_absolute_target_takes_the_place_of_the_header(
+    server: Server, target: bytes, host: str
+) -> None:
+    async with client_of(server) as client:
+        client.send(b"GET %s HTTP/1.1\r\nHost: here\r\nA: b\r\nHOST: there\r\n\r\n" % target)
+        status, headers, _ = await client.answer()
+        assert (status, headers["hosts"]) == (200, host)
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,16 @@ from fastapi import APIRouter
 from msgspec import Struct
 from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import WebSocketRoute
 from starlette.types import Message
 from starlette.websockets import WebSocket
 
+from infrastructure.access.principal import Principal
+from infrastructure.access.refusals import InvalidCredential
 from infrastructure.http.app import make_app
-from infrastructure.http.door import NoLogin
+from infrastructure.http.door import Authenticator, NoLogin
 from infrastructure.http.errors import ApiError
 from infrastructure.http.web_pages import WebPages
 from infrastructure.limits.limiter import Limiter
@@ -129,7 +131,7 @@ class Answer(Struct, frozen=True):
 class Store:
     """An app with these rules, and what reached its routes."""
 
-    def __init__(self, **rules: Any) -> None:
+    def __init__(self, authenticator: Authenticator | None = None, **rules: Any) -> None:
         self.served: list[str] = []
         router = APIRouter()
         for path, endpoint in (("/v1/things", self.thing), ("/v1/broken", self.broken), ("/v1/stream", self.stream)):
@@ -140,7 +142,7 @@ class Store:
             sockets=[WebSocketRoute("/v1/socket", self.socket)],
             lifespan=_lifespan,
             metrics=Metrics(),
-            authenticator=NoLogin(),
+            authenticator=authenticator or NoLogin(),
             limiter=Limiter(Settings(), Metrics()),
             web_pages=WebPages(**{"has_login": False, **rules}),
         )
@@ -365,6 +367,20 @@ async def test_a_page_of_a_listed_origin_may_read_every_answer_and_our_headers(h
         assert (own.headers["vary"], "access-control-allow-origin" in own.headers) == ("Origin", False)
 
 
+class NobodyGetsIn:
+    async def authenticate(self, _: HTTPConnection) -> Principal:
+        raise InvalidCredential("invalid_token", "The token has expired.")
+
+
+async def test_a_page_of_a_listed_origin_may_read_that_its_credential_is_refused() -> None:
+    store = Store(NobodyGetsIn(), has_login=True, cors_origins=[CHAT])
+    answer = await store.ask("POST", "/v1/things", ("host", "any"), ("origin", CHAT))
+    assert (answer.status, answer.code, store.served) == (401, "invalid_token", [])
+    assert answer.headers["access-control-allow-origin"] == CHAT
+    preflight = [("origin", CHAT), ("access-control-request-method", "POST")]
+    assert (await store.ask("OPTIONS", "/v1/things", ("host", "any"), *preflight)).status == 204
+
+
 async def test_an_unmodified_answer_has_the_same_headers() -> None:
     answer = await Store(cors_origins=[CHAT]).ask(
         "GET", "/v1/things", LOCAL, ("origin", CHAT), ("if-none-match", '"1"')
@@ -396,9 +412,11 @@ async def test_a_preflight_of_a_listed_origin_allows_every_method_and_the_header
 
 async def test_a_preflight_of_another_origin_allows_nothing() -> None:
     preflight = [LOCAL, ("origin", "http://evil.example"), ("access-control-request-method", "DELETE")]
-    for rules in ({"cors_origins": [CHAT]}, {}):
-        assert (await Store(**rules).ask("OPTIONS", "/v1/things", *preflight)).code == "origin_not_allowed"
-        answer = await Store(has_login=True, **rules).ask("OPTIONS", "/docs", *preflight)
+    listed: list[str]
+    for listed in ([CHAT], []):
+        store = Store(cors_origins=listed)
+        assert (await store.ask("OPTIONS", "/v1/things", *preflight)).code == "origin_not_allowed"
+        answer = await Store(has_login=True, cors_origins=listed).ask("OPTIONS", "/docs", *preflight)
         assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
         assert not [name for name in answer.headers if name.startswith("access-control-")]
 

@@ -2,28 +2,20 @@
 
 import asyncio
 import json
-import socket
-import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from msgspec import Struct
 
-from infrastructure.http.connections import Connections
-from infrastructure.http.protocol import bounded_protocol
-from infrastructure.http.websocket_protocol import bounded_websocket
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
-from scripts.gateway import create_app
 from tests.log import Log
-from tests.queries.conftest import open_projector
-from tests.scripted_provider import ScriptedProvider, scripted_provider
+from tests.scripted_provider import ScriptedProvider
 from tests.web_pages.browser import BROWSER, NO_BROWSER, WebSite
+from tests.web_pages.served_store import served_store
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 
@@ -86,18 +78,6 @@ class Target(Struct, frozen=True):
 
 
 @pytest.fixture
-def provider() -> Iterator[ScriptedProvider]:
-    yield from scripted_provider()
-
-
-@pytest.fixture
-def site() -> Iterator[WebSite]:
-    site = WebSite({})
-    yield site
-    site.close()
-
-
-@pytest.fixture
 async def target(settings: Settings, provider: ScriptedProvider, site: WebSite) -> AsyncIterator[Target]:
     settings = settings.model_copy(
         update={
@@ -107,46 +87,11 @@ async def target(settings: Settings, provider: ScriptedProvider, site: WebSite) 
         }
     )
     metrics = Metrics()
-    async with served(settings, metrics) as http, open_projector(settings) as projector:
-        stop = asyncio.Event()
-        projecting = asyncio.create_task(projector.run(stop))
+    async with served_store(settings, metrics) as http:
         body = {"items": [{"role": "user", "content": SECRET}]}
         conversation = (await http.post("/v1/conversations", json=body)).json()["id"]
         assert SECRET in (await http.get(f"/v1/conversations/{conversation}/items")).text
         yield Target(http, provider, Log(settings.postgres_url), metrics, site, conversation)
-        stop.set()
-        await projecting
-
-
-@asynccontextmanager
-async def served(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
-    """Both APIs on a port, as `scripts/up` serves them."""
-    shutdown, connections = threading.Event(), Connections()
-    config = uvicorn.Config(
-        create_app(settings, metrics, shutdown, connections),
-        http=bounded_protocol(connections),
-        ws=bounded_websocket(connections),
-        lifespan="on",
-        log_config=None,
-        timeout_graceful_shutdown=1,
-    )
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = _Server(config)
-        serving = asyncio.create_task(server.serve([listener]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as http:
-            async with asyncio.timeout(30):
-                while not server.started or (await http.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
-                    await asyncio.sleep(0.02)
-            yield http
-        shutdown.set()
-        server.should_exit = True
-        await serving
-
-
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Any:
-        yield  # the test process keeps its own signal handlers
 
 
 async def test_a_page_of_another_origin_reads_nothing_writes_nothing_and_spends_nothing(target: Target) -> None:
