@@ -4,6 +4,7 @@ Most of its requests are refused by the limits, and it sends the next ones all t
 """
 
 import asyncio
+import random
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -26,7 +27,9 @@ FOLLOWERS = 2_000
 REPLIES = 500
 LARGE_ITEMS = 100
 FOLLOWING_SECONDS = 2.0
-MEGABYTE = "x" * 1_000_000
+MEGABYTE = "".join(map(chr, random.choices(range(0x1F300, 0x1F600), k=250_000)))
+"""It does not compress well."""
+
 LARGE_ITEM = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": MEGABYTE}]})
 LARGE_INSTRUCTIONS = msgspec.json.encode({"instructions": MEGABYTE})
 REPLY = msgspec.json.encode({"input": "Go on.", "background": True})
@@ -68,6 +71,8 @@ async def run(worst: Worst) -> None:
     for _ in range(LARGE_ITEMS):
         await users[0].send("POST", f"{large}/items", LARGE_ITEM)
     await users[1].send("POST", f"{ended}/end", b"{}")
+    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views show all of it
+        await asyncio.sleep(1)
     holding = [asyncio.create_task(_follow(worst.base_urls, other)), asyncio.create_task(_ask(users))]
     await asyncio.sleep(FOLLOWING_SECONDS)
     print("ready", flush=True)
