@@ -172,9 +172,9 @@ class Contexts:
         )
         return Context(body=body, shown=shown, sent_ids=frozenset(sent.item_id for sent in choice.selection.sent))
 
-    async def rerender(self, conversation_id: str, requested: Recorded) -> Rerendered:
+    async def rerender(self, conversation_id: str, requested: Recorded, *, with_deleted: bool) -> Rerendered:
         """The body of a recorded request, rendered again from the log alone. Raises what `rerender.rerender` raises."""
-        return await rerender(self._reader, conversation_id, requested, self._counts)
+        return await rerender(self._reader, conversation_id, requested, self._counts, with_deleted=with_deleted)
 
     async def snapshot(self, conversation_id: str, model: str) -> RecentItems | None:
         """As much of the conversation's snapshot, of any version, as this model has room for. None if it has copies of items that are deleted by now."""

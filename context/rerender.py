@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from context.conversation_settings import (
     SUMMARY_TOKENS,
@@ -17,50 +18,63 @@ from context.conversation_settings import (
     instructions_and_policy,
     unretracted,
 )
+from context.deleted_content import deleted_items
+from context.forks import fork_of
 from context.history_forwards import path
 from context.item_counts import ItemCounts
 from context.rendering import render, request_sha256, unsendable
 from context.tokens import count_off_loop
+from context.withdrawn_summaries import is_withdrawn
 from domain.events import SUMMARY, ContextCompacted, InputItem, ItemAppended, ReplyRequested, Shown, ShownRange
-from domain.items import Item, from_stored
+from domain.items import Item, emptied, from_stored
 from infrastructure.event_log.recorded import Recorded
 
 
 class ShownItem(Struct, frozen=True, kw_only=True):
-    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the item that it is a copy of."""
+    """An item that was sent, and its tokens in the recorded encoding. `copy_of`: the id of the item that it is a copy of.
+
+    `is_blanked`: it is deleted now, and those who asked do not see what is deleted.
+    """
 
     item_id: str
     item: Item
     tokens: int
     copy_of: str | None = None
+    is_blanked: bool = False
 
 
 class Rerendered(Struct, frozen=True, kw_only=True):
-    """`matches`: the body has the recorded SHA-256. `items`: those that were sent, the request's own input last.
+    """`matches`: the body has the recorded SHA-256; None if something in it is blanked. `items`: those that were sent, the request's own input last.
 
-    `summary_tokens`: tokens of the summary, 0 if there was none.
+    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: it tells of something deleted, and has no text.
     """
 
     body: dict[str, Any]
-    matches: bool
+    matches: bool | None
     items: tuple[ShownItem, ...]
     summary: Summary | None
     summary_tokens: int
+    summary_is_blanked: bool = False
 
 
-async def rerender(reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts) -> Rerendered:
-    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error and UnreadableEvent."""
+async def rerender(
+    reader: Reader, conversation_id: str, requested: Recorded, counts: ItemCounts, *, with_deleted: bool = True
+) -> Rerendered:
+    """Renders again the provider request that was sent for `requested`, a recorded ReplyRequested. Raises psycopg.Error and UnreadableEvent.
+
+    Without `with_deleted`, what is deleted now is blanked: the items and the summary keep their places in the body, without content.
+    """
     request = requested.event
     assert isinstance(request, ReplyRequested)
     shown = request.shown
     parameters: dict[str, Any] = msgspec.json.decode(request.parameters)
-    summary = None
+    compacted: Recorded | None = None
     instructions: tuple[str | None, ...] = (parameters.get("instructions"),)
     items: list[_StoredItem] = []
     if shown.version:
         settings_events = await reader.settings_events(conversation_id, until=shown.version)
         instructions = (instructions_and_policy(settings_events)[0], *instructions)
-        summary = await _summary(reader, conversation_id, shown.version, shown.summary)
+        compacted = await _compacted(reader, conversation_id, shown.version, shown.summary)
         single_items = await _single_items(reader, conversation_id, shown)
         for shown_range in shown.ranges:
             single = single_items.get(shown_range.first)
@@ -68,26 +82,44 @@ async def rerender(reader: Reader, conversation_id: str, requested: Recorded, co
     items += map(_stored, request.input)
     not_sent = unsendable(shown.renderer, [stored.item for stored in items])
     sent = [stored for index, stored in enumerate(items) if index not in not_sent]
+    tokens = await counts.of([(stored.item_id, stored.item) for stored in sent], shown.encoding)
+    summary = await _summary(compacted)
+    [summary_text_tokens] = await count_off_loop([summary.text if summary else ""], shown.encoding)
+    deleted = frozenset[str]()
+    summary_is_blanked = False
+    if not with_deleted:
+        deleted = await deleted_items(reader, {stored.item_id: stored.copy_of for stored in sent})
+        summary_is_blanked = compacted is not None and await is_withdrawn(
+            reader, compacted, await fork_of(reader, conversation_id)
+        )
+        if summary is not None and summary_is_blanked:
+            summary = replace(summary, text="")
     body = render(
         shown.renderer,
         model=request.model,
         instructions=[text for text in instructions if text],
         summary=summary.text if summary else None,
-        items=[stored.item for stored in sent],
+        items=[emptied(stored.item) if stored.item_id in deleted else stored.item for stored in sent],
         parameters=parameters,
         item_ids=[stored.item_id for stored in sent],
     )
-    tokens = await counts.of([(stored.item_id, stored.item) for stored in sent], shown.encoding)
-    [summary_text_tokens] = await count_off_loop([summary.text if summary else ""], shown.encoding)
+    is_complete = not (deleted or summary_is_blanked)
     return Rerendered(
         body=body,
-        matches=request_sha256(body) == shown.request_sha256,
+        matches=request_sha256(body) == shown.request_sha256 if is_complete else None,
         items=tuple(
-            ShownItem(item_id=stored.item_id, item=stored.item, tokens=item_tokens, copy_of=stored.copy_of)
+            ShownItem(
+                item_id=stored.item_id,
+                item=stored.item,
+                tokens=item_tokens,
+                copy_of=stored.copy_of,
+                is_blanked=stored.item_id in deleted,
+            )
             for stored, item_tokens in zip(sent, tokens, strict=True)
         ),
         summary=summary,
         summary_tokens=SUMMARY_TOKENS + summary_text_tokens if summary else 0,
+        summary_is_blanked=summary_is_blanked,
     )
 
 
@@ -125,8 +157,15 @@ async def _range(reader: Reader, conversation_id: str, version: int, shown: Show
     return items
 
 
-async def _summary(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Summary | None:
+async def _compacted(reader: Reader, conversation_id: str, version: int, compaction_id: str | None) -> Recorded | None:
+    """The ContextCompacted of a summary."""
     for recorded in await reader.items(conversation_id, [SUMMARY], until=version) if compaction_id else ():
         if isinstance(event := recorded.event, ContextCompacted) and event.compaction_id == compaction_id:
-            return await counted_summary((recorded.version, event))
+            return recorded
     return None
+
+
+async def _summary(compacted: Recorded | None) -> Summary | None:
+    if compacted is None or not isinstance(event := compacted.event, ContextCompacted):
+        return None
+    return await counted_summary((compacted.version, event))

@@ -169,6 +169,15 @@ def without_content(item: Item) -> Item:
     return {**blank, "role": item["role"], "status": "completed", "content": []}
 
 
+_EMPTIED = ("content", "name", "arguments", "input", "output")
+
+
+def emptied(item: Item) -> Item:
+    """A deleted item without its content, in a form that can be rendered: a call and its output still belong together."""
+    kept = {name: item[name] for name in ("role", "call_id") if isinstance(item.get(name), str)}
+    return {"type": type_of(item), **kept, **{name: "" for name in _EMPTIED if name in item}}
+
+
 def output_item_json(item_id: str, item: Item) -> str:
     """`output_item` as JSON text. It is fast for messages whose content is a string: a context has hundreds of them."""
     content = item.get("content")

@@ -6,6 +6,7 @@ A blanked field is null, and `blanked` names it. Versions, types, ids and hashes
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct, field
 
 from context.deleted_content import deleted_items
@@ -13,6 +14,7 @@ from context.forks import fork_of
 from context.withdrawn_summaries import is_withdrawn
 from domain.content import CONTENT, Part
 from domain.errors import ConversationNotFound
+from domain.items import Item, without_content
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
 from queries.principal_log import PrincipalLog
@@ -59,6 +61,18 @@ async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     return head
 
 
+async def deleted_or_not(log: PrincipalLog, response_id: str) -> Recorded | None:
+    """The ReplyRequested of a response, deleted or not, for those with `audit`. None if there is none whose events the caller may read."""
+    requested = await log.requested_ever(response_id)
+    if requested is None:
+        return None
+    try:
+        await trail_head(log, requested.conversation_id)
+    except ConversationNotFound:
+        return None
+    return requested
+
+
 async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
     """What is deleted now of what these events hold. They are of one conversation, and at least one."""
     conversation_id = events[0].conversation_id
@@ -73,6 +87,11 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
     fork = await fork_of(log, conversation_id) if holds.summaries else None
     summaries = {recorded.version for recorded in holds.summaries if await is_withdrawn(log, recorded, fork)}
     return Deleted(ids=items.union(responses), summaries=frozenset(summaries))
+
+
+def blanked_item_json(item: Item) -> bytes:
+    """A deleted item where earlier versions show it: without its content, which `blanked` says."""
+    return msgspec.json.encode({**without_content(item), "blanked": True})
 
 
 def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[str]:

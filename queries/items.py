@@ -1,10 +1,11 @@
 """GET /v1/conversations/{id}/items and …/items/{item}: items as they were at one version, from the view `items`."""
 
 import asyncio
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Collection, Mapping
 
+import msgspec
 from fastapi import APIRouter
+from msgspec import Struct, field
 from pydantic import Field
 from starlette.responses import Response
 
@@ -15,6 +16,7 @@ from infrastructure.http.errors import ApiError
 from infrastructure.http.item_schemas import Item, ItemList
 from projections.views.items import items_on
 from projections.views.writes import Document
+from queries.blanking import blanked_item_json
 from queries.consistency import ConversationRead
 from queries.deleted_copies import deleted_copies
 from queries.not_modified import NO_STORE
@@ -27,7 +29,11 @@ router = APIRouter(tags=["items"])
 
 
 class ItemsQuery(IncludeQuery, PageQuery):
-    as_of: int | None = Field(None, ge=1, description="The version to read at. Default: the newest.")
+    as_of: int | None = Field(
+        None,
+        ge=1,
+        description="The version to read at. Default: the newest. Items that were deleted since then have no content, and `blanked: true`; only the scope `audit` sees them.",
+    )
 
 
 @query_route(
@@ -59,6 +65,26 @@ async def list_items(context: QueryContext, conversation_id: str, query: ItemsQu
     return shapes.json_response(page.body(is_backwards=query.is_backwards), headers=page.headers(read))
 
 
+class _Found(Struct):
+    """The items of a page: what the copies among them are copies of, and which were retracted later."""
+
+    copies: dict[str, str] = field(default_factory=dict)
+    retracted: set[str] = field(default_factory=set)
+
+    def entry(self, document: Document) -> bytes:
+        """Notes the item. Returns its JSON."""
+        if (original := document.get("copy_of")) is not None:
+            self.copies[document["id"]] = original
+        if document["retracted_version"] is not None:
+            self.retracted.add(document["id"])
+        return bytes(document["item"], "utf-8")
+
+    async def deleted_copies(self, context: QueryContext, read: ConversationRead, page: Page) -> frozenset[str]:
+        """Those items of the page that are copies of deleted items."""
+        on_page = {item_id: self.copies[item_id] for item_id in page.ids if item_id in self.copies}
+        return await deleted_copies(context, read, on_page)
+
+
 async def _page(
     context: QueryContext,
     read: ConversationRead,
@@ -68,11 +94,14 @@ async def _page(
     after: int | None,
     before: int | None,
 ) -> Page:
-    """The page, without items that are deleted. If it has copies of deleted items, it is read again without them."""
+    """The page, without items that are deleted. If it has copies of deleted items, it is read again without them.
+
+    With `as_of` it has what is deleted now: blanked, except for those with `audit`.
+    """
     where = items_on(read.tenant, segment) | {"retracted_version": {"$not": {"$lte": segment.version}}}
     deleted: set[str] = set()
     while True:
-        copies: dict[str, str] = {}
+        items = _Found()
         page = await fetch_page(
             context,
             read,
@@ -82,23 +111,27 @@ async def _page(
             page=query,
             after=after,
             before=before,
-            fields=("id", "item", "copy_of"),
-            entry_of=partial(_entry, copies),
+            fields=("id", "item", "copy_of", "retracted_version"),
+            entry_of=items.entry,
         )
-        page.has_copies = bool(copies or deleted)
-        found = await deleted_copies(
-            context, read, {item_id: copies[item_id] for item_id in page.ids if item_id in copies}
-        )
+        page.has_copies = bool(items.copies or deleted)
+        if query.as_of is not None and context.principal.may("audit"):
+            return page
+        found = await items.deleted_copies(context, read, page)
+        if query.as_of is not None:
+            _blank(page, found | items.retracted)
+            return page
         if not found:
             return page
         deleted |= found
 
 
-def _entry(copies: dict[str, str], document: Document) -> bytes:
-    """The item's JSON. Adds it to `copies` if it is a copy."""
-    if (original := document.get("copy_of")) is not None:
-        copies[document["id"]] = original
-    return bytes(document["item"], "utf-8")
+def _blank(page: Page, deleted: Collection[str]) -> None:
+    """Takes the content out of these items of the page."""
+    page.entries = [
+        blanked_item_json(msgspec.json.decode(entry)) if item_id in deleted else entry
+        for item_id, entry in zip(page.ids, page.entries, strict=True)
+    ]
 
 
 @query_route(

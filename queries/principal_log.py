@@ -106,6 +106,11 @@ class PrincipalLog:
 
         return await self._look_up(lookup)
 
+    async def requested_ever(self, response_id: str) -> Recorded | None:
+        """The ReplyRequested of a response of the tenant, whatever became of it. Whether the caller may see it is not checked."""
+        events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
+        return events[0] if events else None
+
     async def _look_up(self, lookup: Callable[[PrincipalReader], Awaitable[T]]) -> T:
         return await self._access.look_up(lambda reader: lookup(reader.of(self.principal)), self.tenant)
 

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
-from msgspec import Raw, Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 from starlette.responses import Response
 
+from context.rerender import Rerendered, ShownItem
 from domain.errors import ResponseNotFound
 from domain.events import ReplyRequested
-from domain.items import output_item_json
+from domain.items import output_item, output_item_json
 from infrastructure.http.shapes import json_response
+from queries.blanking import blanked_item_json, deleted_or_not
 from queries.context import LeftOutItems, SentItem, SentSummary, left_out_shape, summary_shape
 from queries.query_context import QueryContext
 from queries.query_route import query_route
@@ -19,7 +21,10 @@ router = APIRouter(tags=["responses"])
 
 
 class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag="response.context"):
-    """What a model was sent for a reply. `request`: the body of the request, rendered again."""
+    """What a model was sent for a reply. `request`: the body of the request, rendered again.
+
+    `blanked`: the names of what has no content, because it is deleted now. `request_sha256_matches` is null then: the whole request is not shown.
+    """
 
     version: int
     model: str
@@ -29,28 +34,47 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
     left_out: list[LeftOutItems]
     summary: SentSummary | None
     request: Mapping[str, Any]
-    request_sha256_matches: bool
+    request_sha256_matches: bool | None
+    blanked: list[str] | UnsetType = UNSET
 
 
 @query_route(router, "/v1/responses/{response_id}/context", answer=ResponseContext, answer_headers=())
 async def get_response_context(context: QueryContext, response_id: str) -> Response:
-    """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log."""
-    requested = await context.dependencies.log.reply_requested(response_id)
+    """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log.
+
+    Only the scope `audit` sees what is deleted now, and deleted responses.
+    """
+    sees_deleted = context.principal.may("audit")
+    log = context.dependencies.log
+    requested = await (deleted_or_not(log, response_id) if sees_deleted else log.reply_requested(response_id))
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
-    rerendered = await context.dependencies.contexts.rerender(requested.conversation_id, requested)
+    rerendered = await context.dependencies.contexts.rerender(
+        requested.conversation_id, requested, with_deleted=sees_deleted
+    )
     body = ResponseContext(
         version=request.shown.version,
         model=request.model,
         budget=request.shown.budget,
         tokens=request.shown.tokens,
-        items=[
-            SentItem(item.item_id, item.tokens, Raw(output_item_json(item.item_id, item.item)))
-            for item in rerendered.items
-        ],
+        items=[SentItem(item.item_id, item.tokens, _item_json(item)) for item in rerendered.items],
         left_out=left_out_shape(request.shown.left_out),
         summary=summary_shape(rerendered.summary, rerendered.summary_tokens),
         request=rerendered.body,
         request_sha256_matches=rerendered.matches,
+        blanked=_blanked_names(rerendered) or UNSET,
     )
     return json_response(body)
+
+
+def _item_json(shown: ShownItem) -> Raw:
+    if shown.is_blanked:
+        return Raw(blanked_item_json(output_item(shown.item_id, shown.item)))
+    return Raw(output_item_json(shown.item_id, shown.item))
+
+
+def _blanked_names(rerendered: Rerendered) -> list[str]:
+    names = [f"items[{index}].item" for index, item in enumerate(rerendered.items) if item.is_blanked]
+    if rerendered.summary_is_blanked:
+        names.append("summary.text")
+    return [*names, "request"] if names else []

@@ -8,7 +8,7 @@ import httpx
 import msgspec
 import pytest
 
-from domain.commands import DeleteReply, DescribeConversation, EndConversation, FailReply
+from domain.commands import AppendItems, DeleteReply, DescribeConversation, EndConversation, FailReply, NewItem
 from domain.content import CONTENT
 from domain.events import (
     ContextCompacted,
@@ -24,11 +24,13 @@ from domain.events import (
     ReplyRequested,
 )
 from infrastructure.event_log.recorded import Recorded
+from infrastructure.ids import mint
 from infrastructure.settings import Settings
 from queries.blanking import NOTHING, Deleted
 from queries.events import event_json
 from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api
+from tests.queries.manual_projector import ManualProjector
 from tests.queries.writer import SHOWN, Writer, body
 
 SECRET = "xylophone"
@@ -228,3 +230,59 @@ async def test_a_deleted_conversation_is_shown_only_with_audit_to_its_owner_and_
         assert str(events).count(SECRET) == 4
         stream = await api.get(path, headers={**headers, "Accept": "text/event-stream"})
         assert stream.text.count(SECRET) == 4
+
+
+async def items_of(api: httpx.AsyncClient, conversation_id: str, headers: Any, **query: Any) -> list[dict[str, Any]]:
+    answer = await api.get(
+        f"/v1/conversations/{conversation_id}/items", params={"order": "asc", **query}, headers=headers
+    )
+    assert answer.status_code == 200, answer.text
+    items: list[dict[str, Any]] = answer.json()["data"]
+    return items
+
+
+async def test_an_earlier_version_shows_a_retracted_item_without_content_and_only_audit_sees_it(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
+    conversation_id = await write.start("stays")
+    call = msgspec.json.encode({"type": "function_call", "call_id": "c", "name": SECRET, "arguments": SECRET})
+    ids = await write.append(conversation_id, SECRET)
+    call_id = mint("fc")
+    await write.execute(conversation_id, AppendItems(items=(NewItem(item_id=call_id, item=call),), author="someone"))
+    for item_id in (*ids, call_id):
+        await write.retract(conversation_id, item_id)
+
+    stays, message, function_call = await items_of(api, conversation_id, OWNER, as_of=4)
+    assert "blanked" not in stays
+    assert message == {
+        "id": ids[0],
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [],
+        "blanked": True,
+    }
+    assert function_call == {"id": call_id, "type": "function_call", "blanked": True}
+    seen = await items_of(api, conversation_id, AUDITOR, as_of=4)
+    assert [str(item).count(SECRET) for item in seen] == [0, 1, 2]
+    assert await items_of(api, conversation_id, AUDITOR, as_of=5) == [seen[0], seen[2]]
+    assert await items_of(api, conversation_id, AUDITOR) == [seen[0]], "the newest version does not have them"
+
+
+async def test_an_earlier_version_shows_a_copy_of_a_deleted_item_without_content(
+    api: httpx.AsyncClient, write: Writer, live: ManualProjector
+) -> None:
+    original = await write.start()
+    [original_id] = await write.append(original, SECRET)
+    conversation_id = await write.start()
+    copy_id = mint("msg")
+    copy = NewItem(item_id=copy_id, item=ITEM, copy_of=original_id)
+    await write.execute(conversation_id, AppendItems(items=(copy,), author="someone"))
+    await write.delete(original)
+
+    assert await items_of(api, conversation_id, OWNER) == []
+    [blanked] = await items_of(api, conversation_id, OWNER, as_of=2)
+    assert (blanked["id"], blanked["blanked"], blanked["content"]) == (copy_id, True, [])
+    [seen] = await items_of(api, conversation_id, AUDITOR, as_of=2)
+    assert SECRET in str(seen)
+    assert blanked_names(await events_of(api, conversation_id, OWNER)) == {2: ["item"]}

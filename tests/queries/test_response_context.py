@@ -21,6 +21,7 @@ from infrastructure.ids import mint
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from tests.log import Log
+from tests.principals import HeaderAuthenticator, headers_of
 from tests.queries.conftest import open_api
 from tests.queries.writer import Writer
 from tests.scripted_provider import ScriptedProvider, scripted_provider
@@ -186,7 +187,9 @@ async def test_a_request_that_is_not_the_recorded_one_does_not_match(
     assert [item["item"]["content"][0]["text"] for item in body["items"]] == ["b"]
 
 
-async def test_unknown_responses_and_deleted_ones_are_not_found(api: httpx.AsyncClient, write: Writer) -> None:
+async def test_unknown_responses_and_without_audit_deleted_ones_are_not_found(
+    api_with_principals: httpx.AsyncClient, write: Writer
+) -> None:
     first_conversation, second_conversation = await write.start("a"), await write.start("b")
     (first, input_items), (second, _) = (
         await write.request_reply(first_conversation, "x"),
@@ -196,7 +199,7 @@ async def test_unknown_responses_and_deleted_ones_are_not_found(api: httpx.Async
     await write.execute(first_conversation, DeleteReply(response_id=first))
     await write.delete(second_conversation)
     for response_id in (first, second, mint("resp")):
-        answer = await api.get(f"/v1/responses/{response_id}/context")
+        answer = await api_with_principals.get(f"/v1/responses/{response_id}/context", headers=headers_of("someone"))
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
 
@@ -251,3 +254,59 @@ async def test_the_recorded_request_does_not_grow_with_the_conversation(
 @pytest.fixture
 def log(settings: Settings) -> Log:
     return Log(settings.postgres_url)
+
+
+@pytest.fixture
+async def api_with_principals(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    async with open_api(settings, authenticator=HeaderAuthenticator()) as client:
+        yield client
+
+
+async def test_what_is_deleted_now_is_blanked_for_all_but_audit(
+    store: httpx.AsyncClient, api_with_principals: httpx.AsyncClient, write: Writer
+) -> None:
+    api = api_with_principals
+    owner, auditor, stranger = headers_of("someone"), headers_of("someone", "audit"), headers_of("eve", "audit")
+    conversation_id = await write.start("stays")
+    [told] = await write.append(conversation_id, "told")
+    await write.compact(conversation_id, told, 2, "They told xylophone.")
+    [item_id] = await write.append(conversation_id, "a xylophone")
+    answer = await store.post("/v1/responses", json={"input": "a question", "conversation": conversation_id})
+    assert answer.status_code == 200, answer.text
+    path = f"/v1/responses/{answer.json()['id']}/context"
+
+    full = (await api.get(path, headers=owner)).json()
+    assert full["request_sha256_matches"] is True
+    assert "blanked" not in full
+    await write.retract(conversation_id, item_id)
+    await write.retract(conversation_id, told)
+
+    blanked = (await api.get(path, headers=owner)).json()
+    assert "xylophone" not in str(blanked)
+    assert blanked["request_sha256_matches"] is None
+    assert blanked["blanked"] == ["items[0].item", "summary.text", "request"]
+    assert blanked["items"][0]["item"] == {
+        "id": item_id,
+        "type": "message",
+        "role": "user",
+        "status": "completed",
+        "content": [],
+        "blanked": True,
+    }
+    assert [message["role"] for message in blanked["request"]["messages"]] == [
+        message["role"] for message in full["request"]["messages"]
+    ]
+    assert {name: blanked[name] for name in ("version", "tokens", "budget")} == {
+        name: full[name] for name in ("version", "tokens", "budget")
+    }
+    assert (await api.get(path, headers=auditor)).json() == full
+    assert (await api.get(path, headers=stranger)).status_code == 404
+
+    await write.execute(conversation_id, DeleteReply(response_id=answer.json()["id"]))
+    assert (await api.get(path, headers=owner)).status_code == 404
+    assert (await api.get(path, headers=auditor)).json() == full
+    await write.delete(conversation_id)
+    assert (await api.get(path, headers=auditor)).json() == full
+    assert (await api.get(path, headers=headers_of("root", "admin", "audit"))).json() == full
+    for nobody in (owner, stranger, headers_of("root", "admin"), headers_of("someone", "audit", tenant="other")):
+        assert (await api.get(path, headers=nobody)).status_code == 404
