@@ -26,6 +26,8 @@ REFRESH_SECONDS: Final = 2.0
 WANTED_SECONDS: Final = 30.0
 """For how long after the last request a count is still read."""
 
+CLOSE_SECONDS: Final = 5.0
+
 WAIT_SECONDS: Final = 0.25
 """How long a request waits for a count that this process has not read yet."""
 
@@ -68,21 +70,22 @@ class MonthlyTokens:
         """When a request last asked for each count."""
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
 
     def open(self, pool: Pool) -> None:
         self._pool = pool
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes what waits, if Postgres answers."""
+        """Writes what waits, if Postgres answers in CLOSE_SECONDS."""
         if self._task is None:
             return
+        self._is_closing = True
+        self._wake.set()
+        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)  # a write is not cut off: it would be written again
         self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
-        try:
-            await self._write()
-        except (psycopg.Error, TimeoutError) as error:
-            log.warning("tokens_not_counted", error_type=type(error).__name__, counts=len(self._pending))
+        if self._pending:
+            log.warning("tokens_not_counted", counts=len(self._pending))
 
     def add(self, keys: Collection[MonthKey], tokens: int) -> None:
         """Counts the tokens of a reply or a summary."""
@@ -104,7 +107,7 @@ class MonthlyTokens:
         return self._written.get(key, 0) + self._sent[key] + self._pending[key]
 
     async def _run(self) -> None:
-        while True:
+        while not self._is_closing or self._pending:
             try:
                 async with asyncio.timeout(REFRESH_SECONDS):
                     await self._wake.wait()
@@ -113,8 +116,9 @@ class MonthlyTokens:
             self._wake.clear()
             try:
                 await self._write()
-                await self._refresh()
-            except (psycopg.Error, TimeoutError) as error:
+                if not self._is_closing:
+                    await self._refresh()
+            except Exception as error:  # noqa: BLE001 - if this task ended, no quota would be kept any more
                 log.warning("tokens_not_counted_yet", error_type=type(error).__name__)
                 await asyncio.sleep(REFRESH_SECONDS)
 

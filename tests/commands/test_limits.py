@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import httpx2
 import openai
+import psycopg
 import pytest
 from openai import AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
@@ -144,28 +145,24 @@ async def test_an_override_gives_its_tenant_other_limits_and_zero_allows_nothing
 
 
 async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes_that_pass(api_with: Api) -> None:
-    async with api_with(subject={"requests_a_second": 20}) as api:
+    async with api_with(subject={"requests_a_second": 2}) as api:
         answers = await asyncio.gather(*(api.post("/v1/conversations", json={}) for _ in range(30)))
         refused = [answer for answer in answers if is_over(answer)]
-        assert 5 <= len(refused) <= 10
-        assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=20;w=1'
+        assert 10 <= len(refused) <= 28
+        assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=2;w=1'
         assert refused[0].headers["retry-after"] == "1"
-        await asyncio.sleep(1.1)
 
-        large = {"instructions": "x" * 1_000_000}  # refused as too long, and each counts as 16
-        answers = [await api.post("/v1/conversations", json=large) for _ in range(3)]
-        assert [answer.status_code for answer in answers] == [400, 400, 429]
-        assert int(answers[-1].headers["retry-after"]) <= 2
-        await asyncio.sleep(1.0)
+    large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'  # refused as too long; each counts as 16
 
-        async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
-            yield b'{"instructions": "'
-            for _ in range(10):
-                yield b"x" * 100_000
-            yield b'"}'
+    async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
+        for start in range(0, len(large), 100_000):
+            yield large[start : start + 100_000]
 
-        answers = [await api.post("/v1/conversations", content=in_parts()) for _ in range(3)]
-        assert (answers[0].status_code, answers[-1].status_code) == (400, 429)
+    for content in (lambda: large, in_parts):
+        async with api_with(subject={"requests_a_second": 10}) as api:
+            answers = [await api.post("/v1/conversations", content=content()) for _ in range(4)]
+            assert (answers[0].status_code, answers[-1].status_code) == (400, 429)
+            assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
 
 
 async def test_the_official_sdk_waits_as_it_is_told_and_tries_again(limited: Callable[..., Settings]) -> None:
@@ -303,6 +300,9 @@ async def test_the_quota_of_a_month_survives_restarts_and_the_loss_of_redis(
         assert refused.headers["x-should-retry"] == "false"
         assert int(refused.headers["retry-after"]) > 60
         assert (await api.post("/v1/conversations", json={})).status_code == 200
+    with psycopg.connect(settings.postgres_url) as connection:
+        rows = connection.execute("SELECT tenant_id, holder, name, tokens FROM token_usage ORDER BY holder").fetchall()
+    assert rows == [("default", "subject", "anonymous", 140), ("default", "tenant", "", 140)]
 
 
 async def test_the_quota_counts_summaries_and_what_other_processes_use_within_seconds(
