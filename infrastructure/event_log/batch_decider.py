@@ -22,7 +22,7 @@ from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.codec import UnreadableEvent, decode, encode
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
-from infrastructure.event_log.stream_loader import KnownStreams, StreamsLost, read_on
+from infrastructure.event_log.stream_loader import BatchStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import Write
 from infrastructure.ids import conversation_id as conversation_id_of
@@ -75,7 +75,7 @@ class BatchDecider:
         """
         if for_lock := [request for request in batch if request.command.row_keys]:
             batch = independent_of(for_lock, batch)
-        self._know(batch, streams)
+        self._take(batch, streams)
         outcomes = [self._outcome(request) for request in batch]
         undecided = [outcome.request for outcome in outcomes if not outcome.events and outcome.duplicate_of is None]
         if undecided:
@@ -85,13 +85,13 @@ class BatchDecider:
             return decider.decide_optimistically(independent_of(undecided, batch), streams)
         return self._plan(outcomes) if outcomes else None
 
-    def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], known: KnownStreams) -> BatchPlan:
+    def decide_on_log(self, curs: Cursor[Any], batch: Sequence[AppendRequest], streams: BatchStreams) -> BatchPlan:
         """Decides on what the log says. If `curs` holds the append lock, the plan can be appended. Without it, the refusals of the plan are valid.
 
-        Of a `known` stream only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
+        Of each of `streams` only the rows after its end are read. Raises StreamsLost if the log has lost the last rows of known streams.
         """
-        unreadable = known.unreadable
-        self._know(batch, known.streams)
+        unreadable = streams.unreadable
+        self._take(batch, streams.streams)
         cached = dict(self._before)
         conversation_ids = [
             conversation_id
@@ -119,7 +119,7 @@ class BatchDecider:
         races = sum(request.conversation_id in moved for request in batch) if moved else 0
         return self._plan(outcomes, races)
 
-    def _know(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> None:
+    def _take(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> None:
         names = {request.conversation_id for request in batch}
         self._before = {name: stream for name, stream in streams.items() if name in names}
 

@@ -18,8 +18,9 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Log
 from infrastructure.event_log.batch_decider import BatchDecider
 from infrastructure.event_log.batch_plan import BatchPlan
 from infrastructure.event_log.recorder import ConversationRecorder
-from infrastructure.event_log.stream_loader import KnownStreams, StreamLoader, StreamsLost
+from infrastructure.event_log.stream_loader import BatchStreams, StreamLoader, StreamsLost
 from infrastructure.event_log.streams import StreamCache
+from infrastructure.event_log.write import Write
 
 Results = Sequence[Appended | BaseException]
 """What each request's caller gets, in the order of the requests."""
@@ -101,30 +102,32 @@ class LockedAppend:
     def _answer_without_lock(self, requests: Sequence[AppendRequest]) -> dict[int, Appended | BaseException]:
         """The results, by id(), of the requests that append nothing on the log's present state, and depend on none that does."""
         try:
-            known = self._known(requests)
+            streams = self._streams_of(requests)
             with self._recorder.datastore.get_connection() as connection:
                 curs = connection.cursor(row_factory=tuple_row)
-                plan = self._new_decider().decide_on_log(curs, requests, known)
+                plan = self._new_decider().decide_on_log(curs, requests, streams)
         except (StreamsLost, *_CONNECTION_ERRORS):
             return {}  # under the lock it is tried again
         appending = [outcome.request for outcome in plan.outcomes if outcome.events]
         final = {id(request) for request in independent_of(appending, requests)}
-        return {id(outcome.request): outcome.result([]) for outcome in plan.outcomes if id(outcome.request) in final}
+        outcomes = [outcome for outcome in plan.outcomes if id(outcome.request) in final]
+        results = self._results_of(BatchPlan(outcomes, Write([]), {}, {}), [])
+        return {id(outcome.request): result for outcome, result in zip(outcomes, results, strict=True)}
 
-    def _known(self, requests: Sequence[AppendRequest]) -> KnownStreams:
-        streams, missing = self._cache.find(requests)
-        loaded = self._loader.load(missing) if missing else KnownStreams()
-        return KnownStreams({**streams, **loaded.streams}, loaded.unreadable)
+    def _streams_of(self, requests: Sequence[AppendRequest]) -> BatchStreams:
+        cached, missing = self._cache.find(requests)
+        loaded = self._loader.load(missing) if missing else BatchStreams()
+        return BatchStreams({**cached, **loaded.streams}, loaded.unreadable)
 
     def _append_once(self, requests: Sequence[AppendRequest], in_doubt: list[BatchPlan]) -> Results:
         # Before the append lock is taken: loading a long stream must not delay other appends.
-        known = self._known(requests)
+        streams = self._streams_of(requests)
         with self._recorder.locked_transaction() as curs:
             for sent_plan in in_doubt:
                 if (positions := self._recorder.positions_of(curs, sent_plan.write.rows)) is not None:
                     return self._results_of(sent_plan, positions)
             try:
-                plan = self._new_decider().decide_on_log(curs, requests, known)
+                plan = self._new_decider().decide_on_log(curs, requests, streams)
             except StreamsLost as lost:
                 self._loader.drop(curs, lost.streams)
                 raise

@@ -36,7 +36,7 @@ class StreamsLost(Exception):
         self.streams = streams
 
 
-class KnownStreams(Struct, frozen=True):
+class BatchStreams(Struct, frozen=True):
     """The streams of one batch by conversation id, and those that cannot be read. The cache may evict a stream before the batch is decided."""
 
     streams: Mapping[str, Stream] = {}
@@ -121,7 +121,7 @@ class StreamLoader:
         self._cache = cache
         self._metrics = metrics
 
-    def load(self, conversation_ids: Sequence[str]) -> KnownStreams:
+    def load(self, conversation_ids: Sequence[str]) -> BatchStreams:
         """Returns and caches those of these streams that exist, made from their snapshots and the rows after these."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
@@ -142,7 +142,7 @@ class StreamLoader:
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
         for conversation_id, stream in streams.items():
             self._cache.put(conversation_id, stream)
-        return KnownStreams(streams, unreadable)
+        return BatchStreams(streams, unreadable)
 
     def drop(self, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
         """Removes these streams from the cache: the log does not have their last rows."""

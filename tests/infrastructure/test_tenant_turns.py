@@ -9,13 +9,13 @@ from infrastructure.http.tenant_turns import TenantTurns
 async def test_given_a_tenant_that_wants_all_turns_then_another_one_gets_a_turn_at_once() -> None:
     turns = TenantTurns(total=3, per_tenant=2)
     holding = 0
-    over = asyncio.Event()
+    stop = asyncio.Event()
 
     async def hold(tenant: str) -> None:
         nonlocal holding
         async with turns.turn(tenant):
             holding += 1
-            await over.wait()
+            await stop.wait()
 
     tasks = [asyncio.create_task(hold("loud")) for _ in range(10)]
     await asyncio.sleep(0)
@@ -23,7 +23,7 @@ async def test_given_a_tenant_that_wants_all_turns_then_another_one_gets_a_turn_
     assert holding == 2
     async with asyncio.timeout(1), turns.turn("quiet"):
         pass
-    over.set()
+    stop.set()
     await asyncio.gather(*tasks)
     assert holding == 10
 
