@@ -221,7 +221,7 @@ async def test_given_a_cancelled_caller_then_its_append_is_stored(events: EventL
     assert texts(log, conversation_id) == ["before", "after"]
 
 
-async def test_given_a_batch_of_eight_megabytes_then_it_is_appended(events: EventLog, log: Log) -> None:
+async def test_given_eighteen_megabytes_at_once_then_all_are_appended(events: EventLog, log: Log) -> None:
     conversation_id = await start(events)
     await asyncio.gather(
         *(events.append(request(conversation_id, append_texts("x" * 900_000), size=900_000)) for _ in range(20))
