@@ -12,7 +12,7 @@ from infrastructure.access.act_as import acting_as
 from infrastructure.access.api_keys import ApiKeys
 from infrastructure.access.bearer import BearerAuthenticator
 from infrastructure.access.principal import ANONYMOUS, Principal
-from infrastructure.access.refusals import InvalidCredential, NotPermitted
+from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, NotPermitted
 from infrastructure.access.tokens import TokenVerifier
 from infrastructure.settings import Settings
 
@@ -70,13 +70,13 @@ class AccessMiddleware:
         if scope["type"] in ("http", "websocket") and not _is_open(scope):
             scope["state"]["authenticator"] = self._authenticator
             await authenticate(HTTPConnection(scope))
-            if scope.get("method") == "GET" and scope["state"]["principal"].key_id is not None:
+            if scope.get("method") == "GET":
                 await self._answer_while_valid(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     async def _answer_while_valid(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ends a stream before it shows something after its key was revoked or has expired. A comment notices it too."""
+        """Ends a stream before it shows something after its key was revoked, or its credential has expired. A comment notices it too."""
         answering = asyncio.current_task()
         assert answering is not None
         is_ended = False
@@ -86,10 +86,14 @@ class AccessMiddleware:
             if message["type"] == "http.response.body" and message.get("more_body") and not is_ended:
                 try:
                     await authenticate(HTTPConnection(scope))
+                except CannotCheckCredential:
+                    pass  # it was valid when the answer began
                 except InvalidCredential:
                     is_ended = True
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    answering.cancel()  # it may wait for an event that never comes
+                    if asyncio.current_task() is answering:
+                        raise asyncio.CancelledError from None
+                    answering.cancel()  # it waits for an event, which may never come
             if not is_ended:
                 await send(message)
 

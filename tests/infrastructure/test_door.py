@@ -10,12 +10,17 @@ import httpx
 import jwt
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
 from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Scope
 from structlog.testing import capture_logs
 
 from commands.main import create_app as create_command_app
+from infrastructure.access.principal import ANONYMOUS, Principal
+from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential
 from infrastructure.http.connections import Connections
+from infrastructure.http.door import AccessMiddleware
+from infrastructure.http.event_streams import EventStream
 from infrastructure.http.served_paths import SERVED
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -269,6 +274,57 @@ async def test_while_the_keys_of_the_user_service_cannot_be_read_every_token_is_
         status, headers, body = await answer(app, "GET", "/v1/models", {"Authorization": f"Bearer {GOOD}"})
     assert (status, headers["retry-after"], headers["x-should-retry"]) == (503, "1", "true")
     assert json.loads(body)["error"]["code"] == "credential_not_checked"
+
+
+class Login:
+    """Lets everybody in until `refusal` is set."""
+
+    refusal: Exception | None = None
+
+    async def authenticate(self, _: HTTPConnection) -> Principal:
+        if self.refusal is not None:
+            raise self.refusal
+        return ANONYMOUS
+
+
+async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
+    """What a follower gets of ten events, whose credential is refused after the second one. A comment follows after 0.05 s without an event."""
+    sent: list[bytes] = []
+    login = Login()
+
+    async def events() -> AsyncIterator[bytes]:
+        for number in range(10):
+            yield b"data: %d\n\n" % number
+            if number == 1:
+                login.refusal = refusal
+                await asyncio.sleep(pause)
+
+    async def receive() -> Message:
+        return await asyncio.Future()
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": "/v1/x",
+        "headers": [],
+        "state": {},
+        "asgi": {"spec_version": "2.4"},
+    }
+    async with asyncio.timeout(10):
+        await AccessMiddleware(EventStream(events(), {}, 0.05), login)(scope, receive, send)
+    return sent[1:]  # without the head
+
+
+async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_also_while_nothing_happens() -> None:
+    expired = InvalidCredential("invalid_token", "The token has expired.")
+    two = [b"data: 0\n\n", b"data: 1\n\n"]
+    assert await followed(expired) == [*two, b""]
+    assert await followed(expired, pause=60) == [*two, b""]
+    assert len(await followed(expired, "POST")) == 11
+    assert len(await followed(CannotCheckCredential("Postgres is away."))) == 11
 
 
 @pytest.fixture

@@ -166,7 +166,11 @@ async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_soc
         async with asyncio.timeout(5):
             while not logs:  # noqa: ASYNC110 - the server is another thread
                 await asyncio.sleep(0.01)
-    assert (logs[0]["method"], logs[0]["path"], logs[0]["status"]) == ("GET", "/*", 101)  # the log has the words of our own paths only
+    assert (logs[0]["method"], logs[0]["path"], logs[0]["status"]) == (
+        "GET",
+        "/*",
+        101,
+    )  # the log has the words of our own paths only
     assert b'http_requests_total{method="GET",route="/echo",status="101"}' in server.metrics.render()[0]
 
 
