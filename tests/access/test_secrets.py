@@ -109,7 +109,9 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
     conversation = created.json()["id"]
     # The same key for another request, a body that is no JSON, and one with a wrong field.
     assert client.post("/v1/conversations", headers=headers, json={"title": f"{CONTENT} 2"}).status_code == 422
-    assert client.post("/v1/conversations", headers=bearer(key), content=f'{{"{CONTENT}'.encode()).status_code == 400
+    as_json, as_text = ({**bearer(key), "content-type": sent} for sent in ("application/json", f"text/{CONTENT}"))
+    assert client.post("/v1/conversations", headers=as_json, content=f'{{"{CONTENT}'.encode()).status_code == 400
+    assert client.post("/v1/conversations", headers=as_text, content=b"{}").status_code == 415
     assert client.post("/v1/conversations", headers=bearer(key), json={CONTENT: CONTENT}).status_code == 400
     assert (
         client.get("/v1/conversations", headers=bearer(key), params={f"metadata[{CONTENT}]": CONTENT}).status_code
