@@ -40,17 +40,20 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_file=None, extra="ignore", frozen=True, hide_input_in_errors=True)
 
     postgres_url: str = Field(
-        "postgresql://postgres@127.0.0.1:5432/conversations", description="The event store: a libpq URL."
+        "postgresql://postgres@127.0.0.1:5432/conversations", repr=False, description="The event store: a libpq URL."
     )
     mongodb_url: str = Field(
         "mongodb://127.0.0.1:27017/conversations?replicaSet=rs0",
+        repr=False,
         description="The views: the URL of a MongoDB replica set. Its path names the database.",
     )
     redis_url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Context snapshots and live events of replies: Redis or Valkey."
+        "redis://127.0.0.1:6379/0",
+        repr=False,
+        description="Context snapshots and live events of replies: Redis or Valkey.",
     )
     openai_base_url: str = Field(
-        "", description="The model provider: any OpenAI-compatible API, `/v1` included. Empty: none."
+        "", repr=False, description="The model provider: any OpenAI-compatible API, `/v1` included. Empty: none."
     )
     openai_api_key: SecretStr = Field(SecretStr("none"), description="The API key sent to the model provider.")
     default_model: str = Field(
@@ -107,6 +110,7 @@ class Settings(BaseSettings):
     )
     auth_jwks_url: str = Field(
         "",
+        repr=False,
         description="Where the user service publishes the keys of its tokens, as a JWK Set: RS256, ES256 and EdDSA. Empty: `AUTH_SECRET` is the key.",
     )
     auth_audience: str = Field(

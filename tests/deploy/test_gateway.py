@@ -20,6 +20,7 @@ import pytest
 from infrastructure.http.body import MAX_READ_BYTES
 from infrastructure.http.connections import Limits
 from infrastructure.http.errors import ApiError
+from infrastructure.http.served_paths import SERVED
 from tests.deploy.nginx import CONFIG, NGINX, NO_NGINX, running_nginx
 
 pytestmark = pytest.mark.skipif(NGINX is None, reason=NO_NGINX)
@@ -322,21 +323,29 @@ def test_an_import_may_be_larger_than_any_other_body(gateway: Gateway) -> None:
     assert gateway.request("POST", "/v1/import", body)[2]["bytes"] == len(body)
 
 
-def test_the_access_log_is_json_without_the_query_string(gateway: Gateway) -> None:
-    gateway.request("GET", "/v1/search?q=hunter2")
-    gateway.request("POST", '/v1/"quoted"')
+def test_the_access_log_is_json_with_words_of_the_api_and_ids_only(gateway: Gateway) -> None:
+    conversation = f"/v1/conversations/conv_{'0' * 32}"
+    gateway.request("GET", f"{conversation}?q=hunter2")
+    gateway.request("POST", "/v1/responses/hunter2")
     deadline = time.monotonic() + 5  # nginx logs a request after it has answered it
     while gateway.log.read_text().count("\n") < 2 and time.monotonic() < deadline:
         time.sleep(0.01)
     lines = [json.loads(line) for line in gateway.log.read_text().splitlines()]
     assert [(line["url.path"], line["labels.side"]) for line in lines] == [
-        ("/v1/search", "queries"),
-        ('/v1/"quoted"', "commands"),
+        (conversation, "queries"),
+        ("*", "commands"),
     ]
     assert lines[0]["http.response.status_code"] == 200
     assert lines[0]["trace.id"] == "req_of_the_application"
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", lines[0]["@timestamp"])
     assert "hunter2" not in gateway.log.read_text()
+
+
+def test_the_access_log_has_every_path_that_is_served() -> None:
+    [pattern] = re.findall(r'"~(\S+)" \$uri;', CONFIG.read_text())
+    paths = [re.sub(r"\{\w+\}", f"item_{'0' * 32}", path) for path in SERVED if ":path}" not in path]
+    assert [path for path in [*paths, "/"] if re.search(pattern, path) is None] == []
+    assert [path for path in ("/v1/models/gpt-5", "/hunter2", "/v1/secret") if re.search(pattern, path)] == []
 
 
 @pytest.mark.parametrize(

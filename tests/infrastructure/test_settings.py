@@ -24,7 +24,14 @@ def test_without_authentication_a_trusted_network_allows_other_addresses() -> No
 
 
 def test_a_key_is_not_printed() -> None:
-    assert "hunter2" not in repr(Settings(openai_api_key="hunter2"))
+    settings = Settings(
+        openai_api_key="hunter2",
+        postgres_url="postgresql://me:hunter2@db/x",
+        mongodb_url="mongodb://me:hunter2@db/x",
+        redis_url="redis://:hunter2@db/0",
+        openai_base_url="https://me:hunter2@models/v1",
+    )
+    assert "hunter2" not in repr(settings)
 
 
 SECRET = "hunter2-" * 4
