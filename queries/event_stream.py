@@ -17,7 +17,6 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -28,8 +27,7 @@ from infrastructure.event_log.conversation_watch import ConversationWatch
 from infrastructure.event_log.incarnation import LogCheck, LogPosition
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.event_log.version_lookup import Head
-from infrastructure.http.errors import as_api_error
-from infrastructure.http.event_streams import on_one_line
+from infrastructure.http.event_streams import error_event, on_one_line
 from infrastructure.http.stream_pages import PAGE_BYTES, SLICE_BYTES, Page, StreamPages, StreamPosition
 from queries.log_access import LogAccess, PostgresUnavailable
 from queries.principal_log import PrincipalLog
@@ -186,7 +184,7 @@ class EventStreams:
                 continue
             except ConversationNotFound as error:
                 if not client.in_event:
-                    yield _error_event(error)
+                    yield error_event(error)
                 return
             if chunk is None:
                 return
@@ -275,8 +273,3 @@ def _sse(recorded: Recorded, body: bytes) -> bytes:
     # In JSON a line break can only be between tokens, where a space means the same.
     line = on_one_line(body.replace(b"\r", b" ").replace(b"\n", b" "))
     return f"id: {recorded.version}\nevent: {recorded.event.topic}\ndata: ".encode() + line + b"\n\n"
-
-
-def _error_event(error: ConversationNotFound) -> bytes:
-    """Why the stream ends. It has no id: a client that reconnects asks for what follows the last event, and gets a 404."""
-    return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + b"\n\n"

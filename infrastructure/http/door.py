@@ -1,18 +1,18 @@
 """The one door: every request and every WebSocket passes it before its route, and leaves with a Principal or is refused."""
 
 import asyncio
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext, suppress
 from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from infrastructure.access import principal
 from infrastructure.access.act_as import acting_as
 from infrastructure.access.api_keys import ApiKeys
 from infrastructure.access.bearer import BearerAuthenticator
 from infrastructure.access.principal import ANONYMOUS, Principal
-from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential, NotPermitted
+from infrastructure.access.refusals import CannotCheckCredential, NotPermitted
 from infrastructure.access.tokens import TokenVerifier
 from infrastructure.settings import Settings
 
@@ -28,6 +28,9 @@ OPEN_PATHS: Final = frozenset(
     }
 )
 """The paths that need no credential. A path is open only if it equals one of these, byte for byte."""
+
+
+CHECK_SECONDS: Final = 2.0
 
 
 class Authenticator(Protocol):
@@ -70,38 +73,7 @@ class AccessMiddleware:
         if scope["type"] in ("http", "websocket") and not _is_open(scope):
             scope["state"]["authenticator"] = self._authenticator
             await authenticate(HTTPConnection(scope))
-            if scope.get("method") == "GET":
-                await self._answer_while_valid(scope, receive, send)
-                return
         await self._app(scope, receive, send)
-
-    async def _answer_while_valid(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Ends a stream before it shows something after its key was revoked, or its credential has expired. A comment notices it too."""
-        answering = asyncio.current_task()
-        assert answering is not None
-        is_ended = False
-
-        async def send_while_valid(message: Message) -> None:
-            nonlocal is_ended
-            if message["type"] == "http.response.body" and message.get("more_body") and not is_ended:
-                try:
-                    await authenticate(HTTPConnection(scope))
-                except CannotCheckCredential:
-                    pass  # it was valid when the answer began
-                except InvalidCredential:
-                    is_ended = True
-                    await send({"type": "http.response.body", "body": b"", "more_body": False})
-                    if asyncio.current_task() is answering:
-                        raise asyncio.CancelledError from None
-                    answering.cancel()  # it waits for an event, which may never come
-            if not is_ended:
-                await send(message)
-
-        try:
-            await self._app(scope, receive, send_while_valid)
-        except asyncio.CancelledError:
-            if not is_ended or answering.uncancel() > 0:
-                raise
 
 
 async def authenticate(connection: HTTPConnection) -> None:
@@ -111,6 +83,28 @@ async def authenticate(connection: HTTPConnection) -> None:
     """
     authenticator: Authenticator = connection.state.authenticator
     connection.state.principal = acting_as(await authenticator.authenticate(connection), connection.headers)
+
+
+def may_be_refused(connection: HTTPConnection) -> bool:
+    """Whether the credential of a connection may be refused while it is answered.
+
+    A revoked key ends every answer. An expired token ends those that only read: a reply that was requested in time is answered to its end.
+    """
+    sender: Principal = connection.state.principal
+    return sender.key_id is not None or (sender != ANONYMOUS and connection.scope.get("method") == "GET")
+
+
+async def until_refused(connection: HTTPConnection) -> None:
+    """Raises what `check_admitted` raises once the connection's credential is refused. It is checked every CHECK_SECONDS."""
+    while True:
+        await asyncio.sleep(CHECK_SECONDS)
+        await check_admitted(connection)
+
+
+async def check_admitted(connection: HTTPConnection) -> None:
+    """Raises InvalidCredential or NotPermitted if the connection's credential is refused by now. A look-up in memory."""
+    with suppress(CannotCheckCredential):
+        await authenticate(connection)
 
 
 def principal_with(connection: HTTPConnection, scope: principal.Scope) -> Principal:

@@ -5,12 +5,18 @@ Format: https://html.spec.whatwg.org/multipage/server-sent-events.html
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from typing import Final
 
+import msgspec
+from starlette.requests import HTTPConnection
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
+
+from infrastructure.access.refusals import InvalidCredential, NotPermitted
+from infrastructure.http.door import check_admitted, may_be_refused, until_refused
+from infrastructure.http.errors import as_api_error
 
 EVENT_STREAM: Final = "text/event-stream"
 COMMENT: Final = b": still here\n\n"
@@ -30,13 +36,21 @@ def on_one_line(json_text: bytes) -> bytes:
     )
 
 
+def error_event(error: Exception) -> bytes:
+    """Why a stream ends: an event whose data is an ErrorResponse. It has no id: a client that reconnects asks for what follows the last event."""
+    return b"event: error\ndata: " + on_one_line(msgspec.json.encode(as_api_error(error).body())) + END_OF_EVENT
+
+
 def head_of_stream(headers: Mapping[str, str]) -> Response:
     """The answer to a HEAD request for a stream."""
     return Response(headers={**headers, **_HEADERS}, media_type=EVENT_STREAM)
 
 
 class EventStream(StreamingResponse):
-    """A stream of events. `events` yields them encoded, in slices of any length. A comment follows after each `comment_seconds` without a slice."""
+    """A stream of events. `events` yields them encoded, in slices of any length. A comment follows after each `comment_seconds` without a slice.
+
+    If the credential of its request is refused meanwhile, an event `error` ends it, whose data is an ErrorResponse.
+    """
 
     body_iterator: AsyncIterator[bytes]
 
@@ -46,19 +60,55 @@ class EventStream(StreamingResponse):
         self._sent_at = time.monotonic()
         self._in_event = False
         self._sending = asyncio.Lock()
+        self._connection: HTTPConnection | None = None
+        """Of the request, if its credential may be refused while it is answered."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if may_be_refused(connection := HTTPConnection(scope)):
+            self._connection = connection
+        await super().__call__(scope, receive, send)
 
     async def stream_response(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         comments = asyncio.create_task(self._send_comments(send))
         try:
-            async for events in self.body_iterator:
-                async with self._sending:
-                    await send({"type": "http.response.body", "body": events, "more_body": True})
-                    self._sent_at = time.monotonic()
-                    self._in_event = not events.endswith(END_OF_EVENT)
+            if self._connection is None:
+                await self._send_events(send)
+            else:
+                await self._send_while_admitted(send, self._connection)
         finally:
             comments.cancel()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _send_while_admitted(self, send: Send, connection: HTTPConnection) -> None:
+        """Sends the events until the connection's credential is refused, and then why the stream ends."""
+        sending = asyncio.create_task(self._send_events(send))
+        refused = asyncio.create_task(until_refused(connection))
+        try:
+            await asyncio.wait({sending, refused}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            is_refused = refused.done()
+            for task in (sending, refused):
+                task.cancel()
+            await asyncio.wait({sending, refused})
+        try:
+            (refused if is_refused else sending).result()
+        except (InvalidCredential, NotPermitted) as error:
+            if not self._in_event:
+                await send({"type": "http.response.body", "body": error_event(error), "more_body": True})
+
+    async def _send_events(self, send: Send) -> None:
+        try:
+            async for events in self.body_iterator:
+                if self._connection is not None:
+                    await check_admitted(self._connection)
+                async with self._sending:
+                    self._in_event = not events.endswith(END_OF_EVENT)
+                    await send({"type": "http.response.body", "body": events, "more_body": True})
+                    self._sent_at = time.monotonic()
+        finally:
+            if isinstance(self.body_iterator, AsyncGenerator):
+                await self.body_iterator.aclose()
 
     async def _send_comments(self, send: Send) -> None:
         with suppress(OSError):  # the client has gone, which `stream_response` notices too

@@ -23,7 +23,7 @@ from queries.query_context import ProcessDependencies
 from tests.commands.api_client import eventually
 from tests.commands.served_api import create, served_api
 from tests.log import Log
-from tests.principals import HeaderAuthenticator, headers_of
+from tests.principals import HeaderAuthenticator, RevocableAuthenticator, headers_of
 from tests.queries.conftest import served
 from tests.queries.writer import Writer
 from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provider
@@ -318,3 +318,47 @@ async def test_a_reply_in_the_background_goes_on_when_its_requester_loses_access
         release.set()
         await eventually(lambda: log.events(conversation_id)[-1].topic == "reply.completed" or None)
         assert "unseen" in str(log.events(conversation_id))
+
+
+async def test_when_a_key_is_revoked_then_the_streams_that_it_follows_end_with_an_error(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    response_id, _ = await write.request_reply(conversation_id, "?")
+    authenticator = RevocableAuthenticator()
+    async with (
+        served(settings, authenticator=authenticator) as url,
+        httpx.AsyncClient(base_url=url, timeout=20) as client,
+        client.stream(
+            "GET", f"/v1/conversations/{conversation_id}/events", headers={**BEN, "Accept": "text/event-stream"}
+        ) as events,
+        client.stream("GET", f"/v1/responses/{response_id}?stream=true", headers=BEN) as reply,
+    ):
+        lines = events.aiter_lines()
+        assert [(await next_event(lines))["id"] for _ in range(4)] == ["1", "2", "3", "4"]
+        authenticator.revoked.add("ben")
+        for rest in await asyncio.gather(rest_of(lines), rest_of(reply.aiter_lines())):
+            assert error_in(rest)["error"]["code"] == "invalid_api_key"
+
+
+async def test_when_a_key_is_revoked_then_a_reply_that_is_streamed_to_it_is_stopped(
+    settings: Settings, write: Writer, provider: ScriptedProvider
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    release = threading.Event()
+    provider.script = holding(release)
+    changed = {"openai_base_url": provider.url, "default_model": "scripted"}
+    authenticator = RevocableAuthenticator()
+    async with served_api(settings.model_copy(update=changed), authenticator=authenticator) as api:
+        body = {"input": "?", "conversation": conversation_id, "stream": True}
+        answering = asyncio.create_task(api.http.post("/v1/responses", json=body, headers=BEN))
+        await eventually(lambda: provider.requests or None)
+        authenticator.revoked.add("ben")
+        async with asyncio.timeout(SECONDS):
+            text = (await answering).text
+        assert json.loads(text.strip().rpartition("data: ")[2])["error"]["code"] == "invalid_api_key"
+        assert "unseen" not in text
+        release.set()
+        assert await asyncio.to_thread(provider.disconnected.wait, SECONDS)

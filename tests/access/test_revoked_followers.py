@@ -41,4 +41,5 @@ async def test_a_stream_ends_when_its_key_is_revoked_and_shows_nothing_more(
                             answer = await apis.send(other, "POST", path, json={"title": "afterwards"})
                             assert answer.status_code == 200
         assert "before" in received
+        assert '"invalid_api_key"' in received.rpartition("event: error")[2], "the stream says why it ends"
         assert "afterwards" not in received

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Message, Scope
 from structlog.testing import capture_logs
 
 from commands.main import create_app as create_command_app
-from infrastructure.access.principal import ANONYMOUS, Principal
+from infrastructure.access.principal import Principal
 from infrastructure.access.refusals import CannotCheckCredential, InvalidCredential
 from infrastructure.http.connections import Connections
 from infrastructure.http.door import AccessMiddleware
-from infrastructure.http.event_streams import EventStream
+from infrastructure.http.event_streams import COMMENT, EventStream, error_event
 from infrastructure.http.served_paths import SERVED
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
@@ -284,7 +284,7 @@ class Login:
     async def authenticate(self, _: HTTPConnection) -> Principal:
         if self.refusal is not None:
             raise self.refusal
-        return ANONYMOUS
+        return Principal("acme", "ann", frozenset({"read"}))
 
 
 async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
@@ -320,9 +320,10 @@ async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01)
 
 async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_also_while_nothing_happens() -> None:
     expired = InvalidCredential("invalid_token", "The token has expired.")
-    two = [b"data: 0\n\n", b"data: 1\n\n"]
-    assert await followed(expired) == [*two, b""]
-    assert await followed(expired, pause=60) == [*two, b""]
+    until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
+    assert await followed(expired) == [*until_then, b""]
+    silent = [body for body in await followed(expired, pause=60) if body != COMMENT]
+    assert silent == [*until_then, b""]
     assert len(await followed(expired, "POST")) == 11
     assert len(await followed(CannotCheckCredential("Postgres is away."))) == 11
 
