@@ -65,10 +65,11 @@ def _new_key(algorithm: str) -> PrivateKey:
 
 
 class UserService:
-    """Serves `answer()` (status, body) at `url`. `publish` makes it the JWK Set of these keys."""
+    """Serves `answer()` (status, body) at `url`, byte by byte if `seconds_per_byte` is set. `publish` makes it the JWK Set of these keys."""
 
     def __init__(self, port: int = 0) -> None:
         self.requests = 0
+        self.seconds_per_byte = 0.0
         self.answer: Callable[[], tuple[int, bytes]] = lambda: (200, b"{}")
         handler = type("Bound", (_Exchange,), {"service": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
@@ -97,7 +98,9 @@ class _Exchange(BaseHTTPRequestHandler):
             self.send_header("content-length", str(len(body)))
             self.send_header("location", f"{self.service.url}/moved")
             self.end_headers()
-            self.wfile.write(body)
+            for part in [body] if not self.service.seconds_per_byte else [body[at : at + 1] for at in range(len(body))]:
+                self.wfile.write(part)
+                time.sleep(self.service.seconds_per_byte)
         except (BrokenPipeError, ConnectionResetError):
             pass  # the store did not wait for the end
 

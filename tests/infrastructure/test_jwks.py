@@ -95,6 +95,7 @@ async def test_keys_that_cannot_check_a_signature_are_skipped() -> None:
         checked = verifier(service)
         assert await checked.principal_of(ED.token())
         assert await refusal(checked, RSA.token(header={"kid": "a"})) == NOT_ACCEPTED
+        assert await refusal(checked, jwt.encode(claims(), RSA.private, "RS512", {"kid": "a"})) == NOT_ACCEPTED
 
 
 async def test_a_new_key_is_found_at_its_first_use_and_a_withdrawn_one_is_forgotten() -> None:
@@ -161,8 +162,8 @@ async def test_while_no_keys_were_ever_read_every_token_is_a_503_and_then_the_st
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (500, b""),
-        (302, b""),
+        (500, json.dumps({"keys": [NEW.jwk()]}).encode()),
+        (302, json.dumps({"keys": [NEW.jwk()]}).encode()),
         (200, b""),
         (200, b"<html>"),
         (200, b"[]"),
@@ -207,6 +208,16 @@ async def test_while_the_user_service_is_slow_known_keys_are_checked_at_once() -
         async with asyncio.timeout(5):
             assert set(await asyncio.gather(*unknown)) == {NOT_ACCEPTED}
         assert service.requests == 2
+
+
+async def test_an_answer_that_comes_byte_by_byte_does_not_count() -> None:
+    with user_service(ED) as service:
+        checked = verifier(service, answer=0.4)
+        assert await checked.principal_of(ED.token())
+        service.publish(ED, NEW)
+        service.seconds_per_byte = 0.1
+        async with asyncio.timeout(5):
+            assert await refusal(checked, NEW.token()) == NOT_ACCEPTED
 
 
 async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no_withdrawn_key_stays() -> None:
