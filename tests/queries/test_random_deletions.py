@@ -1,10 +1,11 @@
 """After any history of replies, forks, references and summaries, what was deleted is in no model request and no answer, and every request that
 was sent can be rendered again.
 
-scripts/test tests/queries/test_random_deletions.py -m endless     a hundred histories
+scripts/test tests/queries/test_random_deletions.py -m endless     sixty histories
 """
 
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from msgspec import Struct
 
 from context.rendering import request_sha256
+from context.summaries import PROMPT
 from infrastructure.settings import Settings
 from tests.commands.api_client import events_of, message, open_api
 from tests.projections.world import World
@@ -58,6 +60,8 @@ class History:
             exchange.json(400, {"error": {"message": "no", "code": "x"}})
             return
         self._answer = self._text()
+        if PROMPT in str(exchange.body):  # the summary tells of everything
+            self._answer = " ".join(re.findall(r"mark\d{7}x", str(exchange.body))[:12])
         exchange.stream_text(self._answer)
 
     async def run(self, steps: int) -> None:
@@ -66,7 +70,8 @@ class History:
             *[self._continue] * 6,
             *[self._refer] * 3,
             *[self._retract] * 3,
-            *(self._start, self._append, self._compact, self._delete_response, self._delete_conversation),
+            *[self._compact] * 2,
+            *(self._start, self._append, self._delete_response, self._delete_conversation),
             *(self._world.catch_up, self._lose_redis),
         )
         await self._start()
@@ -182,7 +187,7 @@ async def world(settings: Settings) -> AsyncIterator[World]:
     await world.close()
 
 
-@pytest.mark.parametrize("histories", [2, pytest.param(100, marks=pytest.mark.endless)])
+@pytest.mark.parametrize("histories", [2, pytest.param(60, marks=pytest.mark.endless)])
 async def test_after_any_history_nothing_deleted_is_shown_to_people_or_models(
     histories: int, settings: Settings, world: World, provider: ScriptedProvider
 ) -> None:
