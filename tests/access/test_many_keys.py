@@ -50,7 +50,7 @@ async def statuses(url: str, keys: Iterable[CreatedApiKey]) -> list[int]:
 def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Iterator[list[str]]:
     """The URLs of two processes of the query API with AUTH_MODE=keys."""
     with ExitStack() as stack:
-        urls = []
+        urls, running = [], []
         for name in ("one", "two"):
             variables = {
                 "AUTH_MODE": "keys",
@@ -65,9 +65,10 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "queries.main"], env={**os.environ, **variables}, stdout=log, stderr=log
             )
+            running.append(process)
             stack.callback(process.wait, 30)
-            stack.callback(process.terminate)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
+        stack.callback(lambda: [process.terminate() for process in running])
         for url in urls:
             wait_until(lambda url=url: answers_http(f"{url}/health/live", frozenset({200})), 60, url)  # type: ignore[misc]
         yield urls
@@ -79,9 +80,14 @@ async def check(settings: Settings, directory: Path, *, sample: int, report: Cal
     count = StatementCount()
     postgres = Proxy(settings.postgres_url, count.watch)
     await postgres.restore()
-    with two_processes(settings, postgres.url, directory) as urls:
+    processes = ExitStack()
+    try:
+        # In a thread: the proxy has to run meanwhile.
+        urls = await asyncio.to_thread(processes.enter_context, two_processes(settings, postgres.url, directory))
         await check_use(keys, urls, count, sample=sample, report=report)
         await check_revoked(settings, keys, urls, report)
+    finally:
+        await asyncio.to_thread(processes.close)
     await postgres.cut()
 
 
