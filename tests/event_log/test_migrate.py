@@ -4,7 +4,9 @@ import psycopg
 import pytest
 
 from infrastructure.event_log.migrate import DataIsNewer, check_migrations, migrate
+from infrastructure.ids import uuid_of
 from infrastructure.settings import Settings
+from tests.access.made_keys import stored_key
 from tests.log import Log
 
 ROW = "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (gen_random_uuid(), 1, '', '')"
@@ -75,3 +77,14 @@ def test_a_delete_that_removes_no_row_begins_no_epoch(settings: Settings, log: L
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM events WHERE originator_id = gen_random_uuid()")
     assert log.rows("SELECT epoch FROM log_epoch") == [(before,)]
+
+
+def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_then_api_keys_stay(
+    settings: Settings,
+) -> None:
+    """`pg_restore --clean` drops only what it restores: the keys are still there, and the row of their migration is gone."""
+    key = stored_key(settings.postgres_url)
+    with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM migrations WHERE name = '0014_api_keys.sql'")
+    assert migrate(settings.postgres_url) == ["0014_api_keys.sql"]
+    assert Log(settings.postgres_url).rows("SELECT id FROM api_keys") == [(uuid_of(key.id),)]
