@@ -129,6 +129,7 @@ async def test_a_summary_in_a_fork_goes_with_an_item_that_the_fork_inherited(
     # The next one replaces it, and can be undone alone.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
+    assert "user: user 0 " not in str(provider.requests), "the item that was retracted"
     assert "Of tea." not in str(provider.requests)
     assert "Of cake." in await shown_to_model(store, fork)
     assert (await store.post(f"{fork}/compact/undo")).status_code == 200
@@ -150,6 +151,26 @@ async def test_a_summary_in_a_fork_is_not_shown_if_an_inherited_item_was_retract
     slow.may_write.set()
     summary = (await compacting).json()["summary"]
     assert summary not in await shown_to_model(store, fork)
+
+
+async def test_a_summary_of_a_copy_goes_with_the_original(store: Store, log: Log, provider: ScriptedProvider) -> None:
+    elsewhere = await create_conversation(store.api)
+    [original] = await store.append(elsewhere, talk(1)[0])
+    conversation_id = await create_conversation(store.api)
+    reference = {"type": "item_reference", "id": original}
+    await create_response(store.api, [reference, talk(1)[0]], conversation=conversation_id)
+    await store.append(conversation_id, *talk(40))
+    await compact(store, provider, conversation_id, "Of tea.")
+    assert compactions(log, conversation_id)[0].originals == (original,)
+    await store.append(conversation_id, *talk(40))
+    await compact(store, provider, conversation_id, "Of tea and cake.")
+    assert compactions(log, conversation_id)[1].originals == (original,)
+    assert "Of tea and cake." in await shown_to_model(store, conversation_id)
+    assert (await store.api.delete(f"/v1/conversations/{elsewhere}")).status_code == 200
+    assert "Of tea" not in await shown_to_model(store, conversation_id)
+    await compact(store, provider, conversation_id, "Of bread.")
+    assert "Of bread." in await shown_to_model(store, conversation_id)
+    assert compactions(log, conversation_id)[2].originals == ()
 
 
 async def test_deletions_in_the_origin_after_the_fork_do_not_withdraw_its_summary(

@@ -204,7 +204,7 @@ def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> It
     `items_of`: the items that are asked for in each conversation.
     """
     for template, methods in SERVED.items():
-        if "GET" not in methods.split() or template == "/v1/responses/{response_id}/context":
+        if "GET" not in methods.split():
             continue
         names = re.findall(r"\{(.*?)\}", template)
         for values in product(*(ids[name] for name in names)):
@@ -221,6 +221,8 @@ def reads(ids: Mapping[str, list[str]], items_of: Mapping[str, list[str]]) -> It
                 yield path, {"stream": "true", "starting_after": "2"}
             if template.endswith(("/items", "/input_items", "/responses")) and names:
                 yield path, {"limit": "100", "order": "asc"}
+            if template.endswith("{conversation_id}/items"):
+                yield from ((path, {"limit": "100", "as_of": f"{version}"}) for version in (2, 12))
 
 
 def leaks(text: str, planted: list[str]) -> list[str]:
