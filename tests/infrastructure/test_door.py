@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from openai import AsyncOpenAI, AuthenticationError
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
 from starlette.routing import Route, WebSocketRoute
@@ -253,6 +254,27 @@ async def test_a_valid_token_gets_to_the_route(port: int, scheme: str) -> None:
     authorization = f"Authorization: {scheme}{GOOD}"
     assert (await raw(port, "GET /v1/nothing HTTP/1.1", "Host: x", authorization))[0] == 404
     assert (await raw(port, "GET /v1/conversations/x HTTP/1.1", "Host: x", authorization))[0] == 400
+
+
+async def test_the_official_sdk_says_why_it_was_refused_and_does_not_retry(port: int) -> None:
+    asked: list[str] = []
+
+    async def fresh_token() -> str:
+        asked.append(token(aud="another service"))
+        return asked[-1]
+
+    for api_key in ("any", fresh_token):
+        async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=api_key, max_retries=5) as sdk:
+            with pytest.raises(AuthenticationError) as refused:
+                await sdk.models.list()
+            assert (refused.value.status_code, refused.value.code) == (401, "invalid_token")
+    assert len(asked) == 1
+
+
+async def test_a_large_body_without_a_credential_is_a_401_that_the_client_gets(port: int) -> None:
+    async with httpx.AsyncClient(timeout=20) as client:
+        answer = await client.post(f"http://127.0.0.1:{port}/v1/import", content=b"x" * 5_000_000)
+    assert answer.status_code == 401
 
 
 async def test_no_part_of_a_credential_is_in_an_answer_or_in_a_log(port: int) -> None:
