@@ -65,10 +65,11 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "queries.main"], env={**os.environ, **variables}, stdout=log, stderr=log
             )
-            running.append(process)
             stack.callback(process.wait, 30)
+            running.append(process)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
-        stack.callback(lambda: [process.terminate() for process in running])
+        for process in running:  # all are ended before one is waited for
+            stack.callback(process.terminate)
         for url in urls:
             wait_until(lambda url=url: answers_http(f"{url}/health/live", frozenset({200})), 60, url)  # type: ignore[misc]
         yield urls
