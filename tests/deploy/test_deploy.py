@@ -27,8 +27,17 @@ PROMTOOL = shutil.which("promtool")
 OBSERVABILITY = {"prometheus", "grafana", "filebeat", "elasticsearch", "kibana"}
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """As Docker Compose reads YAML: a key that is there twice is an error. PyYAML takes the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        assert sorted(names) == sorted(set(names)), f"a key is there twice: {names}"
+        return super().construct_mapping(node, deep)
+
+
 def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
+    return yaml.load(path.read_text(), _StrictLoader)
 
 
 @pytest.fixture(scope="module")
