@@ -257,18 +257,18 @@ async def test_a_valid_token_gets_to_the_route(port: int, scheme: str) -> None:
 
 
 async def test_the_official_sdk_says_why_it_was_refused_and_does_not_retry(port: int) -> None:
-    asked: list[str] = []
+    issued: list[str] = []
 
     async def fresh_token() -> str:
-        asked.append(token(aud="another service"))
-        return asked[-1]
+        issued.append(token(aud="another service"))
+        return issued[-1]
 
     for api_key in ("any", fresh_token):
         async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=api_key, max_retries=5) as sdk:
             with pytest.raises(AuthenticationError) as refused:
                 await sdk.models.list()
             assert (refused.value.status_code, refused.value.code) == (401, "invalid_token")
-    assert len(asked) == 1
+    assert len(issued) == 1
 
 
 async def test_a_large_body_without_a_credential_is_a_401_that_the_client_gets(port: int) -> None:
@@ -344,8 +344,8 @@ async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_also_while
     expired = InvalidCredential("invalid_token", "The token has expired.")
     until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
     assert await followed(expired) == [*until_then, b""]
-    silent = [body for body in await followed(expired, pause=60) if body != COMMENT]
-    assert silent == [*until_then, b""]
+    idle = [body for body in await followed(expired, pause=60) if body != COMMENT]
+    assert idle == [*until_then, b""]
     assert len(await followed(expired, "POST")) == 11
     assert len(await followed(CannotCheckCredential("Postgres is away."))) == 11
 
