@@ -1,16 +1,14 @@
-"""Both real APIs behind one app, for requests of any principal. A header names the principal, which only this authenticator reads."""
+"""Both real APIs behind one app, for requests of any principal (`tests/principals.py`)."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from threading import Event
 from typing import Any, Final
 
 import httpx
-import msgspec
 from msgspec import Struct
-from starlette.requests import HTTPConnection
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
@@ -19,23 +17,16 @@ import queries.main
 from infrastructure.access.principal import Principal, Scope
 from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
+from projections.views.catalog import ALL_VIEWS
+from tests.principals import HEADER, USER, HeaderAuthenticator
 from tests.queries.manual_projector import ManualProjector
 
-PRINCIPAL_HEADER: Final = "x-test-principal"
-USER: Final[frozenset[Scope]] = frozenset({"read", "write", "reply"})
 ADMIN: Final[frozenset[Scope]] = frozenset({"admin"})
 TENANT = "acme"
 
 
-class PrincipalOfHeader:
-    """An Authenticator that believes PRINCIPAL_HEADER."""
-
-    async def authenticate(self, connection: HTTPConnection) -> Principal:
-        return msgspec.json.decode(connection.headers[PRINCIPAL_HEADER], type=Principal)
-
-
-def user(subject: str, tenant: str = TENANT, scopes: frozenset[Scope] = USER) -> Principal:
-    return Principal(tenant, subject, scopes)
+def user(subject: str, tenant: str = TENANT, scopes: Collection[Scope] = USER) -> Principal:
+    return Principal(tenant, subject, frozenset(scopes))
 
 
 class Apis(Struct, frozen=True):
@@ -47,7 +38,8 @@ class Apis(Struct, frozen=True):
 
     async def request(self, principal: Principal, method: str, path: str, **arguments: Any) -> httpx.Response:
         """The answer to a request of this principal."""
-        headers = {**arguments.pop("headers", {}), PRINCIPAL_HEADER: msgspec.json.encode(principal).decode()}
+        named = f"{principal.tenant}/{principal.subject}/{' '.join(principal.scopes)}"
+        headers = {**arguments.pop("headers", {}), HEADER: named}
         return await self.http.request(method, path, headers=headers, **arguments)
 
     async def get(self, principal: Principal, path: str, **arguments: Any) -> httpx.Response:
@@ -87,14 +79,14 @@ class Apis(Struct, frozen=True):
 @asynccontextmanager
 async def open_apis(settings: Settings, *, query_settings: Settings | None = None) -> AsyncIterator[Apis]:
     """Opens both APIs on `settings`. `query_settings`: those of the query API, if they differ."""
-    authenticator = PrincipalOfHeader()
+    authenticator = HeaderAuthenticator()
     command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
     query_app = queries.main.create_app(query_settings or settings, Metrics(), Event(), authenticator=authenticator)
 
     async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
         await (query_app if scope["method"] in ("GET", "HEAD") else command_app)(scope, receive, send)
 
-    projector = ManualProjector(settings)
+    projector = ManualProjector(settings, ALL_VIEWS)
     async with (
         command_app.router.lifespan_context(command_app),
         query_app.router.lifespan_context(query_app),

@@ -1,4 +1,4 @@
-"""The real projector of the MongoDB views, which runs only when a test calls it."""
+"""The real projector, of the MongoDB views or of all, which runs only when a test calls it."""
 
 import asyncio
 from collections.abc import Collection

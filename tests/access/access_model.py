@@ -1,0 +1,95 @@
+"""Who may see what, as a model in memory: conversations with owners, shares and items, and which items are deleted by now."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct, field
+
+from infrastructure.access.principal import Principal
+
+
+class ModelItem(Struct, eq=False):
+    """`word` is its text. `original`: the item that it is a copy of."""
+
+    id: str
+    word: str
+    conversation: "ModelConversation"
+    depth: int
+    original: "ModelItem | None" = None
+    retracted: bool = False
+
+    @property
+    def is_deleted(self) -> bool:
+        is_gone = self.retracted or self.conversation.deleted
+        return is_gone or (self.original is not None and self.original.is_deleted)
+
+
+class ModelResponse(Struct, eq=False):
+    id: str
+    conversation: "ModelConversation"
+    items: list[ModelItem]
+    """Those that it added to its conversation."""
+    deleted: bool = False
+
+
+class ModelConversation(Struct, eq=False, kw_only=True):
+    """`origin`: what it is a fork of, down to `fork_depth`. `shares`: the role of each subject; None: of everyone."""
+
+    id: str
+    owner: Principal
+    title: str = ""
+    listed: bool = True
+    origin: "ModelConversation | None" = None
+    fork_depth: int = 0
+    shares: dict[str | None, str] = field(default_factory=dict)
+    items: list[ModelItem] = field(default_factory=list)
+    responses: list[ModelResponse] = field(default_factory=list)
+    deleted: bool = False
+
+    def role(self, principal: Principal) -> str | None:
+        """None if the principal may not see it, or it is deleted."""
+        if self.deleted or principal.tenant != self.owner.tenant:
+            return None
+        if principal.may("admin") or principal.subject == self.owner.subject:
+            return "owner"
+        roles = {self.shares.get(None), self.shares.get(principal.subject)} - {None}
+        return "writer" if "writer" in roles else "reader" if roles else None
+
+    @property
+    def path(self) -> list[ModelItem]:
+        """Its items and those that it inherited, deleted ones included."""
+        inherited = self.origin.path if self.origin is not None else []
+        return [*(item for item in inherited if item.depth <= self.fork_depth), *self.items]
+
+    def add(self, item_id: str, word: str, original: ModelItem | None = None) -> ModelItem:
+        item = ModelItem(item_id, word, self, self.fork_depth + len(self.items) + 1, original)
+        self.items.append(item)
+        return item
+
+    def delete_response(self, response: ModelResponse) -> None:
+        """A conversation that a client did not make loses the items, or goes with its last response."""
+        response.deleted = True
+        if self.listed:
+            return
+        others = [item for item in self.items if not item.retracted and item not in response.items]
+        if not others and all(other.deleted for other in self.responses):
+            self.deleted = True
+        for item in response.items:
+            item.retracted = True
+
+
+class AccessModel(Struct):
+    conversations: list[ModelConversation] = field(default_factory=list)
+
+    def visible_to(self, principal: Principal) -> Iterator[ModelConversation]:
+        return (conversation for conversation in self.conversations if conversation.role(principal) is not None)
+
+    def words_of(self, principal: Principal, *, with_deleted: bool = False) -> set[str]:
+        """All that the principal may be shown. `with_deleted`: also what was deleted from the conversations that they may see."""
+        return {
+            word
+            for conversation in self.visible_to(principal)
+            for word in (
+                conversation.title,
+                *(item.word for item in conversation.path if with_deleted or not item.is_deleted),
+            )
+        }
