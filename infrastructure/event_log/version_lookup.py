@@ -28,11 +28,11 @@ MAX_BATCH_LOOKUPS = 256
 
 _TEMPLATE = """
     SELECT json_agg(CASE WHEN version IS NOT NULL THEN
-        json_build_array(tenant, version, position, deleted, chain_hash, {incarnation}, owner, shares) END ORDER BY number)
+        json_build_array(head.tenant_id, version, position, deleted, chain_hash, {incarnation}, owner, shares) END ORDER BY number)
     FROM unnest($1, $2) WITH ORDINALITY AS requested (stream, requested_tenant, number) LEFT JOIN LATERAL (
         SELECT tenant_id, originator_version, notification_id, topic = 'conversation.deleted', encode(chain_hash, 'hex')
         FROM events WHERE originator_id = stream ORDER BY originator_version DESC LIMIT 1
-    ) AS head (tenant, version, position, deleted, chain_hash) ON tenant = coalesce(requested_tenant, tenant)
+    ) AS head (tenant_id, version, position, deleted, chain_hash) ON head.tenant_id = coalesce(requested_tenant, head.tenant_id)
     LEFT JOIN LATERAL (
         SELECT subject FROM events WHERE originator_id = stream AND originator_version = 1
     ) AS started (owner) ON true
