@@ -42,11 +42,11 @@ def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | 
 
 
 def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
-    """Raises ConversationNotFound if the actor may not see the conversation, and NotAllowed if the role does not allow the command."""
+    """Raises ConversationNotFound if the actor may not see the conversation, or it is deleted, and NotAllowed if the role does not allow the command."""
     if isinstance(command, _REPLY_ENDS):
         return
     role = role_of(state.owner, state.shares, actor)
-    if role is None:
+    if role is None or state.status == "deleted":
         raise ConversationNotFound(state.id)
     if role == "reader" or (role == "writer" and isinstance(command, _OWNERS_COMMANDS)):
         raise NotAllowed(state.id, role)

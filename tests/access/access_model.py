@@ -83,13 +83,13 @@ class AccessModel(Struct):
     def visible_to(self, principal: Principal) -> Iterator[ModelConversation]:
         return (conversation for conversation in self.conversations if conversation.role(principal) is not None)
 
-    def words_of(self, principal: Principal, *, with_deleted: bool = False) -> set[str]:
-        """All that the principal may be shown. `with_deleted`: also what was deleted from the conversations that they may see."""
+    def words_of(self, principal: Principal) -> set[str]:
+        """All that the principal may be shown."""
         return {
             word
             for conversation in self.visible_to(principal)
             for word in (
                 conversation.title,
-                *(item.word for item in conversation.path if with_deleted or not item.is_deleted),
+                *(item.word for item in conversation.path if not item.is_deleted),
             )
         }

@@ -81,8 +81,8 @@ class History:
         exchange.stream_text(self._word())
 
     def _conversation(self, number: int) -> ModelConversation | None:
-        made = self._model.conversations
-        return made[number % len(made)] if made else None
+        existing = self._model.conversations
+        return existing[number % len(existing)] if existing else None
 
     async def _create(self, actor: Principal, _one: int, _other: int) -> None:
         title, words = self._word(), [self._word(), self._word()]
@@ -249,7 +249,7 @@ class History:
     # Reads
 
     async def check(self, *, lagging: bool = False) -> None:
-        """Everybody reads everything. `lagging`: a read that cannot be made current may be refused, so only some are tried."""
+        """Everybody reads everything. `lagging`: a read that cannot be existing current may be refused, so only some are tried."""
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [
@@ -263,16 +263,16 @@ class History:
             checks = checks[:MAX_LAGGING_READS]
         at_once = asyncio.Semaphore(MAX_LAGGING_READS if lagging else 8)
 
-        async def carry_out(check: Callable[[], Awaitable[None]]) -> None:
+        async def run_check(check: Callable[[], Awaitable[None]]) -> None:
             async with at_once:
                 await check()
 
-        await asyncio.gather(*map(carry_out, checks))
+        await asyncio.gather(*map(run_check, checks))
 
-    async def _get(self, principal: Principal, path: str, *, with_deleted: bool = False) -> httpx.Response:
+    async def _get(self, principal: Principal, path: str) -> httpx.Response:
         answer = await self._apis.get(principal, path)
         shown = set(WORD.findall(answer.text))
-        assert shown <= self._model.words_of(principal, with_deleted=with_deleted), (path, principal.subject)
+        assert shown <= self._model.words_of(principal), (path, principal.subject)
         return answer
 
     def _list_check(self, principal: Principal, *, lagging: bool) -> Callable[[], Awaitable[None]]:
@@ -292,8 +292,7 @@ class History:
         is_visible = conversation.role(principal) is not None
 
         async def read(url: str, holds: Callable[[Any], object] | None, exists: bool) -> None:
-            shows_log = url.endswith("/events") or (url.startswith("/v1/responses") and url.endswith("/context"))
-            answer = await self._get(principal, url, with_deleted=shows_log)
+            answer = await self._get(principal, url)
             if lagging and is_visible and answer.status_code == LAGGING:
                 return
             expected = 200 if is_visible and exists else 404
@@ -306,11 +305,11 @@ class History:
 
         path = f"/v1/conversations/{conversation.id}"
         own = [item.word for item in conversation.items if not item.is_deleted]
-        whole = [item.word for item in conversation.path if not item.is_deleted]
+        on_path = [item.word for item in conversation.path if not item.is_deleted]
         response_ids = [response.id for response in conversation.responses if not response.deleted]
         yield check(path, lambda body: (body["id"], body["title"] or "") == (conversation.id, conversation.title))
         yield check(f"{path}/items?{LIMIT}", lambda body: WORD.findall(str(body)) == own)
-        yield check(f"{path}/context", lambda body: WORD.findall(str(body["items"])) == whole)
+        yield check(f"{path}/context", lambda body: WORD.findall(str(body["items"])) == on_path)
         yield check(f"{path}/responses?{LIMIT}", lambda body: [entry["id"] for entry in body["data"]] == response_ids)
         yield check(f"{path}/events")
         for item in conversation.items[-1:]:

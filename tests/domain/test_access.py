@@ -13,7 +13,7 @@ from domain.commands import (
 )
 from domain.conversation import Conversation
 from domain.errors import ConversationNotFound, NotAllowed
-from domain.events import ConversationShared, ConversationUnshared, Share
+from domain.events import ConversationDeleted, ConversationShared, ConversationUnshared, Share
 from tests.domain.specification import CONVERSATION, given, started
 
 BOB_READS = Share(subject="bob", role="reader")
@@ -88,3 +88,11 @@ def test_given_shares_when_one_is_withdrawn_then_the_others_remain() -> None:
     withdrawn = given(started(), shared, ConversationUnshared(shares=())).state
     assert withdrawn is not None
     assert withdrawn.shares == ()
+
+
+@pytest.mark.parametrize("actor", ["ann", "bob", "eve"])
+def test_given_a_deleted_conversation_then_nobody_learns_that_it_existed(actor: str) -> None:
+    state = given(started(), ConversationShared(shares=(BOB_READS,)), ConversationDeleted()).state
+    assert state is not None
+    with pytest.raises(ConversationNotFound):
+        check_allowed(state, APPEND, Actor(actor))
