@@ -37,7 +37,7 @@ async def test_a_handshake_without_a_valid_credential_is_refused_with_an_http_an
 
 
 async def test_when_the_token_expires_the_next_message_is_a_401_and_the_socket_closes(served: ServedApi) -> None:
-    ends_at = int(time.time()) + 2
+    ends_at = int(time.time()) + 3
     async with served.socket(Authorization=bearer(exp=ends_at)) as client:
         assert (await response_to(client))["status"] == "completed"
         await asyncio.sleep(max(0, ends_at - time.time()))

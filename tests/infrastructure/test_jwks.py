@@ -189,12 +189,12 @@ async def test_while_the_user_service_answers_nonsense_known_keys_work_and_other
 
 async def test_while_the_user_service_is_slow_known_keys_are_checked_at_once() -> None:
     with user_service(ED) as service:
-        checked = verifier(service, answer=0.4, retry=0.2)
+        checked = verifier(service, answer=1, retry=0.2)
         assert await checked.principal_of(ED.token())
         await asyncio.sleep(0.2)
 
         def slow() -> tuple[int, bytes]:
-            time.sleep(1)
+            time.sleep(1.5)
             return 200, b"{}"
 
         service.answer = slow
@@ -203,7 +203,7 @@ async def test_while_the_user_service_is_slow_known_keys_are_checked_at_once() -
         started_at = time.perf_counter()
         for number in range(50):
             assert await checked.principal_of(ED.token(sub=f"user-{number}"))
-        assert time.perf_counter() - started_at < 0.2
+        assert time.perf_counter() - started_at < 0.8
         assert not any(task.done() for task in unknown)
         async with asyncio.timeout(5):
             assert set(await asyncio.gather(*unknown)) == {NOT_ACCEPTED}
