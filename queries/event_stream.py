@@ -221,8 +221,6 @@ class EventStreams:
     async def _next_slice(self, client: _Client) -> bytes | None:
         """The next slice of the page that is being sent, or the first one of the next page."""
         period = int(time.monotonic() // self._max_page_seconds)
-        if client.page is not None and client.page.key.period != period and not client.in_event:
-            client.restart()
         begun = client.page
         key = client.next_page(period) if begun is None else replace(begun.key, period=period)
         page = await self._page(key, client.log)

@@ -10,7 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-from domain.commands import Command, DeleteConversation, ShareConversation, UnshareConversation
+from domain.commands import (
+    Command,
+    DeleteConversation,
+    DeleteReply,
+    RetractItem,
+    ShareConversation,
+    UnshareConversation,
+)
 from domain.events import ItemAppended, Share
 from infrastructure.access.principal import Principal
 from infrastructure.event_log.conversation_watch import ConversationWatch
@@ -20,6 +27,9 @@ from queries.event_stream import EventStreams
 from queries.events import events_json
 from queries.main import open_dependencies
 from queries.query_context import ProcessDependencies
+from replies.following import ReplyStreams
+from replies.live_reader import LiveReader
+from replies.record import Record, find_record, read_record
 from tests.commands.api_client import eventually
 from tests.commands.served_api import create, served_api
 from tests.log import Log
@@ -149,6 +159,23 @@ def principal(subject: str, *scopes: Any) -> Principal:
     return Principal("default", subject, frozenset({"read", *scopes}))
 
 
+async def test_a_stream_shows_nothing_beyond_the_end_that_its_client_could_read(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("before")
+    await write.execute(conversation_id, WITH_BEN)
+    async with event_streams(settings, look_up_seconds=3600) as (streams, dependencies):
+        log = dependencies.of(principal("ben")).stream_log
+        head = await log.existing_head(conversation_id)
+        await write.execute(conversation_id, WITHOUT_BEN)
+        await write.append(conversation_id, "after")
+        async with aclosing(streams.follow(log, conversation_id, head, 0)) as stream:
+            body = b"".join([chunk async for chunk in stream])
+    assert b"before" in body
+    assert b"event: error" in body
+    assert b"after" not in body
+
+
 async def test_given_a_client_that_reads_slowly_when_its_share_is_withdrawn_then_it_gets_no_further_event(
     settings: Settings, write: Writer
 ) -> None:
@@ -249,6 +276,43 @@ async def test_the_stream_of_a_running_reply_ends_with_an_error(
         assert error_in(rest)["type"] == "error"
         assert "unseen" not in str(rest)
         assert (await client.get(path, params={"stream": "true"}, headers=BEN)).status_code == 404
+
+
+@pytest.mark.parametrize("what", ["share", "conversation", "response", "item"])
+async def test_given_a_client_that_reads_an_ended_reply_slowly_when_it_may_no_longer_see_it_then_it_gets_no_more(
+    settings: Settings, write: Writer, what: str
+) -> None:
+    conversation_id = await write.start("a")
+    await write.execute(conversation_id, WITH_BEN)
+    response_id, question = await write.request_reply(conversation_id, "?")
+    [output] = await write.complete_reply(conversation_id, response_id, question, "word " * 100_000)
+    async with open_dependencies(settings, threading.Event()) as dependencies:
+        log = dependencies.of(principal("ben")).stream_log
+        record = await find_record(log, response_id)
+
+        async def read() -> Record:
+            return await read_record(log.shared(), conversation_id, response_id)
+
+        pages, shutdown = StreamPages(), threading.Event()
+        watch = ConversationWatch(dependencies.stream_log.head_of_each, shutdown)
+        streams = ReplyStreams(LiveReader(dependencies.redis, pages), watch, pages, shutdown)
+        async with aclosing(streams.follow(record, read, -1, principal("ben"))) as stream:
+            first = [await anext(stream) for _ in range(2)]
+            deletions: dict[str, Command] = {
+                "share": WITHOUT_BEN,
+                "conversation": DeleteConversation(),
+                "response": DeleteReply(response_id=response_id),
+                "item": RetractItem(item_id=output.item_id),
+            }
+            with watch.change(conversation_id, record.head) as change:
+                await write.execute(conversation_id, deletions[what])
+                await change
+            rest = [chunk async for chunk in stream]
+        await watch.close()
+    assert len(b"".join(first)) > SLICE_BYTES / 2
+    if first[-1].endswith(b"\n\n"):
+        assert b"event: error" in rest[-1]
+    assert len(b"".join(rest)) < SLICE_BYTES
 
 
 def holding(release: threading.Event) -> Any:

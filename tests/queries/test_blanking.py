@@ -8,7 +8,15 @@ import httpx
 import msgspec
 import pytest
 
-from domain.commands import AppendItems, DeleteReply, DescribeConversation, EndConversation, FailReply, NewItem
+from domain.commands import (
+    AppendItems,
+    DeleteReply,
+    DescribeConversation,
+    EndConversation,
+    FailReply,
+    NewItem,
+    ShareConversation,
+)
 from domain.content import CONTENT
 from domain.events import (
     ContextCompacted,
@@ -22,6 +30,7 @@ from domain.events import (
     ReplyFailed,
     ReplyInterrupted,
     ReplyRequested,
+    Share,
 )
 from infrastructure.event_log.recorded import Recorded
 from infrastructure.ids import mint
@@ -217,9 +226,17 @@ async def test_a_deleted_conversation_is_shown_only_with_audit_to_its_owner_and_
     conversation_id = await write.start(SECRET, title=SECRET)
     await write.execute(conversation_id, DescribeConversation(instructions=SECRET))
     await write.execute(conversation_id, EndConversation(reason=SECRET))
+    await write.execute(conversation_id, ShareConversation(share=Share(subject="ben", role="writer")))
     await write.delete(conversation_id)
     path = f"/v1/conversations/{conversation_id}/events"
-    for headers in (OWNER, OTHER_AUDITOR, headers_of("root", "admin"), headers_of("someone", "audit", tenant="other")):
+    shared_with = headers_of("ben", "audit")
+    for headers in (
+        OWNER,
+        shared_with,
+        OTHER_AUDITOR,
+        headers_of("root", "admin"),
+        headers_of("someone", "audit", tenant="other"),
+    ):
         answer = await api.get(path, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
         stream = await api.get(path, headers={**headers, "Accept": "text/event-stream"})
