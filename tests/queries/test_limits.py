@@ -42,15 +42,17 @@ async def test_streams_of_events_and_of_replies_are_limited_at_once_and_are_free
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")
+    response_id, _ = await write.request_reply(conversation_id, "?")
     path = f"/v1/conversations/{conversation_id}/events"
     async with (
         served(limited(settings, subject={"followers": 2})) as url,
         httpx.AsyncClient(base_url=url, timeout=10) as client,
     ):
         async with AsyncExitStack() as streams:
-            for _ in range(2):
-                answer = await streams.enter_async_context(client.stream("GET", path, headers=EVENTS))
+            for stream in (path, f"/v1/responses/{response_id}?stream=true"):
+                answer = await streams.enter_async_context(client.stream("GET", stream, headers=EVENTS))
                 assert answer.status_code == 200
+            assert (await client.get(f"/v1/responses/{response_id}?stream=true")).status_code == 429
             refused = await client.get(path, headers=EVENTS)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert "this user on streams and WebSockets at once: Limit 2" in refused.json()["error"]["message"]
