@@ -96,7 +96,7 @@ class Settings(BaseSettings):
         RateLimits(),
         description="How much a tenant, a subject and an API key may do: "
         '`{"tenant": {"requests": 6000}, "subject": {"replies": 10}, "overrides": {"acme": {"requests": 60000}}}`, or `recommended`. '
-        "Limits: `requests` and `tokens` in any minute; `replies`, `background` (replies) and `followers` at once; `tokens_a_month`. "
+        "Limits: `requests` and `tokens` in any minute; `requests_a_second`; `replies`, `background` (replies) and `followers` at once; `tokens_a_month`. "
         "Empty: none.",
     )
     auth_mode: Literal["none", "jwt", "keys", "jwt,keys"] = Field(

@@ -67,6 +67,9 @@ class ConcurrentCount:
     def tick(self, now: float) -> bool:
         return (self._used > 0 or self._allowed > 0) and now - self._said_at >= SAY_AGAIN_SECONDS
 
+    def close(self) -> bool:
+        return self._used > 0 or self._allowed > 0
+
     def is_idle(self, _: float) -> bool:
         """Whether this process need not remember it."""
         return not (self._used or self._allowed or self.waiting)

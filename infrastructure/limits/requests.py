@@ -41,6 +41,7 @@ class RequestCount:
         self._none_until = 0.0
         self._free_at = 0.0
         self._requested = self._requested_for_owed = 0
+        self._is_closing = False
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether another request may come in. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
@@ -71,13 +72,13 @@ class RequestCount:
 
     def question(self, now: float) -> Sequence[int]:
         unused = 0
-        if self._is_unused(now):
+        if self._is_closing or self._is_unused(now):
             unused, self._portion, self._portion_size = self._portion, 0, 1
         elif self._portion <= self._portion_size // 2:
             self._resize(now - self._portion_since)
-        wanted = max(self.waiting, self._portion_size - self._portion)
+        wanted = 0 if unused or self._is_closing else max(self.waiting, self._portion_size - self._portion)
         self._requested_for_owed = self._owed
-        self._requested = self._owed + (0 if unused else wanted)
+        self._requested = self._owed + wanted
         return (self.limit, self._requested, 0, unused, self._taken_at, 1)
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
@@ -97,6 +98,10 @@ class RequestCount:
 
     def tick(self, now: float) -> bool:
         return self._owed > 0 or self._is_unused(now)
+
+    def close(self) -> bool:
+        self._is_closing = True
+        return self._portion > 0 or self._owed > 0
 
     def is_idle(self, now: float) -> bool:
         """Whether this process need not remember it."""

@@ -64,6 +64,9 @@ class Count(Protocol):
     def tick(self, now: float) -> bool:
         """Whether it has something to say or to ask, though no request waits for it."""
 
+    def close(self) -> bool:
+        """The process ends: from now on it only gives back. Returns whether it has something to say."""
+
 
 C = TypeVar("C", bound=Count)
 
@@ -113,8 +116,7 @@ class SharedCounts:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if self.is_available:
-            for count in counts:
-                self._wanted[count.key] = count
+            self._wanted = {count.key: count for count in counts if count.close()}
             await self._ask()
 
     def want(self, count: Count) -> None:

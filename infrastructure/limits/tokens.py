@@ -65,6 +65,9 @@ class TokenCount:
     def tick(self, _: float) -> bool:
         return self._pending > 0
 
+    def close(self) -> bool:
+        return self._pending > 0
+
     def is_idle(self, now: float) -> bool:
         """Whether this process need not remember it."""
         return not (self._pending or self.waiting) and self._own.left(now) == self.limit

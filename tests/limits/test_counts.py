@@ -143,6 +143,21 @@ async def test_a_process_that_nobody_asks_gives_its_portion_back(settings: Setti
         assert busy.requests.is_idle(now)
 
 
+async def test_a_process_that_stops_gives_back_what_it_has_not_used(settings: Settings) -> None:
+    async with processes(settings.redis_url, 1_000) as [stopping, other]:
+        for _ in range(60):
+            assert await stopping.request()
+        assert await stopping.begin_reply()
+        stopping.replies.give_back()
+        await stopping.shared.close([stopping.requests, stopping.replies])
+
+        let_in = 0
+        for _ in range(12):
+            let_in += await send([other], 100)
+        assert let_in == 940
+        assert all(await asyncio.gather(*(other.begin_reply() for _ in range(1_000))))
+
+
 async def test_what_redis_counts_expires_after_the_minute(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 10) as [process, _]:
         await send([process], 10)
