@@ -71,12 +71,12 @@ class Count(Protocol):
 C = TypeVar("C", bound=Count)
 
 
-async def _wait_for(answer: "asyncio.Future[None]") -> bool:
+async def _wait_for(answer: "asyncio.Future[None]", seconds: float) -> bool:
     """Whether the answer came in time."""
     for _ in range(2):
         started = time.monotonic()
-        await asyncio.wait({answer}, timeout=WAIT_SECONDS)
-        if answer.done() or time.monotonic() - started < WAIT_SECONDS + LATE_SECONDS:
+        await asyncio.wait({answer}, timeout=seconds)
+        if answer.done() or time.monotonic() - started < seconds + LATE_SECONDS:
             break
     return answer.done()
 
@@ -89,8 +89,12 @@ def _lua(name: Script) -> str:
 class SharedCounts:
     """The counts that this process shares with others. Without `redis` it shares none. `open` starts its task."""
 
-    def __init__(self, process_id: UUID) -> None:
+    def __init__(
+        self, process_id: UUID, *, wait_seconds: float = WAIT_SECONDS, answer_seconds: float = ANSWER_SECONDS
+    ) -> None:
         self._process = str(process_id)
+        self._wait_seconds = wait_seconds
+        self._answer_seconds = answer_seconds
         self._redis: Redis | None = None
         self._wanted: dict[str, Count] = {}
         self._wake = asyncio.Event()
@@ -148,7 +152,7 @@ class SharedCounts:
             self.want(count)
             count.waiting += 1
         try:
-            answered = await _wait_for(self._next)
+            answered = await _wait_for(self._next, self._wait_seconds)
         finally:
             for count in counts:
                 count.waiting -= 1
@@ -175,7 +179,7 @@ class SharedCounts:
         waiting, self._next = self._next, None
         asked_at = time.monotonic()
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self._answer_seconds):
                 await self._ask_for(wanted)
         except Exception as error:  # noqa: BLE001 - if the task ended, every process would count by itself for ever
             if self.is_available or self._task is None:
@@ -188,7 +192,7 @@ class SharedCounts:
             if not self.is_available and self._task is not None:
                 log.info("limits_shared_again")
             self.is_available = True
-            self._answers_quickly = time.monotonic() - asked_at < WAIT_SECONDS
+            self._answers_quickly = time.monotonic() - asked_at < self._wait_seconds
         finally:
             if waiting is not None and not waiting.done():
                 waiting.set_result(None)
