@@ -78,11 +78,18 @@ class _KnownKey(Struct, frozen=True):
 class ApiKeys:
     """One per process. It is kept up to date while it is `opened`."""
 
-    def __init__(self, postgres_url: str, *, record_use_seconds: float = RECORD_USE_SECONDS) -> None:
+    def __init__(
+        self,
+        postgres_url: str,
+        *,
+        record_use_seconds: float = RECORD_USE_SECONDS,
+        reload_seconds: float = RELOAD_SECONDS,
+    ) -> None:
         self._pool = make_pool(postgres_url, max_size=1, read_only=False)
         self._changes = self._pool.pipeline("api_key_changes", ["bigint", "bigint"], _CHANGES, _decode_json)
         self._store = KeyStore(self._pool)
         self._record_use_seconds = record_use_seconds
+        self._reload_seconds = reload_seconds
         self._keys: dict[str, _KnownKey] = {}
         self._last_change = 0
         self._loaded_at: float | None = None
@@ -174,7 +181,7 @@ class ApiKeys:
 
     async def _read_changes(self) -> None:
         now = time.monotonic()
-        if self._loaded_at is not None and now - self._loaded_at < RELOAD_SECONDS:
+        if self._loaded_at is not None and now - self._loaded_at < self._reload_seconds:
             page = await self._page(self._last_change)
             if page.last >= self._last_change:
                 self._last_change = await self._take(page, self._keys, self._last_change)

@@ -24,8 +24,8 @@ REVOKED_WITHIN_SECONDS = 5.0
 
 
 @asynccontextmanager
-async def opened(postgres_url: str, *, record_use_seconds: float = 30.0) -> AsyncIterator[ApiKeys]:
-    keys = ApiKeys(postgres_url, record_use_seconds=record_use_seconds)
+async def opened(postgres_url: str, **seconds: float) -> AsyncIterator[ApiKeys]:
+    keys = ApiKeys(postgres_url, **seconds)
     async with keys.opened():
         yield keys
 
@@ -235,6 +235,15 @@ async def test_after_a_restore_keys_are_those_of_the_backup(settings: Settings, 
         restoring.execute("DROP TABLE backup")
     assert await seconds_until(lambda: is_refused(keys, second.secret)) < REVOKED_WITHIN_SECONDS
     await keys.principal_of(first.secret)
+
+
+async def test_a_key_whose_row_is_deleted_by_hand_is_refused_when_all_keys_are_read_again(settings: Settings) -> None:
+    key, other = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
+    async with opened(settings.postgres_url, reload_seconds=0.5) as keys:
+        await keys.principal_of(key.secret)
+        execute(settings.postgres_url, "DELETE FROM api_keys WHERE id = %s", uuid_of(key.id))
+        assert await seconds_until(lambda: is_refused(keys, key.secret)) < REVOKED_WITHIN_SECONDS
+        await keys.principal_of(other.secret)
 
 
 async def test_the_last_use_is_stored_in_the_background_and_at_the_end(settings: Settings) -> None:
