@@ -66,14 +66,15 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(url: str, limit: int, number: int = 2, **seconds: float) -> AsyncIterator[list[Process]]:
-    """They wait for Redis as long as it takes: a slow machine changes nothing. `seconds`: otherwise."""
-    times = seconds or {"wait_seconds": 10.0, "answer_seconds": 10.0}
+async def processes(
+    url: str, limit: int, number: int = 2, *, wait_seconds: float = 10.0, answer_seconds: float = 10.0
+) -> AsyncIterator[list[Process]]:
+    """By default they wait for Redis as long as it takes: a slow machine changes nothing."""
     async with AsyncExitStack() as stack:
         opened: list[Process] = []
         for _ in range(number):
             client = await stack.enter_async_context(redis.connect(Settings(redis_url=url)))
-            process = Process(SharedCounts(uuid4(), **times), limit)
+            process = Process(SharedCounts(uuid4(), wait_seconds=wait_seconds, answer_seconds=answer_seconds), limit)
             await process.shared.open(client)
             stack.push_async_callback(process.shared.close, [])
             opened.append(process)
@@ -228,8 +229,11 @@ async def frozen(client: Redis) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("fault", [*FAULTS, pytest.param(frozen, id="frozen")])
 async def test_while_redis_refuses_or_is_silent_each_process_counts_by_itself_and_nobody_waits(fault: Fault) -> None:
-    times = {"wait_seconds": WAIT_SECONDS, "answer_seconds": ANSWER_SECONDS}
-    async with own_valkey() as url, Redis.from_url(url) as client, processes(url, 10, **times) as several:
+    async with (
+        own_valkey() as url,
+        Redis.from_url(url) as client,
+        processes(url, 10, wait_seconds=WAIT_SECONDS, answer_seconds=ANSWER_SECONDS) as several,
+    ):
         assert await send(several, 2) == 2
         async with fault(client):
             await asyncio.sleep(0)
