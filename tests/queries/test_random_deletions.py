@@ -28,7 +28,7 @@ REFUSED = {
 }
 
 
-class Said(Struct):
+class Written(Struct):
     """A text that an item has and no other: `mark`. `item_id` is not known for the input of a reply."""
 
     mark: str
@@ -51,7 +51,7 @@ class History:
         self.conversations: list[str] = []
         self.listed: set[str] = set()
         self.responses: dict[str, str] = {}
-        self.said: list[Said] = []
+        self.written: list[Written] = []
         self.deleted: list[str] = []
         provider.script = self._script
 
@@ -102,7 +102,7 @@ class History:
         if answer.status_code != 200:
             return  # the conversation went with its last response
         for text, item in zip(texts, answer.json()["data"], strict=True):
-            self.said.append(Said(text.split()[0], conversation_id, item["id"]))
+            self.written.append(Written(text.split()[0], conversation_id, item["id"]))
 
     async def _reply(self, *others: Any, **fields: Any) -> None:
         text = self._text()
@@ -118,15 +118,15 @@ class History:
             self.conversations.append(conversation_id)
         if response["status"] == "completed":
             [item] = response["output"]
-            self.said.append(Said(text.split()[0], conversation_id, None, response["id"]))
-            self.said.append(Said(self._answer.split()[0], conversation_id, item["id"], response["id"]))
+            self.written.append(Written(text.split()[0], conversation_id, None, response["id"]))
+            self.written.append(Written(self._answer.split()[0], conversation_id, item["id"], response["id"]))
 
     async def _continue(self) -> None:
         if self.responses:
             await self._reply(previous_response_id=self.chance.choice([*self.responses][-6:]))
 
     async def _refer(self) -> None:
-        named = [said.item_id for said in self.said if said.item_id is not None]
+        named = [text.item_id for text in self.written if text.item_id is not None]
         where = self.chance.choice(({}, {"conversation": self.chance.choice(self.conversations)}))
         await self._reply({"type": "item_reference", "id": self.chance.choice(named)}, **where)
 
@@ -134,15 +134,15 @@ class History:
         await self._post(f"/v1/conversations/{self.chance.choice(self.conversations)}/compact", {})
 
     async def _retract(self) -> None:
-        said = self.chance.choice([said for said in self.said if said.item_id is not None])
-        await self._delete(f"/v1/conversations/{said.conversation_id}/items/{said.item_id}", lambda one: one is said)
+        text = self.chance.choice([text for text in self.written if text.item_id is not None])
+        await self._delete(f"/v1/conversations/{text.conversation_id}/items/{text.item_id}", lambda one: one is text)
 
     async def _delete_response(self) -> None:
         if self.responses:
             response_id = self.chance.choice([*self.responses])
             is_listed = self.responses.pop(response_id) in self.listed
             await self._delete(
-                f"/v1/responses/{response_id}", lambda said: not is_listed and said.response_id == response_id
+                f"/v1/responses/{response_id}", lambda text: not is_listed and text.response_id == response_id
             )
 
     async def _delete_conversation(self) -> None:
@@ -152,17 +152,17 @@ class History:
             for response_id in [one for one, where in self.responses.items() if where == conversation_id]:
                 del self.responses[response_id]
             await self._delete(
-                f"/v1/conversations/{conversation_id}", lambda said: said.conversation_id == conversation_id
+                f"/v1/conversations/{conversation_id}", lambda text: text.conversation_id == conversation_id
             )
 
     async def _lose_redis(self) -> None:
         await self._world.redis.flushall()
 
-    async def _delete(self, path: str, applies: Callable[[Said], bool]) -> None:
+    async def _delete(self, path: str, applies: Callable[[Written], bool]) -> None:
         answer = await self._commands.delete(path)
         assert answer.status_code in (200, 404), answer.text
         if answer.status_code == 200:
-            self.deleted += [said.mark for said in self.said if applies(said)]
+            self.deleted += [text.mark for text in self.written if applies(text)]
 
     async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         answer = await self._commands.post(path, json=body)
