@@ -1,6 +1,6 @@
 -- An idempotency key belongs to the subject that sent it: two users of a tenant may send the same key, and neither gets the other's answer.
 -- Before this migration there was one subject.
-ALTER TABLE idempotency_keys ADD COLUMN subject text NOT NULL DEFAULT 'anonymous';
+ALTER TABLE idempotency_keys ADD COLUMN IF NOT EXISTS subject text NOT NULL DEFAULT 'anonymous';
 ALTER TABLE idempotency_keys DROP CONSTRAINT idempotency_keys_pkey, ADD PRIMARY KEY (tenant_id, key, subject);
 
 -- As in 0010. New: it refuses rows whose stream belongs to another tenant, and a key is that of the row's subject.
