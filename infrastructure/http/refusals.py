@@ -25,6 +25,7 @@ def refusal_headers(refused: Refused, body: bytes) -> dict[str, str]:
         "content-type": "application/json",
         "content-length": str(len(body)),
         "x-request-id": mint("req"),
+        "x-content-type-options": "nosniff",
         "x-should-retry": "true" if refused.status == 408 else "false",
         "connection": "close",
         **refused.headers,

@@ -1,7 +1,6 @@
 """`/docs` works offline: the page and all that it loads come from this store."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from threading import Event
@@ -15,8 +14,7 @@ from infrastructure.settings import Settings
 from queries import main as queries
 from scripts import gateway
 from tests.system import System
-
-BROWSER = shutil.which("chromium")
+from tests.web_pages.browser import BROWSER, NO_BROWSER
 
 
 @pytest.fixture(params=["gateway", "queries"])
@@ -51,7 +49,7 @@ async def test_the_script_and_the_style_load_nothing_from_elsewhere(api: httpx.A
 
 
 @pytest.mark.clients
-@pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 def test_a_browser_without_a_network_shows_every_operation(store: System) -> None:
     assert BROWSER is not None
     offline = "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1"
