@@ -1,4 +1,4 @@
-"""The answer that several commands share: the Conversation as the command left it."""
+"""The answer that several commands share: the Conversation as it is after the command."""
 
 from infrastructure.event_log.append_request import Appended
 from infrastructure.http import shapes

@@ -1,10 +1,11 @@
-"""Links between items: an item may name another one by its id. Items get new ids, so the links are changed with them. Pure.
+"""Links between items: an item may name another one by its id. When the store gives items new ids, it changes the links to match. Pure.
 
     mcp_approval_response, mcp_call    `approval_request_id`: the id of an `mcp_approval_request`
     outputs of calls                   `call_id`: the call's `call_id`; a client may send the call's `id` instead
     local_shell_call_output            `id`, if it has no `call_id`: the call's `call_id` or `id`
 
-A stored link holds our id of the item, or the `call_id` of the call. A client's id is found too, because stored items keep it.
+A stored link holds our id of the item, or the `call_id` of the call. A request may also hold the id that the client gave to the item:
+it is found, because a stored item keeps that id.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ _CALL_FIELD = "call_id"
 _OUTPUTS = tuple(f"{call}_output" for call in CALLS)
 _TARGETS = frozenset(("mcp_approval_request", *CALLS))
 LINKING = frozenset((*_APPROVED, *_OUTPUTS, *CALLS))
-"""Types of items that have a link, and types of calls: a call may get a `call_id`, which links can then hold."""
+"""The types of items that `link` may change: items with a link, and calls, which may get a `call_id`."""
 
 
 class Link(Struct, frozen=True):
@@ -58,7 +59,7 @@ def link_of(item: Item) -> Link | None:
 
 
 def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
-    """The items with the links among themselves changed to their new ids."""
+    """The items. A link from one of them to an earlier one is changed to the new id of that item."""
     pairs = [(new.item_id, from_stored(new.item)) for new in items]
     links = link(pairs)
     return tuple(
@@ -68,7 +69,7 @@ def linked(items: Sequence[NewItem]) -> tuple[NewItem, ...]:
 
 
 def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
-    """As `linked`, for (id, item). An item that does not change stays the same object."""
+    """As `linked`, for pairs (id, item). An item that does not change stays the same object."""
     targets = _Targets()
     done: list[tuple[str, Item]] = []
     for item_id, item in items:
@@ -81,9 +82,9 @@ def link(items: Sequence[tuple[str, Item]]) -> list[tuple[str, Item]]:
 
 
 def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
-    """The links that must be looked up on the path, by the index of their item. They lead to none of the items before it.
+    """The links that must be looked up on the path, by the index of their item: those that lead to none of the items before it.
 
-    An output's `call_id` is looked up only if it has the form of our ids. Any other is already the `call_id` of the call.
+    An output's `call_id` is looked up only if it has the form of our ids. Otherwise it already is the `call_id` of the call.
     """
     targets = _Targets()
     links: dict[int, Link] = {}
@@ -96,7 +97,7 @@ def open_links(items: Sequence[tuple[str, Item]]) -> dict[int, Link]:
 
 
 class _Targets:
-    """The items that links may lead to. If several have the same name, the last one is found; a `call_id` is looked for before an id."""
+    """The items that links may lead to. If several have the same name, the last one is found. An item with that `call_id` comes before one with that id."""
 
     def __init__(self) -> None:
         self._by_call_id: dict[tuple[str, str], tuple[str, Item]] = {}

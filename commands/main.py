@@ -1,4 +1,4 @@
-"""The command API of one process: everything but GET. `create_app` wires it; `python -m commands.main` serves it alone."""
+"""The command API: every route but the GETs. `create_app` puts it together; `python -m commands.main` serves it alone."""
 
 import asyncio
 import threading
@@ -79,9 +79,12 @@ def create_app(
     socket_limits: SocketLimits | None = None,
     authenticator: Authenticator | None = None,
 ) -> Starlette:
-    """The app; its lifespan opens and closes all it needs. The app starts without Postgres: until Postgres is up, writes are answered with 503.
+    """The app. Its lifespan opens and closes what it needs.
 
-    `authenticator`: one that is shared with another app of the process; None makes one. When `shutdown` is set, the streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
+    The app also starts while Postgres is down: until Postgres is up, it answers writes with 503.
+
+    `authenticator`: the one of another app in this process, to share it. If it is None, the app makes its own. When `shutdown` is set, the
+    streams that follow a reply end, and WebSockets are closed. The app itself sets `shutdown` if the data is newer than this code.
     """
     checks: dict[str, Check] = {}
     limiter = Limiter(settings, metrics, counts_tokens=True)
@@ -186,7 +189,7 @@ def _checks(
 
 
 async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
-    """Brings the schema up to date as soon as Postgres is reachable."""
+    """Brings the schema up to date as soon as Postgres is reachable. Sets `shutdown` if the data is newer than this code."""
     try:
         applied = await when_reachable(migrate, postgres_url)
     except DataIsNewer as error:
@@ -197,7 +200,7 @@ async def _migrate(postgres_url: str, shutdown: threading.Event) -> None:
 
 
 def main() -> None:
-    """Serves this side alone, on HOST and PORT."""
+    """Serves the command API alone, on HOST and PORT."""
     settings = Settings()
     configure_logging("command-api", settings.log_level, settings.log_format, settings.secrets)
     shutdown, metrics, connections = threading.Event(), Metrics(), Connections()

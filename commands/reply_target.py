@@ -1,8 +1,8 @@
-"""Where a reply goes: into the conversation its request names, after the previous response, or into a new unlisted conversation.
+"""Where a reply goes: into the conversation that its request names, after the previous response, or into a new unlisted conversation.
 
-A reply without a conversation gets an unlisted one. Continuing from the last response of an unlisted conversation appends to it.
-Continuing from an earlier response, from one in a listed conversation, or from one that the caller may only read, creates a fork. The fork shares the items, instructions
-and policy up to that response, but neither pins nor summaries.
+A request that names neither gets a new unlisted conversation. Continuing from the last response of an unlisted conversation appends to it.
+Continuing from an earlier response creates a fork. So does continuing from a response in a listed conversation, or in one that the caller may
+only read. The fork shares the items, instructions and policy up to that response. It shares neither pins nor summaries.
 """
 
 from msgspec import UNSET, Struct, UnsetType
@@ -75,11 +75,12 @@ class ReplyTarget(Struct, frozen=True, kw_only=True):
 
 
 async def find_target(context: CommandContext, body: CreateResponse, *, writes: bool) -> ReplyTarget:
-    """The target of the reply that `body` requests. It carries no items over that are deleted by now.
+    """The target of the reply that `body` requests. Its `carried_items` have no deleted items.
 
-    `writes`: the reply will be appended there; otherwise it only reads.
+    `writes`: whether the reply will be appended to its target. If not, the right to read the conversation is enough.
 
-    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400) or still runs (409).
+    Raises ConversationNotFound; NotAllowed if the caller may not write into the conversation; ApiError if the previous response does not exist (400)
+    or still runs (409).
     """
     target = await _find_target(context, body, writes=writes)
     copies = {new.item_id: new.copy_of for new in target.carried_items if new.copy_of is not None}
@@ -104,7 +105,10 @@ async def _find_target(context: CommandContext, body: CreateResponse, *, writes:
 
 
 async def _after_unstored(context: CommandContext, reply: UnstoredReply) -> ReplyTarget:
-    """The target after an unstored reply: that of the stored response before it, if there is one. The items of the unstored replies are sent before the input."""
+    """The target after an unstored reply: the target after the stored response before it, or a new conversation if there is none.
+
+    The items of the unstored replies are sent before the input.
+    """
     if reply.after is None:
         return ReplyTarget(source=None, at=None, start=_unlisted_conversation(context), carried_items=reply.items)
     target = await _after_response(context, await _previous_reply(context, reply.after))
@@ -138,7 +142,7 @@ async def _previous_reply(context: CommandContext, response_id: str) -> Record:
 async def _after_response(context: CommandContext, record: Record) -> ReplyTarget:
     """Appends to the response's conversation if it is unlisted, nothing follows the response, and the caller may write; forks it otherwise.
 
-    To read a conversation is enough to fork it: the fork is the caller's own.
+    The right to read a conversation is enough to fork it, because the fork belongs to the caller.
     """
     reader, conversation_id = context.dependencies.reader, record.conversation_id
     completed = isinstance(record.end, ReplyCompleted)
@@ -215,7 +219,7 @@ def _unlisted_conversation(context: CommandContext) -> StartConversation:
 
 
 async def _last_item(reader: PrincipalReader, conversation_id: str, version: int) -> ItemAppended | None:
-    """The last item of the conversation at this version. None if it had none; items from before a fork do not count."""
+    """The last item of the conversation at this version; None if it had none. Items that a fork inherited do not count."""
     path = PathSegment(conversation_id, version)
     until = version
     while until > 0:
@@ -229,9 +233,9 @@ async def _last_item(reader: PrincipalReader, conversation_id: str, version: int
 
 
 def _carried_items(record: Record) -> tuple[NewItem, ...]:
-    """The input and the output of a reply that did not complete, as new items.
+    """The input and the usable output of a reply that did not complete, as new items.
 
-    Each has a new id, and its old id as the `id` that a client gave. So a client can still refer to it by the old id.
+    Each has a new id, and keeps its old id in `id`, like an id that a client gave. So a client can still refer to it by the old id.
     """
     carried = [(stored, from_stored(stored.item)) for stored in record.requested.input]
     carried += [(stored, item) for stored in record.output if is_usable(item := from_stored(stored.item))]
@@ -248,7 +252,7 @@ def _carried_items(record: Record) -> tuple[NewItem, ...]:
 
 
 def is_usable(item: Item) -> bool:
-    """Whether an output item is shown to the model again. A message needs text or a refusal. Any other item must not be cut off."""
+    """Whether an output item can be sent to the model again. A message needs text or a refusal. Any other item must not be cut off."""
     if type_of(item) == "message":
         return any(part.get("text") or part.get("refusal") for part in item.get("content") or ())
     return bool(item.get("status") != CUT_OFF)

@@ -1,4 +1,4 @@
-"""Reads a path backwards from the log, from its last item through the fork into its origin. What is deleted by now is left out."""
+"""Reads a path backwards from the log: from its last item to its first, and through a fork into its origin. Deleted items are left out."""
 
 from collections.abc import AsyncIterator, Sequence
 
@@ -17,9 +17,11 @@ PAGE_EVENTS = 200
 
 
 class PathPage(Struct, frozen=True, kw_only=True):
-    """Some items of a path, newest first, without deleted ones. `is_inherited`: they come from the origin of a fork.
+    """Some items of a path, newest first, without deleted ones.
 
-    `before_gap`: the ids of those that a deleted item follows, which the path still had when it was recorded. `lost`: a deleted conversation had these.
+    before_gap    ids of the items that a deleted item followed on the path
+    is_inherited  whether the items come from the origin of a fork
+    lost          the items that a deleted conversation had on the path; None if the page's conversation is not deleted
     """
 
     items: list[ItemAppended] = []
@@ -35,10 +37,10 @@ async def path_backwards(
     is_past: bool = False,
     first_page: Sequence[Recorded] | None = None,
 ) -> AsyncIterator[PathPage]:
-    """The items of the path whose newest segment is `end`, newest first, page by page, and on in a fork's origin. Without those deleted by now.
+    """The items of the path whose newest segment is `end`, newest first, page by page. After a fork's first item it continues in the origin.
 
-    `is_past`: the conversation may have gone on after `end`, so items may have been retracted later. `first_page`: the page that ends at the
-    version of `end`, if it was read already.
+    `is_past`: the conversation may have later events than `end`. They may have retracted items, so this is checked. `first_page`: the page
+    that ends at the version of `end`, if it was read already.
     """
     segment: PathSegment | None = end
     last_id: str | None = None
@@ -53,10 +55,10 @@ async def path_backwards(
             if (lost := _lost(segment, fork, last_id)) is not None:
                 yield PathPage(is_inherited=is_inherited, lost=lost)
         else:
-            went_on = head is not None and head.version > segment.version
+            has_later_events = head is not None and head.version > segment.version
             async for page in _pages(reader, segment, first_page):
                 fork = _origin(page)
-                items, before_gap, gap = await _undeleted(reader, page, gap, went_on=went_on)
+                items, before_gap, gap = await _undeleted(reader, page, gap, has_later_events=has_later_events)
                 yield PathPage(items=items, before_gap=before_gap, is_inherited=is_inherited)
         first_page = None
         last_id = fork.item_id if fork else None
@@ -64,7 +66,7 @@ async def path_backwards(
 
 
 class _Page(Struct, frozen=True):
-    """The events of a page of one conversation, newest first, and those of them that are on the path and not retracted there."""
+    """A page of one conversation, newest first. `appended`: its items that are on the path, without those that the path itself retracted."""
 
     events: Sequence[Recorded]
     appended: list[ItemAppended]
@@ -96,14 +98,17 @@ async def _pages(reader: Reader, segment: PathSegment, first_page: Sequence[Reco
 
 
 async def _undeleted(
-    reader: Reader, page: _Page, gap: bool, *, went_on: bool
+    reader: Reader, page: _Page, gap: bool, *, has_later_events: bool
 ) -> tuple[list[ItemAppended], set[str], bool]:
-    """The page's items without those that were deleted later or elsewhere; the ids of those that such an item follows; whether the last of them is such an item.
+    """(the page's items that are not deleted, the ids of those that a deleted item followed, `gap` for the next page).
 
-    `went_on`: the conversation has later events than the path, so items may have been retracted later.
+    `gap`: whether the path's item just after the page is deleted. `has_later_events`: the conversation has events after the path, which may have
+    retracted any item. Without them, only a copy can be deleted: with its original.
     """
-    in_question = {event.item_id: event.copy_of for event in page.appended if went_on or event.copy_of is not None}
-    deleted = await deleted_items(reader, in_question)
+    may_be_deleted = {
+        event.item_id: event.copy_of for event in page.appended if has_later_events or event.copy_of is not None
+    }
+    deleted = await deleted_items(reader, may_be_deleted)
     items: list[ItemAppended] = []
     before_gap: set[str] = set()
     for event in page.appended:
@@ -118,12 +123,15 @@ async def _undeleted(
 
 
 def _origin(page: _Page) -> Fork | None:
-    """Where the conversation comes from, if the page has its first event."""
+    """What the conversation was forked from. None if it is no fork, or if its first event is not on this page."""
     first = page.events[-1].event if page.events else None
     return first.forked_from if isinstance(first, ConversationStarted) else None
 
 
 def _lost(segment: PathSegment, fork: Fork | None, last_id: str | None) -> LeftOut | None:
-    """What the path had of a deleted conversation; None if nothing. `fork`: where that conversation comes from. `last_id`: its last item on the path."""
+    """The items that the path had in a deleted conversation; None if it had none there.
+
+    `fork`: what that conversation was forked from. `last_id`: its last item on the path.
+    """
     count = (segment.last_depth or 0) - (fork.depth if fork else 0)
     return LeftOut(reason=DELETED, last=last_id, count=count) if count > 0 else None

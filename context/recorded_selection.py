@@ -1,4 +1,4 @@
-"""What a ReplyRequested event records of a selection. Its size is limited, however long the conversation is. Pure."""
+"""What a ReplyRequested event records of a selection: ranges of items, so that the event stays small in a long conversation. Pure."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,10 @@ from domain.events import LeftOut, ShownRange
 
 
 def shown_ranges(selection: Selection) -> tuple[ShownRange, ...]:
-    """One range for each pinned item of older turns, and one for the window; more where items inside the window were deleted elsewhere, because
-    the path of that version still has them. Unsendable items are in `count`, not in `tokens`.
+    """One range for each pinned item of older turns, and one for the window.
+
+    A range must not lead over a deleted item: the recorded version of the path still has that item. So the window is split at each item with
+    `before_gap`. `count` includes items that cannot be sent; `tokens` does not.
     """
     sent_ids = {item.item_id for item in selection.sent}
     ranges = [_range([pin], sent_ids) for pin in selection.pins]
@@ -28,7 +30,7 @@ def _range(items: Sequence[ContextItem], sent_ids: set[str]) -> ShownRange:
 
 
 def recorded_left_out(left_out: Sequence[LeftOut], max_ranges: int = 16) -> tuple[LeftOut, ...]:
-    """`left_out`; if it has more than `max_ranges`, merged into one range for each reason."""
+    """Returns `left_out`. If it has more than `max_ranges` ranges, they are merged into one range for each reason."""
     if len(left_out) <= max_ranges:
         return tuple(left_out)
     merged: dict[str, LeftOut] = {}

@@ -1,6 +1,6 @@
 """GET /v1/usage: the tokens and costs of replies and summaries by day (UTC) and model, as counted by the providers.
 
-A caller sees what they used themselves, an admin what the whole tenant used.
+A caller sees only their own use. An admin sees the use of the whole tenant.
 
 `{object:"list", data:[{object:"usage", date, model, replies, summaries, input_tokens, output_tokens, cached_tokens,
 reasoning_tokens, cache_write_tokens, cost_usd}]}`, ordered by date and model. Deleted conversations count. Replies that did not complete do not.
@@ -53,8 +53,8 @@ class UsageList(Struct, frozen=True, kw_only=True, tag_field="object", tag="list
 
 
 def _day(text: str) -> date:
-    """Raises ValueError."""
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:  # fromisoformat takes weeks too
+    """The day that is written as YYYY-MM-DD. Raises ValueError for any other text."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text) is None:  # fromisoformat also accepts weeks: 2026-W05
         raise ValueError("it must be a day, such as 2026-01-31")
     return date.fromisoformat(text)
 

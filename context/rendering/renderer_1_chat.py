@@ -1,4 +1,7 @@
-"""Renderer 1, frozen: `/chat/completions` with messages and function calls. No new request uses it: it is kept to render recorded requests again."""
+"""Renderer 1: `/chat/completions` with messages and function calls.
+
+No new request uses it. It is kept to render recorded requests again, so what it renders must never change.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +15,7 @@ _UNCHANGED_PARAMETERS = ("temperature", "top_p")
 def render(
     model: str, instructions: Sequence[str], items: Sequence[Item], parameters: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The body of the request. It always asks for a streamed answer with the token usage at its end."""
+    """The body of the request. It always asks for a stream that ends with the token usage."""
     messages: list[dict[str, Any]] = []
     if instructions:
         messages.append({"role": "system", "content": "\n\n".join(instructions)})

@@ -1,4 +1,7 @@
-"""Rows of `events` to insert, each chained to the one before by its hash. They are sent as an array of `append_row` (migrations/0008)."""
+"""The rows that an append inserts into `events`. The hash of each row covers the hash of the row before it in its stream.
+
+They are sent as one array of the type `append_row` (migrations/0008).
+"""
 
 from datetime import UTC, datetime
 from typing import Any

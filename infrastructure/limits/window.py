@@ -1,4 +1,4 @@
-"""What was used in the last minute, counted by the second. `window.lua` does the same for all processes together."""
+"""How much was used in the last minute, counted by the second. `window.lua` does the same for all processes together."""
 
 from typing import Final
 
@@ -6,11 +6,11 @@ WINDOW_SECONDS: Final = 60
 """A use counts for at least this long, and at most a second longer."""
 
 MAX_AHEAD_SECONDS: Final = 86_400
-"""How much later than now a use may begin to count."""
+"""How much longer than WINDOW_SECONDS a use may count."""
 
 
 class Window:
-    """At most `limit` fits in any minute. Times are seconds of a clock that only goes forward."""
+    """At most `limit` fits in any minute; only the last use that fits may exceed it. Times are seconds of a clock that only goes forward."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -19,12 +19,12 @@ class Window:
         self._checked = -1
 
     def left(self, now: float) -> int:
-        """How much more fits. Negative if more was used than fits."""
+        """How much more fits. Negative if more than the limit was used."""
         self._forget(int(now))
         return self._limit - self._used
 
     def add(self, now: float, amount: int) -> None:
-        """Counts a use. What exceeds the limit begins to count later, when there would be room for it: so it is carried over."""
+        """Counts a use, from now on. If it exceeds the limit, it counts for longer than a minute: as long as the limit needs to make up for the excess."""
         second = int(now)
         excess = amount - self.left(now)
         if excess > 0 and self._limit:
@@ -42,7 +42,7 @@ class Window:
         return float(WINDOW_SECONDS) if left <= 0 else 0.0
 
     def _forget(self, second: int) -> None:
-        """Forgets what no longer counts."""
+        """Removes the uses that no longer count."""
         if second == self._checked:
             return
         self._checked = second

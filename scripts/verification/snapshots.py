@@ -1,4 +1,4 @@
-"""Compares the context snapshots in Redis with the log. A missing snapshot is not a difference: it is made when it is needed."""
+"""Compares the context snapshots in Redis with the log. A missing snapshot is not a difference: the store makes it when it needs it."""
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ _PAGE_EVENTS = 1_000
 
 
 class Snapshots:
-    """Compares page after page of conversations, and at the end finds snapshots of conversations that are not in the log."""
+    """Compares the snapshots of one page of conversations after another. At the end, finds snapshots of conversations that are not in the log."""
 
     def __init__(self, redis: Redis, reader: EventReader) -> None:
         self._redis = redis
@@ -43,7 +43,10 @@ class Snapshots:
         self.absent = 0
 
     async def compare(self, streams: Sequence[Stream], at: Moment) -> AsyncIterator[Difference]:
-        """The differences of these conversations, without parked ones. Call it after `at` was opened: then no snapshot may be older than `at`."""
+        """The differences of these conversations. Parked conversations are not compared.
+
+        Open `at` before the call: a snapshot that is older than `at` is then a difference.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for stream in streams:
             pipeline.eval(READ_HASH, 1, snapshot_key(stream.tenant, stream.conversation_id))
@@ -102,7 +105,7 @@ class Snapshots:
         return [Difference(CONTEXT, "different", stream.conversation_id, name, found.version, fields=different)]
 
     def _unused(self) -> list[Difference]:
-        """A snapshot of a log that moved back: readers ignore it, and the next event replaces it."""
+        """No difference: the log moved back after the snapshot was made. Readers ignore such a snapshot, and the next event replaces it."""
         self.compared -= 1
         self.absent += 1
         return []
@@ -117,7 +120,7 @@ class Snapshots:
 
 
 def _has_other_format(packed: bytes | RedisError) -> bool:
-    """Whether another version of the code made it. The store ignores such a snapshot."""
+    """Whether another version of the code made the snapshot. The store ignores such a snapshot."""
     if isinstance(packed, RedisError):
         return False
     try:
@@ -128,7 +131,7 @@ def _has_other_format(packed: bytes | RedisError) -> bool:
 
 
 def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
-    """What two snapshots of the same version must agree on, from the depth `first` on."""
+    """What two snapshots of the same version must agree on. Items are compared from the depth `first` on."""
     for name in (
         "version",
         "deleted",
@@ -149,14 +152,17 @@ def _comparable(snapshot: Snapshot, first: int) -> Iterator[tuple[str, Any]]:
 
 
 def _beyond_bounds(events: Sequence[Any], expected: Snapshot, found: Snapshot) -> dict[str, tuple[str, str]]:
-    """A snapshot may start later than one made now, but only if it was full once. It must never start earlier."""
+    """The field `first`, if the snapshot starts at the wrong item.
+
+    It may start later than a snapshot that is made now, but only if it was full once: then its oldest items were removed. It must never start earlier.
+    """
     if found.deleted or found.first == expected.first:
         return {}
     start = {"first": (str(expected.first), str(found.first))}
     if found.first < expected.first:
         return start
     items = [recorded.event.item for recorded in events if recorded.event.topic == "item.appended"]
-    # 160 bytes: what an entry has besides its item (ids, numbers, field names).
+    # 160 bytes: the size of an entry without its item (ids, numbers, field names).
     if len(items) > MAX_ITEMS or sum(len(item) + 160 for item in items) > MAX_BYTES:
         return {}
     return start

@@ -1,4 +1,4 @@
-"""POST /v1/import: many conversations in one request, through the same rules as other commands."""
+"""POST /v1/import: many conversations in one request. The same rules hold as for other commands."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ async def test_a_refused_line_is_reported_and_the_import_continues(api: httpx.As
     assert log.count() == 5
 
 
-async def test_an_import_of_which_no_line_could_be_imported_is_a_4xx_that_says_which_lines_and_why(
+async def test_if_no_line_can_be_imported_then_the_answer_is_a_4xx_with_each_line_and_its_error(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     bad = [b"\n", b"{not json\n", line(1, surprise=1), b'{"items": [{"role": "robot", "content": "x"}]}\n']
@@ -98,7 +98,7 @@ async def test_an_import_of_which_no_line_could_be_imported_is_a_4xx_that_says_w
         ([ApiError(413, "a"), ApiError(400, "b"), ApiError(413, "c")], 400, "nothing_imported", "false"),
     ],
 )
-def test_if_nothing_was_imported_a_failure_of_the_store_decides_the_status_or_else_what_all_lines_have_in_common(
+def test_if_nothing_was_imported_then_the_status_is_that_of_a_store_failure_or_that_of_all_lines_or_400(
     errors: list[Exception], status: int, code: str, retry: str
 ) -> None:
     report = Progress()
@@ -166,7 +166,7 @@ async def test_an_import_whose_client_disconnects_ends_and_leaves_no_conversatio
 
 
 async def disconnect_after(app: ASGIApp, content: bytes) -> int:
-    """Sends an import that breaks off after `content`. Returns the status of the answer, which nobody reads."""
+    """Sends an import whose client disconnects after `content`. Returns the status of the answer, although the client no longer reads it."""
     received: Iterator[Any] = iter(
         [{"type": "http.request", "body": content, "more_body": True}, {"type": "http.disconnect"}]
     )

@@ -1,4 +1,4 @@
-"""A summary that tells of a deleted item is withdrawn: no model is shown it, and redo does not bring it back."""
+"""A summary that covers a deleted item is withdrawn: no model is sent it, and redo does not restore it."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ async def shown_to_model(store: Store, conversation_id: str) -> str:
     return str(context.body)
 
 
-async def test_a_summary_goes_with_an_item_that_it_covers_and_does_not_come_back(
+async def test_when_an_item_is_retracted_then_the_summary_that_covers_it_is_withdrawn_and_redo_does_not_restore_it(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     conversation_id = await create_conversation(store.api)
@@ -37,11 +37,11 @@ async def test_a_summary_goes_with_an_item_that_it_covers_and_does_not_come_back
     await compact(store, provider, conversation_id, "Of tea and cake.")
     first, second = compactions(log, conversation_id)
     assert "Of tea and cake." in await shown_to_model(store, conversation_id)
-    # Only the second one covers this item.
+    # Only the second summary covers this item.
     await retract(store, conversation_id, ids[second.count - 1])
     assert "Of tea." in await shown_to_model(store, conversation_id)
     assert error_of(await store.post(f"{conversation_id}/compact/redo"))[:2] == (409, "nothing_to_undo")
-    # Undone, the first one can still be brought back.
+    # The first summary is not withdrawn: it can still be undone and redone.
     assert (await store.post(f"{conversation_id}/compact/undo")).status_code == 200
     assert "Of tea." not in await shown_to_model(store, conversation_id)
     assert (await store.post(f"{conversation_id}/compact/redo")).status_code == 200
@@ -110,7 +110,7 @@ async def test_when_an_item_is_retracted_while_a_rolling_summary_is_written_then
 
 
 async def forked(store: Store) -> tuple[str, list[str], str]:
-    """(a listed conversation, its items, a fork of it that has a reply)."""
+    """(a listed conversation, the ids of its items, a fork of it that has a reply)."""
     origin = await create_conversation(store.api)
     ids = await store.append(origin, *talk(30))
     response = await create_response(store.api, "one", conversation=origin)
@@ -118,7 +118,7 @@ async def forked(store: Store) -> tuple[str, list[str], str]:
     return origin, ids, fork["conversation"]["id"]
 
 
-async def test_a_summary_in_a_fork_goes_with_an_item_that_the_fork_inherited(
+async def test_when_an_inherited_item_is_retracted_in_the_origin_then_the_summary_in_the_fork_is_withdrawn(
     store: Store, log: Log, provider: ScriptedProvider
 ) -> None:
     origin, ids, fork = await forked(store)
@@ -126,7 +126,7 @@ async def test_a_summary_in_a_fork_goes_with_an_item_that_the_fork_inherited(
     assert "Of tea." in await shown_to_model(store, fork)
     await retract(store, origin, ids[0])
     assert "Of tea." not in await shown_to_model(store, fork)
-    # The next one replaces it, and can be undone alone.
+    # The next summary replaces the withdrawn one. Undoing it does not restore the withdrawn one.
     provider.requests.clear()
     await compact(store, provider, fork, "Of cake.")
     assert "user: user 0 " not in str(provider.requests), "the item that was retracted"
@@ -153,7 +153,9 @@ async def test_a_summary_in_a_fork_is_not_shown_if_an_inherited_item_was_retract
     assert summary not in await shown_to_model(store, fork)
 
 
-async def test_a_summary_of_a_copy_goes_with_the_original(store: Store, log: Log, provider: ScriptedProvider) -> None:
+async def test_when_an_original_is_deleted_then_a_summary_that_covers_its_copy_is_withdrawn(
+    store: Store, log: Log, provider: ScriptedProvider
+) -> None:
     elsewhere = await create_conversation(store.api)
     [original] = await store.append(elsewhere, talk(1)[0])
     conversation_id = await create_conversation(store.api)

@@ -1,4 +1,4 @@
-"""The last minute, as one process counts it."""
+"""How much was used in the last minute, as one process counts it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 
-def test_what_was_used_counts_for_a_minute_and_at_most_a_second_longer() -> None:
+def test_a_use_counts_for_a_minute_and_at_most_a_second_longer() -> None:
     window = Window(10)
     window.add(100.9, 4)
 
@@ -15,7 +15,7 @@ def test_what_was_used_counts_for_a_minute_and_at_most_a_second_longer() -> None
     assert window.left(161.0) == 10
 
 
-def test_when_nothing_is_left_it_says_when_there_will_be_something() -> None:
+def test_when_nothing_is_left_then_free_in_is_the_time_until_something_fits() -> None:
     window = Window(10)
     window.add(100.0, 3)
     window.add(130.5, 7)
@@ -25,16 +25,16 @@ def test_when_nothing_is_left_it_says_when_there_will_be_something() -> None:
     assert window.free_in(161.0) == 0
 
 
-def test_what_exceeds_the_limit_is_carried_over() -> None:
+def test_a_use_above_the_limit_counts_for_as_many_minutes_as_it_takes_up() -> None:
     window = Window(10)
-    window.add(0.0, 100)  # ten minutes' worth
+    window.add(0.0, 100)  # the limit of ten minutes
 
     assert window.left(0.0) == -90
     assert window.left(599.0) <= 0
     assert window.left(602.0) == 10
 
 
-def test_a_limit_of_nothing_is_never_free() -> None:
+def test_with_a_limit_of_zero_nothing_ever_fits() -> None:
     window = Window(0)
     window.add(0.0, 5)
 
@@ -46,10 +46,8 @@ def test_a_limit_of_nothing_is_never_free() -> None:
     limit=st.integers(1, 50),
     steps=st.lists(st.tuples(st.floats(0, 40), st.integers(1, 30)), min_size=1, max_size=40),
 )
-def test_no_minute_has_more_than_the_limit_and_the_excess_of_one_use(
-    limit: int, steps: list[tuple[float, int]]
-) -> None:
-    """Each use is let in while anything is left, as requests for replies are."""
+def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: list[tuple[float, int]]) -> None:
+    """A use of any size is allowed while anything is left. Requests for replies are limited in this way."""
     window, now = Window(limit), 0.0
     uses: list[tuple[float, int]] = []
     for pause, amount in steps:
@@ -61,4 +59,4 @@ def test_no_minute_has_more_than_the_limit_and_the_excess_of_one_use(
         assert in_the_last_minute < limit + 30
 
     total = sum(used for _, used in uses)
-    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the excess is paid back
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # after an excess, nothing fits for longer

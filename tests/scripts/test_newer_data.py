@@ -1,4 +1,4 @@
-"""Code that is older than the data refuses to run: it ends with status 1, and names what it knows and what it found."""
+"""Code that is older than the data refuses to run: it exits with status 1. It names the newest migration that it knows, and the newer one that it found."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def add_migration(settings: Settings) -> None:
 
 @pytest.fixture
 def store(settings: Settings) -> Iterator[Settings]:
-    """The migration that a test adds is removed at the end."""
+    """The settings of the store. The fixture removes the migration that the test adds."""
     yield settings
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM migrations WHERE name = %s", [FOUND])
@@ -43,7 +43,7 @@ def urls(settings: Settings) -> dict[str, str]:
 @pytest.mark.parametrize(
     "module", ["commands.main", "queries.main", "scripts.api", "projections.main", "scripts.verify", "scripts.rebuild"]
 )
-def test_given_a_migration_that_the_code_does_not_know_then_each_process_ends_with_status_1(
+def test_given_a_migration_that_the_code_does_not_know_then_each_process_exits_with_status_1(
     store: Settings, tmp_path: Path, module: str
 ) -> None:
     add_migration(store)
@@ -63,7 +63,7 @@ def test_given_a_migration_that_the_code_does_not_know_then_each_process_ends_wi
     assert "Traceback" not in output
 
 
-def test_given_data_that_newer_code_has_migrated_meanwhile_then_scripts_up_ends_when_a_child_has_to_start_again(
+def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_has_to_restart_a_child(
     store: Settings, system: Callable[..., System]
 ) -> None:
     running = system(environment=urls(store))
@@ -76,8 +76,8 @@ def test_given_data_that_newer_code_has_migrated_meanwhile_then_scripts_up_ends_
     second = System(running.data, environment=urls(store))
     second.launch()
     assert second.wait() == 1
+    # The line begins with the name of the process: an API or the projector, whichever is started first.
     assert (
-        f" cannot be prepared: The data is newer than this version of the store: migration {FOUND}"  # an api or the projector
-        in second.output()
+        f" cannot be prepared: The data is newer than this version of the store: migration {FOUND}" in second.output()
     )
     second.wait_gone()

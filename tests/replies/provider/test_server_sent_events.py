@@ -111,7 +111,7 @@ async def test_a_stream_that_is_not_an_answer_is_a_failure(
         b'data: {"choices":[{"delta":{"content":"a"},"finish_reason":"stop"}],"usage":{"prompt_tokens":1e400}}\n\n',
     ],
 )
-async def test_a_failure_quotes_nothing_of_an_invalid_answer(
+async def test_a_failure_does_not_quote_the_invalid_answer(
     data: bytes, chat: ModelProvider, provider: ScriptedProvider
 ) -> None:
     provider.script = write(data)
@@ -139,7 +139,7 @@ async def test_a_provider_that_sends_nothing_new_in_time_is_too_slow(
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
         exchange.text_chunk("par")
-        send_again_and_again(exchange, line)
+        send_repeatedly(exchange, line)
 
     provider.script = script
     await assert_too_slow(chat)
@@ -164,7 +164,7 @@ async def test_a_provider_of_the_responses_api_that_sends_nothing_new_in_time_is
         item = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
         exchange.event("response.output_item.added", output_index=0, item=item)
         exchange.event("response.output_text.delta", output_index=0, item_id="msg_1", delta="par")
-        send_again_and_again(exchange, b"data: " + json.dumps(event).encode() + b"\n\n")
+        send_repeatedly(exchange, b"data: " + json.dumps(event).encode() + b"\n\n")
 
     provider.script = script
     await assert_too_slow(responses)
@@ -188,7 +188,7 @@ async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_
     assert [text for _, text in joined(await parts_of(responses))] == ["ok"]
 
 
-def send_again_and_again(exchange: Exchange, line: bytes) -> None:
+def send_repeatedly(exchange: Exchange, line: bytes) -> None:
     for _ in range(20):
         exchange.wfile.write(line)
         threading.Event().wait(0.2)
