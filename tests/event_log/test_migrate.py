@@ -59,7 +59,7 @@ def test_given_a_dump_of_an_earlier_version_that_was_restored_over_the_tables_th
 
 def test_given_what_newer_migrations_have_made_when_they_run_again_then_they_succeed(
     settings: Settings, log: Log
-) -> None:  # noqa: ARG001 - the log is empty
+) -> None:
     # After `pg_restore --clean` of an older dump, what the dump does not have is still there.
     with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
         connection.execute("DELETE FROM migrations WHERE name >= '0014'")
