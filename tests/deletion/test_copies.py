@@ -11,7 +11,7 @@ from context.copies import COPIES, SNAPSHOT_FIELDS, VIEW_FIELDS
 from context.snapshot_from_log import snapshot_of
 from context.snapshots import to_fields
 from domain.content import CONTENT
-from domain.events import Event, InputItem, ItemAppended, ItemPinned
+from domain.events import Event, InputItem, ItemAppended, ItemPinned, ReplyDeleted
 from infrastructure.event_log.recorded import Recorded
 from projections.views.event_writes import event_writes
 from projections.views.writes import Insert, Update
@@ -70,6 +70,16 @@ def test_each_field_of_a_view_that_gets_content_is_listed() -> None:
                 case _:
                     pass
     assert found == {view: {*fields} for view, fields in VIEW_FIELDS.items()}
+
+
+def test_a_deleted_response_leaves_no_content_in_its_view() -> None:
+    writes = event_writes(recorded(ReplyDeleted(response_id=f"resp_{1:032x}")))
+    [emptied] = [write for write in writes if isinstance(write, Update) and write.view == "responses"]
+    assert {name: emptied.set[name] for name in VIEW_FIELDS["responses"]} == {
+        "parameters": "{}",
+        "input": [],
+        "output": [],
+    }
 
 
 async def test_each_field_of_a_snapshot_that_gets_content_is_listed() -> None:
