@@ -1,4 +1,4 @@
-"""What the caller may do with a conversation. The log checks each command again when it is appended: this only saves work before that."""
+"""What the caller may do with a conversation. The log checks each command again when it is appended. A check here only saves work before that."""
 
 from commands.command_route import CommandContext
 from domain.errors import ConversationNotFound, NotAllowed
@@ -14,7 +14,7 @@ async def readable_conversation(context: CommandContext, conversation_id: str) -
 
 
 def may_write(context: CommandContext, head: Head) -> bool:
-    """Whether the caller may write into the conversation, which they may read."""
+    """Whether the caller may also write into a conversation that they may read."""
     return head.role(context.principal) != "reader"
 
 

@@ -1,4 +1,4 @@
-"""POST /v1/keys and DELETE /v1/keys/{id}: an administrator makes and revokes the API keys of the tenant."""
+"""POST /v1/keys and DELETE /v1/keys/{id}: an administrator makes and revokes API keys of the tenant."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
 """The first answer to an idempotency key, without what was deleted since then.
 
-A request that is repeated gets its first answer again. Items that were retracted since are shown without content, and a summary that was
-withdrawn is empty. If the conversation was deleted, the repeat is answered with 404 instead.
+A repeated request gets its first answer again. Items that were retracted since then are shown without content. A summary that was withdrawn is
+empty. If the conversation was deleted, the repeat is answered with 404.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from infrastructure.event_log.reader import PrincipalReader
 
 
 async def without_deleted(reader: PrincipalReader, conversation_id: str, answer: bytes) -> bytes:
-    """`answer`: the JSON text that was stored with the key of a command on this conversation."""
+    """The answer without what was deleted. `answer`: the JSON text that was stored with the key of a command on this conversation."""
     body: Any = msgspec.json.decode(answer)
     match body:
         case {"object": "list", "data": items}:

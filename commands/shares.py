@@ -1,4 +1,4 @@
-"""The shares of a conversation: share it with a subject or with everyone of its tenant, and withdraw that. `queries/shares.py` lists them."""
+"""POST and DELETE of shares: share a conversation with a subject or with everyone of its tenant, and withdraw a share. `queries/shares.py` lists them."""
 
 from typing import Annotated, Literal
 
@@ -23,14 +23,14 @@ PATH = "/v1/conversations/{conversation_id}/shares"
 
 
 def _subject(name: str) -> str:
-    """Raises ValueError."""
+    """The name. Raises ValueError if no subject can have it."""
     if not is_subject(name):
         raise ValueError(f"a subject has 1 to {MAX_SUBJECT_BYTES} bytes without control characters")
     return name
 
 
 def _everyone(value: object) -> object:
-    """Raises ValueError. The type alone would accept 1, which equals True."""
+    """The value. Raises ValueError if it is neither true nor null. The type alone would accept 1, which equals True."""
     if value is not None and value is not True:
         raise ValueError("it must be true: a conversation is shared inside its own tenant only")
     return value

@@ -1,7 +1,8 @@
-"""Every place where content of a conversation is, what takes it away when it is deleted, and which test shows that.
+"""Every place that holds content of a conversation, what removes or hides it there after a deletion, and the test that shows it.
 
-Content is what people and models wrote. `domain/content.py` lists it in events; the tables here name where it goes from there. A test walks
-them: it fails if a view or a snapshot gets a field with content that is not listed, or if a test that is named here does not exist.
+Content is what people and models wrote. `domain/content.py` lists the fields of events that hold it. The tables here list the places that it
+is copied to. A test checks the tables: it fails if a view or a snapshot has a field with content that is not listed, or if a test that is
+named here does not exist.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from msgspec import Struct
 
 
 class Copy(Struct, frozen=True):
-    """`where` content is; what removes or hides it after a deletion (`gone_by`); the test that shows it."""
+    """One place. `where`: what holds the content. `gone_by`: what removes or hides it after a deletion. `shown_by`: the test that shows it."""
 
     where: str
     gone_by: str
@@ -90,4 +91,4 @@ VIEW_FIELDS: Final[Mapping[str, frozenset[str]]] = {
 """The fields of each view's documents that hold content."""
 
 SNAPSHOT_FIELDS: Final = ("instructions", "summary", "i:", "pin:")
-"""The fields of a context snapshot that hold content, or how their names begin."""
+"""The fields of a context snapshot that hold content. A name that ends with a colon stands for all fields whose names begin with it."""

@@ -1,4 +1,4 @@
-"""Which items are deleted as of now. Every reader that shows items asks here, except where it reads the item's own conversation up to its end.
+"""Which items are deleted now. Every reader that shows items asks here, unless it reads the item's own conversation up to its end.
 
 An item is deleted when it was retracted, when its conversation was deleted, or when it is a copy of a deleted item.
 """
@@ -8,16 +8,16 @@ from typing import Protocol
 
 
 class Reader(Protocol):
-    """The log, of which one statement is needed."""
+    """What the functions of this module need of the log."""
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
         """Which of these items were retracted, or are in a deleted conversation."""
 
 
 async def deleted_items(reader: Reader, items: Mapping[str, str | None]) -> frozenset[str]:
-    """Which of these items are deleted. `items`: by item id, the id of the item that it is a copy of, or None.
+    """Which of these items are deleted. `items`: the id of each item, with the id of its original if it is a copy; else with None.
 
-    An id that the log does not have is not deleted. One look-up, none if there are no items.
+    An id that the log does not have is not deleted. Takes one look-up, or none if there are no items.
     """
     if not items:
         return frozenset()

@@ -1,4 +1,4 @@
-"""Reads where forks come from: a path through them."""
+"""Reads from the log what a conversation was forked from, and the path through all its forks."""
 
 from typing import Protocol
 
@@ -18,7 +18,7 @@ class Reader(Protocol):
 
 
 async def fork_of(reader: Reader, conversation_id: str) -> Fork | None:
-    """Where the conversation comes from; None if it is no fork."""
+    """What the conversation was forked from; None if it is no fork."""
     page = await reader.conversation(conversation_id, limit=1)
     if not page or not isinstance(started := page[0].event, ConversationStarted):
         raise LogMoved(f"the log no longer has the first event of {conversation_id}")

@@ -1,7 +1,7 @@
-"""Whether a summary is withdrawn: something that it tells of was deleted after it was written.
+"""Whether a summary is withdrawn. It is when an item that it covers was deleted after it was written.
 
-The rules of a conversation (`domain/conversation.py`) withdraw a summary with the ItemRetracted of an item that it covers. In a fork, and
-where it covers copies, a summary also tells of items of other conversations. What is deleted there is only known when the summary is read.
+When an item is retracted, the rules of its conversation (`domain/conversation.py`) withdraw the summary that covers it. But a summary in a
+fork, or of copies, also covers items of other conversations. Whether those are deleted is looked up when the summary is read.
 """
 
 from collections.abc import Collection, Sequence
@@ -29,15 +29,15 @@ class Reader(Protocol):
 
 
 async def is_withdrawn(reader: Reader, compacted: Recorded, fork: Fork | None) -> bool:
-    """Whether something that a summary covers was deleted after its items were read.
+    """Whether an item that a summary covers was deleted after the items were read.
 
-    `compacted`: its ContextCompacted. `fork`: where its conversation comes from; None if it is no fork.
+    `compacted`: the ContextCompacted of the summary. `fork`: what its conversation was forked from; None if it is no fork.
     """
     summary = compacted.event
     assert isinstance(summary, ContextCompacted)
     own = PathSegment(compacted.conversation_id, compacted.version).up_to(summary.depth)
     path = Path((*(await read_path(reader, own.origin(fork))).segments, own)) if fork else Path((own,))
-    # While a summary was written, something may have been deleted in other conversations. In its own one it would have been refused.
+    # While the summary was written, items of other conversations may have been deleted. (If one of its own conversation is, the summary is refused.)
     read_position = min(compacted.position, summary.read_position or compacted.position)
     conversations = [segment.conversation_id for segment in path.segments]
     for deletion in await reader.deletions(conversations, after=read_position):

@@ -23,18 +23,18 @@ Role = Literal["owner", "writer", "reader"]
 
 _OWNERS_COMMANDS = (ShareConversation, UnshareConversation, DeleteConversation)
 _REPLY_ENDS = (CompleteReply, FailReply, CancelReply, InterruptReply)
-"""The store sends these itself: the end of a reply is recorded, whatever happened to the shares while it ran. The route `cancel` checks the role."""
+"""The store itself sends these: the end of a reply is always recorded, even if a share was withdrawn while it ran. The route `cancel` checks the role."""
 
 
 class Actor(Struct, frozen=True):
-    """Who acts, within the conversation's tenant. `is_admin`: has the role of the owner in every conversation of the tenant."""
+    """Who sends a command, within the conversation's tenant. `is_admin`: the actor has the role of the owner in every conversation of the tenant."""
 
     subject: str
     is_admin: bool = False
 
 
 def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | None:
-    """The actor's role in a conversation; None if the actor may not know that it exists. `owner` None: not known."""
+    """The actor's role in a conversation; None if the actor may not know that it exists. `owner` is None if it is not known."""
     if actor.is_admin or actor.subject == owner:
         return "owner"
     roles = {share.role for share in shares if share.subject in (None, actor.subject)}
@@ -42,7 +42,7 @@ def role_of(owner: str | None, shares: Iterable[Share], actor: Actor) -> Role | 
 
 
 def check_allowed(state: Conversation, command: Command, actor: Actor) -> None:
-    """Raises ConversationNotFound if the actor may not see the conversation, or it is deleted, and NotAllowed if the role does not allow the command."""
+    """Raises ConversationNotFound if the conversation is deleted or the actor may not see it. Raises NotAllowed if the role does not allow the command."""
     if isinstance(command, _REPLY_ENDS):
         return
     role = role_of(state.owner, state.shares, actor)

@@ -1,6 +1,6 @@
-"""Every place in the log that holds what people or models wrote, and what must be deleted so that it is gone. Pure.
+"""Which fields of events hold content (what people or models wrote), and what must be deleted to delete it. Pure.
 
-A test fails for a field of an event that is in neither of the two tables below. So nobody adds content that deletions do not know.
+A test fails if a field of an event is in neither of the two tables below. So nobody can add content that deletions miss.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ from domain.events import (
 )
 
 Part = Literal["conversation", "item", "items", "response", "summary"]
-"""What a field's content belongs to. It is gone when this is deleted, or the whole conversation is.
+"""What a field's content belongs to. The content is deleted with it, and with the whole conversation.
 
 conversation   only the whole conversation
 item           the item `item_id` of the event
@@ -87,4 +87,4 @@ NO_CONTENT: Final[Mapping[type[Event], frozenset[str]]] = {
     ConversationReopened: frozenset(),
     ConversationDeleted: frozenset(),
 }
-"""The other fields: ids, numbers and names that the store or the client's code chose. A failure's `message` is the store's own."""
+"""The other fields: ids, numbers and names that the store or the client's code chose. The store itself writes the `message` of a failure."""

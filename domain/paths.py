@@ -1,8 +1,8 @@
-"""Which items a conversation has, or had at a version, wherever branches and forks lead. Pure.
+"""Which items a conversation has, or had at a version, through all its branches and forks. Pure.
 
-An item's place is its conversation, its branch and its depth. A path leads from a first item to a last one: through branches of a
-conversation, and in a fork first through the conversations that it comes from. Along a path each item is one deeper than the one before,
-so a path has one item at each depth. Other branches have other items at the same depths: a depth alone says nothing.
+The place of an item is its conversation, its branch and its depth. A path leads from a first item to a last one. It goes through branches of
+a conversation. In a fork, it first goes through the conversations that the fork comes from. Each item of a path is one deeper than the one
+before, so a path has one item at each depth. Other branches have other items at the same depths, so a depth alone does not name an item.
 
 Every reader of items filters by a path: the log (`contains`), the view `items` (`projections/views/items.py: items_on`).
 """
@@ -16,8 +16,8 @@ from domain.events import Fork
 class PathSegment(Struct, frozen=True):
     """The part of a path that lies in one conversation, as it was at `version`.
 
-    `branches`: (branch, last depth) of each branch that the path takes, first to last. It leaves a branch at its last depth; None: it follows
-    the branch to its end.
+    `branches`: (branch, last depth) of each branch that the path takes, first to last. The path leaves the branch after the last depth. If
+    that is None, it follows the branch to its end.
     """
 
     conversation_id: str
@@ -26,11 +26,11 @@ class PathSegment(Struct, frozen=True):
 
     @property
     def last_depth(self) -> int | None:
-        """Where the segment ends. None: at the end of its last branch."""
+        """The depth at which the segment ends. None: at the end of its last branch."""
         return self.branches[-1][1]
 
     def contains(self, branch: int, depth: int, version: int) -> bool:
-        """Whether an item of the conversation is on the path. `version`: at which it was appended."""
+        """Whether an item of the conversation is on the path. `version`: the version at which it was appended."""
         if version > self.version:
             return False
         for taken, last in self.branches:
@@ -46,7 +46,7 @@ class PathSegment(Struct, frozen=True):
         return self
 
     def origin(self, fork: Fork) -> "PathSegment":
-        """The segment before this one. `fork`: where its conversation comes from."""
+        """The segment before this one. `fork`: what the conversation of this one was forked from."""
         before = origin_of(fork)
         return before if self.last_depth is None else before.up_to(self.last_depth)
 
@@ -67,12 +67,12 @@ class Path(Struct, frozen=True):
         return self.segments[-1]
 
     def contains(self, conversation_id: str, branch: int, depth: int, version: int) -> bool:
-        """Whether an item is on the path. `version`: of its conversation, at which it was appended."""
+        """Whether an item is on the path. `version`: the version of its conversation at which it was appended."""
         return any(
             segment.conversation_id == conversation_id and segment.contains(branch, depth, version)
             for segment in self.segments
         )
 
     def after_origin(self, fork: Fork) -> "Path":
-        """The path with one more segment before it. `fork`: where the conversation of its first segment comes from."""
+        """The path with one more segment before it. `fork`: what the conversation of its first segment was forked from."""
         return Path((self.segments[0].origin(fork), *self.segments))

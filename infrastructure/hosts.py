@@ -1,4 +1,4 @@
-"""The hosts and origins that settings and requests name: how they are read and compared. Pure."""
+"""Reads and compares the hosts and origins that settings and requests name. Pure."""
 
 import ipaddress
 import re
@@ -13,20 +13,20 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 class Host(Struct, frozen=True):
-    """A host, as a `Host` header has it. `name`: in lower case, without a dot at its end; an IPv6 address without brackets. `port`: empty if it is not named."""
+    """A host, as in a `Host` header. `name`: in lower case, without a dot at its end; an IPv6 address has no brackets. `port`: empty if it is not given."""
 
     name: str
     port: str = ""
 
 
 class Origin(Struct, frozen=True):
-    """Where a web page comes from, as an `Origin` header has it. `host.port` is empty for the default port of the scheme."""
+    """Where a web page comes from, as in an `Origin` header. `host.port` is empty for the default port of the scheme."""
 
     scheme: str
     host: Host
 
     def is_of(self, host: Host) -> bool:
-        """Whether a page at this host has this origin. The scheme is not compared: a proxy in front may take the encryption away."""
+        """Whether a page at this host has this origin. The scheme is not compared: a proxy may have received `https` and sent the request on as `http`."""
         return _without_default_port(self.scheme, host) == self.host
 
 
@@ -54,7 +54,7 @@ def parse_host_name(text: str) -> str | None:
 
 @lru_cache(maxsize=1024)
 def parse_origin(text: str) -> Origin | None:
-    """The origin in an `Origin` header; None if the text is not one. So `null` is None."""
+    """The origin in an `Origin` header; None if the text is not one, such as `null`."""
     match = _ORIGIN.fullmatch(text)
     host = parse_host(match[2]) if match else None
     if match is None or host is None:
@@ -65,7 +65,7 @@ def parse_origin(text: str) -> Origin | None:
 
 @lru_cache(maxsize=1024)
 def is_loopback(name: str) -> bool:
-    """Whether a host of this name is this machine, and nobody else can give the name an address: `localhost`, 127.0.0.0/8 and ::1."""
+    """Whether the name always means this machine, whatever DNS answers: `localhost`, 127.0.0.0/8 and ::1."""
     if name == "localhost":
         return True
     try:

@@ -1,4 +1,4 @@
-"""`X-Subject`: a credential with the scope `act_as` names the end user that it acts for, as the backend of a chat product needs."""
+"""`X-Subject` names the end user that a request is for. It needs a credential with the scope `act_as`, such as that of a chat product's backend."""
 
 from typing import Final
 
@@ -14,10 +14,10 @@ _OF_A_USER: Final[tuple[Scope, ...]] = ("read", "write", "reply")
 
 
 def acting_as(principal: Principal, headers: Headers) -> Principal:
-    """The user that `X-Subject` names, in the tenant of the credential; the principal itself without that header.
+    """The user that `X-Subject` names, in the tenant of the credential. Without that header, the principal itself.
 
-    A user has those scopes of the credential that users need, and no other: nobody becomes an administrator or sees deleted content by naming
-    somebody. With `admin` the user would see the conversations of the whole tenant.
+    The user gets `read`, `write` and `reply`, if the credential has them, and no other scope. `admin` would show the user the conversations of
+    the whole tenant, and `audit` would show deleted content.
 
     Raises NotPermitted and InvalidSubject.
     """

@@ -1,7 +1,7 @@
-"""An API key: its text `cs_<id>_<secret>`, what is stored of it, and the shape in which it is shown.
+"""An API key: its text `cs_<id>_<secret>`, what the store keeps of it, and how it is shown.
 
-The secret is 256 random bits, and its SHA-256 is stored. A slow hash, as passwords need, would gain nothing: nobody guesses 256 bits,
-however fast each guess is. And every request would pay for it.
+The secret is 256 random bits. The store keeps its SHA-256. Passwords need a slow hash because people can guess them. Nobody can guess 256
+random bits, however fast the hash is, and a slow hash would delay every request.
 """
 
 import hashlib
@@ -89,7 +89,7 @@ def split_text(text: str) -> tuple[str, str] | None:
 
 
 def secret_hash(secret: str) -> bytes:
-    """What is stored of a secret."""
+    """What the store keeps of a secret."""
     return hashlib.sha256(secret.encode()).digest()
 
 

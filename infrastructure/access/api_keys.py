@@ -1,10 +1,10 @@
-"""The API keys in memory: a request is checked without a round trip.
+"""The API keys in memory, so that a request is checked without a round trip.
 
-One task reads from Postgres what has changed, every POLL_SECONDS and when somebody asks for a key that is not in memory. So a revoked key
-is refused by every process within about a second, and a new key works at once on all of them. However many unknown keys are sent, a
-process sends at most one small query in MIN_PAUSE_SECONDS for all of them, and needs not remember them. (A NOTIFY would gain nothing.)
+One task reads the changes from Postgres: every POLL_SECONDS, and when a request has a key that is not in memory. So every process refuses a
+revoked key within about a second, and accepts a new key at once. However many unknown keys are sent, a process sends at most one small query
+in MIN_PAUSE_SECONDS for all of them, and does not remember them. A NOTIFY would not be faster than that.
 
-While Postgres is unavailable, the keys in memory go on working.
+While Postgres is unavailable, the keys in memory still work.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from infrastructure.stores.postgres import make_pool
 POLL_SECONDS: Final = 1.0
 MIN_PAUSE_SECONDS: Final = 0.05
 RELOAD_SECONDS: Final = 60.0
-"""How often all keys are read again: only that shows rows that were removed by hand."""
+"""How often all keys are read again. Only such a read shows that an operator has removed rows."""
 
 RECORD_USE_SECONDS: Final = 30.0
 READ_TIMEOUT_SECONDS: Final = 2.0
@@ -93,18 +93,18 @@ class ApiKeys:
         self._keys: dict[str, _KnownKey] = {}
         self._last_change = 0
         self._loaded_at: float | None = None
-        """When all keys were read, by the monotonic clock. None: not yet."""
+        """When all keys were last read, by the monotonic clock. None: not yet."""
         self._waiting: list[asyncio.Future[None]] = []
-        """Those who wait for the next read of the changes to end."""
+        """Each is done when the next read of the changes has ended."""
         self._is_wanted = asyncio.Event()
         self._used: dict[str, float] = {}
-        """By id: when the key was used, if that is not stored yet."""
+        """By id: when the key was last used, if that is not stored yet."""
         self._users = 0
         self._tasks: list[asyncio.Task[None]] = []
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Reads the keys until the end of the `with` block. Several apps of a process may use it at a time. Postgres need not be up."""
+        """Keeps the keys up to date until the end of the `with` block. Several apps of a process may be inside at once. Postgres need not be up."""
         self._users += 1
         if self._users == 1:
             await self._pool.open(wait=False)
@@ -126,7 +126,7 @@ class ApiKeys:
         await self._pool.close(CLOSE_TIMEOUT_SECONDS)
 
     async def principal_of(self, credential: str) -> Principal:
-        """Whom this key lets in. Raises InvalidCredential; CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
+        """The principal of this key. Raises InvalidCredential; CannotCheckCredential if the key is not in memory and Postgres is unavailable."""
         parts = split_text(credential)
         if parts is None:
             raise _refused("The API key does not have the form of a key of this store.")
@@ -135,7 +135,7 @@ class ApiKeys:
         if key is None:
             await self._next_read()
             key = self._keys.get(key_id)
-        # Only who has the right secret is told more than that the key is not valid.
+        # Without the right secret, the answer must not tell whether the key exists, was revoked or has expired.
         if key is None or not hmac.compare_digest(secret_hash(secret), key.secret_sha256):
             raise _refused("The API key is not valid in this store.")
         if key.is_revoked:
@@ -148,7 +148,7 @@ class ApiKeys:
         return key.principal
 
     async def _next_read(self) -> None:
-        """Returns when the changes were read that were committed before this call. Raises CannotCheckCredential."""
+        """Waits until every change that was committed before this call was read. Raises CannotCheckCredential."""
         read: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(read)
         self._is_wanted.set()
@@ -165,7 +165,7 @@ class ApiKeys:
             self._is_wanted.clear()
             try:
                 await self._read_changes()
-            except Exception as error:  # the task must go on: else this process would not learn of revoked keys
+            except Exception as error:  # the task must not end: this process would not learn of revoked keys
                 if not is_failing:
                     log.warning("api_keys_not_read", exc_info=error)
                 is_failing = True
@@ -193,7 +193,7 @@ class ApiKeys:
         self._loaded_at = now
 
     async def _take(self, page: _Page, keys: dict[str, _KnownKey], last_change: int) -> int:
-        """Takes over the page and those that follow it. Returns the number of the last change in them."""
+        """Puts the keys of the page, and of the pages after it, into `keys`. Returns the number of the last change in them."""
         while page.rows:
             for row in page.rows:
                 key_id = f"key_{row.id}"
@@ -215,11 +215,11 @@ class ApiKeys:
             await asyncio.sleep(self._record_use_seconds)
             try:
                 await self._record_use()
-            except Exception as error:  # the task must go on
+            except Exception as error:  # the task must not end
                 log.warning("api_key_use_not_recorded", exc_info=error)
 
     async def _record_use(self) -> None:
-        """Stores when keys were used since the last call. What could not be stored is kept for the next one."""
+        """Stores when keys were used since the last call. What could not be stored is kept for the next call."""
         used = [*self._used.items()]
         for start in range(0, len(used), PAGE_KEYS):
             batch = used[start : start + PAGE_KEYS]

@@ -1,4 +1,4 @@
-"""The credential of a request (`Authorization: Bearer …`), and which check it goes to: API keys begin with `cs_`, everything else is a token."""
+"""The credential of a request (`Authorization: Bearer …`). If it begins with `cs_`, it is checked as an API key; otherwise as a token."""
 
 import re
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -23,7 +23,7 @@ class CredentialCheck(Protocol):
 
 
 class BearerAuthenticator:
-    """Lets in who sends a valid credential. `tokens` or `keys` is None if AUTH_MODE does not name it."""
+    """Finds the principal of a request by its credential. `tokens` or `keys` is None if AUTH_MODE does not name it."""
 
     def __init__(self, *, tokens: CredentialCheck | None = None, keys: ApiKeys | None = None) -> None:
         self._tokens = tokens

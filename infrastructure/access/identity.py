@@ -1,4 +1,4 @@
-"""What the name of a tenant and of a subject may look like, wherever it comes from."""
+"""Which texts may be the name of a tenant, or of a subject. The same rules hold for keys, tokens, headers and shares."""
 
 import re
 from typing import Final

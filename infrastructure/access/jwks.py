@@ -1,11 +1,11 @@
-"""The keys that the user service publishes for its tokens (a JWK Set, RFC 7517), read from AUTH_JWKS_URL and kept.
+"""The keys that the user service publishes for its tokens (a JWK Set, RFC 7517). They are read from AUTH_JWKS_URL and kept in memory.
 
 They are read again
 
-- in the background, when a token comes and they are older than `JwksTimes.refresh`: so a key that was withdrawn is forgotten
-- before an answer, when a token names a key that is not known, at most every `JwksTimes.retry`: so a new key is found
+- when a token comes and they are older than `JwksTimes.refresh`. The request does not wait. So a key that was withdrawn is forgotten
+- when a token names an unknown key, at most every `JwksTimes.retry`. The request waits. So a new key is found
 
-Only one read runs at a time. While the user service does not answer, or answers nonsense, the known keys go on working.
+Only one read runs at a time. While the user service does not answer, or its answer cannot be used, the known keys still work.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ ALGORITHMS: Final = frozenset({"RS256", "ES256", "EdDSA"})
 MAX_BYTES: Final = 1024 * 1024
 
 Keys = Mapping[tuple[str | None, str], PyJWK]
-"""By the key's id, which it may lack, and its algorithm."""
+"""By (the key's id or None, its algorithm)."""
 
 
 class JwksTimes(Struct, frozen=True, kw_only=True):
@@ -41,11 +41,11 @@ class JwksTimes(Struct, frozen=True, kw_only=True):
     refresh: float = 300.0
     retry: float = 10.0
     first_retry: float = 1.0
-    """As `retry`, while no keys were ever read."""
+    """Used in place of `retry` until keys were read for the first time."""
 
 
 class JwksKeys:
-    """The keys at this URL. Nothing is read before the first token comes."""
+    """The keys at this URL. They are first read when the first token comes."""
 
     def __init__(self, url: str, times: JwksTimes | None = None) -> None:
         self._url = url
@@ -56,7 +56,7 @@ class JwksKeys:
         """When keys were read last, and when the last attempt to read them ended."""
 
         self._reading: asyncio.Task[None] | None = None
-        # A redirect is not followed: it would let another address say which tokens are valid. No connection is kept, so none must be closed.
+        # Redirects are not followed: another address must not decide which tokens are valid. No connection is kept open, so the client needs no close.
         self._client = httpx2.AsyncClient(
             follow_redirects=False, timeout=self._times.answer, limits=httpx2.Limits(max_keepalive_connections=0)
         )
@@ -75,9 +75,11 @@ class JwksKeys:
         """
         key = _find(self.current, key_id, algorithm)
         if key is None and self._reading is not None:
-            await asyncio.shield(self._reading)  # it goes on for the others if this request is cancelled
+            await asyncio.shield(self._reading)  # if this request is cancelled, others may still wait for the read
             key = _find(self._published, key_id, algorithm)
-        if key is None and (reading := self._start_reading()) is not None:  # the other may have begun too early
+        if (
+            key is None and (reading := self._start_reading()) is not None
+        ):  # the read that ran may have begun before the key was published
             await asyncio.shield(reading)
             key = _find(self._published, key_id, algorithm)
         if key is None and not self._published:
@@ -85,7 +87,7 @@ class JwksKeys:
         return key
 
     def _start_reading(self) -> asyncio.Task[None] | None:
-        """The read that runs, or a new one. None if the last one ended too short a time ago."""
+        """The read that runs, or a new one. None if the last one ended less than `retry` seconds ago."""
         pause = self._times.retry if self._published else self._times.first_retry
         if self._reading is None and time.monotonic() - self._ended_at >= pause:
             self._reading = asyncio.create_task(self._read())
@@ -101,7 +103,7 @@ class JwksKeys:
                 log.info("jwks_read", keys=len(self._published))
             self._read_at = time.monotonic()
         except Exception as error:  # noqa: BLE001 - whatever it is, the keys were not read
-            # Not the error's text: it may have the URL, which may have a password.
+            # The error's text is not logged: it may contain the URL, and the URL may contain a password.
             log.warning("jwks_not_read", error_type=type(error).__name__, keys=len(self._published))
         finally:
             self._ended_at = time.monotonic()
@@ -109,7 +111,7 @@ class JwksKeys:
 
     async def _fetch(self) -> bytes:
         text = bytearray()
-        # Not compressed: a small answer could otherwise become a very large one.
+        # No compression: a small compressed answer could become a very large one.
         async with self._client.stream("GET", self._url, headers={"accept-encoding": "identity"}) as answer:
             if answer.status_code != 200:
                 raise _Unusable
@@ -121,7 +123,7 @@ class JwksKeys:
 
 
 class _Unusable(Exception):
-    """The answer is no JWK Set with a key that can be used."""
+    """The answer is not a JWK Set, or none of its keys can be used."""
 
 
 def _find(keys: Keys, key_id: str | None, algorithm: str) -> PyJWK | None:
@@ -132,7 +134,7 @@ def _find(keys: Keys, key_id: str | None, algorithm: str) -> PyJWK | None:
 
 
 def _parse(text: bytes) -> Keys:
-    """The keys that can check a signature. Others, such as those for encryption, are skipped. Raises _Unusable if there are none."""
+    """The keys that can check a signature. Other keys, such as those for encryption, are skipped. Raises _Unusable if none is left."""
     try:
         jwks = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""The table of API keys, for those who make, list and revoke keys. Requests are checked in memory: `api_keys.py`."""
+"""The table of API keys: makes, lists and revokes keys. The keys of requests are checked in memory: `api_keys.py`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,7 +39,7 @@ _DESCENDING = sql.SQL(_PAGE.format(order="DESC")).format(_FIELDS)
 _ALL = sql.SQL("""
     SELECT {} FROM api_keys AS keys WHERE tenant_id = coalesce(%(tenant)s::text, tenant_id) ORDER BY keys.id
 """).format(_FIELDS)
-# Rows are locked in one order, so that two processes that record the use of the same keys do not wait for each other in a circle.
+# Rows are locked in the order of their ids. So two processes that record the use of the same keys do not deadlock.
 _RECORD_USE = sql.SQL("""
     WITH used AS (SELECT * FROM unnest(%(ids)s::uuid[], %(times)s::float8[]) AS used (id, seconds)), turn AS (
         SELECT id FROM api_keys WHERE id IN (SELECT id FROM used) ORDER BY id FOR NO KEY UPDATE
@@ -50,13 +50,13 @@ _RECORD_USE = sql.SQL("""
 
 
 class KeyStore:
-    """Every method may raise psycopg.Error. `tenant=None` stands for any tenant: only tools of the operator pass it."""
+    """Every method may raise psycopg.Error. `tenant=None` means any tenant: only the operator's tools pass it."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
 
     async def add(self, key: CreatedApiKey) -> None:
-        """Stores the key, and only the hash of its secret."""
+        """Stores the key. Of its secret, only the hash is stored."""
         parts = split_text(key.secret)
         assert parts is not None
         values = {
@@ -72,7 +72,7 @@ class KeyStore:
             await connection.execute(_INSERT, values)
 
     async def revoke(self, key_id: str, tenant: str | None) -> ApiKey | None:
-        """Revokes the tenant's key. Returns it as it is now, also if it was revoked before; None if there is none."""
+        """Revokes the tenant's key. Returns the key, even if it was already revoked; None if there is no such key."""
         values = {"id": uuid_of(key_id), "tenant": tenant}
         async with self._pool.connection() as connection:
             await connection.execute(_REVOKE, values)

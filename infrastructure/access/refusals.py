@@ -1,4 +1,4 @@
-"""Why a credential is refused. `infrastructure/http/errors.py` has the answers. None contains the credential or a part of it."""
+"""Why a credential is refused. `infrastructure/http/errors.py` has the answers. No message contains the credential or a part of it."""
 
 
 class InvalidCredential(Exception):

@@ -1,7 +1,7 @@
-"""Tokens of the user service: JSON Web Tokens (RFC 7519, 8725). PyJWT checks the signature and the times, this module the names.
+"""Tokens of the user service: JSON Web Tokens (RFC 7519, 8725). PyJWT checks the signature, times, audience and issuer. This module checks the names.
 
-Which algorithms are accepted is decided by the configuration, never by the token. A token that was verified is remembered, by its hash, until
-it expires or the keys change, so that a request costs a look-up and not a signature.
+The configuration decides which algorithms are accepted, never the token. A verified token is remembered by its hash until it expires or the
+keys change. So most requests cost a look-up instead of a signature check.
 """
 
 import hashlib
@@ -49,14 +49,14 @@ class KeySource(Protocol):
 
     @property
     def current(self) -> object:
-        """Another object whenever a key may have been withdrawn."""
+        """A new object whenever the keys have changed. A token that was verified before is then verified again."""
 
     async def find(self, key_id: str | None, algorithm: str) -> PyJWK | bytes | None:
-        """None: no key of this id and algorithm. Raises CannotCheckCredential."""
+        """The key; None if there is none with this id and algorithm. Raises CannotCheckCredential."""
 
 
 class SecretKey:
-    """One shared secret, for the algorithms that it is long enough for."""
+    """One shared secret. It is accepted for the algorithms that it is long enough for."""
 
     current = None
 
@@ -71,9 +71,9 @@ class SecretKey:
 class _Verified(Struct, frozen=True):
     principal: Principal
     ends_at: float
-    """By the wall clock, with the skew."""
+    """In seconds since 1970: the token's `exp` plus the clock skew that the settings allow."""
     keys: object
-    """What `KeySource.current` was."""
+    """`KeySource.current` when the token was verified."""
 
 
 class TokenVerifier:
@@ -117,7 +117,7 @@ class TokenVerifier:
             claims = jwt.decode(
                 token,
                 key,
-                algorithms=[str(algorithm)],  # one that `find` accepts
+                algorithms=[str(algorithm)],  # `find` has accepted it
                 audience=settings.auth_audience or None,
                 issuer=settings.auth_issuer or None,
                 leeway=settings.auth_clock_skew,
@@ -127,7 +127,7 @@ class TokenVerifier:
             raise _refused(f"The token has no claim `{error.claim}`.") from None
         except PyJWTError as error:
             message = next((text for kind, text in _MESSAGES if isinstance(error, kind)), "The token is not valid.")
-            raise _refused(message) from None  # the library's message may have parts of the token
+            raise _refused(message) from None  # the library's message may contain parts of the token
         if not _is_time(claims["exp"]):
             raise _refused("The token's claim `exp` is not a time.")
         return claims

@@ -12,7 +12,7 @@ from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres import Pool
 
 MAX_PAGE_BYTES = 16 * 1024 * 1024
-"""The maximum of a page of one conversation, in bytes of decompressed states."""
+"""The largest page of one conversation, in bytes of decompressed states."""
 
 _FORWARDS = sql.SQL(
     PAGE.format(
@@ -55,7 +55,7 @@ _DELETED_RESPONSES = sql.SQL(
     "SELECT item_id FROM events WHERE originator_id = %s AND item_id = ANY(%s) AND topic = 'reply.deleted'"
     " AND tenant_id = coalesce(%s, tenant_id)"
 )
-# The rows of the items are few (an item has one, and one more for each time it was retracted); each conversation's last row is one look-up.
+# This is fast: an item has few rows (one, and one more for each time it was retracted), and each conversation's last row is one look-up.
 _DELETED_ITEMS = sql.SQL(
     "WITH named AS (SELECT item_id, originator_id, bool_or(topic = 'item.retracted') AS retracted FROM events"
     " WHERE tenant_id = coalesce(%s, tenant_id) AND item_id = ANY(%s) AND topic IN ('item.appended', 'item.retracted') GROUP BY item_id, originator_id),"
@@ -67,7 +67,7 @@ _DELETED_ITEMS = sql.SQL(
 
 
 class ConversationReader(LogRows):
-    """Reads the conversations of `tenant`; None: those of all tenants, for the process itself and for tools.
+    """Reads the conversations of `tenant`. None: those of all tenants, for the process itself and for tools.
 
     A conversation of another tenant has no events. All methods raise psycopg.Error when Postgres is down, and UnreadableEvent for an event
     that this code cannot read. `conversation_logged` returns such an event as an UnreadableRecord instead.
@@ -79,7 +79,7 @@ class ConversationReader(LogRows):
         self.tenant = tenant
 
     async def head(self, conversation_id: str) -> Head | None:
-        """The conversation's last event, also when it deleted the conversation; None if it was never started. One look-up by primary key."""
+        """The conversation's last event, even if that deleted the conversation; None if it was never started. One look-up by primary key."""
         return await self._version_lookup.head(conversation_id, self.tenant)
 
     async def head_of_each(self, conversation_ids: Sequence[str]) -> list[Head | None]:
@@ -87,11 +87,11 @@ class ConversationReader(LogRows):
         return await self._version_lookup.head_of_each(conversation_ids, self.tenant)
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """As `head`, but None also if the conversation was deleted."""
+        """As `head`, but also None if the conversation was deleted."""
         return self.readable(await self.head(conversation_id))
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head of a conversation that may be read. None if it was never started, or was deleted."""
+        """The head, if the conversation may be read. None if it was never started, or was deleted."""
         return None if head is None or head.deleted else head
 
     async def conversation(
@@ -124,7 +124,7 @@ class ConversationReader(LogRows):
         return await self._recorded(_ITEMS, (uuid_of(conversation_id), list(item_ids), until, self.tenant))
 
     async def deleted_items(self, item_ids: Collection[str]) -> set[str]:
-        """Which of these items were retracted, or are in a deleted conversation. As of now, whatever their versions."""
+        """Which of these items are retracted now, or are in a conversation that is deleted now."""
         return {item_id for (item_id,) in await self._rows(_DELETED_ITEMS, (self.tenant, list(item_ids)))}
 
     async def deletions(self, conversation_ids: Sequence[str], *, after: int) -> list[Recorded]:

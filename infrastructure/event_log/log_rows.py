@@ -1,4 +1,4 @@
-"""Reads rows of `events` from a pool, and decodes them. A page ends at a number of rows or of bytes."""
+"""Reads rows of `events` through a pool of connections, and decodes them. A page is limited by its rows and by its bytes."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ Parameters = tuple[object, ...] | dict[str, object]
 
 
 class LogRows:
-    """What every reader of the log is built on. Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read."""
+    """The base of every reader of the log. Raises psycopg.Error when Postgres is down, and UnreadableEvent for an event that this code cannot read."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool

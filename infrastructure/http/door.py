@@ -1,4 +1,4 @@
-"""The one door: every request and every WebSocket passes it before its route, and leaves with a Principal or is refused."""
+"""Checks the credential of every request and every WebSocket before its route runs. It gets a Principal, or it is refused."""
 
 import asyncio
 from contextlib import AbstractAsyncContextManager, nullcontext, suppress
@@ -34,21 +34,21 @@ CHECK_SECONDS: Final = 2.0
 
 
 class Authenticator(Protocol):
-    """Finds out who sends a request."""
+    """Finds the principal of a request."""
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
-        """Raises what `infrastructure/access/refusals.py` has."""
+        """Raises the errors of `infrastructure/access/refusals.py`."""
 
 
 class NoLogin:
-    """With AUTH_MODE=none, everybody is ANONYMOUS."""
+    """For AUTH_MODE=none: every request has the principal ANONYMOUS."""
 
     async def authenticate(self, _: HTTPConnection) -> Principal:
         return ANONYMOUS
 
 
 def authenticator_of(settings: Settings) -> Authenticator:
-    """What AUTH_MODE names. One is enough for a process: it remembers what it has checked."""
+    """The authenticator that AUTH_MODE names. The apps of a process share one, because it remembers what it has checked."""
     if settings.auth_mode == "none":
         return NoLogin()
     return BearerAuthenticator(
@@ -58,12 +58,12 @@ def authenticator_of(settings: Settings) -> Authenticator:
 
 
 def opened(authenticator: Authenticator) -> AbstractAsyncContextManager[None]:
-    """Until the end of the `with` block, what the authenticator knows is kept up to date. Each app that uses it enters one."""
+    """Keeps the authenticator's API keys up to date until the end of the `with` block. Each app that uses the authenticator opens it."""
     return authenticator.opened() if isinstance(authenticator, BearerAuthenticator) else nullcontext()
 
 
 class AccessMiddleware:
-    """ASGI middleware, inside the one that answers errors. It puts the principal into `request.state.principal`."""
+    """ASGI middleware. It puts the principal into `request.state.principal`. The middleware around it answers its errors."""
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self._app = app
@@ -77,7 +77,7 @@ class AccessMiddleware:
 
 
 async def authenticate(connection: HTTPConnection) -> None:
-    """Finds out who sends the request. A WebSocket calls it for each message again: its token may have expired, or its key been revoked.
+    """Finds the principal of the request. A WebSocket calls it again for each message, because its token may have expired or its key been revoked.
 
     Raises what the authenticator raises, and what `acting_as` raises.
     """
@@ -86,23 +86,23 @@ async def authenticate(connection: HTTPConnection) -> None:
 
 
 def may_be_refused(connection: HTTPConnection) -> bool:
-    """Whether the credential of a connection may be refused while it is answered.
+    """Whether an answer that has begun must end when the credential of its connection is no longer valid.
 
-    A revoked key ends every answer. An expired token ends those that only read: a reply that was requested in time is answered to its end.
+    A revoked key ends every answer. An expired token ends only the answers to GET: a reply that was requested in time is answered to its end.
     """
     sender: Principal = connection.state.principal
     return sender.key_id is not None or (sender != ANONYMOUS and connection.scope.get("method") == "GET")
 
 
 async def until_refused(connection: HTTPConnection) -> None:
-    """Raises what `check_admitted` raises once the connection's credential is refused. It is checked every CHECK_SECONDS."""
+    """Checks the connection's credential every CHECK_SECONDS. Raises what `check_admitted` raises."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         await check_admitted(connection)
 
 
 async def check_admitted(connection: HTTPConnection) -> None:
-    """Raises InvalidCredential or NotPermitted if the connection's credential is refused by now. A look-up in memory."""
+    """Raises InvalidCredential or NotPermitted if the connection's credential is no longer valid. Mostly a look-up in memory."""
     with suppress(CannotCheckCredential):
         await authenticate(connection)
 

@@ -1,4 +1,4 @@
-"""Applies the limits to requests: each gets an Allowance at the door, and its answer says what is left."""
+"""Applies the limits to requests. Each request gets an Allowance, and its answer says what is left."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ from infrastructure.limits.limiter import Limiter
 
 
 class LimitsMiddleware:
-    """ASGI middleware, inside the door. It puts an Allowance into `request.state.allowance`, and ends it with the request.
+    """ASGI middleware, inside AccessMiddleware. It puts an Allowance into `request.state.allowance`, and ends it with the request.
 
-    RequestMiddleware adds the Allowance's headers to the answer. What needs no credential has no Allowance.
+    RequestMiddleware adds the Allowance's headers to the answer. A request that needs no credential has no Allowance.
     """
 
     def __init__(self, app: ASGIApp, limiter: Limiter) -> None:
@@ -57,7 +57,7 @@ def _counting_received(receive: Receive, allowance: Allowance) -> Receive:
 
 
 def body_size(scope: Scope) -> int | None:
-    """The size of the request's body, as its head says. None: it does not."""
+    """The size of the request's body that its `Content-Length` names. None without a valid one."""
     for name, value in scope["headers"]:
         if name == b"content-length" and value.isdigit():
             return int(value)
@@ -78,7 +78,7 @@ def allowance_of(connection: HTTPConnection) -> Allowance:
 
 
 def limits_check(limiter: Limiter) -> Mapping[str, Check]:
-    """The readiness check of a process that limits: it counts together with the other processes, not by itself."""
+    """The readiness check `limits`: whether the process counts together with the other processes. Empty if nothing is limited."""
 
     async def limits() -> bool:
         return limiter.is_shared

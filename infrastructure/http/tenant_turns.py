@@ -1,4 +1,4 @@
-"""A limited number of turns, of which no tenant can hold all."""
+"""A limited number of turns. No tenant can hold all of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ class _Tenant(Struct, eq=False):
 
 
 class TenantTurns:
-    """At most `total` turns at once, and at most `per_tenant` of one tenant. Those who wait get theirs in the order in which they came."""
+    """At most `total` turns at once, and at most `per_tenant` of one tenant. The requests of a tenant get turns in the order in which they came."""
 
     def __init__(self, total: int, per_tenant: int) -> None:
         self._turns = asyncio.Semaphore(total)
@@ -24,7 +24,7 @@ class TenantTurns:
 
     @asynccontextmanager
     async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """Waits for a turn, and holds it."""
+        """Waits for a turn, and holds it until the end of the `with` block."""
         own = self._tenants.setdefault(tenant, _Tenant(asyncio.Semaphore(self._per_tenant)))
         own.users += 1
         try:

@@ -1,18 +1,20 @@
 """What web pages may do with the store: which `Host` and which `Origin` are served, CORS, and the headers that protect an answer in a browser.
 
-Without a login (AUTH_MODE=none) whoever reaches the store may do everything, and so could every page that a user happens to open.
-Therefore without a login
+Without a login (AUTH_MODE=none), whoever can reach the store may do everything. Any web page in a user's browser could too, if requests were
+not checked. So without a login
 
-- the `Host` must be a loopback name or in ALLOWED_HOSTS. A page that gave its own name the store's address (DNS rebinding) sends its name
+- the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding: a page whose own name points to the store's address sends
+  its own name as the `Host`
 - the `Origin`, if there is one, must be the store's own or in CORS_ORIGINS
-- a browser that says `Sec-Fetch-Site` must say `same-origin`, or `none` for what a user typed. A link to a page of ours may come from anywhere
+- `Sec-Fetch-Site`, if the browser sends it, must be `same-origin`, or `none` (the user typed the address). Only a link to one of the store's
+  pages may be on any site
 
-With a login a page of another site has no credential: browsers send none by themselves, since the store uses no cookies. Then only the
-`Origin` of a WebSocket is checked, because browsers let any page read from a socket.
+With a login, a page of another site has no credential: the store uses no cookies, so browsers send no credential by themselves. Then only the
+`Origin` of a WebSocket is checked, because browsers let any page open a WebSocket to any site.
 
 `/health/*` is answered for any `Host`: load balancers send an address or a name of their own, and the answers hold no content.
 
-CORS: a page of an origin in CORS_ORIGINS may send any method and header, and read every answer and header, errors included. No other page may.
+CORS: a page of an origin in CORS_ORIGINS may send any method and header. It may read every answer and header, errors included. No other page may.
 """
 
 import re
@@ -33,7 +35,7 @@ RawHeaders = list[tuple[bytes, bytes]]
 _HEALTH: Final = ("/health/live", "/health/ready")
 _DOCS: Final = "/docs"
 _PAGES: Final = (_DOCS, "/console")
-"""What a user may open with a link on a page of another site: pages for people, which no other site can read or frame."""
+"""The pages that a user may open with a link on another site. They are pages for people. No other site can read them or put them in a frame."""
 
 _OWN_SITES: Final = (b"same-origin", b"none")
 _HEADER_NAMES: Final = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?: *, *[\w!#$%&'*+.^`|~-]+)*")
@@ -51,7 +53,7 @@ _DOCS_HEADERS: Final[Mapping[str, str]] = {
 _API_HEADERS: Final[Mapping[str, str]] = {
     **_DOCS_HEADERS,
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    # What is deleted must not stay in a browser's cache. `If-None-Match` works all the same.
+    # Deleted content must not stay in a browser's cache. `If-None-Match` still works.
     "cache-control": "no-store",
 }
 _EXPOSED: Final = ", ".join((*HEADERS, "WWW-Authenticate"))
@@ -62,7 +64,7 @@ HEADER_NAMES: Final = frozenset({*_API_HEADERS, "access-control-allow-origin", "
 
 
 class WebPages:
-    """The rules of one process. `allowed_hosts` and `cors_origins` are as the settings have them."""
+    """The rules of one process. `allowed_hosts` and `cors_origins` are the settings of these names."""
 
     def __init__(self, *, has_login: bool, allowed_hosts: Iterable[str] = (), cors_origins: Iterable[str] = ()) -> None:
         self._has_login = has_login
@@ -78,7 +80,7 @@ class WebPages:
         return cls(has_login=has_login, allowed_hosts=settings.allowed_hosts, cors_origins=settings.cors_origins)
 
     def check(self, scope: Scope) -> None:
-        """Raises ApiError (400 or 403) for a request, or a WebSocket, that is not served because of its `Host` or of the page that sends it."""
+        """Raises ApiError (400 or 403) if a request or a WebSocket is refused because of its `Host` or of the page that sends it."""
         if self._has_login and scope["type"] == "http":
             return
         headers: RawHeaders = scope["headers"]
@@ -96,21 +98,21 @@ class WebPages:
                 raise ApiError(403, message, code="origin_not_allowed", param="Sec-Fetch-Site")
 
     def preflight(self, scope: Scope) -> Response | None:
-        """The answer to a browser that asks what a page of another origin may send; None for any other request. `check` the request first."""
+        """The answer to a preflight: a browser asks what a page of another origin may send. None for any other request. Call `check` first."""
         if scope["type"] != "http" or scope["method"] != "OPTIONS" or self._cors_origin(scope["headers"]) is None:
             return None
         requested = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
         if b"access-control-request-method" not in requested:
             return None
         answer = {"access-control-allow-methods": allowed_methods("*"), "access-control-max-age": _PREFLIGHT_SECONDS}
-        # Any header may be sent, also those of clients that this store does not know.
+        # Any header may be sent, also headers of clients that this store does not know.
         names = requested.get(b"access-control-request-headers", b"")
         if _HEADER_NAMES.fullmatch(names):
             answer["access-control-allow-headers"] = names.decode()
         return Response(status_code=204, headers=answer)
 
     def answer_headers(self, scope: Scope) -> RawHeaders:
-        """What is added to the headers of the answer, whatever it is."""
+        """The headers that are added to every answer, errors included."""
         headers = self._docs_headers if scope["path"].startswith(_DOCS) else self._api_headers
         origin = self._cors_origin(scope["headers"])
         if origin is None:
@@ -139,14 +141,14 @@ class WebPages:
 
 
 def _is_own_origin(sent: bytes, hosts: list[str]) -> bool:
-    """Whether the page that sent the request is the store's own, such as `/docs`."""
+    """Whether the page that sent the request is one of the store's own, such as `/docs`."""
     origin = parse_origin(sent.decode("latin-1"))
     host = parse_host(hosts[0]) if len(hosts) == 1 else None
     return origin is not None and host is not None and origin.is_of(host)
 
 
 def _opens_page(scope: Scope) -> bool:
-    """Whether the user opens a page of ours in a tab or window, for example with a link."""
+    """Whether the user opens one of the store's pages in a tab or window, for example with a link."""
     if scope["type"] != "http" or scope["method"] not in ("GET", "HEAD") or scope["path"] not in _PAGES:
         return False
     headers = dict(scope["headers"])
