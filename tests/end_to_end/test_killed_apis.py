@@ -187,6 +187,7 @@ def assert_log_is_what_was_acknowledged(
         family=conversation_id,
         head=expected[-1][1] if expected else None,
         depth=len(expected),
+        items=len(expected),
     )
 
 
