@@ -1,8 +1,8 @@
-"""How `RATE_LIMITS` is written: what a tenant, a subject and an API key may do. `infrastructure/limits/` enforces it.
+"""The setting `RATE_LIMITS`: how much a tenant, a subject and an API key may do. `infrastructure/limits/` enforces it.
 
     {"tenant": {"requests": 6000, "replies": 20}, "subject": {"requests": 600}, "overrides": {"acme": {"requests": 60000}}}
 
-A limit that is absent or null does not exist. 0 allows nothing.
+Without a limit, or with null, the use is unlimited. 0 allows nothing.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 Holder = Literal["tenant", "subject", "key"]
-"""Whom a limit is for. A subject counts within its tenant."""
+"""Whose use a limit counts. Subjects of the same name in different tenants are counted apart."""
 
 HOLDERS: Final[tuple[Holder, ...]] = ("tenant", "subject", "key")
 
@@ -42,7 +42,7 @@ class Limits(BaseModel):
     tokens_a_month: Limit | None = None
 
     def with_changes(self, changes: "Limits") -> "Limits":
-        """These limits, with those that `changes` names replaced. A null there removes the limit."""
+        """These limits, with each limit that `changes` names replaced. A null in `changes` removes the limit."""
         return self.model_copy(update={name: getattr(changes, name) for name in changes.model_fields_set})
 
 
@@ -64,7 +64,7 @@ def _of_the_tenant(value: Any) -> Any:
 
 
 class RateLimits(HolderLimits):
-    """The whole setting. `overrides`: by tenant, what differs there."""
+    """The whole setting. `overrides`: by tenant, the limits that differ there."""
 
     overrides: Mapping[str, Annotated[HolderLimits, BeforeValidator(_of_the_tenant)]] = {}
 

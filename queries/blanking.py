@@ -1,6 +1,6 @@
-"""Deleted content in the audit trail: only the scope `audit` sees it. Others see which events there were, without what is deleted now.
+"""Deleted content in the audit trail. Only callers with the scope `audit` see it. Others see the same events with the deleted content blanked.
 
-A blanked field is null, and `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` says which fields hold content.
+A blanked field is null, and `blanked` names it. Versions, types, ids and hashes stay. `domain/content.py` lists the fields that hold content.
 """
 
 from collections.abc import Sequence
@@ -21,9 +21,11 @@ from queries.principal_log import PrincipalLog
 
 
 class Deleted(Struct, frozen=True):
-    """What is deleted now of what some events of one conversation hold.
+    """Which content of some events of one conversation is deleted now.
 
-    `conversation`: the whole conversation is. `ids`: items and responses. `summaries`: versions of their ContextCompacted events.
+    conversation  whether the whole conversation is
+    ids           the ids of deleted items and responses
+    summaries     withdrawn summaries: the versions of their ContextCompacted events
     """
 
     conversation: bool = False
@@ -31,7 +33,7 @@ class Deleted(Struct, frozen=True):
     summaries: frozenset[int] = frozenset()
 
     def has(self, part: Part, recorded: Recorded) -> bool:
-        """Whether this part of the event is deleted. For `items`: all of them."""
+        """Whether this part of the event is deleted. For `items`: whether all of them are, with their response."""
         if self.conversation:
             return True
         event: Any = recorded.event
@@ -52,7 +54,7 @@ NOTHING = Deleted()
 async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
 
-    Who may read the conversation may read them. The events of a deleted one are only for those with `audit` who own it, or are admins.
+    Whoever may read the conversation may read its events. If it is deleted, its owner and an admin may, and only with the scope `audit`.
     """
     head = await log.head(conversation_id)
     role = None if head is None else head.role(log.principal)
@@ -62,7 +64,7 @@ async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
 
 
 async def deleted_or_not(log: PrincipalLog, response_id: str) -> Recorded | None:
-    """The ReplyRequested of a response, deleted or not, for those with `audit`. None if there is none whose events the caller may read."""
+    """The ReplyRequested of a response, deleted or not. None if there is no such response, or the caller may not read the events of its conversation."""
     requested = await log.requested_ever(response_id)
     if requested is None:
         return None
@@ -74,7 +76,7 @@ async def deleted_or_not(log: PrincipalLog, response_id: str) -> Recorded | None
 
 
 async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
-    """What is deleted now of what these events hold. They are of one conversation, and at least one."""
+    """Which content of these events is deleted now. They must be of one conversation, and at least one."""
     conversation_id = events[0].conversation_id
     head = await log.head(conversation_id)
     if head is None or head.deleted:
@@ -90,12 +92,12 @@ async def deleted_in(log: PrincipalLog, events: Sequence[Recorded]) -> Deleted:
 
 
 def blanked_item_json(item: Item) -> bytes:
-    """A deleted item where earlier versions show it: without its content, which `blanked` says."""
+    """A deleted item, for a read of an earlier version that had it: without its content, and with `blanked: true`."""
     return msgspec.json.encode({**without_content(item), "blanked": True})
 
 
 def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[str]:
-    """Sets to null what is deleted in the fields of an event. Returns the names of what is null now."""
+    """Sets the deleted content in the fields of an event to null. Returns the names of the fields that it has set to null."""
     blanked: list[str] = []
     for name, part in CONTENT.get(type(recorded.event), {}).items():
         if data.get(name) in (None, "", [], {}):
@@ -113,7 +115,7 @@ def blank(data: dict[str, Any], recorded: Recorded, deleted: Deleted) -> list[st
 
 
 class _Holds(Struct):
-    """What some events hold: items, by id with what they are copies of; ids of responses; ContextCompacted events."""
+    """What some events hold. `items`: by id, the id of the original if the item is a copy. `responses`: ids. `summaries`: ContextCompacted events."""
 
     items: dict[str, str | None] = field(default_factory=dict)
     responses: set[str] = field(default_factory=set)

@@ -1,7 +1,7 @@
-"""Which items of an answer are deleted by now, where the view `items` does not say it: copies of items of other conversations.
+"""Which copies in an answer are deleted because their originals, in other conversations, are deleted. The view `items` does not know this.
 
-Only the log knows whether the other conversation still has the item, so an answer with copies needs one look-up, and may change although the
-conversation's version does not (`NO_STORE`).
+Only the log knows whether the other conversation still has the item. So an answer with copies needs one look-up. It may also change while the
+conversation's version stays the same (`NO_STORE`).
 """
 
 from collections.abc import Collection, Mapping
@@ -25,7 +25,7 @@ _id_decoder = msgspec.json.Decoder(_WithId)
 
 
 async def deleted_copies(context: QueryContext, read: Read, copies: Mapping[str, str]) -> frozenset[str]:
-    """Those of these copies whose originals are deleted. An answer that is not compared with the log shows them all."""
+    """The copies whose originals are deleted. If Postgres is unavailable and the read is not compared with the log: none, so all are shown."""
     try:
         return await deleted_items(context.dependencies.log, copies)
     except PostgresUnavailable:
@@ -40,7 +40,7 @@ def input_ids(document: Document) -> list[str]:
 
 
 async def deleted_input(context: QueryContext, read: Read, documents: Collection[Document]) -> frozenset[str]:
-    """The ids of the input items of these responses that are deleted by now. `read` is one of the view `items` too."""
+    """The ids of those input items of these responses that are deleted now. `read` must cover the view `items` too."""
     item_ids = [item_id for document in documents for item_id in input_ids(document)]
     retracted: list[Document] = []
     if item_ids:

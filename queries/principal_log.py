@@ -1,4 +1,8 @@
-"""The log as one request reads it: the conversations of the caller's tenant, and of these only the ones that the caller may see."""
+"""The log as one request reads it: only the conversations of the caller's tenant.
+
+Whether the caller may see a conversation is checked by `readable_head`, `existing_head` and `reply_requested`, and by nothing else here. A path
+may go through conversations that the caller may not see.
+"""
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
@@ -24,7 +28,7 @@ class PrincipalLog:
         self.tenant = principal.tenant
 
     def shared(self) -> "PrincipalLog":
-        """What an admin of the tenant reads: for reads that callers share. Whoever gets the result must be checked."""
+        """The log as an admin of the tenant reads it. It is for reads whose result several callers share. Check each caller that gets the result."""
         return PrincipalLog(self._access, Principal(self.tenant, "", frozenset({"admin"})))
 
     async def head(self, conversation_id: str) -> Head | None:
@@ -36,7 +40,7 @@ class PrincipalLog:
         return await self._look_up_version(lambda reader: reader.head_of_each(conversation_ids))
 
     async def readable_head(self, conversation_id: str) -> Head | None:
-        """The end of a conversation that the caller may read. None if it was never started, was deleted, or is not theirs to see."""
+        """The end of a conversation that the caller may read. None if it was never started, was deleted, or the caller may not see it."""
         return await self._look_up_version(lambda reader: reader.readable_head(conversation_id))
 
     async def existing_head(self, conversation_id: str) -> Head:
@@ -55,7 +59,7 @@ class PrincipalLog:
         until: int | None = None,
         max_bytes: int = MAX_PAGE_BYTES,
     ) -> list[Recorded]:
-        """At most `limit` events with `after` < version <= `until`, ascending; at least one, but at most about `max_bytes` of states."""
+        """At most `limit` events with `after` < version <= `until`, ascending. A page ends at about `max_bytes` of states, but has at least one event."""
         return await self._look_up(
             lambda reader: reader.conversation(
                 conversation_id, limit=limit, after=after, until=until, max_bytes=max_bytes
@@ -81,7 +85,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.deletions(conversation_ids, after=after))
 
     async def deleted_responses(self, conversation_id: str, response_ids: Sequence[str]) -> frozenset[str]:
-        """Those of these responses of the conversation that a client deleted."""
+        """Which of these responses of the conversation a client has deleted."""
         return await self._look_up(lambda reader: reader.deleted_responses(conversation_id, response_ids))
 
     async def settings_events(self, conversation_id: str, *, until: int) -> list[Recorded]:
@@ -93,7 +97,7 @@ class PrincipalLog:
         return await self._look_up(lambda reader: reader.conversation_of(response_id))
 
     async def reply_requested(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response. None if there is none, it or its conversation was deleted, or the caller may not see it."""
+        """The ReplyRequested of a response. None if there is no such response, if it or its conversation was deleted, or if the caller may not see it."""
 
         async def lookup(reader: PrincipalReader) -> Recorded | None:
             conversation_id = await reader.conversation_of(response_id)
@@ -107,7 +111,7 @@ class PrincipalLog:
         return await self._look_up(lookup)
 
     async def requested_ever(self, response_id: str) -> Recorded | None:
-        """The ReplyRequested of a response of the tenant, whatever became of it. Whether the caller may see it is not checked."""
+        """The ReplyRequested of a response of the tenant, even if it was deleted. It is not checked whether the caller may see it."""
         events = await self._look_up(lambda reader: reader.items_of_tenant([response_id], MAX_PAGE_BYTES))
         return events[0] if events else None
 

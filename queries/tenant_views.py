@@ -1,4 +1,4 @@
-"""The documents of one tenant in the views. No read can leave the tenant out: `_id`s are made from it, and every filter gets it."""
+"""Reads the documents of one tenant in the views. Every read has the tenant: in the `_id`s, or added to the filter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class TenantViews:
     async def aggregate(
         self, collection: str, selection: Selection, stages: Sequence[Document] = (), batch_size: int | None = None
     ) -> AsyncCommandCursor[Document]:
-        """What the stages of a pipeline make of the selected documents. `batch_size`: how many MongoDB sends at a time."""
+        """Runs the stages of a pipeline on the selected documents. `batch_size`: how many documents MongoDB sends at a time."""
         pipeline = [{"$match": self._filter(selection)}, *stages]
         options: dict[str, Any] = {} if batch_size is None else {"batchSize": batch_size}
         return await self._database[collection].aggregate(pipeline, **options)

@@ -1,4 +1,4 @@
-"""How far each view has come, and how far it is behind the log. `projections_status.py` serves it, and `health.py` checks it."""
+"""The position of each view, and how far it is behind the log. `projections_status.py` serves the reports, and `health.py` checks them."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -56,7 +56,7 @@ class ViewReport(Struct, frozen=True, kw_only=True):
 
 
 class ViewReports:
-    """Makes the reports. They say nothing of single conversations, unless the caller names those that may be shown."""
+    """Makes the reports. They name only those parked conversations that the caller passes in `shown`."""
 
     def __init__(self, log: LogAccess, consistency: Consistency) -> None:
         self._log = log
@@ -68,7 +68,7 @@ class ViewReports:
         return sorted({conversation for position in positions for conversation in position.parked_of(tenant)})
 
     async def read(self, shown: frozenset[str] = frozenset()) -> Sequence[ViewReport]:
-        """All views, with those of the parked conversations that are in `shown`. Raises PyMongoError."""
+        """A report of each view. It has the parked conversations that are in `shown`. Raises PyMongoError."""
         positions = {view: positions_of(await self._consistency.positions.read(), view) for view in ALL_VIEWS}
         reports = {view: _report(of_view, shown) for view, of_view in positions.items()}
         try:

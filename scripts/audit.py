@@ -1,7 +1,7 @@
 """Looks up every locked package in OSV, the public database of known vulnerabilities (https://osv.dev).
 
-Exits with status 1 if a package has a known vulnerability. Without a network, or if the database does not answer, it says so and exits with
-0: what cannot be looked up must not stop CI.
+Exits with status 1 if a package has a known vulnerability. If the database cannot be reached or does not answer, it says so and exits with 0:
+a failed look-up must not stop CI.
 """
 
 import argparse
@@ -26,13 +26,13 @@ class Vulnerability(Struct):
 
 
 class Result(Struct):
-    """Of one package."""
+    """The vulnerabilities of one package."""
 
     vulns: list[Vulnerability] = []
 
 
 class Results(Struct):
-    """In the order of the queries."""
+    """One result for each package, in the order of the queries."""
 
     results: list[Result]
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Allowance:
-    """`headers`: what the answer says of the limits, as of the last call. Call `end` when the request has ended."""
+    """`headers`: the headers of the answer that tell the limits, as they were at the last call. Call `end` when the request has ended."""
 
     def __init__(self, limiter: Limiter, principal: Principal) -> None:
         self._limiter = limiter
@@ -25,7 +25,7 @@ class Allowance:
 
     @property
     def counts_bytes(self) -> bool:
-        """Whether `request` and `bytes_passed` want to know sizes."""
+        """Whether `request` and `bytes_passed` need sizes."""
         return bool(self._account.bursts)
 
     async def request(self, size: int = 0) -> None:
@@ -47,13 +47,13 @@ class Allowance:
         self._describe()
 
     def bytes_passed(self, size: int) -> None:
-        """Counts bytes of the answer, or of a body whose size was not known before."""
+        """Counts bytes of the answer, or of a body without a `Content-Length`."""
         now = time.monotonic()
         for _, burst in self._account.bursts:
             burst.take_more(now, size)
 
     async def reply(self, *, background: bool = False) -> None:
-        """Lets the request ask a model. Raises OverLimit."""
+        """Call it before the request asks a model. Counts a reply until the end of the request. Raises OverLimit."""
         account = self._account
         try:
             await self._limiter.require_quota(account)
@@ -66,7 +66,7 @@ class Allowance:
             raise
 
     async def follow(self) -> None:
-        """Lets the request be answered with a stream of what happens, or be a WebSocket. Raises OverLimit."""
+        """Call it before the request is answered with a stream of events, or accepted as a WebSocket. Counts a follower until its end. Raises OverLimit."""
         try:
             await self._take("followers", self._account.followers)
         except OverLimit as refusal:
@@ -82,7 +82,7 @@ class Allowance:
         self._limiter.months.add(self._account.months, tokens)
 
     def end_with(self, task: "asyncio.Task[None]") -> None:
-        """What the request has taken is given back at the end of the task, not of the request."""
+        """What the request has taken is given back when the task ends, not when the request ends."""
         taken, self._taken = self._taken, []
         task.add_done_callback(lambda _: self._give_back(taken))
 

@@ -1,7 +1,7 @@
-"""What an answer says of the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
+"""The headers that tell the limits: `RateLimit` and `RateLimit-Policy` as in draft-ietf-httpapi-ratelimit-headers-11, and OpenAI's `x-ratelimit-*`.
 
-The draft has no unit for tokens. So its fields have requests in a minute, and another limit if that is why a request was refused.
-OpenAI's fields have the holder (tenant, subject or key) with the least left.
+The draft has no unit for tokens. So its headers name the limits of requests in a minute. If another limit refused the request, they name that
+limit too. OpenAI's headers are about the holder (tenant, subject or key) that has the least left.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ _FURTHER: Final = {
     "background": _AT_ONCE,
     "followers": _AT_ONCE,
 }
-"""The limits that are named only when they are why a request was refused."""
+"""The limits that are named only if they refused the request."""
 
 
 def headers_of(account: Account, now: float, *, is_shared: bool, refusal: OverLimit | None = None) -> Headers:

@@ -1,6 +1,6 @@
-"""Requests in a second, in this process alone: so that nobody keeps it busy with all the requests of a minute at once.
+"""Requests in a second, in this process alone. So nobody can send all the requests of a minute at once and keep the process busy.
 
-A large body or answer counts as several requests. What is used beyond the limit is carried over, at most MAX_DEBT_SECONDS.
+A large body or answer counts as several requests. Use beyond the limit delays later requests, by at most MAX_DEBT_SECONDS.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ MAX_DEBT_SECONDS: Final = 10
 
 
 class BurstCount:
-    """The requests of one tenant, subject or key. It refills evenly, up to what may be used in a second."""
+    """The requests that one tenant, subject or key has left. The count grows evenly, up to the limit of a second."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -18,7 +18,7 @@ class BurstCount:
         self._counted_at = 0.0
 
     def has(self, now: float) -> bool:
-        """Whether another request may come in."""
+        """Whether another request is allowed."""
         return self._left_at(now) > 0
 
     def take(self, now: float, size: int) -> None:
@@ -30,12 +30,12 @@ class BurstCount:
         self._take(now, size / BYTES_OF_A_REQUEST)
 
     def free_in(self, now: float) -> float:
-        """Seconds until another request may come in."""
+        """Seconds until another request is allowed."""
         left = self._left_at(now)
         return 0.0 if left > 0 else (1 - left) / self.limit if self.limit else 60.0
 
     def is_idle(self, now: float) -> bool:
-        """Whether this process need not remember it."""
+        """Whether the process may forget this count."""
         return self._left_at(now) == self.limit
 
     def _take(self, now: float, requests: float) -> None:

@@ -1,7 +1,7 @@
-"""Replies, background replies and followers: how many there may be at once. Each takes a place, and gives it back at its end.
+"""Replies, background replies and followers: how many there may be at once. Each takes a place, and gives it back when it ends.
 
-A place is asked for when it is needed, since none may be taken that is not used. Redis counts each process's places for a few seconds; the process
-says again and again how many it uses. So the places of a process that died are free soon.
+A process asks Redis for a place only when it needs one, because an unused place would be missing elsewhere. It tells Redis every second how
+many places it uses. Redis forgets a number that was not repeated for a few seconds, so the places of a process that died become free.
 """
 
 from collections.abc import Sequence
@@ -11,10 +11,10 @@ from infrastructure.limits.shared_counts import Script
 
 SAY_AGAIN_SECONDS: Final = 1.0
 NONE_SECONDS: Final = 0.2
-"""When no place is free, Redis is asked again after this long."""
+"""How long a process waits before it asks Redis again, if no place was free."""
 
 RETRY_SECONDS: Final = 1.0
-"""When a client should try again. Nobody knows when a place will be free."""
+"""How long a client should wait before it tries again. When a place will be free is not known."""
 
 
 class ConcurrentCount:
@@ -28,7 +28,7 @@ class ConcurrentCount:
         self.waiting = 0
         self._used = 0
         self._allowed = 0
-        """How many Redis lets this process use. Sometimes more than it uses, for an instant."""
+        """How many places Redis lets this process use. For a short time this can be more than it uses."""
         self._requested = 0
         self._none_until = 0.0
         self._said_at = 0.0
@@ -48,7 +48,7 @@ class ConcurrentCount:
         self._used -= 1
 
     def free_in(self, _: float, *, is_shared: bool) -> float:  # noqa: ARG002 - as the other counts have it
-        """When to try again."""
+        """Seconds after which a client should try again."""
         return RETRY_SECONDS
 
     def question(self, now: float) -> Sequence[int]:
@@ -61,7 +61,7 @@ class ConcurrentCount:
         self._none_until = now + NONE_SECONDS if self._allowed < self._requested else 0.0
 
     def failed(self) -> None:
-        """This process decides by itself."""
+        """From now on, this process decides by itself."""
         self._allowed = 0
 
     def tick(self, now: float) -> bool:
@@ -71,5 +71,5 @@ class ConcurrentCount:
         return self._used > 0 or self._allowed > 0
 
     def is_idle(self, _: float) -> bool:
-        """Whether this process need not remember it."""
+        """Whether the process may forget this count."""
         return not (self._used or self._allowed or self.waiting)

@@ -25,7 +25,7 @@ from infrastructure.stores import redis
 from infrastructure.stores.postgres import make_pool
 
 FORGET_SECONDS: Final = 60.0
-"""How often what nobody uses any more is forgotten."""
+"""How often the counts that are no longer used are forgotten."""
 
 AnyCount = RequestCount | TokenCount | ConcurrentCount
 C = TypeVar("C", bound=AnyCount)
@@ -33,10 +33,10 @@ Counts = Sequence[tuple[Holder, C]]
 
 
 class Account(Struct, frozen=True):
-    """What the requests of one principal count against. `quotas`: (whose, the count, the quota)."""
+    """The counts that the requests of one principal change. `quotas`: (the holder, the count, the quota)."""
 
     months: Sequence[MonthKey]
-    """What its tokens are added to, with or without a quota."""
+    """The counts that its tokens are added to, with or without a quota."""
     requests: Counts[RequestCount] = ()
     bursts: Sequence[tuple[Holder, BurstCount]] = ()
     tokens: Counts[TokenCount] = ()
@@ -51,12 +51,15 @@ class Account(Struct, frozen=True):
         return [count for group in groups for _, count in group]
 
     def is_idle(self, now: float) -> bool:
-        """Whether this process need not remember it."""
+        """Whether the process may forget this account."""
         return all(count.is_idle(now) for count in (*self.counts, *(burst for _, burst in self.bursts)))
 
 
 class Limiter:
-    """All counts of a process. It counts by itself unless it is `opened`. `counts_tokens`: whether the process asks models, so that tokens of a month are to be counted."""
+    """All counts of a process. Until it is `opened`, the process counts by itself.
+
+    `counts_tokens`: whether the process counts the tokens of a month. A process that asks models must.
+    """
 
     def __init__(self, settings: Settings, metrics: Metrics, *, counts_tokens: bool = False) -> None:
         self._settings = settings
@@ -74,7 +77,7 @@ class Limiter:
 
     @property
     def remembered(self) -> int:
-        """How many principals it remembers."""
+        """The number of principals that it remembers."""
         return len(self._accounts)
 
     @property
@@ -84,7 +87,7 @@ class Limiter:
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Counts together with the other processes. Postgres and Redis need not be up."""
+        """Counts together with the other processes until the end of the `with` block. Postgres and Redis need not be up."""
         async with AsyncExitStack() as stack:
             if self._counts_tokens:
                 pool = make_pool(self._settings.postgres_url, max_size=1, read_only=False)
@@ -110,7 +113,7 @@ class Limiter:
         return account
 
     async def require(self, name: LimitName, counts: Counts[C]) -> None:
-        """Returns when each of the counts has something left; the caller takes it before it awaits anything. Raises OverLimit."""
+        """Waits until it is known that each of the counts has something left. The caller must take it before it awaits anything. Raises OverLimit."""
         used_up = await self._shared.used_up([count for _, count in counts])
         if used_up:
             now, is_shared = time.monotonic(), self.is_shared
@@ -119,7 +122,7 @@ class Limiter:
             raise self._refusal(name, holder, last.limit, last.free_in(now, is_shared=is_shared))
 
     def require_burst(self, account: Account) -> None:
-        """Raises OverLimit if too much came in within this second."""
+        """Raises OverLimit if the requests of a second are used up."""
         now = time.monotonic()
         for holder, burst in account.bursts:
             if not burst.has(now):
@@ -132,7 +135,7 @@ class Limiter:
                 raise self._refusal("tokens_a_month", holder, quota, seconds_left_of_month())
 
     def want(self, count: AnyCount) -> None:
-        """Tells Redis soon what has changed in this count."""
+        """The next question to Redis includes this count. Does not wait."""
         if self._ticking is not None:
             self._shared.want(count)
 
@@ -188,7 +191,7 @@ class Limiter:
                 self.forget_idle(now)
 
     def forget_idle(self, now: float) -> None:
-        """Forgets everybody who has used nothing lately. `now`: as `time.monotonic` has it."""
+        """Forgets the accounts and counts that were not used lately. `now`: the time by `time.monotonic`."""
         self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle(now)}
         bursts = {id(burst) for account in self._accounts.values() for _, burst in account.bursts}
         self._bursts = {key: burst for key, burst in self._bursts.items() if id(burst) in bursts}
@@ -197,7 +200,7 @@ class Limiter:
 
 
 def _months(principal: Principal) -> list[tuple[Holder, MonthKey]]:
-    """Whom a principal's requests count for: its tenant, its subject, and its key if it has one."""
+    """The holders that a principal's requests count for: its tenant, its subject, and its key if it has one."""
     names: dict[Holder, str | None] = {"tenant": "", "subject": principal.subject, "key": principal.key_id}
     return [
         (holder, MonthKey(principal.tenant, holder, name)) for holder in HOLDERS if (name := names[holder]) is not None

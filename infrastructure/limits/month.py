@@ -1,7 +1,7 @@
-"""Tokens in a calendar month (UTC), in the table `token_usage`. They are counted whether or not there is a quota, so that a new one knows what was used before.
+"""Tokens in a calendar month (UTC), in the table `token_usage`. They are counted even without a quota, so that a new quota includes earlier use.
 
-A count is written as soon as a reply has ended. What waits to be written when a process dies is lost: usually nothing, else the replies of the last
-milliseconds. If Postgres does not say whether it has written a count, the count is written again.
+A count is written as soon as a reply has ended. If a process dies, the counts that wait to be written are lost: usually none, or those of the
+last milliseconds. If Postgres does not answer whether it has written a count, the count is written again, and may then be counted twice.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ from infrastructure.stores.postgres import Pool
 log = structlog.get_logger(__name__)
 
 REFRESH_SECONDS: Final = 2.0
-"""How often the counts are read that requests ask for. So long may a process not know what the others have used."""
+"""How often the counts that requests ask for are read again. For this long, a process may not know what other processes have counted."""
 
 WANTED_SECONDS: Final = 30.0
-"""For how long after the last request a count is still read."""
+"""How long after the last request for it a count is still read."""
 
 CLOSE_SECONDS: Final = 5.0
 
@@ -48,7 +48,7 @@ _READ: LiteralString = f"""
 
 
 class MonthKey(Struct, frozen=True, order=True):
-    """`name`: of the subject or the key; empty for the tenant."""
+    """Names one count. `name`: that of the subject or the key; empty for the tenant."""
 
     tenant: str
     holder: Holder
@@ -65,7 +65,7 @@ class MonthlyTokens:
         self._sent = Counter[MonthKey]()
         """Tokens that are being written."""
         self._written: dict[MonthKey, int] = {}
-        """What the table had last."""
+        """The counts in the table, as they were last read or written."""
         self._wanted: dict[MonthKey, float] = {}
         """When a request last asked for each count."""
         self._wake = asyncio.Event()
@@ -77,12 +77,12 @@ class MonthlyTokens:
         self._task = asyncio.create_task(self._run())
 
     async def close(self) -> None:
-        """Writes what waits, if Postgres answers in CLOSE_SECONDS."""
+        """Writes the counts that wait, if Postgres answers within CLOSE_SECONDS."""
         if self._task is None:
             return
         self._is_closing = True
         self._wake.set()
-        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)  # a write is not cut off: it would be written again
+        await asyncio.wait({self._task}, timeout=CLOSE_SECONDS)  # a write that were cut off would be written again
         self._task.cancel()
         if self._pending:
             log.warning("tokens_not_counted", counts=len(self._pending))
@@ -96,7 +96,7 @@ class MonthlyTokens:
         self._wake.set()
 
     async def used(self, key: MonthKey) -> int:
-        """The tokens of this month. Those of other processes as they were at most REFRESH_SECONDS ago; 0 if Postgres has not answered yet."""
+        """The tokens of this month. The counts of other processes may be REFRESH_SECONDS old, or missing if Postgres has not answered yet."""
         self._wanted[key] = time.monotonic()
         if key not in self._written and self._pool is not None:
             try:
@@ -118,7 +118,7 @@ class MonthlyTokens:
                 await self._write()
                 if not self._is_closing:
                     await self._refresh()
-            except Exception as error:  # noqa: BLE001 - if this task ended, no quota would be kept any more
+            except Exception as error:  # noqa: BLE001 - if this task ended, no quota would be enforced any more
                 log.warning("tokens_not_counted_yet", error_type=type(error).__name__)
                 await asyncio.sleep(REFRESH_SECONDS)
 
@@ -127,7 +127,7 @@ class MonthlyTokens:
             return
         self._sent, self._pending = self._pending, Counter()
         try:
-            # Sorted: two processes that lock the same rows in another order would wait for each other.
+            # Sorted, so that two processes lock the same rows in the same order and do not deadlock.
             keys = sorted(self._sent)
             self._written |= await self._execute(_ADD, keys, [self._sent[key] for key in keys])
         except BaseException:
@@ -147,7 +147,7 @@ class MonthlyTokens:
         self._written |= await self._execute(_READ, keys)
 
     async def _execute(self, statement: LiteralString, keys: Sequence[MonthKey], *more: Any) -> dict[MonthKey, int]:
-        """Runs a statement on these counts. Returns the counts that it returns."""
+        """Runs a statement on these counts. Returns the counts in its answer."""
         assert self._pool is not None
         names = ([key.tenant for key in keys], [key.holder for key in keys], [key.name for key in keys])
         async with self._pool.connection() as connection:
@@ -156,7 +156,7 @@ class MonthlyTokens:
 
 
 def seconds_left_of_month() -> float:
-    """Until the next calendar month, UTC, by this process's clock."""
+    """Seconds until the next calendar month (UTC), by this process's clock."""
     now = datetime.now(UTC)
     first = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     return ((first + timedelta(days=32)).replace(day=1) - now).total_seconds()

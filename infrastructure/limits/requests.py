@@ -1,4 +1,4 @@
-"""Requests in any minute. A process takes them from Redis in portions, ahead of need, and hands them out by itself."""
+"""Requests in any minute. A process takes a portion of them from Redis before it needs them, and then allows those without asking."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,16 +7,16 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import WINDOW_SECONDS, Window
 
 PORTIONS: Final = 100
-"""A portion is at most this part of the limit. With a limit below this, each request is asked for."""
+"""A portion is at most the limit divided by this. If the limit is below this, Redis is asked for each request."""
 
 UNUSED_SECONDS: Final = 5.0
-"""After this long, a process gives back what it has not used of its portion."""
+"""After this long, a process gives back the unused part of its portion."""
 
 USED_UP_SECONDS: Final = (1.0, 4.0)
-"""A portion that is used up sooner than the first is doubled the next time, one that lasts longer than the second is halved."""
+"""If a portion is used up in less than the first, the next portion is twice as large. If it lasts longer than the second, the next is half as large."""
 
 NONE_SECONDS: Final = 0.5
-"""When nothing is left, Redis is asked again after this long. In between, requests are refused without asking."""
+"""How long a process waits before it asks Redis again, if nothing was left. Meanwhile it refuses requests without asking."""
 
 
 class RequestCount:
@@ -36,7 +36,7 @@ class RequestCount:
         """When the portion was taken: a second of Redis's clock."""
         self._portion_since = 0.0
         self._owed = 0
-        """Requests that were let in without a portion, and are not counted in Redis yet."""
+        """Requests that were allowed without a portion, and are not counted in Redis yet."""
         self._left: int | None = None
         self._none_until = 0.0
         self._free_at = 0.0
@@ -44,7 +44,7 @@ class RequestCount:
         self._is_closing = False
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
-        """Whether another request may come in. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
+        """Whether another request is allowed. None: Redis must be asked. With `is_shared=False`, this process decides by itself."""
         if self._portion > 0:
             return True
         if now < self._none_until:
@@ -61,13 +61,13 @@ class RequestCount:
         return self.limit >= PORTIONS and self._portion <= self._portion_size // 2 and now >= self._none_until
 
     def left(self, now: float, *, is_shared: bool) -> int:
-        """How many more may come in, as far as this process knows."""
+        """How many more are allowed, as far as this process knows."""
         if is_shared and self._left is not None:
             return max(0, self._left + self._portion)
         return max(0, self._own.left(now))
 
     def free_in(self, now: float, *, is_shared: bool) -> float:
-        """Seconds until another may come in, as far as this process knows."""
+        """Seconds until another is allowed, as far as this process knows."""
         return max(0.0, self._free_at - now) if is_shared and self._free_at else self._own.free_in(now)
 
     def question(self, now: float) -> Sequence[int]:
@@ -83,8 +83,8 @@ class RequestCount:
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
         taken, self._left, second, free_in = answer
-        paid = min(taken, self._owed)  # also those that were let in while this question was under way
-        # What Redis had no room for was let in nevertheless: it is not counted.
+        paid = min(taken, self._owed)  # also those that were allowed since Redis was asked
+        # Redis had no room for the others. They were allowed already, and are never counted.
         self._owed -= max(paid, self._requested_for_owed)
         if taken > paid:
             self._portion += taken - paid
@@ -94,7 +94,7 @@ class RequestCount:
             self._none_until = now + NONE_SECONDS
 
     def failed(self) -> None:
-        """What was asked for is asked for again. What was given back is lost: it counts as used for a minute."""
+        """The next question asks again. Requests that were given back are lost: Redis counts them as used for a minute."""
 
     def tick(self, now: float) -> bool:
         return self._owed > 0 or self._is_unused(now)
@@ -104,7 +104,7 @@ class RequestCount:
         return self._portion > 0 or self._owed > 0
 
     def is_idle(self, now: float) -> bool:
-        """Whether this process need not remember it."""
+        """Whether the process may forget this count."""
         return not (self._portion or self.waiting) and self._own.left(now) == self.limit
 
     def _is_unused(self, now: float) -> bool:

@@ -1,6 +1,6 @@
-"""Asks Redis what all processes count together. One task asks, for all counts at once: a request at most waits for the answer that comes next.
+"""Asks Redis for the counts of all processes together. One task asks for all counts at once. Requests wait for its next answer.
 
-Redis trouble never fails a request. It may delay some by WAIT_SECONDS; from then on nobody waits, until Redis answers quickly again.
+If Redis fails or is slow, no request fails. Some wait for WAIT_SECONDS. After that no request waits, until Redis answers quickly again.
 """
 
 import asyncio
@@ -21,22 +21,22 @@ WAIT_SECONDS: Final = 0.1
 """How long a request waits for Redis."""
 
 LATE_SECONDS: Final = 0.01
-"""If this process itself is late by more than this, a wait says nothing about Redis. So the request waits once more."""
+"""If a wait takes longer than planned by more than this, this process was busy, not Redis slow. Then the request waits once more."""
 
 ANSWER_SECONDS: Final = 0.5
 """After this long without an answer, Redis counts as unavailable."""
 
 TICK_SECONDS: Final = 0.5
-"""How often the counts are asked what they have to say, and how long nobody asks after Redis failed."""
+"""How often `tick` of each count is called, and how long the task waits after Redis failed."""
 
 LEASE_SECONDS: Final = 5.0
-"""How long the places of a process that died stay taken."""
+"""How long after a process died its places stay taken."""
 
 MAX_QUESTIONS: Final = 3
-"""How often a request asks Redis at most: other requests may take what the first answer brought."""
+"""How often a request asks Redis at most. It may have to ask again, because other requests can take what the first answer gave."""
 
 MAX_BATCH: Final = 200
-"""How many counts one call may have: Redis does nothing else meanwhile."""
+"""How many counts one call may have. Redis serves nobody else during a call."""
 
 Script = Literal["window.lua", "concurrent.lua"]
 
@@ -53,16 +53,16 @@ class Count(Protocol):
         """Whether something is left. None: Redis must be asked. With `is_shared=False` the process decides by itself."""
 
     def question(self, now: float) -> Sequence[int]:
-        """The arguments of its script for this count. What it says is under way until `answered` or `failed` is called."""
+        """The arguments of the script for this count. After it, either `answered` or `failed` is called."""
 
     def answered(self, now: float, answer: Sequence[int]) -> None:
-        """Takes the numbers that the script returned for this count."""
+        """Redis answered. `answer`: the numbers that the script returned for this count."""
 
     def failed(self) -> None:
         """Redis did not answer."""
 
     def tick(self, now: float) -> bool:
-        """Whether it has something to say or to ask, though no request waits for it."""
+        """Whether Redis should be asked for this count now, although no request waits for it."""
 
     def close(self) -> bool:
         """The process ends: from now on it only gives back. Returns whether it has something to say."""
@@ -87,7 +87,7 @@ def _lua(name: Script) -> str:
 
 
 class SharedCounts:
-    """The counts that this process shares with others. Without `redis` it shares none. `open` starts its task."""
+    """The counts that this process shares with others. Until `open` is called, it shares none."""
 
     def __init__(
         self, process_id: UUID, *, wait_seconds: float = WAIT_SECONDS, answer_seconds: float = ANSWER_SECONDS
@@ -99,22 +99,22 @@ class SharedCounts:
         self._wanted: dict[str, Count] = {}
         self._wake = asyncio.Event()
         self._next: asyncio.Future[None] | None = None
-        """Done when the counts that are wanted now have been answered, or Redis has failed."""
+        """Done when Redis has answered for the counts in `_wanted`, or has failed."""
         self._task: asyncio.Task[None] | None = None
         self._answers_quickly = False
         self.is_available = False
-        """Whether Redis answered last time."""
+        """Whether Redis answered the last time it was asked."""
 
     async def open(self, redis: Redis) -> None:
-        """Connects, which may take ANSWER_SECONDS. If that fails, it tries again and again."""
+        """Connects. This takes at most about ANSWER_SECONDS; if it fails, the task tries again until Redis answers."""
         self._redis = redis
         await self._ask()
         if self.is_available:
-            await self._ask()  # how quickly it answers once it is connected
+            await self._ask()  # measures how quickly Redis answers, now without the time to connect
         self._task = asyncio.create_task(self._run())
 
     async def close(self, counts: Iterable[Count]) -> None:
-        """Tells Redis what `counts` still have to say, if Redis answers."""
+        """Sends `counts` to Redis once more, if Redis is available."""
         if self._task is None:
             return
         self._task.cancel()
@@ -124,12 +124,12 @@ class SharedCounts:
             await self._ask()
 
     def want(self, count: Count) -> None:
-        """Asks for this count soon. Nobody waits."""
+        """The next question includes this count. Does not wait."""
         self._wanted[count.key] = count
         self._wake.set()
 
     async def used_up(self, counts: Sequence[C]) -> list[C]:
-        """Those of the counts that have nothing left. What the others have is to be taken before anything else is awaited."""
+        """The counts that have nothing left. If there are none, the caller must take what it needs before it awaits anything."""
         for _ in range(MAX_QUESTIONS):
             now = time.monotonic()
             unknown = [count for count in counts if count.has(now, is_shared=self.is_available) is None]
@@ -143,7 +143,7 @@ class SharedCounts:
         return bool(count.has(now, is_shared=False) if has is None else has)
 
     async def _answer_for(self, counts: Sequence[Count]) -> bool:
-        """Asks for these counts, and waits for the answer. False if there was none: then this process decides by itself."""
+        """Asks for these counts, and waits for the answer. False if none came in time: then this process decides by itself."""
         if not (self.is_available and self._answers_quickly):
             return False
         if self._next is None:
@@ -173,7 +173,7 @@ class SharedCounts:
                 await asyncio.sleep(TICK_SECONDS)
 
     async def _ask(self) -> None:
-        """Asks for all counts that are wanted; if there are none, whether Redis answers. Never raises."""
+        """Asks for all counts in `_wanted`. If there are none, finds out whether Redis answers. Never raises."""
         self._wake.clear()
         wanted, self._wanted = list(self._wanted.values()), {}
         waiting, self._next = self._next, None

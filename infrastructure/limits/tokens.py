@@ -1,6 +1,6 @@
-"""Tokens in any minute. They are counted when a reply has ended: until then nobody knows how many it takes.
+"""Tokens in any minute. They are counted when a reply has ended, because only then it is known how many it took.
 
-So a request for a reply is let in while anything is left. What is used beyond the limit is carried over into the next minutes.
+So a request for a reply is allowed while anything is left. If its tokens exceed the limit, they count for longer than a minute.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from infrastructure.limits.shared_counts import Script
 from infrastructure.limits.window import MAX_AHEAD_SECONDS, Window
 
 KNOWN_SECONDS: Final = 1.0
-"""For how long a process relies on what Redis said last."""
+"""How long a process relies on the last answer of Redis."""
 
 
 class TokenCount:
@@ -27,7 +27,7 @@ class TokenCount:
         self._free_at = 0.0
         self._known_at = 0.0
         self._pending = self._sent = 0
-        """Tokens that Redis does not count yet, and those of them that are under way."""
+        """Tokens that Redis has not counted yet, and those of them that the current question sends."""
 
     def has(self, now: float, *, is_shared: bool) -> bool | None:
         """Whether anything is left. None: Redis must be asked."""
@@ -69,5 +69,5 @@ class TokenCount:
         return self._pending > 0
 
     def is_idle(self, now: float) -> bool:
-        """Whether this process need not remember it."""
+        """Whether the process may forget this count."""
         return not (self._pending or self.waiting) and self._own.left(now) == self.limit

@@ -1,4 +1,4 @@
-"""How much one tenant is delayed while another one does its worst, with the recommended limits on.
+"""How much a quiet tenant is delayed while another tenant sends the heaviest load that it can, with the recommended limits on.
 
 The quiet tenant appends, reads back what it appended, and lists its conversations. Each read must show the append before it.
 """
@@ -25,7 +25,7 @@ from scripts.http_connection import Connection
 
 ALONE = "the same while nobody else uses the store"
 USERS = 6
-"""The users of each tenant. Each of the quiet tenant's stays below its own limits."""
+"""The users of each tenant. Each user of the quiet tenant stays below its own limits."""
 
 
 class Neighbour(Benchmark):
@@ -90,7 +90,7 @@ def _send(quiet: Quiet) -> dict[str, float]:
 
 @contextmanager
 def _worst(worst: Worst) -> Iterator[None]:
-    """Runs the other client. Its load is on when this yields."""
+    """Runs the client of the other tenant. Its load is running when this yields."""
     with subprocess.Popen(  # noqa: S603 - our own command
         _command("worst_client"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment()
     ) as process:

@@ -18,7 +18,10 @@ from scripts.http_connection import Connection
 
 KINDS = ("append", "page of items", "list of conversations")
 RATE = 12.0
-"""Rounds a second of all users together. A round has one request of each kind. The time of a request counts from the moment its round, or the request before it, was due."""
+"""Rounds a second, of all users together. A round has one request of each kind, in the order of KINDS.
+
+The time of an append counts from the moment when its round was due. The time of another request counts from the answer to the request before it.
+"""
 
 
 class Quiet(Struct, frozen=True, kw_only=True):

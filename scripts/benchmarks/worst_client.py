@@ -1,6 +1,6 @@
-"""Sends what a tenant can do to a store at its worst, until SIGTERM. Reads a Worst from stdin, and prints `ready` when the load is on.
+"""Sends the heaviest load that a tenant can, until SIGTERM. Reads a Worst from stdin, and prints `ready` when the load is running.
 
-Most of its requests are refused by the limits, and it sends the next ones all the same.
+The limits refuse most of its requests. It does not slow down.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from scripts.benchmarks.requests import APPEND
 from scripts.http_connection import Connection
 
 RATE = 150.0
-"""Requests a second, followers and replies not counted: three times what the recommended limits let a tenant send."""
+"""Requests a second, without followers and replies: three times the tenant's recommended limit of requests in a minute."""
 
 SENDERS = 48
 FOLLOWERS = 2_000
@@ -28,7 +28,7 @@ REPLIES = 500
 LARGE_ITEMS = 100
 FOLLOWING_SECONDS = 2.0
 MEGABYTE = "".join(map(chr, random.choices(range(0x1F300, 0x1F600), k=250_000)))  # noqa: S311
-"""It does not compress well."""
+"""A text that does not compress well."""
 
 LARGE_ITEM = msgspec.json.encode({"items": [{"type": "message", "role": "user", "content": MEGABYTE}]})
 LARGE_INSTRUCTIONS = msgspec.json.encode({"instructions": MEGABYTE})
@@ -71,7 +71,7 @@ async def run(worst: Worst) -> None:
     for _ in range(LARGE_ITEMS):
         await users[0].send("POST", f"{large}/items", LARGE_ITEM)
     await users[1].send("POST", f"{ended}/end", b"{}")
-    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views show all of it
+    while await users[0].send("GET", f"{large}/items?limit=1") is None:  # noqa: ASYNC110 - until the views have all of it
         await asyncio.sleep(1)
     holding = [asyncio.create_task(_follow(worst.base_urls, other)), asyncio.create_task(_ask(users))]
     await asyncio.sleep(FOLLOWING_SECONDS)
