@@ -102,11 +102,17 @@ class _Client(Struct):
     finished: bool = False
 
     def see(self, head: Head | None) -> None:
-        """Notes the conversation's end. Raises ConversationNotFound if the log has lost it, or the client may no longer read it."""
-        if head is None or head.role(self.log.principal) is None:
+        """Notes the conversation's end; None: the log has lost the conversation, and the stream ends.
+
+        Raises ConversationNotFound if the client may no longer read it.
+        """
+        if head is None:
+            self.finished = True
+        elif head.role(self.log.principal) is None:
             raise ConversationNotFound(self.conversation_id)
-        self.end = head
-        self.looked_up_at = time.monotonic()
+        else:
+            self.end = head
+            self.looked_up_at = time.monotonic()
 
     def is_due(self, seconds: float) -> bool:
         """Whether the conversation's end was looked up more than `seconds` ago."""
@@ -207,7 +213,8 @@ class EventStreams:
         else:
             if client.position.after > client.end.version or client.is_due(self._look_up_seconds):
                 client.see(await client.log.head(client.conversation_id))
-            if client.end.incarnation == client.sent.incarnation and client.position.after < client.end.version:
+            is_readable = client.end.incarnation == client.sent.incarnation and not client.finished
+            if is_readable and client.position.after < client.end.version:
                 return await self._next_slice(client)
         return b""
 

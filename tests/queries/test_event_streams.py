@@ -152,6 +152,24 @@ async def test_a_stream_ends_when_the_log_has_lost_events_that_it_sent(settings:
     assert (resumed.status_code, resumed.json()["error"]["param"]) == (400, "Last-Event-ID")
 
 
+async def test_a_stream_ends_without_an_event_when_the_log_has_lost_its_conversation(
+    settings: Settings, write: Writer
+) -> None:
+    conversation_id = await write.start("lost")
+    path = f"{path_of(conversation_id)}/events"
+    async with (
+        served(settings) as url,
+        httpx.AsyncClient(base_url=url, timeout=10) as client,
+        client.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer,
+        asyncio.timeout(5),
+    ):
+        lines = answer.aiter_lines()
+        assert await ids_until(lines, 2) == [1, 2]
+        with psycopg.connect(settings.postgres_url, autocommit=True) as connection:
+            connection.execute("DELETE FROM events WHERE originator_id = %s", (uuid_of(conversation_id),))
+        assert [line async for line in lines if line] == []
+
+
 async def test_a_stream_goes_on_after_rows_of_another_conversation_were_removed(
     settings: Settings, write: Writer
 ) -> None:
