@@ -1,4 +1,4 @@
-"""Who may see what, as a model in memory: conversations with owners, shares and items, and which items are deleted by now."""
+"""A model in memory of who may see what: conversations with owners, shares and items, and which items are deleted."""
 
 from collections.abc import Iterator
 
@@ -27,12 +27,12 @@ class ModelResponse(Struct, eq=False):
     id: str
     conversation: "ModelConversation"
     items: list[ModelItem]
-    """Those that it added to its conversation."""
+    """The items that it added to its conversation."""
     deleted: bool = False
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
-    """`origin`: what it is a fork of, down to `fork_depth`. `shares`: the role of each subject; None: of everyone."""
+    """`origin`: the conversation that it was forked from, at `fork_depth`. `shares`: the role of each subject; the key None stands for everyone."""
 
     id: str
     owner: Principal
@@ -46,7 +46,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
     deleted: bool = False
 
     def role(self, principal: Principal) -> str | None:
-        """None if the principal may not see it, or it is deleted."""
+        """The principal's role. None if the principal may not see the conversation, or it is deleted."""
         if self.deleted or principal.tenant != self.owner.tenant:
             return None
         if principal.may("admin") or principal.subject == self.owner.subject:
@@ -66,7 +66,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return item
 
     def delete_response(self, response: ModelResponse) -> None:
-        """A conversation that a client did not make loses the items, or goes with its last response."""
+        """An unlisted conversation loses the items of the response. If nothing else is left in it, it is deleted."""
         response.deleted = True
         if self.listed:
             return
@@ -84,7 +84,7 @@ class AccessModel(Struct):
         return (conversation for conversation in self.conversations if conversation.role(principal) is not None)
 
     def words_of(self, principal: Principal) -> set[str]:
-        """All that the principal may be shown."""
+        """All words that the principal may be shown."""
         return {
             word
             for conversation in self.visible_to(principal)

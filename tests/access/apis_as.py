@@ -101,7 +101,7 @@ async def open_apis(settings: Settings, *, query_settings: Settings | None = Non
 
 @asynccontextmanager
 async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
-    """The projector runs inside the block."""
+    """The projector runs until the end of the `with` block."""
     stop = asyncio.Event()
     running = asyncio.create_task(projector.run(stop))
     try:
@@ -112,7 +112,7 @@ async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
 
 
 def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
-    """Status, body and headers of an answer, without these ids and without what differs between any two answers."""
+    """Status, body and headers of an answer, without these ids and without the headers that differ in every answer."""
     text = answer.text
     for one in ids:
         text = text.replace(one, "<id>")

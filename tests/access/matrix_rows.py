@@ -1,4 +1,4 @@
-"""What each route answers to whom: a row for each route of the two apps. The test fails for a route that has no row."""
+"""The status that each route answers to each sender: one or more rows for each route of the two apps. The test fails for a route without a row."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """`statuses`: of the answers to SENDERS, in that order. `body` and `query` may name ids of the target, as the path does: `{conversation_id}`."""
+    """`statuses`: the statuses of the answers to SENDERS, in that order. `body` and `query` may name ids of the target, as the path does: `{conversation_id}`."""
 
     statuses: tuple[int, int, int, int, int, int]
     body: Mapping[str, Any] | None = None
@@ -20,7 +20,7 @@ class Row(Struct, frozen=True, kw_only=True):
     other: Mapping[str, Any] = MappingProxyType({})
     """More arguments of the request."""
     once: bool = False
-    """Whether it can be done only once to a target, or changes who may do what."""
+    """Whether the request can be made only once for a target, or changes who may do what."""
 
     has_content: bool = True
     """Whether an answer to a reader shows something that Ann wrote."""
@@ -48,10 +48,10 @@ READERS = (404, 404, 200, 200, 200, 200)
 WRITERS = (404, 404, 403, 200, 200, 200)
 OWNERS = (404, 404, 403, 403, 200, 200)
 CHAINS = (400, 400, 200, 200, 200, 200)
-"""A `previous_response_id` that is not found is a 400, as in OpenAI's API. A reader may continue from a response: that makes a fork of the reader's own."""
+"""A `previous_response_id` that is not found is a 400, as in OpenAI's API. A reader may continue from a response: that creates a fork, which the reader owns."""
 
 ADMINS = (200, 403, 403, 403, 403, 200)
-"""Everybody who has the scope `admin`, in the sender's own tenant."""
+"""Only senders with the scope `admin`, each in their own tenant."""
 
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 
@@ -61,7 +61,7 @@ _RESPONSE = "/v1/responses/{response_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
-"""For writers and better, the route has nothing to do with the target."""
+"""A writer, the owner and an admin may use the route, but there is nothing that it could do with the target: 409."""
 
 ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", "/v1/conversations"): [Row(statuses=EVERYBODY)],

@@ -1,4 +1,4 @@
-"""The store that the route matrix tries: both apps with a login, people with their credentials, and conversations full of planted words."""
+"""The store of the route matrix: both apps with a login, users with their credentials, and conversations with planted words in all content."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
 WORD: Final = "plantedword"
-"""It is in everything that Ann writes and that a model answers her."""
+"""It is in everything that Ann writes, and in every answer of the model to her."""
 
 AUDIENCE: Final = "store"
 OWNER, READER, WRITER, OTHER, ADMIN = "ann", "ron", "wil", "oth", "adm"
@@ -57,7 +57,7 @@ ROLES: Final[Mapping[str, str]] = {
 
 
 def without(scope: str) -> str:
-    """Ann, with every scope but this one."""
+    """The credential of Ann with every scope but this one, and without a scope that includes it."""
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
 
@@ -163,7 +163,7 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
 
 
 async def _revoked_key(store: MatrixStore) -> str:
-    """A key of the owner's that was let in, and then revoked."""
+    """A key of the owner that was accepted, and then revoked."""
     fields = {"subject": OWNER, "scopes": USERS.split()}
     key = (await store.send("POST", "/v1/keys", ROLES["admin"], json=fields)).json()
     authorization = f"Bearer {key['secret']}"
@@ -176,12 +176,12 @@ async def _revoked_key(store: MatrixStore) -> str:
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
-    """The model says the planted word to who sent it a planted word: so an answer to somebody else that has it was made from Ann's content."""
+    """The model answers with the planted word only if the request has one. So if another user's answer has it, the model was sent Ann's content."""
     exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
 
 
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
-    """The status of a handshake at `/v1/responses` (101: accepted), and what a `response.create` is answered with, or the refusal's body."""
+    """The status of a handshake at `/v1/responses` (101: accepted), and the answers to a `response.create`; or the body of the refusal."""
     sent: list[Message] = []
     ended = asyncio.Event()
     messages = iter(

@@ -1,5 +1,8 @@
-"""Random users, shares, deletions, retractions, forks, references and reads, compared with a model: nobody is shown what they may not see,
-and everybody is shown what they may; also after the views were built again, after Redis was emptied, and while the projector lags."""
+"""Random users, shares, deletions, retractions, forks, references and reads, compared with a model.
+
+Everybody is shown what they may see, and nothing else. This also holds while the projector lags, and after the views were rebuilt and Redis was
+emptied.
+"""
 
 import asyncio
 import random
@@ -29,10 +32,10 @@ WORD = re.compile(r"\bw\d+x\b")
 LIMIT = "limit=100&order=asc"
 LAGGING = 503
 MAX_LAGGING_READS = 30
-"""Each may wait two seconds. More at once would wait for connections too."""
+"""Each may wait two seconds. If more were sent at once, they would also wait for connections."""
 
 Step = tuple[str, int, int, int]
-"""What is done, who does it, and two numbers that choose what it is done to."""
+"""(the kind of the step, who does it, two numbers that choose what it is done to)."""
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ class History:
             everyone = [*self._users, self._users[0], self._admin, self._stranger]
             await self._step[kind](everyone[actor % len(everyone)], one, other)
 
-    # Steps. Each checks the status of its answer: who may not see gets 404, who may only read 403.
+    # Steps. Each checks the status of its answer: 404 for an actor who may not see the conversation, 403 for one who may only read it.
 
     def _word(self) -> str:
         return f"w{next(self._numbers)}x"
@@ -151,7 +154,7 @@ class History:
         await self._note_reply(actor, (await self._ask(actor)).json())
 
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
-        """Any reader may continue from a response: in the conversation if they may write and nothing follows, else in a fork of their own."""
+        """Any reader may continue from a response. If they may not write there, or something follows the response, that creates a fork, which they own."""
         if (response := self._response(one, other)) is None:
             return
         answer = await self._ask(actor, previous_response_id=response.id)
@@ -162,7 +165,7 @@ class History:
         await self._note_reply(actor, answer.json())
 
     async def _refer(self, actor: Principal, one: int, other: int) -> None:
-        """Refers to an item of one conversation in a reply of another, or alone."""
+        """Requests a reply whose input refers to an item of another conversation."""
         if (source := self._conversation(one)) is None or not source.items:
             return
         item = source.items[other % len(source.items)]
@@ -202,7 +205,7 @@ class History:
         return expected == 200
 
     async def _ask(self, actor: Principal, text: Any = None, **fields: Any) -> httpx.Response:
-        """Requests a reply. The model must not be sent what the actor may not see."""
+        """Requests a reply. Checks that the model is sent nothing that the actor may not see."""
         allowed = self._model.words_of(actor)
         text = self._word() if text is None else text
         before = len(self._provider.requests)
@@ -213,7 +216,7 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any]) -> None:
-        """Adds what the reply stored to the model, as an admin sees it. What it stored must be the actor's to see."""
+        """Adds what the reply stored to the model of the test, read as an admin. Checks that the actor may see all of it."""
         conversation_id = response["conversation"]["id"]
         known_ids = {conversation.id: conversation for conversation in self._model.conversations}
         allowed = self._model.words_of(actor)
@@ -249,7 +252,7 @@ class History:
     # Reads
 
     async def check(self, *, lagging: bool = False) -> None:
-        """Everybody reads everything. `lagging`: a read that cannot be existing current may be refused, so only some are tried."""
+        """Everybody reads everything. `lagging`: the projector does not run, so a read may be refused after a wait. Then only some reads are tried."""
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [
@@ -338,7 +341,7 @@ async def run(settings: Settings, provider: ScriptedProvider, before: list[Step]
         async with projecting(apis.projector):
             await history.take(before)
             await history.check()
-        # The projector does nothing now.
+        # The projector does not run now.
         commands_only = [step for step in lagged if step[0] in ("append", "retract", "delete", "share", "unshare")]
         await history.take(commands_only)
         await history.check(lagging=True)

@@ -42,7 +42,7 @@ def test_without_the_header_nothing_changes() -> None:
     assert acting_as(backend, Headers()) is backend
 
 
-def test_without_the_scope_nobody_can_be_named_not_even_oneself() -> None:
+def test_without_the_scope_no_user_can_be_named_not_even_the_subject_of_the_credential() -> None:
     for name in (b"ada", b"backend", b""):
         with pytest.raises(NotPermitted, match="act_as"):
             acting_as(principal("read", "write", "reply", "audit", "admin"), named(name))

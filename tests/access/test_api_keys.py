@@ -1,4 +1,4 @@
-"""API keys in memory: what lets in, what is refused and when, and how much Postgres has to do for it."""
+"""API keys in memory: which are accepted, which are refused and when, and how many statements Postgres gets."""
 
 import asyncio
 import secrets
@@ -47,7 +47,7 @@ async def refusal(keys: ApiKeys, text: str) -> str:
 
 
 async def seconds_until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> float:
-    """How long it took until the condition held."""
+    """The seconds until the condition was true."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nothing announces it
@@ -63,7 +63,7 @@ async def is_refused(keys: ApiKeys, text: str) -> bool:
     return False
 
 
-async def test_a_key_lets_in_its_subject_with_its_scopes_and_only_a_hash_of_it_is_stored(
+async def test_a_key_has_the_principal_that_it_was_made_for_and_only_a_hash_of_its_secret_is_stored(
     settings: Settings, keys: ApiKeys
 ) -> None:
     key = stored_key(settings.postgres_url, tenant="acme", subject="Zoë", scopes=["write", "read", "act_as", "read"])
@@ -99,7 +99,7 @@ async def test_a_key_that_is_wrong_in_any_way_is_refused_and_not_repeated(settin
     assert (await keys.principal_of(key.secret)).key_id == key.id
 
 
-async def test_only_who_has_the_secret_is_told_that_a_key_has_expired_or_was_revoked(
+async def test_only_with_the_right_secret_the_refusal_says_that_the_key_has_expired_or_was_revoked(
     settings: Settings, keys: ApiKeys
 ) -> None:
     expired, revoked = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
@@ -112,7 +112,7 @@ async def test_only_who_has_the_secret_is_told_that_a_key_has_expired_or_was_rev
         assert await refusal(keys, guessed) == "The API key is not valid in this store."
 
 
-async def test_a_key_expires_at_its_second_without_a_word_from_postgres(
+async def test_while_postgres_is_down_a_key_still_expires_in_time(
     settings: Settings, keys: ApiKeys, postgres: Proxy
 ) -> None:
     key = stored_key(settings.postgres_url, expires_at=int(time.time()) + 2)
@@ -155,7 +155,7 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
         slow.execute(insert.encode(), values[first.id])
         quick = asyncio.create_task(asyncio.to_thread(execute, settings.postgres_url, insert, *values[second.id]))
         await asyncio.sleep(0.2)
-        await refusal(keys, made_key().secret)  # which reads all changes so far
+        await refusal(keys, made_key().secret)  # this reads all changes so far
         slow.commit()
         await quick
     await keys.principal_of(second.secret)
@@ -175,7 +175,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
             for key in known_keys:
                 await keys.principal_of(key.secret)
         seconds = time.monotonic() - started
-        assert len(count.statements) - before <= seconds + 2  # only those of the poll
+        assert len(count.statements) - before <= seconds + 2  # only the statements of the poll
         before, started = len(count.statements), time.monotonic()
         for _ in range(20):  # one after the other: each of them waits for a read
             flood = [keys.principal_of(made_key().secret) for _ in range(100)]
@@ -187,7 +187,7 @@ async def test_a_key_that_is_used_costs_no_statement_and_a_flood_of_unknown_ones
     await proxy.cut()
 
 
-async def test_while_postgres_is_away_known_keys_work_and_others_cannot_be_checked(
+async def test_while_postgres_is_down_known_keys_work_and_others_cannot_be_checked(
     settings: Settings, postgres: Proxy
 ) -> None:
     key, to_be_revoked = stored_key(settings.postgres_url), stored_key(settings.postgres_url)
@@ -206,7 +206,7 @@ async def test_while_postgres_is_away_known_keys_work_and_others_cannot_be_check
         await keys.principal_of(key.secret)
 
 
-async def test_a_process_that_starts_without_postgres_refuses_nobody_for_good(
+async def test_a_process_that_starts_without_postgres_accepts_keys_once_postgres_is_up(
     settings: Settings, postgres: Proxy
 ) -> None:
     key = stored_key(settings.postgres_url)
@@ -218,7 +218,7 @@ async def test_a_process_that_starts_without_postgres_refuses_nobody_for_good(
         await keys.principal_of(key.secret)
 
 
-async def test_after_a_restore_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
+async def test_after_a_restore_the_keys_are_those_of_the_backup(settings: Settings, keys: ApiKeys) -> None:
     """The backup has the first key, not yet revoked, and not the second one."""
     first = stored_key(settings.postgres_url)
     await keys.principal_of(first.secret)

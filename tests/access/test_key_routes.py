@@ -102,7 +102,7 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
     key = stored_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
-    # Nor does anybody become one by acting for one.
+    # A user who acts for an admin does not become an admin.
     backend = stored_key(settings.postgres_url, scopes=["admin", "act_as"])
     acting = await apis.send(backend, method, path, json={}, headers={"x-subject": "root"})
     assert error_of(acting) == (403, "missing_scope", None)
@@ -168,7 +168,7 @@ async def test_a_credential_that_is_no_valid_key_is_a_401_on_every_side_and_is_n
     key = stored_key(settings.postgres_url)
     head, _, _ = key.secret.rpartition("_")
     wrong = (
-        made_key().secret,  # of another store
+        made_key().secret,  # a key of another store
         f"{head}_{secrets.token_hex(32)}",
         f"{head}_",
         "cs_" + "a" * 10_240,

@@ -1,4 +1,4 @@
-"""Streams and sockets that are open when access ends: they end within 5 seconds, say why, and show nothing that came after."""
+"""Streams and sockets that are open when access is taken away: they end within 5 seconds, say why, and show nothing of what happens later."""
 
 import asyncio
 import json
@@ -114,7 +114,7 @@ async def test_when_a_share_is_withdrawn_then_the_stream_of_events_ends_with_an_
     assert repeated.status_code == 404
 
 
-async def test_when_the_conversation_is_deleted_then_the_stream_shows_without_content_what_it_had_not_sent(
+async def test_when_the_conversation_is_deleted_then_the_stream_sends_the_remaining_events_without_content(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a", title="secret")
@@ -129,7 +129,7 @@ async def test_when_the_conversation_is_deleted_then_the_stream_shows_without_co
         await write.delete(conversation_id)
         rest = await rest_of(lines)
     assert "event: conversation.deleted" in rest
-    # The item may have been sent before the deletion was committed, or not at all with its content.
+    # The item was sent with its content before the deletion was committed, or without its content.
     item = json.loads(next(line for line in rest if '"item.appended"' in line).removeprefix("data: "))
     assert (item["data"]["item"] is None) == (item.get("blanked") == ["item"])
 
@@ -343,7 +343,7 @@ async def test_a_reply_that_is_being_sent_to_its_requester_ends_with_a_404(
         body = {"input": "?", "conversation": conversation_id}
 
         async def request() -> tuple[int, str]:
-            """Status and text of what ends the reply."""
+            """(status, text) of the answer that ends the reply."""
             if transport == "socket":
                 async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
                     events = await create(client, "?", conversation=conversation_id)
@@ -384,7 +384,7 @@ async def test_a_reply_in_the_background_goes_on_when_its_requester_loses_access
         assert "unseen" in str(log.events(conversation_id))
 
 
-async def test_when_a_key_is_revoked_then_the_streams_that_it_follows_end_with_an_error(
+async def test_when_a_key_is_revoked_then_the_streams_that_were_opened_with_it_end_with_an_error(
     settings: Settings, write: Writer
 ) -> None:
     conversation_id = await write.start("a")

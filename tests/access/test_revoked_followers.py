@@ -1,4 +1,4 @@
-"""Whoever follows the events of a conversation with a key that is revoked sees nothing more."""
+"""When a key is revoked, a client that follows the events of a conversation with it gets no further event."""
 
 import asyncio
 

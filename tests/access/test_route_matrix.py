@@ -1,6 +1,7 @@
-"""Every route x who sends the request: the right status everywhere, nothing changed by who is refused, and no byte of foreign content.
+"""Every route with every kind of sender: each gets the right status, a refused request changes nothing, and no answer has content of others.
 
-The rows are in `matrix_rows.py`; a route without a row fails. The planted word is in every kind of content of the targets (`matrix_store.py`).
+The rows are in `matrix_rows.py`. A route without a row fails the test. The planted word is in every kind of content of the targets
+(`matrix_store.py`).
 """
 
 import asyncio
@@ -28,7 +29,7 @@ STRANGERS = ("other tenant", "other user")
 TARGETS_AT_ONCE = 8
 
 MADE_UP = Target(f"conv_{'0' * 32}", f"msg_{'0' * 32}", f"resp_{'0' * 32}", f"key_{'0' * 32}")
-"""Ids of nothing. Who may not see a thing is told the same as if it did not exist."""
+"""Ids that do not exist. A sender who may not see a target must get the same answer as for these."""
 
 VARIANTS: dict[str, list[dict[str, str]]] = {
     "GET": [{"If-None-Match": "*"}, {"Accept": "text/event-stream"}, {"X-Min-Position": "1"}],
@@ -70,7 +71,7 @@ def is_refused(sender: str, status: int) -> bool:
 
 
 class Findings:
-    """What is wrong, so that one run shows everything. `check` is called with each answer."""
+    """Collects what is wrong, so that one run shows all of it. Call `check` with each answer."""
 
     def __init__(self) -> None:
         self.found: list[str] = []
@@ -93,7 +94,7 @@ def rows() -> Iterator[tuple[str, str, Row]]:
     return ((method, template, row) for (method, template), listed in ROWS.items() for row in listed)
 
 
-async def test_who_is_refused_gets_the_right_status_and_nothing_else_and_changes_nothing(
+async def test_a_refused_sender_gets_the_right_status_and_no_content_and_changes_nothing(
     store: MatrixStore, settings: Settings
 ) -> None:
     target, log, findings = await store.new_target(), Log(settings.postgres_url), Findings()
@@ -126,7 +127,7 @@ async def test_who_is_refused_gets_the_right_status_and_nothing_else_and_changes
     assert log.count() == before
 
 
-async def test_who_is_let_in_gets_the_right_status_and_strangers_nothing_of_others(store: MatrixStore) -> None:
+async def test_an_allowed_sender_gets_the_right_status_and_a_stranger_no_content_of_others(store: MatrixStore) -> None:
     cases = [
         (method, template, row, name, status)
         for method, template, row in rows()
@@ -161,7 +162,7 @@ async def test_a_repeated_idempotency_key_does_not_show_what_another_sender_made
             if name in STRANGERS:
                 repeated = await store.send(method, path, ROLES[name], headers=headers, **arguments)
                 if "/shares" in path and repeated.status_code == 403:
-                    continue  # the other user is of the tenant that the conversation is shared with now
+                    continue  # the conversation is now shared with the tenant, and so with the other user
                 findings.check(f"{name}: {method} {path}", status, repeated, WORD, "idempotent-replayed")
                 created_id = first.json().get("id")
                 if created_id and created_id not in path and created_id in repeated.text:

@@ -1,4 +1,4 @@
-"""No secret and no content in logs, metrics, errors and process lists: planted ones, through failures, kills and the end of the processes."""
+"""Planted secrets and content are in no log, metric, error or process list, even after failures, kills and the end of the processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from tests.servers import ROOT, wait_until
 from tests.system import System
 
 CONTENT = "plantedword"
-"""In everything that people write."""
+"""This word is in everything that people write."""
 
 PROVIDER_KEY, AUTH_SECRET = "sk-planted0provider0key0", "planted0auth0secret0of0thirty0two0bytes"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJwbGFudGVkIjoidG9rZW4ifQ.cGxhbnRlZHNpZ25hdHVyZQ"
@@ -107,7 +107,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
     )
     assert created.status_code == 200, created.text
     conversation = created.json()["id"]
-    # The same key for another request, a body that is no JSON, and one with a wrong field.
+    # The same idempotency key for another request, a body that is not JSON, and a body with a wrong field.
     assert client.post("/v1/conversations", headers=headers, json={"title": f"{CONTENT} 2"}).status_code == 422
     as_json, as_text = ({**bearer(key), "content-type": sent} for sent in ("application/json", f"text/{CONTENT}"))
     assert client.post("/v1/conversations", headers=as_json, content=f'{{"{CONTENT}'.encode()).status_code == 400

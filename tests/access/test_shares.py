@@ -1,4 +1,4 @@
-"""Sharing a conversation over HTTP: who may, what is refused, and that it counts from the next request on."""
+"""Sharing a conversation over HTTP: who may share, what is refused, and that a share takes effect on the next request."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -50,7 +50,7 @@ async def shares_of(http: httpx.AsyncClient, path: str, headers: Any = ANN) -> l
     return shares
 
 
-async def test_a_share_counts_from_the_next_request_on_and_its_withdrawal_too(apis: BothApis) -> None:
+async def test_a_share_and_its_withdrawal_take_effect_on_the_next_request(apis: BothApis) -> None:
     http = apis.http
     path = await create(http)
     items = path.replace("/shares", "/items")

@@ -1,4 +1,4 @@
-"""What Postgres is sent while requests are served: each statement on tables with tenants' data names the tenant, however its text was made."""
+"""The statements that Postgres gets while requests are served: each one on a table with tenants' data names the tenant."""
 
 import re
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ OF_THE_PROCESS = (
     r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch, of several tenants
     r"^SELECT i\.stream, i\.item, e\.topic, e\.state FROM",  # the items of a batch
 )
-"""Statements that serve no single request."""
+"""Statements that do not serve one request. They need not name a tenant."""
 
 
 class Statements(StatementCount):

@@ -1,4 +1,4 @@
-"""One tenant's data stays its own, also when our own code asks for another tenant's: the readers and the append are tried from inside."""
+"""No tenant reaches the data of another one, even if our own code asks for it: the tests call the readers and the append directly."""
 
 import ast
 import re

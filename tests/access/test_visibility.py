@@ -103,7 +103,9 @@ async def paths_of(apis: Apis, principal: Principal, conversation: str, response
     ]
 
 
-async def test_what_one_may_not_see_is_answered_like_what_does_not_exist(apis: Apis, log: EventLog) -> None:
+async def test_a_conversation_that_a_user_may_not_see_is_answered_like_one_that_does_not_exist(
+    apis: Apis, log: EventLog
+) -> None:
     conversation = await apis.create(ANN, "secret", title="Title")
     response = (await apis.reply(ANN, "why?", conversation=conversation))["id"]
     await apis.projector.catch_up()
@@ -218,7 +220,9 @@ async def test_a_writer_may_write_but_not_delete_the_conversation(apis: Apis, lo
     assert (await apis.request(ROOT, "DELETE", f"/v1/conversations/{conversation}")).status_code == 200
 
 
-async def test_while_postgres_is_down_one_sees_only_what_one_owns(apis: Apis, log: EventLog, postgres: Proxy) -> None:
+async def test_while_postgres_is_down_a_user_sees_only_conversations_that_they_own(
+    apis: Apis, log: EventLog, postgres: Proxy
+) -> None:
     conversation = await apis.create(ANN, "secret")
     await apis.create(BOB, "mine")
     response = (await apis.reply(ANN, "why?", conversation=conversation))["id"]

@@ -1,4 +1,4 @@
-"""DELETE /v1/responses/{id}: what goes with a response, and what stays."""
+"""DELETE /v1/responses/{id}: what is deleted with a response, and what stays."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ async def delete(api: httpx.AsyncClient, response_id: str) -> None:
     assert (answer.status_code, answer.json()) == (200, {"object": "response", "id": response_id, "deleted": True})
 
 
-async def test_a_response_that_stands_alone_takes_its_unlisted_conversation_with_it(
+async def test_when_the_only_response_is_deleted_then_its_unlisted_conversation_is_deleted_too(
     api: httpx.AsyncClient, log: Log
 ) -> None:
     response = await create_response(api, "one")
@@ -50,7 +50,7 @@ async def test_a_response_that_stands_alone_takes_its_unlisted_conversation_with
     assert (await api.delete(f"/v1/responses/{response['id']}")).status_code == 404
 
 
-async def test_a_chain_loses_what_a_deleted_response_added_and_goes_with_its_last_response(
+async def test_a_chain_loses_the_items_of_a_deleted_response_and_is_deleted_with_its_last_response(
     api: httpx.AsyncClient, log: Log, provider: ScriptedProvider
 ) -> None:
     first = await create_response(api, "one")

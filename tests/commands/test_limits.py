@@ -79,7 +79,7 @@ def is_over(answer: httpx.Response, error_type: str = "requests") -> bool:
     return True
 
 
-async def test_without_limits_nothing_is_said_of_them(api_with: Api) -> None:
+async def test_without_limits_no_answer_has_headers_about_them(api_with: Api) -> None:
     async with api_with() as api:
         answer = await api.post("/v1/conversations", json={})
 
@@ -88,7 +88,7 @@ async def test_without_limits_nothing_is_said_of_them(api_with: Api) -> None:
         assert "limits" not in (await api.get("/health/ready")).json()["checks"]
 
 
-async def test_every_answer_says_what_is_left_in_the_words_of_the_ietf_and_of_openai(api_with: Api) -> None:
+async def test_every_answer_says_what_is_left_in_the_headers_of_the_ietf_draft_and_of_openai(api_with: Api) -> None:
     async with api_with(tenant={"requests": 200, "tokens": 5_000}, subject={"requests": 5}) as api:
         created = await api.post("/v1/conversations", json={})
         missing = await api.post(f"/v1/conversations/conv_{'0' * 32}/end")
@@ -165,7 +165,9 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
             assert 1 <= int(answers[-1].headers["retry-after"]) <= 7
 
 
-async def test_the_official_sdk_waits_as_it_is_told_and_tries_again(limited: Callable[..., Settings]) -> None:
+async def test_the_official_sdk_waits_as_long_as_the_answer_says_and_tries_again(
+    limited: Callable[..., Settings],
+) -> None:
     settings = limited(tenant={"requests": 2})
     async with served_api(settings) as api, httpx2.AsyncClient(timeout=30) as transport:
         sdk = AsyncOpenAI(base_url=f"{api.base_url}/v1", api_key="any", max_retries=1, http_client=transport)
@@ -187,7 +189,7 @@ async def test_the_official_sdk_waits_as_it_is_told_and_tries_again(limited: Cal
         assert (raised.value.code, raised.value.type) == ("rate_limit_exceeded", "requests")
 
 
-async def test_a_request_for_a_reply_is_let_in_while_tokens_are_left_and_refused_when_none_are(
+async def test_a_request_for_a_reply_is_allowed_while_tokens_are_left_and_refused_when_none_are(
     api_with: Api, provider: ScriptedProvider
 ) -> None:
     provider.script = usage_of(60)
@@ -205,9 +207,7 @@ async def test_a_request_for_a_reply_is_let_in_while_tokens_are_left_and_refused
         assert len(provider.requests) == 2
 
 
-async def test_a_reply_that_is_stopped_counts_with_the_tokens_of_what_arrived(
-    api_with: Api, provider: ScriptedProvider
-) -> None:
+async def test_a_stopped_reply_counts_the_tokens_of_what_had_arrived(api_with: Api, provider: ScriptedProvider) -> None:
     def endless(exchange: Exchange) -> None:
         exchange.begin_stream()
         while True:

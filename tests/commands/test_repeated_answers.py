@@ -1,4 +1,4 @@
-"""The first answer to an idempotency key does not bring back what was deleted."""
+"""A repeated request gets its first answer without what was deleted since then."""
 
 import httpx
 

@@ -1,4 +1,4 @@
-"""What is deleted is on no path: in its conversation, in forks of it at any depth, made before or after, and in copies of it."""
+"""A deleted item is on no path: not in its conversation, not in forks at any depth (made before or after), and not as a copy."""
 
 import pytest
 from msgspec import Struct
@@ -104,7 +104,7 @@ async def test_an_item_retracted_before_is_gone_from_a_fork_made_at_an_earlier_v
     assert await shown(reader, started) == [items[0], items[2]]
 
 
-async def test_what_a_deleted_conversation_had_is_gone_from_its_forks_and_they_say_what_they_lost(
+async def test_the_items_of_a_deleted_conversation_are_gone_from_its_forks_which_name_what_they_lost(
     write: Writer, reader: EventReader
 ) -> None:
     family = await start_family(write)
@@ -117,7 +117,7 @@ async def test_what_a_deleted_conversation_had_is_gone_from_its_forks_and_they_s
     lost_root = LeftOut(reason="deleted", last=family.items[2], count=3)
     after = await recent(reader, family.fork_of_fork)
     assert (after.lost, after.reaches_start, after.is_inherited) == ((lost_root, lost_fork), True, True)
-    # The fork goes on.
+    # The fork can be continued.
     more = await write.append(family.fork_of_fork, "z")
     assert await shown(reader, family.fork_of_fork) == [*family.last, *more]
 

@@ -1,4 +1,4 @@
-"""A running store in which words are planted: both APIs on a port, the projector, and a provider that says what it is told to."""
+"""A running store in which words are planted: both APIs on a port, the projector, and a scripted provider."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from tests.replies.both_apis import open_both_apis, served
 from tests.scripted_provider import Exchange, ScriptedProvider
 
 ANN = headers_of("ann")
-"""Owns everything, and may not see what was deleted."""
+"""She owns everything, and may not see what was deleted."""
 
 
 class PlantedStore:
-    """`plant` makes a word, and from `delete_planted` on no answer may contain it. `http` sends requests as Ann."""
+    """`plant` makes a word, which is in no answer once it was deleted. `http` sends requests as Ann."""
 
     def __init__(self, http: httpx.AsyncClient, app: ASGIApp, log: Log, provider: ScriptedProvider) -> None:
         self.http = http
@@ -53,7 +53,7 @@ class PlantedStore:
         assert answer.status_code == 200, (path, answer.status_code, answer.text)
 
     def says(self, script: Callable[[Exchange], None] | str) -> None:
-        """What the model answers from now on."""
+        """Sets what the model answers from now on."""
         self.provider.script = (lambda exchange: exchange.stream_text(script)) if isinstance(script, str) else script
 
     def ids(self, sql: str) -> list[str]:

@@ -1,6 +1,6 @@
-"""What is deleted is gone: no answer, no model request, no log line and no metric has it, without the scope `audit`.
+"""Without the scope `audit`, deleted content is in no answer, no model request, no log line and no metric.
 
-A word of its own is planted in every kind of content, and deleted in every way. Then every endpoint is asked for everything.
+A word is planted in each kind of content, and deleted in each way. Then every endpoint is asked for everything.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ async def cancelled(store: PlantedStore, conversation: str) -> str:
 
 
 async def interrupted(store: PlantedStore, conversation: str) -> str:
-    """A response whose client hung up."""
+    """A response whose client disconnected."""
     word = store.plant("interrupted")
 
     def script(exchange: Exchange) -> None:
@@ -170,7 +170,7 @@ async def deleted_conversation(store: PlantedStore) -> None:
 
 
 async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
-    """A conversation that has a fork, and of which another one has copies. Returns the fork's last response and the other conversation."""
+    """A conversation with a fork, and with copies of its items in another conversation. Returns the fork's last response and the other conversation."""
     parent = (await store.post("/v1/conversations", items=[message(store.plant("inherited"))]))["id"]
     copied = (await store.post(f"/v1/conversations/{parent}/items", items=[message(store.plant("copied"))]))["data"][0]
     store.says(store.plant("parentreply"))
@@ -186,7 +186,7 @@ async def deleted_parent(store: PlantedStore) -> tuple[str, str]:
 
 
 async def withdrawn_summary(store: PlantedStore) -> str:
-    """A conversation whose summary tells of an item that was retracted."""
+    """A conversation whose summary covers an item that was retracted."""
     talk = [message(f"kept {n} " + "word " * 200, role) for n in range(8) for role in ("user", "assistant")]
     talk[0] = message(store.plant("covered"))
     created = await store.post("/v1/conversations", items=talk[:16])
@@ -287,7 +287,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
 
 
 async def first_part_of(store: PlantedStore, path: str) -> str:
-    """What a stream that does not end begins with."""
+    """The beginning of a stream that does not end."""
     received = ""
     async with store.http.stream("GET", path, headers={"Accept": "text/event-stream"}) as answer:
         parts = answer.aiter_text()
@@ -306,6 +306,6 @@ async def exists(store: PlantedStore, conversation: str) -> bool:
 
 
 def test_each_way_to_ask_for_content_is_known() -> None:
-    """A new parameter in a path: `reads` needs ids for it."""
+    """If this fails, a path has a new parameter: `reads` needs ids for it."""
     handled = {"conversation_id", "response_id", "item_id", "model_id:path", "key_id"}
     assert {name for template in SERVED for name in re.findall(r"\{(.*?)\}", template)} <= handled

@@ -1,4 +1,4 @@
-"""The table of what the log holds that people and models wrote (`domain/content.py`)."""
+"""The table of the fields of events that hold content (`domain/content.py`)."""
 
 from domain.content import CONTENT, NO_CONTENT
 from domain.events import EVENTS

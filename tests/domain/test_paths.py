@@ -34,7 +34,7 @@ class Item(Struct, frozen=True):
 
 
 class Conversation:
-    """A conversation with branches. `opened`: by branch, the (branch, depth) that it leaves from; None: it begins the conversation."""
+    """A conversation with branches. `opened`: by branch, the (branch, depth) after which it begins; None: it begins the conversation."""
 
     def __init__(self, conversation_id: str, before: tuple[PathSegment, ...] = (), origin: Item | None = None) -> None:
         self.id = conversation_id

@@ -20,7 +20,7 @@ LEASE_SECONDS = 5
 
 
 class Answered(Struct, frozen=True):
-    """When a request was sent, in seconds from the start, and whether it came in."""
+    """When a request was sent, in seconds from the start, and whether it was allowed."""
 
     at: float
     came_in: bool
@@ -75,7 +75,7 @@ async def follow(url: str, conversation_id: str) -> tuple[int, asyncio.StreamWri
     return int((await reader.readline()).split()[1]), writer
 
 
-async def test_two_processes_let_in_what_is_allowed_and_a_killed_one_gives_its_followers_back(
+async def test_two_processes_together_allow_the_limit_and_the_places_of_a_killed_one_become_free(
     system: Callable[..., System],
 ) -> None:
     running = limited(system, tenant={"requests": 600, "followers": 4})
@@ -102,7 +102,7 @@ async def test_two_processes_let_in_what_is_allowed_and_a_killed_one_gives_its_f
 
 @pytest.mark.endless
 @pytest.mark.parametrize("limit", [60, 600, 6_000])
-async def test_in_every_minute_of_three_two_processes_let_in_what_is_allowed(
+async def test_two_processes_together_allow_the_limit_in_every_minute_of_three(
     system: Callable[..., System], limit: int
 ) -> None:
     running = limited(system, tenant={"requests": limit})
