@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
-from starlette.types import ASGIApp
 
+from infrastructure.observability.metrics import Metrics
 from infrastructure.settings import Settings
 from projections.views.catalog import ALL_VIEWS
 from tests.log import Log
@@ -23,9 +23,9 @@ ANN = headers_of("ann")
 class PlantedStore:
     """`plant` makes a word, which is in no answer once it was deleted. `http` sends requests as Ann."""
 
-    def __init__(self, http: httpx.AsyncClient, app: ASGIApp, log: Log, provider: ScriptedProvider) -> None:
+    def __init__(self, http: httpx.AsyncClient, metrics: Metrics, log: Log, provider: ScriptedProvider) -> None:
         self.http = http
-        self.app = app
+        self.metrics = metrics
         self.log = log
         self.provider = provider
         self.planted: list[str] = []
@@ -80,7 +80,7 @@ async def open_planted_store(settings: Settings, provider: ScriptedProvider) -> 
         projecting = asyncio.create_task(apis.projector.run(stop))
         async with served(apis.app) as http:
             http.headers.update(ANN)
-            yield PlantedStore(http, apis.app, Log(settings.postgres_url), provider)
+            yield PlantedStore(http, apis.metrics, Log(settings.postgres_url), provider)
         stop.set()
         await projecting
 

@@ -283,6 +283,7 @@ async def test_what_was_deleted_is_in_no_answer_no_model_request_no_log_and_no_m
         assert "conversation.started" in text
         found |= {f"stream of events {word}" for word in leaks(text, planted)}
     found |= {f"log {word}" for word in leaks(capsys.readouterr().out, planted)}
+    found |= {f"metrics {word}" for word in leaks(store.metrics.render()[0].decode(), planted)}
     assert not found, "\n".join(sorted(found))
 
 

@@ -30,6 +30,7 @@ class BothApis(Struct, frozen=True):
     sdk: AsyncOpenAI
     projector: ManualProjector
     app: ASGIApp
+    metrics: Metrics
 
 
 @asynccontextmanager
@@ -38,8 +39,9 @@ async def open_both_apis(
 ) -> AsyncIterator[BothApis]:
     """`with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: those that the projector updates."""
     authenticator = HeaderAuthenticator() if with_principals else None
-    command_app = commands.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
-    query_app = queries.main.create_app(settings, Metrics(), Event(), authenticator=authenticator)
+    metrics = Metrics()
+    command_app = commands.main.create_app(settings, metrics, Event(), authenticator=authenticator)
+    query_app = queries.main.create_app(settings, metrics, Event(), authenticator=authenticator)
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (query_app if scope.get("method") == "GET" else command_app)(scope, receive, send)
@@ -57,7 +59,7 @@ async def open_both_apis(
     ):
         await projector.open()
         sdk = AsyncOpenAI(base_url="http://store/v1", api_key="any", max_retries=0, http_client=transport)
-        yield BothApis(http, sdk, projector, app)
+        yield BothApis(http, sdk, projector, app, metrics)
         await projector.close()
 
 
