@@ -406,6 +406,20 @@ async def test_when_a_key_is_revoked_then_the_streams_that_were_opened_with_it_e
             assert error_in(rest)["error"]["code"] == "invalid_api_key"
 
 
+async def test_a_client_that_disconnects_leaves_no_task_that_checks_its_key(settings: Settings, write: Writer) -> None:
+    conversation_id = await write.start("a")
+    headers = {**OWNER, "Accept": "text/event-stream"}
+    async with served(settings, authenticator=RevocableAuthenticator()) as url:
+        before = len(asyncio.all_tasks())
+        for _ in range(5):
+            async with (
+                httpx.AsyncClient(base_url=url, timeout=20) as client,
+                client.stream("GET", f"/v1/conversations/{conversation_id}/events", headers=headers) as answer,
+            ):
+                assert (await next_event(answer.aiter_lines()))["id"] == "1"
+        await eventually(lambda: len(asyncio.all_tasks()) <= before + 1 or None)
+
+
 async def test_when_a_key_is_revoked_then_a_reply_that_is_streamed_to_it_is_stopped(
     settings: Settings, write: Writer, provider: ScriptedProvider
 ) -> None:
