@@ -1,4 +1,4 @@
-"""Who sends a test's requests: a header says it. Only tests have this authenticator, see `create_app(authenticator=…)`."""
+"""An authenticator for tests: a header of the request names its principal. Tests pass it to `create_app(authenticator=…)`."""
 
 from collections.abc import Mapping
 
@@ -24,12 +24,12 @@ class HeaderAuthenticator:
 
 
 def headers_of(subject: str, *more_scopes: Scope, tenant: str = "default") -> Mapping[str, str]:
-    """The headers of a user's request: with the scopes read, write and reply, and more."""
+    """The headers of a user's request. The user has the scopes read, write and reply, and `more_scopes`."""
     return {HEADER: f"{tenant}/{subject}/{' '.join((*USER, *more_scopes))}"}
 
 
 class RevocableAuthenticator(HeaderAuthenticator):
-    """As with API keys: each subject has one, until it is in `revoked`."""
+    """Gives each subject an API key. The key of a subject in `revoked` is refused."""
 
     def __init__(self) -> None:
         self.revoked: set[str] = set()

@@ -65,7 +65,7 @@ def _new_key(algorithm: str) -> PrivateKey:
 
 
 class UserService:
-    """Serves `answer()` (status, body) at `url`, byte by byte if `seconds_per_byte` is set. `publish` makes it the JWK Set of these keys."""
+    """Serves `answer()`, which is (status, body), at `url`; byte by byte if `seconds_per_byte` is set. `publish` sets it to the JWK Set of some keys."""
 
     def __init__(self, port: int = 0) -> None:
         self.requests = 0

@@ -1,4 +1,4 @@
-"""Counts the statements that clients send to Postgres, for a Proxy in front of it. From the PostgreSQL documentation, "Message Formats"."""
+"""Counts the statements that clients send to Postgres through a Proxy. The formats are in the PostgreSQL documentation, "Message Formats"."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ class StatementCount:
             nonlocal is_started
             buffer.extend(data)
             while len(buffer) >= 8 - 3 * is_started:
-                # A message before the start has no type.
+                # The messages up to the startup message have no type byte.
                 size = int.from_bytes(buffer[is_started : is_started + 4]) + is_started
                 if len(buffer) < size:
                     return

@@ -1,4 +1,4 @@
-"""What a client of the command API sees of the limits."""
+"""The limits as a client of the command API sees them."""
 
 import asyncio
 import re

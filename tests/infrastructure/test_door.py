@@ -1,4 +1,4 @@
-"""The one door: whatever has no valid credential gets in nowhere but at the open paths, over HTTP and as a WebSocket. No store is needed."""
+"""Every route refuses a request or a WebSocket without a valid credential, except the open paths. The tests need no store."""
 
 import asyncio
 import json
@@ -115,7 +115,7 @@ async def answer(
 
 
 @pytest.mark.parametrize("name", ["commands", "queries", "gateway"])
-async def test_every_route_of_every_app_refuses_who_sends_no_credential_except_the_open_paths(name: str) -> None:
+async def test_every_route_of_every_app_except_the_open_paths_refuses_a_request_without_a_credential(name: str) -> None:
     app = apps()[name]
     routes = [*routes_of(app)]
     assert len(routes) > 15
@@ -299,7 +299,7 @@ async def test_while_the_keys_of_the_user_service_cannot_be_read_every_token_is_
 
 
 class Login:
-    """Lets everybody in until `refusal` is set."""
+    """Accepts every request until `refusal` is set."""
 
     refusal: Exception | None = None
 
@@ -310,7 +310,7 @@ class Login:
 
 
 async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
-    """What a follower gets of ten events, whose credential is refused after the second one. A comment follows after 0.05 s without an event."""
+    """What a follower is sent of ten events, if its credential is refused after the second one. After 0.05 s without an event, a comment is sent."""
     sent: list[bytes] = []
     login = Login()
 
@@ -340,7 +340,7 @@ async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01)
     return sent[1:]  # without the head
 
 
-async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_also_while_nothing_happens() -> None:
+async def test_a_stream_of_a_get_ends_when_its_credential_has_expired_even_if_there_are_no_events() -> None:
     expired = InvalidCredential("invalid_token", "The token has expired.")
     until_then = [b"data: 0\n\n", b"data: 1\n\n", error_event(expired)]
     assert await followed(expired) == [*until_then, b""]

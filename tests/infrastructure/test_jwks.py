@@ -1,4 +1,4 @@
-"""Tokens that are checked with keys that the user service publishes, and what happens when it is down, slow, or answers nonsense."""
+"""Tokens that are checked with published keys of the user service, and what happens when it is down or slow, or its answer cannot be used."""
 
 import asyncio
 import base64
@@ -27,7 +27,7 @@ RSA, EC, ED, NEW, UNKNOWN = (
 
 
 def verifier(service: UserService, **times: float) -> TokenVerifier:
-    """It reads the keys again whenever it may want to, unless `times` says otherwise."""
+    """A verifier that may read unknown keys again without a pause, unless `times` sets one."""
     waits = JwksTimes(**{"answer": 0.5, "retry": 0, "first_retry": 0, **times})
     return TokenVerifier(
         Settings(auth_mode="jwt", auth_jwks_url=service.url), JwksKeys(service.url, waits), max_remembered=1
@@ -175,7 +175,7 @@ async def test_while_no_keys_were_ever_read_every_token_is_a_503_and_then_the_st
     ],
     ids=["500", "302", "empty", "html", "list", "number", "none", "nested", "not-utf8", "huge"],
 )
-async def test_while_the_user_service_answers_nonsense_known_keys_work_and_others_do_not(
+async def test_while_the_answer_of_the_user_service_cannot_be_used_known_keys_work_and_others_do_not(
     status: int, body: bytes
 ) -> None:
     with user_service(ED) as service:
@@ -249,7 +249,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
 
 def _hs256_with_public_key() -> str:
-    """A token whose HMAC has the text of the public RSA key as its secret. PyJWT refuses to sign such a one."""
+    """A token that is signed with HMAC, with the text of the public RSA key as the secret. PyJWT refuses to sign one."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": "rsa"}, claims())]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

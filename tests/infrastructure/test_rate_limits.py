@@ -1,4 +1,4 @@
-"""RATE_LIMITS: what may be written there, and what is refused when a process starts."""
+"""The setting RATE_LIMITS: which values are accepted, and which are refused when a process starts."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Turns of tenants: there are only so many at once, and one tenant never holds all of them."""
+"""Turns of tenants: their number is limited, and one tenant never holds all of them."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""Which tokens of the user service are accepted, and who sends them. Here it shares a secret with the store; `test_jwks.py` has the published keys."""
+"""Which tokens of the user service are accepted, and which principal they name. They are signed with a shared secret; `test_jwks.py` has published keys."""
 
 import asyncio
 import base64
@@ -181,7 +181,7 @@ async def test_a_token_that_was_accepted_is_refused_once_it_has_expired() -> Non
         await checked.principal_of(sent)
 
 
-async def test_a_token_is_verified_once_and_only_so_many_are_remembered() -> None:
+async def test_a_token_is_verified_once_and_the_number_of_remembered_tokens_is_limited() -> None:
     checked = TokenVerifier(Settings(auth_mode="jwt", auth_secret=SECRET), max_remembered=3)
     sent = [token(sub=f"user-{number}") for number in range(4)]
     assert await checked.principal_of(sent[0]) is await checked.principal_of(sent[0])

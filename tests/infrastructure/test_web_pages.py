@@ -117,7 +117,7 @@ OTHER_ORIGINS = (
 
 
 class Answer(Struct, frozen=True):
-    """Of a WebSocket that is accepted, `status` is 101."""
+    """`status` is 101 if a WebSocket is accepted."""
 
     status: int
     headers: dict[str, str]
@@ -129,7 +129,7 @@ class Answer(Struct, frozen=True):
 
 
 class Store:
-    """An app with these rules, and what reached its routes."""
+    """An app with these rules. `served`: the requests that reached its routes."""
 
     def __init__(self, authenticator: Authenticator | None = None, **rules: Any) -> None:
         self.served: list[str] = []
@@ -222,7 +222,7 @@ async def test_without_a_login_any_other_host_is_refused(method: str, path: str)
     for host in OTHER_HOSTS:
         answer = await store.ask(method, path, ("host", host))
         assert (answer.status, answer.code) == (403, "host_not_allowed"), host
-        # A page that gave its own name the store's address is at home there.
+        # DNS rebinding: for the browser, the page and the store have the same origin.
         own_page = [("host", host), ("origin", f"http://{host}"), ("sec-fetch-site", "same-origin")]
         assert (await store.ask(method, path, *own_page)).code == "host_not_allowed", host
         assert (await store.ask(method, path, ("host", host), ("origin", CHAT))).code == "host_not_allowed", host
@@ -362,7 +362,7 @@ async def test_a_page_of_a_listed_origin_may_read_every_answer_and_our_headers(h
             assert {"ETag", "X-Position", "X-Request-ID", "RateLimit", "Retry-After", "WWW-Authenticate"} <= {*exposed}
             assert "access-control-allow-credentials" not in answer.headers
             assert answer.headers["vary"].split(", ")[-1] == "Origin"
-        # A cache must not give an answer to others that was meant for no page.
+        # Without `Vary`, a cache could give a page this answer, which has no CORS headers.
         own = await store.ask(method, path, LOCAL)
         assert (own.headers["vary"], "access-control-allow-origin" in own.headers) == ("Origin", False)
 

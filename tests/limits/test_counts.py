@@ -1,4 +1,4 @@
-"""What two processes count together in Redis. Each has its SharedCounts; the tests call the counts as the limiter does."""
+"""The counts that several processes share in Redis. Each process has its own SharedCounts. The tests use the counts as the limiter does."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ KEY = "limits:acme:requests:tenant"
 
 @dataclass
 class Process:
-    """One process's counts of one key. `calls` counts what it asked Redis."""
+    """The counts that one process has of one key."""
 
     shared: SharedCounts
     limit: int
@@ -69,7 +69,7 @@ class Process:
 async def processes(
     url: str, limit: int, number: int = 2, *, wait_seconds: float = 10.0, answer_seconds: float = 10.0
 ) -> AsyncIterator[list[Process]]:
-    """By default they wait for Redis as long as it takes: a slow machine changes nothing."""
+    """Processes that share their counts. By default they wait long for Redis, so that the tests also pass on a slow machine."""
     async with AsyncExitStack() as stack:
         opened: list[Process] = []
         for _ in range(number):
@@ -83,7 +83,7 @@ async def processes(
 
 @pytest.fixture
 async def server(settings: Settings) -> AsyncIterator[Redis]:
-    """A client of the test's own."""
+    """The test's own client of Redis."""
     async with Redis.from_url(settings.redis_url) as client:
         yield client
 
@@ -94,23 +94,23 @@ async def commands_of(server: Redis) -> int:
 
 
 async def send(several: Sequence[Process], requests: int) -> int:
-    """Sends requests at once, to the processes in turn. Returns how many came in."""
+    """Sends requests at once, to the processes in turn. Returns how many were allowed."""
     return sum(await asyncio.gather(*(several[n % len(several)].request() for n in range(requests))))
 
 
 @pytest.mark.parametrize("limit", [0, 1, 7, 150, 1_000])
-async def test_processes_let_in_exactly_the_limit_together(settings: Settings, limit: int) -> None:
+async def test_processes_together_never_allow_more_than_the_limit(settings: Settings, limit: int) -> None:
     async with processes(settings.redis_url, limit, number=3) as several:
         let_in = 0
         for _ in range(limit // 100 + 2):
             let_in += await send(several, 100)
             await asyncio.sleep(0.02)
 
-        # A portion may be with a process that nobody asks any more.
+        # A few may be missing: a process that gets no more requests may still have a part of its portion.
         assert limit * 0.97 - 1 <= let_in <= limit
 
 
-async def test_requests_are_handed_out_without_a_round_trip_each(settings: Settings, server: Redis) -> None:
+async def test_most_requests_are_allowed_without_a_round_trip(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 10_000) as several:
         before = await commands_of(server)
         for _ in range(200):
@@ -120,7 +120,7 @@ async def test_requests_are_handed_out_without_a_round_trip_each(settings: Setti
         assert await commands_of(server) - before < 200  # for 2,000 requests
 
 
-async def test_refused_requests_ask_redis_only_now_and_then(settings: Settings, server: Redis) -> None:
+async def test_a_hundred_refused_requests_ask_redis_at_most_once(settings: Settings, server: Redis) -> None:
     async with processes(settings.redis_url, 5, number=1) as [process]:
         assert await send([process], 20) == 5
         before = await commands_of(server)
@@ -130,7 +130,7 @@ async def test_refused_requests_ask_redis_only_now_and_then(settings: Settings, 
         assert await commands_of(server) - before <= 1
 
 
-async def test_a_process_that_nobody_asks_gives_its_portion_back(settings: Settings) -> None:
+async def test_a_process_that_gets_no_requests_gives_its_portion_back(settings: Settings) -> None:
     async with processes(settings.redis_url, PORTIONS * 10) as [busy, idle]:
         for _ in range(20):
             await idle.request()
@@ -170,7 +170,7 @@ async def test_what_redis_counts_expires_after_the_minute(settings: Settings, se
         await server.hset(KEY, mapping={str(seconds - WINDOW_SECONDS): 4, str(seconds - WINDOW_SECONDS - 2): 6})
         await asyncio.sleep(0.6)  # until Redis is asked again
 
-        assert await send([process], 20) in (6, 10)  # the older one of the two may be over by now
+        assert await send([process], 20) in (6, 10)  # the older of the two uses may no longer count
         assert 0 < await server.ttl(KEY) <= WINDOW_SECONDS + 1
 
 
@@ -183,18 +183,20 @@ async def test_a_key_that_holds_something_else_is_replaced(settings: Settings, s
         assert all(process.shared.is_available for process in several)
 
 
-async def test_tokens_of_one_process_count_for_the_others_and_are_carried_over(settings: Settings) -> None:
+async def test_tokens_of_one_process_count_for_the_others_and_for_longer_if_they_exceed_the_limit(
+    settings: Settings,
+) -> None:
     async with processes(settings.redis_url, 1_000) as [one, other]:
         assert await one.has_tokens()
         assert await other.has_tokens()
         one.spend(2_500)
         assert not await one.has_tokens()
-        await asyncio.sleep(1.1)  # the other process relies on what it was told for a second
+        await asyncio.sleep(1.1)  # the other process relies on the last answer of Redis for a second
 
         assert not await other.has_tokens()
         now = time.monotonic()
         assert other.tokens.left(now, is_shared=True) == 0
-        # A minute for the limit, and a minute and a half for what exceeded it.
+        # A minute, and a minute and a half more for the 1,500 tokens above the limit.
         assert 140 <= other.tokens.free_in(now, is_shared=True) <= 152
 
 

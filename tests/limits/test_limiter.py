@@ -25,15 +25,15 @@ def principal(subject: str, tenant: str = "acme", key_id: str | None = None) -> 
 
 
 async def allowed(limits: Limiter, sender: Principal, requests: int = 10) -> int:
-    """How many of these requests came in."""
-    came_in = 0
+    """How many of these requests were allowed."""
+    requests_allowed = 0
     for _ in range(requests):
         try:
             await Allowance(limits, sender).request()
         except OverLimit:
             continue
-        came_in += 1
-    return came_in
+        requests_allowed += 1
+    return requests_allowed
 
 
 async def test_subjects_of_a_tenant_share_its_limit_and_have_one_each() -> None:
@@ -53,7 +53,7 @@ async def test_a_key_has_a_limit_of_its_own_and_a_request_without_one_has_none()
     assert await allowed(limits, principal("ann")) == 10
 
 
-async def test_who_has_used_nothing_lately_is_forgotten_and_who_holds_a_place_is_not() -> None:
+async def test_a_principal_that_has_used_nothing_lately_is_forgotten_unless_it_holds_a_place() -> None:
     limits = limiter(tenant=EVERY, subject=EVERY)
     for number in range(5):
         await Allowance(limits, principal(f"user {number}")).request()
@@ -78,7 +78,7 @@ async def test_without_limits_nobody_is_remembered() -> None:
     assert limits.remembered == 0
 
 
-def test_a_burst_refills_evenly_and_carries_over_at_most_some_seconds() -> None:
+def test_a_burst_refills_evenly_and_an_excess_delays_by_at_most_max_debt_seconds() -> None:
     burst = BurstCount(10)
     for _ in range(10):
         assert burst.has(100.0)

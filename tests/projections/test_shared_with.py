@@ -1,4 +1,4 @@
-"""The view `conversations` says whom each conversation is shared with, so that lists can be filtered by it."""
+"""The view `conversations` has the subjects that each conversation is shared with, so that lists can be filtered by them."""
 
 from domain.commands import ShareConversation, UnshareConversation
 from domain.events import Share

@@ -1,4 +1,4 @@
-"""Deleted content in the audit trail: blanked for everyone but the scope `audit`, whatever the event and however it was deleted."""
+"""Deleted content in the audit trail is blanked for callers without the scope `audit`: in every type of event, after every kind of deletion."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -136,7 +136,7 @@ def test_given_a_deleted_conversation_then_all_content_of_an_event_is_blanked_an
 
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.topic)
-def test_given_what_a_field_belongs_to_is_deleted_then_that_field_is_blanked(event: Event) -> None:
+def test_given_the_item_response_or_summary_of_a_field_is_deleted_then_that_field_is_blanked(event: Event) -> None:
     for name, part in CONTENT[type(event)].items():
         data = shown(event, DELETED_BY[part])["data"]
         assert SECRET not in str(data[name]), name
@@ -188,7 +188,7 @@ async def test_given_a_retracted_item_then_only_audit_sees_it_in_any_event(
     assert seen[: len(before)] == before
 
 
-async def test_given_a_deleted_response_then_what_it_alone_has_is_blanked(
+async def test_given_a_deleted_response_then_the_content_that_only_it_has_is_blanked(
     api: httpx.AsyncClient, write: Writer
 ) -> None:
     conversation_id = await write.start("stays")

@@ -1,6 +1,6 @@
-"""What is deleted is in no answer and no model request: in the conversation, in forks, chains, copies, Responses and their streams.
+"""Deleted content is in no answer and no model request. The tests look in the conversation, forks, chains, copies, Responses and their streams.
 
-Checks are made while the projector lags, after it has caught up, after Redis lost everything, and after a rebuild.
+They look while the projector lags, after it has caught up, after Redis lost everything, and after a rebuild.
 """
 
 import json
@@ -22,7 +22,7 @@ SECRET = "platypus"
 
 
 class Store:
-    """Both APIs on the test's stores, a projector that runs when it is told to, and what the provider was sent_for last."""
+    """Both APIs on the test's stores, a projector that runs only in `catch_up` and `rebuild`, and the provider."""
 
     def __init__(
         self, commands: httpx.AsyncClient, queries: httpx.AsyncClient, world: World, provider: ScriptedProvider
@@ -38,11 +38,11 @@ class Store:
         return answer.json() if answer.headers["content-type"] == "application/json" else answer.text
 
     async def text_of(self, *paths: str) -> str:
-        """Everything that these paths answer."""
+        """The text of the answers to GETs of these paths."""
         return "\n".join([json.dumps(await self.get(path)) for path in paths])
 
     async def sent_for(self, text: str, **body: Any) -> str:
-        """What a model is sent for this request."""
+        """The text of the request that a model is sent for this reply."""
         await create_response(self.commands, text, **body)
         return json.dumps(self.provider.requests[-1])
 
@@ -73,7 +73,7 @@ class Store:
         await rebuilt.run()
 
     async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
-        """Checks when the views have caught up, when Redis lost everything, and after a rebuild if that may make a difference."""
+        """Calls `check` after the views have caught up, after Redis lost everything, and after a rebuild if `rebuild` is set."""
         for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
             await change()
             await self.catch_up()
@@ -124,11 +124,11 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
         for each in conversations:
             assert SECRET not in await store.sent_for("and here", conversation=each)
 
-    await check()  # the projector lags, and Redis has the snapshots of before
+    await check()  # the projector lags, and Redis has the snapshots from before the deletion
     await store.in_every_state(check)
 
 
-async def test_what_a_retracted_answer_said_is_gone_from_its_response_and_its_stream(store: Store) -> None:
+async def test_the_text_of_a_retracted_answer_is_gone_from_its_response_and_its_stream(store: Store) -> None:
     store.provider.script = lambda exchange: exchange.stream_text("the ", SECRET, " swims")
     conversation_id = await create_conversation(store.commands)
     body = {"conversation": conversation_id, "temperature": 0.5}
@@ -182,7 +182,9 @@ async def test_a_retracted_question_is_gone_from_the_input_of_its_response(store
     await store.in_every_state(check)
 
 
-async def test_what_a_deleted_conversation_had_is_gone_from_its_fork_which_says_so_and_goes_on(store: Store) -> None:
+async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_names_them_and_can_be_continued(
+    store: Store,
+) -> None:
     conversation_id = await create_conversation(store.commands, instructions="Be brief.")
     await store.add(conversation_id, f"the {SECRET}", "beta")
     first = await create_response(store.commands, "one", conversation=conversation_id)
@@ -246,7 +248,9 @@ async def test_what_a_deleted_response_added_to_a_chain_is_gone_from_the_chain_a
 
 
 @pytest.mark.parametrize("deletion", ["the item", "its conversation"])
-async def test_a_copy_that_a_reference_made_is_gone_with_its_original(store: Store, deletion: str) -> None:
+async def test_when_an_item_is_deleted_then_the_copies_that_references_made_of_it_are_gone(
+    store: Store, deletion: str
+) -> None:
     original = await create_conversation(store.commands)
     [secret] = await store.add(original, f"the {SECRET}")
     conversation_id = await create_conversation(store.commands)
@@ -300,7 +304,7 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     repeated = [{**message(f"the {SECRET}"), "id": secret}, message("three")]
     await create_response(store.commands, repeated, previous_response_id=fork["id"])
     assert SECRET not in json.dumps(store.provider.requests[-1])
-    # Elsewhere it is a new item: the client says it, not the store.
+    # In another conversation it is a new item: the client wrote it, the store did not copy it.
     await create_response(store.commands, repeated)
     assert SECRET in json.dumps(store.provider.requests[-1])
 

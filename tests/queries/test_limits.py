@@ -1,4 +1,4 @@
-"""What a client of the query API sees of the limits."""
+"""The limits as a client of the query API sees them."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -56,7 +56,7 @@ async def test_streams_of_events_and_of_replies_are_limited_at_once_and_are_free
             refused = await client.get(path, headers=EVENTS)
             assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
             assert "this user on streams and WebSockets at once: Limit 2" in refused.json()["error"]["message"]
-            assert (await client.get(path)).status_code == 200  # a page is no stream
+            assert (await client.get(path)).status_code == 200  # a page of events is not a stream
             assert (await client.head(path, headers=EVENTS)).status_code == 200
 
         async def follow() -> int:

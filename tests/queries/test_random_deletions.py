@@ -1,5 +1,6 @@
-"""After any history of replies, forks, references and summaries, what was deleted is in no model request and no answer, and every request that
-was sent can be rendered again.
+"""Random histories of replies, forks, references, summaries and deletions. Afterwards deleted content is in no model request and no answer.
+
+Every request that was sent can be rendered again.
 
 scripts/test tests/queries/test_random_deletions.py -m endless     sixty histories
 """
@@ -29,7 +30,7 @@ REFUSED = {
 
 
 class Written(Struct):
-    """A text that an item has and no other: `mark`. `item_id` is not known for the input of a reply."""
+    """`mark`: a text that only this item has. `item_id` is None for the input of a reply, whose id is not known."""
 
     mark: str
     conversation_id: str
@@ -38,7 +39,7 @@ class Written(Struct):
 
 
 class History:
-    """Random requests. `deleted`: the marks of all that is deleted by now."""
+    """Random requests. `deleted`: the marks of all items that are deleted."""
 
     def __init__(self, seed: int, commands: httpx.AsyncClient, world: World, provider: ScriptedProvider) -> None:
         self.chance = random.Random(seed)
@@ -60,7 +61,7 @@ class History:
             exchange.json(400, {"error": {"message": "no", "code": "x"}})
             return
         self._answer = self._text()
-        if PROMPT in str(exchange.body):  # the summary tells of everything
+        if PROMPT in str(exchange.body):  # the summary has the mark of each item that it covers
             self._answer = " ".join(re.findall(r"mark\d{7}x", str(exchange.body))[:12])
         exchange.stream_text(self._answer)
 
@@ -100,7 +101,7 @@ class History:
             f"/v1/conversations/{conversation_id}/items", {"items": [message(text) for text in texts]}
         )
         if answer.status_code != 200:
-            return  # the conversation went with its last response
+            return  # the conversation was deleted with its last response
         for text, item in zip(texts, answer.json()["data"], strict=True):
             self.written.append(Written(text.split()[0], conversation_id, item["id"]))
 

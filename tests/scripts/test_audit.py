@@ -1,4 +1,4 @@
-"""The audit of the locked packages: what is known is reported, and what cannot be looked up is no failure."""
+"""The audit of the locked packages: known vulnerabilities are reported, and a look-up that fails is not an error."""
 
 import json
 import threading
@@ -71,7 +71,7 @@ def test_without_a_known_vulnerability_the_status_is_0(database: Database, capsy
 
 
 @pytest.mark.parametrize("answer", [None, b"<html>", b"{}", b'{"results": []}', b'{"results": [{"vulns": 1}, {}]}'])
-def test_a_database_that_cannot_be_asked_is_named_and_is_no_failure(
+def test_when_the_database_does_not_answer_then_the_audit_says_so_and_the_status_is_0(
     database: Database, answer: bytes | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     database.answer = answer

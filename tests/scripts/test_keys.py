@@ -56,7 +56,7 @@ def test_keys_are_made_listed_and_revoked(settings: Settings) -> None:
     assert run("revoke", created["id"]) == revoked
 
 
-def test_what_cannot_be_done_is_said_and_nothing_is_stored(settings: Settings) -> None:
+def test_a_wrong_command_gets_a_message_and_nothing_is_stored(settings: Settings) -> None:
     a_key = made_key()
     wrong: list[tuple[tuple[str, ...], int, str]] = [
         ((*CREATE[:-1], "read,root"), 2, "--scopes: A key has one or more of these scopes"),

@@ -36,7 +36,7 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascri
 
 
 class WebSite:
-    """A web site on a port of this machine, under any of SITES. `pages`: by path. Files below `directory` are served too.
+    """A web site on a port of this machine, under each of the names SITES. `pages`: by path. Files below `directory` are served too.
 
     `/redirect?URL` answers 307. A page reports with a POST of JSON to `/report`.
     """

@@ -1,4 +1,4 @@
-"""What the tests of web pages share.
+"""Fixtures of the tests of web pages.
 
 provider   a scripted model provider
 site       a web site on this machine

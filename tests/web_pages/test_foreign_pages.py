@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("web_page.js")
 
 
 class Target(Struct, frozen=True):
-    """A store with one conversation, whose item is SECRET. A page is told its ids: it need not guess them."""
+    """A store with one conversation, whose item is SECRET. The test tells the page the ids, so that the page need not guess them."""
 
     http: httpx.AsyncClient
     provider: ScriptedProvider
@@ -41,7 +41,7 @@ class Target(Struct, frozen=True):
         return port
 
     async def visited_by(self, page: str, *stores: str) -> list[dict[str, str]]:
-        """What the page read. It tries everything at each of the addresses `stores`."""
+        """The page's report. The page tries everything at each of the addresses in `stores`."""
         path = f"/v1/conversations/{self.conversation}"
         item = {"role": "user", "content": "written = by the page"}
         target = {
@@ -105,10 +105,10 @@ async def test_a_page_of_another_origin_reads_nothing_writes_nothing_and_spends_
     assert (target.log.count(), len(target.provider.requests)) == before
     sent = target.answers() - answers
     assert sent.keys() == {"403"}
-    assert sent.total() > 200  # so they did arrive
+    assert sent.total() > 200  # the requests did reach the store
 
 
-async def test_a_page_that_gave_its_own_name_the_stores_address_learns_only_that_it_is_refused(target: Target) -> None:
+async def test_after_dns_rebinding_a_page_reads_only_that_it_is_refused(target: Target) -> None:
     before = (target.log.count(), len(target.provider.requests))
     async with rebound(target) as port:
         origin = f"http://rebound.example:{port}"
@@ -137,7 +137,7 @@ async def test_a_page_of_a_listed_origin_reads_and_writes_but_frames_and_embeds_
 async def rebound(target: Target) -> AsyncIterator[int]:
     """The port of a site that serves its page, and passes all other connections on to the store.
 
-    For the browser and for the store this is what a name is whose address was changed to the store's after the page had been loaded.
+    For the browser and the store, this is the same as DNS rebinding: the page's name gets the store's address after the page was loaded.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Node in a web page of a listed origin, with a login and without. The browser loads it as it is installed: it consists of modules."""
+"""OpenAI's SDK for Node in a web page of a listed origin, with a login and without. The browser loads its modules as they are installed."""
 
 import json
 from pathlib import Path
