@@ -54,11 +54,11 @@ NOTHING = Deleted()
 async def trail_head(log: PrincipalLog, conversation_id: str) -> Head:
     """The end of a conversation whose events the caller may read. Raises ConversationNotFound.
 
-    Whoever may read the conversation may read its events. If it is deleted, its owner and an admin may, and only with the scope `audit`.
+    Whoever may read the conversation may read its events. If it is deleted, its owner and an admin may, and only with a login and the scope `audit`.
     """
     head = await log.head(conversation_id)
     role = None if head is None else head.role(log.principal)
-    if head is None or role is None or (head.deleted and not (role == "owner" and log.principal.may("audit"))):
+    if head is None or role is None or (head.deleted and not (role == "owner" and log.principal.finds_deleted)):
         raise ConversationNotFound(conversation_id)
     return head
 

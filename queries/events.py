@@ -84,7 +84,7 @@ class EventsQuery(QueryParameters):
     answer_headers=("ETag",),
 )
 async def list_events(context: QueryContext, conversation_id: str, query: EventsQuery) -> Response:
-    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream. Only the scope `audit` sees deleted content, and deleted conversations.
+    """The conversation's events, oldest first; with `Accept: text/event-stream` a live stream. Only the scope `audit` sees deleted content, and with a login also deleted conversations.
 
     A stream whose client may no longer read the conversation ends with an event `error`, whose data is an ErrorResponse.
     """

@@ -42,11 +42,12 @@ class ResponseContext(Struct, frozen=True, kw_only=True, tag_field="object", tag
 async def get_response_context(context: QueryContext, response_id: str) -> Response:
     """The `request` as it was sent, and whether its SHA-256 is the recorded one. Always read from the log.
 
-    Only the scope `audit` sees what is deleted now, and deleted responses.
+    Only the scope `audit` sees what is deleted now, and with a login also deleted responses.
     """
     sees_deleted = context.principal.may("audit")
+    finds_deleted = context.principal.finds_deleted
     log = context.dependencies.log
-    requested = await (deleted_or_not(log, response_id) if sees_deleted else log.reply_requested(response_id))
+    requested = await (deleted_or_not(log, response_id) if finds_deleted else log.reply_requested(response_id))
     if requested is None or not isinstance(request := requested.event, ReplyRequested):
         raise ResponseNotFound(response_id)
     rerendered = await context.dependencies.contexts.rerender(

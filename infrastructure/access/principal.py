@@ -37,6 +37,11 @@ class Principal(Struct, frozen=True):
         return scope in self.scopes or ("admin" in self.scopes and scope in _OF_ADMIN)
 
     @property
+    def finds_deleted(self) -> bool:
+        """Whether the audit trail of deleted conversations and responses is served. It is not without a login: then whoever deletes is like everybody else."""
+        return self.may("audit") and self != ANONYMOUS
+
+    @property
     def actor(self) -> Actor:
         """The principal, as the rules of a conversation see it."""
         return Actor(self.subject, is_admin="admin" in self.scopes)

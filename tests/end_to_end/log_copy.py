@@ -151,9 +151,9 @@ class LogCopy:
         return [msgspec.json.decode(document["item"]) for document in sorted(documents, key=lambda item: item["depth"])]
 
     def feed(self, conversation_id: str) -> list[Json] | None:
-        """The events of a conversation, deleted or not: without a login everyone has the scope `audit`."""
-        stream = self.streams.get(conversation_id)
-        return None if stream is None else [msgspec.json.decode(event_json(recorded)) for recorded in stream.events]
+        if conversation_id not in self.conversations:
+            return None
+        return [msgspec.json.decode(event_json(recorded)) for recorded in self.streams[conversation_id].events]
 
     def response(self, response_id: str) -> Json | None:
         record = self.responses.get(response_id)
