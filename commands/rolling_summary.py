@@ -126,7 +126,7 @@ async def summarize(
     last_events = await reader.head_of_each(inherited) if inherited else []
     settings = await settings_at(reader, conversation_id, version)
     if (settings.compaction[0] if settings.compaction else 0) != (previous.version if previous else 0):
-        raise SummaryHasChanged(conversation_id)  # something that the previous summary tells of was deleted just now
+        raise SummaryHasChanged(conversation_id)  # an item that the previous summary covers was deleted just now
     summary_input = SummaryInput(choice.encoding, room)
     events = await _read_into(summary_input, context, conversation_id, choice, depth)
     written = await write_summary(

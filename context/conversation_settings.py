@@ -86,7 +86,7 @@ class Reader(Protocol):
 class ConversationSettings(Struct, frozen=True, kw_only=True):
     """A conversation's settings at one version. `compaction`: (version, event) of the active summary's ContextCompacted.
 
-    `withdrawn`: the versions of newer summaries, which tell of something that was deleted.
+    `withdrawn`: the versions of newer summaries that cover a deleted item.
     """
 
     instructions: str | None
@@ -108,7 +108,7 @@ def instructions_and_policy(events: Iterable[Recorded]) -> tuple[str | None, Con
 
 
 async def settings_at(reader: Reader, conversation_id: str, version: int) -> ConversationSettings:
-    """The conversation's settings at `version`. A summary that tells of something that was deleted, then or later, is left out."""
+    """The conversation's settings at `version`. A summary that covers an item that was deleted, then or later, is left out."""
     pinned: tuple[str, ...] = ()
     active = 0
     by_version: dict[int, Recorded] = {}

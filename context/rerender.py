@@ -46,7 +46,7 @@ class ShownItem(Struct, frozen=True, kw_only=True):
 class Rerendered(Struct, frozen=True, kw_only=True):
     """`matches`: the body has the recorded SHA-256; None if something in it is blanked. `items`: those that were sent, the request's own input last.
 
-    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: it tells of something deleted, and has no text.
+    `summary_tokens`: tokens of the summary, 0 if there was none. `summary_is_blanked`: it covers a deleted item, so its text is left out.
     """
 
     body: dict[str, Any]

@@ -18,8 +18,8 @@
         pins               JSON of the ids of the pinned items; absent if there are none
         pin:{id}           the JSON of a pinned item, as above, even if it is in a block too
         summary            JSON of the active Summary; absent if there is none
-        fork               "1" in a fork. With a summary, contexts are read from the log, because a fork's summary also tells of items of
-                           other conversations, where they may have been deleted. A summary of copies is treated alike
+        fork               "1" in a fork. If it has a summary, contexts are read from the log, because the summary also covers items of
+                           other conversations, where they may have been deleted. The same holds for a summary of copies
         deleted            "1" on a tombstone, which has only this, version and incarnation, and expires after a day
 
 A snapshot has the newest items: at most 512, and at most 1 MB of them. It has at most 1 MB of pinned items. Items are grouped in blocks

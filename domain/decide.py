@@ -313,7 +313,7 @@ def _complete(state: Conversation, command: CompleteReply) -> tuple[Event, ...]:
 
 
 def _delete_reply(state: Conversation, command: DeleteReply, known_items: Mapping[str, KnownItem]) -> tuple[Event, ...]:
-    """Cancels a running reply first. An unlisted conversation exists for its responses: it loses the items of this one, or goes with it."""
+    """Cancels a running reply first. An unlisted conversation loses the items of the reply. If nothing else is left in it, it is deleted."""
     reply = known_items.get(command.response_id)
     if reply is None or reply.retracted:
         raise ResponseNotFound(command.response_id)

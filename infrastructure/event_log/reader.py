@@ -85,7 +85,7 @@ class PrincipalReader(ConversationReader):
         self.principal = principal
 
     def readable(self, head: Head | None) -> Head | None:
-        """The head of a conversation that the principal may read. None if it was never started, was deleted, or is not theirs to see."""
+        """The head of a conversation that the principal may read. None if it was never started, was deleted, or the principal may not see it."""
         return None if head is None or head.deleted or head.role(self.principal) is None else head
 
     async def conversation_of(self, response_id: str) -> str | None:

@@ -211,7 +211,7 @@ class BoundedProtocol(HttpToolsProtocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def _origin_form(self) -> bytes:
-        """The path and query of a request target that is an absolute URL. `*`, which goes with OPTIONS, stays."""
+        """The path and query of a request target that is an absolute URL. The target `*` of OPTIONS stays."""
         if self.url == b"*":
             if self.parser.get_method() == b"OPTIONS":
                 return self.url

@@ -62,7 +62,7 @@ def test_nothing_planted_is_in_a_log_a_metric_an_error_or_a_process_list(
         for text in refused:
             for method, path in (("GET", "/v1/conversations"), ("POST", "/v1/responses")):
                 assert client.request(method, path, headers=bearer(text)).status_code == 401
-            # A request id is for the logs. A key in it is masked.
+            # The request id is logged. If it holds a key, the key must be masked.
             request_id = {} if text == CONTENT else {"x-request-id": text}
             client.get("/v1/models", headers={"authorization": f"Basic {text}", "cookie": text, **request_id})
             client.delete(f"/v1/keys/{text}", headers=bearer(key.secret))
@@ -70,7 +70,7 @@ def test_nothing_planted_is_in_a_log_a_metric_an_error_or_a_process_list(
         commands = command_lines()
         fail(running, client, key.secret)
         commands += command_lines()
-        for name in ("postgres", "mongod", "valkey"):  # they may run as a user that others are too
+        for name in ("postgres", "mongod", "valkey"):  # other programs may run as the same user
             assert "OPENAI_API_KEY" not in psutil.Process(running.pid(name)).environ()
         assert psutil.Process(running.pid("api")).environ()["OPENAI_API_KEY"] == PROVIDER_KEY
         metrics = [httpx.get(url).text for name, url in running.env.items() if name.endswith("_METRICS_URL")]

@@ -176,7 +176,7 @@ SERVING = ("commands", "queries", "context", "replies", "infrastructure")
 
 NOT_OF_ONE_REQUEST = {
     "infrastructure/event_log/feed.py": "the whole log, in commit order: for projectors; of it, queries read only positions and hashes",
-    "infrastructure/event_log/log_rows.py": "a template: it is found again, with its condition, where it is used",
+    "infrastructure/event_log/log_rows.py": "a template without a condition: the statements that are made from it are checked",
     "infrastructure/event_log/recorder.py": (
         "one batch commits for several tenants. BatchDecider compares each stream's tenant with the caller's, and append_at_once the rows'"
     ),
