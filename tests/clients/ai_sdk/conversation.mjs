@@ -9,7 +9,8 @@ const weather = tool({
   inputSchema: z.object({ city: z.string() }),
   execute: async ({ city }) => `sunny in ${city}`,
 });
-const create = async () => (await (await fetch(`${baseURL}/conversations`, { method: "POST", body: "{}" })).json()).id;
+const asJson = { method: "POST", headers: { "content-type": "application/json" }, body: "{}" };
+const create = async () => (await (await fetch(`${baseURL}/conversations`, asJson)).json()).id;
 const conversation = process.argv[2] ?? (await create());
 const turn = { model: openai("smollm2-135m"), providerOptions: { openai: { conversation } } };
 
