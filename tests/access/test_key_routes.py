@@ -98,7 +98,7 @@ async def test_a_list_of_keys_has_pages_like_other_lists(settings: Settings, api
         assert error_of(answer) == (400, "invalid_cursor", "after")
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=["POST", "GET", "DELETE"])
 async def test_only_an_admin_manages_keys(settings: Settings, apis: KeyedApis, method: str, path: str) -> None:
     key = stored_key(settings.postgres_url, scopes=["read", "write", "reply", "audit", "act_as"])
     assert error_of(await apis.send(key, method, path, json={})) == (403, "missing_scope", None)
