@@ -19,8 +19,8 @@ PrivateKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519Pri
 
 
 def claims(**changed: Any) -> dict[str, Any]:
-    """The claims of a token that is valid for a minute. A value of None leaves the claim out."""
-    usual = {"tenant": "acme", "sub": "ann", "scope": "read write reply", "exp": time.time() + 60}
+    """The claims of a token that is valid for an hour. A value of None leaves the claim out."""
+    usual = {"tenant": "acme", "sub": "ann", "scope": "read write reply", "exp": time.time() + 3600}
     return {name: value for name, value in {**usual, **changed}.items() if value is not None}
 
 

@@ -163,11 +163,11 @@ async def test_given_inserts_without_the_append_lock_then_followers_do_miss_even
         psycopg.connect(settings.postgres_url, autocommit=True) as fast,
     ):
         async with followers(settings) as following:
-            first = insert(slow)
+            first = insert(slow, tenant="slow")
             proxy.delay("commit")
             late = asyncio.create_task(asyncio.to_thread(slow.commit))
             await until(proxy.delaying.is_set)
-            second = insert(fast)
+            second = insert(fast, tenant="fast")
             await until(lambda: all(follower.seen == [second] for follower in following))
             await late
     assert positions(log) == [first, second]
@@ -175,13 +175,13 @@ async def test_given_inserts_without_the_append_lock_then_followers_do_miss_even
         assert follower.seen == [second]
 
 
-def insert(connection: psycopg.Connection) -> int:
-    """Inserts an event of a new stream and returns its position."""
+def insert(connection: psycopg.Connection, tenant: str) -> int:
+    """Inserts an event of a new stream and returns its position. Transactions of one tenant would wait for each other: they update its position."""
     event = ItemAppended(item_id=mint("msg"), parent_id=None, branch=0, depth=1, item=b"{}", author="ann")
     row = connection.execute(
-        "INSERT INTO events (originator_id, originator_version, topic, state) VALUES (%s, 1, %s, %b)"
+        "INSERT INTO events (originator_id, originator_version, topic, state, tenant_id) VALUES (%s, 1, %s, %b, %s)"
         " RETURNING notification_id",
-        (mint_uuid(), event.topic, encode(event)),
+        (mint_uuid(), event.topic, encode(event), tenant),
     ).fetchone()
     assert row is not None
     return int(row[0])
