@@ -82,8 +82,8 @@ class RateLimits(HolderLimits):
 
 
 RECOMMENDED: Final = RateLimits(
-    tenant=Limits(requests=3_000, requests_a_second=100, tokens=2_000_000, replies=40, background=20, followers=500),
-    subject=Limits(requests=600, requests_a_second=50, tokens=400_000, replies=10, background=5, followers=50),
-    key=Limits(requests=3_000, requests_a_second=100, tokens=2_000_000, replies=40, background=20, followers=500),
+    tenant=Limits(requests=3_000, requests_a_second=50, tokens=2_000_000, replies=40, background=20, followers=500),
+    subject=Limits(requests=600, requests_a_second=25, tokens=400_000, replies=10, background=5, followers=50),
+    key=Limits(requests=3_000, requests_a_second=50, tokens=2_000_000, replies=40, background=20, followers=500),
 )
 """What `RATE_LIMITS=recommended` stands for. `docs/operations.md` says why."""
