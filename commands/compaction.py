@@ -37,7 +37,7 @@ class CompactConversation(Body):
 
 
 class ConversationCompaction(Struct, frozen=True, kw_only=True, tag_field="object", tag="conversation.compaction"):
-    """A summary that stands for `count` items, from the item `from` to the item `to`. Tokens: of those items, and of the summary."""
+    """A summary that stands for `count` items, from the item `from` to the item `to`. `tokens_before` counts those items, `tokens_after` the summary."""
 
     id: str
     summary: str

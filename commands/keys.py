@@ -20,7 +20,7 @@ NOT_REPEATABLE = "A key cannot be made with an `Idempotency-Key`: its secret is 
 
 
 class CreateKey(Body):
-    """A key of the administrator's own tenant. `scopes`: some of those that the administrator has. `expires_at`: in seconds since 1970, UTC."""
+    """A key of the administrator's own tenant. `scopes`: only scopes that the administrator has. `expires_at`: in seconds since 1970, UTC."""
 
     model_config = examples({"subject": "chat-backend", "scopes": ["read", "write", "reply"], "name": "The chat"})
 

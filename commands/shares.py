@@ -41,7 +41,7 @@ Everyone = Annotated[Literal[True], BeforeValidator(_everyone)]
 
 
 class Whom(Body):
-    """Exactly one of the two: a subject of the conversation's tenant, or `tenant: true`, everyone of it."""
+    """Send one of the two. `subject`: a subject of the conversation's tenant. `tenant: true`: everyone of the tenant."""
 
     subject: Subject | None = None
     tenant: Everyone | None = None
@@ -74,7 +74,7 @@ async def share_conversation(context: CommandContext, conversation_id: str, body
 
 
 class ShareQuery(QueryParameters):
-    """Exactly one of the two."""
+    """One of the two must be sent."""
 
     subject: str | None = Field(None, description="The subject whose share is withdrawn.")
     tenant: bool | None = Field(None, description="`true`: the share with everyone of the tenant is withdrawn.")
@@ -82,7 +82,7 @@ class ShareQuery(QueryParameters):
 
 @command_route(router, "DELETE", PATH, query=ShareQuery, answer=ShareWithdrawn)
 async def unshare_conversation(context: CommandContext, conversation_id: str, query: ShareQuery) -> Response:
-    """Withdraws the share with `subject`, or with `tenant=true` that with everyone of the tenant. Only the owner and an admin may.
+    """Withdraws one share. `subject` names whose share it is; `tenant=true` means the share with everyone of the tenant. Only the owner and an admin may.
 
     Effective on the next request; streams that are open end within 5 seconds. Answers with a receipt; 404 if there is no such share.
     """

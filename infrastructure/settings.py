@@ -198,7 +198,7 @@ class Settings(BaseSettings):
             return value
         modes = {mode.strip() for mode in value.split(",")}
         if "none" in modes and len(modes) > 1:
-            raise ValueError("`none` stands alone: with it everybody is let in, so no other mode would be asked")
+            raise ValueError("`none` stands alone: it lets everybody in, so another mode beside it would never be used")
         return ",".join(sorted(modes))
 
     @model_validator(mode="after")

@@ -63,7 +63,7 @@ Day = Annotated[date, BeforeValidator(_day)]
 
 
 class UsageQuery(QueryParameters):
-    start: Day | None = Field(None, description="The first day. Default: 31 days up to `end`.")
+    start: Day | None = Field(None, description="The first day. Default: 30 days before `end`.")
     end: Day | None = Field(None, description="The last day. Default: today.")
     model: str | None = Field(None, description="Only this model.")
 

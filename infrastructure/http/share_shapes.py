@@ -16,7 +16,7 @@ class SharedWith(Struct, frozen=True):
 
 
 class ConversationShare(Struct, frozen=True, kw_only=True, tag_field="object", tag="share"):
-    """Who else may use a conversation. A reader reads; a writer also does everything but share, withdraw shares and delete the conversation."""
+    """Somebody besides the owner who may use a conversation. A reader can only read. A writer may do everything except share it, withdraw shares and delete it."""
 
     shared_with: SharedWith = field(name="with")
     role: Literal["reader", "writer"]

@@ -30,7 +30,7 @@ class OverLimit(Exception):
         if name == "tokens_a_month":
             super().__init__(
                 f"You exceeded the quota of {_WHOSE[holder]}: {limit} tokens in a calendar month (UTC)."
-                " It begins anew with the next month."
+                " A new quota begins with the next month."
             )
             return
         super().__init__(

@@ -25,7 +25,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider, scripted_provide
 
 REFUSED = {
     *("context_length_exceeded", "response_in_progress", "model_error", "previous_response_not_found"),
-    *("item_not_found", "input_already_in_conversation", "not_found", "nothing_to_compact", "summary_has_changed"),
+    *("item_not_found", "input_already_in_conversation", "not_found", "nothing_to_compact", "summary_changed"),
 }
 
 
