@@ -38,7 +38,7 @@ class Principal(Struct, frozen=True):
 
     @property
     def finds_deleted(self) -> bool:
-        """Whether the audit trail of deleted conversations and responses is served. It is not without a login: then whoever deletes is like everybody else."""
+        """Whether the audit trail of deleted conversations and responses is served. It is not without a login: then everybody is the same principal."""
         return self.may("audit") and self != ANONYMOUS
 
     @property

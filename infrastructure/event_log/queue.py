@@ -11,7 +11,7 @@ from infrastructure.event_log.append_request import Appended, AppendRequest, Log
 
 MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 1024 * 1024
-"""A larger request is a batch of its own. A batch of this size takes about 20 ms, and whoever comes after it waits that long."""
+"""A larger request is a batch of its own. A batch of this size takes about 20 ms, and the requests behind it wait that long."""
 
 MAX_QUEUED_COMMANDS = 8192
 MAX_QUEUED_BYTES = 128 * 1024 * 1024

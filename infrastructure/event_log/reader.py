@@ -63,7 +63,7 @@ class EventReader(OrderedReader, ConversationReader):
         return PrincipalReader(self._pool, self._version_lookup, principal)
 
     def of_tenant(self, tenant: str) -> ConversationReader:
-        """A reader of one tenant's conversations, whoever may see them. For what the store does by itself."""
+        """A reader of all conversations of one tenant. For what the store does by itself."""
         return ConversationReader(self._pool, self._version_lookup, tenant)
 
     async def partition_holders(self) -> list[PartitionHolder]:

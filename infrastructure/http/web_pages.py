@@ -1,6 +1,6 @@
 """What web pages may do with the store: which `Host` and which `Origin` are served, CORS, and the headers that protect an answer in a browser.
 
-Without a login (AUTH_MODE=none), whoever can reach the store may do everything. Any web page in a user's browser could too, if requests were
+Without a login (AUTH_MODE=none), everybody who can reach the store may do everything. Any web page in a user's browser could too, if requests were
 not checked. So without a login
 
 - the `Host` must be a loopback name or in ALLOWED_HOSTS. This stops DNS rebinding: a page whose own name points to the store's address sends

@@ -1,6 +1,6 @@
 """The view `usage`: token and cost totals per tenant, day (UTC), subject, model and partition. They stay when a conversation is deleted.
 
-The subject is who asked for the reply or the summary, whoever owns the conversation.
+The subject is the one that asked for the reply or the summary, even if another one owns the conversation.
 """
 
 from collections.abc import Iterator
