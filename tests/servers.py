@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -63,10 +63,16 @@ def port_to_keep() -> int:
     `free_port` chooses below the kernel's range for outgoing connections. This port is above that range, if there is room.
     """
     above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
+    reservations = Path(tempfile.gettempdir()) / f"conversation-store-test-ports-{os.getuid()}"
+    reservations.mkdir(exist_ok=True)
     for port in random.sample(range(above, 65_536), 65_536 - above):
-        with socket.socket() as probe:
+        # Held until this process ends: another test process may look for a port while the server is stopped.
+        reservation = os.open(reservations / str(port), os.O_CREAT | os.O_RDWR)
+        with suppress(BlockingIOError), socket.socket() as probe:
+            fcntl.flock(reservation, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if probe.connect_ex(("127.0.0.1", port)) != 0:
                 return port
+        os.close(reservation)
     return free_port()
 
 

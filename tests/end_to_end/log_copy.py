@@ -1,7 +1,7 @@
 """The event log at one moment, read row by row, and what the API must answer according to it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,15 @@ from uuid import UUID
 import msgspec
 import psycopg
 
-from domain.events import REPLY_ENDS, ConversationDeleted, InputItem, ItemAppended, ReplyCompleted, ReplyRequested
+from domain.events import (
+    REPLY_ENDS,
+    ConversationDeleted,
+    InputItem,
+    ItemAppended,
+    ItemRetracted,
+    ReplyCompleted,
+    ReplyRequested,
+)
 from domain.items import from_stored
 from infrastructure.access.principal import ANONYMOUS
 from infrastructure.event_log.recorded import Recorded
@@ -100,6 +108,24 @@ class LogCopy:
         }
 
     @cached_property
+    def deleted_items(self) -> set[str]:
+        """The ids of items that were retracted, or are in deleted conversations; and of copies of those items."""
+        items: dict[str, str | None] = {}
+        deleted: set[str] = set()
+        for name, stream in self.streams.items():
+            for recorded in stream.events:
+                event = recorded.event
+                if isinstance(event, ItemRetracted):
+                    deleted.add(event.item_id)
+                elif isinstance(event, ItemAppended):
+                    items[event.item_id] = event.copy_of
+                    if name not in self.conversations:
+                        deleted.add(event.item_id)
+                elif isinstance(event, ReplyRequested):
+                    items |= {stored.item_id: stored.copy_of for stored in event.input}
+        return deleted | {item_id for item_id, original in items.items() if original in deleted}
+
+    @cached_property
     def documents(self) -> dict[Any, dict[str, Document]]:
         return dict(fold(self.events))
 
@@ -116,7 +142,9 @@ class LogCopy:
     def responses(self) -> dict[str, Record]:
         """The replies of conversations that were not deleted, by their ids."""
         return {
-            record.response_id: record for name in self.conversations for record in _records(name, self.streams[name])
+            record.response_id: record
+            for name in self.conversations
+            for record in _records(name, self.streams[name], self.deleted_items)
         }
 
     def version(self, conversation_id: str) -> int:
@@ -146,7 +174,7 @@ class LogCopy:
         documents = [
             document
             for document in self.documents["items"].values()
-            if document["conversation_id"] == conversation_id and document["retracted_version"] is None
+            if document["conversation_id"] == conversation_id and document["id"] not in self.deleted_items
         ]
         return [msgspec.json.decode(document["item"]) for document in sorted(documents, key=lambda item: item["depth"])]
 
@@ -161,7 +189,10 @@ class LogCopy:
 
     def input_items(self, response_id: str) -> list[Json] | None:
         document = self.documents["responses"].get(document_key(ANONYMOUS.tenant, response_id))
-        return None if document is None else [msgspec.json.decode(item) for item in document["input"]]
+        if document is None:
+            return None
+        items = [msgspec.json.decode(item) for item in document["input"]]
+        return [item for item in items if item["id"] not in self.deleted_items]
 
     def usage(self) -> list[Json]:
         """The rows of GET /v1/usage, without the amounts that depend on prices."""
@@ -189,8 +220,8 @@ def _conversation_json(document: Document) -> Json:
     return shown
 
 
-def _records(conversation_id: str, stream: Stream) -> Iterator[Record]:
-    """The replies of one conversation, running ones included."""
+def _records(conversation_id: str, stream: Stream, deleted: Collection[str] = ()) -> Iterator[Record]:
+    """The replies of one conversation, running ones included. `deleted`: the ids of items that a Response does not show."""
     appended = {
         recorded.event.item_id: recorded.event for recorded in stream.events if isinstance(recorded.event, ItemAppended)
     }
@@ -216,4 +247,5 @@ def _records(conversation_id: str, stream: Stream) -> Iterator[Record]:
             end_event=end_event,
             end=end,
             output=output,
+            retracted=frozenset(stored.item_id for stored in output if stored.item_id in deleted),
         )
