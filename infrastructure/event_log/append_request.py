@@ -11,6 +11,9 @@ from domain.conversation import Conversation
 from domain.events import Event
 from infrastructure.access.principal import Principal
 
+StreamName = tuple[str, str]
+"""The tenant and the conversation id. A conversation of another tenant is never found, even if a request names it."""
+
 
 class IdempotencyKey(Struct, frozen=True):
     """A client's `Idempotency-Key` and the SHA-256 of the request that came with it."""
@@ -52,6 +55,10 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
     answer: Callable[[Appended], bytes] | None = None
 
     @property
+    def stream_name(self) -> StreamName:
+        return self.principal.tenant, self.conversation_id
+
+    @property
     def starts_conversation(self) -> bool:
         command = self.command
         return isinstance(command, StartConversation) or (
@@ -61,7 +68,7 @@ class AppendRequest(Struct, frozen=True, kw_only=True):
     @property
     def shared_with(self) -> set[tuple[str, ...]]:
         """What makes two requests depend on each other: the conversation and the idempotency key."""
-        shared: set[tuple[str, ...]] = {(self.conversation_id,)}
+        shared: set[tuple[str, ...]] = {self.stream_name}
         if self.idempotency is not None:
             shared.add((self.principal.tenant, self.principal.subject, self.idempotency.key))
         return shared

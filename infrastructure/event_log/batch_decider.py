@@ -13,9 +13,8 @@ from psycopg import Cursor
 from domain.access import check_allowed
 from domain.conversation import Conversation, KnownItem, evolve, evolve_item
 from domain.decide import decide
-from domain.errors import ConversationNotFound
 from domain.events import REPLY_ENDS, ConversationDeleted, Event, ReplyRequested
-from infrastructure.event_log.append_request import AppendRequest, VersionMismatch, independent_of
+from infrastructure.event_log.append_request import AppendRequest, StreamName, VersionMismatch, independent_of
 from infrastructure.event_log.batch_keys import BatchKeys
 from infrastructure.event_log.batch_plan import AppendOutcome, BatchPlan
 from infrastructure.event_log.chain import GENESIS
@@ -25,7 +24,6 @@ from infrastructure.event_log.rows import NO_ROWS, Row, StreamEnd, chained_row
 from infrastructure.event_log.stream_loader import BatchStreams, StreamsLost, read_on
 from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import Write
-from infrastructure.ids import conversation_id as conversation_id_of
 from infrastructure.ids import uuid_of
 
 _REPLY_STARTS = frozenset({ReplyRequested.topic})
@@ -52,20 +50,22 @@ class BatchDecider:
         self._now = now
         self._keys_valid_since = keys_valid_since
         self._owner = owner
-        self._before: dict[str, Stream] = {}
+        self._before: dict[StreamName, Stream] = {}
         """The streams before the batch."""
-        self._after: dict[str, Stream] = {}
+        self._after: dict[StreamName, Stream] = {}
         """The streams that the batch changes, after it."""
         self._rows: list[Row] = []
-        self._last_rows: dict[str, int] = {}
+        self._last_rows: dict[StreamName, int] = {}
         """The index in `_rows` of each stream's last row."""
-        self._touched: set[tuple[str, str]] = set()
-        """(conversation id, item id) of each item whose state a command's rules need. `_items` has the state of those that exist."""
-        self._items: dict[tuple[str, str], KnownItem] = {}
+        self._touched: set[tuple[StreamName, str]] = set()
+        """(stream, item id) of each item whose state a command's rules need. `_items` has the state of those that exist."""
+        self._items: dict[tuple[StreamName, str], KnownItem] = {}
         self._keys = BatchKeys(recorder, keys_valid_since)
-        self._unreadable: Mapping[str, UnreadableEvent] = {}
+        self._unreadable: Mapping[StreamName, UnreadableEvent] = {}
 
-    def decide_optimistically(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> BatchPlan | None:
+    def decide_optimistically(
+        self, batch: Sequence[AppendRequest], streams: Mapping[StreamName, Stream]
+    ) -> BatchPlan | None:
         """Decides on the known `streams` alone. The plan leaves out the requests that need the log; None if all of them do.
 
         A request needs the log if its command's rules need the state of an item. It also does if its command is refused or changes nothing,
@@ -93,40 +93,29 @@ class BatchDecider:
         unreadable = streams.unreadable
         self._take(batch, streams.streams)
         cached = dict(self._before)
-        conversation_ids = [
-            conversation_id
-            for conversation_id in dict.fromkeys(request.conversation_id for request in batch)
-            if conversation_id not in unreadable
-        ]
-        read = read_on(self._recorder, curs, conversation_ids, self._before)
+        names = [name for name in dict.fromkeys(request.stream_name for request in batch) if name not in unreadable]
+        read = read_on(self._recorder, curs, names, self._before)
         if read.lost:
-            raise StreamsLost(
-                {conversation_id: cached[conversation_id] for conversation_id in read.lost if conversation_id in cached}
-            )
+            raise StreamsLost({name: cached[name] for name in read.lost if name in cached})
         self._unreadable = {**unreadable, **read.unreadable}
-        moved = {
-            conversation_id
-            for conversation_id, stream in self._before.items()
-            if stream is not cached.get(conversation_id)
-        }
-        for conversation_id in moved:
-            self._cache.put(conversation_id, self._before[conversation_id])
-        self._touched = {(request.conversation_id, item) for request in batch for item in request.command.row_keys}
+        moved = {name for name, stream in self._before.items() if stream is not cached.get(name)}
+        for name in moved:
+            self._cache.put(name, self._before[name])
+        self._touched = {(request.stream_name, item) for request in batch for item in request.command.row_keys}
         if self._touched:
             self._read_items(curs)
         self._keys.read_stored(curs, batch)
         outcomes = [self._outcome(request) for request in batch]
-        races = sum(request.conversation_id in moved for request in batch) if moved else 0
+        races = sum(request.stream_name in moved for request in batch) if moved else 0
         return self._plan(outcomes, races)
 
-    def _take(self, batch: Sequence[AppendRequest], streams: Mapping[str, Stream]) -> None:
-        names = {request.conversation_id for request in batch}
+    def _take(self, batch: Sequence[AppendRequest], streams: Mapping[StreamName, Stream]) -> None:
+        names = {request.stream_name for request in batch}
         self._before = {name: stream for name, stream in streams.items() if name in names}
 
     def _read_items(self, curs: Cursor[Any]) -> None:
-        items = [(uuid_of(conversation_id), item) for conversation_id, item in self._touched]
-        for stream_id, row_key, topic, state in self._recorder.select_items(curs, items):
-            self._evolve_item(conversation_id_of(stream_id), row_key, decode(topic, state))
+        for name, row_key, topic, state in self._recorder.select_items(curs, list(self._touched)):
+            self._evolve_item(name, row_key, decode(topic, state))
 
     def _outcome(self, request: AppendRequest) -> AppendOutcome:
         try:
@@ -135,13 +124,11 @@ class BatchDecider:
             return AppendOutcome(request, error=error)
 
     def _decide(self, request: AppendRequest) -> AppendOutcome:
-        conversation_id = request.conversation_id
-        if (problem := self._unreadable.get(conversation_id)) is not None:
+        conversation_id, name = request.conversation_id, request.stream_name
+        if (problem := self._unreadable.get(name)) is not None:
             raise problem
-        stream = self._after.get(conversation_id) or self._before.get(conversation_id)
+        stream = self._after.get(name) or self._before.get(name)
         state = stream.state if stream else None
-        if state is not None and state.tenant != request.principal.tenant:
-            raise ConversationNotFound(conversation_id)
         if state is not None:
             check_allowed(state, request.command, request.principal.actor)
         if state is not None and not _version_matches(request, state):
@@ -149,21 +136,21 @@ class BatchDecider:
         items = {
             row_key: item
             for row_key in request.command.row_keys
-            if (item := self._items.get((conversation_id, row_key))) is not None
+            if (item := self._items.get((name, row_key))) is not None
         }
         events = decide(conversation_id, state, request.command, items)
-        outcome = AppendOutcome(request, events, self._last_rows.get(conversation_id), stream)
+        outcome = AppendOutcome(request, events, self._last_rows.get(name), stream)
         if events:
             self._add_rows(request, stream, events)
-            outcome.stream = self._after[conversation_id]
-            outcome.last_row = self._last_rows[conversation_id]
+            outcome.stream = self._after[name]
+            outcome.last_row = self._last_rows[name]
         if outcome.stores_key:
             self._keys.add(outcome)
         return outcome
 
     def _add_rows(self, request: AppendRequest, stream: Stream | None, events: Sequence[Event]) -> None:
         """Adds the rows of a command's events, and updates its stream."""
-        conversation_id = request.conversation_id
+        name = request.stream_name
         state = stream.state if stream else None
         chain_hash = stream.chain_hash if stream else GENESIS
         recorded_at = max(self._now, stream.recorded_at) if stream else self._now
@@ -172,7 +159,7 @@ class BatchDecider:
             state = evolve(state, event)
             row = chained_row(
                 chain_hash,
-                originator_id=uuid_of(conversation_id),
+                originator_id=uuid_of(request.conversation_id),
                 version=state.version,
                 topic=event.topic,
                 state=encode(event),
@@ -189,20 +176,18 @@ class BatchDecider:
         if self._touched:
             for event in events:
                 if event.row_key is not None:
-                    self._evolve_item(conversation_id, event.row_key, event)
+                    self._evolve_item(name, event.row_key, event)
         # Last, so that a command that fails adds no rows.
         self._rows += rows
-        self._last_rows[conversation_id] = len(self._rows) - 1
-        self._after[conversation_id] = Stream(
-            state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0
-        )
+        self._last_rows[name] = len(self._rows) - 1
+        self._after[name] = Stream(state, 0, recorded_at, chain_hash, snapshotted=stream.snapshotted if stream else 0)
 
-    def _evolve_item(self, conversation_id: str, row_key: str, event: Event) -> None:
-        if (conversation_id, row_key) not in self._touched:
+    def _evolve_item(self, name: StreamName, row_key: str, event: Event) -> None:
+        if (name, row_key) not in self._touched:
             return
-        item = evolve_item(self._items.get((conversation_id, row_key)), event)
+        item = evolve_item(self._items.get((name, row_key)), event)
         if item is not None:
-            self._items[conversation_id, row_key] = item
+            self._items[name, row_key] = item
 
     def _plan(self, outcomes: list[AppendOutcome], races: int = 0) -> BatchPlan:
         topics = {row.topic for row in self._rows}
@@ -227,10 +212,7 @@ class BatchDecider:
 
     def _expected_ends(self) -> dict[UUID, StreamEnd]:
         """For each stream that the batch appends to: its end before the batch."""
-        return {
-            uuid_of(conversation_id): stream.end if (stream := self._before.get(conversation_id)) else NO_ROWS
-            for conversation_id in self._after
-        }
+        return {uuid_of(name[1]): stream.end if (stream := self._before.get(name)) else NO_ROWS for name in self._after}
 
 
 def _version_matches(request: AppendRequest, state: Conversation) -> bool:

@@ -10,7 +10,7 @@ from domain.access import role_of
 from domain.commands import DeleteConversation, DeleteReply
 from domain.conversation import Conversation
 from domain.errors import ConversationNotFound
-from infrastructure.event_log.append_request import Appended, AppendRequest, KeyReused
+from infrastructure.event_log.append_request import Appended, AppendRequest, KeyReused, StreamName
 from infrastructure.event_log.batch_plan import AppendOutcome
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream
@@ -53,7 +53,7 @@ class BatchKeys:
             )
             self._stored[tenant, subject, key] = (fingerprint, appended)
 
-    def first_use(self, request: AppendRequest, streams: Mapping[str, Stream]) -> AppendOutcome | None:
+    def first_use(self, request: AppendRequest, streams: Mapping[StreamName, Stream]) -> AppendOutcome | None:
         """The outcome if the request's key was used before; else None. Raises KeyReused or ConversationNotFound.
 
         ConversationNotFound: the conversation of the stored answer was deleted, or is no longer shared with the caller. Only the receipt
@@ -75,7 +75,7 @@ class BatchKeys:
             is_receipt = appended.answer and isinstance(request.command, DeleteConversation | DeleteReply)
             if conversation_id in self._deleted and not is_receipt:
                 raise ConversationNotFound(conversation_id)
-            if (stream := streams.get(conversation_id)) is not None:
+            if (stream := streams.get((request.principal.tenant, conversation_id))) is not None:
                 state = stream.state
                 if role_of(state.owner, state.shares, request.principal.actor) is None:
                     raise ConversationNotFound(conversation_id)

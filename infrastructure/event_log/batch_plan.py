@@ -6,7 +6,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from domain.events import Event
-from infrastructure.event_log.append_request import Appended, AppendRequest
+from infrastructure.event_log.append_request import Appended, AppendRequest, StreamName
 from infrastructure.event_log.streams import Stream, StreamCache
 from infrastructure.event_log.write import IdempotencyRecord, Write
 
@@ -78,12 +78,12 @@ class BatchPlan(Struct, eq=False):
 
     outcomes: list[AppendOutcome]
     write: Write
-    streams: dict[str, Stream]
-    last_rows: dict[str, int]
+    streams: dict[StreamName, Stream]
+    last_rows: dict[StreamName, int]
     races: int = 0
 
     def apply(self, positions: Sequence[int], cache: StreamCache) -> list[Appended | BaseException]:
         """Call it when the rows are durable at `positions`: caches the streams and returns each caller's result."""
-        for conversation_id, stream in self.streams.items():
-            cache.put(conversation_id, replace(stream, position=positions[self.last_rows[conversation_id]]))
+        for name, stream in self.streams.items():
+            cache.put(name, replace(stream, position=positions[self.last_rows[name]]))
         return [outcome.result(positions) for outcome in self.outcomes]

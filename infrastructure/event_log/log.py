@@ -19,7 +19,7 @@ import psycopg
 import structlog
 from msgspec.structs import replace
 
-from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, VersionMismatch
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogUnavailable, StreamName, VersionMismatch
 from infrastructure.event_log.batch_decider import BatchDecider
 from infrastructure.event_log.batch_plan import BatchPlan
 from infrastructure.event_log.datastore import Datastore
@@ -211,18 +211,18 @@ class EventLog:
         try:
             results = plan.apply(positions, self._cache)
             self._count(plan)
-            for conversation_id, stream in plan.streams.items():
+            for name, stream in plan.streams.items():
                 if stream.needs_snapshot:
-                    self._snapshot(conversation_id)
+                    self._snapshot(name)
         except Exception:
             log.exception("append_results_failed", commands=len(plan.outcomes))
             return [LogUnavailable(outcome_unknown=True) for _ in plan.outcomes]
         return results
 
-    def _snapshot(self, conversation_id: str) -> None:
-        stream = self._cache.get(conversation_id)
-        if stream is not None and self._snapshotter.offer(conversation_id, stream):
-            self._cache.put(conversation_id, replace(stream, snapshotted=stream.state.version))
+    def _snapshot(self, name: StreamName) -> None:
+        stream = self._cache.get(name)
+        if stream is not None and self._snapshotter.offer(name, stream):
+            self._cache.put(name, replace(stream, snapshotted=stream.state.version))
 
     def _count(self, plan: BatchPlan) -> None:
         if plan.write.rows:

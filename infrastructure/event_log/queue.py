@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable
+from infrastructure.event_log.append_request import Appended, AppendRequest, LogBusy, LogUnavailable, StreamName
 
 MAX_BATCH_COMMANDS = 128
 MAX_BATCH_BYTES = 1024 * 1024
@@ -69,7 +69,7 @@ class AppendQueue:
         self._count = 0
         self._bytes = 0
         self._in_flight: dict[int, Sequence[QueuedAppend]] = {}
-        self._conversations_in_flight: set[str] = set()
+        self._streams_in_flight: set[StreamName] = set()
         self._idle: list[asyncio.Future[None]] = []
         self._task_is_woken = False
         """A task was woken and has not run yet."""
@@ -102,14 +102,14 @@ class AppendQueue:
             self._task_is_woken = False
         batch = self._take_batch()
         self._in_flight[id(batch)] = batch
-        self._conversations_in_flight.update(queued.request.conversation_id for queued in batch)
+        self._streams_in_flight.update(queued.request.stream_name for queued in batch)
         self._wake_idle_task()
         return batch
 
     def finish(self, batch: Sequence[QueuedAppend]) -> None:
         """Marks the batch as no longer in flight. Wakes no other task: the one that took the batch must call `next_batch`."""
         del self._in_flight[id(batch)]
-        self._conversations_in_flight.difference_update(queued.request.conversation_id for queued in batch)
+        self._streams_in_flight.difference_update(queued.request.stream_name for queued in batch)
 
     def close(self) -> None:
         """Refuses new requests. `next_batch` still returns the queued ones."""
@@ -141,7 +141,7 @@ class AppendQueue:
         return self._count >= SECOND_BATCH_COMMANDS and any(map(self._is_ready, self._tenants.values()))
 
     def _is_ready(self, tenant: _TenantQueue) -> bool:
-        return tenant.queued[0].request.conversation_id not in self._conversations_in_flight
+        return tenant.queued[0].request.stream_name not in self._streams_in_flight
 
     def _take_batch(self) -> Sequence[QueuedAppend]:
         """Takes requests from the queue, of each tenant in turn: all, or half if there are many, within the limits of a batch."""

@@ -4,7 +4,7 @@ The library repeats an insert whose answer was lost, and reports a conflict if t
 `locked_append.py` looks up the rows first (`positions_of`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,10 +18,12 @@ from psycopg.rows import tuple_row
 from psycopg.sql import SQL
 from psycopg.types.composite import CompositeInfo
 
+from infrastructure.event_log.append_request import StreamName
 from infrastructure.event_log.chain import GENESIS
 from infrastructure.event_log.datastore import LOCK_TIMEOUT_SECONDS, STATEMENT_TIMEOUT_SECONDS
 from infrastructure.event_log.rows import ROW_TYPE, Row, chained_row, register_row
 from infrastructure.event_log.write import PARAMETER_TYPES, Write, parameters
+from infrastructure.ids import uuid_of
 from infrastructure.stores.postgres_pipeline import PostgresPipeline
 
 TABLE = "events"
@@ -40,9 +42,9 @@ class RowsRemoved(Exception):
 
 
 class LogRow(Struct, frozen=True, array_like=True):
-    """A row from which a stream's state is computed. `state`: None if the reader already knows the row."""
+    """A row from which a stream's state is computed. `stream`: its name. `state`: None if the reader already knows the row."""
 
-    stream: UUID
+    stream: StreamName
     version: int
     topic: str
     state: bytes | None
@@ -133,11 +135,12 @@ class ConversationRecorder(PostgresApplicationRecorder):
         next append to their streams makes them conflict. Rows are compared by their hashes, which cover every column.
         """
         curs.execute(
-            "SELECT e.notification_id FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
-            " WITH ORDINALITY AS r (stream, version, chain_hash, number) CROSS JOIN LATERAL (SELECT * FROM events"
-            " WHERE originator_id = r.stream AND originator_version = r.version AND chain_hash = r.chain_hash LIMIT 1) AS e"
-            " ORDER BY r.number",
+            "SELECT e.notification_id FROM unnest(%b::text[], %b::uuid[], %b::bigint[], %b::bytea[])"
+            " WITH ORDINALITY AS r (tenant, stream, version, chain_hash, number) CROSS JOIN LATERAL (SELECT * FROM events"
+            " WHERE originator_id = r.stream AND originator_version = r.version AND tenant_id = r.tenant"
+            " AND chain_hash = r.chain_hash LIMIT 1) AS e ORDER BY r.number",
             (
+                [row.tenant_id for row in rows],
                 [row.originator_id for row in rows],
                 [row.originator_version for row in rows],
                 [row.chain_hash for row in rows],
@@ -149,7 +152,7 @@ class ConversationRecorder(PostgresApplicationRecorder):
         return positions or None
 
     def select_from(
-        self, curs: Cursor[Any], versions: Mapping[UUID, int], max_rows: int, max_bytes: int
+        self, curs: Cursor[Any], versions: Mapping[StreamName, int], max_rows: int, max_bytes: int
     ) -> list[LogRow]:
         """A page of the rows of these streams: for each, the rows from its version on. Ordered as in the mapping, then by version.
 
@@ -158,38 +161,45 @@ class ConversationRecorder(PostgresApplicationRecorder):
         planner's statistics say.
         """
         curs.execute(
-            "SELECT id, version, topic, state, recorded_at, chain_hash, position FROM ("
+            "SELECT number, version, topic, state, recorded_at, chain_hash, position FROM ("
             "SELECT *, sum(bytes) OVER (ORDER BY number, version) - bytes AS before FROM ("
-            "SELECT s.id, s.number, e.originator_version AS version, e.topic, e.recorded_at, e.chain_hash, e.notification_id AS position,"
+            "SELECT s.number, e.originator_version AS version, e.topic, e.recorded_at, e.chain_hash, e.notification_id AS position,"
             " CASE WHEN e.originator_version > s.version THEN e.state END AS state,"
             " CASE WHEN e.originator_version > s.version THEN octet_length(e.state) ELSE 0 END AS bytes"
-            " FROM unnest(%b::uuid[], %b::bigint[]) WITH ORDINALITY AS s (id, version, number) CROSS JOIN LATERAL ("
-            "SELECT * FROM events WHERE originator_id = s.id AND originator_version >= s.version"
+            " FROM unnest(%b::text[], %b::uuid[], %b::bigint[]) WITH ORDINALITY AS s (tenant, id, version, number) CROSS JOIN LATERAL ("
+            "SELECT * FROM events WHERE originator_id = s.id AND tenant_id = s.tenant AND originator_version >= s.version"
             " ORDER BY originator_version LIMIT %b) AS e LIMIT %b) AS found) AS page"
             " WHERE before < %b ORDER BY number, version",
-            (list(versions), list(versions.values()), max_rows, max_rows, max_bytes),
+            (*_columns(versions), list(versions.values()), max_rows, max_rows, max_bytes),
             binary=True,
         )
-        return [LogRow(*row) for row in curs.fetchall()]
+        names = list(versions)
+        return [LogRow(names[number - 1], *row) for number, *row in curs.fetchall()]
 
-    def select_last_versions(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> dict[UUID, int]:
+    def select_last_versions(self, curs: Cursor[Any], streams: Collection[StreamName]) -> dict[StreamName, int]:
         """The last version of each of these streams that exists."""
         curs.execute(
-            "SELECT originator_id, max(originator_version) FROM events WHERE originator_id = ANY(%b) GROUP BY originator_id",
-            (list(stream_ids),),
-        )
-        return dict(curs.fetchall())
-
-    def select_items(self, curs: Cursor[Any], items: Sequence[tuple[UUID, str]]) -> list[tuple[UUID, str, str, bytes]]:
-        """For each (stream, item), the first 100 rows with this row key, in order: as (stream, item, topic, state)."""
-        curs.execute(
-            "SELECT i.stream, i.item, e.topic, e.state FROM unnest(%b::uuid[], %b::text[]) AS i (stream, item)"
-            " CROSS JOIN LATERAL (SELECT * FROM events WHERE originator_id = i.stream AND item_id = i.item"
-            " ORDER BY originator_version LIMIT 100) AS e",
-            ([stream for stream, _ in items], [item for _, item in items]),
+            "SELECT s.number, max(e.originator_version) FROM unnest(%b::text[], %b::uuid[]) WITH ORDINALITY AS s (tenant, id, number)"
+            " JOIN events AS e ON e.originator_id = s.id AND e.tenant_id = s.tenant GROUP BY s.number",
+            _columns(streams),
             binary=True,
         )
-        return curs.fetchall()
+        names = list(streams)
+        return {names[number - 1]: version for number, version in curs.fetchall()}
+
+    def select_items(
+        self, curs: Cursor[Any], items: Sequence[tuple[StreamName, str]]
+    ) -> list[tuple[StreamName, str, str, bytes]]:
+        """For each (stream, item), the first 100 rows with this row key, in order: as (stream, item, topic, state)."""
+        curs.execute(
+            "SELECT i.number, e.topic, e.state FROM unnest(%b::text[], %b::uuid[], %b::text[])"
+            " WITH ORDINALITY AS i (tenant, stream, item, number) CROSS JOIN LATERAL (SELECT * FROM events"
+            " WHERE originator_id = i.stream AND item_id = i.item AND tenant_id = i.tenant"
+            " ORDER BY originator_version LIMIT 100) AS e",
+            (*_columns([stream for stream, _ in items]), [item for _, item in items]),
+            binary=True,
+        )
+        return [(*items[number - 1], topic, state) for number, topic, state in curs.fetchall()]
 
     def select_first_answers(
         self, curs: Cursor[Any], keys: Sequence[tuple[str, str, str]], since: datetime
@@ -213,27 +223,36 @@ class ConversationRecorder(PostgresApplicationRecorder):
         )
         return curs.fetchall()
 
-    def select_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> list[tuple[UUID, bytes]]:
+    def select_snapshots(self, curs: Cursor[Any], streams: Collection[StreamName]) -> list[tuple[StreamName, bytes]]:
         """The snapshots of these streams, as (stream, state)."""
         curs.execute(
-            "SELECT originator_id, state FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),), binary=True
+            "SELECT s.number, stored.state FROM unnest(%b::text[], %b::uuid[]) WITH ORDINALITY AS s (tenant, id, number)"
+            " JOIN snapshots AS stored ON stored.originator_id = s.id AND stored.tenant_id = s.tenant",
+            _columns(streams),
+            binary=True,
         )
-        return curs.fetchall()
+        names = list(streams)
+        return [(names[number - 1], state) for number, state in curs.fetchall()]
 
-    def upsert_snapshots(self, snapshots: Sequence[tuple[UUID, int, bytes]]) -> None:
+    def upsert_snapshots(self, snapshots: Sequence[tuple[StreamName, int, bytes]]) -> None:
         """Stores each (stream, version, state), unless the stream has a newer one."""
+        streams, versions, states = zip(*snapshots, strict=True)
         with self.datastore.get_connection() as connection:
             connection.execute(
-                "INSERT INTO snapshots AS stored (originator_id, originator_version, state)"
-                " SELECT * FROM unnest(%b::uuid[], %b::bigint[], %b::bytea[])"
-                " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version,"
-                " state = excluded.state WHERE stored.originator_version < excluded.originator_version",
-                tuple(list(column) for column in zip(*snapshots, strict=True)),
+                "INSERT INTO snapshots AS stored (tenant_id, originator_id, originator_version, state)"
+                " SELECT * FROM unnest(%b::text[], %b::uuid[], %b::bigint[], %b::bytea[])"
+                " ON CONFLICT (originator_id) DO UPDATE SET originator_version = excluded.originator_version, state = excluded.state"
+                " WHERE stored.tenant_id = excluded.tenant_id AND stored.originator_version < excluded.originator_version",
+                (*_columns(streams), list(versions), list(states)),
             )
 
-    def delete_snapshots(self, curs: Cursor[Any], stream_ids: Sequence[UUID]) -> None:
+    def delete_snapshots(self, curs: Cursor[Any], streams: Collection[StreamName]) -> None:
         """Deletes the snapshots of these streams."""
-        curs.execute("DELETE FROM snapshots WHERE originator_id = ANY(%b)", (list(stream_ids),))
+        curs.execute(
+            "DELETE FROM snapshots AS stored USING unnest(%b::text[], %b::uuid[]) AS s (tenant, id)"
+            " WHERE stored.originator_id = s.id AND stored.tenant_id = s.tenant",
+            _columns(streams),
+        )
 
     def delete_keys(self, now: datetime, keep: timedelta, limit: int) -> int:
         """Deletes at most `limit` idempotency keys that are older than `keep`, by `now` and by Postgres's clock. Returns how many.
@@ -259,6 +278,11 @@ class ConversationRecorder(PostgresApplicationRecorder):
                 " WHERE recorded_at > greatest(%b, (SELECT clock_timestamp())) + %b",
                 (now, keep),
             )
+
+
+def _columns(streams: Collection[StreamName]) -> tuple[list[str], list[UUID]]:
+    """The tenants and the ids of these streams, as two parameters of a statement."""
+    return [tenant for tenant, _ in streams], [uuid_of(conversation_id) for _, conversation_id in streams]
 
 
 def _as_row(event: StoredEvent) -> Row:

@@ -8,9 +8,9 @@ import threading
 import structlog
 from eventsourcing.persistence import PersistenceError
 
+from infrastructure.event_log.append_request import StreamName
 from infrastructure.event_log.recorder import ConversationRecorder
 from infrastructure.event_log.streams import Stream, to_snapshot
-from infrastructure.ids import uuid_of
 
 MAX_QUEUED_SNAPSHOTS = 1_000
 MAX_BATCH_SNAPSHOTS = 50
@@ -23,7 +23,7 @@ class Snapshotter:
 
     def __init__(self, recorder: ConversationRecorder) -> None:
         self._recorder = recorder
-        self._queued: dict[str, Stream] = {}
+        self._queued: dict[StreamName, Stream] = {}
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="snapshotter", daemon=True)
@@ -38,12 +38,12 @@ class Snapshotter:
             self._changed.notify()
         self._thread.join()
 
-    def offer(self, conversation_id: str, stream: Stream) -> bool:
+    def offer(self, name: StreamName, stream: Stream) -> bool:
         """Queues a snapshot. It replaces a queued one of the same conversation. False if the queue is full."""
         with self._changed:
             if len(self._queued) >= MAX_QUEUED_SNAPSHOTS:
                 return False
-            self._queued[conversation_id] = stream
+            self._queued[name] = stream
             self._changed.notify()
             return True
 
@@ -51,15 +51,12 @@ class Snapshotter:
         while batch := self._next_batch():
             try:
                 self._recorder.upsert_snapshots(
-                    [
-                        (uuid_of(conversation_id), stream.state.version, to_snapshot(stream))
-                        for conversation_id, stream in batch
-                    ]
+                    [(name, stream.state.version, to_snapshot(stream)) for name, stream in batch]
                 )
             except PersistenceError as error:
                 log.warning("snapshots_not_written", snapshots=len(batch), error_type=type(error).__name__)
 
-    def _next_batch(self) -> list[tuple[str, Stream]]:
+    def _next_batch(self) -> list[tuple[StreamName, Stream]]:
         """Waits for snapshots. Empty when the thread is closing and nothing is queued."""
         with self._changed:
             while not self._queued and not self._closing:

@@ -15,11 +15,10 @@ from psycopg import Cursor
 from psycopg.rows import tuple_row
 
 from domain.conversation import evolve
+from infrastructure.event_log.append_request import StreamName
 from infrastructure.event_log.codec import UnreadableEvent, decode
 from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 from infrastructure.event_log.streams import Stream, StreamCache, from_snapshot
-from infrastructure.ids import conversation_id as conversation_id_of
-from infrastructure.ids import uuid_of
 from infrastructure.observability.metrics import Metrics
 
 MAX_PAGE_ROWS = 2_000
@@ -29,18 +28,18 @@ log = structlog.get_logger(__name__)
 
 
 class StreamsLost(Exception):
-    """The log does not have the last known rows of these streams (by conversation id). Nothing was appended."""
+    """The log does not have the last known rows of these streams . Nothing was appended."""
 
-    def __init__(self, streams: Mapping[str, Stream]) -> None:
+    def __init__(self, streams: Mapping[StreamName, Stream]) -> None:
         super().__init__("The log has lost the last rows of streams.")
         self.streams = streams
 
 
 class BatchStreams(Struct, frozen=True):
-    """The streams of one batch by conversation id, and those that cannot be read. The cache may evict a stream before the batch is decided."""
+    """The streams of one batch, and those that cannot be read. The cache may evict a stream before the batch is decided."""
 
-    streams: Mapping[str, Stream] = {}
-    unreadable: Mapping[str, UnreadableEvent] = {}
+    streams: Mapping[StreamName, Stream] = {}
+    unreadable: Mapping[StreamName, UnreadableEvent] = {}
 
 
 class StreamsRead(Struct):
@@ -49,54 +48,51 @@ class StreamsRead(Struct):
     `unreadable`: the stream has an event that this code cannot read, or its first event is missing.
     """
 
-    lost: set[str] = set()
-    unreadable: dict[str, UnreadableEvent] = {}
+    lost: set[StreamName] = set()
+    unreadable: dict[StreamName, UnreadableEvent] = {}
 
-    def __contains__(self, conversation_id: str) -> bool:
-        return conversation_id in self.lost or conversation_id in self.unreadable
+    def __contains__(self, name: StreamName) -> bool:
+        return name in self.lost or name in self.unreadable
 
 
 def read_on(
-    recorder: ConversationRecorder, curs: Cursor[Any], conversation_ids: Sequence[str], streams: dict[str, Stream]
+    recorder: ConversationRecorder, curs: Cursor[Any], names: Sequence[StreamName], streams: dict[StreamName, Stream]
 ) -> StreamsRead:
     """Applies to each of `streams` all rows that the log has after it. A stream that is not in `streams` is read from its first row.
 
     Reads the rows of all streams together, in pages. A stream that could not be read is removed from `streams`.
     """
     read = StreamsRead()
-    remaining = list(conversation_ids)
+    remaining = list(names)
     while remaining:
-        known_versions = {
-            uuid_of(conversation_id): stream.state.version if (stream := streams.get(conversation_id)) else 0
-            for conversation_id in remaining
-        }
+        known_versions = {name: stream.state.version if (stream := streams.get(name)) else 0 for name in remaining}
         page = recorder.select_from(curs, known_versions, MAX_PAGE_ROWS, MAX_PAGE_BYTES)
-        rows: defaultdict[str, list[LogRow]] = defaultdict(list)
+        rows: defaultdict[StreamName, list[LogRow]] = defaultdict(list)
         for row in page:
-            rows[conversation_id_of(row.stream)].append(row)
+            rows[row.stream].append(row)
         is_cut = len(page) == MAX_PAGE_ROWS or sum(len(row.state or b"") for row in page) >= MAX_PAGE_BYTES
-        last = remaining.index(conversation_id_of(page[-1].stream)) if is_cut else len(remaining) - 1
-        for conversation_id in remaining[: last + 1]:
-            _apply(conversation_id, rows[conversation_id], streams, read)
+        last = remaining.index(page[-1].stream) if is_cut else len(remaining) - 1
+        for name in remaining[: last + 1]:
+            _apply(name, rows[name], streams, read)
         # The last stream of a page may have more rows.
         remaining = [left for left in remaining[last:] if left not in read] if is_cut else []
     return read
 
 
-def _apply(conversation_id: str, rows: Sequence[LogRow], streams: dict[str, Stream], read: StreamsRead) -> None:
-    stream = streams.get(conversation_id)
+def _apply(name: StreamName, rows: Sequence[LogRow], streams: dict[StreamName, Stream], read: StreamsRead) -> None:
+    stream = streams.get(name)
     if stream is not None:
         if not rows or (rows[0].version, rows[0].chain_hash) != stream.end:
-            read.lost.add(conversation_id)
-            del streams[conversation_id]
+            read.lost.add(name)
+            del streams[name]
             return
         rows = rows[1:]
     try:
         for row in rows:
-            stream = streams[conversation_id] = _after(stream, row)
+            stream = streams[name] = _after(stream, row)
     except UnreadableEvent as error:
-        read.unreadable[conversation_id] = error
-        streams.pop(conversation_id, None)
+        read.unreadable[name] = error
+        streams.pop(name, None)
 
 
 def _after(stream: Stream | None, row: LogRow) -> Stream:
@@ -121,42 +117,38 @@ class StreamLoader:
         self._cache = cache
         self._metrics = metrics
 
-    def load(self, conversation_ids: Sequence[str]) -> BatchStreams:
+    def load(self, names: Sequence[StreamName]) -> BatchStreams:
         """Returns and caches those of these streams that exist, made from their snapshots and the rows after these."""
         with self._recorder.datastore.get_connection() as connection:
             curs = connection.cursor(row_factory=tuple_row)
-            stored = self._recorder.select_snapshots(curs, list(map(uuid_of, conversation_ids)))
-            snapshots = {
-                conversation_id_of(stream_id): stream
-                for stream_id, state in stored
-                if (stream := from_snapshot(state)) is not None
-            }
+            stored = self._recorder.select_snapshots(curs, names)
+            snapshots = {name: stream for name, state in stored if (stream := from_snapshot(state)) is not None}
             streams = dict(snapshots)
-            read = read_on(self._recorder, curs, conversation_ids, streams)
+            read = read_on(self._recorder, curs, names, streams)
             unreadable = read.unreadable
             if read.lost:
-                self._recorder.delete_snapshots(curs, list(map(uuid_of, read.lost)))
-                lost = {conversation_id: snapshots[conversation_id] for conversation_id in read.lost & snapshots.keys()}
+                self._recorder.delete_snapshots(curs, read.lost)
+                lost = {name: snapshots[name] for name in read.lost & snapshots.keys()}
                 self._report("snapshot_differs_from_log", "snapshot", curs, lost)
                 # If a stream is lost again, the log has changed meanwhile. It stays uncached, and is read under the append lock.
                 unreadable |= read_on(self._recorder, curs, list(read.lost), streams).unreadable
-        for conversation_id, stream in streams.items():
-            self._cache.put(conversation_id, stream)
+        for name, stream in streams.items():
+            self._cache.put(name, stream)
         return BatchStreams(streams, unreadable)
 
-    def drop(self, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
+    def drop(self, curs: Cursor[Any], lost: Mapping[StreamName, Stream]) -> None:
         """Removes these streams from the cache: the log does not have their last rows."""
-        for conversation_id in lost:
-            self._cache.remove(conversation_id)
+        for name in lost:
+            self._cache.remove(name)
         self._report("log_moved_back", "memory", curs, lost)
 
-    def _report(self, event: str, source: str, curs: Cursor[Any], lost: Mapping[str, Stream]) -> None:
+    def _report(self, event: str, source: str, curs: Cursor[Any], lost: Mapping[StreamName, Stream]) -> None:
         self._metrics.streams_lost.labels(source).inc(len(lost))
-        log_versions = self._recorder.select_last_versions(curs, list(map(uuid_of, lost)))
-        for conversation_id, stream in lost.items():
+        log_versions = self._recorder.select_last_versions(curs, lost)
+        for name, stream in lost.items():
             log.error(
                 event,
-                conversation_id=conversation_id,
+                conversation_id=stream.state.id,
                 known_version=stream.state.version,
-                log_version=log_versions.get(uuid_of(conversation_id), 0),
+                log_version=log_versions.get(name, 0),
             )

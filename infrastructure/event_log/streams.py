@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from domain.conversation import Conversation
-from infrastructure.event_log.append_request import AppendRequest
+from infrastructure.event_log.append_request import AppendRequest, StreamName
 from infrastructure.event_log.rows import StreamEnd
 
 MAX_CACHED_BYTES = 64 * 1024 * 1024
@@ -71,80 +71,80 @@ class _TenantStreams:
     """The cached streams of one tenant, least recently used first, each with its size."""
 
     def __init__(self) -> None:
-        self.streams: OrderedDict[str, tuple[Stream, int]] = OrderedDict()
+        self.streams: OrderedDict[StreamName, tuple[Stream, int]] = OrderedDict()
         self.bytes = 0
 
 
 class StreamCache:
-    """The most recently used streams by conversation id. Thread-safe.
+    """The most recently used streams by name. Thread-safe.
 
     A tenant that has more than MAX_TENANT_SHARE of the cache evicts its own streams. So its large conversations do not evict those of others.
     """
 
     def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
-        self._tenant_of: OrderedDict[str, str] = OrderedDict()
-        """The tenant of each cached conversation, least recently used first."""
+        self._names: OrderedDict[StreamName, None] = OrderedDict()
+        """The names of the cached streams, least recently used first."""
         self._tenants: dict[str, _TenantStreams] = {}
         self._max_bytes = max_bytes
         self._bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        return len(self._tenant_of)
+        return len(self._names)
 
-    def get(self, conversation_id: str) -> Stream | None:
+    def get(self, name: StreamName) -> Stream | None:
         """The cached stream. Marks it as used."""
         with self._lock:
-            tenant = self._tenant_of.get(conversation_id)
-            if tenant is None:
+            if name not in self._names:
                 return None
-            self._tenant_of.move_to_end(conversation_id)
-            streams = self._tenants[tenant].streams
-            streams.move_to_end(conversation_id)
-            return streams[conversation_id][0]
+            self._names.move_to_end(name)
+            streams = self._tenants[name[0]].streams
+            streams.move_to_end(name)
+            return streams[name][0]
 
-    def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[str, Stream], list[str]]:
-        """The cached streams of these requests, and the conversations that are not cached. Of the latter, those that a request starts are left out."""
-        cached: dict[str, Stream] = {}
-        missing: dict[str, None] = {}
+    def find(self, requests: Iterable[AppendRequest]) -> tuple[dict[StreamName, Stream], list[StreamName]]:
+        """The cached streams of these requests, and the streams that are not cached. Of the latter, those that a request starts are left out."""
+        cached: dict[StreamName, Stream] = {}
+        missing: dict[StreamName, None] = {}
         for request in requests:
-            stream = self.get(request.conversation_id)
+            name = request.stream_name
+            stream = self.get(name)
             if stream is not None:
-                cached[request.conversation_id] = stream
+                cached[name] = stream
             elif not request.starts_conversation:
-                missing[request.conversation_id] = None
+                missing[name] = None
         return cached, list(missing)
 
-    def remove(self, conversation_id: str) -> None:
+    def remove(self, name: StreamName) -> None:
         """Removes the stream, if it is cached."""
         with self._lock:
-            if conversation_id in self._tenant_of:
-                self._remove(conversation_id)
+            if name in self._names:
+                self._remove(name)
 
-    def put(self, conversation_id: str, stream: Stream) -> None:
+    def put(self, name: StreamName, stream: Stream) -> None:
         """Caches the stream and evicts others, least recently used first, while the cache, or the tenant's share of it, is too large."""
         size = _size(stream)
         with self._lock:
-            if conversation_id in self._tenant_of:
-                self._remove(conversation_id)
-            self._tenant_of[conversation_id] = stream.state.tenant
-            tenant = self._tenants.setdefault(stream.state.tenant, _TenantStreams())
-            tenant.streams[conversation_id] = (stream, size)
+            if name in self._names:
+                self._remove(name)
+            self._names[name] = None
+            tenant = self._tenants.setdefault(name[0], _TenantStreams())
+            tenant.streams[name] = (stream, size)
             tenant.bytes += size
             self._bytes += size
             while tenant.bytes > MAX_TENANT_SHARE * self._max_bytes and len(tenant.streams) > 1:
                 self._remove(next(iter(tenant.streams)))
-            while self._bytes > self._max_bytes and len(self._tenant_of) > 1:
-                self._remove(next(iter(self._tenant_of)))
+            while self._bytes > self._max_bytes and len(self._names) > 1:
+                self._remove(next(iter(self._names)))
 
-    def _remove(self, conversation_id: str) -> None:
-        name = self._tenant_of.pop(conversation_id)
-        tenant = self._tenants[name]
-        _, size = tenant.streams.pop(conversation_id)
+    def _remove(self, name: StreamName) -> None:
+        del self._names[name]
+        tenant = self._tenants[name[0]]
+        _, size = tenant.streams.pop(name)
         tenant.bytes -= size
         self._bytes -= size
         if not tenant.streams:
-            del self._tenants[name]
+            del self._tenants[name[0]]
 
 
 def _size(stream: Stream) -> int:

@@ -111,7 +111,7 @@ class InterferingProxy:
 
     def _is_lost(self, data: bytes) -> bool:
         """Whether `data` is what `lose_select` or `lose_insert` loses."""
-        if self.lose_select and b"AS s (id, version" in data:
+        if self.lose_select and b"AS s (tenant, id, version" in data:
             self.lose_select, self.down = False, True
             return True
         if self.lose_insert and b"append_at_once($" in data:

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
-from uuid import UUID
 
 from msgspec import Struct
 from psycopg import Cursor
 
+from infrastructure.event_log.append_request import StreamName
 from infrastructure.event_log.recorder import ConversationRecorder, LogRow
 
 
@@ -46,7 +46,7 @@ def counting_recorder() -> tuple[type[ConversationRecorder], Counts]:
             return super().insert(curs, write)
 
         def select_from(
-            self, curs: Cursor[Any], versions: Mapping[UUID, int], max_rows: int, max_bytes: int
+            self, curs: Cursor[Any], versions: Mapping[StreamName, int], max_rows: int, max_bytes: int
         ) -> list[LogRow]:
             counts.reads += 1
             counts.streams += len(versions)

@@ -37,11 +37,11 @@ def test_given_a_snapshot_in_another_format_then_it_is_ignored() -> None:
 
 def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -> None:
     cache = StreamCache(max_bytes=100_000)
-    first, second = mint("conv"), mint("conv")
+    first, second = ("acme", mint("conv")), ("acme", mint("conv"))
     cache.put(first, stream(1))
     cache.put(second, stream(1))
     for _ in range(30):
-        cache.put(mint("conv"), stream(1, "x" * 1000))
+        cache.put(("acme", mint("conv")), stream(1, "x" * 1000))
         cache.get(first)
     assert cache.get(first) is not None
     assert cache.get(second) is None
@@ -52,10 +52,10 @@ def test_given_a_full_cache_then_the_least_recently_used_streams_are_evicted() -
 
 def test_given_one_tenants_large_streams_then_they_evict_their_own_and_not_those_of_others() -> None:
     cache = StreamCache(max_bytes=100_000)
-    small, large = mint("conv"), [mint("conv") for _ in range(30)]
+    small, large = ("other", mint("conv")), [("acme", mint("conv")) for _ in range(30)]
     cache.put(small, stream(1, tenant="other"))
-    for conversation_id in large:
-        cache.put(conversation_id, stream(1, "x" * 1000))
+    for name in large:
+        cache.put(name, stream(1, "x" * 1000))
     assert cache.get(small) is not None
     assert cache.get(large[-1]) is not None
     assert cache.get(large[0]) is None

@@ -1,0 +1,5 @@
+-- A snapshot is found by the tenant and the conversation, as everything else is. Snapshots with no tenant are not found: they are made again.
+ALTER TABLE snapshots ADD COLUMN IF NOT EXISTS tenant_id text NOT NULL DEFAULT '';
+
+UPDATE snapshots AS s SET tenant_id = e.tenant_id FROM events AS e
+WHERE s.tenant_id = '' AND e.originator_id = s.originator_id AND e.originator_version = s.originator_version;
