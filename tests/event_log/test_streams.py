@@ -1,4 +1,4 @@
-"""Snapshots and the stream cache: when they are lost, old or unreadable, appends take longer, and their results are the same."""
+"""Tests of state snapshots and of the stream cache. If one is lost, old or unreadable, appends take longer, but have the same results."""
 
 import asyncio
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""gzip for large answers: to whom, which ones, and without holding up the event loop."""
+"""Tests of gzip: which answers are compressed, for which clients, and that the event loop goes on meanwhile."""
 
 import asyncio
 import gzip

@@ -1,4 +1,4 @@
-"""Settings refuse a configuration that would let anyone in."""
+"""Tests of `Settings`: a configuration that would let everybody in or cannot work is refused, and no secret is shown."""
 
 from typing import Any
 
