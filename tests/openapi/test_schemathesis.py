@@ -1,7 +1,7 @@
-"""schemathesis sends what the OpenAPI document allows, and what it forbids, and checks every answer against the document.
+"""schemathesis sends requests that the OpenAPI document allows, and others that it forbids. It checks every answer against the document.
 
-All of its checks are on: no 5xx, no status, header or shape that the document lacks, no wrong `Allow`, no forbidden input that is accepted. What
-its configuration (`schemathesis/schemathesis.toml`) says is allowed is explained there.
+All of its checks are on. It fails on a 5xx, on a status, header or shape that the document lacks, on a wrong `Allow`, and if forbidden
+input is accepted. The exceptions are in its configuration (`schemathesis/schemathesis.toml`), with their reasons.
 """
 
 import subprocess
