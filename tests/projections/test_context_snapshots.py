@@ -1,4 +1,8 @@
-"""Context snapshots: an older one never replaces a newer one, a lost one is refilled, their size is bounded, and each equals one that is made from the log."""
+"""Tests of context snapshots.
+
+An older one never replaces a newer one. A lost one is refilled. Their size is bounded. Each equals one that is made
+from the log.
+"""
 
 from collections.abc import Sequence
 from typing import Any

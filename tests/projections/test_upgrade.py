@@ -1,4 +1,4 @@
-"""A projector rebuilds each view that was built in a lower version."""
+"""Tests of `upgrade_views`: a view of a lower version is rebuilt, and a view that newer code built is left alone."""
 
 import asyncio
 
