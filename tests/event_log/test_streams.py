@@ -1,4 +1,7 @@
-"""Tests of state snapshots and of the stream cache. If one is lost, old or unreadable, appends take longer, but have the same results."""
+"""Tests of state snapshots and of the stream cache.
+
+If a snapshot is lost, old or unreadable, or a stream is not cached, appends take longer but have the same results.
+"""
 
 import asyncio
 from datetime import UTC, datetime

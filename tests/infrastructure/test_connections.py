@@ -1,6 +1,6 @@
-"""Tests of connections: how long the server waits for a client, how large answers take turns, and which requests are malformed.
+"""Tests of connections: how long the server waits, how large answers take turns, which requests are malformed.
 
-The tests run a real server, with short time limits.
+The server is real. Its time limits are short.
 """
 
 import asyncio
@@ -155,7 +155,10 @@ class Client:
 
 @asynccontextmanager
 async def client_of(server: Server, receive_buffer: int | None = None) -> AsyncIterator[Client]:
-    """A connected client. `receive_buffer`: bytes; with a small buffer the server notices sooner that the client does not read."""
+    """A connected client.
+
+    `receive_buffer`: its size in bytes. If it is small, the server notices sooner that the client does not read.
+    """
     connected = socket.socket()
     if receive_buffer is not None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)

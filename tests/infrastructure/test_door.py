@@ -150,7 +150,7 @@ def port() -> Iterator[int]:
 
 
 async def raw(port: int, *lines: str) -> tuple[int, bytes]:
-    """Status and body of the answer to a request with these lines as its head."""
+    """Sends a request with these lines as its head. Returns the status and the body of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
     async with asyncio.timeout(10):
@@ -310,7 +310,7 @@ class Login:
 
 
 async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
-    """Follows a stream of ten events. After the second one, the credential is refused. Returns what the follower was sent.
+    """Follows a stream of ten events. After the second one, the credential is refused. Returns what was sent.
 
     The stream sends a comment after 0.05 s without an event.
     """

@@ -1,4 +1,4 @@
-"""Tests of server-sent events: a comment is sent while there is no event, and every client splits the lines in the same way."""
+"""Tests of server-sent events: comments while there is no event, and lines that all clients split in the same way."""
 
 import asyncio
 import json

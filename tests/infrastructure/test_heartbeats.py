@@ -1,7 +1,7 @@
-"""Tests of `HeartbeatWatch`, with which a process finds out that another one is dead.
+"""Tests of `HeartbeatWatch`: one process watches whether another one is dead.
 
-That process is dead if its beat was read several times, for long enough, and did not change. The reader measures the
-time with its own clock.
+The other one counts as dead if its beat was read several times, over a long enough time, and did not change. The
+process that watches measures this time with its own clock.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Tests of tokens that are checked with the published keys of the user service. The service may be down or slow, or answer nonsense."""
+"""Tests of tokens that are checked with the published keys of the user service.
+
+The service may be down or slow, or its answer may be useless.
+"""
 
 import asyncio
 import base64
@@ -249,7 +252,7 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
 
 
 def _hs256_with_public_key() -> str:
-    """A token that is signed with HMAC. Its secret is the text of the public RSA key. PyJWT refuses to make such a token."""
+    """A token that is signed with HMAC. The secret is the text of the public RSA key. PyJWT refuses to make one."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": "rsa"}, claims())]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

@@ -1,4 +1,4 @@
-"""Tests of log lines: each is one JSON object in the Elastic Common Schema, without message content and without secrets."""
+"""Tests of log lines: each is one JSON object in the Elastic Common Schema, without message content or secrets."""
 
 import asyncio
 import json

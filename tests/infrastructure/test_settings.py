@@ -1,4 +1,4 @@
-"""Tests of `Settings`: a configuration that would let everybody in or cannot work is refused, and no secret is shown."""
+"""Tests of `Settings`: which configurations are refused, for example one that lets everybody in. Secrets stay hidden."""
 
 from typing import Any
 

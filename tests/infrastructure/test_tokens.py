@@ -1,4 +1,7 @@
-"""Which tokens of the user service are accepted, and which principal they name. They are signed with a shared secret here; `test_jwks.py` tests published keys."""
+"""Which tokens of the user service are accepted, and which principal they name.
+
+Here the tokens are signed with a shared secret. `test_jwks.py` tests published keys.
+"""
 
 import asyncio
 import base64

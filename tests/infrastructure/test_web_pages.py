@@ -1,4 +1,8 @@
-"""Tests of what web pages may do: which `Host` and `Origin` are served with and without a login, CORS, and the headers that protect answers."""
+"""Tests of what web pages may do.
+
+They cover which `Host` and `Origin` are served with and without a login, CORS, and the headers that protect an answer
+in a browser.
+"""
 
 import asyncio
 import json

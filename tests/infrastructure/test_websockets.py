@@ -1,4 +1,7 @@
-"""Tests of WebSockets: which handshakes are refused, what closes a socket, and with which code. The server is real; its time limits are short."""
+"""Tests of WebSockets: which handshakes are refused, what closes a socket, and with which code.
+
+The server is real. Its time limits are short.
+"""
 
 import asyncio
 import contextlib
@@ -114,7 +117,7 @@ def server() -> Any:
 
 
 async def closed_with(client: ClientConnection) -> tuple[int, str]:
-    """Waits until the server closes the socket. Returns its code and reason. Fails if the connection was cut off instead."""
+    """Waits until the server closes the socket. Returns the code and reason. Fails if the connection was only cut off."""
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - earlier messages are ignored
             while True:
@@ -140,7 +143,7 @@ async def handshake(server: Server, path: str, **changed: Any) -> httpx.Response
         ("/echo", {"Sec_WebSocket_Key": "short"}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"Sec_WebSocket_Key": b"dGhlIHNhbXBs\xf8SBub25jZQ=="}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"X_Long": "x" * 20_000}, 400, "malformed_request", "head"),
-        # These two do not ask for a WebSocket. They are ordinary GETs, and this path has no GET.
+        # These two do not ask for a WebSocket. They are ordinary GETs, and this path has no route for GET.
         ("/echo", {"Upgrade": "h2c"}, 404, "unknown_url", "served"),
         ("/echo", {"Connection": "keep-alive"}, 404, "unknown_url", "served"),
     ],
@@ -164,7 +167,7 @@ async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_soc
             assert client.response is not None
             assert client.response.headers["x-request-id"] == "mine"
         async with asyncio.timeout(5):
-            while not logs:  # noqa: ASYNC110 - the server is another thread
+            while not logs:  # noqa: ASYNC110 - the server is in another thread
                 await asyncio.sleep(0.01)
     assert (logs[0]["method"], logs[0]["path"], logs[0]["status"]) == (
         "GET",
@@ -272,7 +275,7 @@ async def test_an_application_that_sends_without_end_stops_when_its_client_close
     client = await connect(f"{server.url}/flood")
     client.transport.write(frame)
     async with asyncio.timeout(10):
-        while not server.ended:  # noqa: ASYNC110 - the server is another thread
+        while not server.ended:  # noqa: ASYNC110 - the server is in another thread
             await asyncio.sleep(0.02)
     async with connect(f"{server.url}/echo") as other:
         await other.send("still served")
@@ -287,7 +290,7 @@ async def test_a_client_that_goes_before_it_was_accepted_is_no_error(server: Ser
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /flood HTTP/1.1\r\nHost: here\r\n{head}\r\n".encode() + b"\x88\x80mask")
         async with asyncio.timeout(10):
-            while len(logs) < 20:  # noqa: ASYNC110 - the server is another thread
+            while len(logs) < 20:  # noqa: ASYNC110 - the server is in another thread
                 await asyncio.sleep(0.02)
     assert {line["event"] for line in logs} == {"request"}
 

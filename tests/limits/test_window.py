@@ -1,4 +1,4 @@
-"""Tests of `Window`: one process counts with it how much was used in the last minute."""
+"""Tests of `Window`, which counts in one process how much was used in the last minute."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,7 @@
-"""Tests that the OpenAPI document is complete and consistent and has short names. The test clients of both APIs check that answers fit it."""
+"""Tests that the OpenAPI document of both APIs is complete and consistent and has short names.
+
+The test clients of both APIs check that every answer fits the document.
+"""
 
 from collections.abc import Iterator
 from typing import Any

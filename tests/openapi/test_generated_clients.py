@@ -1,7 +1,7 @@
 """Clients that are generated from the OpenAPI document are typed and usable: openapi-python-client, and openapi-typescript with openapi-fetch.
 
-The folders beside this file have a program for each client. Its types are checked first. Then it creates a conversation, appends
-and lists items, and gets an error.
+Two folders beside this file have a program for each client. First its types are checked. Then it creates a
+conversation, appends and lists items, and gets an error.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ PRINTED = "Oslo 2 not_found"
 
 
 def installed(folder: str, directory: Path) -> Environment:
-    """Installs the packages of a folder beside this file, and copies its files. Skips the test if they cannot be installed."""
+    """Installs the packages of a folder beside this file and copies its files. Skips the test if that is impossible."""
     environment = Environment(str(HERE / folder), directory)
     try:
         environment.install()

@@ -1,7 +1,7 @@
-"""schemathesis sends requests that the OpenAPI document allows, and others that it forbids. It checks every answer against the document.
+"""schemathesis sends requests that the OpenAPI document allows or forbids, and checks every answer.
 
-All of its checks are on. It fails on a 5xx, on a status, header or shape that the document lacks, on a wrong `Allow`, and if forbidden
-input is accepted. The exceptions are in its configuration (`schemathesis/schemathesis.toml`), with their reasons.
+All of its checks are on. It reports a 5xx, a status, header or shape that the document lacks, a wrong `Allow`, and
+forbidden input that is accepted. Its configuration (`schemathesis/schemathesis.toml`) lists and explains the exceptions.
 """
 
 import subprocess

@@ -1,6 +1,6 @@
 """Tests of when a projector counts as dead, and of when it is ready.
 
-Other projectors measure with their own clocks whether it is dead, never with the clock of Postgres.
+Other projectors decide by their own clocks that it is dead, never by the clock of Postgres.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Content that would make a document larger than MongoDB's 16 MB is shortened. No conversation is parked, and the log keeps the whole content."""
+"""Content that would make a document larger than MongoDB's 16 MB is shortened.
+
+No conversation is parked for it, and the log keeps the whole content.
+"""
 
 from collections.abc import Sequence
 from typing import Any

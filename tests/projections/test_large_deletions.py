@@ -1,4 +1,4 @@
-"""A conversation of any size is deleted in bounded steps. If they are interrupted, a projector continues, and nothing is left."""
+"""A conversation of any size is deleted in bounded steps. After an interruption, a projector deletes the rest."""
 
 import asyncio
 

@@ -1,6 +1,8 @@
 """Redis refuses for a while under load: nothing is parked, reads are right, and soon all snapshots are current again.
 
-scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s      runs each fault for a minute; the log line `redis_refused` has the figures
+scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s
+
+runs each fault for a minute. The log line `redis_refused` has the figures.
 """
 
 import asyncio
@@ -167,7 +169,7 @@ async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right
 
 
 def numbered(number: int) -> str:
-    """The text of message `number`. It is long, so that a context is full before it needs more items than a snapshot has."""
+    """The text of message `number`. It is so long that a full context has fewer items than a snapshot."""
     return f"{number} " + "and so on " * 20
 
 

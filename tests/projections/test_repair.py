@@ -52,7 +52,7 @@ def _start(world: World, data: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 async def _large_and_parked(write: Writer, world: World) -> str:
-    """Makes a conversation of many pages that is parked in all views. Its sixth event was unreadable then, and is readable again."""
+    """Makes a long conversation that is parked in all views. Its sixth event was unreadable, and is readable again."""
     victim = await write.start("one", "two", "three", "four")
     for _ in range(MANY // 100):
         await write.append(victim, *map(str, range(100)))

@@ -1,4 +1,4 @@
-"""Tests of `upgrade_views`: a view of a lower version is rebuilt, and a view that newer code built is left alone."""
+"""Tests of `upgrade_views`, which rebuilds views of a lower version. Older code refuses views that newer code built."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""`verify` reports every change of a view, of the log or of a table beside it. If nothing was changed, it reports nothing."""
+"""`verify` reports every change of a view, of the log or of a table beside it. Without a change it reports nothing."""
 
 import json
 import os

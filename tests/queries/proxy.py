@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real server. A test can cut or freeze it, while other clients still reach the server directly."""
+"""A TCP proxy in front of a real server. A test can cut or freeze it; other clients still reach the server directly."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Hooks for schemathesis: how a body of JSON lines is sent, and which of the failures that it reports are not errors."""
+"""Hooks for schemathesis: how to send a body of JSON lines, and which reported failures to ignore."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool
     """Whether a failure counts. Two kinds do not:
 
     - A 503 to a request with `X-Min-Position`. The log does not have that position, and the store waits for it in vain.
-    - An `include[]` that is a text. schemathesis expects an error, but a single `include[]` is a list with one value.
+    - A single text as `include[]`. schemathesis expects an error, but the store takes it as a list with one value.
     """
     awaits_position = response.status_code == 503 and "X-Min-Position" in (case.headers or {})
     one_include = isinstance((case.query or {}).get("include[]"), str)
