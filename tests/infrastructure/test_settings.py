@@ -1,4 +1,4 @@
-"""Tests of `Settings`: which configurations are refused, for example one that lets everybody in. Secrets stay hidden."""
+"""Tests of `Settings`: which configurations are refused, such as one that lets everybody in. Secrets stay hidden."""
 
 from typing import Any
 

@@ -117,7 +117,7 @@ def server() -> Any:
 
 
 async def closed_with(client: ClientConnection) -> tuple[int, str]:
-    """Waits until the server closes the socket. Returns the code and reason. Fails if the connection was only cut off."""
+    """Waits until the server closes the socket. Returns code and reason. Fails if the connection was only cut off."""
     async with asyncio.timeout(10):
         with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - earlier messages are ignored
             while True:

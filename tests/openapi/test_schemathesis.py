@@ -1,7 +1,7 @@
 """schemathesis sends requests that the OpenAPI document allows or forbids, and checks every answer.
 
 All of its checks are on. It reports a 5xx, a status, header or shape that the document lacks, a wrong `Allow`, and
-forbidden input that is accepted. Its configuration (`schemathesis/schemathesis.toml`) lists and explains the exceptions.
+forbidden input that is accepted. `schemathesis/schemathesis.toml` lists and explains the exceptions.
 """
 
 import subprocess

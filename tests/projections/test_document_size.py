@@ -1,6 +1,6 @@
 """Content that would make a document larger than MongoDB's 16 MB is shortened.
 
-No conversation is parked for it, and the log keeps the whole content.
+No conversation is parked because of it, and the log keeps the whole content.
 """
 
 from collections.abc import Sequence

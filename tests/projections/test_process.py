@@ -1,4 +1,4 @@
-"""Tests of the projector as a process. If it is killed, each event is still written once. On SIGTERM it ends cleanly."""
+"""Tests of the projector as a process. If it is killed, events are still written once. On SIGTERM it ends cleanly."""
 
 import asyncio
 import os
