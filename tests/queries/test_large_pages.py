@@ -1,4 +1,4 @@
-"""Pages are bounded in bytes: a page that would be larger than 8 MB ends early, says `has_more`, and the next one goes on from it."""
+"""A page has a maximum size in bytes. If it would be larger than 8 MB, it ends early with `has_more`, and the next page continues after it."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A read during a rebuild or a deletion is complete, or it is refused."""
+"""During a rebuild or a deletion, a read is answered completely, or it is refused. It never gets a part of the items."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The circuit breakers: alone, and in a client whose provider is down and recovers."""
+"""The circuit breakers: tested alone, and in a client whose provider fails and recovers."""
 
 import asyncio
 import socket
@@ -201,7 +201,7 @@ async def test_5xx_answers_open_the_breaker_until_the_provider_answers_again(
     await asyncio.gather(probe, return_exceptions=True)
 
     provider.script = working
-    assert len(await parts_of(client)) == 6  # let through, since the probe was abandoned
+    assert len(await parts_of(client)) == 6  # this request is let through, because the probe was abandoned
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 0
     await client.close()
 
