@@ -21,7 +21,7 @@ from tests.queries.conftest import open_projector
 
 @asynccontextmanager
 async def served_store(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of it, whose base URL is the store's."""
+    """Runs the store. Yields a client whose base URL is the URL of the store."""
     async with _served(settings, metrics) as http, open_projector(settings) as projector:
         stop = asyncio.Event()
         projecting = asyncio.create_task(projector.run(stop))

@@ -1,4 +1,4 @@
-"""Server-sent events over a real connection: what the standard allows, what providers send, and what is not an answer."""
+"""Reading a provider's server-sent events over a real connection: which forms are read, which are a failure, and when a provider is too slow."""
 
 import json
 import threading
@@ -195,7 +195,7 @@ def send_repeatedly(exchange: Exchange, line: bytes) -> None:
 
 
 async def assert_too_slow(client: ModelProvider) -> None:
-    """The answer fails after the client's timeout, which is one second."""
+    """Asserts that the answer fails after the client's timeout, which is one second."""
     started_at = time.monotonic()
     failure = await failure_of(client)
     assert (failure.code, failure.timed_out) == ("model_timeout", True)
