@@ -127,7 +127,7 @@ class ScriptedProvider:
 
 
 class SlowModels(list[str]):
-    """The names of a provider's models. Listing them waits for `released`."""
+    """The names of a provider's models. A request for the list waits until `released` is set."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(names)

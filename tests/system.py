@@ -19,14 +19,14 @@ from tests.servers import ROOT, is_alive, wait_until
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# With one of these variables, `scripts/up` would use that server and not start its own.
+# If one of these variables is set, `scripts/up` uses that server and does not start its own.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
 class System:
-    """One process of `scripts/up`, with methods to start it, read its output, kill its children and stop it.
+    """One run of `scripts/up`, with methods to start it, read its output, kill its children and stop it.
 
-    `environment` is added to the environment of the test, without its SERVERS.
+    Its environment is that of the test without the variables SERVERS, and with the variables in `environment`.
     """
 
     def __init__(

@@ -46,7 +46,10 @@ def test_a_library_or_the_environment_may_be_patched(code: str) -> None:
 
 
 def patches_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, code) of each patch: a call that patches one of our objects or a local object, or an assignment to an attribute of an import of ours."""
+    """(line, code) of each patch.
+
+    A patch is a call that patches one of our objects or a local object, or an assignment to an attribute of something imported from our code.
+    """
     packages = imported_packages(tree)
     for node in ast.walk(tree):
         match node:

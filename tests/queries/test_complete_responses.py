@@ -49,7 +49,7 @@ USAGE_OF_RESPONSE = {
 
 
 def check(response: Json) -> None:
-    """Asserts that no field is missing, and that the fields which depend on the status have the values that go with it."""
+    """Asserts that no field is missing, and that `completed_at`, `incomplete_details`, `usage` and `error` fit the status."""
     CompleteResponse.model_validate(response)
     assert (response["completed_at"] is not None) == (response["status"] == "completed")
     assert (response["incomplete_details"] is not None) == (response["status"] == "incomplete")

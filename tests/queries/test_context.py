@@ -185,7 +185,7 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
 
 
 class HangingReader(ConversationReader):
-    """Until `released` is set, the first lookup of a context hangs, as it does while Postgres is frozen."""
+    """A reader whose `settings_events` hangs until `released` is set, as it does while Postgres is frozen."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool, VersionLookup(pool), "default")

@@ -43,7 +43,7 @@ class Store:
         return "\n".join([json.dumps(await self.get(path)) for path in paths])
 
     async def sent_for(self, text: str, **body: Any) -> str:
-        """Requests a reply to `text`. Returns the request that the provider received for it, as text."""
+        """Requests a reply to `text`. Returns the JSON text of the request that the provider received for it."""
         await create_response(self.commands, text, **body)
         return json.dumps(self.provider.requests[-1])
 
@@ -74,7 +74,7 @@ class Store:
         await rebuilt.run()
 
     async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
-        """Calls `check` after the views have caught up, after Redis lost everything, and after a rebuild if `rebuild` is set."""
+        """Calls `check` after the views have caught up, again after Redis has lost everything, and, if `rebuild` is set, after a rebuild."""
         for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
             await change()
             await self.catch_up()
@@ -198,7 +198,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_
 
     async def check() -> None:
         answer = await store.queries.get(context, headers={"If-None-Match": tag})
-        assert answer.status_code == 200  # although the fork's version is the same
+        assert answer.status_code == 200  # not 304, although the fork's version is the same
         body = answer.json()
         assert SECRET not in answer.text
         assert "two" in answer.text

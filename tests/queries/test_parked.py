@@ -1,6 +1,6 @@
 """Reads of a parked conversation are refused, because a view has only an old state of it.
 
-A list of conversations is answered, with the header `X-Consistency: parked`.
+A list that may lack a parked conversation, or show an old state of it, has the header `X-Consistency: parked`.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""During a rebuild or a deletion, a read is answered completely, or it is refused. It never gets a part of the items."""
+"""A read during a rebuild or a deletion gets a complete page, or it is refused. It never gets a page that lacks items."""
 
 import asyncio
 from collections import Counter

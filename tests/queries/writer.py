@@ -77,7 +77,7 @@ class Writer:
         return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
     async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
-        """Summarizes all items up to the item `last` at the depth `depth`. Replaces the earlier summary, if there is one."""
+        """Summarizes all items up to the item `last`, which is at depth `depth`. Replaces the earlier summary, if there is one."""
         appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),

@@ -37,7 +37,10 @@ class BothApis(Struct, frozen=True):
 async def open_both_apis(
     settings: Settings, *, with_principals: bool = False, views: Collection[str] = MONGO_VIEWS
 ) -> AsyncIterator[BothApis]:
-    """`with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: the views that the projector updates."""
+    """Opens both APIs, their clients, and a projector that runs only when a test calls it.
+
+    `with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: the views that the projector updates.
+    """
     authenticator = HeaderAuthenticator() if with_principals else None
     metrics = Metrics()
     command_app = commands.main.create_app(settings, metrics, Event(), authenticator=authenticator)

@@ -56,7 +56,7 @@ async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> li
 async def other_process(
     settings: Settings, *, owner: UUID | None = None, grace_seconds: float = GRACE_SECONDS
 ) -> AsyncIterator[Pool]:
-    """Does the work of another process that ends orphaned replies. Yields its pool."""
+    """Acts as another process, which ends orphaned replies. Yields the Postgres pool of that process."""
     pool = make_pool(settings.postgres_url, read_only=False)
     await pool.open(wait=True)
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())

@@ -226,9 +226,9 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
 def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
     parts: list[StreamPart], data: st.DataObject
 ) -> None:
-    """The events may break off anywhere.
+    """The process may have died after any event.
 
-    At the end, the record may lack the last events if they only say that something starts (`.added`) or is complete (`.done`).
+    The record may lack the last events that clients saw, if these only say that something starts (`.added`) or is complete (`.done`).
     """
     stream = live_events(parts, Output())
     cut = data.draw(st.integers(2, len(stream)))

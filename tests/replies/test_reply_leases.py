@@ -1,4 +1,4 @@
-"""When the process of a reply counts as dead. Other processes decide this by their own clocks, never by the clock of Postgres."""
+"""When does the process of a reply count as dead? Other processes decide this by their own clocks, never by the clock of Postgres."""
 
 from collections.abc import AsyncIterator
 

@@ -119,7 +119,7 @@ def content_of(item: dict[str, Any]) -> Any:
 
 
 def events_of(body: bytes) -> list[dict[str, Any]]:
-    # `splitlines` also ends a line at characters such as U+2028. Some clients do this, so no such character may be in the stream.
+    # `splitlines` also ends a line at characters such as U+2028. Some clients do this, so the stream must escape such characters.
     return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
 
 

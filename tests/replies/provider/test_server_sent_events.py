@@ -179,7 +179,7 @@ async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_
             for _ in range(6):
                 exchange.event("response.in_progress")
                 threading.Event().wait(0.1)
-            # This is something new from the model, although it is not a stream part.
+            # This event counts as something new from the model, although no stream part is made of it.
             exchange.event("response.reasoning_summary_text.delta", delta="thinking")
         message = {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": "ok"}]}
         exchange.event("response.completed", response={"status": "completed", "output": [message]})
