@@ -1,4 +1,4 @@
-"""The event log, read from Postgres without our readers."""
+"""Reads the event log with SQL of its own, so that tests do not depend on the readers that they test."""
 
 from typing import Any
 

@@ -13,7 +13,7 @@ USER: tuple[Scope, ...] = ("read", "write", "reply")
 
 
 class HeaderAuthenticator:
-    """Takes the principal from the header of `headers_of`. Without the header the answer is 401."""
+    """Takes the principal from the header that `headers_of` makes. Without the header the answer is 401."""
 
     async def authenticate(self, connection: HTTPConnection) -> Principal:
         text = connection.headers.get(HEADER)

@@ -1,4 +1,7 @@
-"""Redis faults: the server answers, but refuses to work. Each fault is a context manager that changes a whole server, which no other test may use."""
+"""Redis faults: the server answers, but refuses to work.
+
+Each fault is a context manager that changes the whole server. So no other test may use the same server at that time.
+"""
 
 import asyncio
 import os
@@ -30,7 +33,7 @@ async def own_valkey() -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def out_of_memory(redis: Redis) -> AsyncIterator[None]:
-    """No key may be evicted, and there is no memory for new ones."""
+    """OOM: there is no memory for new keys, and the server may not evict old ones."""
     limit, policy = [await config(redis, name) for name in ("maxmemory", "maxmemory-policy")]
     await redis.config_set("maxmemory-policy", "noeviction")
     await redis.config_set("maxmemory", 1)
@@ -43,7 +46,7 @@ async def out_of_memory(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
-    """READONLY: a replica of a server that is down. It keeps its data and refuses writes."""
+    """READONLY: the server becomes a replica of a server that is down. It keeps its data and refuses writes."""
     await redis.replicaof("127.0.0.1", 1)
     try:
         yield
@@ -53,7 +56,7 @@ async def read_only_replica(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def too_few_replicas(redis: Redis) -> AsyncIterator[None]:
-    """NOREPLICAS: a write needs a replica, and there is none."""
+    """NOREPLICAS: the server accepts writes only if it has a replica, and it has none."""
     await redis.config_set("min-replicas-to-write", 1)
     try:
         yield
@@ -63,7 +66,7 @@ async def too_few_replicas(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def failed_save(redis: Redis) -> AsyncIterator[None]:
-    """MISCONF: the last save to disk failed, because a directory has the name of the file."""
+    """MISCONF: the last save to disk failed, because there is a directory with the name of the file."""
     file = Path(await config(redis, "dir")) / await config(redis, "dbfilename")
     file.mkdir()
     await redis.config_set("save", "3600 1000000")
@@ -82,7 +85,7 @@ async def failed_save(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def no_permission(redis: Redis) -> AsyncIterator[None]:
-    """NOPERM: our user may not write hashes and streams."""
+    """NOPERM: our user may not write to hashes (HSET) or to streams (XADD)."""
     await redis.execute_command("ACL", "SETUSER", "default", "-hset", "-xadd")  # type: ignore[no-untyped-call]
     try:
         yield
@@ -92,7 +95,7 @@ async def no_permission(redis: Redis) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def busy_script(redis: Redis) -> AsyncIterator[None]:
-    """BUSY: a script of another client does not end."""
+    """BUSY: another client runs a script that does not end."""
     await redis.config_set("busy-reply-threshold", 20)
     async with Redis.from_url(_url(redis), socket_timeout=None) as other:
         running = asyncio.ensure_future(other.execute_command("EVAL", "while true do end", 0))  # type: ignore[no-untyped-call]

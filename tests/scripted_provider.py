@@ -1,4 +1,4 @@
-"""A model provider whose answers a test scripts: a real HTTP server that speaks `/chat/completions` and `/responses`."""
+"""A model provider for tests: a real HTTP server with `/chat/completions` and `/responses`. A test sets the script that answers the requests."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.raw(status, json.dumps(body).encode(), "application/json", **headers)
 
     def raw(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
-        """In the names of `headers`, `_` stands for `-`."""
+        """Sends this body. In the names of `headers`, `_` stands for `-`."""
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
@@ -61,11 +61,11 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def delta(self, **delta: Any) -> None:
-        """A chunk with this delta, such as `reasoning_content=…` or `tool_calls=[…]`."""
+        """Sends a chunk with this delta, such as `reasoning_content=…` or `tool_calls=[…]`."""
         self.chunk(choices=[{"index": 0, "delta": delta, "finish_reason": None}])
 
     def event(self, kind: str, **fields: Any) -> None:
-        """An event of `/responses`."""
+        """Sends an event of `/responses`."""
         self.wfile.write(f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode())
         self.wfile.flush()
 
@@ -73,7 +73,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.wfile.write(b"data: [DONE]\n\n")
 
     def stream_text(self, *texts: str, finish_reason: str = "stop") -> None:
-        """A complete answer of `/chat/completions`, a chunk for each text."""
+        """Sends a complete answer of `/chat/completions`, with one chunk for each text."""
         self.begin_stream()
         for text in texts:
             self.text_chunk(text)
@@ -83,7 +83,7 @@ class Exchange(BaseHTTPRequestHandler):
         self.end_stream()
 
     def stream_items(self, *items: dict[str, Any], status: str = "completed", **response: Any) -> None:
-        """A complete answer of `/responses`: these items, one after the other. Each delta of a text is one word."""
+        """Sends a complete answer of `/responses`: these items, one after the other. Each delta of a text is one word."""
         self.begin_stream()
         self.event("response.created", response={"id": "resp_theirs", "status": "in_progress"})
         for index, item in enumerate(items):
@@ -100,13 +100,13 @@ class Exchange(BaseHTTPRequestHandler):
         final = {"id": "resp_theirs", "status": status, "model": "scripted", "output": items, **response}
         self.event(f"response.{status}", response=final)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the parent class
         """Logs nothing."""
 
 
 class ScriptedProvider:
-    """`script` answers each POST. `requests` has the bodies of the POSTs, and `paths` their paths. `disconnected` is set when the store
-    closed a connection early. `models` are the names that it lists; `list_requests` counts the requests for that list."""
+    """The server. `script` answers each POST. `requests` has the bodies of the POSTs, and `paths` their paths. `disconnected` is set when the
+    store closes a connection early. `models`: the names in its list of models. `list_requests`: how often that list was requested."""
 
     def __init__(self) -> None:
         self.script: Script = lambda exchange: exchange.stream_text("Hello", ", ", "world", "!")
@@ -127,7 +127,7 @@ class ScriptedProvider:
 
 
 class SlowModels(list[str]):
-    """The names of a provider's models. Listing them waits for `released`."""
+    """The names of a provider's models. A request for the list waits until `released` is set."""
 
     def __init__(self, *names: str) -> None:
         super().__init__(names)
@@ -139,7 +139,7 @@ class SlowModels(list[str]):
 
 
 def scripted_provider() -> Iterator[ScriptedProvider]:
-    """For a fixture: `yield from scripted_provider()`."""
+    """Starts a provider, and closes it at the end. A fixture uses it with `yield from scripted_provider()`."""
     provider = ScriptedProvider()
     yield provider
     provider.close()

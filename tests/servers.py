@@ -1,6 +1,6 @@
-"""The servers of a test session, shared by all test workers. Each worker has its own Postgres, MongoDB and Valkey database.
+"""The servers of a test session. All test workers share them, but each worker has its own Postgres, MongoDB and Valkey database.
 
-The first test that needs a server starts it, for the whole session. The servers end with the session's main process, however it ends.
+The first test that needs a server starts it, for the whole session. The servers stop when the session's main process ends, even if it is killed.
 """
 
 import asyncio
@@ -58,9 +58,10 @@ END $$
 
 
 def port_to_keep() -> int:
-    """A free port for a server that is stopped and started again. No other server takes the port meanwhile.
+    """A free port for a server that is stopped and started again. No other server takes the port in between.
 
-    `free_port` chooses below the kernel's range for outgoing connections. This port is above that range, if there is room.
+    The port is above the kernel's range for outgoing connections, while `free_port` chooses ports below that range. If no port above the
+    range is free, it is a port of `free_port`.
     """
     above = int(EPHEMERAL_RANGE.read_text().split()[1]) + 1 if EPHEMERAL_RANGE.exists() else 65_536
     reservations = Path(tempfile.gettempdir()) / f"conversation-store-test-ports-{os.getuid()}"
@@ -77,7 +78,7 @@ def port_to_keep() -> int:
 
 
 def begin_session() -> None:
-    """Called once by the main process, before the workers start."""
+    """Makes the session's directory. Called once by the main process, before the workers start."""
     os.environ[SESSION] = tempfile.mkdtemp(prefix="conversation-store-tests-")
     os.environ[LEADER] = str(os.getpid())
 
@@ -116,12 +117,12 @@ def shared_urls(name: str, *variables: str) -> dict[str, str]:
             wait_until(lambda: env.exists() or process.poll() is not None, START_TIMEOUT_SECONDS, f"{name} to start")
             if process.poll() is not None:
                 raise RuntimeError((session / f"{name}.log").read_text())
-            process.returncode = 0  # `end_session` stops the process: without this, Popen would warn that it still runs
+            process.returncode = 0  # `end_session` stops the process; without a return code, Popen would warn that the process still runs
     return {variable: value for variable, value in dotenv_values(env).items() if value is not None}
 
 
 class WorkerDatabases:
-    """One worker's databases: a migrated one in Postgres, one in MongoDB, a number in Valkey."""
+    """One worker's databases: one in Postgres, with all migrations, one in MongoDB, and one of Valkey's numbered databases."""
 
     def __init__(self, urls: Mapping[str, str], worker: str) -> None:
         self._database = f"conversations_{worker}"
@@ -137,7 +138,7 @@ class WorkerDatabases:
         self._mongo.close()
 
     def clean(self) -> None:
-        """Empties all three. Ends the connections that are still open to the Postgres database."""
+        """Empties the three databases. Ends the connections to the Postgres database that are still open."""
         if not self._tables:
             self._create()
         with psycopg.connect(self.postgres_url, autocommit=True) as connection:
@@ -171,7 +172,7 @@ class WorkerDatabases:
 def wait_until(
     condition: Callable[[], object], seconds: float, what: str, so_far: Callable[[], str] = lambda: ""
 ) -> None:
-    """Checks `condition` 50 times a second and returns when it is true. Raises TimeoutError with `what` and `so_far()`."""
+    """Checks `condition` 50 times a second and returns when it is true. After `seconds` it raises TimeoutError with `what` and `so_far()`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -180,10 +181,10 @@ def wait_until(
 
 
 async def wait_until_async(condition: Callable[[], object], seconds: float, what: str) -> None:
-    """As `wait_until`, for a condition that another task of this event loop or another process makes true."""
+    """Like `wait_until`, but lets other tasks of the event loop run meanwhile."""
     try:
         async with asyncio.timeout(seconds):
-            while not condition():  # noqa: ASYNC110 - there may be no event for what other processes do
+            while not condition():  # noqa: ASYNC110 - no event says what another process has done
                 await asyncio.sleep(0.02)
     except TimeoutError as error:
         raise TimeoutError(f"waited {seconds:.0f} s for {what}") from error

@@ -1,4 +1,4 @@
-"""The whole system as a user runs it: `scripts/up` as a process, with its own directory and port."""
+"""Runs the whole system as a user does: `scripts/up` as a process, with its own directory and port."""
 
 import os
 import signal
@@ -19,12 +19,15 @@ from tests.servers import ROOT, is_alive, wait_until
 READY_TIMEOUT_SECONDS = 90.0
 STOP_TIMEOUT_SECONDS = 60.0
 MARK = "CONVERSATION_STORE_TEST_SYSTEM"
-# With one of these variables, `scripts/up` would use that server and not start its own.
+# If one of these variables is set, `scripts/up` uses that server and does not start its own.
 SERVERS = ("POSTGRES_URL", "MONGODB_URL", "REDIS_URL", "OPENAI_BASE_URL")
 
 
 class System:
-    """One `scripts/up`: start it, read its output, kill its processes, stop it. `environment` is added to the environment of the test."""
+    """One run of `scripts/up`, with methods to start it, read its output, kill its children and stop it.
+
+    Its environment is that of the test without the variables SERVERS, and with the variables in `environment`.
+    """
 
     def __init__(
         self, data: Path, *arguments: str, port: int = 0, environment: Mapping[str, str] = MappingProxyType({})
@@ -40,7 +43,7 @@ class System:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Self:
-        """Returns when the system is ready."""
+        """Starts the system, and waits until it is ready."""
         self.launch()
         wait_until(
             lambda: self.returncode() is not None or "Ready." in self.output(),
@@ -53,7 +56,7 @@ class System:
         return self
 
     def launch(self) -> None:
-        """Starts it and returns at once."""
+        """Starts the system, and returns at once."""
         with self.output_file.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -66,22 +69,22 @@ class System:
         return self._process.pid
 
     def returncode(self) -> int | None:
-        """The exit status; None while it runs."""
+        """The exit status of `scripts/up`; None while it runs."""
         assert self._process is not None
         return self._process.poll()
 
     def wait(self, seconds: float = STOP_TIMEOUT_SECONDS) -> int:
-        """Waits for the end. Returns the exit status."""
+        """Waits until `scripts/up` has ended. Returns its exit status."""
         assert self._process is not None
         return self._process.wait(seconds)
 
     def output(self) -> str:
-        """What it has printed so far."""
+        """What the system has printed so far."""
         return self.output_file.read_text()
 
     @property
     def env(self) -> dict[str, str]:
-        """The present content of `DIR/run/env`."""
+        """The variables that the file `run/env` in the data directory has now."""
         return {name: value for name, value in dotenv_values(self.data / "run" / "env").items() if value is not None}
 
     def pid(self, name: str) -> int:
@@ -105,12 +108,12 @@ class System:
         return self.pid(name)
 
     def wait_ready(self, seconds: float = 30.0) -> None:
-        """Returns when /health/ready answers 200."""
+        """Waits until /health/ready answers 200."""
         url = f"{self.base_url}/health/ready"
         wait_until(lambda: answers_http(url, frozenset({200})), seconds, f"{url} to answer 200")
 
     def processes(self) -> list[psutil.Process]:
-        """All its running processes: those with its mark in their environment, or with a working directory in its data directory."""
+        """All running processes of this system: they have its mark in their environment, or their working directory is in its data directory."""
         return [process for process in psutil.process_iter() if is_alive(process) and self._owns(process)]
 
     def _owns(self, process: psutil.Process) -> bool:
@@ -120,11 +123,11 @@ class System:
             return False
 
     def wait_gone(self, seconds: float = 15.0) -> None:
-        """Returns when none of its processes runs."""
+        """Waits until no process of this system runs any more."""
         wait_until(lambda: not self.processes(), seconds, "every process of the system to end")
 
     def stop(self) -> None:
-        """Stops it with SIGTERM. Fails when a process is left. Does nothing when it was stopped before."""
+        """Stops the system with SIGTERM. Fails if one of its processes is left. Does nothing if the system is already stopped."""
         if self._process is None:
             return
         if self._process.poll() is None:

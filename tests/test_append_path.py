@@ -1,7 +1,8 @@
-"""An append runs code in the files that docs/architecture.md lists, and in no others. It is traced from its HTTP route to the item's document.
+"""An append runs code in the files that docs/architecture.md lists, and in no others.
 
-The command API and a projector of the MongoDB views run in this process. A profile function notes the file of each of our functions
-that is called between the request and the moment when the document exists. A file counts only if each of several appends passes it.
+The command API and a projector of the MongoDB views run in this process. From the HTTP request until the item's document exists, a profile
+function notes the file of each of our functions that is called. Several appends are traced. A file that all of them pass must be on the
+page, and each file on the page must be passed by at least one of them.
 """
 
 import asyncio
@@ -56,7 +57,7 @@ def files_below(heading: str) -> list[str]:
 
 @contextmanager
 def traced(files: set[str]) -> Iterator[None]:
-    """Inside the block, adds the file of each function of ours that this thread or a new thread calls."""
+    """While the block runs, adds to `files` the file of each of our functions that this thread or a new thread calls."""
 
     def add_file(frame: FrameType, event: str, _: object) -> None:
         path = Path(frame.f_code.co_filename)
@@ -98,7 +99,7 @@ async def running_projector(settings: Settings) -> AsyncIterator[None]:
 
 
 async def append(api: httpx.AsyncClient, settings: Settings, conversation: str) -> set[str]:
-    """Appends an item, waits until the view shows it, and returns the files that were passed."""
+    """Appends an item, and waits until its document is in MongoDB. Returns the files whose functions were called meanwhile."""
     files: set[str] = set()
     item = {"type": "message", "role": "user", "content": "hello"}
     with MongoClient[dict[str, object]](settings.mongodb_url) as mongo:
@@ -108,7 +109,7 @@ async def append(api: httpx.AsyncClient, settings: Settings, conversation: str) 
             answer = await api.post(f"/v1/conversations/{conversation}/items", json={"items": [item]})
             assert answer.status_code == 200, answer.text
             async with asyncio.timeout(VISIBLE_SECONDS):
-                while items.find_one({"id": answer.json()["first_id"]}) is None:  # noqa: ASYNC110 - the view is in MongoDB
+                while items.find_one({"id": answer.json()["first_id"]}) is None:  # noqa: ASYNC110 - no event says when MongoDB has the document
                     await asyncio.sleep(0.001)
     return files
 

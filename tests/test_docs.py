@@ -1,8 +1,9 @@
-"""README and docs: their commands and code run, and the files and variables they name exist.
+"""The commands and the code in README and docs run, and the files and variables that they name exist.
 
-A ```bash or ```python block is run; a ```text block is not. In a block, ports and the paths of the checkout's scripts and of its Python
-are replaced. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped: the store already runs.
-A block that names a file of `tests/clients` must equal that file, and is run by the tests there.
+A ```bash or ```python block is run against a store that these tests start. A ```text block is not run. Before a block is run, the test
+replaces the store's port. In a bash block it also replaces the port 8001 by a free one, and the paths of `scripts/` and of Python by those
+of this checkout. `scripts/test` only collects the tests. A block that is only `scripts/up` is skipped, because the store already runs.
+A block that names a file of `tests/clients` must equal that file. The tests in that folder run it.
 """
 
 import os
@@ -28,7 +29,7 @@ BLOCK_TIMEOUT_SECONDS = 240.0
 
 
 class Block(Struct, frozen=True):
-    """A block of code in a page, and the line it begins at."""
+    """A block of code in a page. `line`: the line where it begins."""
 
     page: str
     line: int

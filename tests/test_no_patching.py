@@ -1,4 +1,4 @@
-"""No test patches our own modules or objects: a test passes what it needs as an argument. Libraries may be patched."""
+"""No test patches our own modules or objects. Instead, a test passes what it needs as an argument. Libraries may be patched."""
 
 import ast
 from collections.abc import Iterator
@@ -46,7 +46,10 @@ def test_a_library_or_the_environment_may_be_patched(code: str) -> None:
 
 
 def patches_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, code) of each call that patches something of ours, or something that was not imported."""
+    """(line, code) of each patch.
+
+    A patch is a call that patches one of our objects or a local object, or an assignment to an attribute of something imported from our code.
+    """
     packages = imported_packages(tree)
     for node in ast.walk(tree):
         match node:
@@ -60,7 +63,7 @@ def patches_in(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def imported_packages(tree: ast.Module) -> dict[str, str]:
-    """The package that each imported name comes from."""
+    """Maps each imported name to the package that it comes from."""
     packages: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -71,7 +74,7 @@ def imported_packages(tree: ast.Module) -> dict[str, str]:
 
 
 def package_of(target: ast.expr, packages: dict[str, str]) -> str | None:
-    """The package of what is patched; None for a local object."""
+    """The package that the patched object comes from; None for a local object."""
     if isinstance(target, ast.Constant):
         return first_part(str(target.value))
     while isinstance(target, ast.Attribute):

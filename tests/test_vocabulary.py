@@ -1,18 +1,19 @@
-"""One concept has one name. Names that were replaced do not come back.
+"""One concept has one name. Names that were replaced must not come back.
 
-The names below are from the time when this code used words of its own ("lane", "bell", "tail") where the field has common words.
-Each line says what to write instead, and the test fails with the file and line of each use.
+Earlier, this code used its own words ("lane", "bell", "tail") for things that have common names. The tables below list those words.
+Each line says what to write instead. If a replaced name is used, the test fails and prints the file and the line of each use.
 
-A name is compared exactly, without underscores at its ends. Four tables, by where a name is replaced:
+Only a whole name counts, not a part of it. Underscores at its ends are ignored. There are four tables:
 
-- EVERYWHERE: modules, packages, classes, functions, methods, parameters, variables, attributes, constants, and the words of metric
-  names and labels. A field of a dataclass or Struct counts as a parameter of its constructor.
-- CLASSES: classes only. In lower case the word is ordinary English, and good for a parameter: an `outcome`, a `plan`, some `work`.
-- MODULES: files and folders only. As another name the word is ordinary: a file or a URL has a `path`, a text has a `line`,
-  a process is `running`, Postgres has LISTEN, HTTP has `keepalive`, JSON can be `flat`.
-- IN_FOLDERS: every name in some folders or files. Elsewhere the word is right: an item has an `item_id`, a conversation has `turns`.
+- EVERYWHERE: the word must not be the name of a module, package, class, function, method, parameter, variable, attribute or constant, and
+  must not be a word in the name or in a label of a metric. A field of a dataclass or Struct counts as a parameter of its constructor.
+- CLASSES: the word must not be the name of a class. A parameter may have this name in lower case: an `outcome`, a `plan`, some `work`.
+- MODULES: the word must not be the name of a file or folder. Other names may be this word: a file or a URL has a `path`, a text has
+  a `line`, a process is `running`, HTTP has `keepalive`, JSON can be `flat`.
+- IN_FOLDERS: the word must not be a name in certain folders or files. It is right elsewhere: an item has an `item_id`, a conversation
+  has `turns`.
 
-ALLOWED lists single uses that are right in another sense, with the reason.
+ALLOWED lists exceptions: uses in which the word means something else. Each line gives the reason.
 """
 
 import ast
@@ -205,7 +206,7 @@ def test_every_exception_is_still_needed() -> None:
 
 
 def objection(named: Named) -> str | None:
-    """`file:line kind name -> use instead`; None for a name that may be used."""
+    """The message `file:line kind name -> what to write instead`; None for a name that may be used."""
     if (named.file, named.name.strip("_")) in ALLOWED:
         return None
     use = replacement(named)

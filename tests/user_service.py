@@ -1,4 +1,4 @@
-"""The user service of a test: it signs tokens, and publishes the keys that check them as a JWK Set."""
+"""A user service for tests: it signs tokens, and publishes a JWK Set with the public keys that verify them."""
 
 import json
 import threading
@@ -30,7 +30,7 @@ def token(secret: str = SECRET, algorithm: str = "HS256", **changed: Any) -> str
 
 
 class SigningKey:
-    """A key of the user service."""
+    """A key with which the user service signs tokens."""
 
     def __init__(self, key_id: str | None, algorithm: str) -> None:
         self.key_id = key_id
@@ -38,7 +38,7 @@ class SigningKey:
         self.private = _new_key(algorithm)
 
     def token(self, *, header: dict[str, Any] | None = None, **changed: Any) -> str:
-        """A token that is signed with this key. `header`: fields of its header that differ."""
+        """A token that is signed with this key. `header`: fields to add to the token's header, or to replace there."""
         own = {} if self.key_id is None else {"kid": self.key_id}
         return jwt.encode(claims(**changed), self.private, self.algorithm, headers={**own, **(header or {})})
 
@@ -65,7 +65,10 @@ def _new_key(algorithm: str) -> PrivateKey:
 
 
 class UserService:
-    """Serves `answer()`, which is (status, body), at `url`; byte by byte if `seconds_per_byte` is set. `publish` sets it to the JWK Set of some keys."""
+    """A server that answers each GET with the (status, body) that `answer()` returns. `url`: the address of the JWK Set.
+
+    `publish` makes `answer` return the JWK Set of some keys. If `seconds_per_byte` is set, the server sends the body byte by byte.
+    """
 
     def __init__(self, port: int = 0) -> None:
         self.requests = 0
@@ -104,7 +107,7 @@ class _Exchange(BaseHTTPRequestHandler):
         except (BrokenPipeError, ConnectionResetError):
             pass  # the store did not wait for the end
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the parent class
         """Logs nothing."""
 
 

@@ -1,4 +1,7 @@
-"""Snapshots and the stream cache: when they are lost, old or unreadable, appends take longer, and their results are the same."""
+"""Tests of state snapshots and of the stream cache.
+
+If a snapshot is lost, old or unreadable, or a stream is not cached, appends take longer but have the same results.
+"""
 
 import asyncio
 from datetime import UTC, datetime

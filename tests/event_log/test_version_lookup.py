@@ -1,4 +1,4 @@
-"""Looking up the last versions of conversations: many at once over one connection."""
+"""Tests of version lookups: many share one connection, which may break, be closed or get no answer from Postgres."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""An app made from routers: each route is served, documented and measured, and every error has our shape."""
+"""Tests of `make_app`: each route is served, documented and measured, and every error has the same JSON shape."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -1,4 +1,4 @@
-"""gzip for large answers: to whom, which ones, and without holding up the event loop."""
+"""Tests of gzip: which answers are compressed, for which clients, and that the event loop goes on meanwhile."""
 
 import asyncio
 import gzip
@@ -64,7 +64,7 @@ async def api(connections: Connections) -> AsyncIterator[httpx.AsyncClient]:
 
 
 async def get(api: httpx.AsyncClient, path: str, accept: str | None = "gzip", method: str = "GET") -> httpx.Response:
-    """The answer, with the bytes that were sent in `extensions["sent"]`."""
+    """The answer. `extensions["sent"]` has its body as it was sent, before decompression."""
     headers = {"accept-encoding": accept or ""}
     async with api.stream(method, path, headers=headers) as answer:
         sent = b"".join([chunk async for chunk in answer.aiter_raw()])

@@ -1,4 +1,7 @@
-"""Connections: how long the server waits for a client, and what is not an HTTP request. The server is real, its time limits are short."""
+"""Tests of connections: how long the server waits, how large answers take turns, which requests are malformed.
+
+The server is real. Its time limits are short.
+"""
 
 import asyncio
 import json
@@ -34,7 +37,11 @@ LARGE = b"x" * 30_000_000
 
 
 class Server:
-    """A server with an app of its own. `ended` has the requests that did not end normally: `disconnected` or `stream`."""
+    """A server with an app for these tests.
+
+    `ended` has an entry for each request that was cut off: `disconnected` if its body was being read, or `stream` if
+    its answer was being sent.
+    """
 
     def __init__(self, connections: Connections) -> None:
         self.connections = connections
@@ -74,7 +81,7 @@ class Server:
         )
 
     async def slow(self, request: Request) -> Response:
-        """Reads the first chunk of the body, and the others when `reads_on` is set."""
+        """Reads the first chunk of the body, waits until `reads_on` is set, and reads the rest."""
         size = 0
         async for chunk in request.stream():
             size += len(chunk)
@@ -138,7 +145,7 @@ class Client:
         return int(head[0].split()[1]), headers, json.loads(body) if body else None
 
     async def ended(self) -> bytes:
-        """What is left to read, once the server has closed the connection."""
+        """Waits until the server has closed the connection. Returns the bytes that were not read before."""
         async with asyncio.timeout(5):
             try:
                 return await self.reader.read()
@@ -148,7 +155,10 @@ class Client:
 
 @asynccontextmanager
 async def client_of(server: Server, receive_buffer: int | None = None) -> AsyncIterator[Client]:
-    """`receive_buffer`: a small one makes the server notice sooner that nothing is read."""
+    """A connected client.
+
+    `receive_buffer`: its size in bytes. If it is small, the server notices sooner that the client does not read.
+    """
     connected = socket.socket()
     if receive_buffer is not None:
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -174,7 +184,7 @@ def assert_error(answer: tuple[int, dict[str, str], Any], status: int, code: str
     assert answer[1]["connection"] == "close"
 
 
-# Time
+# Time limits
 
 
 @pytest.mark.parametrize(
@@ -315,7 +325,7 @@ async def test_a_large_answer_that_gets_no_turn_in_time_is_a_503() -> None:
     await take_turn(connections)
 
 
-# Heads
+# Heads of requests
 
 
 async def test_a_head_is_limited_and_a_body_in_the_same_chunk_does_not_count(server: Server) -> None:
@@ -333,7 +343,7 @@ async def test_a_head_is_limited_and_a_body_in_the_same_chunk_does_not_count(ser
 async def test_a_head_without_end_is_refused(server: Server, start: bytes) -> None:
     async with client_of(server) as client:
         client.send(start)
-        await asyncio.sleep(0.1)  # a head is counted from the second chunk on
+        await asyncio.sleep(0.1)  # the size of a head is checked from its second chunk on
         client.send(b"x" * (MAX_HEAD_BYTES + 1))
         assert_error(await client.answer(), 400, "malformed_request")
 

@@ -71,7 +71,7 @@ class _AnyId(dict[str, str]):
 
 def routes_of(app: ASGIApp) -> Iterator[tuple[str, str]]:
     """(method, path) of every route. The method of a WebSocket is WEBSOCKET."""
-    if not isinstance(app, Starlette):  # the gateway: both apps, at the same paths
+    if not isinstance(app, Starlette):  # the gateway serves both apps, at the same paths
         yield from ((method, path) for path, methods in SERVED.items() for method in methods.split())
         return
     for route in app.routes:
@@ -144,13 +144,13 @@ async def test_the_open_paths_need_no_credential(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[int]:
-    """A real server: it decodes paths and headers."""
+    """The port of a real server, which decodes paths and headers as in production."""
     with served(apps()["gateway"]) as port:
         yield port
 
 
 async def raw(port: int, *lines: str) -> tuple[int, bytes]:
-    """Status and body of the answer to a request with these lines as its head."""
+    """Sends a request with these lines as its head. Returns the status and the body of the answer."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
     async with asyncio.timeout(10):
@@ -310,7 +310,10 @@ class Login:
 
 
 async def followed(refusal: Exception, method: str = "GET", pause: float = 0.01) -> list[bytes]:
-    """What a follower is sent of ten events, if its credential is refused after the second one. After 0.05 s without an event, a comment is sent."""
+    """Follows a stream of ten events. After the second one, the credential is refused. Returns what was sent.
+
+    The stream sends a comment after 0.05 s without an event.
+    """
     sent: list[bytes] = []
     login = Login()
 

@@ -1,4 +1,4 @@
-"""Streams of server-sent events: comments while nothing comes, and lines that every client splits in the same way."""
+"""Tests of server-sent events: comments while there is no event, and lines that all clients split in the same way."""
 
 import asyncio
 import json
@@ -12,7 +12,7 @@ COMMENT_SECONDS = 0.05
 
 
 async def sent_by(events: AsyncIterator[bytes], pause_of_client: float = 0) -> list[bytes]:
-    """What the stream sends to a client that takes this long for each message."""
+    """What the stream sends to a client. `pause_of_client`: how many seconds the client takes for each message."""
     sent: list[bytes] = []
 
     async def send(message: Message) -> None:

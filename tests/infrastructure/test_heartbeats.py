@@ -1,4 +1,8 @@
-"""A process counts as dead when another one has read its beat several times, over a long enough time by its own clock, and the beat has not changed."""
+"""Tests of `HeartbeatWatch`: one process watches whether another one is dead.
+
+The other one counts as dead if its beat was read several times, over a long enough time, and did not change. The
+process that watches measures this time with its own clock.
+"""
 
 from collections.abc import Callable
 
@@ -13,7 +17,7 @@ def watch(clock: Callable[[], float]) -> HeartbeatWatch[str]:
 
 
 def looks_until_dead(watch: HeartbeatWatch[str], clock: ManualClock, beat: int | None, step: float) -> int:
-    """How many looks at an unchanged beat, `step` seconds apart, it takes until "other" counts as dead."""
+    """Reads an unchanged beat every `step` seconds, until "other" counts as dead. Returns how many reads it took."""
     looks = 1
     while "other" not in watch.unchanged({"other": beat}):
         clock.seconds += step
@@ -30,7 +34,7 @@ def test_a_beat_that_stays_the_same_for_long_enough_is_that_of_a_dead_process() 
 def test_a_beat_that_changes_is_that_of_a_living_process_whatever_its_number() -> None:
     clock = ManualClock()
     watching = watch(clock)
-    for beat in (1, 2, 9, 3, 4, 5, 1) * 3:  # smaller numbers come from a Postgres that was restored
+    for beat in (1, 2, 9, 3, 4, 5, 1) * 3:  # a restored Postgres can have a smaller number
         assert watching.unchanged({"other": beat}) == set()
         clock.seconds += DEAD_AFTER - INTERVAL
 

@@ -1,4 +1,7 @@
-"""Tokens that are checked with published keys of the user service, and what happens when it is down or slow, or its answer cannot be used."""
+"""Tests of tokens that are checked with the published keys of the user service.
+
+The service may be down or slow, or its answer may be useless.
+"""
 
 import asyncio
 import base64
@@ -27,7 +30,7 @@ RSA, EC, ED, NEW, UNKNOWN = (
 
 
 def verifier(service: UserService, **times: float) -> TokenVerifier:
-    """A verifier that may read unknown keys again without a pause, unless `times` sets one."""
+    """A verifier. For an unknown key id it reads the published keys again, without a pause unless `times` sets one."""
     waits = JwksTimes(**{"answer": 0.5, "retry": 0, "first_retry": 0, **times})
     return TokenVerifier(
         Settings(auth_mode="jwt", auth_jwks_url=service.url), JwksKeys(service.url, waits), max_remembered=1
@@ -120,7 +123,7 @@ async def test_old_keys_are_read_again_in_the_background() -> None:
         assert await checked.principal_of(token)
         service.publish(NEW)
         async with asyncio.timeout(10):
-            while True:  # also a token that is remembered
+            while True:  # a remembered token is refused too
                 try:
                     await checked.principal_of(token)
                 except InvalidCredential:
@@ -136,13 +139,13 @@ async def test_tokens_with_unknown_key_ids_make_the_store_read_the_keys_no_more_
         for round_number in range(2):
             refusals = await asyncio.gather(*(refusal(checked, token) for token in tokens))
             assert set(refusals) == {NOT_ACCEPTED}, round_number
-        assert service.requests == 1  # it was read a moment ago
+        assert service.requests == 1  # the keys were read a moment ago
     with user_service(ED) as service:
         checked = verifier(service, retry=0.2)
         assert await checked.principal_of(ED.token())
         await asyncio.sleep(0.2)
         await asyncio.gather(*(refusal(checked, token) for token in tokens))
-        assert service.requests == 2  # all of them waited for one read
+        assert service.requests == 2  # all tokens waited for one read
 
 
 async def test_while_no_keys_were_ever_read_every_token_is_a_503_and_then_the_store_recovers_by_itself() -> None:
@@ -243,13 +246,13 @@ async def test_while_the_keys_change_under_load_no_valid_token_is_refused_and_no
         assert accepted > 100
         service.publish(keys[-1])
         async with asyncio.timeout(10):
-            while await _accepts(checked, keys[-2].token()):  # noqa: ASYNC110 - nothing here can say when
+            while await _accepts(checked, keys[-2].token()):  # noqa: ASYNC110 - nothing notifies of it
                 await asyncio.sleep(0.01)
         assert await checked.principal_of(keys[-1].token())
 
 
 def _hs256_with_public_key() -> str:
-    """A token that is signed with HMAC, with the text of the public RSA key as the secret. PyJWT refuses to sign one."""
+    """A token that is signed with HMAC. The secret is the text of the public RSA key. PyJWT refuses to make one."""
     parts = [json.dumps(part).encode() for part in ({"alg": "HS256", "kid": "rsa"}, claims())]
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
     pem = RSA.private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

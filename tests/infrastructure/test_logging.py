@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each, in the Elastic Common Schema, without content and without secrets."""
+"""Tests of log lines: each is one JSON object in the Elastic Common Schema, without message content or secrets."""
 
 import asyncio
 import json
@@ -27,7 +27,7 @@ Lines = Callable[[], list[dict[str, Any]]]
 
 
 class Refused(Exception):
-    """A stand-in for an error of our own."""
+    """Stands for an error of our own. Its module is set to `domain.errors` below."""
 
 
 Refused.__module__ = "domain.errors"
@@ -99,7 +99,7 @@ def test_a_line_equals_what_elastics_own_formatter_writes(lines: Lines) -> None:
 
 
 def flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested objects as dotted names."""
+    """The same fields without nested objects: the name of an inner field is its path, with dots."""
     flattened: dict[str, Any] = {}
     for key, value in fields.items():
         flattened |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
@@ -354,7 +354,7 @@ def test_on_the_console_no_value_can_forge_a_line_or_move_the_cursor(
     lines = capsysbinary.readouterr().out.decode().split("\n")
 
     assert all(line.isprintable() for line in lines)
-    assert sum("forged" in line for line in lines) == 4  # the library's record ends at its first line
+    assert sum("forged" in line for line in lines) == 4  # a library's message is cut after its first line
     assert not any(line.startswith("12:00:00 [info     ] forged") for line in lines)
     assert "\\u202e" in lines[0]
 
@@ -385,6 +385,6 @@ def test_secrets_and_what_looks_like_one_are_masked_wherever_they_are(
     out = capsysbinary.readouterr().out
     assert len(out.splitlines()) == 3
     assert b"***" in out
-    assert b'"url.path":"none"' in out  # too short to be a secret
+    assert b'"url.path":"none"' in out  # "none" is too short to be masked
     for part in (b"hunter2", b"bbbbbbbb", b"aHVudGVyMg"):
         assert part not in out

@@ -1,4 +1,4 @@
-"""The metrics of a process: their names, and what becomes a label."""
+"""Tests of the metrics of a process: their names, and which values become labels."""
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families

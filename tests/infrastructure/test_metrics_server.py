@@ -1,4 +1,4 @@
-"""The metrics server of a process, which also serves the health of a process without an API."""
+"""Tests of the metrics server. In a process without an API it also answers the health checks."""
 
 import asyncio
 import signal

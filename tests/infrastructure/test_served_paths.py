@@ -1,4 +1,4 @@
-"""The table of served paths, and what a 404 says of the others."""
+"""Tests of the table of served paths, of the hint in a 404 for any other path, and of how a path is logged."""
 
 import threading
 
@@ -23,7 +23,7 @@ def test_the_table_has_every_route_of_both_apps_and_nothing_else() -> None:
     for app in apps():
         for route in app.routes:
             if isinstance(route, WebSocketRoute):
-                continue  # it has no methods
+                continue  # a WebSocket has no methods
             assert isinstance(route, Route)
             routes.setdefault(route.path, set()).update(route.methods or ())
     table = {path: {*methods.split()} for path, methods in SERVED.items()}

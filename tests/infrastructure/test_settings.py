@@ -1,4 +1,4 @@
-"""Settings refuse a configuration that would let anyone in."""
+"""Tests of `Settings`: which configurations are refused, such as one that lets everybody in. Secrets stay hidden."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Turns of tenants: their number is limited, and one tenant never holds all of them."""
+"""Tests of `TenantTurns`: the number of turns at a time is limited, and one tenant never holds all of them."""
 
 import asyncio
 from contextlib import AsyncExitStack

@@ -1,4 +1,7 @@
-"""Which tokens of the user service are accepted, and which principal they name. They are signed with a shared secret; `test_jwks.py` has published keys."""
+"""Which tokens of the user service are accepted, and which principal they name.
+
+Here the tokens are signed with a shared secret. `test_jwks.py` tests published keys.
+"""
 
 import asyncio
 import base64
@@ -21,7 +24,7 @@ def verifier(**settings: Any) -> TokenVerifier:
 
 
 async def refusal(credential: str, **settings: Any) -> str:
-    """The message of the refusal, which has nothing of the token."""
+    """The message of the refusal. Asserts that no part of the token is in it."""
     with pytest.raises(InvalidCredential) as refused:
         await verifier(**settings).principal_of(credential)
     assert refused.value.code == "invalid_token"
@@ -162,7 +165,7 @@ async def test_the_algorithms_are_those_that_the_secret_is_long_enough_for() -> 
     for length, accepted in ((32, ["HS256"]), (48, ["HS256", "HS384"]), (64, ["HS256", "HS384", "HS512"])):
         secret = SECRET[:length]
         for algorithm in ("HS256", "HS384", "HS512"):
-            # Signed with a longer key, so that PyJWT does not warn; the store refuses it for its algorithm.
+            # A token that must be refused is signed with all of SECRET, because PyJWT warns of a short one.
             if algorithm in accepted:
                 assert await verifier(auth_secret=secret).principal_of(token(secret, algorithm))
             else:

@@ -1,4 +1,8 @@
-"""What web pages may do: which `Host` and `Origin` are served, with a login and without, CORS, and the headers that protect an answer."""
+"""Tests of what web pages may do.
+
+They cover which `Host` and `Origin` are served with and without a login, CORS, and the headers that protect an answer
+in a browser.
+"""
 
 import asyncio
 import json
@@ -117,7 +121,7 @@ OTHER_ORIGINS = (
 
 
 class Answer(Struct, frozen=True):
-    """`status` is 101 if a WebSocket is accepted."""
+    """The answer to a request. `status` is 101 if a WebSocket was accepted."""
 
     status: int
     headers: dict[str, str]
@@ -129,7 +133,7 @@ class Answer(Struct, frozen=True):
 
 
 class Store:
-    """An app with these rules. `served`: the requests that reached its routes."""
+    """An app with these rules for web pages. `served`: the method of each request that reached `thing` or `socket`."""
 
     def __init__(self, authenticator: Authenticator | None = None, **rules: Any) -> None:
         self.served: list[str] = []
@@ -176,7 +180,7 @@ class Store:
 
         async def receive() -> Message:
             if (message := next(received, None)) is None:
-                await asyncio.Event().wait()  # the client stays
+                await asyncio.Event().wait()  # the client stays connected
             assert message is not None
             return message
 

@@ -1,4 +1,7 @@
-"""WebSockets: what is refused before the handshake, what closes a socket, and with which code. A real server, with short times."""
+"""Tests of WebSockets: which handshakes are refused, what closes a socket, and with which code.
+
+The server is real. Its time limits are short.
+"""
 
 import asyncio
 import contextlib
@@ -44,7 +47,7 @@ UPGRADE = {
 
 
 class Server:
-    """An app that sends back what it receives. `/flood` sends without end. It notes how sockets ended."""
+    """An app that sends back what it receives. `/flood` sends without end. `ended`: the close codes of its sockets."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -114,9 +117,9 @@ def server() -> Any:
 
 
 async def closed_with(client: ClientConnection) -> tuple[int, str]:
-    """The code and the reason that the server closes with. The client must not have been cut off."""
+    """Waits until the server closes the socket. Returns code and reason. Fails if the connection was only cut off."""
     async with asyncio.timeout(10):
-        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - what came before is not wanted
+        with pytest.raises(ConnectionClosed) as closed:  # noqa: PT012 - earlier messages are ignored
             while True:
                 await client.recv()
     assert closed.value.rcvd is not None, "the connection was cut off without a reason"
@@ -140,7 +143,7 @@ async def handshake(server: Server, path: str, **changed: Any) -> httpx.Response
         ("/echo", {"Sec_WebSocket_Key": "short"}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"Sec_WebSocket_Key": b"dGhlIHNhbXBs\xf8SBub25jZQ=="}, 400, "invalid_handshake", "Sec-WebSocket-Key"),
         ("/echo", {"X_Long": "x" * 20_000}, 400, "malformed_request", "head"),
-        # No WebSocket is asked for: it is an ordinary GET, and there is none at this path.
+        # These two do not ask for a WebSocket. They are ordinary GETs, and this path has no route for GET.
         ("/echo", {"Upgrade": "h2c"}, 404, "unknown_url", "served"),
         ("/echo", {"Connection": "keep-alive"}, 404, "unknown_url", "served"),
     ],
@@ -164,13 +167,13 @@ async def test_an_accepted_handshake_has_a_request_id_and_is_logged_when_the_soc
             assert client.response is not None
             assert client.response.headers["x-request-id"] == "mine"
         async with asyncio.timeout(5):
-            while not logs:  # noqa: ASYNC110 - the server is another thread
+            while not logs:  # noqa: ASYNC110 - the server is in another thread
                 await asyncio.sleep(0.01)
     assert (logs[0]["method"], logs[0]["path"], logs[0]["status"]) == (
         "GET",
         "/*",
         101,
-    )  # the log has the words of our own paths only
+    )  # `echo` is not a word of the API's paths, so it is not logged
     assert b'http_requests_total{method="GET",route="/echo",status="101"}' in server.metrics.render()[0]
 
 
@@ -209,7 +212,7 @@ async def test_a_message_that_is_too_large_is_an_error_and_close_code_1009(serve
         error = json.loads(await client.recv())
         assert (error["type"], error["status"], error["error"]["code"]) == ("error", 413, "request_too_large")
         assert (await closed_with(client))[0] == 1009
-    async with connect(f"{server.url}/echo", max_size=None) as client:  # each fragment is small enough
+    async with connect(f"{server.url}/echo", max_size=None) as client:  # only the whole message is too large
         with contextlib.suppress(ConnectionClosed):
             await client.send("x" * 100_000 for _ in range(100))
         assert json.loads(await client.recv())["status"] == 413
@@ -272,7 +275,7 @@ async def test_an_application_that_sends_without_end_stops_when_its_client_close
     client = await connect(f"{server.url}/flood")
     client.transport.write(frame)
     async with asyncio.timeout(10):
-        while not server.ended:  # noqa: ASYNC110 - the server is another thread
+        while not server.ended:  # noqa: ASYNC110 - the server is in another thread
             await asyncio.sleep(0.02)
     async with connect(f"{server.url}/echo") as other:
         await other.send("still served")
@@ -287,7 +290,7 @@ async def test_a_client_that_goes_before_it_was_accepted_is_no_error(server: Ser
             with socket.create_connection(("127.0.0.1", server.port)) as client:
                 client.sendall(f"GET /flood HTTP/1.1\r\nHost: here\r\n{head}\r\n".encode() + b"\x88\x80mask")
         async with asyncio.timeout(10):
-            while len(logs) < 20:  # noqa: ASYNC110 - the server is another thread
+            while len(logs) < 20:  # noqa: ASYNC110 - the server is in another thread
                 await asyncio.sleep(0.02)
     assert {line["event"] for line in logs} == {"request"}
 

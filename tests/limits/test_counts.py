@@ -25,7 +25,7 @@ KEY = "limits:acme:requests:tenant"
 
 @dataclass
 class Process:
-    """The counts that one process has of one key."""
+    """One process, with its counts for one key."""
 
     shared: SharedCounts
     limit: int
@@ -106,7 +106,7 @@ async def test_processes_together_never_allow_more_than_the_limit(settings: Sett
             let_in += await send(several, 100)
             await asyncio.sleep(0.02)
 
-        # A few may be missing: a process that gets no more requests may still have a part of its portion.
+        # Slightly fewer may be allowed: a process that gets no more requests may not have used its whole portion.
         assert limit * 0.97 - 1 <= let_in <= limit
 
 
@@ -170,7 +170,7 @@ async def test_what_redis_counts_expires_after_the_minute(settings: Settings, se
         await server.hset(KEY, mapping={str(seconds - WINDOW_SECONDS): 4, str(seconds - WINDOW_SECONDS - 2): 6})
         await asyncio.sleep(0.6)  # until Redis is asked again
 
-        assert await send([process], 20) in (6, 10)  # the older of the two uses may no longer count
+        assert await send([process], 20) in (6, 10)  # the older use (6) has expired; the newer one (4) may have
         assert 0 < await server.ttl(KEY) <= WINDOW_SECONDS + 1
 
 
@@ -224,7 +224,7 @@ async def test_places_are_known_to_redis_soon_after_it_lost_everything(settings:
 
 @asynccontextmanager
 async def frozen(client: Redis) -> AsyncIterator[None]:
-    """Redis accepts commands and does not answer."""
+    """For two seconds, Redis accepts commands but does not answer."""
     await client.client_pause(2_000)
     yield
 
@@ -242,7 +242,7 @@ async def test_while_redis_refuses_or_is_silent_each_process_counts_by_itself_an
             started = time.monotonic()
             let_in = await send(several, 100)
             assert time.monotonic() - started < 0.5
-            assert 8 <= let_in <= 20  # each process has 9 left, or both together have 8
+            assert 8 <= let_in <= 20  # each process has 9 left if it counts by itself; together they have 8
             assert not any(process.requests.has(time.monotonic(), is_shared=False) for process in several)
             assert await several[0].begin_reply()
             assert await several[0].has_tokens()

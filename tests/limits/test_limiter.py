@@ -1,4 +1,4 @@
-"""The limiter of one process."""
+"""Tests of the limiter of one process, without Redis."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""How much was used in the last minute, as one process counts it."""
+"""Tests of `Window`, which counts in one process how much was used in the last minute."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ def test_when_nothing_is_left_then_free_in_is_the_time_until_something_fits() ->
 
 def test_a_use_above_the_limit_counts_for_as_many_minutes_as_it_takes_up() -> None:
     window = Window(10)
-    window.add(0.0, 100)  # the limit of ten minutes
+    window.add(0.0, 100)  # as much as is allowed in ten minutes
 
     assert window.left(0.0) == -90
     assert window.left(599.0) <= 0
@@ -59,4 +59,4 @@ def test_no_minute_exceeds_the_limit_by_more_than_one_use(limit: int, steps: lis
         assert in_the_last_minute < limit + 30
 
     total = sum(used for _, used in uses)
-    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # after an excess, nothing fits for longer
+    assert total <= limit * (now / WINDOW_SECONDS + 1) + 30  # the larger an excess, the longer nothing fits

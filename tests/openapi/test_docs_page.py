@@ -19,7 +19,7 @@ from tests.web_pages.browser import BROWSER, NO_BROWSER
 
 @pytest.fixture(params=["gateway", "queries"])
 async def api(request: pytest.FixtureRequest) -> AsyncIterator[httpx.AsyncClient]:
-    """The gateway in this process; and the query API, to which nginx sends these paths. No store is needed."""
+    """A client of the gateway, or of the query API, to which nginx sends these paths. Neither needs a store here."""
     if request.param == "gateway":
         app = gateway.create_app(Settings(), Metrics(), Event(), Connections())
     else:

@@ -1,4 +1,7 @@
-"""The OpenAPI document of both APIs: complete, consistent, and with short names. Whether answers fit it, the test clients of both APIs check."""
+"""Tests that the OpenAPI document of both APIs is complete and consistent and has short names.
+
+The test clients of both APIs check that every answer fits the document.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +18,7 @@ OPERATIONS = {operation["operationId"]: operation for path in DOCUMENT["paths"].
 
 
 def resolved(described: Any) -> Any:
-    """What a reference stands for."""
+    """The object that a reference points to. An object that is not a reference is returned as it is."""
     while "$ref" in described:
         value: Any = DOCUMENT
         for step in described["$ref"].removeprefix("#/").split("/"):

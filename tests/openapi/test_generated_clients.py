@@ -1,6 +1,7 @@
 """Clients that are generated from the OpenAPI document are typed and usable: openapi-python-client, and openapi-typescript with openapi-fetch.
 
-Each program in the folders beside this file creates a conversation, appends, lists, and gets an error; its types are checked first.
+Two folders beside this file have a program for each client. First its types are checked. Then it creates a
+conversation, appends and lists items, and gets an error.
 """
 
 import subprocess
@@ -20,7 +21,7 @@ PRINTED = "Oslo 2 not_found"
 
 
 def installed(folder: str, directory: Path) -> Environment:
-    """The environment of a folder beside this file. Skips the test if the packages cannot be had here."""
+    """Installs the packages of a folder beside this file and copies its files. Skips the test if that is impossible."""
     environment = Environment(str(HERE / folder), directory)
     try:
         environment.install()

@@ -1,7 +1,7 @@
-"""schemathesis sends what the OpenAPI document allows, and what it forbids, and checks every answer against the document.
+"""schemathesis sends requests that the OpenAPI document allows or forbids, and checks every answer.
 
-All of its checks are on: no 5xx, no status, header or shape that the document lacks, no wrong `Allow`, no forbidden input that is accepted. What
-its configuration (`schemathesis/schemathesis.toml`) says is allowed is explained there.
+All of its checks are on. It reports a 5xx, a status, header or shape that the document lacks, a wrong `Allow`, and
+forbidden input that is accepted. `schemathesis/schemathesis.toml` lists and explains the exceptions.
 """
 
 import subprocess

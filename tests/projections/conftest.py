@@ -1,6 +1,8 @@
-"""write    appends through the real log
-world    the stores, and projectors on them (world.py)
-live     as `world`, while a projector of all views runs
+"""Fixtures.
+
+write    appends through the real event log
+world    the stores, and projectors that use them (world.py)
+live     the same as `world`, while a projector updates all views
 """
 
 import asyncio
@@ -18,7 +20,7 @@ from tests.queries.writer import Writer
 
 @pytest.fixture(autouse=True)
 def _plain_logs() -> Iterator[None]:
-    """By default structlog prints every traceback with all local variables, which takes seconds."""
+    """Logs tracebacks without local variables. By default structlog prints all of them, which takes seconds."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger("info"),

@@ -1,4 +1,7 @@
-"""The backfill of a view's second build: a page that is written twice counts once, large pages are written in parts, and a statement timeout does not stop it."""
+"""Tests of the backfill, which fills a new build of a view from the log.
+
+A page that is written twice counts once. Large pages are written in parts. A statement timeout does not stop it.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -82,7 +85,7 @@ async def test_given_a_page_of_large_events_when_it_is_filled_then_it_is_written
     await world.database.command("profile", 0)
     inserts = {"op": "insert", "ns": f"{world.database.name}.{task.collections['items']}"}
     sizes = [entry["ninserted"] async for entry in world.database["system.profile"].find(inserts)]
-    assert sizes == [3, 3, 3, 3, 3, 1]  # three more were inserted and deleted by the same part
+    assert sizes == [3, 3, 3, 3, 3, 1]  # the last three y are deleted in the same part, so they are not inserted
     await builds.finish_backfill(MONGO_VIEWS)
     result = await rebuild_of(world).run()
     assert [comparison.different for comparison in result.compared] == [0] * len(MONGO_VIEWS)

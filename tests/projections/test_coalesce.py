@@ -64,7 +64,10 @@ def _play(folded: Fold, steps: list[Any]) -> list[Write]:
 
 
 def _apply(view_batch: ViewBatch, documents: dict[str, Document]) -> None:
-    """Applies updates, removals, inserts, in the order of `batch_statements`. An update needs its document, an insert a free key."""
+    """Applies updates, then removals, then inserts, like `batch_statements`.
+
+    Fails if an update has no document, or if an inserted key exists already.
+    """
     for key, change in view_batch.updates.items():
         assert not change.set.keys() & change.add.keys()
         apply_to(documents[key], Update("items", key, change.set, change.add))

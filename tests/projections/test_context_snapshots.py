@@ -1,4 +1,8 @@
-"""Context snapshots: an older one never replaces a newer one, lost ones are refilled, their size is bounded, and they equal the log."""
+"""Tests of context snapshots.
+
+An older one never replaces a newer one. A lost one is refilled. Their size is bounded. Each equals one that is made
+from the log.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -201,7 +205,10 @@ async def test_given_instructions_when_they_change_then_the_snapshot_has_the_new
 
 
 async def _equals_the_log(world: World, conversation: str, *rooms: int) -> Snapshot:
-    """Asserts that the snapshot is what the log says. So must be the newest items that are read from it for each of these rooms (in tokens)."""
+    """Asserts that the snapshot equals one that is made from the log. Returns it.
+
+    Does the same with the newest items that fit into each of `rooms` (in tokens).
+    """
     head = await world.reader.head(conversation)
     snapshot = await _read(world, conversation)
     assert head is not None

@@ -1,6 +1,6 @@
 """Whatever happened to a conversation, its context from the snapshot equals the one from the log.
 
-scripts/test tests/projections/test_context_sources.py -m endless     a hundred and fifty histories
+scripts/test tests/projections/test_context_sources.py -m endless     tries a hundred and fifty histories
 """
 
 import random

@@ -1,4 +1,7 @@
-"""When a projector counts as dead: other projectors decide this by their own clocks, never by Postgres's. Also: when a projector is ready."""
+"""Tests of when a projector counts as dead, and of when it is ready.
+
+Other projectors decide by their own clocks that it is dead, never by the clock of Postgres.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -55,7 +58,7 @@ async def test_given_renewals_that_failed_then_nobody_is_replaced_before_all_had
 
 @asynccontextmanager
 async def _failing_renewals(world: World) -> AsyncIterator[None]:
-    """While it is open, renewals fail: the table has another name."""
+    """Renewals fail until the block ends, because a table that they need is renamed."""
     rename = "ALTER TABLE {} RENAME TO {}"
     async with await psycopg.AsyncConnection.connect(world.settings.postgres_url, autocommit=True) as connection:
         await connection.execute(rename.format("projectors", "away").encode())
@@ -70,7 +73,7 @@ async def test_given_a_lost_lease_table_and_a_clock_that_went_back_then_the_hold
 ) -> None:
     await write.start("one")
     await world.catch_up()
-    far_ahead = 2**52  # far above the clock's milliseconds
+    far_ahead = 2**52  # far above any clock's time in milliseconds
     await world.database[POSITIONS_COLLECTION].update_many({}, {"$set": {"lease": far_ahead}, "$inc": {"epoch": 1}})
     async with world.pool.connection() as connection, connection.transaction():
         await connection.execute("SET TRANSACTION READ WRITE")

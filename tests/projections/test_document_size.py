@@ -1,4 +1,7 @@
-"""What would make a document larger than MongoDB's 16 MB is shortened. Nothing is parked, and the log keeps all of it."""
+"""Content that would make a document larger than MongoDB's 16 MB is shortened.
+
+No conversation is parked because of it, and the log keeps the whole content.
+"""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""A conversation of any size is deleted in bounded steps, and after an interruption between them nothing is left."""
+"""A conversation of any size is deleted in bounded steps. After an interruption, a projector deletes the rest."""
 
 import asyncio
 

@@ -28,7 +28,7 @@ TAKEOVER_TIMEOUT_SECONDS = 5.0
 
 
 async def renew_all(all_leases: Sequence[Leases]) -> list[HeldPartitions]:
-    """The partitions of each projector, after all have renewed their leases three times."""
+    """Renews the leases of all these projectors three times. Returns the partitions that each of them holds then."""
     for _ in range(3):
         partitions_held = [await leases.renew() for leases in all_leases]
     return partitions_held

@@ -50,7 +50,7 @@ async def remove_rows(world: World, where: str, *parameters: object) -> None:
 
 
 async def texts(api: httpx.AsyncClient, conversation_id: str) -> list[str]:
-    """The texts of the conversation's items, oldest first; or only the status, if it is not 200."""
+    """The texts of the conversation's items, oldest first. If the status is not 200, a list with only the status."""
     answer = await api.get(f"/v1/conversations/{conversation_id}/items?order=asc&limit=100")
     assert "x-consistency" not in answer.headers
     if answer.status_code != 200:

@@ -1,4 +1,7 @@
-"""Transactions whose commands are sent together. Whatever fails, everything or nothing is written, and the session can be used again."""
+"""Tests of transactions whose commands are sent together.
+
+Whatever fails, either the whole transaction is written or nothing. Its session can be used again.
+"""
 
 import asyncio
 import inspect

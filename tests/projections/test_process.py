@@ -1,4 +1,4 @@
-"""The projector as a process: whenever it is killed, no event is written twice; on SIGTERM it ends cleanly."""
+"""Tests of the projector as a process. If it is killed, events are still written once. On SIGTERM it ends cleanly."""
 
 import asyncio
 import os

@@ -1,6 +1,8 @@
 """Redis refuses for a while under load: nothing is parked, reads are right, and soon all snapshots are current again.
 
-scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s      a minute of each fault; the log line `redis_refused` has the figures
+scripts/test tests/projections/test_redis_refuses_under_load.py -m endless -s
+
+runs each fault for a minute. The log line `redis_refused` has the figures.
 """
 
 import asyncio
@@ -75,7 +77,7 @@ class Load:
                 snapshot = await read_snapshot(world.redis, "default", conversation)
             except ResponseError:
                 return False
-            if snapshot is None or snapshot.version <= acknowledged:  # the first version is the start
+            if snapshot is None or snapshot.version <= acknowledged:  # the conversation's start is a version too
                 return False
         return True
 
@@ -116,7 +118,7 @@ async def wrong_types(redis: Redis, load: Load) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        ended.set()  # not cancelled: the client may lose a cancellation
+        ended.set()  # the task is not cancelled, because the Redis client may swallow the cancellation
         await spoiling
 
 
@@ -133,7 +135,7 @@ async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right
         stop = asyncio.Event()
         running = asyncio.create_task(load.run(stop))
         try:
-            await load.median(50)  # the first reads load what they need
+            await load.median(50)  # the first reads are slower, because they fill caches
             for name, fault in zip(("out of memory", "read-only", "wrong types"), faults, strict=True):
                 await until_shown(live)
                 usual = await load.median(100)
@@ -167,12 +169,12 @@ async def test_given_load_when_redis_refuses_for_a_while_then_contexts_are_right
 
 
 def numbered(number: int) -> str:
-    """A message, long enough that a context is full before it has more items than a snapshot."""
+    """The text of message `number`. It is so long that a full context has fewer items than a snapshot."""
     return f"{number} " + "and so on " * 20
 
 
 async def until_shown(world: World) -> None:
-    """Returns when the snapshots show all that is in the log now. It must not take longer than BACK_SECONDS."""
+    """Waits until the context view shows all that is in the log now. Fails after BACK_SECONDS."""
     head = await world.reader.last_position()
 
     async def shows() -> bool:

@@ -29,7 +29,7 @@ MANY = 5 * PAGE_EVENTS
 
 
 async def _repair(world: World, conversation_id: str, **more: Any) -> dict[str, str]:
-    """The outcome in each view."""
+    """Repairs the conversation. Returns the outcome in each view."""
     head = await world.reader.head(conversation_id)
     assert head is not None
     repair = Repair(conversation_id, head, reader=world.reader, database=world.database, redis=world.redis, **more)
@@ -52,7 +52,7 @@ def _start(world: World, data: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 async def _large_and_parked(write: Writer, world: World) -> str:
-    """A conversation of many pages that is parked in all views: its sixth event was unreadable, and is readable again."""
+    """Makes a long conversation that is parked in all views. Its sixth event was unreadable, and is readable again."""
     victim = await write.start("one", "two", "three", "four")
     for _ in range(MANY // 100):
         await write.append(victim, *map(str, range(100)))

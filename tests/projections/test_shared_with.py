@@ -8,7 +8,7 @@ from tests.queries.writer import Writer
 
 
 async def shared_with(world: World, subject: str) -> list[str]:
-    """The conversations that are shared with the subject, found as a list finds them."""
+    """The conversations that are shared with the subject, found with the filter that lists use."""
     await world.catch_up()
     found = world.database["conversations"].find(
         {"tenant": "default", "shared_with": {"$in": shared_with_subject(subject)}}

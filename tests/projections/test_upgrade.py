@@ -1,4 +1,4 @@
-"""A projector rebuilds each view that was built in a lower version."""
+"""Tests of `upgrade_views`, which rebuilds views of a lower version. Older code refuses views that newer code built."""
 
 import asyncio
 

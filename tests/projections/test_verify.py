@@ -1,4 +1,4 @@
-"""`verify` reports every change of a view or of the log, and nothing when nothing was changed."""
+"""`verify` reports every change of a view, of the log or of a table beside it. Without a change it reports nothing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The collection of view positions, and positions that were lost."""
+"""Tests of view positions: how their collection is created, and what happens when a position is lost."""
 
 import asyncio
 from pathlib import Path

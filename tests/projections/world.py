@@ -27,7 +27,7 @@ TIMEOUT_SECONDS = 30.0
 
 
 class World:
-    """Connections to the stores of `settings`, and projectors on them."""
+    """Connections to the stores of `settings`, and projectors that use them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

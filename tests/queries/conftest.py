@@ -61,7 +61,7 @@ async def served(settings: Settings, authenticator: Authenticator | None = None)
 
 
 async def eventually(condition: Callable[[], bool], seconds: float = 10) -> None:
-    """Returns as soon as `condition` holds. Raises TimeoutError."""
+    """Returns as soon as `condition` holds. Raises TimeoutError after `seconds`."""
     async with asyncio.timeout(seconds):
         while True:
             if condition():

@@ -1,4 +1,4 @@
-"""The real projector, of the MongoDB views or of all, which runs only when a test calls it."""
+"""The real projector, which runs only when a test calls it. By default it updates the views in MongoDB only."""
 
 import asyncio
 from collections.abc import Collection
@@ -14,7 +14,7 @@ from projections.views.catalog import MONGO_VIEWS
 
 
 class ManualProjector:
-    """One projector, which does nothing until `catch_up` or `run`."""
+    """One projector. It does nothing until a test calls `catch_up` or `run`."""
 
     def __init__(self, settings: Settings, views: Collection[str] = MONGO_VIEWS) -> None:
         self._pool = make_pool(settings.postgres_url, max_size=4)

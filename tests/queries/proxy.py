@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a real server. A test can cut or freeze it, while others still reach the server."""
+"""A TCP proxy in front of a real server. A test can cut or freeze it; other clients still reach the server directly."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 class Proxy:
     """Forwards TCP to the server of a URL. `url` is the same URL through this proxy.
 
-    `watch` is called for each connection. What it returns is called with all that the client sends over that connection.
+    `watch` is called for each connection and returns a function. That function gets all bytes that the client sends.
     """
 
     def __init__(self, url: str, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The query API in a process of its own, whose memory a test can measure, and clients that do not read."""
+"""The query API in a process of its own, so that a test can measure its memory; and clients that do not read."""
 
 import asyncio
 import os

@@ -1,4 +1,7 @@
-"""Read-your-writes: an answer shows everything that was committed before its request, or it is refused or marked as unverified."""
+"""Read-your-writes: an answer shows everything that was committed before the request.
+
+If the query API cannot be sure of that, it refuses the request or marks the answer as unverified.
+"""
 
 import asyncio
 import time

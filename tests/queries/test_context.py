@@ -1,4 +1,4 @@
-"""GET …/context: which items a model would be sent, and which are left out. No request waits long for a Postgres that hangs."""
+"""GET …/context shows which items a model would be sent, and which are left out. If Postgres hangs, the request soon fails."""
 
 import asyncio
 import time
@@ -38,7 +38,7 @@ TEXT = "word " * 40
 
 @pytest.fixture
 async def small_window_api(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
-    """The query API with a model whose window fits about twenty of these texts."""
+    """A client of a query API whose model has a small window: about twenty copies of TEXT fit into it."""
     async with open_api(settings.model_copy(update={"default_model": MODEL, "model_window": WINDOW})) as api:
         yield api
 
@@ -185,7 +185,7 @@ async def test_without_snapshots_only_a_few_contexts_are_read_from_the_log_at_a_
 
 
 class HangingReader(ConversationReader):
-    """Its lookups hang, as with a frozen Postgres, until `released` is set."""
+    """A reader whose `settings_events` hangs until `released` is set, as it does while Postgres is frozen."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool, VersionLookup(pool), "default")

@@ -1,4 +1,4 @@
-"""The list of a conversation's responses: every reply, in whatever state it is, with what was asked."""
+"""The list of a conversation's responses: every reply with its input, in any state. Only deleted replies are left out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -110,7 +110,7 @@ async def test_pages_follow_the_order_of_the_requests(
     assert await page(limit=4) == (left[::-1], False)
     assert await page(order="asc", limit=2) == (left[:2], True)
     assert await page(order="asc", limit=2, after=ids[1]) == (ids[3:], False)
-    assert await page(order="asc", limit=1, after=ids[2]) == ([ids[3]], True)  # a deleted one is a cursor still
+    assert await page(order="asc", limit=1, after=ids[2]) == ([ids[3]], True)  # deleted, but still a valid cursor
     assert await page(limit=2, before=ids[0]) == ([ids[3], ids[1]], True)
     assert await page(after=ids[4], before=ids[1]) == ([ids[3]], False)
     for cursor in (mint("resp"), conversation_id):

@@ -1,4 +1,4 @@
-"""One conversation, and lists of conversations."""
+"""Reading one conversation, and lists of conversations with cursors and filters."""
 
 from typing import Any
 
@@ -194,4 +194,4 @@ async def test_a_filtered_list_examines_little_more_than_it_returns(
     await database["system.profile"].drop()
 
     assert listed_ids == [rare]
-    assert profile["docsExamined"] <= 2 + PARTITIONS  # the positions of the view are read too
+    assert profile["docsExamined"] <= 2 + PARTITIONS  # besides the page, the view's position in each partition is read

@@ -1,6 +1,7 @@
-"""Deleted content is in no answer and no model request. The tests look in the conversation, forks, chains, copies, Responses and their streams.
+"""Deleted content is in no answer and in no model request.
 
-They look while the projector lags, after it has caught up, after Redis lost everything, and after a rebuild.
+The tests look for it in the conversation, its forks, chains, copies, Responses and their streams. They look while the projector is behind,
+after it has caught up, after Redis has lost everything, and after a rebuild.
 """
 
 import json
@@ -42,7 +43,7 @@ class Store:
         return "\n".join([json.dumps(await self.get(path)) for path in paths])
 
     async def sent_for(self, text: str, **body: Any) -> str:
-        """The text of the request that a model is sent for this reply."""
+        """Requests a reply to `text`. Returns the JSON text of the request that the provider received for it."""
         await create_response(self.commands, text, **body)
         return json.dumps(self.provider.requests[-1])
 
@@ -73,7 +74,7 @@ class Store:
         await rebuilt.run()
 
     async def in_every_state(self, check: Callable[[], Awaitable[None]], *, rebuild: bool = False) -> None:
-        """Calls `check` after the views have caught up, after Redis lost everything, and after a rebuild if `rebuild` is set."""
+        """Calls `check` after the views have caught up, again after Redis has lost everything, and, if `rebuild` is set, after a rebuild."""
         for change in (self.catch_up, self.lose_redis, *([self.rebuild] if rebuild else [])):
             await change()
             await self.catch_up()
@@ -124,7 +125,7 @@ async def test_a_retracted_item_is_gone_from_its_conversation_from_forks_of_any_
         for each in conversations:
             assert SECRET not in await store.sent_for("and here", conversation=each)
 
-    await check()  # the projector lags, and Redis has the snapshots from before the deletion
+    await check()  # the projector is behind, and Redis has the snapshots from before the deletion
     await store.in_every_state(check)
 
 
@@ -197,7 +198,7 @@ async def test_the_items_of_a_deleted_conversation_are_gone_from_its_fork_which_
 
     async def check() -> None:
         answer = await store.queries.get(context, headers={"If-None-Match": tag})
-        assert answer.status_code == 200  # although the fork's version is the same
+        assert answer.status_code == 200  # not 304, although the fork's version is the same
         body = answer.json()
         assert SECRET not in answer.text
         assert "two" in answer.text
@@ -291,7 +292,7 @@ async def test_when_an_item_is_deleted_then_the_copies_that_references_made_of_i
 
     assert SECRET not in await store.sent_for(
         "more", previous_response_id=first["id"]
-    )  # Redis has the snapshot of before
+    )  # Redis still has the snapshot from before the deletion
     await store.in_every_state(check, rebuild=deletion == "the item")
 
 
@@ -304,7 +305,7 @@ async def test_a_client_cannot_bring_back_what_a_fork_lost(store: Store) -> None
     repeated = [{**message(f"the {SECRET}"), "id": secret}, message("three")]
     await create_response(store.commands, repeated, previous_response_id=fork["id"])
     assert SECRET not in json.dumps(store.provider.requests[-1])
-    # In another conversation it is a new item: the client wrote it, the store did not copy it.
+    # In another conversation the same input is a new item: its text comes from the client. The store did not copy it.
     await create_response(store.commands, repeated)
     assert SECRET in json.dumps(store.provider.requests[-1])
 

@@ -1,4 +1,4 @@
-"""Streams of events: many at once beside other reads, clients that do not read, slow clients, and a log that lost its end."""
+"""Streams of a conversation's events: many streams at once, slow clients, clients that do not read, and streams after the log has lost events."""
 
 import asyncio
 import random
@@ -38,7 +38,7 @@ def large_text(seed: int, size: int = MEGABYTE) -> str:
 
 
 async def ids_until(lines: AsyncIterator[str], last: int) -> list[int]:
-    """The ids of a stream's events up to `last`."""
+    """Reads a stream until the event `last`, or until its end. Returns the ids of the events."""
     ids: list[int] = []
     async for line in lines:
         if line.startswith("id: "):
@@ -111,7 +111,7 @@ async def test_slow_clients_get_every_byte_although_their_pages_were_dropped_mea
         watch = ConversationWatch(log.head_of_each, shutdown)
 
         async def read(pages: StreamPages) -> list[bytes]:
-            """Reads both streams at once, a slice of each in turn. With little memory each one evicts the other's page."""
+            """Reads both streams, one slice of each in turn. If there is little memory for pages, each stream evicts the other's page."""
             streams = [
                 EventStreams(log, watch, pages, events_json, shutdown).follow(
                     own_log, conversation_id, await own_log.existing_head(conversation_id), 0
@@ -203,7 +203,7 @@ async def test_a_stream_ends_when_the_log_has_other_events_at_the_versions_that_
         lines = answer.aiter_lines()
         assert await ids_until(lines, 3) == [1, 2, 3]
         with psycopg.connect(settings.postgres_url) as connection:
-            # Like a log that moved back and grew again: the versions are the same, the events are not.
+            # As if the log had moved back and grown again: the versions are the same, the events are not.
             stream = (uuid_of(conversation_id),)
             connection.execute(
                 "CREATE TEMPORARY TABLE moved ON COMMIT DROP AS SELECT * FROM events WHERE originator_id = %s", stream

@@ -1,4 +1,4 @@
-"""The audit trail, in pages and as a live stream."""
+"""The events of a conversation, which are its audit trail: read in pages, and as a live stream."""
 
 import asyncio
 from collections.abc import AsyncIterator

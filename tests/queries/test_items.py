@@ -18,7 +18,7 @@ async def page_of(api: httpx.AsyncClient, conversation_id: str, **query: Any) ->
     answer = await api.get(f"/v1/conversations/{conversation_id}/items", params=query)
     assert answer.status_code == 200, answer.text
     body: dict[str, Any] = answer.json()
-    if body["data"]:  # an empty page has null ids, which the SDK accepts but its type does not
+    if body["data"]:  # an empty page has null ids; the SDK accepts them, its type does not
         assert ConversationItemList.model_validate(body).object == "list"
     return body
 

@@ -1,4 +1,4 @@
-"""Pages are bounded in bytes: a page that would be larger than 8 MB ends early, says `has_more`, and the next one goes on from it."""
+"""A page has a maximum size in bytes. If it would be larger than 8 MB, it ends early with `has_more`, and the next page continues after it."""
 
 from typing import Any
 
@@ -17,7 +17,10 @@ ITEM_BYTES = 900_000
 
 
 async def start_large(write: Writer, projector: ManualProjector) -> tuple[str, list[str]]:
-    """A conversation with ITEMS items. Every fourth is small, the others have ITEM_BYTES each. Returns the ids of the conversation and of the items."""
+    """Starts a conversation with ITEMS items. Every fourth item is small, the others have ITEM_BYTES bytes each.
+
+    Returns the ids of the conversation and of the items.
+    """
     conversation_id = await write.start()
     ids: list[str] = []
     for number in range(ITEMS):
@@ -56,7 +59,7 @@ async def test_large_items_come_in_pages_that_end_early(
         (ids_of(page)[0], ids_of(page)[-1]) for page in pages
     ]
     assert len(pages) == 2
-    assert len(pages[0]["data"]) >= 10  # as many as fit
+    assert len(pages[0]["data"]) >= 10  # as many items as fit
 
 
 @pytest.mark.parametrize("order", ["asc", "desc"])
@@ -89,7 +92,7 @@ async def test_a_page_of_large_items_that_fits_is_complete(
 async def test_conversations_with_long_instructions_come_in_pages_that_end_early(
     api: httpx.AsyncClient, write: Writer, projector: ManualProjector
 ) -> None:
-    long = "\x01" * 262_144  # six times as long in JSON
+    long = "\x01" * 262_144  # in JSON this text is six times as long
     started = [await write.start(instructions=long if number % 2 else "short") for number in range(14)]
     await projector.catch_up()
 

@@ -1,4 +1,4 @@
-"""The limits as a client of the query API sees them."""
+"""RATE_LIMITS, as a client of the query API sees them: limits of requests, and of streams that are open at once."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -64,5 +64,5 @@ async def test_streams_of_events_and_of_replies_are_limited_at_once_and_are_free
                 return answer.status_code
 
         async with asyncio.timeout(10):
-            while await follow() == 429:  # noqa: ASYNC110 - the server notices that the clients have gone
+            while await follow() == 429:  # noqa: ASYNC110 - no event says when the server has noticed the disconnects
                 await asyncio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`If-None-Match`: a read whose answer the client has is a 304. HEAD answers as GET does, without a body."""
+"""`If-None-Match`: a read is answered with 304 if the client already has the answer. HEAD answers as GET does, without a body."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.queries.writer import Writer
 
 
 class Read:
-    """A conversation with one reply, and the paths of its reads."""
+    """The paths under which a conversation with one reply can be read."""
 
     def __init__(self, conversation_id: str, item_id: str, response_id: str) -> None:
         conversation = f"/v1/conversations/{conversation_id}"

@@ -1,4 +1,7 @@
-"""A parked conversation is never shown in an old state: reads of it are refused, and lists that may lack it say so."""
+"""Reads of a parked conversation are refused, because a view has only an old state of it.
+
+A list that may lack a parked conversation, or show an old state of it, has the header `X-Consistency: parked`.
+"""
 
 import asyncio
 from threading import Event

@@ -1,4 +1,4 @@
-"""A read during a rebuild or a deletion is complete, or it is refused."""
+"""A read during a rebuild or a deletion gets a complete page, or it is refused. It never gets a page that lacks items."""
 
 import asyncio
 from collections import Counter

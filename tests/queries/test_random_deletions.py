@@ -1,8 +1,8 @@
-"""Random histories of replies, forks, references, summaries and deletions. Afterwards deleted content is in no model request and no answer.
+"""Random histories of replies, forks, references, summaries and deletions.
 
-Every request that was sent can be rendered again.
+Once content is deleted, it is in no model request and in no answer. Every request that was sent can still be rendered again.
 
-scripts/test tests/queries/test_random_deletions.py -m endless     sixty histories
+scripts/test tests/queries/test_random_deletions.py -m endless     runs sixty histories
 """
 
 import random
@@ -30,7 +30,7 @@ REFUSED = {
 
 
 class Written(Struct):
-    """`mark`: a text that only this item has. `item_id` is None for the input of a reply, whose id is not known."""
+    """An item of a history. `mark`: a word that only its text has. `item_id`: None for the input of a reply, because the test does not know its id."""
 
     mark: str
     conversation_id: str
@@ -39,7 +39,7 @@ class Written(Struct):
 
 
 class History:
-    """Random requests. `deleted`: the marks of all items that are deleted."""
+    """Sends random requests, and notes which items were written and deleted. `deleted`: the marks of all deleted items."""
 
     def __init__(self, seed: int, commands: httpx.AsyncClient, world: World, provider: ScriptedProvider) -> None:
         self.chance = random.Random(seed)
@@ -61,7 +61,7 @@ class History:
             exchange.json(400, {"error": {"message": "no", "code": "x"}})
             return
         self._answer = self._text()
-        if PROMPT in str(exchange.body):  # the summary has the mark of each item that it covers
+        if PROMPT in str(exchange.body):  # the summary has the marks of the items that it covers, at most twelve
             self._answer = " ".join(re.findall(r"mark\d{7}x", str(exchange.body))[:12])
         exchange.stream_text(self._answer)
 

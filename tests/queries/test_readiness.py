@@ -1,4 +1,4 @@
-"""`/health/ready` of the query API says when no living projector holds a partition, and when Postgres is read-only."""
+"""`/health/ready` of the query API reports when a partition is not held by any living projector, and when Postgres is read-only."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -35,7 +35,7 @@ async def test_it_is_degraded_before_a_projector_starts_and_after_it_has_stopped
     stop = asyncio.Event()
     running = asyncio.create_task(projector.run(stop))
     async with asyncio.timeout(10):
-        while await partitions_held(api) == "failed":  # noqa: ASYNC110 - another task makes it true
+        while await partitions_held(api) == "failed":  # noqa: ASYNC110 - no event says when the projector holds them
             await asyncio.sleep(0.05)
     stop.set()
     await running
@@ -51,7 +51,7 @@ async def log_access(settings: Settings) -> AsyncIterator[LogAccess]:
 
 
 def hold(settings: Settings, projector: UUID, beat: int) -> None:
-    """Writes that this projector holds all partitions and has this beat."""
+    """Writes into Postgres that this projector holds all partitions, and that its heartbeat is at number `beat`."""
     with psycopg.connect(settings.postgres_url) as connection:
         connection.execute("DELETE FROM projectors")
         connection.execute("INSERT INTO projectors VALUES (%s, %s)", (projector, beat))

@@ -1,4 +1,4 @@
-"""Streams of replies that end in another process: followed by many, deleted meanwhile, and read again from the record."""
+"""Streams of replies that another process runs: many clients follow them, their conversation is deleted, or they are made from the record."""
 
 import asyncio
 import json

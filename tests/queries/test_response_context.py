@@ -1,6 +1,8 @@
-"""GET /v1/responses/{id}/context: each request is rendered again exactly as the provider received it, whatever happened later.
+"""GET /v1/responses/{id}/context renders each request again, exactly as the provider received it. Later changes make no difference.
 
-scripts/test tests/queries/test_response_context.py -m endless     five hundred histories
+Content that is deleted now is blanked, except for callers with the scope `audit`.
+
+scripts/test tests/queries/test_response_context.py -m endless     runs five hundred histories
 """
 
 import random
@@ -57,7 +59,7 @@ async def response_context(api: httpx.AsyncClient, response_id: str) -> dict[str
 
 
 class History:
-    """A conversation with a random history of every kind of change."""
+    """A conversation to which random changes of every kind are made."""
 
     def __init__(self, seed: int, store: httpx.AsyncClient) -> None:
         self._random = random.Random(seed)
@@ -111,7 +113,7 @@ class History:
             assert answer.json()["error"]["code"] == "context_length_exceeded"
 
     async def _continue_in_fork(self) -> None:
-        """Continues from an earlier response, which creates a fork or continues one."""
+        """Requests a reply that continues from an earlier response. This creates a fork or continues one."""
         previous = self._random.choice([*self.responses, *self.fork_responses])
         answer = await self._store.post("/v1/responses", json={"input": self._text(), "previous_response_id": previous})
         if answer.status_code == 200:

@@ -1,6 +1,8 @@
-"""GET /v1/responses/{id}/context for chains of replies: forks of forks, replies that continue a failed reply, both provider APIs, both token encodings.
+"""GET /v1/responses/{id}/context for chains of replies, with forks of forks and with replies that continue a failed reply.
 
-scripts/test tests/queries/test_response_context_of_chains.py -m endless     a hundred histories
+The test runs with both provider APIs and with both token encodings.
+
+scripts/test tests/queries/test_response_context_of_chains.py -m endless     runs a hundred histories
 """
 
 import random

@@ -1,4 +1,4 @@
-"""Responses, read with the official SDK's type."""
+"""GET of a response and of its input items. The official SDK's type parses each Response."""
 
 from typing import Any
 

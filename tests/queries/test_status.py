@@ -1,4 +1,4 @@
-"""Models, projections and readiness."""
+"""The query API's list of models, its report on the projections, and its readiness."""
 
 from collections.abc import Iterator
 from threading import Event

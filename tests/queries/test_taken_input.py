@@ -1,4 +1,7 @@
-"""What is read of requests that name or repeat items: the conversation's items, a response's input items, and what the model was sent."""
+"""Replies whose input refers to items or repeats items.
+
+The tests read the conversation's items, the responses' input items, and what the model was sent.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from threading import Event

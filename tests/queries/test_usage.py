@@ -1,4 +1,4 @@
-"""Usage by day and model, deleted conversations included."""
+"""GET /v1/usage: replies, tokens and cost by day and model. Deleted conversations still count."""
 
 from datetime import UTC, datetime
 from typing import Any

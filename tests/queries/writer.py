@@ -39,7 +39,7 @@ def new_items(texts: Sequence[str], role: str = "user") -> tuple[NewItem, ...]:
 
 
 class Writer:
-    """Appends on behalf of one tenant."""
+    """Appends to the event log, on behalf of one tenant."""
 
     def __init__(self, log: EventLog, tenant: str = "default") -> None:
         self._log = log
@@ -77,7 +77,7 @@ class Writer:
         return await self.execute(conversation_id, RetractItem(item_id=item_id))
 
     async def compact(self, conversation_id: str, last: str, depth: int, text: str = "They talked.") -> Appended:
-        """Summarizes all items up to `last`, whose depth is `depth`. Replaces an earlier summary."""
+        """Summarizes all items up to the item `last`, which is at depth `depth`. Replaces the earlier summary, if there is one."""
         appended = await self.execute(conversation_id, DescribeConversation())  # only to learn the current summary
         command = CompactContext(
             compaction_id=mint("cmp"),
@@ -105,7 +105,7 @@ class Writer:
     async def request_reply(
         self, conversation_id: str, *texts: str, **parameters: Any
     ) -> tuple[str, tuple[InputItem, ...]]:
-        """Requests a reply to these messages. Returns its id and the messages."""
+        """Requests a reply to these messages. Returns the id of the response, and the messages."""
         response_id = mint("resp")
         input_items = tuple(InputItem(item_id=mint("msg"), item=body(text)) for text in texts)
         request = RequestReply(

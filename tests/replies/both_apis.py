@@ -1,4 +1,4 @@
-"""Both APIs in this process behind one app, as the gateway serves them, and clients of it."""
+"""Runs both APIs in this process behind one app, as the gateway serves them, and opens clients of that app."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection
@@ -24,7 +24,7 @@ from tests.queries.manual_projector import ManualProjector
 
 
 class BothApis(Struct, frozen=True):
-    """`http` sends requests as they are; `sdk` is the official client, without retries. Both get a stream when it has ended."""
+    """`http`: a plain HTTP client. `sdk`: the official client, without retries. Both receive a stream only when it has ended."""
 
     http: httpx.AsyncClient
     sdk: AsyncOpenAI
@@ -37,7 +37,10 @@ class BothApis(Struct, frozen=True):
 async def open_both_apis(
     settings: Settings, *, with_principals: bool = False, views: Collection[str] = MONGO_VIEWS
 ) -> AsyncIterator[BothApis]:
-    """`with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: those that the projector updates."""
+    """Opens both APIs, their clients, and a projector that runs only when a test calls it.
+
+    `with_principals`: a header names the principal of a request, see `tests/principals.py`. `views`: the views that the projector updates.
+    """
     authenticator = HeaderAuthenticator() if with_principals else None
     metrics = Metrics()
     command_app = commands.main.create_app(settings, metrics, Event(), authenticator=authenticator)
@@ -65,7 +68,7 @@ async def open_both_apis(
 
 @asynccontextmanager
 async def served(app: ASGIApp) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app over a connection, which gets a stream as it comes."""
+    """Serves the app over HTTP. Yields a client that receives each part of a stream as soon as it is sent."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None))
     serving = asyncio.create_task(server.serve())
     await eventually(lambda: server.started)

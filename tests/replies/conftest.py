@@ -1,4 +1,7 @@
-"""log   reads the event log of the test's own database"""
+"""Fixtures for the tests of replies.
+
+log   reads the event log of the test's own database
+"""
 
 import pytest
 

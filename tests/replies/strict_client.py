@@ -1,4 +1,4 @@
-"""A client that reads a reply's events as strictly as openai-node's `responses.stream()` does, and compares what the deltas add up to with the items."""
+"""A client that reads a reply's events as strictly as openai-node's `responses.stream()` does. It checks that the deltas add up to the items."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -17,7 +17,11 @@ _CALL_EVENTS = {"response.function_call_arguments": "arguments", "response.custo
 
 
 class StrictClient:
-    """Takes the events of one stream. Raises AssertionError or KeyError for one that has no item or no part of the right kind yet, or whose text differs."""
+    """Reads the events of one stream.
+
+    Raises AssertionError, KeyError or IndexError if an event belongs to an item or a part that has not started or is of another kind, or
+    if a complete text differs from its deltas.
+    """
 
     def __init__(self) -> None:
         self.items: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""Server-sent events as the messages of a WebSocket."""
+"""`event_data` makes the messages of a WebSocket from server-sent events."""
 
 from collections.abc import AsyncGenerator
 
@@ -14,7 +14,7 @@ EVENTS: list[stream_events.StreamEvent] = [
 
 
 class Stream:
-    """A stream in chunks of `size` bytes. It notes that it was closed."""
+    """A stream that comes in chunks of `size` bytes. `closed` becomes True when it is closed, or read to its end."""
 
     def __init__(self, body: bytes, size: int) -> None:
         self._body, self._size = body, size

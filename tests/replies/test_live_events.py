@@ -1,4 +1,4 @@
-"""Live events in Redis: each is written once and in order, whatever happens to the connection, and no reply waits for Redis for long."""
+"""Live events in Redis: each one is written once and in order, even if the connection breaks. If Redis hangs, no reply waits for it for long."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ async def reading_redis(settings: Settings) -> AsyncIterator[Redis]:
 
 @pytest.fixture
 async def writing_redis(settings: Settings) -> AsyncIterator[Redis]:
-    """The client of `writer`."""
+    """The Redis client that `writer` uses."""
     client = redis.connect(settings, answer_seconds=None)
     yield client
     await client.aclose()
@@ -50,7 +50,7 @@ async def command(client: Redis, *words: str) -> None:
 
 
 async def write_events(writer: LiveWriter, first: int, last: int) -> list[int]:
-    """Writes the events; returns the numbers that the writer reported as written, up to the last."""
+    """Writes the events `first` to `last`, and waits until `last` is reported as written. Returns the reported numbers."""
     reported: list[int] = []
     last_reported = asyncio.Event()
 
@@ -103,7 +103,7 @@ EVENT = b"event: x\ndata: {}\n\n"
 
 @pytest.fixture
 async def hanging_redis(settings: Settings) -> AsyncIterator[Settings]:
-    """Settings with a Redis that accepts connections and never answers."""
+    """Settings with the URL of a server that accepts connections, as Redis does, and never answers."""
     test_ended = asyncio.Event()
     connections: list[asyncio.Task[None] | None] = []
 

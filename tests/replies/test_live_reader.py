@@ -1,4 +1,7 @@
-"""Clients that follow running replies: they share reads, each gets every event once and in order, and one bad key disturbs no other reply."""
+"""Clients that follow running replies share the reads of Redis. Each client gets every event once and in order.
+
+A Redis key of a wrong type disturbs only its own reply.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +55,7 @@ async def reader(client: Redis) -> AsyncIterator[LiveReader]:
 
 
 async def next_page(reader: LiveReader, response_id: str, after: int) -> Page:
-    """The next page of a reply that is followed, once it is available."""
+    """Follows the reply, and waits for the page that begins after the event `after`."""
     async with asyncio.timeout(10):
         with reader.follow(response_id) as reply:
             while True:
@@ -63,7 +66,7 @@ async def next_page(reader: LiveReader, response_id: str, after: int) -> Page:
 
 
 async def read_all(reader: LiveReader, response_id: str, pause_seconds: float = 0) -> bytes:
-    """All events of a stream, for a client that takes its time after each page."""
+    """Reads all events of a stream, as a client does that waits `pause_seconds` after each page."""
     bodies = []
     after = -1
     with reader.follow(response_id):

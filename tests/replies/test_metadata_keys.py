@@ -1,4 +1,7 @@
-"""Keys of metadata that mean something to MongoDB or to JavaScript are data: stored, filtered by, imported, and shown as they were sent."""
+"""Metadata keys that have a meaning for MongoDB or JavaScript are only data. They are stored, imported and shown as they were sent.
+
+A list of conversations can be filtered by them.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -71,7 +74,7 @@ async def test_a_filter_is_never_code_and_never_an_operator(store: BothApis, nam
     await store.http.post("/v1/conversations", json={"metadata": {"a": "1"}})
     await store.projector.catch_up()
     answer = await store.http.get("/v1/conversations", params={name: ""})
-    if answer.status_code == 200:  # it is the name of a key that nothing has
+    if answer.status_code == 200:  # the filter names a key that no conversation has
         assert answer.json()["data"] == []
     else:
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_parameter")

@@ -1,4 +1,4 @@
-"""Replies whose process died are ended by another process; those of living processes are not."""
+"""When a process dies, another process ends its replies. The replies of living processes are not ended."""
 
 import asyncio
 import time
@@ -27,7 +27,7 @@ from tests.log import Log
 
 
 async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> list[str]:
-    """The ids of new conversations. In each, the process `owner` has requested a reply that it does not run."""
+    """Starts conversations and returns their ids. In each, the process `owner` has requested a reply, but does not run it."""
     events = EventLog(settings.postgres_url, Metrics(), owner=owner)
     events.open()
     conversations = [mint("conv") for _ in range(count)]
@@ -56,7 +56,7 @@ async def request_replies(settings: Settings, owner: UUID, count: int = 1) -> li
 async def other_process(
     settings: Settings, *, owner: UUID | None = None, grace_seconds: float = GRACE_SECONDS
 ) -> AsyncIterator[Pool]:
-    """Ends orphaned replies, as another process does. Yields its pool."""
+    """Acts as another process, which ends orphaned replies. Yields the Postgres pool of that process."""
     pool = make_pool(settings.postgres_url, read_only=False)
     await pool.open(wait=True)
     client, events = redis.connect(settings, answer_seconds=0.5), EventLog(settings.postgres_url, Metrics())
@@ -123,7 +123,7 @@ async def test_when_postgres_was_blocked_then_replies_of_living_processes_are_no
         async with await psycopg.AsyncConnection.connect(settings.postgres_url) as connection:
             await connection.execute("LOCK TABLE api_processes IN ACCESS EXCLUSIVE MODE")
             await asyncio.sleep(ALIVE_SECONDS + 1)
-        await asyncio.sleep(0.4)  # the owner renews a little later than the other process
+        await asyncio.sleep(0.4)  # the owner renews its lease a little later than the other process
         with suppress(TimeoutError):
             await renew_for(2)
         assert log.topics(conversation_id)[-1] == "reply.requested"

@@ -1,4 +1,7 @@
-"""The stream made from a reply's record has the same events as the live one, however the reply was split into deltas and however it ended."""
+"""The stream that is made from a reply's record has the same events as the live stream.
+
+This holds for every split of the reply into deltas, and for every way in which the reply ends.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -52,7 +55,7 @@ deltas = st.lists(texts.map(ItemDelta), max_size=3)
 
 
 def parts_of_kinds(*kinds: str) -> st.SearchStrategy[list[StreamPart]]:
-    """Parts of these kinds in any number, each with its deltas."""
+    """A strategy for up to two parts of these kinds, each with its deltas."""
     part = st.tuples(st.sampled_from(kinds).map(PartStarted), deltas)
 
     def flat(parts: list[tuple[PartStarted, list[ItemDelta]]]) -> list[StreamPart]:
@@ -143,7 +146,7 @@ def encoded_after(stream: RecordedStream, after: int) -> list[bytes]:
 
 
 def pages_after(stream: RecordedStream, after: int) -> bytes:
-    """All pages after this event."""
+    """All pages after the event `after`, joined."""
     page = stream.page(after)
     return page.body if page.ends else page.body + pages_after(stream, page.last)
 
@@ -223,7 +226,10 @@ def test_the_output_of_a_dead_process_is_read_from_its_events(parts: list[Stream
 def test_the_record_of_a_dead_process_has_the_events_that_clients_saw_of_it(
     parts: list[StreamPart], data: st.DataObject
 ) -> None:
-    """Wherever its events broke off. An event that says that something is complete, or that a part starts, may be missing at the end."""
+    """The process may have died after any event.
+
+    The record may lack the last events that clients saw, if these only say that something starts (`.added`) or is complete (`.done`).
+    """
     stream = live_events(parts, Output())
     cut = data.draw(st.integers(2, len(stream)))
     seen = [stream_events.decode(event) for event in encoded(stream)[:cut]]

@@ -1,4 +1,4 @@
-"""When the process of a reply counts as dead: other processes decide this by their own clocks, never by Postgres's."""
+"""When does the process of a reply count as dead? Other processes decide this by their own clocks, never by the clock of Postgres."""
 
 from collections.abc import AsyncIterator
 
@@ -33,7 +33,7 @@ async def test_a_process_is_dead_when_its_beat_stays_the_same_for_several_looks(
     clock, owner = ManualClock(), mint_uuid()
     leases, observer = ReplyLeases(pool, owner), ReplyLeases(pool, mint_uuid(), clock)
     await leases.renew()
-    for _ in range(3):  # both processes were frozen for an hour, and the owner renews a little later
+    for _ in range(3):  # both processes were frozen for an hour, and the owner renews its lease a little later
         assert (await observer.renew()).dead == set()
         clock.seconds += 3600
         await leases.renew()

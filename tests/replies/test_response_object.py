@@ -1,4 +1,4 @@
-"""The Response that both APIs answer with: every field has the value that the official API gives, also where the request sets nothing."""
+"""The Response that both APIs answer with. Every field has the value that the official API gives it, even if the request does not set it."""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Parts of replies over HTTP: what the official SDK makes of them, the same stream again from the log, and what is stored, listed and sent back."""
+"""Parts of replies over HTTP: the official SDK reads them, and the same stream can be read again from the log.
+
+The parts are stored, listed, and sent to the model in the next turn.
+"""
 
 import asyncio
 import json
@@ -73,7 +76,7 @@ def items(*items: dict[str, Any]) -> Script:
 
 
 def summarized(exchange: Exchange) -> None:
-    """A reasoning whose summary is streamed as OpenAI does."""
+    """Sends a reasoning item, and streams its summary as OpenAI does."""
     item = reasoning(summary=("one two", "three"))
     position = {"output_index": 0, "item_id": "rs_1"}
     exchange.begin_stream()
@@ -107,7 +110,7 @@ RESPONSES: list[tuple[Script, list[Any]]] = [
 
 
 def content_of(item: dict[str, Any]) -> Any:
-    """A message's content, without what the SDK adds; a reasoning's text, or the texts of its summary."""
+    """For a message: its content, without the field that the SDK adds. For a reasoning item: the texts of its summary, or else its text."""
     if item["type"] == "message":
         return [{name: value for name, value in part.items() if name != "parsed"} for part in item["content"]]
     if item["summary"]:
@@ -116,7 +119,7 @@ def content_of(item: dict[str, Any]) -> Any:
 
 
 def events_of(body: bytes) -> list[dict[str, Any]]:
-    # As a client that ends lines wherever Python does.
+    # `splitlines` also ends a line at characters such as U+2028. Some clients do this, so the stream must escape such characters.
     return [json.loads(line[6:]) for line in body.decode().splitlines() if line.startswith("data: ")]
 
 

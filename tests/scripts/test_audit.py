@@ -1,4 +1,4 @@
-"""The audit of the locked packages: known vulnerabilities are reported, and a look-up that fails is not an error."""
+"""The audit of the locked packages reports known vulnerabilities. If the database cannot be asked, this is not an error."""
 
 import json
 import threading
@@ -15,7 +15,7 @@ TWO = 'safe==1.0 \\\n    --hash=sha256:00\nbroken.thing==2.0.post1 ; sys_platfor
 
 
 class Database(ThreadingHTTPServer):
-    """Answers as OSV does: `broken.thing` has a vulnerability. `answer` is sent instead, if it is set."""
+    """A server that answers as the OSV database does: `broken.thing` has a vulnerability. If `answer` is set, it sends that instead."""
 
     answer: bytes | None = None
     received: Any = None
@@ -33,7 +33,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.answer or json.dumps({"results": results}).encode())
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the parent class
         """Logs nothing."""
 
 

@@ -1,4 +1,4 @@
-"""`scripts/run bench` measures everything it lists, on stores of its own that it removes. These tests do not check the speed."""
+"""`scripts/run bench` measures everything that it lists. It starts stores of its own, and removes them. These tests do not check the speed."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def floor(store: BenchStore) -> Iterator[FloorServer]:
 
 
 def measured(what: What, store: BenchStore, floor: FloorServer) -> dict[str, Measurement]:
-    """The measurements of one benchmark, by name. Asserts that each has floors, and that these are measured too."""
+    """Runs one benchmark. Returns its measurements by name. Asserts that each measurement names floors, and that these floors are measured too."""
     benchmark = BENCHMARKS[what](TINY)
     benchmark.prepare(store)
     measurements = benchmark.measure(store)
@@ -112,7 +112,7 @@ def test_the_stores_that_are_measured_are_durable(store: BenchStore) -> None:
 
 
 def bench(directory: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """(exit status, JSON of stdout, stderr). The temporary files go to `directory`."""
+    """Runs `scripts/run bench`, with its temporary files in `directory`. Returns (exit status, JSON of stdout, stderr)."""
     done = subprocess.run(
         [ROOT / "scripts" / "run", "bench", *arguments, "--json"],
         env={**os.environ, "TMPDIR": str(directory)},

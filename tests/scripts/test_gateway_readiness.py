@@ -1,4 +1,4 @@
-"""The gateway's `/health/ready` covers both sides."""
+"""The gateway's `/health/ready` combines the readiness of the command API and of the query API."""
 
 from msgspec import json
 

@@ -1,4 +1,4 @@
-"""`scripts/run keys`: makes, lists and revokes keys, and a store with AUTH_MODE=keys from its first key on."""
+"""`scripts/run keys` makes, lists and revokes API keys. A store with AUTH_MODE=keys serves a client that has such a key."""
 
 import json
 import time
@@ -21,7 +21,7 @@ CREATE = ("create", "--tenant", "acme", "--subject", "ada", "--scopes", "read,wr
 
 
 def keys(*arguments: str, postgres_url: str = "", data: Path | None = None) -> Result:
-    """The tool, in this process."""
+    """Runs the tool in this process."""
     where = () if data is None else ("--data", str(data))
     return CliRunner().invoke(app, [*arguments, *where], env={"POSTGRES_URL": postgres_url or None})
 

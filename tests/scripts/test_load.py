@@ -1,4 +1,4 @@
-"""`scripts.load` as a process of its own, against a running system. One test kills the load and the API."""
+"""`scripts.load` runs as a separate process and loads conversations into a running store. One test kills the load and the API."""
 
 import json
 import os
@@ -35,7 +35,7 @@ class Load:
         )
 
     def result(self) -> tuple[int, dict[str, Any], str]:
-        """(exit status, JSON of stdout, stderr), after it has ended."""
+        """Waits for the end. Returns (exit status, JSON of stdout, stderr)."""
         out, err = self.process.communicate(timeout=END_TIMEOUT_SECONDS)
         return self.process.returncode, json.loads(out) if out else {}, err
 
@@ -70,7 +70,7 @@ def test_a_progress_file_of_another_store_is_cleared(system: Start) -> None:
     running = system("--no-model")
     progress_file = running.data / "load" / "chitchat.jsonl"
     progress_file.parent.mkdir()
-    key = "a07edb12-6b91-4138-b11e-02421888d699"  # of the first conversation
+    key = "a07edb12-6b91-4138-b11e-02421888d699"  # the key of the first conversation
     progress_file.write_text(json.dumps({"key": key, "id": f"conv_{'0' * 32}", "messages": 1}) + '\n{"key": "torn')
 
     status, result, err = Load(running, "chitchat", "--limit", "3").result()

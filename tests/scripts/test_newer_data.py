@@ -1,4 +1,4 @@
-"""Code that is older than the data refuses to run: it exits with status 1. It names the newest migration that it knows, and the newer one that it found."""
+"""Code that is older than the data refuses to run: it exits with status 1. It prints the newest migration that it knows, and the one that it found."""
 
 import os
 import subprocess
@@ -76,7 +76,7 @@ def test_given_newer_code_has_migrated_the_data_then_scripts_up_exits_when_it_ha
     second = System(running.data, environment=urls(store))
     second.launch()
     assert second.wait() == 1
-    # The line begins with the name of the process: an API or the projector, whichever is started first.
+    # The line begins with the name of the process that started first: an API or the projector.
     assert (
         f" cannot be prepared: The data is newer than this version of the store: migration {FOUND}" in second.output()
     )

@@ -1,1 +1,1 @@
-"""Web pages in a real browser."""
+"""Tests with web pages that a real browser opens."""

@@ -1,4 +1,4 @@
-"""Chromium without a window, and a web site for it. A test opens a page of the site, and gets what the page reports."""
+"""A headless Chromium, and a web site for it. A test opens a page of the site, and receives the report that the page sends."""
 
 import asyncio
 import json
@@ -36,9 +36,10 @@ _TYPES = {".html": "text/html", ".js": "text/javascript", ".mjs": "text/javascri
 
 
 class WebSite:
-    """A web site on a port of this machine, under each of the names SITES. `pages`: by path. Files below `directory` are served too.
+    """A web site on a port of this machine. The browser finds it under each of the names in SITES.
 
-    `/redirect?URL` answers 307. A page reports with a POST of JSON to `/report`.
+    It serves `pages` (path -> content) and the files in `directory`. `/redirect?URL` redirects to URL with status 307. A page sends its
+    report as JSON in a POST to `/report`.
     """
 
     def __init__(self, pages: Mapping[str, str], directory: Path | None = None) -> None:
@@ -66,7 +67,7 @@ class WebSite:
         return file.read_bytes()
 
     async def visit(self, url: str) -> Any:
-        """Opens the page in a new browser. Returns its report."""
+        """Opens the page in a new browser. Returns the report that the page sends."""
         assert BROWSER is not None
         with TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True) as profile:
             output = Path(profile) / "output"
@@ -94,7 +95,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, *_: Any) -> None:
-        """A browser may close a connection at any time."""
+        """Ignores the error: a browser may close a connection at any time."""
 
 
 class _Visit(BaseHTTPRequestHandler):
@@ -127,5 +128,5 @@ class _Visit(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the parent's name
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the parent class
         """Logs nothing."""

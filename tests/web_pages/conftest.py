@@ -1,4 +1,4 @@
-"""Fixtures of the tests of web pages.
+"""Fixtures for the tests with web pages.
 
 provider   a scripted model provider
 site       a web site on this machine

@@ -21,7 +21,7 @@ from tests.queries.conftest import open_projector
 
 @asynccontextmanager
 async def served_store(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of it, whose base URL is the store's."""
+    """Runs the store. Yields a client whose base URL is the URL of the store."""
     async with _served(settings, metrics) as http, open_projector(settings) as projector:
         stop = asyncio.Event()
         projecting = asyncio.create_task(projector.run(stop))
@@ -46,7 +46,7 @@ async def _served(settings: Settings, metrics: Metrics) -> AsyncIterator[httpx.A
         serving = asyncio.create_task(server.serve([listener]))
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as http:
             async with asyncio.timeout(30):
-                while not server.started or (await http.get("/health/ready")).status_code != 200:  # noqa: ASYNC110
+                while not server.started or (await http.get("/health/ready")).status_code != 200:  # noqa: ASYNC110 - no event says when the store is ready
                     await asyncio.sleep(0.02)
             yield http
         shutdown.set()

@@ -1,4 +1,4 @@
-"""Web pages in a real browser, and a store without a login. A page of another origin tries everything that `web_page.js` has."""
+"""A real browser opens a web page of another origin, and the store has no login. The page tries every kind of access that `web_page.js` lists."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("web_page.js")
 
 
 class Target(Struct, frozen=True):
-    """A store with one conversation, whose item is SECRET. The test tells the page the ids, so that the page need not guess them."""
+    """A store with one conversation. Its only item is SECRET. The test tells the page the ids, so the page need not guess them."""
 
     http: httpx.AsyncClient
     provider: ScriptedProvider
@@ -41,7 +41,7 @@ class Target(Struct, frozen=True):
         return port
 
     async def visited_by(self, page: str, *stores: str) -> list[dict[str, str]]:
-        """The page's report. The page tries everything at each of the addresses in `stores`."""
+        """Opens the page, which tries every kind of access at each of the addresses in `stores`. Returns what the page could read."""
         path = f"/v1/conversations/{self.conversation}"
         item = {"role": "user", "content": "written = by the page"}
         target = {
@@ -135,9 +135,9 @@ async def test_a_page_of_a_listed_origin_reads_and_writes_but_frames_and_embeds_
 
 @asynccontextmanager
 async def rebound(target: Target) -> AsyncIterator[int]:
-    """The port of a site that serves its page, and passes all other connections on to the store.
+    """Runs a server that serves the site's pages, and passes all other connections on to the store. Yields its port.
 
-    For the browser and the store, this is the same as DNS rebinding: the page's name gets the store's address after the page was loaded.
+    For the browser and the store, this is the same as DNS rebinding: after the page is loaded, its host name leads to the store.
     """
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

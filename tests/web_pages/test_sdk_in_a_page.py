@@ -1,4 +1,4 @@
-"""OpenAI's SDK for Node in a web page of a listed origin, with a login and without. The browser loads its modules as they are installed."""
+"""OpenAI's SDK for Node runs in a web page of a listed origin, with a login and without. The browser loads the SDK's installed modules unchanged."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ HELLO = "Hello, world!"
 
 @pytest.fixture(scope="module")
 def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the SDK."""
+    """The folder `node_modules`, in which the SDK is installed."""
     environment = Environment("openai_node", tmp_path_factory.mktemp("sdk"))
     try:
         environment.install()

@@ -1,4 +1,7 @@
-"""Uses the client that openapi-python-client made. mypy checks it with `--strict`; it prints what the store answered."""
+"""A program that uses the client which openapi-python-client generates. It prints some of the store's answers.
+
+`test_generated_clients.py` checks its types with `mypy --strict`, runs it and compares what it prints.
+"""
 
 import sys
 from io import BytesIO
@@ -27,7 +30,7 @@ Answer = TypeVar("Answer")
 
 
 def expect(answer: Answer | ErrorResponse | FailedImport | None) -> Answer:
-    """The answer, which must not be an error."""
+    """Returns the answer. Fails if it is an error."""
     assert answer is not None
     assert not isinstance(answer, ErrorResponse | FailedImport), answer
     return answer

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know: how JSON lines are sent, and which of its findings are none."""
+"""Hooks for schemathesis: how to send a body of JSON lines, and which reported failures to ignore."""
 
 from typing import Any
 
@@ -8,13 +8,17 @@ from schemathesis import SerializationContext
 
 @schemathesis.serializer("application/x-ndjson")
 def json_lines(_: SerializationContext, value: Any) -> bytes:
-    """The body of an import is generated as a text."""
+    """The body of an import as bytes. schemathesis generates it as text."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook
 def filter_failure(context: Any, failure: Any, case: Any, response: Any) -> bool:
-    """False for a position that the log does not have yet, which is a 503 after two seconds; and for one `include[]`, which is a list of one."""
+    """Whether a failure counts. Two kinds do not:
+
+    - A 503 to a request with `X-Min-Position`. The log does not have that position, and the store waits for it in vain.
+    - A single text as `include[]`. schemathesis expects an error, but the store takes it as a list with one value.
+    """
     awaits_position = response.status_code == 503 and "X-Min-Position" in (case.headers or {})
     one_include = isinstance((case.query or {}).get("include[]"), str)
     return not awaits_position and not one_include

@@ -1,4 +1,10 @@
-"""A scripted provider over HTTP, and the two ways to request an answer from it: `chat` and `responses`, named for their APIs."""
+"""Fixtures for the tests of model providers.
+
+provider    a scripted provider, served over HTTP
+chat        a client of it that uses the Chat Completions API
+responses   a client of it that uses the Responses API
+clock       a clock that only the test changes
+"""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -61,7 +67,7 @@ async def failure_of(client: ModelProvider) -> ModelFailed:
 
 
 def write(*chunks: bytes) -> Callable[[Exchange], None]:
-    """A script that sends exactly these bytes, each chunk flushed."""
+    """A script that sends exactly these bytes. It flushes after each chunk."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -73,9 +79,9 @@ def write(*chunks: bytes) -> Callable[[Exchange], None]:
 
 
 def joined(parts: list[StreamPart]) -> list[tuple[dict[str, object], str]]:
-    """Each item with its text: (the item with the fields of its ItemDone, the text). Fails if the parts are out of order.
+    """(item, text) for each item of the answer. The item includes the fields of its ItemDone. Fails if the parts are out of order.
 
-    A part of an unusual kind, or a further one, is preceded by its kind in brackets.
+    For each PartStarted, the text contains its kind in brackets.
     """
     items: list[tuple[dict[str, object], str]] = []
     for part in parts:

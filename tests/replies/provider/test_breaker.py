@@ -1,4 +1,4 @@
-"""The circuit breakers: alone, and in a client whose provider is down and recovers."""
+"""The circuit breakers: tested alone, and in a client whose provider fails and recovers."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ from tests.servers import wait_until_async
 
 @pytest.fixture
 def changes() -> list[bool]:
-    """What the breaker reported: True when it opened, False when it closed."""
+    """The changes that the breaker has reported, in order: True when it opened, False when it closed."""
     return []
 
 
@@ -169,7 +169,7 @@ async def test_requests_to_an_unreachable_provider_fail_at_once(unreachable: tup
     client, metrics = unreachable
     failures = await asyncio.gather(*(failure_of(client) for _ in range(MAX_FAILURES)))
     assert {failure.code for failure in failures} == {"model_error"}
-    async with asyncio.timeout(0.2):  # no retries and no timeouts
+    async with asyncio.timeout(0.2):  # the request fails without retries, and without waiting for a timeout
         assert (await failure_of(client)).code == "model_unavailable"
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 1
 
@@ -201,7 +201,7 @@ async def test_5xx_answers_open_the_breaker_until_the_provider_answers_again(
     await asyncio.gather(probe, return_exceptions=True)
 
     provider.script = working
-    assert len(await parts_of(client)) == 6  # let through, since the probe was abandoned
+    assert len(await parts_of(client)) == 6  # this request is let through, because the probe was abandoned
     assert metrics.registry.get_sample_value("conversation_store_model_unavailable") == 0
     await client.close()
 

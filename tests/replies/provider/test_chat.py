@@ -1,4 +1,4 @@
-"""The parts of an answer from `/chat/completions`, over a real connection. Items come one after the other, each with all its text."""
+"""How an answer from `/chat/completions` becomes stream parts, over a real connection. Items come one after the other, each with all its text."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ def stream(*deltas: dict[str, Any], finish_reason: str | None = "stop") -> Any:
 
 
 def calls(*deltas: tuple[int | None, str | None, str | None, str | None]) -> dict[str, Any]:
-    """A delta of calls, each given as (index, id, name, arguments)."""
+    """A delta with these tool calls. Each call is given as (index, id, name, arguments)."""
     return {
         "tool_calls": [
             {"index": index, "id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}

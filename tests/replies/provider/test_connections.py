@@ -1,4 +1,4 @@
-"""The connections to a provider: how its URL is used, when a connection is closed, when it is reused."""
+"""Connections to a provider: when they are closed and reused, and what happens with redirects, proxies, and a password in the URL."""
 
 import asyncio
 import base64
@@ -33,7 +33,7 @@ def stream_for_ten_seconds(exchange: Exchange) -> None:
 
 async def test_closing_the_stream_closes_the_connection(chat: ModelProvider, provider: ScriptedProvider) -> None:
     provider.script = stream_for_ten_seconds
-    async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # typed as an iterator, but a generator
+    async with aclosing(chat.stream(BODY)) as parts:  # type: ignore[type-var]  # its type is an iterator, but it is a generator
         assert isinstance(await anext(parts), ItemStarted)
     assert await asyncio.to_thread(provider.disconnected.wait, 1)
 
@@ -56,7 +56,7 @@ async def test_cancelling_the_reader_closes_the_connection(
 
 
 async def test_a_connection_is_reused(chat: ModelProvider, provider: ScriptedProvider) -> None:
-    """This provider keeps the connection open after an answer. The scripted provider closes it."""
+    """The provider of this test keeps the connection open after an answer. The scripted provider would close it."""
     connections = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

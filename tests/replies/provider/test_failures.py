@@ -1,4 +1,4 @@
-"""Failures of a provider: which ModelFailed each becomes, and when a request is retried."""
+"""Failures of a provider: which ModelFailed is raised for each, and when a request is retried."""
 
 import time
 from email.utils import formatdate

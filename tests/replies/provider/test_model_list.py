@@ -1,4 +1,4 @@
-"""The default model, and which models exist: by settings and by the provider's list."""
+"""Which model is the default, and which models exist. Both depend on the settings and on the provider's list of models."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ MakeClient = Callable[..., ModelProvider]
 
 @pytest.fixture
 async def make_client(provider: ScriptedProvider, clock: Clock) -> AsyncIterator[MakeClient]:
-    """Makes clients of the provider with the given settings, and closes them."""
+    """A function that makes a client of the provider with the given settings. The fixture closes all clients at the end."""
     async with AsyncExitStack() as stack:
 
         def make(**settings: Any) -> ModelProvider:

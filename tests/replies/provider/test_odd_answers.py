@@ -1,4 +1,7 @@
-"""What providers send beside what their APIs describe: half characters, events of unknown kinds, parts in any order. The answer is still read."""
+"""Answers that differ from what the APIs describe: halves of surrogate pairs, events of unknown kinds, parts in any order.
+
+Such answers are read all the same.
+"""
 
 import json
 from collections.abc import Callable
@@ -17,7 +20,7 @@ FINISH: dict[str, Any] = {"choices": [{"index": 0, "delta": {}, "finish_reason":
 
 
 def chunks(*chunks: Any) -> Callable[[Exchange], None]:
-    """A script for `/chat/completions`: deltas, or whole chunks with `choices`."""
+    """A script for `/chat/completions`. Each argument is a delta, or a complete chunk if it has `choices`."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()
@@ -29,7 +32,7 @@ def chunks(*chunks: Any) -> Callable[[Exchange], None]:
 
 
 def events(*events: tuple[str, dict[str, Any]]) -> Callable[[Exchange], None]:
-    """A script for `/responses`; without an end of the response."""
+    """A script for `/responses` that sends only these events. If the response is to end, COMPLETED must be one of them."""
 
     def script(exchange: Exchange) -> None:
         exchange.begin_stream()

@@ -1,4 +1,4 @@
-"""Stream parts from `/responses` over a real connection."""
+"""How an answer from `/responses` becomes stream parts, over a real connection."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Server-sent events over a real connection: what the standard allows, what providers send, and what is not an answer."""
+"""Reading a provider's server-sent events over a real connection: which forms are read, which are a failure, and when a provider is too slow."""
 
 import json
 import threading
@@ -179,7 +179,7 @@ async def test_a_provider_that_keeps_the_connection_alive_within_the_timeout_is_
             for _ in range(6):
                 exchange.event("response.in_progress")
                 threading.Event().wait(0.1)
-            # This is something new from the model, although it is not a stream part.
+            # This event counts as something new from the model, although no stream part is made of it.
             exchange.event("response.reasoning_summary_text.delta", delta="thinking")
         message = {"id": "msg_1", "type": "message", "content": [{"type": "output_text", "text": "ok"}]}
         exchange.event("response.completed", response={"status": "completed", "output": [message]})
@@ -195,7 +195,7 @@ def send_repeatedly(exchange: Exchange, line: bytes) -> None:
 
 
 async def assert_too_slow(client: ModelProvider) -> None:
-    """The answer fails after the client's timeout, which is one second."""
+    """Asserts that the answer fails after the client's timeout, which is one second."""
     started_at = time.monotonic()
     failure = await failure_of(client)
     assert (failure.code, failure.timed_out) == ("model_timeout", True)
