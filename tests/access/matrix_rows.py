@@ -1,4 +1,4 @@
-"""The status that each route answers to each sender: one or more rows for each route of the two apps. The test fails for a route without a row."""
+"""The status that each route of the two apps answers to each sender: one or more rows for each route. The test fails if a route has no row."""
 
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
@@ -12,7 +12,7 @@ SENDERS: Final = ("other tenant", "other user", "reader", "writer", "owner", "ad
 
 
 class Row(Struct, frozen=True, kw_only=True):
-    """`statuses`: the statuses of the answers to SENDERS, in that order. `body` and `query` may name ids of the target, as the path does: `{conversation_id}`."""
+    """`statuses`: the statuses of the answers to SENDERS, in that order. `body` and `query` may contain ids of the target, written as in the path: `{conversation_id}`."""
 
     statuses: tuple[int, int, int, int, int, int]
     body: Mapping[str, Any] | None = None
@@ -48,10 +48,10 @@ READERS = (404, 404, 200, 200, 200, 200)
 WRITERS = (404, 404, 403, 200, 200, 200)
 OWNERS = (404, 404, 403, 403, 200, 200)
 CHAINS = (400, 400, 200, 200, 200, 200)
-"""A `previous_response_id` that is not found is a 400, as in OpenAI's API. A reader may continue from a response: that creates a fork, which the reader owns."""
+"""A `previous_response_id` that is not found is a 400, as in OpenAI's API. A reader may continue from a response. This creates a fork, which the reader owns."""
 
 ADMINS = (200, 403, 403, 403, 403, 200)
-"""Only senders with the scope `admin`, each in their own tenant."""
+"""The route needs the scope `admin`. The sender of the other tenant has this scope too, in that tenant."""
 
 EVERYBODY = (200, 200, 200, 200, 200, 200)
 

@@ -1,4 +1,4 @@
-"""The store of the route matrix: both apps with a login, users with their credentials, and conversations with planted words in all content."""
+"""The store of the route matrix: both apps with a login, users with their credentials, and conversations whose content is full of planted words."""
 
 import asyncio
 import itertools
@@ -24,7 +24,7 @@ from tests.scripted_provider import Exchange, ScriptedProvider
 from tests.user_service import SECRET, claims
 
 WORD: Final = "plantedword"
-"""It is in everything that Ann writes, and in every answer of the model to her."""
+"""The planted word. Everything that Ann writes contains it, and so does every answer of the model to her."""
 
 AUDIENCE: Final = "store"
 OWNER, READER, WRITER, OTHER, ADMIN = "ann", "ron", "wil", "oth", "adm"
@@ -57,7 +57,7 @@ ROLES: Final[Mapping[str, str]] = {
 
 
 def without(scope: str) -> str:
-    """The credential of Ann with every scope but this one, and without a scope that includes it."""
+    """A credential of Ann with every scope except this one. `admin` includes `read`, `write` and `reply`, so it is left out with them."""
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
 
@@ -92,7 +92,7 @@ class MatrixStore:
         return created
 
     def word(self) -> str:
-        """Another planted word."""
+        """A new planted word: WORD and a number."""
         return f"{WORD}{next(self._numbers)}"
 
     async def new_target(self) -> Target:
@@ -176,12 +176,15 @@ async def _revoked_key(store: MatrixStore) -> str:
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
-    """The model answers with the planted word only if the request has one. So if another user's answer has it, the model was sent Ann's content."""
+    """The model answers with the planted word only if the request contains it. So if another user's answer contains it, the model was sent Ann's content."""
     exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
 
 
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
-    """The status of a handshake at `/v1/responses` (101: accepted), and the answers to a `response.create`; or the body of the refusal."""
+    """Opens a WebSocket at `/v1/responses` and sends a `response.create`. Returns the handshake's status and the answers.
+
+    The status is 101 if the handshake was accepted. If it was refused, the only answer is the body of the refusal.
+    """
     sent: list[Message] = []
     ended = asyncio.Event()
     messages = iter(

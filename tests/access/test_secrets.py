@@ -1,4 +1,4 @@
-"""Planted secrets and content are in no log, metric, error or process list, even after failures, kills and the end of the processes."""
+"""No log, metric, error or process list contains planted secrets or content, even after failures, kills and a normal stop."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def lines_with(word: str, text: str) -> list[str]:
 
 
 def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
-    """Content of every kind, and a provider that answers, refuses, fails and breaks off. Each of its errors repeats the request."""
+    """Sends the planted word in content of every kind. The provider answers, refuses, fails and breaks off; its errors repeat the request."""
     headers = {**bearer(key), "idempotency-key": CONTENT}
     item = {"type": "message", "role": "user", "content": CONTENT}
     created = client.post(
@@ -157,7 +157,7 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
 
 
 def fail(running: System, client: httpx.Client, key: str) -> None:
-    """Kills the stores in the middle of requests, and stops an api."""
+    """Kills the stores, sends requests while they are down, and stops the API process with SIGTERM. Waits until all have restarted."""
     old = {name: running.kill(name) for name in ("postgres", "valkey", "mongod")}
     for _ in range(3):
         for method, path in (("POST", "/v1/conversations"), ("POST", "/v1/responses"), ("GET", "/v1/conversations")):
@@ -170,7 +170,7 @@ def fail(running: System, client: httpx.Client, key: str) -> None:
 
 
 def command_lines() -> list[str]:
-    """What any user of the machine can read."""
+    """The name and the command line of every process. Any user of the machine can read these."""
     lines = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
@@ -212,7 +212,7 @@ def test_a_process_that_its_stores_refuse_names_no_password(settings: Settings, 
 
 
 def run_for_a_while(module: str, environment: Mapping[str, str], url: str, log: Path) -> str:
-    """Starts the process, asks it whether it is ready until it has tried its stores, and stops it. Returns what it wrote."""
+    """Starts the process, asks for its readiness until it has logged a refused connection, and stops it. Returns its output."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],

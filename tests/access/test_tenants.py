@@ -1,4 +1,4 @@
-"""No tenant reaches the data of another one, even if our own code asks for it: the tests call the readers and the append directly."""
+"""No tenant reaches the data of another tenant, even if our own code has a mistake: the tests call the readers and the append directly."""
 
 import ast
 import re
@@ -132,7 +132,7 @@ async def test_an_append_to_a_stream_of_another_tenant_is_refused_and_leaves_not
             recorder.insert(curs, refused)
     assert _state(log) == before
 
-    with recorder.locked_transaction() as curs:  # a reply of the stream is not ended from another tenant
+    with recorder.locked_transaction() as curs:  # a write of another tenant does not end a reply of the stream
         recorder.insert(
             curs, Write([_row(b"", new, 1, "other")], deleted_streams=[stream], ended_replies=[(1, response_id)])
         )
@@ -182,7 +182,7 @@ NOT_OF_ONE_REQUEST = {
     ),
     "replies/leases.py": "which process runs which reply",
 }
-"""Files with statements that serve no single request, and what they read. A statement elsewhere must name the tenant."""
+"""Files whose statements do not belong to one request, with the reason. A statement in any other file must name the tenant."""
 
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
@@ -202,7 +202,7 @@ def test_statements_are_found() -> None:
 
 
 def _statements() -> Iterator[tuple[object, str]]:
-    """Each SQL statement on tables with tenants' data: all texts of one Python statement together."""
+    """(file, SQL) of each Python statement that uses a table with tenants' data. The SQL is all string literals of the statement, joined."""
     for file, tree in syntax_trees(*SERVING):
         for statement in ast.walk(tree):
             if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr | ast.Return | ast.Assert):
@@ -219,7 +219,7 @@ def _statements() -> Iterator[tuple[object, str]]:
 
 
 def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
-    """MongoDB's own methods are called in these files only."""
+    """Only the files in `allowed` call MongoDB's own methods. They add the tenant to each query."""
     methods = {"find", "find_one", "aggregate", "distinct", "count_documents", "watch"}
     allowed = {"queries/tenant_views.py", "queries/view_positions.py"}
     calls = {
@@ -233,6 +233,6 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the method is one of QueryContext or of TenantViews, or of the API keys, which are in Postgres."""
+    """Whether the method belongs to QueryContext or TenantViews, which add the tenant, or to the API keys, which are in Postgres."""
     bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}

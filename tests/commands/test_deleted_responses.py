@@ -90,7 +90,7 @@ async def test_a_chain_to_which_a_client_added_an_item_stays(api: httpx.AsyncCli
 
 
 class Endless:
-    """A script that streams a word, and then waits until the store disconnects."""
+    """A script that streams a word, and then spaces until the store disconnects or `may_end` is set."""
 
     def __init__(self) -> None:
         self.streaming, self.may_end = threading.Event(), threading.Event()
