@@ -1,4 +1,4 @@
-"""POST /v1/import: many conversations in one request. The same rules hold as for other commands."""
+"""POST /v1/import: many conversations in one request. Each line follows the same rules as a request that creates a conversation."""
 
 import asyncio
 import json
