@@ -1,6 +1,6 @@
 """A renderer's output never changes: the renderer is recorded with every reply, and recorded requests must render to the same bytes.
 
-If a golden test fails, a renderer was changed: write a new one instead.
+If a golden test fails, a renderer was changed. Undo that change and write a new renderer instead.
 """
 
 from typing import Any

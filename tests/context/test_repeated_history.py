@@ -1,6 +1,6 @@
-"""Which items of an input only repeat the history, and which do not although they look so.
+"""Which items of an input only repeat the history, and which items are new although they look like a repetition.
 
-scripts/test tests/context/test_repeated_history.py -m endless     ten thousand random histories
+`scripts/test tests/context/test_repeated_history.py -m endless` tries ten thousand random histories.
 """
 
 from collections.abc import Sequence
@@ -66,7 +66,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [{"role": "user", "content": [{"type": "input_text", "text": "Q"}], "status": "completed"}, output("a"), output("b")],
             [output("b")],
         ),
-        # A second "yes" is kept, also after what is repeated.
+        # A second "yes" is kept, also after items that are repeated.
         ([user("yes"), answer("ok")], [user("yes")], [user("yes")]),
         ([user("yes"), call("a"), output("a"), answer("ok")], [user("yes"), output("a"), user("yes")], [user("yes")]),
         ([user("yes"), answer("ok"), user("yes"), call("a"), output("a")], [user("yes"), user("yes"), output("a")], []),
@@ -78,10 +78,10 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [user("1"), output("a"), user("2"), output("b"), output("c"), user("3")],
             [output("c"), user("3")],
         ),
-        # Models that use one call id again and again: the last call counts.
+        # Some models use one call id again and again. Then the last call with this id counts.
         ([call("a"), output("a"), answer("A"), call("a")], [output("a")], [output("a")]),
         ([call("a"), output("a")], [call("a", '{"new":1}'), output("a", "new")], [call("a", '{"new":1}'), output("a", "new")]),
-        # One output for each call of the input.
+        # Of several outputs of one call only the last is taken.
         ([user("Q"), call("a")], [output("a"), output("a")], [output("a")]),
         ([], [call("a"), output("a"), output("a")], [call("a"), output("a")]),
         ([], [call("a"), output("a"), call("a"), output("a")], [call("a"), output("a"), call("a"), output("a")]),
@@ -91,7 +91,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [output("a", "old"), output("a", "new")],
             [output("a", "new")],
         ),
-        # A call with an id and arguments that were used before is new if its output is.
+        # A call whose id and arguments were used before is new if its output is new.
         (
             [user("1"), call("a"), output("a", "old"), answer("A")],
             [user("2"), call("a"), output("a", "new"), user("3")],
@@ -102,13 +102,13 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
             [user("2"), call("a"), output("a", "new"), output("b")],
             [user("2"), call("a"), output("a", "new")],
         ),
-        # Calls of one answer, of which one is answered.
+        # Two calls of one answer. Only one of them has an output.
         (
             [user("Q"), call("a"), call("b"), output("a")],
             [user("Q"), call("a"), call("b"), output("a"), output("b")],
             [output("b")],
         ),
-        # The same arguments, encoded again.
+        # The same arguments in another JSON text are equal.
         (
             [user("Q"), call("a", '{"x": 1, "y": [2]}'), output("a")],
             [user("Q"), call("a", '{"y":[2],"x":1}'), output("a"), user("next")],
@@ -137,7 +137,7 @@ turns = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item]:
-    """A path of turns: a user's message, calls with their outputs, and mostly an answer. The last call may be open."""
+    """A path of turns: a user's message, calls with their outputs, and in some turns an answer. The last call may have no output."""
     path: list[Item] = []
     for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
         path.append(user(text))
@@ -153,7 +153,7 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """The client sends the history again, without some of the model's items, and then something new. Only the new is taken."""
+    """The client sends the history again, without some of the model's items, and then new items. Only the new items are taken."""
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
