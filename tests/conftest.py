@@ -1,4 +1,4 @@
-"""Fixtures for every test. The servers are real; the first test that needs them starts them, once for the session.
+"""Fixtures for every test. The servers are real. They are started once for the session, by the first test that needs them.
 
 urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
 settings    Settings with the URLs of empty databases that no other test uses at the same time

@@ -66,7 +66,7 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return item
 
     def delete_response(self, response: ModelResponse) -> None:
-        """An unlisted conversation loses the items of the response. If nothing else is left in it, it is deleted."""
+        """An unlisted conversation loses the items of the response. If nothing else is left in the conversation, it is deleted."""
         response.deleted = True
         if self.listed:
             return

@@ -37,7 +37,7 @@ class Apis(Struct, frozen=True):
     http: httpx.AsyncClient
 
     async def request(self, principal: Principal, method: str, path: str, **arguments: Any) -> httpx.Response:
-        """The answer to a request of this principal."""
+        """Sends a request of this principal. Returns the answer."""
         named = f"{principal.tenant}/{principal.subject}/{' '.join(principal.scopes)}"
         headers = {**arguments.pop("headers", {}), HEADER: named}
         return await self.http.request(method, path, headers=headers, **arguments)
@@ -56,7 +56,7 @@ class Apis(Struct, frozen=True):
         return str(answer.json()["id"])
 
     async def reply(self, principal: Principal, text: Any, **fields: Any) -> dict[str, Any]:
-        """The Response to a request for a reply."""
+        """Requests a reply, which must succeed. Returns the Response."""
         answer = await self.post(principal, "/v1/responses", {"input": text, **fields})
         assert answer.status_code == 200, answer.text
         response: dict[str, Any] = answer.json()

@@ -18,9 +18,9 @@ class Row(Struct, frozen=True, kw_only=True):
     body: Mapping[str, Any] | None = None
     query: str = ""
     other: Mapping[str, Any] = MappingProxyType({})
-    """More arguments of the request."""
+    """Further arguments of the request, such as its content type."""
     once: bool = False
-    """Whether the request can be made only once for a target, or changes who may do what."""
+    """Whether the request needs a target of its own, because it works only once or changes who may do what."""
 
     has_content: bool = True
     """Whether an answer to a reader shows something that Ann wrote."""
@@ -61,7 +61,7 @@ _RESPONSE = "/v1/responses/{response_id}"
 _HI: Final = {"type": "message", "role": "user", "content": "hi"}
 
 NOTHING_TO_DO = (404, 404, 403, 409, 409, 409)
-"""A writer, the owner and an admin may use the route, but there is nothing that it could do with the target: 409."""
+"""A writer, the owner and an admin may use the route. They get a 409, because the target has nothing to compact or to redo."""
 
 ROWS: Final[Mapping[tuple[str, str], list[Row]]] = {
     ("GET", "/v1/conversations"): [Row(statuses=EVERYBODY)],

@@ -32,7 +32,7 @@ USERS = "read write reply"
 
 
 def bearer(subject: str = OWNER, scope: str = USERS, *, secret: str = SECRET, **changed: Any) -> str:
-    """The value of `Authorization`."""
+    """The value of `Authorization` with a signed token of this user."""
     sent = claims(**{"sub": subject, "scope": scope, "aud": AUDIENCE, **changed})
     return f"Bearer {jwt.encode(sent, secret, 'HS256')}"
 
@@ -163,7 +163,7 @@ async def open_matrix_store(settings: Settings, provider: ScriptedProvider) -> A
 
 
 async def _revoked_key(store: MatrixStore) -> str:
-    """A key of the owner that was accepted, and then revoked."""
+    """The value of `Authorization` with a key of the owner. The key was accepted, and then revoked."""
     fields = {"subject": OWNER, "scopes": USERS.split()}
     key = (await store.send("POST", "/v1/keys", ROLES["admin"], json=fields)).json()
     authorization = f"Bearer {key['secret']}"

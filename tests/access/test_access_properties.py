@@ -201,7 +201,7 @@ class History:
     def _is_allowed(
         self, answer: httpx.Response, conversation: ModelConversation, actor: Principal, needed: str
     ) -> bool:
-        """Whether the actor has this role, or a higher one. The answer's status must say the same."""
+        """Whether the actor has the role `needed`, or a higher one. The answer's status must agree with this."""
         role = conversation.role(actor)
         expected = 404 if role is None else 200 if role in ("owner", needed) else 403
         assert answer.status_code == expected, (role, answer.text)
@@ -294,7 +294,7 @@ class History:
     def _checks(
         self, principal: Principal, conversation: ModelConversation, *, lagging: bool
     ) -> Iterator[Callable[[], Awaitable[None]]]:
-        """A check of each read of the conversation."""
+        """One check for each read of the conversation. The caller runs them."""
         is_visible = conversation.role(principal) is not None
 
         async def read(url: str, holds: Callable[[Any], object] | None, exists: bool) -> None:

@@ -1,4 +1,4 @@
-"""API keys in memory: which are accepted, which are refused and when, and how many statements Postgres gets."""
+"""API keys in memory: which keys are accepted, which keys are refused and when, and how many statements Postgres gets."""
 
 import asyncio
 import secrets
@@ -47,7 +47,7 @@ async def refusal(keys: ApiKeys, text: str) -> str:
 
 
 async def seconds_until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> float:
-    """The seconds until the condition was true."""
+    """Waits until the condition is true. Returns how many seconds this took."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110 - nothing announces it
@@ -155,7 +155,7 @@ async def test_a_key_whose_transaction_ends_late_is_not_missed(settings: Setting
         slow.execute(insert.encode(), values[first.id])
         quick = asyncio.create_task(asyncio.to_thread(execute, settings.postgres_url, insert, *values[second.id]))
         await asyncio.sleep(0.2)
-        await refusal(keys, made_key().secret)  # this reads all changes so far
+        await refusal(keys, made_key().secret)  # this makes `keys` read all changes so far
         slow.commit()
         await quick
     await keys.principal_of(second.secret)

@@ -68,7 +68,8 @@ def two_processes(settings: Settings, postgres_url: str, directory: Path) -> Ite
             stack.callback(process.wait, 30)
             running.append(process)
             urls.append(f"http://127.0.0.1:{variables['PORT']}")
-        for process in running:  # called before the waits above: both are told to end, then both are waited for
+        # The stack calls what was added last first. So it ends both processes before it waits for either of them.
+        for process in running:
             stack.callback(process.terminate)
         for url in urls:
             wait_until(lambda url=url: answers_http(f"{url}/health/live", frozenset({200})), 60, url)  # type: ignore[misc]

@@ -83,7 +83,7 @@ async def rest_of(lines: AsyncIterator[str]) -> list[str]:
 
 
 def error_in(lines: list[str]) -> dict[str, Any]:
-    """The error of a stream's last event, which has no id."""
+    """The error in a stream's last event. That event has no id."""
     assert lines[-2] == "event: error", lines
     error: dict[str, Any] = json.loads(lines[-1].removeprefix("data: "))
     return error
@@ -129,7 +129,7 @@ async def test_when_the_conversation_is_deleted_then_the_stream_sends_the_remain
         await write.delete(conversation_id)
         rest = await rest_of(lines)
     assert "event: conversation.deleted" in rest
-    # The item was sent with its content before the deletion was committed, or without its content.
+    # Either the item was sent with its content, before the deletion was committed, or it was sent without its content.
     item = json.loads(next(line for line in rest if '"item.appended"' in line).removeprefix("data: "))
     assert (item["data"]["item"] is None) == (item.get("blanked") == ["item"])
 

@@ -156,7 +156,7 @@ async def test_a_repeated_idempotency_key_does_not_show_what_another_sender_made
         headers = {"Idempotency-Key": f"key-{number}"}
         first = await store.send(method, path, ROLES["owner"], headers=headers, **arguments)
         if first.status_code == 400 and first.json()["error"]["param"] == "Idempotency-Key":
-            continue  # the route takes no key
+            continue  # the route takes no idempotency key
         findings.check(f"owner: {method} {path}", 200, first)
         for name, status in row.by_sender():
             if name in STRANGERS:

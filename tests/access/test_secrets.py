@@ -70,7 +70,7 @@ def test_nothing_planted_is_in_a_log_a_metric_an_error_or_a_process_list(
         commands = command_lines()
         fail(running, client, key.secret)
         commands += command_lines()
-        for name in ("postgres", "mongod", "valkey"):  # other programs may run as the same user
+        for name in ("postgres", "mongod", "valkey"):  # only the API may have the provider's key in its environment
             assert "OPENAI_API_KEY" not in psutil.Process(running.pid(name)).environ()
         assert psutil.Process(running.pid("api")).environ()["OPENAI_API_KEY"] == PROVIDER_KEY
         metrics = [httpx.get(url).text for name, url in running.env.items() if name.endswith("_METRICS_URL")]
@@ -207,7 +207,7 @@ def test_a_process_that_its_stores_refuse_names_no_password(settings: Settings, 
         "METRICS_PORT": str(port) if module == "projections.main" else "0",
     }
     output = run_for_a_while(module, environment, f"http://127.0.0.1:{port}", tmp_path / "log")
-    assert "planted0user" in output  # the errors are there
+    assert "planted0user" in output  # the errors were logged
     assert "planted0password" not in output
 
 

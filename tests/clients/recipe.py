@@ -32,7 +32,7 @@ class Environment:
         self._source = HERE / folder
 
     def install(self) -> None:
-        """Raises CannotInstall if there is no Node, or if the package index cannot be reached."""
+        """Installs the packages. Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached."""
         if (self._source / "requirements.txt").exists():
             self._copy("requirements.txt")
             uv = (sys.executable, "-P", "-m", "uv")

@@ -1,4 +1,4 @@
-"""POST /v1/import: many conversations in one request. Each line follows the same rules as a request that creates a conversation."""
+"""POST /v1/import: many conversations in one request, one per line. A line is refused as other commands are, and the other lines are imported."""
 
 import asyncio
 import json

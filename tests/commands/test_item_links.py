@@ -89,7 +89,8 @@ async def test_a_link_leads_to_the_same_item_in_what_is_listed_and_in_what_a_pro
 ) -> None:
     for first, second, field, target_field in PAIRS:
         conversation_id = await create_conversation(api)
-        earlier = {**first, "name": "earlier"}  # the client's id is that of `first`: a link leads to the last item with this id
+        # `earlier` has the same client's id as `first`. A link leads to the last item with this id, which is `first`.
+        earlier = {**first, "name": "earlier"}
         match way:
             case "together":
                 await add(api, conversation_id, message("Q"), earlier, first, second)

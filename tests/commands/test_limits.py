@@ -152,7 +152,8 @@ async def test_requests_in_a_second_are_limited_by_their_number_and_by_the_bytes
         assert refused[0].headers["ratelimit-policy"] == '"subject-requests_a_second";q=2;w=1'
         assert refused[0].headers["retry-after"] == "1"
 
-    large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'  # refused, because the text is too long; counts as 16 requests
+    # A request with this body is refused, because the text is too long. It counts as 16 requests.
+    large = b'{"instructions": "' + b"x" * 1_000_000 + b'"}'
 
     async def in_parts() -> AsyncIterator[bytes]:  # without Content-Length
         for start in range(0, len(large), 100_000):
@@ -360,7 +361,7 @@ def test_a_duration_is_written_as_openai_writes_it(seconds: float, text: str) ->
 
 
 class _Paused:
-    """A provider's script: answers when `end` is called."""
+    """A provider's script that does not answer before `end` is called."""
 
     def __init__(self) -> None:
         self._running = 0

@@ -1,4 +1,4 @@
-"""The event store is restored, or loses rows, while the command API runs. Commands answer 200 or 503. If the request of a running reply is lost, the reply ends with a clear error."""
+"""Postgres is restored from a backup, or loses rows, while the command API runs. Commands answer 200 or 503. If the request of a running reply is lost, the reply ends with a clear error."""
 
 import asyncio
 import threading

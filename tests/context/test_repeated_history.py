@@ -32,7 +32,10 @@ def output(call_id: str, text: str = "rain") -> Item:
 
 
 def taken(path: Sequence[Item], *input_items: Item) -> list[Item]:
-    """The input items that are taken after this path. The path is read only as far as needed: item by item, or as one page if the input has calls."""
+    """The input items that are taken if the conversation has this path.
+
+    The path is read only as far as needed: item by item, or as one page if the input has calls.
+    """
     newest_first: list[Item] = []
     older = list(path)
     while needs_older(newest_first, input_items) and older:
@@ -59,7 +62,7 @@ OPEN_LOOP = [user("Q"), call("a"), output("a"), call("b")]
         (OPEN_LOOP, [user("Q"), output("b"), output("a")], [output("b")]),
         (OPEN_LOOP, [user("Q"), output("b")], [user("Q"), output("b")]),
         (OPEN_LOOP, [user("other"), output("a"), output("b")], [user("other"), output("b")]),
-        # The output need not be equal, and other spellings of a message are equal.
+        # A repeated output may differ from the first one. A message in another form is equal if its text is.
         (OPEN_LOOP, [output("a", "sun"), output("b")], [output("b")]),
         (
             OPEN_LOOP,
@@ -168,7 +171,7 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """Without an answered output, nothing is left out. With answered outputs, no item after the last of them is left out."""
+    """If the input has no answered output, nothing is left out. If it has some, no item after the last one is left out."""
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)
     outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
@@ -195,7 +198,7 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # If an output answers an open call, a second output for that call is a repetition. Such inputs are in the table above.
+    # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs: they are in the table above.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

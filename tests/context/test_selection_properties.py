@@ -124,7 +124,7 @@ def check_refused(context_input: ContextInput, budget: int) -> None:
 
 
 def _texts(value: Any) -> list[str]:
-    """All text of a body that a model reads."""
+    """All texts of a request body that a model reads."""
     return [
         text
         for message in value["messages"]
