@@ -1,4 +1,4 @@
-"""Fixtures for every test. The servers are real. They are started once for the session, by the first test that needs them.
+"""Fixtures for every test. The servers are real. The first test that needs them starts them for the whole session.
 
 urls        the session's servers: POSTGRES_URL, MONGODB_URL, REDIS_URL
 settings    Settings with the URLs of empty databases that no other test uses at the same time
@@ -38,7 +38,8 @@ def _is_main_process(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # If a shell starts pytest in the background, pytest and its child processes ignore SIGINT. But some tests stop child processes with SIGINT.
+    # If a shell starts pytest in the background, pytest and its child processes ignore SIGINT. But some tests stop
+    # child processes with SIGINT.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if _is_main_process(config):
@@ -89,7 +90,8 @@ def system() -> Iterator[Callable[..., System]]:
         def start(*arguments: str, data: Path | None = None, environment: Mapping[str, str] | None = None) -> System:
             directory_of_system = data or Path(directory) / uuid.uuid4().hex
             system = System(directory_of_system, *arguments, environment=environment or {})
-            # The system that was started last is stopped first. Two systems may share a directory, and `stop` fails if a process still runs in it.
+            # The system that was started last is stopped first. Two systems may share a directory, and `stop` fails
+            # if a process still runs in it.
             stops.callback(system.stop)
             return system.start()
 

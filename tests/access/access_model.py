@@ -32,7 +32,11 @@ class ModelResponse(Struct, eq=False):
 
 
 class ModelConversation(Struct, eq=False, kw_only=True):
-    """A conversation of the model. `origin`: the conversation from which it was forked at `fork_depth`, if any. `shares`: the role of each subject; the key None stands for everyone."""
+    """A conversation of the model.
+
+    `origin`: the conversation from which it was forked at `fork_depth`, if any. `shares`: the role of each subject;
+    the key None stands for everyone.
+    """
 
     id: str
     owner: Principal
@@ -66,7 +70,10 @@ class ModelConversation(Struct, eq=False, kw_only=True):
         return item
 
     def delete_response(self, response: ModelResponse) -> None:
-        """An unlisted conversation loses the items of the response. If nothing else is left in the conversation, it is deleted."""
+        """An unlisted conversation loses the items of the response.
+
+        If nothing else is left in the conversation, it is deleted.
+        """
         response.deleted = True
         if self.listed:
             return

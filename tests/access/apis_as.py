@@ -112,7 +112,10 @@ async def projecting(projector: ManualProjector) -> AsyncIterator[None]:
 
 
 def without_id(answer: httpx.Response, *ids: str) -> tuple[int, Any, dict[str, str]]:
-    """Status, body and headers of an answer. `ids` are replaced by `<id>`, and the headers that differ in every answer are left out."""
+    """Status, body and headers of an answer.
+
+    `ids` are replaced by `<id>`, and the headers that differ in every answer are left out.
+    """
     text = answer.text
     for one in ids:
         text = text.replace(one, "<id>")

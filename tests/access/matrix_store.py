@@ -1,4 +1,7 @@
-"""The store of the route matrix: both apps with a login, users with their credentials, and conversations whose content is full of planted words."""
+"""The store of the route matrix: both apps with a login, and users with their credentials.
+
+All content of its conversations contains planted words.
+"""
 
 import asyncio
 import itertools
@@ -57,7 +60,10 @@ ROLES: Final[Mapping[str, str]] = {
 
 
 def without(scope: str) -> str:
-    """A credential of Ann with every scope except this one. `admin` includes `read`, `write` and `reply`, so it is left out with them."""
+    """A credential of Ann with every scope except this one.
+
+    `admin` includes `read`, `write` and `reply`, so it is left out with them.
+    """
     return bearer(OWNER, " ".join(SCOPES - {scope, *(("admin",) if scope in ("read", "write", "reply") else ())}))
 
 
@@ -176,14 +182,18 @@ async def _revoked_key(store: MatrixStore) -> str:
 
 
 def _repeat_planted_words(exchange: Exchange) -> None:
-    """The model answers with the planted word only if the request contains it. So if another user's answer contains it, the model was sent Ann's content."""
+    """The model answers with the planted word only if the request contains it.
+
+    So if another user's answer contains it, the model was sent Ann's content.
+    """
     exchange.stream_text("You said: ", WORD if WORD in json.dumps(exchange.body) else "nothing")
 
 
 async def socket_answers(app: ASGIApp, authorization: str | None, message: Mapping[str, Any]) -> tuple[int, list[Any]]:
-    """Opens a WebSocket at `/v1/responses` and sends a `response.create`. Returns the handshake's status and the answers.
+    """Opens a WebSocket at `/v1/responses` and sends a `response.create`.
 
-    The status is 101 if the handshake was accepted. If it was refused, the only answer is the body of the refusal.
+    Returns the status of the handshake and the answers. The status is 101 if the handshake was accepted. If it was
+    refused, the only answer is the body of the refusal.
     """
     sent: list[Message] = []
     ended = asyncio.Event()

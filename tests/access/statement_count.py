@@ -6,7 +6,10 @@ _ENCRYPTION_REQUESTS = (80877103, 80877104)
 
 
 class StatementCount:
-    """`statements`: the SQL of simple queries, and the names of prepared statements that were executed. A Proxy calls `watch` for each connection."""
+    """`statements`: the SQL of simple queries, and the names of prepared statements that were executed.
+
+    A Proxy calls `watch` for each connection.
+    """
 
     def __init__(self) -> None:
         self.statements: list[str] = []

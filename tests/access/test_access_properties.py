@@ -78,7 +78,8 @@ class History:
             everyone = [*self._users, self._users[0], self._admin, self._stranger]
             await self._step[kind](everyone[actor % len(everyone)], one, other)
 
-    # Steps. Each checks the status of its answer: 404 if the actor may not see the conversation, 403 if the actor's role is too low.
+    # Steps. Each checks the status of its answer: 404 if the actor may not see the conversation, 403 if the actor's
+    # role is too low.
 
     def _word(self) -> str:
         return f"w{next(self._numbers)}x"
@@ -157,7 +158,11 @@ class History:
         await self._note_reply(actor, (await self._ask(actor)).json())
 
     async def _continue(self, actor: Principal, one: int, other: int) -> None:
-        """Any reader may continue from a response. This creates a fork, which they own, if they may not write to the conversation or if something follows the response."""
+        """Any reader may continue from a response.
+
+        This creates a fork, which they own, if they may not write to the conversation or if something follows the
+        response.
+        """
         if (response := self._response(one, other)) is None:
             return
         answer = await self._ask(actor, previous_response_id=response.id)
@@ -219,7 +224,10 @@ class History:
         return answer
 
     async def _note_reply(self, actor: Principal, response: dict[str, Any]) -> None:
-        """Reads as an admin what the reply stored, and adds it to the model. Checks that the actor may see all of it."""
+        """Reads as an admin what the reply stored, and adds it to the model.
+
+        Checks that the actor may see all of it.
+        """
         conversation_id = response["conversation"]["id"]
         known_ids = {conversation.id: conversation for conversation in self._model.conversations}
         allowed = self._model.words_of(actor)
@@ -255,7 +263,11 @@ class History:
     # Reads
 
     async def check(self, *, lagging: bool = False) -> None:
-        """Each user tries every read. With `lagging` the projector does not run and a read may answer 503 after a wait, so only some reads are tried."""
+        """Each user tries every read.
+
+        With `lagging` the projector does not run and a read may answer 503 after a wait, so only some reads are
+        tried.
+        """
         users = [*self._users, self._admin, self._stranger]
         checks = [self._list_check(principal, lagging=lagging) for principal in users]
         checks += [

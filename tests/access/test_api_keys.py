@@ -1,4 +1,4 @@
-"""API keys in memory: which keys are accepted, which keys are refused and when, and how many statements Postgres gets."""
+"""API keys in memory: which keys are accepted or refused, how soon, and how many statements Postgres gets."""
 
 import asyncio
 import secrets

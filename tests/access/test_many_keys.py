@@ -1,4 +1,7 @@
-"""10,000 keys and two API processes. Both refuse a revoked key within 5 s, and a request with a known key sends no statement to Postgres."""
+"""10,000 keys and two API processes.
+
+Both refuse a revoked key within 5 s, and a request with a known key sends no statement to Postgres.
+"""
 
 import asyncio
 import os

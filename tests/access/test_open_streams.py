@@ -1,4 +1,7 @@
-"""Streams and sockets that are open when their reader loses access. They end within 5 seconds, say why, and show no later event."""
+"""Streams and sockets that are open when their reader loses access.
+
+They end within 5 seconds, say why, and show no later event.
+"""
 
 import asyncio
 import json
@@ -343,7 +346,10 @@ async def test_a_reply_that_is_being_sent_to_its_requester_ends_with_a_404(
         body = {"input": "?", "conversation": conversation_id}
 
         async def request() -> tuple[int, str]:
-            """The status of the error that ends the answer, and the answer's whole text. A stream's error has a code in place of a status."""
+            """The status of the error that ends the answer, and the answer's whole text.
+
+            A stream's error has a code in place of a status.
+            """
             if transport == "socket":
                 async with api.socket(**{name.replace("-", "_"): value for name, value in BEN.items()}) as client:
                     events = await create(client, "?", conversation=conversation_id)

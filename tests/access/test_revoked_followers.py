@@ -1,4 +1,7 @@
-"""A client follows the events of a conversation with a key. When the key is revoked, the client gets no further event."""
+"""A client follows the events of a conversation with a key.
+
+When the key is revoked, the client gets no further event.
+"""
 
 import asyncio
 

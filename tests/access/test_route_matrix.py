@@ -1,7 +1,8 @@
-"""Every route with every kind of sender. Each sender gets the right status, a refused request changes nothing, and no stranger gets others' content.
+"""Every route with every kind of sender.
 
-The expected statuses are in `matrix_rows.py`; if a route has no row there, a test fails. All content of the targets contains a planted word
-(`matrix_store.py`).
+Each sender gets the right status, a refused request changes nothing, and no stranger gets content of others. The
+expected statuses are in `matrix_rows.py`. If a route has no row there, a test fails. All content of the targets
+contains a planted word (`matrix_store.py`).
 """
 
 import asyncio
@@ -78,7 +79,10 @@ class Findings:
         self.checked = 0
 
     def check(self, what: str, status: int, answer: httpx.Response, *hidden: str) -> None:
-        """The answer must have this status and contain none of the `hidden` texts. An error must have the API's shape and contain no planted word."""
+        """The answer must have this status and contain none of the `hidden` texts.
+
+        An error must have the API's shape and contain no planted word.
+        """
         self.checked += 1
         if answer.status_code != status:
             self.found.append(f"{what}: {answer.status_code} instead of {status}: {answer.text[:200]}")

@@ -1,4 +1,4 @@
-"""No log, metric, error or process list contains planted secrets or content, even after failures, kills and a normal stop."""
+"""No log, metric, error or process list contains planted secrets or content, even after failures and kills."""
 
 import json
 import os
@@ -97,7 +97,10 @@ def lines_with(word: str, text: str) -> list[str]:
 
 
 def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
-    """Sends the planted word in content of every kind. The provider answers, refuses, fails and breaks off; its errors repeat the request."""
+    """Sends the planted word in content of every kind.
+
+    The provider answers, refuses, fails and breaks off; its errors repeat the request.
+    """
     headers = {**bearer(key), "idempotency-key": CONTENT}
     item = {"type": "message", "role": "user", "content": CONTENT}
     created = client.post(
@@ -157,7 +160,10 @@ def use(client: httpx.Client, provider: ScriptedProvider, key: str) -> None:
 
 
 def fail(running: System, client: httpx.Client, key: str) -> None:
-    """Kills the stores, sends requests while they are down, and stops the API process with SIGTERM. Waits until all have restarted."""
+    """Kills the stores, sends requests while they are down, and stops the API process with SIGTERM.
+
+    Waits until all have restarted.
+    """
     old = {name: running.kill(name) for name in ("postgres", "valkey", "mongod")}
     for _ in range(3):
         for method, path in (("POST", "/v1/conversations"), ("POST", "/v1/responses"), ("GET", "/v1/conversations")):
@@ -212,7 +218,10 @@ def test_a_process_that_its_stores_refuse_names_no_password(settings: Settings, 
 
 
 def run_for_a_while(module: str, environment: Mapping[str, str], url: str, log: Path) -> str:
-    """Starts the process, asks for its readiness until it has logged a refused connection, and stops it. Returns its output."""
+    """Starts the process, asks for its readiness until it has logged a refused connection, and stops it.
+
+    Returns its output.
+    """
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", module],

@@ -1,4 +1,7 @@
-"""The SQL statements that Postgres gets while requests are served. Each statement on a table with tenants' data names the tenant."""
+"""The SQL statements that Postgres gets while requests are served.
+
+Each statement on a table with tenants' data names the tenant.
+"""
 
 import re
 from collections.abc import Iterator
@@ -20,10 +23,13 @@ OF_THE_PROCESS = (
     r"FROM events ORDER BY notification_id DESC LIMIT 1\) AS newest ON true$",  # the log's end
     r"LEFT JOIN events ON notification_id = ANY\(\$1\)$",  # whether a restore moved the log back
     r"FROM events WHERE notification_id > ",  # the next events of the whole log and their times, for projectors
-    r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch; a batch holds commands of several tenants
+    r"^SELECT id, version, topic, state, recorded_at, chain_hash, position FROM",  # the streams of a batch
     r"^SELECT i\.stream, i\.item, e\.topic, e\.state FROM",  # the items of a batch
 )
-"""Statements that the process sends on its own, or for several requests at once. They need not name a tenant."""
+"""Statements that the process sends on its own, or for a batch, which holds commands of several tenants.
+
+They need not name a tenant.
+"""
 
 
 class Statements(StatementCount):

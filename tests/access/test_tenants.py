@@ -1,4 +1,7 @@
-"""No tenant reaches the data of another tenant, even if our own code has a mistake: the tests call the readers and the append directly."""
+"""No tenant reaches the data of another tenant, even if our own code asks for this data.
+
+The tests call the readers and the append directly.
+"""
 
 import ast
 import re
@@ -182,7 +185,10 @@ NOT_OF_ONE_REQUEST = {
     ),
     "replies/leases.py": "which process runs which reply",
 }
-"""Files whose statements do not belong to one request, with the reason. A statement in any other file must name the tenant."""
+"""Files whose statements do not belong to one request, with the reason.
+
+A statement in any other file must name the tenant.
+"""
 
 
 def test_every_statement_that_serves_a_request_names_the_tenant() -> None:
@@ -202,7 +208,10 @@ def test_statements_are_found() -> None:
 
 
 def _statements() -> Iterator[tuple[object, str]]:
-    """(file, SQL) of each Python statement that uses a table with tenants' data. The SQL is all string literals of the statement, joined."""
+    """(file, SQL) of each Python statement that uses a table with tenants' data.
+
+    The SQL is all string literals of the statement, joined.
+    """
     for file, tree in syntax_trees(*SERVING):
         for statement in ast.walk(tree):
             if not isinstance(statement, ast.Assign | ast.AnnAssign | ast.Expr | ast.Return | ast.Assert):
@@ -233,6 +242,6 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the method belongs to QueryContext or TenantViews, which add the tenant, or to the API keys, which are in Postgres."""
+    """Whether the method adds the tenant itself (QueryContext, TenantViews) or reads API keys, which are in Postgres."""
     bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}

@@ -1,4 +1,7 @@
-"""What each user sees of a conversation: its owner, readers, writers, other users of the tenant, an admin, and users of another tenant."""
+"""What each user sees of a conversation.
+
+The users are its owner, readers, writers, other users of the tenant, an admin, and users of another tenant.
+"""
 
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime

@@ -32,7 +32,10 @@ class Environment:
         self._source = HERE / folder
 
     def install(self) -> None:
-        """Installs the packages. Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached."""
+        """Installs the packages.
+
+        Raises CannotInstall if Node or npm is needed and missing, or if the package index cannot be reached.
+        """
         if (self._source / "requirements.txt").exists():
             self._copy("requirements.txt")
             uv = (sys.executable, "-P", "-m", "uv")
@@ -57,7 +60,10 @@ class Environment:
 
 
 class Recipe:
-    """One program, copied to its own directory inside the environment's directory. The copy talks to the store at `url`."""
+    """One program, copied to its own directory inside the environment's directory.
+
+    The copy talks to the store at `url`.
+    """
 
     def __init__(self, name: str, environment: Environment, url: str) -> None:
         source = HERE / name
@@ -68,7 +74,10 @@ class Recipe:
         self._command = [str(python) if source.suffix == ".py" else "node", source.name]
 
     def run(self, *arguments: str) -> list[str]:
-        """Runs the program and returns the lines that it printed. Raises RuntimeError with the program's output if it fails."""
+        """Runs the program and returns the lines that it printed.
+
+        Raises RuntimeError with the program's output if it fails.
+        """
         done = _run(*self._command, *arguments, directory=self._directory, seconds=RUN_TIMEOUT_SECONDS)
         if done.returncode:
             raise RuntimeError(f"{done.stdout}\n{done.stderr}")

@@ -1,7 +1,8 @@
-"""A provider's script that plays an assistant. Its answers depend on the messages of the request. It serves both of the provider's APIs.
+"""A provider's script that plays an assistant. It serves both of the provider's APIs.
 
-It calls a tool when it is asked for the weather, repeats a tool's output, sees images, thinks when it is asked to, and remembers names.
-Otherwise it says how many messages it was shown. So a message that is missing or sent twice changes the answers.
+Its answers depend on the messages of the request. It calls a tool when it is asked for the weather, repeats a tool's
+output, sees images, thinks when it is asked to, and remembers names. Otherwise it says how many messages it was shown.
+So a message that is missing or sent twice changes the answers.
 """
 
 import json

@@ -1,7 +1,8 @@
-"""Client libraries. Each recipe of docs/clients.md runs twice. Between the two runs the whole store is killed and started again.
+"""Client libraries: each recipe of docs/clients.md runs twice.
 
-A recipe has three turns: an answer, a stream with reasoning, a call of a tool. The last line that it prints is the id of the conversation
-or of its last response. The second run continues from this id. Afterwards the store must have each message once and in order.
+Between the two runs the whole store is killed and started again. A recipe has three turns: an answer, a stream with
+reasoning, and a call of a tool. The last line that it prints is the id of the conversation or of its last response.
+The second run continues from this id. Afterwards the store must have each message once and in order.
 """
 
 import base64
@@ -108,7 +109,10 @@ def stored(http: httpx.Client, last_id: str) -> list[tuple[str, Any]]:
 
 
 def _our_id(response_id: str) -> str:
-    """The store's id of a response. LiteLLM gives its users a base64 text that holds this id and the names of provider and model."""
+    """The store's id of a response.
+
+    LiteLLM gives its users a base64 text that holds this id and the names of provider and model.
+    """
     if re.fullmatch(r"resp_[0-9a-f]{32}", response_id):
         return response_id
     [our_id] = re.findall(r"resp_[0-9a-f]{32}", base64.b64decode(response_id.removeprefix("resp_")).decode())

@@ -1,4 +1,4 @@
-"""Scripts for `provider.script` that do not give a correct answer: an error, another format, or a stream that breaks off or goes silent."""
+"""Scripts for `provider.script` that do not answer correctly: an error, another format, a broken or silent stream."""
 
 import threading
 from typing import Any

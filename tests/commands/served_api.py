@@ -1,4 +1,7 @@
-"""The command API of a test, served on a port, for tests that need real connections. Also reads the answers that come over WebSockets."""
+"""The command API of a test, served on a port, for tests that need real connections.
+
+Also reads the answers that come over WebSockets.
+"""
 
 import asyncio
 import json
@@ -83,7 +86,10 @@ async def served_api(
 
 
 async def create(client: ClientConnection, text: Any = "hi", **parameters: Any) -> list[dict[str, Any]]:
-    """Sends a `response.create`. Returns all events of the answer. The last one is an error or the end of the response."""
+    """Sends a `response.create`.
+
+    Returns all events of the answer. The last one is an error or the end of the response.
+    """
     await client.send(json.dumps({"type": "response.create", "input": text, **parameters}))
     return await answer_of(client)
 
@@ -105,7 +111,10 @@ async def response_to(client: ClientConnection, text: Any = "hi", **parameters: 
 
 
 async def error_to(client: ClientConnection, text: Any = "hi", **parameters: Any) -> tuple[int, str, str | None]:
-    """Sends a `response.create`, which must be answered by a single error. Returns the error's status, code and param."""
+    """Sends a `response.create`, which must be answered by a single error.
+
+    Returns the error's status, code and param.
+    """
     [error] = await create(client, text, **parameters)
     return socket_error(error)
 

@@ -1,6 +1,6 @@
-"""Replies that fail in many ways. The error names the response that the log recorded, in a whole answer and in a stream.
+"""Replies that fail in many ways, as a whole answer and as a stream.
 
-If no response was recorded, the error names none.
+The error names the response that was recorded in the log. If no response was recorded, the error names none.
 """
 
 import socket
@@ -44,7 +44,10 @@ SCRIPTS: list[tuple[Script, int, str]] = [
 
 
 async def fail(api: httpx.AsyncClient, log: Log, expected: tuple[int, str]) -> None:
-    """Requests two replies that fail, a whole answer and a stream. Checks the error, and that both errors name the recorded response."""
+    """Requests two replies that fail, a whole answer and a stream.
+
+    Checks the error, and that both errors name the recorded response.
+    """
     conversation_id = await create_conversation(api)
     failed = await post_response(api, "hi", conversation=conversation_id)
     error = failed.json()["error"]

@@ -1,4 +1,7 @@
-"""Random items with links. A link names an item by our id, the client's id or the call id, and must lead to the last earlier item with that name."""
+"""Random items with links.
+
+A link names an item by our id, the client's id or the call id, and must lead to the last earlier item with that name.
+"""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""Items that name other items by id. In a list such a link holds our id, and in a request to a provider it leads to the same item."""
+"""Items that name other items by id.
+
+In a list such a link holds our id, and in a request to a provider it leads to the same item.
+"""
 
 import json
 from collections.abc import Iterable

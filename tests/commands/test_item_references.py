@@ -1,4 +1,7 @@
-"""References: input items that only name another item. The named item is in the same conversation, in another one, or does not exist."""
+"""References: input items that only name another item.
+
+The named item is in the same conversation, in another one, or does not exist.
+"""
 
 from typing import Any
 
@@ -92,7 +95,8 @@ async def test_a_reference_to_an_item_of_the_path_adds_nothing_and_a_reference_t
         api, [reference(elsewhere), reference(answer_id), message("three")], **continued(second)
     )
     assert texts(provider)[4:] == ["elsewhere", "three"]
-    # The copy is on the path now, so it is not added again. An item of the path that is sent in full, with its id, is not added either.
+    # The copy is on the path now, so it is not added again. An item of the path that is sent in full, with its id, is
+    # not added either.
     changed = {**second["output"][0], "content": [{"type": "output_text", "text": "changed", "annotations": []}]}
     await create_response(api, [reference(elsewhere), changed, message("four")], **continued(third))
     assert texts(provider)[4:] == ["elsewhere", "three", "Hello, world!", "four"]

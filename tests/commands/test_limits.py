@@ -57,7 +57,7 @@ def limited(settings: Settings, provider: ScriptedProvider) -> Callable[..., Set
 
 @pytest.fixture
 def api_with(limited: Callable[..., Settings]) -> Api:
-    """A function that opens the command API with the given limits: `async with api_with(tenant={"requests": 10}) as api`."""
+    """A function that opens the command API with limits: `async with api_with(tenant={"requests": 10}) as api`."""
 
     @asynccontextmanager
     async def opened(**limits: Any) -> AsyncIterator[httpx.AsyncClient]:

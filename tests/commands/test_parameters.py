@@ -130,7 +130,10 @@ IN_RESPONSES: dict[str, tuple[str, Any]] = {
 
 
 def listed(heading: str, columns: int) -> list[list[str]]:
-    """The rows of the first table below `heading` in docs/clients.md. Each row is a list of its cells, without backticks."""
+    """The rows of the first table below `heading` in docs/clients.md.
+
+    Each row is a list of its cells, without backticks.
+    """
     table = PAGE[PAGE.index(heading) :].split("\n|---", 1)[1].split("\n\n", 1)[0].split("\n")[1:]
     rows = [[cell.strip().strip("`") for cell in re.split(r"\|", row)[1:-1]] for row in table]
     assert all(len(row) == columns for row in rows)
@@ -141,7 +144,7 @@ TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Ev
 
 
 def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of the fields of a type of the package, and of the fields of its objects: `reasoning`, `reasoning.effort` …"""
+    """The names of the fields of a type of the package, and of its objects' fields: `reasoning`, `reasoning.effort` …"""
     for name, annotation in typing.get_type_hints(parameters).items():
         yield prefix + name
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)

@@ -1,4 +1,7 @@
-"""Replies. The request is recorded before the provider is called. The end is recorded too, whether the reply completes or fails."""
+"""Replies.
+
+The request is recorded before the provider is called. The end is recorded too, whether the reply completes or fails.
+"""
 
 import asyncio
 import json

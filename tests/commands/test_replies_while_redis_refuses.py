@@ -1,4 +1,7 @@
-"""Redis answers but refuses to write while replies run. Live events may be lost, but records are kept. Clients can still cancel and follow replies."""
+"""Redis answers but refuses to write while replies run.
+
+Live events may be lost, but records are kept. Clients can still cancel and follow replies.
+"""
 
 import asyncio
 import threading

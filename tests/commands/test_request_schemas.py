@@ -1,4 +1,7 @@
-"""The JSON Schemas of tools and answer formats in a request. They are refused if they are invalid or too large, and their references are not fetched."""
+"""The JSON Schemas of tools and answer formats in a request.
+
+They are refused if they are invalid or too large, and their references are not fetched.
+"""
 
 import socket
 from typing import Any

@@ -1,4 +1,7 @@
-"""Responses over a WebSocket. The messages equal the events of a POST, a chain of responses need not be stored, and errors are messages."""
+"""Responses over a WebSocket.
+
+The messages equal the events of a POST, a chain of responses need not be stored, and errors are messages.
+"""
 
 import asyncio
 import json

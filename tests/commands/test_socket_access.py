@@ -1,4 +1,7 @@
-"""Who may use a WebSocket. The handshake needs a valid credential, and the credential is checked again for each `response.create`."""
+"""Who may use a WebSocket.
+
+The handshake needs a valid credential, and the credential is checked again for each `response.create`.
+"""
 
 import asyncio
 import json

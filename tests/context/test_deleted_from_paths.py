@@ -26,7 +26,10 @@ ROOM = 100_000
 
 
 class Family(Struct, frozen=True):
-    """A conversation of four items, a fork after its third item, and a fork of that fork after the fork's second own item."""
+    """A conversation of four items, a fork after its third item, and a fork of that fork.
+
+    The fork of the fork begins after the second item that the fork added itself.
+    """
 
     root: str
     items: list[str]
@@ -58,7 +61,10 @@ async def recent(reader: EventReader, conversation_id: str) -> RecentItems:
 
 
 async def shown(reader: EventReader, conversation_id: str) -> list[str]:
-    """The ids of the items on the conversation's path. Reads the path in three ways, which must have the same result."""
+    """The ids of the items on the conversation's path.
+
+    Reads the path in three ways, which must have the same result.
+    """
     head = await reader.head(conversation_id)
     assert head is not None
     backwards = [item.item_id for item in (await recent(reader, conversation_id)).items]

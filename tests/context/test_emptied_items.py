@@ -1,4 +1,7 @@
-"""Emptied items are deleted items that keep their type but not their content. Every renderer can still render them in their place."""
+"""Emptied items are deleted items that keep their type but not their content.
+
+Every renderer can still render them in their place.
+"""
 
 from typing import Any
 

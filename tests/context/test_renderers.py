@@ -1,6 +1,7 @@
-"""A renderer's output never changes. The log records the renderer of each reply, and that renderer must make the same bytes again.
+"""A renderer's output never changes.
 
-If a golden test fails, a renderer was changed. Undo that change and write a new renderer instead.
+The log records the renderer of each reply, and that renderer must make the same bytes again. If a golden test fails, a
+renderer was changed. Undo that change and write a new renderer instead.
 """
 
 from typing import Any

@@ -140,7 +140,10 @@ turns = st.builds(
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Item]:
-    """A path of turns: a user's message, calls with their outputs, and in some turns an answer. The last call may have no output."""
+    """A path of turns: a user's message, calls with their outputs, and in some turns an answer.
+
+    The last call may have no output.
+    """
     path: list[Item] = []
     for number, (text, arguments, answers) in enumerate(draw(st.lists(turns, min_size=1, max_size=5))):
         path.append(user(text))
@@ -156,7 +159,10 @@ def is_an_output(item: Item) -> bool:
 
 
 def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
-    """The client sends the history again, without some of the model's items, and then new items. Only the new items are taken."""
+    """The client sends the history again, without some of the model's items, and then new items.
+
+    Only the new items are taken.
+    """
     answered = max((index for index, item in enumerate(path) if is_an_output(item)), default=-1)
     repeats = [
         item
@@ -171,7 +177,10 @@ def check_repeats(path: list[Item], keeps: list[bool], text: str) -> None:
 
 
 def check_messages(path: list[Item], sent: list[Item]) -> None:
-    """If the input has no answered output, nothing is left out. If it has some, no item after the last one is left out."""
+    """If the input has no answered output, nothing is left out.
+
+    If it has some, no item after the last one is left out.
+    """
     answered = {call_key(path[index]) for _, index in pairs(path)}
     left_out = repeated(path[::-1], sent)
     outputs = [index for index, item in enumerate(sent) if is_an_output(item) and call_key(item) in answered]
@@ -198,7 +207,8 @@ def test_a_history_sent_again_adds_only_what_is_new(path: list[Item], keeps: lis
 @given(histories(), inputs)
 @settings(max_examples=150, deadline=None)
 def test_nothing_after_the_last_answered_output_is_left_out(path: list[Item], sent: list[Item]) -> None:
-    # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs: they are in the table above.
+    # If an output answers an open call, a second output for that call is a repetition. This test skips such inputs:
+    # they are in the table above.
     keys = [call_key(item) for item in sent if is_an_output(item)]
     if len(keys) == len(set(keys)):
         check_messages(path, sent)

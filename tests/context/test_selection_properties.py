@@ -45,7 +45,10 @@ def context_item(index: int, item: Item, pinned: bool) -> ContextItem:
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[ContextInput, str, str | None]:
-    """The items to choose from, the instructions, and the summary if there is one. Retracted items are gaps in the path."""
+    """The items to choose from, the instructions, and the summary if there is one.
+
+    Retracted items are gaps in the path.
+    """
     drawn = draw(st.lists(st.tuples(items, st.booleans(), st.integers(0, 9), st.integers(0, 9)), max_size=50))
     path = [context_item(n, item, rare == 0) for n, (item, _, rare, not_retracted) in enumerate(drawn) if not_retracted]
     covered = draw(st.integers(0, len(path))) if draw(st.booleans()) else 0
@@ -110,7 +113,7 @@ def check(drawn: tuple[ContextInput, str, str | None], budget: int) -> None:
 
 
 def check_refused(context_input: ContextInput, budget: int) -> None:
-    """Checks that `select` refuses rightly: the pinned items and the newest turn need more tokens than the budget has."""
+    """Checks that `select` is right to refuse: the pinned items and the newest turn do not fit in the budget."""
     with pytest.raises(ContextTooLong) as refused:
         select(context_input, budget, unsent_by_chat)
     assert refused.value.budget == budget < refused.value.tokens
