@@ -242,6 +242,6 @@ def test_queries_read_views_only_through_what_adds_the_tenant() -> None:
 
 
 def _is_bound(receiver: ast.expr) -> bool:
-    """Whether the method adds the tenant itself (QueryContext, TenantViews) or reads API keys, which are in Postgres."""
+    """Whether the method is one of QueryContext or TenantViews, which add the tenant, or reads API keys in Postgres."""
     bound = {"context", "self", "self.dependencies.views", "context.dependencies.views", "views"}
     return ast.unparse(receiver) in bound | {"context.dependencies.api_keys"}

@@ -144,7 +144,7 @@ TREATMENTS = {name: (responses, chat) for name, responses, chat, _ in listed("Ev
 
 
 def fields(parameters: Any, prefix: str = "") -> Iterator[str]:
-    """The names of the fields of a type of the package, and of its objects' fields: `reasoning`, `reasoning.effort` …"""
+    """The names of a type's fields, and of the fields of its objects: `reasoning`, `reasoning.effort` …"""
     for name, annotation in typing.get_type_hints(parameters).items():
         yield prefix + name
         is_union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
